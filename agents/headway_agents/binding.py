@@ -1,0 +1,118 @@
+"""Give every holder of a client in a team its own handle. Law of this file: nothing else changes.
+
+Theory of operation. AutoGen keeps clients in attributes of teams, agents, contexts, workbenches and
+tools, and those in one another. The walk follows attributes of these kinds, lists and dicts of
+them included, and puts a handle bound to (scope, path) where a client was. It knows kinds, not
+classes, so agents that users wrote are walked too. A client inside a closure is out of its reach:
+if it is ours it falls back on the context; if it is not, it spends past the scheduler.
+
+A path says where a holder stands: names from the team's participants down. A team inside a team, a
+participant and a tool add their names; what an agent or a tool consists of adds none.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from autogen_agentchat.base import ChatAgent, Team, TerminationCondition
+from autogen_agentchat.teams import MagenticOneGroupChat, SelectorGroupChat
+from autogen_core.model_context import ChatCompletionContext
+from autogen_core.models import ChatCompletionClient
+from autogen_core.tools import BaseTool, Workbench
+
+from headway_scheduler.errors import CallerError
+
+from .client import ScheduledClient
+from .identity import RunScope
+
+Path = tuple[str, ...]
+_HOLDERS = (Team, ChatAgent, BaseTool, Workbench, ChatCompletionContext, TerminationCondition)
+_MANAGERS: dict[type[Team], str] = {
+    SelectorGroupChat: "selector",
+    MagenticOneGroupChat: "orchestrator",
+}
+
+
+def bind(
+    team: Team | ChatAgent,
+    scope: RunScope,
+    models: Callable[[ChatCompletionClient], ScheduledClient],
+) -> None:
+    """Replace every client in ``team`` by a handle that knows ``scope`` and its holder's path.
+
+    A client that is not ours yet goes through ``models``. Raises CallerError for anything that is
+    no team or agent, and for a team that has run: build a fresh one for every attempt.
+    """
+    if not isinstance(team, Team | ChatAgent):
+        raise CallerError(f"a {type(team).__name__} is neither a Team nor a ChatAgent of AutoGen")
+    binder = _Binder(scope, models)
+    binder.walk(team, () if isinstance(team, Team) else (team.name,))
+
+
+class _Binder:
+    def __init__(
+        self, scope: RunScope, models: Callable[[ChatCompletionClient], ScheduledClient]
+    ) -> None:
+        self._scope = scope
+        self._models = models
+        # Keeps what it has seen alive: an id could be given out again.
+        self._seen: dict[int, object] = {}
+
+    def walk(self, holder: object, path: Path) -> None:
+        if id(holder) in self._seen:
+            return
+        self._seen[id(holder)] = holder
+        _check_fresh(holder)
+        for name, value in list(getattr(holder, "__dict__", {}).items()):
+            swapped = self._swapped(value, holder, path)
+            if swapped is not value:
+                setattr(holder, name, swapped)
+
+    def _swapped(self, value: Any, holder: object, path: Path) -> Any:
+        """Return what stands in for ``value``: itself, if it holds no client directly."""
+        if isinstance(value, ChatCompletionClient):
+            return self._handle(value, "/".join(_step(holder, value, path)))
+        if isinstance(value, _HOLDERS):
+            self.walk(value, _step(holder, value, path))
+        elif type(value) is list:
+            items = [self._swapped(item, holder, path) for item in value]
+            return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
+        elif type(value) is dict:
+            fields = {key: self._swapped(item, holder, path) for key, item in value.items()}
+            return fields if any(fields[key] is not value[key] for key in value) else value
+        return value
+
+    def _handle(self, client: ChatCompletionClient, path: str) -> ChatCompletionClient:
+        if isinstance(client, ScheduledClient):
+            return client.bound(self._scope, path)
+        if isinstance(wrapped := getattr(client, "client", None), ChatCompletionClient):
+            # A cache: outside of the budget, for a hit costs nothing. Its store stays shared.
+            wrapper = copy.copy(client)
+            wrapper.__dict__["client"] = self._handle(wrapped, path)
+            return wrapper
+        return self._models(client).bound(self._scope, path)
+
+
+def _step(holder: object, child: object, path: Path) -> Path:
+    """Return where ``child`` stands if ``holder`` stands at ``path``."""
+    if isinstance(child, Team):
+        return (*path, child.name) if isinstance(holder, Team) else path
+    if isinstance(child, ChatAgent):
+        return path if isinstance(holder, BaseTool) else (*path, child.name)
+    if isinstance(child, BaseTool):
+        return (*path, child.name)
+    return (*path, _manager(holder)) if isinstance(holder, Team) else path
+
+
+def _manager(team: Team) -> str:
+    words = (word for kind, word in _MANAGERS.items() if isinstance(team, kind))
+    return next(words, "manager")
+
+
+def _check_fresh(holder: object) -> None:
+    # Its manager was made with the old client, and a failed run leaves stale turns behind.
+    if isinstance(holder, Team) and getattr(holder, "_initialized", False):
+        raise CallerError(
+            f"team {holder.name!r} has run, or loaded a state, before it was bound to a run: "
+            "build a fresh team for every run, and load states after binding"
+        )

@@ -1,0 +1,228 @@
+"""The model client that waits its turn. Law of this file: an answer is durable before it is seen.
+
+Theory of operation. A :class:`ScheduledClient` wraps any client of AutoGen. A request is taken down
+and hashed before the first await, becomes a row, waits until its quotas admit it, goes out through
+the wrapped client, and is settled; only then does the agent get the answer. Errors that waiting can
+mend send it back into the queue; the others go to the agent as they came.
+
+One client may be shared by all agents of all teams: binding gives each holder a handle, which
+shares the wrapped client and adds its usage to the client that it was made from.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, Self
+
+from autogen_core import CancellationToken, Component, ComponentModel
+from autogen_core.models import (
+    ChatCompletionClient,
+    CreateResult,
+    LLMMessage,
+    ModelCapabilities,
+    ModelInfo,
+    RequestUsage,
+)
+from autogen_core.tools import Tool, ToolSchema
+from pydantic import BaseModel
+
+from headway_scheduler.model import Call, Priority
+from headway_scheduler.providers.openai import reserved_tokens
+
+from .calls import admitted
+from .identity import RunScope, asking_agent, scope_of_context
+from .inner import context_tokens, defaults, prepare
+from .keys import without_masked_keys
+from .sending import answer, answer_stream
+from .wire import Request, ToolChoice, characters, estimated_tokens, output_cap, request_hash
+
+NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a model is called in workflows, and the quotas that its calls draw on."""
+
+    name: str
+    quotas: tuple[str, ...]
+
+
+class ScheduledClientConfig(BaseModel):
+    """The component form of a ScheduledClient: no run, no path, no key."""
+
+    client: ComponentModel
+    model: str
+    quotas: list[str] = []
+    priority: Literal["interactive", "high", "normal", "low", "background"] | None = None
+
+
+class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
+    """Any AutoGen client, its calls scheduled. ``priority`` goes before the run's.
+
+    Without ``scope`` and ``path`` they are taken from the context at every request.
+    """
+
+    component_type = "model"
+    component_config_schema = ScheduledClientConfig
+    component_provider_override = "headway_agents.ScheduledClient"
+
+    def __init__(
+        self,
+        inner: ChatCompletionClient,
+        model: Model,
+        scope: RunScope | None = None,
+        path: str | None = None,
+        priority: Priority | None = None,
+    ) -> None:
+        prepare(inner)
+        self.inner = inner
+        self.model = model
+        self.scope = scope
+        self.path = path
+        self.priority = priority
+        self._parent: ScheduledClient | None = None
+        self._actual = RequestUsage(0, 0)
+        self._total = RequestUsage(0, 0)
+
+    def bound(self, scope: RunScope, path: str | None = None) -> "ScheduledClient":
+        """Return a handle for the holder at ``path``. Its usage counts here as well.
+
+        Without a path the context says which agent asks.
+        """
+        handle = ScheduledClient(self.inner, self.model, scope, path, self.priority)
+        handle._parent = self._parent or self
+        return handle
+
+    async def create(
+        self,
+        messages: Sequence[LLMMessage],
+        *,
+        tools: Sequence[Tool | ToolSchema] = (),
+        tool_choice: ToolChoice = "auto",
+        json_output: bool | type[BaseModel] | None = None,
+        extra_create_args: Mapping[str, Any] = NO_ARGUMENTS,
+        cancellation_token: CancellationToken | None = None,
+    ) -> CreateResult:
+        """Ask the model when it is this call's turn; the answer is recorded when this returns.
+
+        Raises CallTooLarge, RunClosed, SchedulerClosed, StoreError, or what the wrapped client
+        raised if waiting cannot mend it.
+        """
+        request = Request(list(messages), list(tools), tool_choice, json_output, extra_create_args)
+        scope, call = self._call(request, request_hash(request))
+        async with admitted(scope, call, cancellation_token) as live:
+            result = await answer(live, self.inner, request, cancellation_token)
+        self._count(result)
+        return result
+
+    def create_stream(
+        self,
+        messages: Sequence[LLMMessage],
+        *,
+        tools: Sequence[Tool | ToolSchema] = (),
+        tool_choice: ToolChoice = "auto",
+        json_output: bool | type[BaseModel] | None = None,
+        extra_create_args: Mapping[str, Any] = NO_ARGUMENTS,
+        cancellation_token: CancellationToken | None = None,
+    ) -> AsyncGenerator[str | CreateResult, None]:
+        """Ask as :meth:`create` does, and yield the text as it comes; the recorded answer is last.
+
+        A stream that is cut is asked for again, and then its chunks come again from the start:
+        only the CreateResult is the answer. Closing the stream early abandons the call.
+        """
+        request = Request(list(messages), list(tools), tool_choice, json_output, extra_create_args)
+        return self._stream(request, request_hash(request), cancellation_token)
+
+    async def close(self) -> None:
+        """Close the wrapped client; a handle leaves that to the client it was made from."""
+        if self._parent is None:
+            await self.inner.close()
+
+    def actual_usage(self) -> RequestUsage:
+        """Tokens paid through this client and its handles, answers from a cache left out."""
+        return RequestUsage(self._actual.prompt_tokens, self._actual.completion_tokens)
+
+    def total_usage(self) -> RequestUsage:
+        """Tokens of all answers given through this client and its handles."""
+        return RequestUsage(self._total.prompt_tokens, self._total.completion_tokens)
+
+    def count_tokens(
+        self, messages: Sequence[LLMMessage], *, tools: Sequence[Tool | ToolSchema] = ()
+    ) -> int:
+        """Estimate, offline and always the same: it decides what contexts cut off."""
+        return estimated_tokens(Request(messages, tools))
+
+    def remaining_tokens(
+        self, messages: Sequence[LLMMessage], *, tools: Sequence[Tool | ToolSchema] = ()
+    ) -> int:
+        """What the model's context has left, 128,000 tokens in all if AutoGen does not list it."""
+        return context_tokens(self.inner) - self.count_tokens(messages, tools=tools)
+
+    @property
+    def capabilities(self) -> ModelCapabilities:
+        """The wrapped client's."""
+        return self.inner.capabilities
+
+    @property
+    def model_info(self) -> ModelInfo:
+        """The wrapped client's."""
+        return self.inner.model_info
+
+    def _to_config(self) -> ScheduledClientConfig:
+        fields = {
+            "client": self.inner.dump_component(),
+            "model": self.model.name,
+            "quotas": list(self.model.quotas),
+            "priority": None if self.priority is None else self.priority.label,
+        }
+        return ScheduledClientConfig.model_validate(fields)
+
+    @classmethod
+    def _from_config(cls, config: ScheduledClientConfig) -> Self:
+        inner = ChatCompletionClient.load_component(without_masked_keys(config.client.model_dump()))
+        priority = None if config.priority is None else Priority[config.priority.upper()]
+        return cls(inner, Model(config.model, tuple(config.quotas)), priority=priority)
+
+    def _call(self, request: Request, digest: str) -> tuple[RunScope, Call]:
+        scope = self.scope or scope_of_context(self.model.name)
+        path = self.path or asking_agent()
+        call_id, occurrence = scope.number(path, digest)
+        call = Call(
+            id=call_id,
+            run_id=scope.run_id,
+            path=path,
+            model=self.model.name,
+            quotas=self.model.quotas,
+            priority=scope.priority if self.priority is None else self.priority,
+            tokens=reserved_tokens(characters(request), output_cap(request, defaults(self.inner))),
+            submitted_at=scope.service.now(),
+            request_hash=digest,
+            occurrence=occurrence,
+        )
+        return scope, call
+
+    async def _stream(
+        self, request: Request, digest: str, token: CancellationToken | None
+    ) -> AsyncGenerator[str | CreateResult, None]:
+        scope, call = self._call(request, digest)
+        async with (
+            admitted(scope, call, token) as live,
+            aclosing(answer_stream(live, self.inner, request, token)) as stream,
+        ):
+            async for item in stream:
+                if isinstance(item, CreateResult):
+                    self._count(item)
+                yield item
+
+    def _count(self, result: CreateResult) -> None:
+        _add(self._total, result.usage)
+        if not result.cached:
+            _add(self._actual, result.usage)
+        if self._parent is not None:
+            self._parent._count(result)
+
+
+def _add(total: RequestUsage, usage: RequestUsage) -> None:
+    total.prompt_tokens += usage.prompt_tokens
+    total.completion_tokens += usage.completion_tokens

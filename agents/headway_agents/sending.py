@@ -1,0 +1,78 @@
+"""Send an admitted call until it has an answer. Law of this file: only a recorded answer gets out.
+
+Errors that waiting can mend lead back to the queue inside :meth:`LiveCall.failed`, and then the
+loop comes round; every other error leaves through it.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from autogen_core import CancellationToken
+from autogen_core.models import ChatCompletionClient, CreateResult
+
+from headway_scheduler.errors import ProviderError
+
+from .calls import LiveCall
+from .inner import next_item, stream_arguments
+from .wire import Request
+
+Stream = AsyncGenerator[str | CreateResult, None]
+Step = Callable[[], Awaitable[str | CreateResult | None]]
+
+
+async def answer(
+    live: LiveCall, inner: ChatCompletionClient, request: Request, token: CancellationToken | None
+) -> CreateResult:
+    """Return the answer to ``request`` once it is recorded."""
+    arguments = request.arguments()
+    ask = partial(inner.create, request.messages, cancellation_token=token, **arguments)
+    while True:
+        live.sent()
+        try:
+            result = await live.wait(ask)
+        except Exception as error:
+            await live.failed(error)
+        else:
+            await live.done(result)
+            return result
+
+
+async def answer_stream(
+    live: LiveCall, inner: ChatCompletionClient, request: Request, token: CancellationToken | None
+) -> Stream:
+    """Yield the chunks as they come, of every attempt, and then the answer once it is recorded."""
+    arguments = request.arguments() | stream_arguments(inner, request)
+    ask = partial(inner.create_stream, request.messages, cancellation_token=token, **arguments)
+    while True:
+        live.sent()
+        result: CreateResult | None = None
+        try:
+            async with _closed_with_its_response(ask()) as step:
+                # To its very end: clients keep their books after the last yield.
+                while (item := await live.wait(step)) is not None:
+                    if isinstance(item, CreateResult):
+                        result = item
+                    else:
+                        yield item
+            if result is None:
+                raise ProviderError("the stream ended without a result")
+        except Exception as error:
+            await live.failed(error)
+        else:
+            await live.done(result)
+            yield result
+            return
+
+
+@asynccontextmanager
+async def _closed_with_its_response(stream: Stream) -> AsyncIterator[Step]:
+    """Give out the function that takes the next item; at the end nothing goes on, there or here."""
+    held: list[Any] = []
+    try:
+        yield partial(next_item, stream, held)
+    finally:
+        await stream.aclose()
+        for response in held:
+            await response.aclose()

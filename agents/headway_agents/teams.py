@@ -1,0 +1,162 @@
+"""Where teams come from: component files and factories. Law of this file: an error says what to do.
+
+A component file is code: AutoGen imports any module that a provider names and executes the source
+of function tools. Load only what the user named.
+"""
+
+import importlib
+import inspect
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import yaml
+from autogen_agentchat.base import ChatAgent, Team
+from autogen_core import ComponentLoader
+from autogen_core._component_config import WELL_KNOWN_PROVIDERS
+from pydantic import ValidationError
+
+from headway_scheduler.errors import CallerError
+
+from .keys import scrubbed, without_keys, without_masked_keys, without_whole_keys
+
+Factory = Callable[[Any], Team | ChatAgent | Awaitable[Team | ChatAgent]]
+
+
+def load_component(text: str, *, name: str) -> Team | ChatAgent:
+    """Build the team or agent that a component file (JSON or YAML) describes.
+
+    This imports modules and may execute source in it: the text is code. Keys that are masked or
+    empty are left to the environment. ``name`` is for messages. Raises CallerError.
+    """
+    data = without_masked_keys(_parsed(text, name))
+    for place, provider in _providers(data, ""):
+        _check_provider(provider, f"{name}: {place or 'the component'}")
+    try:
+        team = ComponentLoader.load_component(data, object)
+    except ValidationError as error:
+        raise CallerError(f"{name}: {_first_mistakes(error)}") from error
+    except Exception as error:  # a component may raise anything from its constructor
+        raise CallerError(scrubbed(f"{name}: {type(error).__name__}: {error}")) from error
+    return _checked(team, name)
+
+
+def redacted(text: str, *, name: str = "component") -> str:
+    """Return a component file's text without any key, as it may be kept. Raises CallerError."""
+    data = _parsed(text, name)
+    clean = without_keys(data)
+    if clean != data:
+        text = (
+            json.dumps(clean, indent=2)
+            if _is_json(text, name)
+            else yaml.safe_dump(clean, sort_keys=False, allow_unicode=True)
+        )
+    # What is left stands in a comment.
+    return without_whole_keys(text)
+
+
+def load_factory(reference: str) -> Factory:
+    """Return what ``module:attribute`` names. Raises CallerError."""
+    module_name, _, attribute = reference.partition(":")
+    if not module_name or not attribute:
+        raise CallerError(f"{reference!r} is no factory: write it as module:attribute")
+    module = _imported(module_name, repr(reference))
+    try:
+        factory = getattr(module, attribute)
+    except AttributeError:
+        raise CallerError(
+            f"{reference!r}: module {module_name!r} ({module.__file__}) has no {attribute!r}"
+        ) from None
+    if not callable(factory):
+        raise CallerError(f"{reference!r} is a {type(factory).__name__}, not a function")
+    return factory  # type: ignore[no-any-return]
+
+
+async def build(factory: Factory, models: Any) -> Team | ChatAgent:
+    """Call a factory, sync or async, with ``models``, and check what it returns.
+
+    Raises CallerError if that is no team or agent, and whatever the factory raises.
+    """
+    team = factory(models)
+    if inspect.isawaitable(team):
+        team = await team
+    name = getattr(factory, "__qualname__", repr(factory))
+    return _checked(team, f"the factory {name!r}")
+
+
+def _is_json(text: str, name: str) -> bool:
+    return text.lstrip().startswith("{") and not name.endswith((".yaml", ".yml"))
+
+
+def _parsed(text: str, name: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text) if _is_json(text, name) else yaml.safe_load(text)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise CallerError(f"{name}: no valid JSON at {place}: {error.msg}") from None
+    except yaml.YAMLError as error:
+        raise CallerError(f"{name}: no valid YAML{_yaml_place(error)}") from None
+    if not isinstance(data, dict) or not isinstance(data.get("provider"), str):
+        raise CallerError(
+            f"{name}: no 'provider' at the top level: is it a component file, "
+            "as dump_component() of AutoGen writes it?"
+        )
+    return data
+
+
+def _yaml_place(error: yaml.YAMLError) -> str:
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return f": {error}"
+    mark = error.problem_mark
+    return f" at line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+
+
+def _providers(data: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Yield every component in ``data``: where it stands, and its provider."""
+    if isinstance(data, dict):
+        if isinstance(data.get("provider"), str) and "config" in data:
+            yield place, data["provider"]
+        for key, value in data.items():
+            yield from _providers(value, f"{place}.{key}" if place else str(key))
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            yield from _providers(value, f"{place}[{index}]")
+
+
+def _check_provider(provider: str, place: str) -> None:
+    module_name, _, attribute = WELL_KNOWN_PROVIDERS.get(provider, provider).rpartition(".")
+    if not module_name:
+        raise CallerError(f"{place}: provider {provider!r} is no dotted name of a class")
+    module = _imported(module_name, f"{place}: provider {provider!r}")
+    if not hasattr(module, attribute):
+        raise CallerError(
+            f"{place}: provider {provider!r}: module {module_name!r} has no {attribute!r}"
+        )
+
+
+def _imported(name: str, what: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise CallerError(
+                f"{what}: there is no module {error.name!r}: check the spelling, "
+                "that it is installed, and the directory you are in"
+            ) from None
+        raise CallerError(f"{what}: {name!r} needs the module {error.name!r}") from error
+    except Exception as error:  # a module may raise anything while it is imported
+        text = scrubbed(f"{what}: importing {name!r} failed: {type(error).__name__}: {error}")
+        raise CallerError(text) from error
+
+
+def _first_mistakes(error: ValidationError) -> str:
+    mistakes = error.errors(include_input=False, include_url=False)[:3]
+    return "; ".join(f"{'.'.join(map(str, m['loc'])) or 'it'}: {m['msg']}" for m in mistakes)
+
+
+def _checked(team: object, what: str) -> Team | ChatAgent:
+    if not isinstance(team, Team | ChatAgent):
+        raise CallerError(
+            f"{what} gives a {type(team).__name__}, which is neither a Team nor a ChatAgent"
+        )
+    return team

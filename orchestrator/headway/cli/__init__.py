@@ -1,0 +1,69 @@
+"""The command line. Law of this package: every failure is one line that says what to do.
+
+Theory of operation. ``parser`` is the grammar; it names for each command a function in a module of
+its own, imported when the command runs. That function returns the exit code. What it raises is
+told here: errors of Headway in one line, anything else with its traceback, as it is a bug.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from io import TextIOWrapper
+
+from headway_scheduler.errors import CallerError, HeadwayError, StoreError
+
+from .output import complain, forget_reader
+from .parser import BAD_DATABASE, BAD_INPUT, FAILED, INTERRUPTED, parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    _let_any_character_pass()
+    try:
+        args = parse(sys.argv[1:] if argv is None else argv)
+        module, _, function = args.target.partition(":")
+        status: int = getattr(import_module(f".{module}", __name__), function)(args)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return INTERRUPTED
+    except Exception as error:
+        told = _tell(error)
+        if told is None:
+            raise
+        return told
+
+
+def _tell(error: Exception) -> int | None:
+    """Say in a line what happened and return the exit code; None if it is a bug."""
+    causes = list(_leaves(error))
+    if any(isinstance(cause, BrokenPipeError) for cause in causes):
+        forget_reader()
+        return INTERRUPTED
+    if not all(isinstance(cause, HeadwayError) for cause in causes):
+        return None
+    for text in dict.fromkeys(map(str, causes)):
+        complain(text)
+    return max(map(_status, causes))
+
+
+def _status(error: BaseException) -> int:
+    if isinstance(error, StoreError):
+        return BAD_DATABASE
+    return BAD_INPUT if isinstance(error, CallerError) else FAILED
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors inside the groups that task groups make."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _let_any_character_pass() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

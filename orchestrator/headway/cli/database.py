@@ -1,0 +1,86 @@
+"""Reading the database beside whoever writes it. Law of this file: nothing is written or locked."""
+
+import fcntl
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from headway_scheduler.core import Scheduler
+from headway_scheduler.model import CallRecord, Quota, Run
+from headway_scheduler.states import IN_FLIGHT, RunState
+from headway_scheduler.store.sqlite import SqliteStore
+
+from ..config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A database that is open for reading. ``is_held``: a process was working on it just now."""
+
+    store: SqliteStore
+    is_held: bool
+    now: float
+
+    def as_it_is(self, run: Run) -> Run:
+        """Correct a row that says running when its process died: the next start will, too."""
+        if run.state is RunState.RUNNING and not self.is_held:
+            return replace(run, state=RunState.INTERRUPTED)
+        return run
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The queue as the database has it: enough to explain every wait without the live process."""
+
+    scheduler: Scheduler
+    calls: list[CallRecord]
+    in_flight: int
+
+
+@asynccontextmanager
+async def reading(config: Config) -> AsyncIterator[Reader]:
+    """Open the database to read. Raises StoreError."""
+    async with SqliteStore(config.database, read_only=True) as store:
+        yield Reader(store, holder(config.database) is not None, time.time())
+
+
+def holder(database: Path) -> str | None:
+    """Return the id of the process that has the database open for writing, None if nobody has.
+
+    The kernel's lock is asked, not the file: that one outlives ``kill -9``.
+    """
+    try:
+        file = os.open(f"{database.resolve()}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        return "of another user"
+    try:
+        # Shared and given back at once: it only refuses a process that starts in that moment.
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        return os.pread(file, 20, 0).decode("ascii", "replace") or "(unknown)"
+    finally:
+        os.close(file)
+
+
+async def load_queue(config: Config, reader: Reader) -> Queue:
+    """Build the scheduler as it stands on disk.
+
+    Calls of runs that nobody drives any more are parked, as they are in the live process.
+    """
+    snapshot = await reader.store.snapshot()
+    stopped = {run.id for run in await reader.store.runs({RunState.INTERRUPTED}, limit=100_000)}
+    run_ids = {record.call.id: record.call.run_id for record in snapshot.calls}
+    in_flight = sum(record.state in IN_FLIGHT for record in snapshot.calls)
+    # A quota that left the configuration limits nothing, but its calls are still there.
+    named = {name: Quota(name, ()) for record in snapshot.calls for name in record.call.quotas}
+    scheduler = Scheduler({**named, **config.quotas}.values(), reader.now)
+    scheduler.restore(
+        snapshot, reader.now, lambda call_id: reader.is_held and run_ids[call_id] not in stopped
+    )
+    return Queue(scheduler, scheduler.queued(), in_flight)

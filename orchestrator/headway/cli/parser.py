@@ -1,0 +1,124 @@
+"""The grammar of the command line. Law of this file: every command stands here, and only here.
+
+``target`` names the function that carries a command out, as ``module:function``: ``--help``
+imports none of them.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from headway_scheduler.states import RunState
+
+from .. import __version__
+
+FAILED, BAD_INPUT, BAD_DATABASE, INTERRUPTED = 1, 2, 3, 130
+
+EXIT_CODES = """\
+exit codes:
+  0    done
+  1    the run failed, or doctor found something
+  2    wrong usage, configuration or input
+  3    the database cannot be used: busy, full, damaged, ...
+  130  interrupted: by Ctrl-C, or whoever read the output has left
+"""
+
+_BARE = {"runs": "list", "queue": "list", "config": "show"}
+_PRIORITIES = "interactive, high, normal, low or background"
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the arguments of one command. Exits with 2 if they are wrong."""
+    given = list(argv)
+    if given and given[0] in _BARE and not _names_a_verb(given[1:]):
+        given.insert(1, _BARE[given[0]])
+    return new_parser().parse_args(given)
+
+
+def new_parser() -> argparse.ArgumentParser:
+    """Make the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="headway",
+        description="Runs AutoGen teams behind one priority scheduler that owns the budget.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"headway {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
+    _add_starting(commands)
+    _add_running(commands)
+    _add_looking(commands)
+    return parser
+
+
+def _names_a_verb(rest: Sequence[str]) -> bool:
+    return bool(rest) and (not rest[0].startswith("-") or rest[0] in ("-h", "--help"))
+
+
+def _add_starting(commands: Any) -> None:
+    demo = _command(commands, "demo", "demo:run", "teams on a simulated provider; no key needed")
+    _add_json(demo)
+    init = _command(commands, "init", "init:write", "write headway.toml")
+    doctor = _command(commands, "doctor", "doctor:check", "check that everything is in place")
+    config = commands.add_parser("config", help="the settings in force", allow_abbrev=False)
+    verbs = config.add_subparsers(metavar="VERB", required=True, title="verbs")
+    show = _command(verbs, "show", "config:show", "every value and where it came from")
+    for command in (init, doctor, show):
+        _add_common(command)
+
+
+def _add_running(commands: Any) -> None:
+    run = _command(commands, "run", "run:run", "run a team here and watch it")
+    submit = _command(commands, "submit", "submit:submit", "queue a run and print its id")
+    for command in (run, submit):
+        command.add_argument("team", metavar="TEAM", help="name, file.json, .yaml, module:factory")
+        command.add_argument("task", metavar="TASK", help="what the team is to do")
+        command.add_argument("-p", "--priority", metavar="PRIORITY", help=_PRIORITIES)
+        command.add_argument("--key", help="used before: the run of then, not another one")
+    work = _command(commands, "work", "work:work", "take queued runs, most urgent first")
+    work.add_argument("--runs", type=_count, default=8, metavar="N", help="at once (default: 8)")
+    work.add_argument("--forever", action="store_true", help="wait for more when none is left")
+    for command in (run, submit, work):
+        _add_common(command)
+
+
+def _add_looking(commands: Any) -> None:
+    runs = commands.add_parser("runs", help="what ran and what became of it", allow_abbrev=False)
+    verbs = runs.add_subparsers(metavar="VERB", required=True, title="verbs")
+    listed = _command(verbs, "list", "runs:show_list", "newest first (the default verb)")
+    listed.add_argument("--state", choices=[state.value for state in RunState])
+    show = _command(verbs, "show", "runs:show_one", "one run with its calls and last messages")
+    show.add_argument("id", metavar="ID", help="of the run; its start is enough")
+    queue = commands.add_parser("queue", help="which calls wait, and for what", allow_abbrev=False)
+    verbs = queue.add_subparsers(metavar="VERB", required=True, title="verbs")
+    head = _command(verbs, "list", "queue:show_list", "next one first (the default verb)")
+    why = _command(verbs, "why", "queue:show_why", "what one call waits for")
+    why.add_argument("id", metavar="CALL", help="id of the call; its start is enough")
+    for command in (listed, head):
+        command.add_argument("--limit", type=_count, default=20, metavar="N", help="(default: 20)")
+    for command in (listed, show, head, why):
+        _add_common(command)
+
+
+def _command(commands: Any, name: str, target: str, text: str) -> Any:
+    command = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+    )
+    command.set_defaults(target=target)
+    return command
+
+
+def _add_common(command: Any) -> None:
+    _add_json(command)
+    command.add_argument("--config", metavar="FILE", help="instead of ./headway.toml")
+
+
+def _add_json(command: Any) -> None:
+    command.add_argument("--json", action="store_true", help="for programs")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)

@@ -1,0 +1,102 @@
+"""How a run that is watched is shown: JSON lines, plain lines, or a terminal with a status line.
+
+Law of this file: whatever a model says, each view stays what it is: one object or one message a
+line, and no control characters.
+"""
+
+import json
+import os
+import sys
+from dataclasses import asdict, is_dataclass
+from typing import Any, Protocol, Self
+
+from headway_scheduler.model import Priority
+
+from .messages import is_message
+from .output import complain, one_line, say_json
+
+
+class View(Protocol):
+    """Where events go. A context manager; ``every_seconds`` is how often it wants a status."""
+
+    every_seconds: float
+
+    def __enter__(self) -> Self:
+        """Begin."""
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the terminal as it was found."""
+
+    def show(self, run_id: str, event: Any) -> None:
+        """Take an event of Headway or a message of AutoGen."""
+
+    def status(self, text: str) -> None:
+        """Take a line that says how things stand."""
+
+
+def new_view(*, as_json: bool, several_runs: bool) -> View:
+    """The view that fits the options and the place that stdout leads to."""
+    if as_json:
+        return JsonLines()
+    is_plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+    if is_plain or not sys.stdout.isatty():
+        return PlainLines(several_runs=several_runs)
+    from .terminal import Terminal  # rich takes its time
+
+    return Terminal(several_runs=several_runs)
+
+
+class JsonLines:
+    """Every event and message as one object on a line."""
+
+    every_seconds = 60.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, run_id: str, event: Any) -> None:
+        """Print it."""
+        say_json(_as_object(run_id, event), indent=None)
+        sys.stdout.flush()
+
+    def status(self, text: str) -> None:
+        """Nothing: whoever reads events can count."""
+
+
+class PlainLines:
+    """A line for each message on stdout; what waits, now and then, on stderr."""
+
+    every_seconds = 5.0
+
+    def __init__(self, *, several_runs: bool) -> None:
+        self._several_runs = several_runs
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, run_id: str, event: Any) -> None:
+        """Print a message."""
+        if is_message(event):
+            prefix = f"{run_id} " if self._several_runs else ""
+            text = f"{prefix}{one_line(event.source)}: {one_line(event.to_text())}"
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+
+    def status(self, text: str) -> None:
+        """Print it."""
+        complain(one_line(text))
+
+
+def _as_object(run_id: str, event: Any) -> dict[str, Any]:
+    if is_dataclass(event) and not isinstance(event, type):
+        facts = asdict(event)
+        if isinstance(facts.get("priority"), Priority):
+            facts["priority"] = facts["priority"].label
+        return {"event": type(event).__name__.lower(), **facts}
+    # As AutoGen writes it: bytes, dates and images become text.
+    message = json.loads(event.model_dump_json())
+    return {"event": "message", "run_id": run_id, "message": message}

@@ -1,0 +1,154 @@
+"""Runs of this process, followed to their end. Law of this file: no run ends without a word.
+
+Ctrl-C cancels the main task: the runs become *interrupted* on disk while Headway closes, and only
+then the interrupt comes out of the event loop. So what is known of them lives here, outside of it.
+"""
+
+import logging
+import os
+import sys
+import time
+from argparse import Namespace
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from traceback import format_exception
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from headway_scheduler.errors import StoreError
+from headway_scheduler.states import ENDED_RUNS, RunState
+
+from ..api import Headway
+from ..events import Retrying
+from ..runs import RunFailed, RunHandle
+from .output import clean, complain, say, say_json
+from .parser import BAD_DATABASE, FAILED, INTERRUPTED
+from .views import View, new_view
+from .words import Totals, counted, status_line
+
+_REPEATING_LOGGERS = ("autogen_core", "autogen_agentchat")
+"""They print a traceback for every error of an agent, and for every call that a Ctrl-C cancels.
+Errors are told here, once."""
+
+
+class Watch:
+    """Follows runs, shows them in one view, and counts what became of them."""
+
+    def __init__(self, view: View) -> None:
+        self.live: dict[str, RunHandle] = {}
+        self.last: RunHandle | None = None
+        self.states: Counter[RunState] = Counter()
+        self.totals = Totals(0, 0, 0, 0.0)
+        self.status = 0
+        self._view = view
+        self._retries = 0
+        self._last_retry = ""
+        self._group: TaskGroup
+
+    @asynccontextmanager
+    async def beside(self, headway: Headway) -> AsyncIterator[None]:
+        """Keep the status line while the block runs; leave when every run followed has ended."""
+        async with anyio.create_task_group() as helpers:
+            helpers.start_soon(self._keep_status, headway)
+            async with anyio.create_task_group() as self._group:
+                yield
+            helpers.cancel_scope.cancel()
+
+    def follow(self, handle: RunHandle) -> None:
+        """Show a run from its first event to its end, inside of :meth:`beside`."""
+        self.live[handle.id] = handle
+        self._group.start_soon(self._follow, handle)
+
+    def count(self, handle: RunHandle) -> None:
+        """Take a run that is over, or stopped, into the sums."""
+        del self.live[handle.id]
+        self.last = handle
+        self.states[handle.run.state] += 1
+        self.totals = self.totals.plus(Totals.of(handle.calls.values(), time.time()))
+        if handle.run.state is not RunState.COMPLETED:
+            is_ours = isinstance(handle.error, StoreError)
+            self.status = max(self.status, BAD_DATABASE if is_ours else FAILED)
+
+    async def _follow(self, handle: RunHandle) -> None:
+        if handle.task_result is not None:  # a run of an earlier time, asked for by its key
+            for message in handle.task_result.messages:
+                self._view.show(handle.id, message)
+        async for event in handle.stream():
+            if isinstance(event, Retrying):
+                self._retries, self._last_retry = self._retries + 1, event.reason
+            self._view.show(handle.id, event)
+        if handle.run.state is not RunState.INTERRUPTED:
+            self.count(handle)
+            _tell_failure(handle)
+
+    async def _keep_status(self, headway: Headway) -> None:
+        while True:
+            await anyio.sleep(self._view.every_seconds)
+            service = headway.service
+            queued = service.queued()
+            head = service.explain(queued[0].call.id) if queued else None
+            line = status_line(service.statistics(), head, service.now())
+            if self._retries:
+                sent_again = counted(self._retries, "retry", "retries")
+                line = f"{line} | {sent_again}, the last: {self._last_retry}"
+            self._view.status(line)
+
+
+def watched(
+    args: Namespace,
+    work: Callable[[Namespace, Watch], Awaitable[None]],
+    end: Callable[[Namespace, Watch], None],
+    *,
+    several_runs: bool,
+) -> int:
+    """Carry out ``work``, have ``end`` say what became of its runs, and return the exit code."""
+    for name in _REPEATING_LOGGERS:
+        logging.getLogger(name).addHandler(logging.NullHandler())
+    sys.path.insert(0, os.getcwd())  # module:factory: the script has its own folder there
+    with new_view(as_json=args.json, several_runs=several_runs) as view:
+        watch = Watch(view)
+        try:
+            anyio.run(work, args, watch)
+        except KeyboardInterrupt:
+            watch.status = INTERRUPTED
+        finally:
+            _tell_interrupted(watch)
+    end(args, watch)
+    return watch.status
+
+
+def say_summary(watch: Watch, first: str, last: str) -> None:
+    """Two lines: what became of it and what it took; where to see more."""
+    say(f"{first} · {watch.totals}")
+    say(last)
+
+
+def say_result(watch: Watch, facts: dict[str, Any]) -> None:
+    """The last line of ``--json``."""
+    say_json({"event": "result", **facts, **watch.totals._asdict()}, indent=None)
+
+
+def _tell_failure(handle: RunHandle) -> None:
+    """Say why a run has no result. A bug in a factory or an agent keeps its traceback."""
+    if handle.run.state is RunState.COMPLETED:
+        return
+    if handle.error is not None and type(handle.error).__module__ == "builtins":
+        from headway_agents.keys import scrubbed
+
+        sys.stderr.write(clean(scrubbed("".join(format_exception(handle.error)))))
+    complain(str(RunFailed(handle.run)))
+
+
+def _tell_interrupted(watch: Watch) -> None:
+    stopped = []
+    for handle in list(watch.live.values()):
+        watch.count(handle)
+        if handle.run.state not in ENDED_RUNS:
+            stopped.append(handle.id)
+        if handle.error is not None:
+            _tell_failure(handle)
+    if stopped:
+        complain(f"interrupted {', '.join(stopped)}: see `headway runs show {stopped[0]}`")

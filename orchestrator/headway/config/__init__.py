@@ -1,0 +1,134 @@
+"""headway.toml and the environment, as one frozen Config that knows where each value came from.
+
+Law of this package: a configuration is used whole and checked, or not at all. ``keys`` is the
+table of settings, ``source`` finds and parses the file, ``reading`` merges and refuses. Importing
+it takes milliseconds: every command does.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from headway_scheduler.model import Priority, Quota
+
+from .keys import DEFAULT_QUOTA, KEYS, ConfigError, KeyPath, dotted, parse_priority, pattern
+from .reading import Reading, Setting
+from .source import find
+from .template import TEMPLATE
+
+__all__ = ["TEMPLATE", "Config", "ConfigError", "ModelConfig", "load", "parse_priority"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """What a model asked for by workflows is. ``name`` is the provider's name for it.
+
+    ``api_key_env`` names the variable that holds the key; the key itself is never read here.
+    """
+
+    name: str
+    quotas: tuple[str, ...]
+    provider: str = "openai"
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings. ``database`` is absolute; so are component files among ``workflows``.
+
+    ``file`` is what was read, if any. ``priority`` is that of runs that do not say.
+    """
+
+    database: Path
+    quotas: Mapping[str, Quota]
+    models: Mapping[str, ModelConfig]
+    workflows: Mapping[str, str]
+    priority: Priority
+    default_model: str | None
+    file: Path | None
+    settings: Mapping[KeyPath, Setting]
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Where each value came from: dotted key to ``headway.toml``, a variable or ``default``."""
+        return {dotted(path): setting.source for path, setting in self.settings.items()}
+
+    def model(self, name: str) -> ModelConfig:
+        """What is meant by ``models(name)``.
+
+        One that is not listed is reached and limited as the default model is. Without a default
+        model it is OpenAI's, and draws on the quota ``default``.
+        """
+        if name in self.models:
+            return self.models[name]
+        if self.default_model is not None:
+            return replace(self.models[self.default_model], name=name)
+        return ModelConfig(name, (DEFAULT_QUOTA,))
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Key, value and source of every setting, for people. None of them is a secret."""
+        return [
+            (dotted(path), KEYS[pattern(path)].show(setting.value), setting.source)
+            for path, setting in self.settings.items()
+        ]
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] = os.environ,
+    cwd: Path | None = None,
+) -> Config:
+    """Read the file ``path``, else that of HEADWAY_CONFIG, else ./headway.toml, else defaults.
+
+    Raises ConfigError: which file, line, key or variable, and what is permitted there.
+    """
+    cwd = (cwd or Path()).absolute()
+    file = find(path, environ, cwd)
+    reading = Reading(file)
+    reading.take_file()
+    reading.raise_problems()
+    reading.check_names()
+    reading.take_environment(environ)
+    reading.raise_problems()
+    reading.check_limits()
+    reading.raise_problems()
+    reading.resolve_paths(file.path.parent if file else cwd, cwd)
+    return _build(reading.sorted_settings(), file.path if file else None)
+
+
+def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
+    models = {name: ModelConfig(**values) for name, values in _tables(settings, "models")}
+    quotas = {name: _quota(name, values) for name, values in _tables(settings, "quotas")}
+    workflows = {path[1]: s.value for path, s in settings.items() if path[0] == "workflows"}
+    return Config(
+        database=settings["database", "path"].value,
+        quotas=MappingProxyType(quotas),
+        models=MappingProxyType(models),
+        workflows=MappingProxyType(workflows),
+        priority=parse_priority(settings["defaults", "priority"].value),
+        default_model=settings["defaults", "model"].value,
+        file=file,
+        settings=MappingProxyType(dict(settings)),
+    )
+
+
+def _tables(
+    settings: Mapping[KeyPath, Setting], table: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The named tables inside a table: each name with its keys and values."""
+    for name in dict.fromkeys(path[1] for path in settings if path[0] == table):
+        yield name, {p[2]: s.value for p, s in settings.items() if p[:2] == (table, name)}
+
+
+def _quota(name: str, values: Mapping[str, Any]) -> Quota:
+    return Quota.per_minute(
+        name,
+        requests=values["requests_per_minute"],
+        tokens=values["tokens_per_minute"],
+        concurrency=values["concurrency"],
+        burst_seconds=values["burst_seconds"],
+    )

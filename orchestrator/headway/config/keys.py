@@ -1,0 +1,210 @@
+"""Every setting there is. Law of this file: one table; loader, template, docs and tests follow it.
+
+A key is a path, as in ``("quotas", "*", "concurrency")``; ``*`` stands for a name that the user
+chose. A check gets a value of any type, returns what is kept, and raises ConfigError with the end
+of a sentence, ``must be …``, which whoever asked begins with the place. A value that could be a
+secret in the wrong place is never repeated.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from headway_scheduler.errors import CallerError
+from headway_scheduler.model import Priority
+
+KeyPath = tuple[str, ...]
+
+DEFAULT_QUOTA = "default"
+"""The quota of models that name none. It is built in, and a table of this name replaces it."""
+
+DEFAULT_LIMITS = {"requests_per_minute": 500, "tokens_per_minute": 30_000}
+"""What OpenAI's first paid tier grants gpt-4o: the lowest pair that a paying account meets."""
+
+LIMITS = ("requests_per_minute", "tokens_per_minute", "concurrency")
+COMPONENT_SUFFIXES = (".json", ".yaml", ".yml")
+_PROVIDERS = ("openai",)
+_LARGEST = 1e15  # buckets are floats: not far above it, taking 1 away changes nothing
+_FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # upper case alone: keys of most providers do not pass
+
+
+class ConfigError(CallerError):
+    """The configuration cannot be used as it is: one line for each thing to mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One setting. ``unset`` says what holds without a value; ``variable`` overrides the file."""
+
+    kind: str
+    check: Callable[[object], Any]
+    default: Any = None
+    unset: str = ""
+    variable: str = ""
+
+    def show(self, value: object) -> str:
+        """Write a value for people."""
+        if isinstance(value, tuple):
+            return ", ".join(value)
+        return self.unset if value is None else str(value)
+
+
+def dotted(path: KeyPath) -> str:
+    """Write a path as TOML does: ``models."gpt-5.4".quotas``."""
+    return ".".join(p if re.fullmatch(r"[A-Za-z0-9_-]+", p) else f'"{p}"' for p in path)
+
+
+def parse_priority(text: str) -> Priority:
+    """Read the word for a class of calls, in any case. Raises ConfigError."""
+    for priority in Priority:
+        if priority.label == text.strip().lower():
+            return priority
+    words = ", ".join(priority.label for priority in Priority)
+    raise ConfigError(f"{text!r} is not a priority; permitted: {words}")
+
+
+def spoken(value: object) -> str:
+    """A value and, where that could be missed, its type: for ``must be a number, not …``."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"the text {value!r}"
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "a list"
+    return "a date or time"
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"must be text in quotes, not {spoken(value)}")
+    if not value.strip():
+        raise ConfigError("must not be empty")
+    if any(character < " " for character in value):
+        raise ConfigError("must not hold control characters")
+    return value
+
+
+def _priority(value: object) -> str:
+    text = _text(value)
+    try:
+        return parse_priority(text).label
+    except ConfigError as error:
+        raise ConfigError(f"must be a priority: {error}") from None
+
+
+def _provider(value: object) -> str:
+    if _text(value) not in _PROVIDERS:
+        raise ConfigError(f"must be one of {', '.join(_PROVIDERS)}, not {value!r}")
+    return str(value)
+
+
+def _number(value: object) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"must be a number, not {spoken(value)}")
+    if not -_LARGEST <= value <= _LARGEST:
+        raise ConfigError(f"must be a finite number of at most {_LARGEST:g}")
+    return value
+
+
+def _limit(value: object) -> int | float:
+    number = _number(value)
+    if number < 1:
+        raise ConfigError(f"must be at least 1, not {number}; without a limit, leave the key out")
+    return number
+
+
+def _whole_limit(value: object) -> int:
+    number = _limit(value)
+    if not isinstance(number, int):
+        raise ConfigError(f"must be a whole number, not {number}")
+    return number
+
+
+def _seconds(value: object) -> int | float:
+    number = _number(value)
+    if number <= 0:
+        raise ConfigError(f"must be above 0, not {number}")
+    return number
+
+
+def _quota_names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        said = "a list of other things" if isinstance(value, list) else spoken(value)
+        raise ConfigError(f'must be a list of names, as in ["openai"], not {said}')
+    if not value:
+        raise ConfigError("must name at least one quota")
+    if len(set(value)) < len(value):
+        raise ConfigError("names a quota twice")
+    return tuple(value)
+
+
+def _url(value: object) -> str:
+    refused = ConfigError(
+        "must be an http:// or https:// address without user, password, query or fragment"
+    )
+    try:
+        parts = urlsplit(_text(value))
+        # ``port`` parses only when asked; a bad one would surface at the first call.
+        is_whole = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        raise refused from None
+    extras = any(sign in str(value) for sign in "@?# ")
+    if parts.scheme not in ("http", "https") or not is_whole or extras:
+        raise refused
+    return str(value)
+
+
+def _variable_name(value: object) -> str:
+    if not isinstance(value, str) or not _VARIABLE.fullmatch(value):
+        raise ConfigError(
+            "must be the name of an environment variable (A-Z, 0-9, _), never the key itself"
+        )
+    return value
+
+
+def _workflow(value: object) -> str:
+    if isinstance(value, str) and value.endswith(COMPONENT_SUFFIXES):
+        return _text(value)
+    if isinstance(value, str) and _FACTORY.fullmatch(value):
+        return value
+    files = ", ".join(COMPONENT_SUFFIXES)
+    raise ConfigError(f"must be module:factory or a component file ({files}), not {spoken(value)}")
+
+
+def _quota_key(name: str, kind: str, check: Callable[[object], Any], default: Any = None) -> Key:
+    return Key(kind, check, default, "no limit", f"HEADWAY_QUOTAS__*__{name.upper()}")
+
+
+KEYS: dict[KeyPath, Key] = {
+    ("database", "path"): Key("path", _text, ".headway/headway.db", variable="HEADWAY_DATABASE"),
+    ("defaults", "priority"): Key("priority", _priority, "normal", variable="HEADWAY_PRIORITY"),
+    ("defaults", "model"): Key("model", _text, unset="none"),
+    ("quotas", "*", "requests_per_minute"): _quota_key("requests_per_minute", "number", _limit),
+    ("quotas", "*", "tokens_per_minute"): _quota_key("tokens_per_minute", "number", _limit),
+    ("quotas", "*", "concurrency"): _quota_key("concurrency", "whole number", _whole_limit),
+    # A minute: providers state limits per minute, and OpenAI's buckets hold one.
+    ("quotas", "*", "burst_seconds"): _quota_key("burst_seconds", "number", _seconds, 60),
+    ("models", "*", "provider"): Key("provider", _provider, "openai"),
+    ("models", "*", "name"): Key("text", _text, unset="NAME"),
+    ("models", "*", "quotas"): Key("list of quotas", _quota_names, (DEFAULT_QUOTA,)),
+    ("models", "*", "base_url"): Key("http(s) address", _url, unset="the provider's"),
+    ("models", "*", "api_key_env"): Key("variable", _variable_name, "OPENAI_API_KEY"),
+    ("workflows", "*"): Key("module:factory or file", _workflow),
+}
+
+
+def pattern(path: KeyPath) -> KeyPath:
+    """The path with ``*`` for the name that the user chose, if its table has such names."""
+    has_names = any(key[:2] == (path[0], "*") for key in KEYS)
+    return (path[0], "*", *path[2:]) if has_names and len(path) > 1 else path
+
+
+def variable(path: KeyPath) -> str:
+    """The environment variable that overrides the key, or an empty string."""
+    name = re.sub(r"\W", "_", path[1].upper())
+    return KEYS[pattern(path)].variable.replace("*", name)

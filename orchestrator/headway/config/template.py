@@ -1,0 +1,30 @@
+"""The file that ``headway init`` writes. Law of this file: it loads, and shows every key."""
+
+TEMPLATE = """\
+# Headway's configuration. Paths are relative to this file's folder.
+# `headway config show` lists every value in force and where it came from.
+
+[database]
+path = ".headway/headway.db"    # on a local disk: SQLite's locks do not hold on a network drive
+
+[defaults]
+priority = "normal"             # of runs that do not say; or interactive, high, low, background
+model = "gpt-5.4"               # models not listed below are reached and limited as this one is
+
+[quotas.openai]                 # one limit scope of your provider; put in what your account grants:
+requests_per_minute = 500       # https://platform.openai.com/settings/organization/limits
+tokens_per_minute = 30_000      # no single call may be larger
+concurrency = 32                # calls in flight at once
+burst_seconds = 60              # how long unused budget piles up
+
+[models."gpt-5.4"]              # what workflows ask for: models("gpt-5.4")
+provider = "openai"             # OpenAI, and every server that speaks its protocol
+# name = "gpt-5.4"              # the provider's name for it; without: the name above
+quotas = ["openai"]             # a call waits until all of these have room
+# base_url = "http://localhost:8000/v1"    # another server
+api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never stands in here
+
+[workflows]
+# weekly-report = "reports:weekly_report"  # module:factory
+# triage = "teams/triage.json"             # or a component file: .json, .yaml, .yml
+"""

@@ -1,0 +1,99 @@
+"""Runs the plan on both sides at the same time, each against a simulated provider of its own.
+
+The machine's noise is shared, and nothing else: not the provider, not its limits.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio
+
+from headway_scheduler.testing.provider import Latency, Settings, simulated_provider
+
+from ..testing import MODEL, SimulatedHeadway, simulated_headway
+from .plan import BACKGROUND, URGENT, Arrival, Plan
+from .report import Report, sum_up
+from .side import Side
+from .teams import answer, build, stock_client
+
+if TYPE_CHECKING:
+    from autogen_core.models import ChatCompletionClient
+
+PlayTeam = Callable[[Arrival], Awaitable[object]]
+"""Runs one team to its end; raises if it dies."""
+
+
+class Race:
+    """Both sides. ``run`` once; the books can be read at any time.
+
+    ``headway`` is there while it is open. ``overtaken`` is how many background calls were queued
+    when the urgent team arrived.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.ours = Side("headway", plan)
+        self.stock = Side("stock", plan)
+        self.headway: SimulatedHeadway | None = None
+        self.overtaken = 0
+
+    async def run(self) -> None:
+        """Play the plan on both sides, until the last team has finished or died."""
+        plan = self.plan
+        settings = Settings(plan.limits, Latency(plan.latency_seconds), answer)
+        async with (
+            simulated_headway(
+                plan.limits, latency_seconds=plan.latency_seconds, reply=answer
+            ) as self.headway,
+            simulated_provider(settings) as provider,
+            stock_client(provider.base_url) as client,
+        ):
+            self.ours.ledger = self.headway.provider.ledger
+            self.stock.ledger = provider.ledger
+            async with anyio.create_task_group() as group:
+                group.start_soon(_play, self.ours, partial(self._play_ours, self.headway))
+                group.start_soon(_play, self.stock, partial(self._play_stock, client))
+            self.headway = None  # from here on it closes, and answers nobody
+
+    def report(self) -> Report:
+        """What was seen, once the race is over."""
+        return sum_up(self.plan.limits, self.overtaken, self.ours, self.stock)
+
+    async def _play_ours(self, headway: SimulatedHeadway, arrival: Arrival) -> None:
+        if arrival.priority is URGENT:
+            self.overtaken = headway.service.statistics().waiting[BACKGROUND]
+        asking = partial(self.ours.asking, arrival)
+        headway.workflow(arrival.team)(
+            lambda models: build(arrival.priority, models(MODEL), asking)
+        )
+        run = await headway.submit(arrival.team, task=_task(arrival), priority=arrival.priority)
+        await run.result()
+
+    async def _play_stock(self, client: "ChatCompletionClient", arrival: Arrival) -> None:
+        asking = partial(self.stock.asking, arrival)
+        await build(arrival.priority, client, asking).run(task=_task(arrival))
+
+
+async def _play(side: Side, play_team: PlayTeam) -> None:
+    """Let every team arrive in its time, and wait for the last one to end."""
+    side.started_at = time.monotonic()
+    async with anyio.create_task_group() as group:
+        for arrival in side.plan.arrivals():
+            group.start_soon(_play_one, side, arrival, play_team)
+
+
+async def _play_one(side: Side, arrival: Arrival, play_team: PlayTeam) -> None:
+    await anyio.sleep(arrival.at_seconds)
+    record = side.arrive(arrival)
+    try:
+        await play_team(arrival)
+    except Exception as error:  # of whatever type: the team has died, and that is what we count
+        side.end(record, error)
+    else:
+        side.end(record, None)
+
+
+def _task(arrival: Arrival) -> str:
+    return "The shop is down." if arrival.priority is URGENT else f"Label page {arrival.team}."

@@ -1,0 +1,152 @@
+"""The books of one side: its teams, and its calls as asked for and as its provider saw them.
+
+Law of this file: one ruler. The wait of a call is the time from the moment that its agent asked
+until the provider received the request that it accepted, read off one monotonic clock. A call that
+was never accepted has no wait; it is counted by itself.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import median
+from typing import NamedTuple
+
+from headway_scheduler.model import Priority
+from headway_scheduler.testing.provider import Ledger
+
+from .plan import Arrival, Plan
+
+
+class TeamState(StrEnum):
+    """How far a team has come."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    DIED = "died"
+
+
+class Waits(NamedTuple):
+    """The waits of one class so far, seconds; None without any."""
+
+    calls: int  #: that were accepted
+    last_seconds: float | None
+    median_seconds: float | None
+    worst_seconds: float | None
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A call from the moment that its agent asked for it."""
+
+    team: str
+    priority: Priority
+    at: float
+    is_over: bool = False
+
+
+@dataclass(slots=True)
+class TeamRecord:
+    """One team; times are seconds of the monotonic clock."""
+
+    priority: Priority
+    arrived_at: float
+    state: TeamState = TeamState.RUNNING
+    ended_at: float | None = None
+    error: str = ""
+
+    @property
+    def lived_seconds(self) -> float:
+        """From its arrival to its end, or to now."""
+        return (self.ended_at or time.monotonic()) - self.arrived_at
+
+
+class Side:
+    """What one side does, while it does it and afterwards."""
+
+    def __init__(self, name: str, plan: Plan) -> None:
+        self.name = name
+        self.plan = plan
+        self.ledger = Ledger()
+        self.teams: dict[str, TeamRecord] = {}
+        self.started_at = self.ended_at = time.monotonic()
+        self._asked: dict[str, _Asked] = {}
+
+    # What happens
+
+    def arrive(self, arrival: Arrival) -> TeamRecord:
+        """A team begins."""
+        record = self.teams[arrival.team] = TeamRecord(arrival.priority, time.monotonic())
+        return record
+
+    def end(self, record: TeamRecord, error: Exception | None) -> None:
+        """A team has ended, by an error or well."""
+        record.ended_at = self.ended_at = time.monotonic()
+        record.state = TeamState.FINISHED if error is None else TeamState.DIED
+        record.error = "" if error is None else f"{type(error).__name__}: {error}"
+
+    @contextmanager
+    def asking(self, arrival: Arrival) -> Iterator[str]:
+        """A call, from asking to its answer or error. Gives its mark."""
+        mark = f"{arrival.team}.{len(self._asked)}"
+        asked = self._asked[mark] = _Asked(arrival.team, arrival.priority, time.monotonic())
+        try:
+            yield mark
+        finally:
+            asked.is_over = True
+
+    # What is seen
+
+    @property
+    def calls(self) -> int:
+        """Calls that agents asked for."""
+        return len(self._asked)
+
+    @property
+    def wall_seconds(self) -> float:
+        """From the start until the last team that has ended."""
+        return self.ended_at - self.started_at
+
+    @property
+    def refused(self) -> int:
+        """Requests that the provider answered with 429."""
+        return sum(entry.status == 429 for entry in self.ledger.entries)
+
+    def count(self, state: TeamState) -> int:
+        """Teams in a state."""
+        return Counter(team.state for team in self.teams.values())[state]
+
+    def waits(self, priority: Priority) -> Waits:
+        """The waits of a class, in the order in which its calls were accepted."""
+        waits = [
+            received_at - self._asked[mark].at
+            for mark, received_at in self._accepted().items()
+            if self._asked[mark].priority is priority
+        ]
+        if not waits:
+            return Waits(0, None, None, None)
+        return Waits(len(waits), waits[-1], median(waits), max(waits))
+
+    def waiting(self, priority: Priority) -> int:
+        """Calls asked for that were neither accepted nor given up yet."""
+        accepted = self._accepted()
+        return sum(
+            asked.priority is priority and not asked.is_over and mark not in accepted
+            for mark, asked in self._asked.items()
+        )
+
+    def given_up(self) -> int:
+        """Calls that ended without ever being accepted."""
+        accepted = self._accepted()
+        return sum(a.is_over and mark not in accepted for mark, a in self._asked.items())
+
+    def lost(self) -> int:
+        """Answers that were paid for by teams that died: nobody has their result."""
+        dead = {name for name, team in self.teams.items() if team.state is TeamState.DIED}
+        return sum(self._asked[entry.who].team in dead for entry in self.ledger.paid)
+
+    def _accepted(self) -> dict[str, float]:
+        """The mark of each accepted call, and when its request was received."""
+        return {entry.who: entry.received_monotonic for entry in self.ledger.accepted}

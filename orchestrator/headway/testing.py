@@ -1,0 +1,101 @@
+"""A Headway that needs no key: its models are a simulated provider's, in this process.
+
+For tests, examples, the demo and benchmarks. Law of this file: nothing of the user's is read, and
+nothing is left behind: no headway.toml, no HEADWAY_* variable, no database, no key.
+"""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from headway_scheduler.testing.provider import (
+    Latency,
+    Limits,
+    ReplyFunction,
+    Settings,
+    SimulatedProvider,
+    simulated_provider,
+)
+
+from .api import Headway
+from .config import Config, load
+
+MODEL = "sim"
+"""What workflows ask for. Models of any other name are the same provider's, on the same quota."""
+
+QUOTA = "small"
+"""The one quota: it allows what the provider allows."""
+
+_ROOMY = Limits(requests_per_minute=6000, tokens_per_minute=1_000_000, concurrency=32)
+
+
+class SimulatedHeadway(Headway):
+    """A Headway with the provider that its models are asked at: ``provider.ledger`` saw it all."""
+
+    def __init__(self, config: Config, provider: SimulatedProvider) -> None:
+        super().__init__(config)
+        self.provider = provider
+
+
+@asynccontextmanager
+async def simulated_headway(
+    limits: Limits | None = None,
+    *,
+    latency_seconds: float = 0.0,
+    reply: ReplyFunction | None = None,
+) -> AsyncIterator[SimulatedHeadway]:
+    """Open a Headway on a temporary database, with a simulated provider behind model ``sim``.
+
+    The quota is the provider's ``limits``; without them there is room for anything. While it is
+    open, OPENAI_BASE_URL and OPENAI_API_KEY lead to the provider as well: clients that a component
+    file describes go there too, never to a real account.
+    """
+    limits = limits or _ROOMY
+    settings = Settings(limits=limits, latency=Latency(latency_seconds), reply=reply)
+    async with simulated_provider(settings) as provider:
+        address = {"OPENAI_BASE_URL": provider.base_url, "OPENAI_API_KEY": "not-a-key"}
+        with TemporaryDirectory(prefix="headway-") as folder, _environment(address):
+            config = _config(Path(folder), limits, provider.base_url)
+            async with SimulatedHeadway(config, provider) as headway:
+                yield headway
+
+
+def _config(folder: Path, limits: Limits, base_url: str) -> Config:
+    stated = {
+        "requests_per_minute": limits.requests_per_minute,
+        "tokens_per_minute": limits.tokens_per_minute,
+        "concurrency": limits.concurrency,
+        "burst_seconds": limits.burst_seconds,
+    }
+    file = folder / "headway.toml"
+    file.write_text(
+        f"""
+[database]
+path = "headway.db"
+[defaults]
+model = "{MODEL}"
+[models.{MODEL}]
+base_url = "{base_url}"
+quotas = ["{QUOTA}"]
+[quotas.{QUOTA}]
+"""
+        + "\n".join(f"{name} = {value}" for name, value in stated.items() if value is not None)
+    )
+    return load(file, environ={})
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set variables of this process, and put back what was there."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

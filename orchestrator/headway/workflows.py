@@ -1,0 +1,140 @@
+"""Finds what a workflow's name stands for, and builds its team.
+
+Law of this file: a run can be built again from its row alone: the name of a registered factory,
+``module:factory``, or a component file whose text the row holds, without its keys.
+"""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headway_scheduler.errors import CallerError
+from headway_scheduler.model import Priority, Run
+from headway_scheduler.service import Service
+
+from .config import Config
+from .config.keys import COMPONENT_SUFFIXES
+
+if TYPE_CHECKING:
+    from autogen_core.models import ChatCompletionClient
+
+    from headway_agents import Attempt, ScheduledClient
+
+
+class Workflows:
+    """The workflows that this process can run, and the provider clients that they share."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._factories: dict[str, Callable[..., Any]] = {}
+        self._inners: dict[str, ChatCompletionClient] = {}
+        self._made: dict[str, list[ChatCompletionClient]] = {}
+
+    def register(self, name: str, factory: Callable[..., Any]) -> None:
+        """Name a factory. Raises CallerError if the name is taken."""
+        if name in self._factories or name in self._config.workflows:
+            raise CallerError(f"workflow {name!r} is registered already: choose another name")
+        self._factories[name] = factory
+
+    def describe(self, reference: str) -> tuple[str, str | None]:
+        """Turn what a user wrote into what a row keeps: (workflow, component text or None).
+
+        Raises CallerError if it names nothing that could be run.
+        """
+        if reference in self._factories:
+            return reference, None
+        target = self._config.workflows.get(reference, reference)
+        if target.endswith(COMPONENT_SUFFIXES):
+            return reference, self._component_text(target)
+        if ":" in target:
+            return reference, None
+        known = ", ".join(sorted({*self._factories, *self._config.workflows})) or "none"
+        raise CallerError(
+            f"no workflow {reference!r}: give a name ({known}), module:factory, "
+            f"or a component file ({', '.join(COMPONENT_SUFFIXES)})"
+        )
+
+    async def build(self, run: Run, service: Service) -> "Attempt":
+        """Make a fresh team for ``run``, its clients bound to it. Imports AutoGen."""
+        from headway_agents import Attempt, RunScope, bind, build, load_component, load_factory
+
+        scope = RunScope(service, run.id, run.priority)
+        if run.component is not None:
+            team = load_component(run.component, name=run.workflow)
+        else:
+            target = self._config.workflows.get(run.workflow, run.workflow)
+            factory = self._factories.get(run.workflow) or load_factory(target)
+            team = await build(factory, self.model)
+        bind(team, scope, self.wrap if run.component is None else partial(self._wrap_made, run.id))
+        return Attempt(team, scope)
+
+    async def release(self, run_id: str) -> None:
+        """Close the provider clients that a run's component file made; nobody else has them."""
+        for client in self._made.pop(run_id, ()):
+            await client.close()
+
+    def model(self, name: str, *, priority: Priority | str | None = None) -> "ScheduledClient":
+        """A client for a model of the configuration, not yet bound to a run."""
+        from headway_agents import Model, ScheduledClient
+
+        configured = self._config.model(name)
+        return ScheduledClient(
+            self._inner(name), Model(name, configured.quotas), priority=_priority(priority)
+        )
+
+    def wrap(
+        self, client: "ChatCompletionClient", *, priority: Priority | str | None = None
+    ) -> "ScheduledClient":
+        """A client around one that the user made, on the quotas of the model that it asks for."""
+        from headway_agents import Model, ScheduledClient, model_name
+
+        # A client that does not show its model still draws on the limits of unlisted models.
+        name = model_name(client) or type(client).__name__
+        quotas = self._config.model(name).quotas
+        return ScheduledClient(client, Model(name, quotas), priority=_priority(priority))
+
+    async def close(self) -> None:
+        """Close the provider clients that were made here."""
+        for inner in self._inners.values():
+            await inner.close()
+        self._inners.clear()
+
+    def _wrap_made(self, run_id: str, client: "ChatCompletionClient") -> "ScheduledClient":
+        self._made.setdefault(run_id, []).append(client)
+        return self.wrap(client)
+
+    def _component_text(self, file: str) -> str:
+        from headway_agents import redacted
+
+        path = Path(file)
+        if not path.is_absolute() and self._config.file is not None and not path.exists():
+            path = self._config.file.parent / path
+        try:
+            return redacted(path.read_text(encoding="utf-8"), name=str(path))
+        except FileNotFoundError:
+            raise CallerError(f"no component file {path}: check the path") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise CallerError(f"component file {path} cannot be read: {error}") from error
+
+    def _inner(self, name: str) -> "ChatCompletionClient":
+        """One provider client per model: they are heavy, and hold connections worth sharing."""
+        if name not in self._inners:
+            from headway_agents import openai_client
+
+            configured = self._config.model(name)
+            key = os.environ.get(configured.api_key_env)
+            if not key:
+                raise CallerError(
+                    f"model {name!r} needs {configured.api_key_env} in the environment: "
+                    f"export it (`headway demo` runs without any key)"
+                )
+            self._inners[name] = openai_client(configured.name, key, configured.base_url)
+        return self._inners[name]
+
+
+def _priority(given: Priority | str | None) -> Priority | None:
+    from .config import parse_priority
+
+    return parse_priority(given) if isinstance(given, str) else given

@@ -1,0 +1,218 @@
+"""Reserve, charge, settle: the mirror of one provider limit.
+
+Law of this file: ``available = level - reserved``. Level and reservations are two numbers; one
+number for both drifts away from the provider's.
+
+Theory of operation. The provider takes a call's amount out of its own bucket when the request
+arrives, some moment after we admitted it. If we took it out of our level at admission, our level
+would start to refill before the provider's and run ahead of it by the jitter of the network. So
+an admitted amount is first *reserved*, and is *charged* to the level at the answer or after the
+transit time, whichever comes first. A level is capped at its capacity, so a charge that
+comes later leaves it lower or equal: what we call available is never more than what the provider
+has, whatever the delays, as long as requests travel no longer than the transit time.
+
+*Settling* corrects the charge to what was used. What comes back is what the level would have more
+of by now had it never been taken: a bucket that was full in between would have lost it, and so has
+the provider, who gave it back before we heard. Each charge keeps its *room*, how far the level
+stays below one that was full right after the charge; no more than that comes back.
+
+A limit that does not refill (concurrency) is never charged: it is reserved while the call is in
+flight.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from .model import BucketState, Call, Limit, Resource
+
+TRANSIT_SECONDS = 0.5
+"""How long a request may travel before we count it as charged."""
+
+_TRANSIT_SHARE = 0.05
+_EPSILON = 1e-9
+_TICK_SECONDS = 1e-6
+"""Epoch seconds are no finer than 2.4e-7 as floats: a time named for asking again is this much
+late, so that it is later than now and finds the bucket filled."""
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """What one call holds of one bucket. ``charge_at`` is None where nothing is ever charged.
+
+    ``room`` is the most that can come back of it once it is charged.
+    """
+
+    amount: float
+    charge_at: float | None
+    charged: bool = False
+    settled: bool = False
+    room: float = 0.0
+
+
+class Bucket:
+    """One limit of one quota. All times are epoch seconds and are told by the caller."""
+
+    __slots__ = (
+        "_charged",
+        "_counts_tokens",
+        "_in_transit",
+        "_transit_seconds",
+        "as_of",
+        "level",
+        "limit",
+        "quota",
+        "reserved",
+    )
+
+    def __init__(self, quota: str, limit: Limit, now: float) -> None:
+        self.quota = quota
+        self.limit = limit
+        self._counts_tokens = limit.resource is Resource.TOKENS
+        self.level = limit.capacity
+        self.reserved = 0.0
+        self.as_of = now
+        self._in_transit: deque[Hold] = deque()
+        self._charged: dict[Hold, None] = {}  # charged and not settled, in the order of charge
+        # A tiny bucket would lose all its refill to the wait: bound it by a share of the fill time.
+        fill_seconds = limit.capacity / limit.per_second if limit.per_second else 0.0
+        self._transit_seconds = min(TRANSIT_SECONDS, _TRANSIT_SHARE * fill_seconds)
+
+    def amount(self, call: Call) -> float:
+        """What ``call`` takes of this limit."""
+        return call.tokens if self._counts_tokens else 1
+
+    def available(self, now: float) -> float:
+        """What a new call may take at ``now``; below 0 while in debt."""
+        self._advance(now)
+        return self.level - self.reserved
+
+    def passes(self, amount: float, now: float) -> bool:
+        """Whether ``amount`` may be reserved: it is free, or the bucket is full."""
+        return self.available(now) + _EPSILON * self.limit.capacity >= self.need(amount)
+
+    def need(self, amount: float) -> float:
+        """What must be free for ``amount``: more than the capacity goes into debt."""
+        return min(amount, self.limit.capacity)
+
+    def ready_at(self, amount: float, now: float) -> float | None:
+        """When to ask again for ``amount``; None when only the end of a call can tell."""
+        if self.passes(amount, now):
+            return now
+        if not self.limit.per_second:
+            return None
+        deficit = self.need(amount) - (self.level - self.reserved)
+        if self.level + deficit > (1 + _EPSILON) * self.limit.capacity and self._in_transit:
+            # The level is capped below what is needed until reserved amounts become charges.
+            return max(now, self._in_transit[0].charge_at or now)
+        return max(now, self.as_of) + deficit / self.limit.per_second + _TICK_SECONDS
+
+    def spares(self, amount: float, need: float, at: float, now: float) -> bool:
+        """Whether ``amount`` may be taken at ``now`` and ``need`` be available again at ``at``."""
+        refills = max(0.0, at - now - self._transit_seconds) * self.limit.per_second
+        return self.available(now) - amount + refills + _EPSILON * self.limit.capacity >= need
+
+    def refilled_at(self, amount: float, now: float, opens_at: float) -> float | None:
+        """When ``amount`` in all can have been taken, if nothing is before ``opens_at``.
+
+        None when only the end of a call can tell.
+        """
+        rate = self.limit.per_second
+        if not rate:
+            return None
+        free = min(self.limit.capacity, self.available(now) + (opens_at - now) * rate)
+        return opens_at + max(0.0, amount - free) / rate
+
+    def reserve(self, amount: float, now: float) -> Hold:
+        """Set ``amount`` aside for a call that is about to be sent."""
+        self._advance(now)
+        self.reserved += amount
+        if not self.limit.per_second:
+            return Hold(amount, None)
+        hold = Hold(amount, now + self._transit_seconds)
+        self._in_transit.append(hold)
+        return hold
+
+    def adopt(self, amount: float) -> Hold:
+        """Hold for a call that was in flight when the stored state was written.
+
+        The stored state counts it as spent already, so only concurrency is reserved anew. Nothing
+        of it can come back: how full the bucket was since its charge is not known.
+        """
+        if self.limit.per_second:
+            return Hold(amount, None, charged=True)
+        self.reserved += amount
+        return Hold(amount, None)
+
+    def settle(self, hold: Hold, used: float, now: float) -> None:
+        """End a hold at what the call turned out to use; 0 gives all of it back."""
+        self._advance(now)
+        hold.settled = True
+        if not hold.charged:
+            self.reserved -= hold.amount
+            self.level -= used if self.limit.per_second else 0.0
+        elif used < hold.amount:
+            self._give_back(hold, hold.amount - used)
+        else:
+            self.level -= used - hold.amount
+        self._charged.pop(hold, None)
+
+    def state(self, now: float, paused_until: float | None) -> BucketState:
+        """What to store: reservations count as spent, for a crash cannot tell.
+
+        It refills from the time when the last of them has surely arrived.
+        """
+        resource, available = self.limit.resource, self.available(now)
+        last = self._in_transit[-1].charge_at if self._in_transit else None
+        as_of = max(self.as_of, last or self.as_of)
+        return BucketState(self.quota, resource, available, as_of, paused_until)
+
+    def restore(self, state: BucketState, now: float) -> None:
+        """Go on from a stored state. If the clock went back, nothing has refilled."""
+        if self.limit.per_second:
+            self.level = min(self.limit.capacity, state.available)
+            self.as_of = min(state.as_of, now + self._transit_seconds)
+
+    def _advance(self, now: float) -> None:
+        while self._in_transit:
+            hold = self._in_transit[0]
+            if not hold.settled:
+                due = hold.charge_at
+                if due is None or due > now:
+                    break
+                self._refill(due)
+                self._charge(hold)
+            self._in_transit.popleft()
+        if now > self.as_of:
+            self._refill(now)
+
+    def _charge(self, hold: Hold) -> None:
+        self.reserved -= hold.amount
+        self.level -= hold.amount
+        hold.charged = True
+        hold.room = self.limit.capacity - self.level
+        self._charged[hold] = None
+
+    def _give_back(self, hold: Hold, unused: float) -> None:
+        """Raise the level as if ``unused`` had not been charged, and adapt the rooms to that."""
+        given = min(unused, hold.room)
+        self.level += given
+        is_earlier = True
+        for other in self._charged:
+            if other is hold:
+                is_earlier = False
+            elif is_earlier:
+                other.room = min(other.room + unused, hold.room) - given
+            else:
+                other.room -= given
+
+    def _refill(self, now: float) -> None:
+        if now > self.as_of:
+            refilled = self.level + (now - self.as_of) * self.limit.per_second
+            self.level = min(self.limit.capacity, refilled)
+            self.as_of = now
+            # Rooms grow from the earliest charge to the latest, so only the last ones can shrink.
+            room = self.limit.capacity - self.level
+            for hold in reversed(self._charged):
+                if hold.room <= room:
+                    break
+                hold.room = room

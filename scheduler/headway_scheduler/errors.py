@@ -1,0 +1,104 @@
+"""Every error that Headway raises, by whose fault it is.
+
+* HeadwayError
+  x CallerError              what was asked for cannot be done as asked
+    - InvalidQuota
+    - UnknownQuota
+    - CallTooLarge           above a limit: no wait can help
+    - RunNotFound
+    - RunClosed              the run has ended; its agents may ask for nothing more
+    - SchedulerClosed        so has the process's scheduler
+  x ProviderError            the provider said no, and waiting cannot mend it
+  x StoreError               the database cannot be used as it is
+    - StoreFull              no room; goes on when there is
+    - StoreBusy              another process has it open
+    - StoreReadOnly
+    - StoreCorrupt
+    - StoreForeign           not a Headway database
+    - StoreTooNew            written by a newer Headway
+    - StoreOnNetwork         SQLite's locks do not hold on a network file system
+  x InternalError            our fault, please report it
+    - IllegalTransition
+
+A message says what happened, to what, and what to do next. None holds a key or a prompt.
+"""
+
+
+class HeadwayError(Exception):
+    """Base of all errors of Headway."""
+
+
+class CallerError(HeadwayError):
+    """What was asked for cannot be done as asked."""
+
+
+class InvalidQuota(CallerError):
+    """A quota states a limit that cannot be kept."""
+
+
+class UnknownQuota(CallerError):
+    """A call names a quota that is not configured."""
+
+
+class CallTooLarge(CallerError):
+    """A call needs more than a limit ever allows."""
+
+
+class RunNotFound(CallerError):
+    """No run has this id."""
+
+
+class RunClosed(CallerError):
+    """The run has ended, so its agents may not ask for more."""
+
+
+class SchedulerClosed(CallerError):
+    """The scheduler of this process was closed."""
+
+
+class ProviderError(HeadwayError):
+    """The provider refused for good. ``status`` is the HTTP status, if there was one."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class StoreError(HeadwayError):
+    """The database cannot be used as it is."""
+
+
+class StoreFull(StoreError):
+    """There is no room to write. Nothing was promised; free some space and ask again."""
+
+
+class StoreBusy(StoreError):
+    """Another process has the database open."""
+
+
+class StoreReadOnly(StoreError):
+    """The database or its folder may not be written."""
+
+
+class StoreCorrupt(StoreError):
+    """The file is damaged."""
+
+
+class StoreForeign(StoreError):
+    """The file is a database of something else."""
+
+
+class StoreTooNew(StoreError):
+    """The file was written by a newer Headway."""
+
+
+class StoreOnNetwork(StoreError):
+    """The file lies on a network file system, where SQLite's locks do not hold."""
+
+
+class InternalError(HeadwayError):
+    """Our fault. Please report it with the message."""
+
+
+class IllegalTransition(InternalError):
+    """A state was to change along an arrow that its table does not have."""

@@ -1,0 +1,224 @@
+"""The nouns of the scheduler. Law of this file: data only, frozen unless said, no decisions.
+
+A *call* is one request to a model. It asks for an *amount* of each *resource* of every *quota*
+that its model draws on. Times are seconds since the epoch, as told by the caller.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+from .errors import InvalidQuota
+from .states import CallState, RunState
+
+
+class Priority(IntEnum):
+    """Class of a call. The lower number goes first."""
+
+    INTERACTIVE = 0
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
+    BACKGROUND = 4
+
+    @property
+    def label(self) -> str:
+        """The word that users write and read."""
+        return self.name.lower()
+
+
+class Resource(StrEnum):
+    """What a limit counts."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+    CONCURRENCY = "concurrency"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One number that a provider enforces, as a token bucket.
+
+    ``capacity`` is what a full bucket holds; it refills at ``per_second``. A limit that does not
+    refill (0) counts what is held at once: concurrency. ``largest`` is the most that one call may
+    ever ask for: more than the capacity waits for a full bucket and leaves it in debt.
+    """
+
+    resource: Resource
+    capacity: float
+    per_second: float
+    largest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """One limit scope of a provider: all of its limits must pass together."""
+
+    name: str
+    limits: tuple[Limit, ...]
+
+    @classmethod
+    def per_minute(
+        cls,
+        name: str,
+        *,
+        requests: float | None = None,
+        tokens: float | None = None,
+        concurrency: int | None = None,
+        burst_seconds: float = 60.0,
+    ) -> "Quota":
+        """State limits as providers do: RPM, TPM and calls at once.
+
+        ``burst_seconds`` is how long the provider lets unused budget pile up.
+
+        Raises InvalidQuota for a limit below 1 or a burst that is not above 0.
+        """
+        stated = {"requests": requests, "tokens": tokens, "concurrency": concurrency}
+        for word, value in stated.items():
+            if value is not None and not value >= 1:
+                raise InvalidQuota(f"quota {name!r}: {word} must be at least 1, not {value!r}")
+        if not burst_seconds > 0:
+            raise InvalidQuota(f"quota {name!r}: burst_seconds must be above 0")
+        limits = [
+            Limit(resource, max(1.0, limit * burst_seconds / 60), limit / 60, limit)
+            for resource, limit in ((Resource.REQUESTS, requests), (Resource.TOKENS, tokens))
+            if limit is not None
+        ]
+        if concurrency is not None:
+            limits.append(Limit(Resource.CONCURRENCY, concurrency, 0.0, 1))
+        return cls(name, tuple(limits))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that the provider counted for one answer."""
+
+    input_tokens: int
+    output_tokens: int
+
+    @property
+    def total(self) -> int:
+        """Input and output together."""
+        return self.input_tokens + self.output_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One model request: who asks for what. Nothing in it changes while it lives.
+
+    ``path`` names the agent inside its run, ``model`` the model as the workflow knows it.
+    ``tokens`` is what will be reserved. (run_id, path, request_hash, occurrence) is the journal's
+    key: the same request asked for the second time has occurrence 1.
+    """
+
+    id: str
+    run_id: str
+    path: str
+    model: str
+    quotas: tuple[str, ...]
+    priority: Priority
+    tokens: int
+    submitted_at: float
+    request_hash: str = ""
+    occurrence: int = 0
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """The row of a call: its facts and how far it has come. Only the core changes one.
+
+    ``seq`` is its place in the order of arrival, kept through retries and restarts.
+    ``parked`` calls were queued when their process died; they wait for their run to resume.
+    """
+
+    call: Call
+    seq: int
+    state: CallState = CallState.QUEUED
+    attempts: int = 0
+    not_before: float | None = None
+    admitted_at: float | None = None
+    sent_at: float | None = None
+    finished_at: float | None = None
+    usage: Usage | None = None
+    answer: str | None = None
+    error: str | None = None
+    parked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt at a call ended.
+
+    ``state`` is done, failed, cancelled, unknown, or queued for another try not before
+    ``not_before``. ``sent`` is false when no byte left: then nothing is charged.
+    ``used_tokens`` replaces the reserved tokens where the provider settles on usage.
+    """
+
+    state: CallState
+    usage: Usage | None = None
+    answer: str | None = None
+    error: str | None = None
+    sent: bool = True
+    not_before: float | None = None
+    used_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What an answer told of a quota. ``pause_until``: a time before which nothing is sent."""
+
+    pause_until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BucketState:
+    """A bucket as it is stored: what was free at ``as_of``, counting reservations as spent."""
+
+    quota: str
+    resource: Resource
+    available: float
+    as_of: float
+    paused_until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a workflow on a task.
+
+    ``source`` says how to build the team again: a name, ``module:factory`` or a component file,
+    with ``component`` the text of that file. Result and error are JSON and plain text.
+    """
+
+    id: str
+    workflow: str
+    task: str
+    priority: Priority
+    state: RunState
+    created_at: float
+    key: str | None = None
+    component: str | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    result: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one commit writes, all or nothing. ``changed`` and ``runs`` overwrite earlier rows."""
+
+    new: tuple[CallRecord, ...] = ()
+    changed: tuple[CallRecord, ...] = ()
+    buckets: tuple[BucketState, ...] = ()
+    runs: tuple[Run, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.changed or self.buckets or self.runs)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the core needs to go on: buckets, and the calls that are not finished."""
+
+    buckets: tuple[BucketState, ...] = ()
+    calls: tuple[CallRecord, ...] = ()
+    next_seq: int = 0

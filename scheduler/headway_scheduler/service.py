@@ -1,0 +1,322 @@
+"""The async shell around the core: one pump, one batch, one commit.
+
+Law of this file: nobody is woken before the commit that says so. Memory is never ahead of disk.
+
+Theory of operation. Callers leave events in a list and wake the pump. The pump takes all events
+that have gathered, tells them to the core, asks it whom to admit, commits everything that changed
+at once, and only then answers the callers. While a commit runs, the next batch gathers: the busier
+it is, the more calls share a sync. Idle, the pump sleeps until an event or until the time that the
+core named; there is no polling.
+
+If a commit fails, nothing that the batch promised holds: its callers get the error, the core is
+thrown away and built again from the store, and calls that others still wait for go on. What the
+failed batch could not record about calls whose callers are gone is recorded with the next commit.
+
+If the process dies: before the commit, the events never happened; after it and before the
+wake-up, a granted call is found *admitted* at the next start and becomes *unknown*.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from .clock import Clock, system_clock
+from .core import Scheduler
+from .errors import HeadwayError, InternalError, SchedulerClosed, StoreError
+from .model import Batch, Call, CallRecord, Outcome, Quota, Run, Signals
+from .states import CallState
+from .store.base import Store
+from .views import Explanation, Statistics
+
+RETRY_COMMIT_SECONDS = 1.0
+"""How long after a failed commit the next one is tried if nobody asks."""
+
+
+class _Reply:
+    """What a caller waits for: set once, after the commit."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self) -> None:
+        # A bare future: every call waits twice, and an anyio.Event costs four times as much.
+        self._error: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+
+    def set(self, error: Exception | None = None) -> None:
+        if not self._error.done():
+            self._error.set_result(error)
+
+    async def wait(self) -> None:
+        if (error := await self._error) is not None:
+            raise error
+
+
+@dataclass(slots=True, eq=False)
+class _Event:
+    """One thing that a caller told. ``reply`` is set when it is on disk.
+
+    With ``until_granted`` the reply waits on until the call is admitted.
+    """
+
+    submit: Call | None = None
+    settle: tuple[str, Outcome] | None = None
+    signals: Mapping[str, Signals] | None = None
+    run: Run | None = None
+    reply: _Reply | None = None
+    until_granted: bool = False
+
+
+class Service:
+    """Schedules the calls of this process. Use as an async context manager.
+
+    ``on_change`` is called after every commit, for live views.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        quotas: Iterable[Quota],
+        *,
+        clock: Clock | None = None,
+        on_change: Callable[[Batch], None] = lambda batch: None,
+    ) -> None:
+        self._store = store
+        self._quotas = tuple(quotas)
+        self._clock = clock or system_clock()
+        self._on_change = on_change
+        self._core = Scheduler(self._quotas, self._clock())
+        self._events: list[_Event] = []
+        self._wake = anyio.Event()
+        self._waiting: dict[str, _Reply] = {}
+        self._sending: set[str] = set()
+        self._retry_at: float | None = None
+        self._closed = False
+        self._life = anyio.CancelScope(shield=True)
+        self._tasks: TaskGroup
+
+    async def __aenter__(self) -> Self:
+        """Go on from the store. What was in flight at a crash is unknown from here on.
+
+        Raises StoreError.
+        """
+        await self._rebuild()
+        if batch := self._core.take_batch(self._clock()):
+            await self._store.commit(batch)
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._pump, name="headway pump")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        self._life.cancel()
+        return await self._tasks.__aexit__(kind, error, trace)
+
+    # What callers ask
+
+    async def acquire(self, call: Call) -> None:
+        """Queue ``call`` and wait until it may be sent; that is on disk when this returns.
+
+        The caller then owes one :meth:`settle`, :meth:`retry` or :meth:`abandon`. Cancelling the
+        wait takes the call out of the queue.
+
+        Raises UnknownQuota, CallTooLarge or StoreError: it is not queued then; SchedulerClosed: a
+        call that was queued before stays on disk, parked.
+        """
+        await self._granted(call.id, _Event(submit=call))
+
+    def sent(self, call_id: str) -> None:
+        """Note that the request leaves now. Written with the next commit.
+
+        The core may run ahead of the disk in this alone: a crash cannot tell admitted from sent.
+        """
+        self._core.sent(call_id, self._clock())
+
+    async def settle(
+        self, call_id: str, outcome: Outcome, signals: Mapping[str, Signals] | None = None
+    ) -> None:
+        """Record how a call ended; on disk when this returns.
+
+        Cancelling the wait does not undo it. Raises StoreError if it is not on disk yet: it will
+        be recorded with the next commit that succeeds.
+        """
+        reply = _Reply()
+        self._post(_Event(settle=(call_id, outcome), signals=signals, reply=reply))
+        await reply.wait()
+
+    async def retry(
+        self, call_id: str, outcome: Outcome, signals: Mapping[str, Signals] | None = None
+    ) -> None:
+        """Queue an attempted call again at its old place and wait until it may be sent again.
+
+        ``outcome`` has the state queued. Raises StoreError; the call has failed then.
+        """
+        await self._granted(call_id, _Event(settle=(call_id, outcome), signals=signals))
+
+    def abandon(self, call_id: str, outcome: Outcome) -> None:
+        """Settle without waiting, for a caller that is being cancelled."""
+        if not self._closed:
+            self._post(_Event(settle=(call_id, outcome)))
+
+    async def save_run(self, run: Run) -> None:
+        """Write a run; on disk when this returns. Raises StoreError if it is not."""
+        reply = _Reply()
+        self._post(_Event(run=run, reply=reply))
+        await reply.wait()
+
+    def note_run(self, run: Run) -> None:
+        """Write a run no later than the calls that are asked for after this."""
+        self._post(_Event(run=run))
+
+    def now(self) -> float:
+        """The scheduler's time, epoch seconds."""
+        return self._clock()
+
+    def explain(self, call_id: str) -> Explanation | None:
+        """What a queued call waits for; None if it is not live."""
+        return self._core.explain(call_id, self._clock())
+
+    def queued(self) -> list[CallRecord]:
+        """Every queued call, next one first. Read only."""
+        return self._core.queued()
+
+    def statistics(self) -> Statistics:
+        """How many wait and are in flight, and every gauge."""
+        return self._core.statistics(self._clock())
+
+    # How callers wait
+
+    def _post(self, event: _Event) -> None:
+        if self._closed:
+            raise SchedulerClosed("the scheduler is closed: nothing more can be asked of it")
+        self._events.append(event)
+        self._wake.set()
+
+    async def _granted(self, call_id: str, event: _Event) -> None:
+        if call_id in self._waiting:
+            raise InternalError(f"call {call_id}: somebody waits for its turn already")
+        event.reply, event.until_granted = _Reply(), True
+        self._post(event)
+        self._waiting[call_id] = event.reply
+        try:
+            await event.reply.wait()
+        except anyio.get_cancelled_exc_class():
+            self.abandon(call_id, Outcome(CallState.CANCELLED, sent=False))
+            raise
+        finally:
+            self._waiting.pop(call_id, None)
+
+    # The pump
+
+    async def _pump(self) -> None:
+        try:
+            # Only closing ends it: callers that are being cancelled still have things to tell.
+            with self._life:
+                while True:
+                    await self._gather()
+                    with anyio.CancelScope(shield=True):
+                        await self._turn()
+        finally:
+            self._closed = True
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self._turn()
+            finally:
+                for reply in self._waiting.values():
+                    reply.set(SchedulerClosed("the scheduler was closed while this call waited"))
+
+    async def _gather(self) -> None:
+        """Sleep until an event, or until the core wants to be asked."""
+        now = self._clock()
+        ask_at = self._retry_at if self._retry_at is not None else self._core.next_event(now)
+        with anyio.move_on_after(None if ask_at is None else ask_at - now):
+            await self._wake.wait()
+        self._wake = anyio.Event()
+
+    async def _turn(self) -> None:
+        """One batch: tell the core, commit, answer."""
+        accepted, self._events = self._events, []
+        try:
+            if self._retry_at is not None:
+                await self._rebuild()
+            now = self._clock()
+            accepted = [event for event in accepted if self._tell(event, now)]
+            grants = [] if self._closed else self._core.admit(now)
+            runs = tuple(event.run for event in accepted if event.run is not None)
+            batch = self._core.take_batch(now, runs)
+            if batch:
+                await self._store.commit(batch)
+        except Exception as error:
+            self._fail(accepted, error)
+            if isinstance(error, StoreError):
+                return
+            raise
+        self._answer(accepted, grants)
+        if batch:
+            self._on_change(batch)
+
+    def _tell(self, event: _Event, now: float) -> bool:
+        """Tell the core one event; a caller's mistake goes back to that caller alone.
+
+        What is raised changed nothing, so signals, which may be wrong by themselves, come first.
+        """
+        try:
+            if event.signals:
+                for quota, signals in event.signals.items():
+                    self._core.observe(quota, signals, now)
+            if event.submit is not None:
+                self._core.submit(event.submit, now)
+            elif event.settle is not None:
+                self._core.settle(*event.settle, now)
+        except HeadwayError as error:
+            if event.reply is None:
+                raise
+            event.reply.set(error)
+            return False
+        return True
+
+    def _answer(self, accepted: list[_Event], grants: list[CallRecord]) -> None:
+        """The commit stands: wake those whose event it was, and those who may send."""
+        for event in accepted:
+            if event.settle is not None:
+                self._sending.discard(event.settle[0])
+            if event.reply is not None and not event.until_granted:
+                event.reply.set()
+        for record in grants:
+            # A caller that was cancelled meanwhile has an abandon on its way.
+            self._sending.add(record.call.id)
+            if reply := self._waiting.get(record.call.id):
+                reply.set()
+
+    def _fail(self, events: list[_Event], error: Exception) -> None:
+        """The commit does not stand: say so, keep what must still be recorded, rebuild later."""
+        for event in events:
+            if event.reply is not None:
+                event.reply.set(error)
+            if event.settle is not None:
+                self._events.append(_Event(settle=_as_final(*event.settle), signals=event.signals))
+        self._retry_at = self._clock() + RETRY_COMMIT_SECONDS
+
+    async def _rebuild(self) -> None:
+        """Build the core from the store. Raises StoreError and leaves the old one then."""
+        snapshot = await self._store.snapshot()
+        now = self._clock()
+        core = Scheduler(self._quotas, now)
+        core.restore(snapshot, now, lambda key: key in self._sending or key in self._waiting)
+        self._core = core
+        self._retry_at = None
+
+
+def _as_final(call_id: str, outcome: Outcome) -> tuple[str, Outcome]:
+    """What to record once there is room, when the caller was told that it is not recorded."""
+    if outcome.state is CallState.QUEUED:
+        outcome = Outcome(CallState.FAILED, error=outcome.error, sent=outcome.sent)
+    return call_id, outcome

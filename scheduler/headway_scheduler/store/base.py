@@ -1,0 +1,47 @@
+"""What a store must do. Law of this file: a store saves and loads; it decides nothing.
+
+One instance has one writer. Every error that a caller may meet is a StoreError with a message that
+names the file and says what to do.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Protocol, Self
+
+from ..model import Batch, CallRecord, Run, Snapshot
+from ..states import CallState, RunState
+
+
+class Store(Protocol):
+    """Durable state: the journal of calls, the runs, the buckets.
+
+    Use as an async context manager. ``read_only`` stores take no lock, so any number may be open.
+    """
+
+    async def __aenter__(self) -> Self:
+        """Open, and migrate if needed. Raises StoreError; nothing was changed then."""
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close. What was committed stays."""
+
+    async def commit(self, batch: Batch) -> None:
+        """Write all of ``batch`` and sync it, or raise StoreError and write nothing.
+
+        Returns only when a power cut could no longer undo it.
+        """
+
+    async def snapshot(self) -> Snapshot:
+        """Load the buckets and every call that is queued, admitted or sent, by arrival."""
+
+    async def run(self, run_id: str) -> Run | None:
+        """The run with this id, or the only one whose id starts with it."""
+
+    async def run_with_key(self, key: str) -> Run | None:
+        """The run that was submitted under this idempotency key."""
+
+    async def runs(self, states: Collection[RunState] = (), *, limit: int = 1000) -> Sequence[Run]:
+        """Runs in any of ``states`` (all, if empty), newest first."""
+
+    async def calls(
+        self, run_id: str | None = None, states: Collection[CallState] = (), *, limit: int = 1000
+    ) -> Sequence[CallRecord]:
+        """Calls of a run (of all, if None) in any of ``states`` (all, if empty), by arrival."""

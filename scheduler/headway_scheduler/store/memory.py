@@ -1,0 +1,101 @@
+"""A store that forgets with its process, for tests and simulations.
+
+Law of this file: it behaves as the SQLite store does, and shares no mutable object with its caller.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Self
+
+from ..errors import StoreError
+from ..model import Batch, BucketState, CallRecord, Resource, Run, Snapshot
+from ..states import LIVE_CALLS, CallState, RunState
+from .lookup import CANDIDATES, only_run
+
+
+class MemoryStore:
+    """Keeps everything in dictionaries. What was committed stays when it is closed."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, CallRecord] = {}
+        self._seqs: set[int] = set()
+        self._buckets: dict[tuple[str, Resource], BucketState] = {}
+        self._runs: dict[str, Run] = {}
+
+    async def __aenter__(self) -> Self:
+        """Nothing is to be opened."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing is to be closed."""
+
+    async def commit(self, batch: Batch) -> None:
+        """Write all of ``batch``. Raises StoreError and writes nothing if a row cannot be."""
+        self._check_calls(batch)
+        self._check_keys(batch)
+        for record in batch.new:
+            self._calls[record.call.id] = replace(record, parked=False)
+            self._seqs.add(record.seq)
+        for record in batch.changed:
+            old = self._calls[record.call.id]
+            self._calls[record.call.id] = replace(record, call=old.call, seq=old.seq, parked=False)
+        self._buckets |= {(bucket.quota, bucket.resource): bucket for bucket in batch.buckets}
+        self._runs |= {run.id: run for run in batch.runs}
+
+    async def snapshot(self) -> Snapshot:
+        """Load the buckets and every call that is not finished."""
+        buckets = tuple(self._buckets[key] for key in sorted(self._buckets))
+        calls = tuple(map(replace, self._in_states(None, LIVE_CALLS)))
+        return Snapshot(buckets, calls, max(self._seqs, default=-1) + 1)
+
+    async def run(self, run_id: str) -> Run | None:
+        """The run with this id, or the only one whose id starts with it."""
+        found = sorted(key for key in self._runs if key.startswith(run_id))
+        return only_run(run_id, [self._runs[key] for key in found[: CANDIDATES + 1]])
+
+    async def run_with_key(self, key: str) -> Run | None:
+        """The run that was submitted under this idempotency key."""
+        return next((run for run in self._runs.values() if run.key == key), None)
+
+    async def runs(self, states: Collection[RunState] = (), *, limit: int = 1000) -> Sequence[Run]:
+        """Runs in any of ``states`` (all, if empty), newest first."""
+        found = [run for run in self._runs.values() if not states or run.state in states]
+        # Of runs of one instant, the one that was written later is newer.
+        found.reverse()
+        found.sort(key=lambda run: run.created_at, reverse=True)
+        return found[:limit]
+
+    async def calls(
+        self, run_id: str | None = None, states: Collection[CallState] = (), *, limit: int = 1000
+    ) -> Sequence[CallRecord]:
+        """Calls of a run (of all, if None) in any of ``states`` (all, if empty), by arrival."""
+        return [replace(record) for record in islice(self._in_states(run_id, states), limit)]
+
+    def _in_states(self, run_id: str | None, states: Collection[CallState]) -> Iterator[CallRecord]:
+        for record in sorted(self._calls.values(), key=lambda record: record.seq):
+            if run_id in (None, record.call.run_id) and (not states or record.state in states):
+                yield record
+
+    def _check_calls(self, batch: Batch) -> None:
+        ids, seqs = {record.call.id for record in batch.new}, {record.seq for record in batch.new}
+        if min(len(ids), len(seqs)) < len(batch.new):
+            raise StoreError("two new calls have the same id or seq: nothing was written")
+        if not (ids.isdisjoint(self._calls) and seqs.isdisjoint(self._seqs)):
+            raise StoreError("a new call has the id or seq of an older one: nothing was written")
+        for record in batch.changed:
+            if record.call.id not in self._calls and record.call.id not in ids:
+                raise StoreError(f"call {record.call.id} was never written: nothing was written")
+
+    def _check_keys(self, batch: Batch) -> None:
+        if not batch.runs:
+            return
+        after = self._runs | {run.id: run for run in batch.runs}
+        keys = Counter(run.key for run in after.values())
+        for run in batch.runs:
+            if run.key is not None and keys[run.key] > 1:
+                raise StoreError(
+                    f"another run has the key {run.key!r} already: nothing was written; "
+                    "take that run or use a new key"
+                )

@@ -1,0 +1,107 @@
+"""From a path to the connection that writes. Law: what cannot be opened is left as it was found.
+
+Theory of operation. A new database is built under another name and then renamed, so the file is
+never half made. One that is there already is read before anything may write to it. Whatever was
+made on the way is undone if a later step fails. Everything here blocks: call it in a thread.
+"""
+
+import os
+import sqlite3
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+from ..errors import StoreError, StoreReadOnly
+from .failures import explained
+from .lock import FileLock
+from .network import refuse_network
+from .reading import connect, probe, read
+from .sql import APPLICATION_ID, MIGRATIONS, STATEMENTS
+
+
+def open_writer(path: Path) -> tuple[sqlite3.Connection, FileLock]:
+    """Lock the database at ``path``, make it if it is missing, check and migrate it.
+
+    Raises StoreError; nothing was changed then.
+    """
+    refuse_network(path)
+    with explained(path), ExitStack() as undo:
+        _make_folder(path.parent, undo)
+        _check_writable(path)
+        lock = FileLock(path)
+        undo.callback(lock.release)
+        if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+            _create(path, undo)
+        read(path, probe, any_age=True)
+        db = undo.enter_context(closing(connect(path, "mode=rw")))
+        _prepare(path, db)
+        undo.pop_all()
+    return db, lock
+
+
+def _make_folder(folder: Path, undo: ExitStack) -> None:
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    for place in reversed(missing):
+        place.mkdir(mode=0o700)
+        undo.callback(_remove_folder, place)
+
+
+def _remove_folder(folder: Path) -> None:
+    with suppress(OSError):  # someone else has begun to use it
+        folder.rmdir()
+
+
+def _check_writable(path: Path) -> None:
+    for place in (path.parent, path):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise StoreReadOnly(
+                f"{path}: {place} may not be written: see who owns it, or use another database "
+                "(HEADWAY_DATABASE)"
+            )
+
+
+def _create(path: Path, undo: ExitStack) -> None:
+    draft = Path(f"{path}.new")
+    _remove(draft)  # of a process that was killed while it was here
+    undo.callback(_remove, draft)
+    # SQLite gives its -wal and -shm files the mode of the database.
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    with closing(connect(draft, "mode=rw")) as db:
+        _prepare(path, db)
+    draft.rename(path)
+    _sync_folder(path.parent)
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _prepare(path: Path, db: sqlite3.Connection) -> None:
+    db.executescript(STATEMENTS["writer_settings"])
+    (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise StoreError(f"{path}: its file system cannot share memory: use a local disk")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    for number, script in MIGRATIONS.items():
+        if number > version:
+            _migrate(db, number, script)
+
+
+def _migrate(db: sqlite3.Connection, number: int, script: str) -> None:
+    # One script, because executescript would commit a transaction that is already open.
+    mark = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
+    try:
+        db.executescript(f"BEGIN IMMEDIATE;\n{script}\n{mark}\nCOMMIT;")
+    except sqlite3.Error:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise

@@ -1,0 +1,143 @@
+"""Model to row and back. Law of this file: no I/O.
+
+A row is one flat tuple in the order of its statement: a thousand of them are made per commit, on
+the event loop, before the writer's thread sees them (records may change at any time after).
+"""
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from ..model import Batch, BucketState, Call, CallRecord, Priority, Resource, Run, Usage
+from ..states import CallState, RunState
+from .sql import STATEMENTS
+
+Row = tuple[Any, ...]
+Work = list[tuple[str, list[Row]]]
+"""Statements, each with the rows to run it on. Every row changes exactly one of the table's."""
+
+
+def work_of(batch: Batch) -> Work:
+    """Everything that a commit writes, as flat values."""
+    work = [
+        (STATEMENTS["insert_call"], [_inserted(record) for record in batch.new]),
+        (STATEMENTS["update_call"], [_updated(record) for record in batch.changed]),
+        (STATEMENTS["save_bucket"], [_bucket_row(bucket) for bucket in batch.buckets]),
+        (STATEMENTS["save_run"], [_run_row(run) for run in batch.runs]),
+    ]
+    return [(statement, rows) for statement, rows in work if rows]
+
+
+def with_bytes(work: Work) -> Work:
+    """Hand every text over as bytes, so that lone surrogates pass."""
+    return [(sql, [tuple(map(as_bytes, row)) for row in rows]) for sql, rows in work]
+
+
+def as_bytes(value: Any) -> Any:
+    """UTF-8 that lets lone surrogates pass; anything but text stays."""
+    return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+
+
+def as_text(stored: bytes) -> str:
+    """Reverse of :func:`as_bytes`."""
+    return stored.decode("utf-8", "surrogatepass")
+
+
+@lru_cache(maxsize=1024)
+def _quotas_text(quotas: tuple[str, ...]) -> str:
+    return json.dumps(quotas)
+
+
+@lru_cache(maxsize=1024)
+def _quotas(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
+
+
+def _inserted(record: CallRecord) -> Row:
+    call, usage = record.call, record.usage
+    return (
+        record.seq,
+        call.id,
+        call.run_id,
+        call.path,
+        call.model,
+        _quotas_text(call.quotas),
+        call.priority.value,  # a plain int: sqlite3 searches an adapter for any subclass
+        call.tokens,
+        call.submitted_at,
+        call.request_hash,
+        call.occurrence,
+        record.state.value,
+        record.attempts,
+        record.not_before,
+        record.admitted_at,
+        record.sent_at,
+        record.finished_at,
+        None if usage is None else usage.input_tokens,
+        None if usage is None else usage.output_tokens,
+        record.answer,
+        record.error,
+    )
+
+
+def _updated(record: CallRecord) -> Row:
+    usage = record.usage
+    return (
+        record.state.value,
+        record.attempts,
+        record.not_before,
+        record.admitted_at,
+        record.sent_at,
+        record.finished_at,
+        None if usage is None else usage.input_tokens,
+        None if usage is None else usage.output_tokens,
+        record.answer,
+        record.error,
+        record.seq,
+    )
+
+
+def _bucket_row(bucket: BucketState) -> Row:
+    resource = bucket.resource.value
+    return (bucket.quota, resource, bucket.available, bucket.as_of, bucket.paused_until)
+
+
+def _run_row(run: Run) -> Row:
+    return (
+        run.id,
+        run.workflow,
+        run.task,
+        run.priority.value,
+        run.state.value,
+        run.created_at,
+        run.key,
+        run.component,
+        run.started_at,
+        run.finished_at,
+        run.result,
+        run.error,
+    )
+
+
+def call_record(row: Sequence[Any]) -> CallRecord:
+    """The call of a row. Raises ValueError for a value that no Headway writes."""
+    call_id, run_id, path, model, quotas, priority = row[:6]
+    call = Call(call_id, run_id, path, model, _quotas(quotas), Priority(priority), *row[6:10])
+    seq, state, *progress, input_tokens, output_tokens, answer, error = row[10:]
+    record = CallRecord(call, seq, CallState(state), *progress)
+    if input_tokens is not None:
+        record.usage = Usage(input_tokens, output_tokens)
+    record.answer, record.error = answer, error
+    return record
+
+
+def bucket(row: Sequence[Any]) -> BucketState:
+    """The bucket of a row. Raises ValueError for a value that no Headway writes."""
+    return BucketState(row[0], Resource(row[1]), *row[2:])
+
+
+def run(row: Sequence[Any]) -> Run:
+    """The run of a row. Raises ValueError for a value that no Headway writes."""
+    run_id, workflow, task, priority, state = row[:5]
+    return Run(run_id, workflow, task, Priority(priority), RunState(state), *row[5:])

@@ -1,0 +1,134 @@
+"""The store in one SQLite file. Linux and macOS: the lock beside the file is ``flock``.
+
+Theory of operation. One connection writes, on aiosqlite's thread: each commit is one hop to that
+thread and one synced transaction. Readers open the file anew for each question (see ``reading``).
+"""
+
+import os
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Self, TypeVar
+
+import aiosqlite
+import anyio
+from anyio import to_thread
+
+from ..errors import StoreError, StoreReadOnly
+from ..model import Batch, CallRecord, Run, Snapshot
+from ..states import CallState, RunState
+from . import reading
+from .failures import explained
+from .lock import FileLock
+from .network import refuse_network
+from .opening import open_writer
+from .rows import Work, with_bytes, work_of
+
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """The journal in the file at ``path``; made, with its folder, if it is missing.
+
+    ``read_only`` takes no lock and writes nothing: any number of processes may read while one
+    writes. Linux and macOS.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
+        # Resolved: two names of one file must not have two locks.
+        self.path = Path(path).resolve()
+        self.read_only = read_only
+        self._connection: sqlite3.Connection
+        self._writer: aiosqlite.Connection | None = None
+        self._lock: FileLock
+
+    async def __aenter__(self) -> Self:
+        """Open, and migrate if needed. Raises StoreError; nothing was changed then."""
+        if self.read_only:
+            await to_thread.run_sync(refuse_network, self.path)
+            await self._read(reading.probe)
+            return self
+        with anyio.CancelScope(shield=True):
+            self._connection, self._lock = await to_thread.run_sync(open_writer, self.path)
+            # Opened before: a failed start of aiosqlite leaves its thread to end by itself.
+            self._writer = await aiosqlite.Connection(lambda: self._connection, 64)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close. What was committed stays."""
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        with anyio.CancelScope(shield=True):
+            try:
+                await writer.close()
+            finally:
+                await to_thread.run_sync(self._lock.release)
+
+    async def commit(self, batch: Batch) -> None:
+        """Write all of ``batch`` and sync it, or raise StoreError and write nothing.
+
+        A cancellation waits for the end: the caller always knows which of the two it was.
+        """
+        if self.read_only:
+            raise StoreReadOnly(f"{self.path}: was opened to be read only")
+        if self._writer is None:
+            raise StoreError(f"{self.path}: the store is not open")
+        if not batch:
+            return
+        work = work_of(batch)
+        with anyio.CancelScope(shield=True), explained(self.path):
+            # Private, but the same in all versions that we allow: aiosqlite's public methods cost
+            # one hop to the thread for each statement, ten times the work of a small commit.
+            await self._writer._execute(_write, self._connection, work)  # type: ignore[no-untyped-call]
+
+    async def snapshot(self) -> Snapshot:
+        """Load the buckets and every call that is queued, admitted or sent, by arrival."""
+        return await self._read(reading.snapshot)
+
+    async def run(self, run_id: str) -> Run | None:
+        """The run with this id, or the only one whose id starts with it.
+
+        Raises RunNotFound if several do.
+        """
+        return await self._read(partial(reading.run, run_id=run_id))
+
+    async def run_with_key(self, key: str) -> Run | None:
+        """The run that was submitted under this idempotency key."""
+        return await self._read(partial(reading.run_with_key, key=key))
+
+    async def runs(self, states: Collection[RunState] = (), *, limit: int = 1000) -> Sequence[Run]:
+        """Runs in any of ``states`` (all, if empty), newest first."""
+        return await self._read(partial(reading.runs, states=states, limit=limit))
+
+    async def calls(
+        self, run_id: str | None = None, states: Collection[CallState] = (), *, limit: int = 1000
+    ) -> Sequence[CallRecord]:
+        """Calls of a run (of all, if None) in any of ``states`` (all, if empty), by arrival."""
+        return await self._read(partial(reading.calls, run_id=run_id, states=states, limit=limit))
+
+    async def _read(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        return await to_thread.run_sync(reading.read, self.path, question)
+
+
+def _write(db: sqlite3.Connection, work: Work) -> None:
+    try:
+        _transact(db, work)
+    except UnicodeEncodeError:
+        # A lone surrogate. Rare, so only then is every text handed over as bytes.
+        _transact(db, with_bytes(work))
+
+
+def _transact(db: sqlite3.Connection, work: Work) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for statement, rows in work:
+            if db.executemany(statement, rows).rowcount != len(rows):
+                raise sqlite3.IntegrityError("a call that changed was never written")
+        db.execute("COMMIT")
+    except BaseException:
+        # SQLite may have rolled back by itself, as it does when the disk is full.
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise

@@ -1,0 +1,112 @@
+-- Every statement that is run on an open database, by name.
+-- Texts are cast because one with a lone surrogate is handed over as bytes.
+
+-- writer_settings: A commit is on the disk when it returns.
+PRAGMA synchronous = FULL;
+PRAGMA fullfsync = ON; -- without it, fsync on macOS leaves the data in the drive's cache
+PRAGMA foreign_keys = ON;
+PRAGMA cache_size = -32768; -- KiB: ids are random, so a commit touches pages all over the indexes
+PRAGMA journal_size_limit = 67108864; -- one huge batch must not leave a huge log behind
+
+-- insert_call: A call as it arrives.
+INSERT INTO calls (
+    seq, id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence,
+    state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens, output_tokens,
+    answer, error
+) VALUES (
+    ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT),
+    ?, ?, ?, CAST(? AS TEXT), ?, CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?,
+    CAST(? AS TEXT), CAST(? AS TEXT)
+);
+
+-- update_call: How far a call has come. What it asks for never changes.
+UPDATE calls SET
+    state = CAST(? AS TEXT), attempts = ?, not_before = ?, admitted_at = ?, sent_at = ?,
+    finished_at = ?, input_tokens = ?, output_tokens = ?, answer = CAST(? AS TEXT),
+    error = CAST(? AS TEXT)
+WHERE seq = ?;
+
+-- save_bucket: What is free of one limit; overwrites what was known before.
+INSERT INTO buckets (quota, resource, available, as_of, paused_until)
+VALUES (CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?)
+ON CONFLICT (quota, resource) DO UPDATE SET
+    available = excluded.available, as_of = excluded.as_of, paused_until = excluded.paused_until;
+
+-- save_run: A run as it is now; overwrites what was known before.
+INSERT INTO runs (
+    id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
+    result, error
+) VALUES (
+    CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, CAST(? AS TEXT), ?, CAST(? AS TEXT),
+    CAST(? AS TEXT), ?, ?, CAST(? AS TEXT), CAST(? AS TEXT)
+)
+ON CONFLICT (id) DO UPDATE SET
+    workflow = excluded.workflow, task = excluded.task, priority = excluded.priority,
+    state = excluded.state, created_at = excluded.created_at, key = excluded.key,
+    component = excluded.component, started_at = excluded.started_at,
+    finished_at = excluded.finished_at, result = excluded.result, error = excluded.error;
+
+-- probe: Reads the schema and one path down the largest table, to notice damage early.
+SELECT max(seq) FROM calls;
+
+-- next_seq: The place of the next call to arrive.
+SELECT coalesce(max(seq) + 1, 0) FROM calls;
+
+-- buckets: Every bucket.
+SELECT quota, resource, available, as_of, paused_until FROM buckets ORDER BY quota, resource;
+
+-- live_calls: Calls that are not finished, in some states (JSON list), by arrival.
+SELECT
+    id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence,
+    seq, state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens,
+    output_tokens, answer, error
+FROM calls INDEXED BY calls_live
+WHERE (state = 'queued' OR state = 'admitted' OR state = 'sent') -- in the words of the index
+    AND state IN (SELECT value FROM json_each(:states))
+ORDER BY seq LIMIT :limit;
+
+-- calls: Calls of every run in some states (JSON list; all, if empty), by arrival.
+SELECT
+    id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence,
+    seq, state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens,
+    output_tokens, answer, error
+FROM calls
+WHERE :states = '[]' OR state IN (SELECT value FROM json_each(:states))
+ORDER BY seq LIMIT :limit;
+
+-- calls_of_run: The same of one run.
+SELECT
+    id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence,
+    seq, state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens,
+    output_tokens, answer, error
+FROM calls INDEXED BY calls_by_run
+WHERE run_id = CAST(:run_id AS TEXT)
+    AND (:states = '[]' OR state IN (SELECT value FROM json_each(:states)))
+ORDER BY seq LIMIT :limit;
+
+-- runs_like: Runs whose id starts with a text. No text sorts after U+10FFFF, so this is a range.
+SELECT
+    id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
+    result, error
+FROM runs
+WHERE id >= CAST(:prefix AS TEXT) AND id < CAST(:prefix AS TEXT) || char(1114111)
+ORDER BY id LIMIT :limit;
+
+-- run_with_key: The run of an idempotency key.
+SELECT
+    id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
+    result, error
+FROM runs WHERE key = CAST(:key AS TEXT);
+
+-- runs: Every run, newest first.
+SELECT
+    id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
+    result, error
+FROM runs ORDER BY created_at DESC, rowid DESC LIMIT :limit;
+
+-- runs_in: Runs in some states (JSON list), newest first.
+SELECT
+    id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
+    result, error
+FROM runs WHERE state IN (SELECT value FROM json_each(:states))
+ORDER BY created_at DESC, rowid DESC LIMIT :limit;

@@ -1,0 +1,1 @@
+"""What tests, the demo and benchmarks need, shipped: a steered clock and a simulated provider."""

@@ -1,0 +1,37 @@
+"""A simulated provider: an OpenAI-compatible HTTP server on loopback with limits and a ledger.
+
+It is the oracle of our tests, so it shares no code with what is tested: it imports nothing else of
+this project. ``limits``, ``gate`` and ``refusals`` say who gets in, ``replies`` and ``faults`` what
+comes back, ``desk`` decides, ``server`` carries it out, ``ledger`` remembers and judges.
+"""
+
+from .asking import Body, estimate_tokens
+from .delivery import Latency
+from .desk import FaultSchedule, Settings
+from .faults import FAULT_HEADER, Fault, FaultKind
+from .gate import ANY_MODEL
+from .ledger import Entry, Ledger, Load
+from .limits import Limits
+from .replies import Reply, ReplyFunction, ToolCall
+from .server import SimulatedProvider, simulated_provider
+
+__all__ = [
+    "ANY_MODEL",
+    "FAULT_HEADER",
+    "Body",
+    "Entry",
+    "Fault",
+    "FaultKind",
+    "FaultSchedule",
+    "Latency",
+    "Ledger",
+    "Limits",
+    "Load",
+    "Reply",
+    "ReplyFunction",
+    "Settings",
+    "SimulatedProvider",
+    "ToolCall",
+    "estimate_tokens",
+    "simulated_provider",
+]

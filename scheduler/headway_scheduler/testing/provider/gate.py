@@ -1,0 +1,115 @@
+"""Who gets in: one gate holds the buckets and the requests in flight of one limit scope.
+
+As OpenAI documents, a request is charged when it is admitted, 1 request and its tokens, and
+nothing is given back when the answer turns out shorter.
+"""
+
+from collections.abc import Mapping
+
+from .limits import Bucket, Limits, format_duration
+from .refusals import Refusal, Shortage, rate_limited, too_large, too_many_at_once
+
+ANY_MODEL = "*"
+
+
+class Gate:
+    """The state of one ``Limits``. Times are seconds of one monotonic clock."""
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        self._limits = limits
+        self._in_flight = 0
+        self._buckets: dict[str, Bucket] = {}
+        if limits.requests_per_minute is not None:
+            full = Bucket.full(limits.requests_per_minute, limits.request_capacity, now)
+            self._buckets["requests"] = full
+        if limits.tokens_per_minute is not None:
+            full = Bucket.full(limits.tokens_per_minute, limits.token_capacity, now)
+            self._buckets["tokens"] = full
+
+    def admit(self, model: str, tokens: int, now: float) -> Refusal | None:
+        """Charge the request and count it in flight, or say why not."""
+        if self._refusal(model, tokens, now) is not None:
+            self.count_refused(now)
+            return self._refusal(model, tokens, now)  # its waiting time, now that it counted
+        for resource, cost in _costs(tokens).items():
+            if resource in self._buckets:
+                self._buckets[resource] = self._buckets[resource].taken(cost, now)
+        self._in_flight += 1
+        return None
+
+    def leave(self) -> None:
+        """An admitted request is over."""
+        self._in_flight -= 1
+
+    def count_refused(self, now: float) -> None:
+        """Take what a refused request costs, if it costs anything."""
+        if self._limits.refused_count and "requests" in self._buckets:
+            self._buckets["requests"] = self._buckets["requests"].spilled(now)
+
+    def headers(self, now: float) -> dict[str, str]:
+        """``x-ratelimit-*`` for the limits that exist."""
+        found: dict[str, str] = {}
+        for resource, bucket in self._buckets.items():
+            found[f"x-ratelimit-limit-{resource}"] = f"{bucket.per_minute:.0f}"
+            found[f"x-ratelimit-remaining-{resource}"] = str(bucket.remaining(now))
+            found[f"x-ratelimit-reset-{resource}"] = format_duration(bucket.reset_seconds(now))
+        return found
+
+    def _refusal(self, model: str, tokens: int, now: float) -> Refusal | None:
+        limit, slots = self._limits.tokens_per_minute, self._limits.concurrency
+        if limit is not None and tokens > limit:
+            return too_large(model, limit, tokens)
+        if slots is not None and self._in_flight >= slots:
+            return too_many_at_once(model, slots)
+        short = self._shortage(tokens, now)
+        return None if short is None else rate_limited(model, short)
+
+    def _shortage(self, tokens: int, now: float) -> Shortage | None:
+        """The bucket that makes the request wait longest; None if it may go."""
+        found = [
+            Shortage(
+                resource,
+                limit=bucket.per_minute,
+                used=max(0, bucket.per_minute - bucket.remaining(now)),
+                requested=_costs(tokens)[resource],
+                wait_seconds=bucket.wait_seconds(_costs(tokens)[resource], now),
+            )
+            for resource, bucket in self._buckets.items()
+        ]
+        waiting = [short for short in found if short.wait_seconds > 0]
+        return max(waiting, key=lambda short: short.wait_seconds, default=None)
+
+
+def _costs(tokens: int) -> dict[str, int]:
+    return {"requests": 1, "tokens": tokens}
+
+
+class Gates:
+    """The gate of each model.
+
+    One ``Limits`` is one gate for all models. A mapping gives every model its own; ``"*"`` in it
+    is for each model that is not named, and without it those have no limit.
+    """
+
+    def __init__(self, limits: Limits | Mapping[str, Limits], now: float) -> None:
+        self._limits = limits
+        self._shared = Gate(limits, now) if isinstance(limits, Limits) else None
+        self._gates: dict[str, Gate] = {}
+
+    def of(self, model: str, now: float) -> Gate:
+        """The gate that requests for ``model`` pass; a new one starts full."""
+        if self._shared is not None:
+            return self._shared
+        if model not in self._gates:
+            self._gates[model] = Gate(self._limits_of(model), now)
+        return self._gates[model]
+
+    def names(self) -> tuple[str, ...]:
+        """Models that have limits of their own, in their order."""
+        if isinstance(self._limits, Limits):
+            return ()
+        return tuple(name for name in self._limits if name != ANY_MODEL)
+
+    def _limits_of(self, model: str) -> Limits:
+        assert not isinstance(self._limits, Limits)
+        return self._limits.get(model) or self._limits.get(ANY_MODEL) or Limits()

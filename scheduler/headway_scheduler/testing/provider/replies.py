@@ -1,0 +1,144 @@
+"""What the simulated model says, and its form on the wire. Pure and deterministic."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .asking import Asked, Body
+from .schemas import example
+
+# So that a long answer does not become thousands of events.
+_MOST_PIECES = 20
+_SHORTEST_PIECE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that the model wants called."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer. ``output_tokens`` defaults to a quarter of its characters, rounded up."""
+
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    output_tokens: int | None = None
+
+
+ReplyFunction = Callable[[Body], "str | Reply | None"]
+"""Gets the request body; None leaves the answer to the provider."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply to one request: everything that its bodies are built from."""
+
+    index: int
+    created: int
+    asked: Asked
+    reply: Reply
+    completion_tokens: int
+    finish_reason: str
+
+    def completion(self) -> Body:
+        """The body of an answer that is not streamed."""
+        message: Body = {"role": "assistant", "content": self.reply.text or None}
+        calls = [self._call(number) for number in range(len(self.reply.tool_calls))]
+        if calls:
+            message["tool_calls"] = calls
+        choice = {"index": 0, "message": message, "logprobs": None}
+        choice["finish_reason"] = self.finish_reason
+        return self._envelope("chat.completion", [choice]) | {"usage": self.usage()}
+
+    def chunks(self) -> Iterator[Body]:
+        """The bodies of a streamed answer, without the end mark."""
+        yield self._chunk({"role": "assistant", "content": ""})
+        for piece in _pieces(self.reply.text):
+            yield self._chunk({"content": piece})
+        for number in range(len(self.reply.tool_calls)):
+            yield self._chunk({"tool_calls": [{"index": number, **self._call(number)}]})
+        yield self._chunk({}, self.finish_reason)
+        if (self.asked.body.get("stream_options") or {}).get("include_usage"):
+            yield self._envelope("chat.completion.chunk", []) | {"usage": self.usage()}
+
+    def usage(self) -> dict[str, int]:
+        """Token counts."""
+        prompt, completion = self.asked.prompt_tokens, self.completion_tokens
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }
+
+    def _envelope(self, kind: str, choices: list[Body]) -> Body:
+        return {
+            "id": f"chatcmpl-{self.index}",
+            "object": kind,
+            "created": self.created,
+            "model": self.asked.model,
+            "choices": choices,
+        }
+
+    def _chunk(self, delta: Body, finish_reason: str | None = None) -> Body:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return self._envelope("chat.completion.chunk", [choice])
+
+    def _call(self, number: int) -> Body:
+        call = self.reply.tool_calls[number]
+        function = {"name": call.name, "arguments": json.dumps(call.arguments)}
+        # From the request, not from a counter: the same question gets the same answer.
+        identity = f"call_{self.asked.digest[:12]}_{number}"
+        return {"id": identity, "type": "function", "function": function}
+
+
+def answer(asked: Asked, index: int, created: int, reply: ReplyFunction | None) -> Answer:
+    """Let the script answer, or the provider itself; never more than the output cap."""
+    scripted = None if reply is None else reply(asked.body)
+    said = Reply(text=scripted) if isinstance(scripted, str) else scripted
+    said = default_reply(asked) if said is None else said
+    tokens, cap = _count(said), asked.output_cap
+    if cap is None or tokens <= cap:
+        reason = "tool_calls" if said.tool_calls else "stop"
+        return Answer(index, created, asked, said, tokens, reason)
+    return Answer(index, created, asked, replace(said, text=said.text[: 4 * cap]), cap, "length")
+
+
+def default_reply(asked: Asked) -> Reply:
+    """The required tool, the wanted JSON or a sentence; a function of the request alone."""
+    tool = _required_tool(asked.body)
+    if tool is not None:
+        return Reply(tool_calls=(ToolCall(tool["name"], example(tool.get("parameters") or {})),))
+    sentence = f"{asked.model} answers {asked.digest[:12]}."
+    form = asked.body.get("response_format") or {}
+    if form.get("type") == "json_schema":
+        return Reply(json.dumps(example(form["json_schema"].get("schema") or {})))
+    if form.get("type") == "json_object":
+        return Reply(json.dumps({"answer": sentence}))
+    return Reply(sentence)
+
+
+def _required_tool(body: Body) -> Body | None:
+    tools = [tool["function"] for tool in body.get("tools") or ()]
+    choice = body.get("tool_choice")
+    if isinstance(choice, dict):
+        wanted = choice["function"]["name"]
+        return next((tool for tool in tools if tool["name"] == wanted), None)
+    return tools[0] if tools and choice == "required" else None
+
+
+def _count(reply: Reply) -> int:
+    if reply.output_tokens is not None:
+        return reply.output_tokens
+    calls = sum(len(call.name) + len(json.dumps(call.arguments)) for call in reply.tool_calls)
+    return math.ceil((len(reply.text) + calls) / 4)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    length = max(_SHORTEST_PIECE, math.ceil(len(text) / _MOST_PIECES))
+    return (text[start : start + length] for start in range(0, len(text), length))

@@ -1,0 +1,196 @@
+"""The provider's network: one loopback socket, starlette for the routes, uvicorn for HTTP.
+
+uvicorn's own ``serve`` takes over the process's signals and ends in tenths of a second at best.
+So its startup is used and the end is ours: connections are closed, each handler sees its client
+leave, and the last task is awaited before the context ends.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import uvicorn
+from anyio.lowlevel import checkpoint
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .delivery import Delivery, Ending
+from .desk import Desk, Settings
+from .ledger import Ledger
+
+CLIENT_LEFT = "client_left"
+
+# Longer than clients keep an idle connection: the provider never closes one under a request.
+_KEEP_ALIVE_SECONDS = 75
+
+# A connection that was just accepted gets its protocol some loop iterations later.
+_ACCEPT_SECONDS = 0.002
+
+HangUp = Callable[[Scope], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedProvider:
+    """A provider that is up. ``base_url`` is what an OpenAI client is given; it ends in ``/v1``."""
+
+    base_url: str
+    ledger: Ledger
+
+    @property
+    def ledger_url(self) -> str:
+        """Where ``GET`` answers the ledger as JSON."""
+        return self.base_url.removesuffix("/v1") + "/ledger"
+
+
+@asynccontextmanager
+async def simulated_provider(
+    settings: Settings | None = None, *, port: int = 0, ledger_path: Path | None = None
+) -> AsyncIterator[SimulatedProvider]:
+    """Run a provider on loopback until the context ends. Port 0 is any free one.
+
+    Raises OSError if the port is taken.
+    """
+    with (
+        _listen(port) as listener,
+        closing(Ledger(path=ledger_path)) as ledger,
+    ):
+        base_url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        site = _Site(Desk(settings or Settings(), ledger))
+        await site.start(listener)
+        try:
+            yield SimulatedProvider(base_url, ledger)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await site.stop()
+
+
+def _listen(port: int) -> socket.socket:
+    listener = socket.create_server(("127.0.0.1", port))
+    # Its connections inherit this. asyncio would set it only on a socket that names its protocol,
+    # and without it every answer waits 40 ms for the client's delayed acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+class _Site:
+    """The routes of one desk, and the uvicorn server that they are served by."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        routes = [
+            Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/v1/models", self._models),
+            Route("/ledger", self._ledger),
+        ]
+        self._server = _new_server(Starlette(routes=routes))
+
+    async def start(self, listener: socket.socket) -> None:
+        """Accept connections from now on."""
+        await self._server.startup(sockets=[listener])
+
+    async def stop(self) -> None:
+        """Close every connection and wait until no handler is left."""
+        for listener in self._server.servers:
+            listener.close()
+        await anyio.sleep(_ACCEPT_SECONDS)
+        state = self._server.server_state
+        for connection in list(state.connections):
+            connection.transport.abort()
+        while state.tasks:
+            await asyncio.wait(list(state.tasks))
+            await checkpoint()  # tasks leave the set in a callback
+
+    async def _chat(self, request: Request) -> Response:
+        try:
+            raw = await request.body()
+        except ClientDisconnect:
+            return Response()
+        return _Played(self._desk.take(raw, request.headers), self._hang_up)
+
+    async def _models(self, _: Request) -> Response:
+        data = [{"id": name, "object": "model", "created": 0} for name in self._desk.models()]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def _ledger(self, _: Request) -> Response:
+        return JSONResponse(self._desk.ledger.as_json())
+
+    def _hang_up(self, scope: Scope) -> None:
+        for connection in list(self._server.server_state.connections):
+            if isinstance(connection, H11Protocol) and connection.client == scope["client"]:
+                connection.transport.close()
+
+
+def _new_server(app: Starlette) -> uvicorn.Server:
+    """A server that leaves logging, signals and lifespan to the process that it runs in."""
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+    )
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    return server
+
+
+class _Played(Response):
+    """A delivery as a response: sent part by part until it ends or the client leaves."""
+
+    def __init__(self, delivery: Delivery, hang_up: HangUp) -> None:
+        super().__init__(status_code=delivery.status)
+        self.raw_headers = [
+            (name.encode("latin-1"), value.encode("latin-1"))
+            for name, value in delivery.headers.items()
+        ]
+        self._delivery = delivery
+        self._hang_up = hang_up
+        self._finished = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(_client_left, receive, group.cancel_scope)
+                await self._send(scope, send)
+                if self._delivery.ending is Ending.WHOLE:
+                    group.cancel_scope.cancel()
+        finally:
+            self._finish("" if self._delivery.ending is Ending.HANG else CLIENT_LEFT)
+
+    async def _send(self, scope: Scope, send: Send) -> None:
+        parts, ending = self._delivery.parts, self._delivery.ending
+        start = {"type": "http.response.start", "status": self.status_code}
+        for number, part in enumerate(parts):
+            await anyio.sleep(part.wait_seconds)
+            last = number == len(parts) - 1
+            if last and ending is Ending.WHOLE:
+                self._finish("")  # first: who has the answer must find it in the ledger
+            if number == 0:
+                await send({**start, "headers": self.raw_headers})
+            more = not last or ending is not Ending.WHOLE
+            await send({"type": "http.response.body", "body": part.data, "more_body": more})
+        if ending is Ending.CUT:
+            self._finish("")
+            self._hang_up(scope)
+
+    def _finish(self, why: str) -> None:
+        if not self._finished:
+            self._finished = True
+            self._delivery.finish(why)
+
+
+async def _client_left(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()

@@ -1,0 +1,60 @@
+"""What the scheduler answers when it is asked how things stand. Law of this file: frozen data."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .model import Resource
+from .states import CallState
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """One reason why a call waits. Without ``resource``, its quota is paused until ``at``.
+
+    ``need`` is what the call itself takes, ``free`` what is available now; ``at`` counts the calls
+    before it too, and is None when only the end of a call in flight can tell.
+    """
+
+    quota: str
+    resource: Resource | None
+    need: float
+    free: float
+    at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a call waits, its place among those that draw on the same quotas, and when it should go.
+
+    ``behind`` is the call that goes next. ``starts_at`` is a forecast: later arrivals of a higher
+    class move it.
+    """
+
+    call_id: str
+    state: CallState
+    parked: bool = False
+    not_before: float | None = None
+    place: int | None = None
+    behind: str | None = None
+    blockers: tuple[Blocker, ...] = ()
+    starts_at: float | None = None
+
+
+class Gauge(NamedTuple):
+    """One limit of one quota, as it stands."""
+
+    quota: str
+    resource: Resource
+    capacity: float  #: what a full bucket holds
+    available: float  #: what a new call may take; below 0 in debt
+    per_second: float  #: refill; 0 for concurrency
+    paused_until: float | None  #: nothing is sent before this time
+
+
+class Statistics(NamedTuple):
+    """The scheduler at one moment."""
+
+    waiting: tuple[int, ...]  #: queued calls by class, interactive first
+    in_flight: int  #: admitted and not settled
+    parked: int  #: queued calls whose process died
+    gauges: tuple[Gauge, ...]  #: every limit

@@ -1,0 +1,247 @@
+from contextlib import nullcontext
+from typing import Any, ClassVar
+
+import anyio
+import openai
+import pytest
+
+from headway_agents import Model, RunScope, ScheduledClient
+from headway_agents.calls import MAX_ATTEMPTS
+from headway_agents.failures import judged, paid_usage, told
+from headway_scheduler.model import Priority, Quota
+from headway_scheduler.providers.openai import Kind
+from headway_scheduler.service import Service
+from headway_scheduler.states import CallState
+from headway_scheduler.store.memory import MemoryStore
+from headway_scheduler.testing.provider import Fault, FaultKind, Limits
+
+pytestmark = pytest.mark.anyio
+MODEL = Model("m", ("q",))
+
+
+def once(fault: Fault) -> Any:
+    return lambda number, _: fault if number == 1 else None
+
+
+async def test_a_429_pauses_the_quota_and_is_paid_once(
+    scope: RunScope, serve: Any, question: Any, records: Any, service: Service
+) -> None:
+    paused: list[float] = []
+
+    def faults(number: int, _: Any) -> Fault | None:
+        if number == 1:
+            return Fault(FaultKind.RATE_LIMIT, retry_after_seconds=0.05)
+        paused.extend(g.paused_until or 0.0 for g in service.statistics().gauges)
+        return None
+
+    async with serve(faults=faults) as (provider, inner):
+        result = await ScheduledClient(inner, MODEL, scope, "w").create(question())
+        assert result.content
+        assert [entry.status for entry in provider.ledger.entries] == [429, 200]
+        assert len(provider.ledger.paid) == 1
+        (record,) = await records()
+        assert (record.state, record.attempts) == (CallState.DONE, 2)
+        first, second = provider.ledger.entries
+        assert second.received_at - first.received_at >= 0.045
+
+
+async def test_a_429_gives_its_tokens_back(serve: Any, question: Any) -> None:
+    """Else the retry would wait most of a minute for tokens that nobody used."""
+    fault = Fault(FaultKind.RATE_LIMIT, retry_after_seconds=0.01)
+    async with (
+        Service(MemoryStore(), [Quota.per_minute("q", tokens=1000)]) as service,
+        serve(client={"max_tokens": 900}, faults=once(fault)) as (_, inner),
+    ):
+        scope = RunScope(service, "run", Priority.NORMAL)
+        with anyio.fail_after(5):
+            await ScheduledClient(inner, MODEL, scope, "w").create(question())
+
+
+async def test_a_429_without_a_quota_pauses_the_call(
+    scope: RunScope, serve: Any, question: Any
+) -> None:
+    fault = Fault(FaultKind.RATE_LIMIT, retry_after_seconds=0.05)
+    async with serve(faults=once(fault)) as (provider, inner):
+        await ScheduledClient(inner, Model("free", ()), scope, "w").create(question())
+        first, second = provider.ledger.entries
+        assert second.received_at - first.received_at >= 0.045
+
+
+@pytest.mark.usefixtures("fast_pauses")
+async def test_a_500_is_asked_again(
+    scope: RunScope, serve: Any, question: Any, records: Any
+) -> None:
+    async with serve(faults=once(Fault(FaultKind.SERVER_ERROR))) as (provider, inner):
+        assert (await ScheduledClient(inner, MODEL, scope, "w").create(question())).content
+        assert [entry.status for entry in provider.ledger.entries] == [500, 200]
+        (record,) = await records()
+        assert (record.state, record.attempts) == (CallState.DONE, 2)
+
+
+@pytest.mark.usefixtures("fast_pauses")
+async def test_a_provider_that_stays_down_is_given_up(
+    scope: RunScope, serve: Any, question: Any, records: Any, idle: Any
+) -> None:
+    async with serve(faults=lambda *_: Fault(FaultKind.SERVER_ERROR)) as (provider, inner):
+        with pytest.raises(openai.InternalServerError):
+            await ScheduledClient(inner, MODEL, scope, "w").create(question())
+        assert len(provider.ledger) == MAX_ATTEMPTS
+        (record,) = await records()
+        assert record.state is CallState.FAILED
+        assert record.error.startswith("InternalServerError: ")
+        await idle()
+
+
+async def streamed(client: ScheduledClient, messages: Any) -> list[Any]:
+    return [item async for item in client.create_stream(messages)]
+
+
+FINAL = {
+    FaultKind.UNAUTHORIZED: openai.AuthenticationError,
+    FaultKind.INSUFFICIENT_QUOTA: openai.RateLimitError,
+}
+
+
+@pytest.mark.parametrize("kind", list(FINAL))
+@pytest.mark.parametrize("ask", [ScheduledClient.create, streamed])
+async def test_what_no_wait_mends_reaches_the_agent_as_it_came(
+    kind: FaultKind, ask: Any, scope: RunScope, serve: Any, question: Any, records: Any
+) -> None:
+    async with serve(faults=lambda *_: Fault(kind)) as (provider, inner):
+        with pytest.raises(FINAL[kind]) as caught:
+            await ask(ScheduledClient(inner, MODEL, scope, "w"), question())
+        assert scope.error is caught.value
+        assert len(provider.ledger) == 1
+        (record,) = await records()
+        assert record.state is CallState.FAILED
+        assert record.error.startswith(FINAL[kind].__name__)
+
+
+@pytest.mark.usefixtures("fast_pauses")
+@pytest.mark.parametrize("kind", [FaultKind.HANG, FaultKind.OVERLOADED, FaultKind.MALFORMED])
+@pytest.mark.parametrize("ask", [ScheduledClient.create, streamed])
+async def test_every_fault_leaves_nothing_held(
+    kind: FaultKind, ask: Any, scope: RunScope, serve: Any, question: Any, idle: Any
+) -> None:
+    client = {"timeout": 0.1}
+    async with serve(client=client, faults=once(Fault(kind))) as (provider, inner):
+        # A page that is no JSON is nobody's to mend; the others are mended by waiting.
+        expected = pytest.raises(Exception) if kind is FaultKind.MALFORMED else nullcontext()  # noqa: PT011
+        with expected:
+            await ask(ScheduledClient(inner, MODEL, scope, "w"), question())
+        assert len(provider.ledger) == (1 if kind is FaultKind.MALFORMED else 2)
+        await idle()
+
+
+@pytest.mark.usefixtures("fast_pauses")
+async def test_a_cut_stream_comes_again_from_its_start(
+    scope: RunScope, serve: Any, question: Any, records: Any
+) -> None:
+    fault = Fault(FaultKind.CUT_STREAM, after_chunks=3)
+    async with serve(faults=once(fault)) as (_, inner):
+        client = ScheduledClient(inner, MODEL, scope, "w")
+        *chunks, last = [item async for item in client.create_stream(question())]
+        text = "".join(chunks)
+        assert text.endswith(last.content)
+        assert len(text) > len(last.content)
+        (record,) = await records()
+        assert (record.state, record.attempts) == (CallState.DONE, 2)
+
+
+@pytest.mark.usefixtures("fast_pauses")
+async def test_a_refused_connection_is_transient(
+    scope: RunScope, serve: Any, question: Any
+) -> None:
+    async with serve() as (_, inner):
+        inner._client.base_url = "http://127.0.0.1:9/v1"
+        with pytest.raises(openai.APIConnectionError):
+            await ScheduledClient(inner, MODEL, scope, "w").create(question())
+
+
+def test_a_key_in_an_error_stays_out_of_the_journal() -> None:
+    error = ValueError(
+        "Incorrect API key provided: sk-proj-abc***xyz. Bearer abc.def-123 "
+        'api_key="0123abcd" AIzaSyA0123456789012345678901'
+    )
+    text = told(error)
+    assert text.startswith("ValueError: Incorrect")
+    for secret in ("sk-proj", "abc.def", "0123abcd", "AIzaSy"):
+        assert secret not in text
+    assert len(told(ValueError("x" * 10_000))) <= 2000
+
+
+class _Response(Exception):
+    def __init__(self, status_code: int, **fields: Any) -> None:
+        super().__init__("no")
+        self.status_code = status_code
+        vars(self).update(fields)
+
+
+def _wrapped(cause: Exception) -> Exception:
+    error = RuntimeError("an adapter's own")
+    error.__cause__ = cause
+    return error
+
+
+class _Slow:
+    headers: ClassVar = {"Retry-After": "7"}
+
+
+class TransportError(Exception):
+    """As in httpx and httpx2."""
+
+
+class ReadTimeout(TransportError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "pause"),
+    [
+        (ValueError("model does not support vision"), Kind.FINAL, 0.0),
+        (AttributeError("'str' object has no attribute 'choices'"), Kind.FINAL, 0.0),
+        (_Response(400), Kind.FINAL, 0.0),
+        (_Response(529), Kind.TRANSIENT, 1.0),
+        (_Response(429, response=_Slow), Kind.RATE_LIMITED, 7.0),
+        (_Response(429, body={"error": {"code": "insufficient_quota"}}), Kind.FINAL, 0.0),
+        (_wrapped(_Response(429, response=_Slow)), Kind.RATE_LIMITED, 7.0),
+        (ConnectionResetError(), Kind.TRANSIENT, 1.0),
+        (TimeoutError(), Kind.TRANSIENT, 1.0),
+        (ReadTimeout("cut"), Kind.TRANSIENT, 1.0),
+        (openai.APITimeoutError(None), Kind.TRANSIENT, 1.0),  # type: ignore[arg-type]
+        (openai.APIError("mid-stream", None, body={"code": "rate_limit_exceeded"}),  # type: ignore[arg-type]
+         Kind.RATE_LIMITED, 1.0),
+        (openai.APIError("mid-stream", None, body={"type": "server_error"}),  # type: ignore[arg-type]
+         Kind.TRANSIENT, 1.0),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_errors_are_judged_by_their_looks(error: Exception, kind: Kind, pause: float) -> None:
+    verdict = judged(error, 1, now=0.0)
+    assert (verdict.kind, verdict.pause_seconds) == (kind, pause)
+
+
+def test_what_a_refused_answer_cost_is_kept() -> None:
+    class Usage:
+        prompt_tokens, completion_tokens = 3, 5
+
+    class Completion:
+        usage = Usage
+
+    error = ValueError("cut off at its length")
+    assert paid_usage(error) is None
+    vars(error)["completion"] = Completion
+    usage = paid_usage(error)
+    assert usage is not None
+    assert usage.total == 8
+
+
+async def test_a_request_above_the_providers_limit_ends_the_call(
+    scope: RunScope, serve: Any, question: Any, records: Any
+) -> None:
+    async with serve(limits=Limits(tokens_per_minute=100)) as (provider, inner):
+        with pytest.raises(openai.RateLimitError, match="too large"):
+            await ScheduledClient(inner, MODEL, scope, "w").create(question("x" * 1000))
+        assert [entry.why for entry in provider.ledger.entries] == ["too_large"]
+        (record,) = await records()
+        assert record.state is CallState.FAILED

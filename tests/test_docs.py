@@ -1,0 +1,74 @@
+"""The docs say what is there: README's code runs, its commands parse, its links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headway.cli.parser import parse
+from headway.testing import simulated_headway
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+async def test_the_readmes_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """As printed, but on a simulated provider: its Headway stands in for ``Headway()``."""
+    (code,) = blocks(README, "python")
+    code = code.replace("anyio.run(main)", "").replace("async with hw:", "async with _open(hw):")
+    async with simulated_headway() as simulated:
+        names: dict[str, Any] = {"__name__": "readme", "_open": _Opened}
+        code = code.replace("hw = Headway()", "hw = _simulated")
+        exec(compile(code, "README.md", "exec"), names | {"_simulated": simulated}, names)
+        await names["main"]()
+    printed = capsys.readouterr().out
+    assert "Queued(" in printed
+    assert "sim answers" in printed or "answers" in printed
+
+
+class _Opened:
+    """The simulated Headway is open already: entering it again would open a second one."""
+
+    def __init__(self, headway: Any) -> None:
+        self._headway = headway
+
+    async def __aenter__(self) -> Any:
+        return self._headway
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+
+def commands() -> list[str]:
+    """Every complete ``headway …`` line of the README's blocks, without its comment."""
+    lines = (line for block in blocks(README, "") for line in block.splitlines())
+    return [
+        re.split(r"\s{3,}", line)[0].split(" #")[0].strip()
+        for line in lines
+        if line.startswith("headway ") and "|" not in line and "[" not in line
+    ]
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(commands()) >= 4
+
+
+@pytest.mark.parametrize("command", commands())
+def test_the_readmes_commands_parse(command: str) -> None:
+    parse(shlex.split(command)[1:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text())
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert not missing

@@ -1,0 +1,79 @@
+"""Every example runs as a reader would run it, and says what its docstring promises."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+ESSENTIAL: dict[str, list[str]] = {
+    "01_first_team.py": [
+        "message   user: Week 47",
+        "queued    writer, normal",
+        "admitted  writer",
+        "message   writer: ",
+        "queued    critic, background",
+        "admitted  critic",
+        "message   critic: ",
+        "message   writer: ",
+        "ended     completed",
+        "result    3 calls, ",
+        "again     the same key is the same run: True",
+    ],
+    "02_two_priorities.py": [
+        "admitted  background: page 1",
+        "admitted  interactive: a question",
+        "admitted  background: page 6",
+    ],
+    "03_component_json.py": [
+        "admitted  reader",
+        "admitted  checker",
+        "message   user: Which of our pages are out of date?",
+        "message   reader: gpt-4o-mini-2024-07-18 answers ",
+        "message   checker: gpt-4o-mini-2024-07-18 answers ",
+        "result    2 calls, stopped by: Maximum number of messages 3 reached",
+    ],
+    "04_stock_agent.py": [
+        "answer    gpt-5.4 answers ",
+        "recorded  (ad hoc) gpt-5.4, high: done",
+    ],
+}
+"""Beginnings of lines that must come in this order."""
+
+
+def run(path: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    paths = [os.path.abspath(entry) for entry in sys.path if entry]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", str(path)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", ESSENTIAL)
+def test_an_example_says_what_it_shows(name: str, tmp_path: Path) -> None:
+    done = run(EXAMPLES / name, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = iter(done.stdout.splitlines())
+    for beginning in ESSENTIAL[name]:
+        assert any(line.startswith(beginning) for line in lines), (beginning, done.stdout)
+    assert list(tmp_path.iterdir()) == [], "an example leaves nothing behind"
+
+
+def test_every_example_is_run() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(ESSENTIAL)
+    others = {path.name for path in EXAMPLES.iterdir() if path.suffix not in (".py", "")}
+    assert others == {"team.json"}
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_an_example_is_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 60

@@ -1,0 +1,124 @@
+"""The import arrows of the architecture: they point down only.
+
+orchestrator (headway) -> agents (headway_agents) -> scheduler (headway_scheduler); only agents
+knows AutoGen; the core knows the standard library and its pure siblings.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+PURE = {"model", "errors", "states", "ordering", "budget", "lanes", "providers", "core", "views"}
+IMPURE_STDLIB = {"asyncio", "os", "random", "socket", "sqlite3", "subprocess", "threading", "time"}
+
+
+def root(package: str) -> Path:
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def modules(package: str) -> Iterator[tuple[Path, str]]:
+    """Every file of a package with its dotted name."""
+    base = root(package)
+    for path in sorted(base.rglob("*.py")):
+        parts = path.relative_to(base).with_suffix("").parts
+        yield path, ".".join((package, *(part for part in parts if part != "__init__")))
+
+
+def imports(path: Path, name: str) -> Iterator[str]:
+    """Absolute dotted names of everything that a file imports, at any depth."""
+    inside = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            up = inside[: len(inside) - node.level + 1] if node.level else []
+            base = ".".join([*up, *([node.module] if node.module else [])])
+            yield from (base if node.module else f"{base}.{alias.name}" for alias in node.names)
+
+
+def tops(package: str) -> dict[str, set[str]]:
+    return {name: {i.split(".")[0] for i in imports(path, name)} for path, name in modules(package)}
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("headway_scheduler", {"headway", "headway_agents"}),
+        ("headway_agents", {"headway"}),
+    ],
+)
+def test_arrows_point_down(package: str, forbidden: set[str]) -> None:
+    guilty = {name: found & forbidden for name, found in tops(package).items() if found & forbidden}
+    assert not guilty
+
+
+def test_only_agents_knows_autogen() -> None:
+    for package in ("headway_scheduler", "headway"):
+        for path, name in modules(package):
+            if name in ALLOWED_AUTOGEN or type_checking_only(path):
+                continue
+            found = {i for i in imports(path, name) if i.startswith("autogen")}
+            assert not found, f"{name} imports {found}"
+
+
+# The demo runs stock AutoGen teams beside ours: that is its subject.
+ALLOWED_AUTOGEN = {"headway.demo.teams"}
+
+
+def type_checking_only(path: Path) -> bool:
+    """Whether AutoGen appears only under ``if TYPE_CHECKING``: names for types, never imported."""
+    tree = ast.parse(path.read_text())
+    for node in list(ast.walk(tree)):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            node.body = [ast.Pass()]
+    found = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    names = [n.module or "" if isinstance(n, ast.ImportFrom) else n.names[0].name for n in found]
+    return not any(name.startswith("autogen") for name in names)
+
+
+def test_the_core_is_pure() -> None:
+    for path, name in modules("headway_scheduler"):
+        if name.split(".")[1:2] and name.split(".")[1] in PURE:
+            for found in imports(path, name):
+                top = found.split(".")[0]
+                is_sibling = top == "headway_scheduler" and found.split(".")[1] in PURE
+                is_pure_stdlib = top in sys.stdlib_module_names - IMPURE_STDLIB
+                assert is_sibling or is_pure_stdlib, f"{name} imports {found}"
+
+
+def test_no_cycles() -> None:
+    """Module level or not: nothing imports what imports it, inside a package."""
+    for package in ("headway_scheduler", "headway_agents", "headway"):
+        graph = {
+            name: {
+                i
+                for i in imports(path, name)
+                if i.startswith(f"{package}.") and not lazy_type(path, i)
+            }
+            for path, name in modules(package)
+        }
+        for start in graph:
+            assert start not in reachable(graph, start), f"{start} is on an import cycle"
+
+
+def lazy_type(path: Path, _: str) -> bool:
+    """A package's ``__init__`` re-exports its modules: that is not a cycle."""
+    return path.name == "__init__.py"
+
+
+def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    todo = list(graph[start])
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            todo.extend(graph.get(name, ()))
+    return seen
