@@ -17,11 +17,13 @@ from headway_scheduler.model import CallRecord
 from headway_scheduler.states import IN_FLIGHT, CallState, RunState
 from headway_scheduler.store.sqlite import SqliteStore
 from headway_scheduler.testing.provider import Ledger, Limits
+from headway_scheduler.testing.provider.ledger import worst_excess
 
 pytestmark = pytest.mark.anyio
 
-LIMITS = Limits(requests_per_minute=600, burst_seconds=2)
+LIMITS = Limits(requests_per_minute=240, burst_seconds=10)
 FLOOD = 60
+AGAIN = 12
 
 WORKFLOWS = """
 from autogen_agentchat.agents import AssistantAgent
@@ -74,6 +76,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
             f"""
 [database]
 path = "headway.db"
+[defaults]
+model = "sim"
 [quotas.small]
 requests_per_minute = {LIMITS.requests_per_minute}
 burst_seconds = {LIMITS.burst_seconds}
@@ -135,20 +139,23 @@ async def test_after_a_kill_nothing_is_lost_and_nothing_bursts(world: World) -> 
             run.id for run in runs
         }
         # At once as much as the limits ever allow: what the dead process took must still count.
-        handles = [await headway.submit("agent", task=f"again {n}") for n in range(30)]
+        handles = [await headway.submit("agent", task=f"again {n}") for n in range(AGAIN)]
         for handle in handles:
             await handle.result()
-    check_the_ledger(world, after)
+    await check_the_ledger(world, after)
 
 
-def check_the_ledger(world: World, after: dict[str, CallRecord]) -> None:
-    ledger = world.ledger()
-    assert [entry.status for entry in ledger.entries if entry.status != 200] == []
-    assert ledger.excess(LIMITS).requests == 0
+async def check_the_ledger(world: World, after: dict[str, CallRecord]) -> None:
+    # Of both processes, by our own admissions: the provider's gate would hide a burst of ours.
+    admitted = sorted(row.admitted_at for row in await world.rows() if row.admitted_at is not None)
+    assert len(admitted) > LIMITS.request_capacity
+    charges = [(at, 1.0) for at in admitted]
+    assert worst_excess(charges, LIMITS.request_capacity, 240 / 60) == 0
     # Everything that was paid is a row: done, or listed as possibly paid.
-    known = [row for row in after.values() if row.state in (CallState.DONE, CallState.UNKNOWN)]
-    assert len(ledger.paid) - 30 <= len(known)
-    assert len(ledger.paid) - 30 >= sum(row.state is CallState.DONE for row in known)
+    paid = len(world.ledger().paid) - AGAIN
+    done = sum(row.state is CallState.DONE for row in after.values())
+    unknown = sum(row.state is CallState.UNKNOWN for row in after.values())
+    assert done <= paid <= done + unknown
 
 
 async def test_buckets_go_on_where_they_were(world: World) -> None:
