@@ -13,7 +13,7 @@ import anyio
 from headway_scheduler.testing.provider import Latency, Settings, simulated_provider
 
 from ..testing import MODEL, SimulatedHeadway, simulated_headway
-from .plan import BACKGROUND, URGENT, Arrival, Plan
+from .plan import URGENT, Arrival, Plan
 from .report import Report, sum_up
 from .side import Side
 from .teams import answer, build, stock_client
@@ -28,8 +28,7 @@ PlayTeam = Callable[[Arrival], Awaitable[object]]
 class Race:
     """Both sides. ``run`` once; the books can be read at any time.
 
-    ``headway`` is there while it is open. ``overtaken`` is how many background calls were queued
-    when the urgent team arrived.
+    ``headway`` is there while it is open.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -37,7 +36,6 @@ class Race:
         self.ours = Side("headway", plan)
         self.stock = Side("stock", plan)
         self.headway: SimulatedHeadway | None = None
-        self.overtaken = 0
 
     async def run(self) -> None:
         """Play the plan on both sides, until the last team has finished or died."""
@@ -59,11 +57,9 @@ class Race:
 
     def report(self) -> Report:
         """What was seen, once the race is over."""
-        return sum_up(self.plan.limits, self.overtaken, self.ours, self.stock)
+        return sum_up(self.plan.limits, self.ours, self.stock)
 
     async def _play_ours(self, headway: SimulatedHeadway, arrival: Arrival) -> None:
-        if arrival.priority is URGENT:
-            self.overtaken = headway.service.statistics().waiting[BACKGROUND]
         asking = partial(self.ours.asking, arrival)
         headway.workflow(arrival.team)(
             lambda models: build(arrival.priority, models(MODEL), asking)

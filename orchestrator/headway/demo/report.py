@@ -14,7 +14,8 @@ class SideReport:
     """One side. Fractions are of what the limits allowed from the start to its last team's end.
 
     ``refused`` counts 429s, ``given_up`` calls that were never accepted, ``lost`` answers paid for
-    by teams that died. ``excess`` is by how much the worst window broke the limits.
+    by teams that died, ``overtaken`` background calls that urgent ones passed. ``excess`` is by
+    how much the worst window broke the limits.
     """
 
     teams: int
@@ -27,6 +28,7 @@ class SideReport:
     refused: int
     given_up: int
     lost: int
+    overtaken: int
     wall_seconds: float
     requests_used: float
     tokens_used: float
@@ -37,18 +39,16 @@ class SideReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Both sides, and how many background calls the urgent team found queued."""
+    """Both sides, and the limits that each of them had."""
 
     limits: Limits
-    overtaken: int
     headway: SideReport
     stock: SideReport
 
     def as_json(self) -> dict[str, Any]:
         """All numbers as JSON values, and the sentence."""
         sides = {"headway": _side_json(self.headway), "stock": _side_json(self.stock)}
-        limits = asdict(self.limits)
-        return {"limits": limits, "overtaken": self.overtaken, **sides, "seen": self.sentence()}
+        return {"limits": asdict(self.limits), **sides, "seen": self.sentence()}
 
     def sentence(self) -> str:
         """What was seen."""
@@ -57,15 +57,15 @@ class Report:
         if stock.lost:
             died += f" and took {stock.lost} paid answers with them"
         return (
-            f"With Headway the urgent team found {self.overtaken} background calls queued, "
-            f"{_fate(ours)}; {ours.finished} of {ours.teams} teams finished. "
+            f"With Headway the urgent team passed {ours.overtaken} background calls that had asked "
+            f"before it, {_fate(ours)}; {ours.finished} of {ours.teams} teams finished. "
             f"Without it the urgent team {_fate(stock)}; {died}."
         )
 
 
-def sum_up(limits: Limits, overtaken: int, ours: Side, stock: Side) -> Report:
+def sum_up(limits: Limits, ours: Side, stock: Side) -> Report:
     """The report on two sides that are over."""
-    return Report(limits, overtaken, _report(ours, limits), _report(stock, limits))
+    return Report(limits, _report(ours, limits), _report(stock, limits))
 
 
 def _report(side: Side, limits: Limits) -> SideReport:
@@ -84,6 +84,7 @@ def _report(side: Side, limits: Limits) -> SideReport:
         refused=side.refused,
         given_up=side.given_up(),
         lost=side.lost(),
+        overtaken=side.overtaken(),
         wall_seconds=side.wall_seconds,
         requests_used=_used(
             len(accepted), limits.requests_per_minute, limits.request_capacity, side.wall_seconds

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from headway_scheduler.model import Priority
 from headway_scheduler.testing.provider import Ledger
 
-from .plan import Arrival, Plan
+from .plan import BACKGROUND, URGENT, Arrival, Plan
 
 
 class TeamState(StrEnum):
@@ -141,6 +141,17 @@ class Side:
         """Calls that ended without ever being accepted."""
         accepted = self._accepted()
         return sum(a.is_over and mark not in accepted for mark, a in self._asked.items())
+
+    def overtaken(self) -> int:
+        """Background calls that had asked before an urgent call which was accepted before them."""
+        accepted = self._accepted()
+        calls = [(self._asked[mark], at) for mark, at in accepted.items()]
+        urgent = [(asked.at, at) for asked, at in calls if asked.priority is URGENT]
+        return sum(
+            any(asked.at < asked_at and at < received_at for asked_at, at in urgent)
+            for asked, received_at in calls
+            if asked.priority is BACKGROUND
+        )
 
     def lost(self) -> int:
         """Answers that were paid for by teams that died: nobody has their result."""

@@ -54,6 +54,7 @@ def _column(side: SideReport) -> dict[str, str]:
             f"{priority.label} wait, median / worst": _waits(side.waits[priority.label])
             for priority in CLASSES
         },
+        "background calls passed": str(side.overtaken),
         "requests used": f"{side.requests_used:.0%}",
         "tokens used": f"{side.tokens_used:.0%}",
         "answers paid, team died": str(side.lost),
