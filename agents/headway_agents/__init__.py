@@ -6,24 +6,39 @@ Wrap a client in :class:`ScheduledClient`, :func:`bind` a freshly built team to 
 
 from .attempt import Attempt, dump_result, load_result
 from .binding import bind
+from .changes import difference
 from .client import Model, ScheduledClient
 from .identity import RunScope, current_scope
 from .inner import model_name, openai_client
+from .replay import Journal
+from .steps import Again, person_answer
+from .stops import Changed, Paused, Stop, Waits, WouldAsk
 from .teams import build, load_component, load_factory, redacted
+from .wire import model_answer
 
 __all__ = [
+    "Again",
     "Attempt",
+    "Changed",
+    "Journal",
     "Model",
+    "Paused",
     "RunScope",
     "ScheduledClient",
+    "Stop",
+    "Waits",
+    "WouldAsk",
     "bind",
     "build",
     "current_scope",
+    "difference",
     "dump_result",
     "load_component",
     "load_factory",
     "load_result",
+    "model_answer",
     "model_name",
     "openai_client",
+    "person_answer",
     "redacted",
 ]

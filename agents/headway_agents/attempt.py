@@ -5,49 +5,129 @@ is merely left goes on buying calls.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from autogen_agentchat.base import ChatAgent, TaskResult, Team
-from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage, MessageFactory
+from autogen_agentchat.messages import (
+    BaseAgentEvent,
+    BaseChatMessage,
+    HandoffMessage,
+    MessageFactory,
+)
 from autogen_core import CancellationToken
 from pydantic_core import from_json, to_json
 
+from headway_scheduler.errors import RunClosed
+
 from .identity import RunScope, current_scope
+from .people import answer_handoff
+from .stops import Stop
+
+Message = BaseAgentEvent | BaseChatMessage
+Task = str | HandoffMessage
 
 
 class Attempt:
-    """Runs ``team`` once. Its clients must be bound to ``scope``."""
+    """Runs ``team`` once. Its clients must be bound to ``scope``.
+
+    If ``scope.stopped`` is set when ``events`` ends, the attempt was ended from inside, and there
+    is no result.
+    """
 
     def __init__(self, team: Team | ChatAgent, scope: RunScope) -> None:
         self._team = team
-        self._scope = scope
+        self.scope = scope
         self._token = CancellationToken()
         self.result: TaskResult | None = None
+        self._latest: TaskResult | None = None
+        scope.on_stop = self._token.cancel
 
     @property
     def error(self) -> Exception | None:
         """What a call of this run raised last, with its type; teams lose it."""
-        return self._scope.error
+        return self.scope.error
 
-    async def events(self, task: str) -> AsyncGenerator[BaseAgentEvent | BaseChatMessage, None]:
-        """The team's messages as they come; afterwards ``result`` is there."""
-        current_scope.set(self._scope)
-        stream = self._team.run_stream(task=task, cancellation_token=self._token)
+    @property
+    def stopped(self) -> Stop | None:
+        """Why it was ended from inside, if it was."""
+        return self.scope.stopped
+
+    async def events(self, task: str, history: Sequence[str] = ()) -> AsyncGenerator[Message, None]:
+        """The team's messages as they come; afterwards ``result`` is there.
+
+        Tasks of the ``history`` are given to the team first; their messages are not shown again.
+        """
+        current_scope.set(self.scope)
         try:
-            async for event in stream:
-                if isinstance(event, TaskResult):
-                    self.result = event
-                else:
+            for earlier in history:
+                async with aclosing(self._run(earlier)) as events:
+                    async for _ in events:
+                        pass
+            async with aclosing(self._run(task)) as events:
+                async for event in events:
                     yield event
+            self.scope.check_finished()
+            if self.scope.stopped is None:
+                self.result = self._latest
         finally:
             self.close()
-            await _ended(stream)
 
     def close(self) -> None:
         """Stop: nothing more is bought, queued calls leave the queue."""
-        self._scope.close()
+        self.scope.close(interrupted=self.result is None)
         self._token.cancel()
+
+    async def _run(self, task: Task) -> AsyncGenerator[Message, None]:
+        """Give the team a task, and the words of a person whenever it hands off to one."""
+        messages: list[Message] = []
+        following: Task | None = task
+        while following is not None:
+            result = None
+            async with aclosing(self._stream(following)) as events:
+                async for event in events:
+                    if isinstance(event, TaskResult):
+                        result = event
+                    else:
+                        yield event
+            if result is None:
+                return
+            messages += result.messages
+            following = await answer_handoff(self.scope, self._team, result)
+            if following is None:
+                self._latest = TaskResult(messages=messages, stop_reason=result.stop_reason)
+
+    async def _stream(self, task: Task) -> AsyncGenerator[Message | TaskResult, None]:
+        stream = self._team.run_stream(task=task, cancellation_token=self._token)
+        try:
+            async for event in stream:
+                if self.scope.stopped is not None:
+                    return
+                yield event
+        except BaseException as error:
+            self.close()  # before anything is awaited
+            # Cancelling AutoGen's token raises a CancelledError here that nobody asked for.
+            if self.scope.stopped is None or not _is_of_autogen(error):
+                raise
+        finally:
+            await _ended(stream)
+
+
+class _NoNews(logging.Filter):
+    """Drops what AutoGen logs of agents that were ended with their run: tracebacks, several."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        while error is not None:
+            if isinstance(error, RunClosed) or "GroupChatError" in str(error):
+                return False
+            error = error.__cause__ or error.__context__
+        return True
+
+
+logging.getLogger("autogen_core").addFilter(_NoNews())
 
 
 async def _ended(stream: AsyncGenerator[Any, None]) -> None:
@@ -59,10 +139,17 @@ async def _ended(stream: AsyncGenerator[Any, None]) -> None:
         await stream.aclose()
     except Exception:
         return
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+    except asyncio.CancelledError as error:
+        if not _is_of_autogen(error):
             raise
+
+
+def _is_of_autogen(error: BaseException) -> bool:
+    """Whether an error comes from the team, and does not cancel this task or its generator."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and not task.cancelling()
+    return isinstance(error, Exception)
 
 
 def dump_result(result: TaskResult) -> str:

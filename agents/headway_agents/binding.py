@@ -6,6 +6,9 @@ them included, and puts a handle bound to (scope, path) where a client was. It k
 classes, so agents that users wrote are walked too. A client inside a closure is out of its reach:
 if it is ours it falls back on the context; if it is not, it spends past the scheduler.
 
+On the way, whatever else the team asks of the world becomes a journaled step: see ``tools`` and
+``people``.
+
 A path says where a holder stands: names from the team's participants down. A team inside a team, a
 participant and a tool add their names; what an agent or a tool consists of adds none.
 """
@@ -14,8 +17,11 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+from autogen_agentchat.agents import UserProxyAgent
 from autogen_agentchat.base import ChatAgent, Team, TerminationCondition
 from autogen_agentchat.teams import MagenticOneGroupChat, SelectorGroupChat
+from autogen_agentchat.tools import AgentTool, TeamTool
+from autogen_core.code_executor import CodeExecutor
 from autogen_core.model_context import ChatCompletionContext
 from autogen_core.models import ChatCompletionClient
 from autogen_core.tools import BaseTool, Workbench
@@ -24,9 +30,14 @@ from headway_scheduler.errors import CallerError
 
 from .client import ScheduledClient
 from .identity import RunScope
+from .people import ask_through
+from .replay import INSIDE
+from .tools import JournaledExecutor, JournaledWorkbench, Kinds, is_static, journaled_tool
 
 Path = tuple[str, ...]
 _HOLDERS = (Team, ChatAgent, BaseTool, Workbench, ChatCompletionContext, TerminationCondition)
+_HANDOFF_TOOLS = "_handoff_tools"
+"""AssistantAgent's: they do nothing but name who is next."""
 _MANAGERS: dict[type[Team], str] = {
     SelectorGroupChat: "selector",
     MagenticOneGroupChat: "orchestrator",
@@ -37,26 +48,34 @@ def bind(
     team: Team | ChatAgent,
     scope: RunScope,
     models: Callable[[ChatCompletionClient], ScheduledClient],
+    kinds: Kinds | None = None,
 ) -> None:
     """Replace every client in ``team`` by a handle that knows ``scope`` and its holder's path.
 
-    A client that is not ours yet goes through ``models``. Raises CallerError for anything that is
+    A client that is not ours yet goes through ``models``. Tools, people and code become journaled
+    steps; ``kinds`` declares tools by name. Raises CallerError for anything that is
     no team or agent, and for a team that has run: build a fresh one for every attempt.
     """
     if not isinstance(team, Team | ChatAgent):
         raise CallerError(f"a {type(team).__name__} is neither a Team nor a ChatAgent of AutoGen")
-    binder = _Binder(scope, models)
+    binder = _Binder(scope, models, kinds or {})
     binder.walk(team, () if isinstance(team, Team) else (team.name,))
 
 
 class _Binder:
     def __init__(
-        self, scope: RunScope, models: Callable[[ChatCompletionClient], ScheduledClient]
+        self,
+        scope: RunScope,
+        models: Callable[[ChatCompletionClient], ScheduledClient],
+        kinds: Kinds,
     ) -> None:
         self._scope = scope
         self._models = models
+        self._kinds = kinds
+        self._handles = 0
         # Keeps what it has seen alive: an id could be given out again.
         self._seen: dict[int, object] = {}
+        self._stand_ins: dict[int, Any] = {}
 
     def walk(self, holder: object, path: Path) -> None:
         if id(holder) in self._seen:
@@ -64,16 +83,27 @@ class _Binder:
         self._seen[id(holder)] = holder
         _check_fresh(holder)
         for name, value in list(getattr(holder, "__dict__", {}).items()):
+            if name == _HANDOFF_TOOLS:
+                continue
             swapped = self._swapped(value, holder, path)
             if swapped is not value:
                 setattr(holder, name, swapped)
+        if isinstance(holder, UserProxyAgent):
+            ask_through(holder, self._scope, "/".join(path))
 
     def _swapped(self, value: Any, holder: object, path: Path) -> Any:
         """Return what stands in for ``value``: itself, if it holds no client directly."""
         if isinstance(value, ChatCompletionClient):
             return self._handle(value, "/".join(_step(holder, value, path)))
+        if isinstance(value, CodeExecutor):
+            return JournaledExecutor(value, self._scope, "/".join(path), self._kinds)
         if isinstance(value, _HOLDERS):
-            self.walk(value, _step(holder, value, path))
+            if id(value) not in self._stand_ins:
+                handles = self._handles
+                self.walk(value, _step(holder, value, path))
+                holds_client = self._handles > handles
+                self._stand_ins[id(value)] = self._journaled(value, path, holds_client)
+            return self._stand_ins[id(value)]
         elif type(value) is list:
             items = [self._swapped(item, holder, path) for item in value]
             return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
@@ -82,7 +112,18 @@ class _Binder:
             return fields if any(fields[key] is not value[key] for key in value) else value
         return value
 
+    def _journaled(self, value: Any, path: Path, holds_client: bool) -> Any:
+        """Return what journals a tool or workbench; a team, agent or context is what it was."""
+        at = "/".join(path)
+        if isinstance(value, Workbench) and not is_static(value):
+            return JournaledWorkbench(value, self._scope, at, self._kinds)
+        is_step = isinstance(value, BaseTool) and not isinstance(value, AgentTool | TeamTool)
+        if is_step and not holds_client:
+            return journaled_tool(value, self._scope, at, self._kinds)
+        return value
+
     def _handle(self, client: ChatCompletionClient, path: str) -> ChatCompletionClient:
+        self._handles += 1
         if isinstance(client, ScheduledClient):
             return client.bound(self._scope, path)
         if isinstance(wrapped := getattr(client, "client", None), ChatCompletionClient):
@@ -101,6 +142,8 @@ def _step(holder: object, child: object, path: Path) -> Path:
         return path if isinstance(holder, BaseTool) else (*path, child.name)
     if isinstance(child, BaseTool):
         return (*path, child.name)
+    if isinstance(holder, Workbench) and isinstance(child, ChatCompletionClient):
+        return (*path, f"{INSIDE}sampling")  # an MCP server asks while a tool of it acts
     return (*path, _manager(holder)) if isinstance(holder, Team) else path
 
 

@@ -14,20 +14,19 @@ interrupt: it is abandoned on the spot and finds out when it goes on.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Never, TypeVar
 
 from autogen_core import CancellationToken
-from autogen_core.models import CreateResult
 
-from headway_scheduler.model import Call, Outcome, Signals
+from headway_scheduler.errors import ProviderError
+from headway_scheduler.model import Call, Outcome, Signals, Usage
 from headway_scheduler.providers.openai import Kind, Verdict
-from headway_scheduler.service import Service
 from headway_scheduler.states import CallState
 
 from .failures import judged, paid_usage, told
-from .identity import RunScope
-from .wire import dump_result, usage_of
+from .identity import MODEL, Place, RunScope
 
 T = TypeVar("T")
 MAX_ATTEMPTS = 8
@@ -36,46 +35,80 @@ that is two minutes of a provider being down. Being rate limited is waiting and 
 
 
 @asynccontextmanager
-async def admitted(
-    scope: RunScope, call: Call, token: CancellationToken | None
+async def attached(
+    scope: RunScope, place: Place, token: CancellationToken | None = None
 ) -> AsyncIterator["LiveCall"]:
-    """Queue ``call`` and enter when it may be sent. Left unsettled, it is abandoned."""
-    live = LiveCall(scope.service, call)
-    scope.attach(call.id, live.cancel)
+    """Enter with a call that is not queued yet. Left unsettled after that, it is abandoned."""
+    live = LiveCall(scope, place)
+    scope.attach(place.id, live.cancel)
     if token is not None:
         token.add_callback(partial(live.cancel, asyncio.CancelledError("cancelled by its token")))
     try:
-        await live.acquire()
         yield live
     except Exception as error:
         scope.failed(error)
         raise
     finally:
         live.abandon()
-        scope.detach(call.id)
+        scope.detach(place.id)
 
 
 class LiveCall:
-    """An admitted call. It is sent, and then done or failed; failed may mean that it goes again."""
+    """A call of an agent. It is recorded already, or else acquired, sent, and done or failed.
 
-    def __init__(self, service: Service, call: Call) -> None:
-        self._service = service
-        self._call = call
+    Failed may mean that it goes again.
+    """
+
+    def __init__(self, scope: RunScope, place: Place) -> None:
+        self._scope = scope
+        self._service = scope.service
+        self.place = place
+        self._quotas: tuple[str, ...] = ()
         self._owes_an_end = False
         self._attempts = 0
         self._faults = 0
         self._reason: BaseException | None = None
         self._waiter: asyncio.Task[object] | None = None
+        self._is_begun = False
 
-    async def acquire(self) -> None:
-        """Wait until the call may be sent. Raises what ``Service.acquire`` does."""
-        await self.wait(partial(self._service.acquire, self._call))
+    async def recorded(self) -> str | None:
+        """Return the recorded answer when it is its turn; None if there is none.
+
+        Raises ProviderError with the text of a recorded failure.
+        """
+        record = self.place.record
+        if record is None or not self.place.is_answered:
+            return None
+        await self.wait(partial(self._scope.delivered, self.place))
+        if record.state is CallState.FAILED:
+            raise ProviderError(record.error or "the call failed")
+        assert record.answer is not None
+        return record.answer
+
+    async def acquire(self, call: Call) -> None:
+        """Wait until the call may be sent. ``call`` is how it is written if it has no row yet.
+
+        Raises what ``Service.acquire`` and the scope's ``may_pay`` do.
+        """
+        self._quotas = call.quotas
+        await self.wait(partial(self._scope.door, self.place))
+        if self.place.kind == MODEL:
+            self._scope.may_pay(call)
+        self._scope.begin()
+        self._is_begun = True
+        await self.wait(partial(self._queued, call))
         self._owes_an_end = True
+
+    async def for_person(self) -> Never:
+        """Wait for a person who is not there; the attempt ends meanwhile."""
+        await self.wait(partial(self._scope.door, self.place))
+        await self.wait(partial(self._scope.for_person, self.place))
+        raise AssertionError
 
     def sent(self) -> None:
         """Note that an attempt leaves now."""
         self._attempts += 1
-        self._service.sent(self._call.id)
+        self._service.sent(self.place.id)
 
     async def wait(self, step: Callable[[], Awaitable[T]]) -> T:
         """Await ``step()``, but raise the reason once the call is cancelled."""
@@ -94,10 +127,9 @@ class LiveCall:
         finally:
             self._waiter = None
 
-    async def done(self, result: CreateResult) -> None:
-        """Record the answer; on disk when this returns. Raises StoreError."""
-        usage, answer = usage_of(result.usage), dump_result(result)
-        await self._settle(Outcome(CallState.DONE, usage=usage, answer=answer))
+    async def done(self, answer: str, usage: Usage | None = None) -> None:
+        """Record the answer; returns when it is on disk and may be delivered. Raises StoreError."""
+        await self._arrive(Outcome(CallState.DONE, usage=usage, answer=answer))
 
     async def failed(self, error: Exception) -> None:
         """Return when the call may be sent again, if waiting can mend ``error``; else raise it."""
@@ -107,10 +139,14 @@ class LiveCall:
         verdict = judged(error, self._attempts, now)
         self._faults += verdict.kind is Kind.TRANSIENT
         if verdict.kind is Kind.FINAL or self._faults >= MAX_ATTEMPTS:
-            usage = paid_usage(error)
-            await self._settle(Outcome(CallState.FAILED, usage=usage, error=told(error)))
-            raise error
+            await self.refused(error)
         await self._again(verdict, now, told(error))
+
+    async def refused(self, error: Exception) -> Never:
+        """Record ``error`` as what the agent gets, and raise it."""
+        usage = paid_usage(error)
+        await self._arrive(Outcome(CallState.FAILED, usage=usage, error=told(error)))
+        raise error
 
     def cancel(self, reason: BaseException) -> None:
         """Have the call end with ``reason`` at whatever it awaits, now or next."""
@@ -123,18 +159,50 @@ class LiveCall:
             self.abandon()
 
     def abandon(self) -> None:
-        """Give the slot back if it is still owed; what was reserved stays spent."""
+        """Give the slot back if it is still owed; what was reserved stays spent.
+
+        If the run is cut off, nobody knows what becomes of the request.
+        """
         if self._owes_an_end:
             self._owes_an_end = False
-            self._service.abandon(self._call.id, Outcome(CallState.CANCELLED, sent=True))
+            is_unknown = self._scope.is_interrupted
+            state = CallState.UNKNOWN if is_unknown else CallState.CANCELLED
+            self._service.abandon(self.place.id, Outcome(state, sent=True))
+        self._end()
 
-    async def _settle(self, outcome: Outcome) -> None:
+    def _end(self) -> None:
+        if self._is_begun:
+            self._is_begun = False
+            self._scope.end()
+
+    async def _queued(self, call: Call) -> None:
+        known = self._scope.known_links
+        prompt = self.place.taken.unknown(known)
+        if self.place.record is None:
+            await self._service.acquire(call, prompt)
+        else:
+            await self._service.reacquire(self.place.record)
+        known.update(link.hash for link in prompt.links)
+
+    async def _arrive(self, outcome: Outcome) -> None:
         # The event is posted before the first await, so from here the service ends the call.
         self._owes_an_end = False
-        await self._service.settle(self._call.id, outcome)
+        if self.place.is_inside:
+            self._end()
+            await self._service.settle(self.place.id, outcome)
+            return
+        arrival = self._scope.turns.draw()
+        try:
+            await self._service.settle(self.place.id, replace(outcome, arrival=arrival))
+        except BaseException:
+            self._scope.turns.skip(arrival)
+            raise
+        finally:
+            self._end()
+        await self.wait(partial(self._scope.turn, arrival))
 
     async def _again(self, verdict: Verdict, now: float, error: str) -> None:
-        until, quotas = now + verdict.pause_seconds, self._call.quotas
+        until, quotas = now + verdict.pause_seconds, self._quotas
         if verdict.kind is Kind.RATE_LIMITED and quotas:
             # The quota pauses, and with it all that would be refused as well. Requests stay spent.
             outcome = Outcome(CallState.QUEUED, error=error, used_tokens=0)
@@ -142,5 +210,5 @@ class LiveCall:
         else:
             outcome, signals = Outcome(CallState.QUEUED, error=error, not_before=until), {}
         self._owes_an_end = False
-        await self.wait(partial(self._service.retry, self._call.id, outcome, signals))
+        await self.wait(partial(self._service.retry, self.place.id, outcome, signals))
         self._owes_an_end = True

@@ -1,15 +1,16 @@
 """The model client that waits its turn. Law of this file: an answer is durable before it is seen.
 
 Theory of operation. A :class:`ScheduledClient` wraps any client of AutoGen. A request is taken down
-and hashed before the first await, becomes a row, waits until its quotas admit it, goes out through
-the wrapped client, and is settled; only then does the agent get the answer. Errors that waiting can
-mend send it back into the queue; the others go to the agent as they came.
+and hashed before the first await. If its run has recorded the answer, that is given back. Else it
+becomes a row, waits until its quotas admit it, goes out through the wrapped client, and is settled;
+only then does the agent get the answer. Errors that waiting can mend send it back into the queue;
+the others go to the agent as they came.
 
 One client may be shared by all agents of all teams: binding gives each holder a handle, which
 shares the wrapped client and adds its usage to the client that it was made from.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -30,12 +31,13 @@ from pydantic import BaseModel
 from headway_scheduler.model import Call, Priority
 from headway_scheduler.providers.openai import reserved_tokens
 
-from .calls import admitted
-from .identity import RunScope, asking_agent, scope_of_context
+from .calls import LiveCall, attached
+from .identity import MODEL, Place, RunScope, asking_agent, scope_of_context
 from .inner import context_tokens, defaults, prepare
 from .keys import without_masked_keys
+from .prompts import Chains, estimated_tokens
 from .sending import answer, answer_stream
-from .wire import Request, ToolChoice, characters, estimated_tokens, output_cap, request_hash
+from .wire import Request, ToolChoice, load_result, output_cap
 
 NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
@@ -82,6 +84,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         self.path = path
         self.priority = priority
         self._parent: ScheduledClient | None = None
+        self._chains = Chains()
         self._actual = RequestUsage(0, 0)
         self._total = RequestUsage(0, 0)
 
@@ -110,9 +113,13 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         raised if waiting cannot mend it.
         """
         request = Request(list(messages), list(tools), tool_choice, json_output, extra_create_args)
-        scope, call = self._call(request, request_hash(request))
-        async with admitted(scope, call, cancellation_token) as live:
-            result = await answer(live, self.inner, request, cancellation_token)
+        scope, place = self._place(request)
+        async with attached(scope, place, cancellation_token) as live:
+            if (recorded := await live.recorded()) is not None:
+                result = load_result(recorded)
+            else:
+                await self._acquire(live, scope, request)
+                result = await answer(live, self.inner, request, cancellation_token)
         self._count(result)
         return result
 
@@ -132,7 +139,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         only the CreateResult is the answer. Closing the stream early abandons the call.
         """
         request = Request(list(messages), list(tools), tool_choice, json_output, extra_create_args)
-        return self._stream(request, request_hash(request), cancellation_token)
+        return self._stream(request, *self._place(request), cancellation_token)
 
     async def close(self) -> None:
         """Close the wrapped client; a handle leaves that to the client it was made from."""
@@ -184,36 +191,48 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         priority = None if config.priority is None else Priority[config.priority.upper()]
         return cls(inner, Model(config.model, tuple(config.quotas)), priority=priority)
 
-    def _call(self, request: Request, digest: str) -> tuple[RunScope, Call]:
+    def _place(self, request: Request) -> tuple[RunScope, Place]:
+        """Take the request down, before anything is awaited, and find its place."""
         scope = self.scope or scope_of_context(self.model.name)
         path = self.path or asking_agent()
-        call_id, occurrence = scope.number(path, digest)
+        return scope, scope.place(MODEL, path, self._chains.take(request))
+
+    async def _acquire(self, live: LiveCall, scope: RunScope, request: Request) -> None:
+        record = live.place.record
+        if record is not None and scope.must_decide(record):
+            await live.for_person()
+        place = live.place
+        cap = output_cap(request, defaults(self.inner))
         call = Call(
-            id=call_id,
+            id=place.id,
             run_id=scope.run_id,
-            path=path,
+            path=place.path,
             model=self.model.name,
             quotas=self.model.quotas,
             priority=scope.priority if self.priority is None else self.priority,
-            tokens=reserved_tokens(characters(request), output_cap(request, defaults(self.inner))),
+            tokens=reserved_tokens(place.taken.characters, cap),
             submitted_at=scope.service.now(),
-            request_hash=digest,
-            occurrence=occurrence,
+            request_hash=place.taken.request_hash,
+            occurrence=place.occurrence,
         )
-        return scope, call
+        await live.acquire(call)
 
     async def _stream(
-        self, request: Request, digest: str, token: CancellationToken | None
+        self, request: Request, scope: RunScope, place: Place, token: CancellationToken | None
     ) -> AsyncGenerator[str | CreateResult, None]:
-        scope, call = self._call(request, digest)
-        async with (
-            admitted(scope, call, token) as live,
-            aclosing(answer_stream(live, self.inner, request, token)) as stream,
-        ):
-            async for item in stream:
-                if isinstance(item, CreateResult):
-                    self._count(item)
-                yield item
+        async with attached(scope, place, token) as live:
+            if (recorded := await live.recorded()) is not None:
+                for item in _as_stream(load_result(recorded)):
+                    if isinstance(item, CreateResult):
+                        self._count(item)
+                    yield item
+                return
+            await self._acquire(live, scope, request)
+            async with aclosing(answer_stream(live, self.inner, request, token)) as stream:
+                async for item in stream:
+                    if isinstance(item, CreateResult):
+                        self._count(item)
+                    yield item
 
     def _count(self, result: CreateResult) -> None:
         _add(self._total, result.usage)
@@ -221,6 +240,13 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
             _add(self._actual, result.usage)
         if self._parent is not None:
             self._parent._count(result)
+
+
+def _as_stream(result: CreateResult) -> Iterator[str | CreateResult]:
+    """A recorded answer comes in one chunk."""
+    if isinstance(result.content, str) and result.content:
+        yield result.content
+    yield result
 
 
 def _add(total: RequestUsage, usage: RequestUsage) -> None:

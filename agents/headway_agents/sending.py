@@ -16,7 +16,7 @@ from headway_scheduler.errors import ProviderError
 
 from .calls import LiveCall
 from .inner import next_item, stream_arguments
-from .wire import Request
+from .wire import Request, dump_result, usage_of
 
 Stream = AsyncGenerator[str | CreateResult, None]
 Step = Callable[[], Awaitable[str | CreateResult | None]]
@@ -35,7 +35,7 @@ async def answer(
         except Exception as error:
             await live.failed(error)
         else:
-            await live.done(result)
+            await live.done(dump_result(result), usage_of(result.usage))
             return result
 
 
@@ -61,7 +61,7 @@ async def answer_stream(
         except Exception as error:
             await live.failed(error)
         else:
-            await live.done(result)
+            await live.done(dump_result(result), usage_of(result.usage))
             yield result
             return
 

@@ -7,37 +7,62 @@ commands do not need them.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headway_agents.inputs import now, random, step
+    from headway_agents.kinds import idempotency_key, idempotent, once, pure
+
     from .api import Headway
+    from .control import Check
     from .events import Admitted, Ended, Finished, Queued, Retrying, Started
-    from .runs import RunFailed, RunHandle, RunResult
+    from .receipt import Receipt
+    from .runs import RunFailed, RunHandle, RunOptions, RunResult
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Headway": "api",
-    "RunFailed": "runs",
-    "RunHandle": "runs",
-    "RunResult": "runs",
-    "Admitted": "events",
-    "Ended": "events",
-    "Finished": "events",
-    "Queued": "events",
-    "Retrying": "events",
-    "Started": "events",
+    "Headway": "headway.api",
+    "Check": "headway.control",
+    "Receipt": "headway.receipt",
+    "RunFailed": "headway.runs",
+    "RunHandle": "headway.runs",
+    "RunOptions": "headway.runs",
+    "RunResult": "headway.runs",
+    "Admitted": "headway.events",
+    "Ended": "headway.events",
+    "Finished": "headway.events",
+    "Queued": "headway.events",
+    "Retrying": "headway.events",
+    "Started": "headway.events",
+    "now": "headway_agents.inputs",
+    "random": "headway_agents.inputs",
+    "step": "headway_agents.inputs",
+    "idempotency_key": "headway_agents.kinds",
+    "idempotent": "headway_agents.kinds",
+    "once": "headway_agents.kinds",
+    "pure": "headway_agents.kinds",
 }
 
 __all__ = [
     "Admitted",
+    "Check",
     "Ended",
     "Finished",
     "Headway",
     "Queued",
+    "Receipt",
     "Retrying",
     "RunFailed",
     "RunHandle",
+    "RunOptions",
     "RunResult",
     "Started",
     "__version__",
+    "idempotency_key",
+    "idempotent",
+    "now",
+    "once",
+    "pure",
+    "random",
+    "step",
 ]
 
 
@@ -47,4 +72,4 @@ def __getattr__(name: str) -> Any:
 
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return getattr(import_module(_HOMES[name]), name)

@@ -9,20 +9,31 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 from anyio.abc import TaskGroup
 
-from headway_scheduler.errors import CallerError, RunNotFound
+from headway_scheduler.errors import CallerError, RunNotFound, RunNotResumable
 from headway_scheduler.model import Batch, CallRecord, Priority, Run
 from headway_scheduler.service import Service
-from headway_scheduler.states import RunState
+from headway_scheduler.states import CallState, RunState
 from headway_scheduler.store.sqlite import SqliteStore
 
 from . import config as configuration
+from .control import (
+    Check,
+    Control,
+    question_text,
+    require_completed,
+    require_failed,
+    require_resumable,
+)
 from .events import of_batch
-from .runs import RunHandle, Runner
+from .journals import inherited_answers
+from .prices import Prices
+from .receipt import Receipt, receipt
+from .runs import Person, Plan, RunHandle, Runner, RunOptions
 from .workflows import Workflows
 
 if TYPE_CHECKING:
@@ -30,6 +41,7 @@ if TYPE_CHECKING:
 
     from headway_agents import RunScope
 
+OnChange = Literal["abort", "fork", "accept"]
 _ID_ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"  # no letters that are read as others
 
 
@@ -46,6 +58,8 @@ class Headway:
             config = configuration.load(config)
         self.config = config
         self.workflows = Workflows(config)
+        self._prices = Prices(config)
+        self._person: Person | None = None
         self._handles: dict[str, RunHandle] = {}
         self._keys = anyio.Lock()
         self._stack = AsyncExitStack()
@@ -53,6 +67,7 @@ class Headway:
         self._ad_hoc: tuple[Run, RunScope] | None = None
         self._store: SqliteStore
         self._runner: Runner
+        self._control: Control
         self._runs: TaskGroup
 
     def workflow(self, name: str) -> Callable[[Any], Any]:
@@ -76,12 +91,20 @@ class Headway:
             self._service = await stack.enter_async_context(service)
             for run in await self._store.runs({RunState.RUNNING}, limit=100_000):
                 await service.save_run(replace(run, state=RunState.INTERRUPTED))
-            self._runner = Runner(service, lambda run: self.workflows.build(run, service))
+            self._runner = Runner(service, self._store, self.workflows, self._prices)
+            self._control = Control(service, self._store, self._runner)
             stack.push_async_callback(self.workflows.close)
             stack.push_async_callback(self._end_ad_hoc)
             self._runs = await stack.enter_async_context(anyio.create_task_group())
             self._stack = stack.pop_all()
+        await self._take_up()
         return self
+
+    async def _take_up(self) -> None:
+        """Go on with interrupted runs whose workflow is registered here."""
+        for run in await self._store.runs({RunState.INTERRUPTED}, limit=100_000):
+            if self.workflows.knows(run):
+                self._start(run)
 
     async def __aexit__(
         self,
@@ -109,20 +132,20 @@ class Headway:
         task: str,
         priority: Priority | str | None = None,
         key: str | None = None,
+        options: RunOptions | None = None,
     ) -> RunHandle:
         """Queue a run and start it here. With a ``key`` that was used before: that run.
 
-        Raises CallerError for a workflow that does not exist, StoreError if it is not on disk.
+        It goes on if it was interrupted. Raises CallerError for a workflow that does not exist,
+        StoreError if it is not on disk.
         """
-        run = await self.enqueue(workflow, task=task, priority=priority, key=key)
+        run = await self.enqueue(workflow, task=task, priority=priority, key=key, options=options)
         handle = self._handles.get(run.id)
         if handle is None:
+            if run.state in (RunState.QUEUED, RunState.INTERRUPTED):
+                return self._start(run)
             handle = RunHandle(run)
-            if run.state is RunState.QUEUED:
-                self._handles[run.id] = handle
-                self._runs.start_soon(self._execute, handle, name=f"headway run {run.id}")
-            else:
-                handle.show_past(await self.calls(run.id))
+            handle.show_past(await self.calls(run.id))
         return handle
 
     async def enqueue(
@@ -132,6 +155,7 @@ class Headway:
         task: str,
         priority: Priority | str | None = None,
         key: str | None = None,
+        options: RunOptions | None = None,
     ) -> Run:
         """Queue a run without starting it: :meth:`work` takes it. Same errors as :meth:`submit`."""
         workflow, component = self.workflows.describe(workflow)
@@ -147,11 +171,122 @@ class Headway:
             key=key,
             component=component,
         )
+        run = (options or RunOptions()).applied(run, self.service.now())
         async with self._keys:
             existing = await self._store.run_with_key(key) if key is not None else None
             if existing is None:
                 await self.service.save_run(run)
         return existing or run
+
+    # Runs that stopped
+
+    async def resume(
+        self, run_id: str, *, unknown_waits: bool = False, on_change: OnChange = "abort"
+    ) -> RunHandle:
+        """Go on with a run that was interrupted or paused, or that a person has answered.
+
+        ``unknown_waits``: a call that was cut off in flight waits for a person instead of being
+        sent again. ``on_change``: what to do if the workflow asks for something else than it did:
+        abort (nothing happens), fork (a new run goes on from there), accept (this one does, its
+        other answers set aside). Raises RunNotFound or RunNotResumable.
+        """
+        run = await self._stopped(run_id)
+        require_resumable(run, with_person=self.person is not None)
+        plan = Plan(unknown_waits=unknown_waits)
+        if on_change != "abort":
+            _, change = await self._control.check(run, plan)
+            if change is not None and on_change == "fork":
+                return self._start(await self._forked(run, change.next_arrival or 0, run.task))
+            if change is not None:
+                await self._control.accept(run, change)
+        return self._start(run, plan)
+
+    async def resume_all(self, *, unknown_waits: bool = False) -> list[RunHandle]:
+        """Go on with every interrupted run, most urgent first."""
+        runs = await self._store.runs({RunState.INTERRUPTED}, limit=100_000)
+        runs = sorted(runs, key=lambda run: (run.priority, run.created_at))
+        return [await self.resume(run.id, unknown_waits=unknown_waits) for run in runs]
+
+    async def check(self, run_id: str, *, unknown_waits: bool = False) -> Check:
+        """Say what resuming a run would do: it is replayed offline, nothing is paid or written."""
+        run = await self._stopped(run_id)
+        check, _ = await self._control.check(run, Plan(unknown_waits=unknown_waits))
+        return check
+
+    async def retry(self, run_id: str, *, options: RunOptions | None = None) -> RunHandle:
+        """Go on with a failed run from its failure, with other ``options`` if given."""
+        run = await self._stopped(run_id)
+        require_failed(run)
+        run = (options or RunOptions()).applied(run, self.service.now())
+        return self._start(run, Plan(again=True))
+
+    async def fork(self, run_id: str, *, at: str, task: str | None = None) -> RunHandle:
+        """Start a copy of a run that asks call ``at`` anew; what was answered before it is free.
+
+        With a ``task`` of its own, the earlier answers are given to the same agents in the same
+        order, whatever they ask. The run itself stays as it is.
+        """
+        run = await self._stopped(run_id)
+        return self._start(await self._forked(run, await self._control.cut(run, at), task))
+
+    async def continue_run(self, run_id: str, task: str) -> RunHandle:
+        """Give the team of a completed run another task, as a new run; what it did is free."""
+        run = await self._stopped(run_id)
+        require_completed(run)
+        history = (*run.history, run.task)
+        return self._start(await self._copied(run, task=task, history=history))
+
+    async def cancel(self, run_id: str) -> Run:
+        """End a run for good, executed here or not."""
+        run = await self.run(run_id)
+        if (handle := self._handles.get(run.id)) is None:
+            return await self._control.cancel(run)
+        handle.cancel()
+        await handle.ended()
+        return handle.run
+
+    async def pause(self, run_id: str) -> Run:
+        """Stop a run at its next call, until it is resumed."""
+        run = await self.run(run_id)
+        if (handle := self._handles.get(run.id)) is None:
+            return await self._control.pause(run)
+        handle.pause()
+        await handle.ended()
+        return handle.run
+
+    async def question(self, run_id: str) -> tuple[CallRecord, str] | None:
+        """What a run waits for a person to answer or decide: the call, and what it asks."""
+        record = await self._control.question(await self.run(run_id))
+        if record is None:
+            return None
+        pieces = await self._store.prompt(record.call.request_hash)
+        return record, question_text(record, pieces or ())
+
+    async def answer(
+        self,
+        run_id: str,
+        words: str | None = None,
+        *,
+        again: bool = False,
+        abort: bool = False,
+    ) -> Run:
+        """Give a person's ``words`` to a waiting run, as the answer or as what came of a step.
+
+        ``again``: the step that was cut off is done again; ``abort``: the run is cancelled.
+        :meth:`resume` goes on with it. Raises NothingToAnswer.
+        """
+        run = await self._stopped(run_id)
+        if (words is not None) + again + abort != 1:
+            raise CallerError("an answer is words, or again, or abort: one of them")
+        outcome = CallState.CANCELLED if abort else CallState.QUEUED
+        outcome = outcome if words is None else CallState.DONE
+        return await self._control.answer(run, outcome, words or "")
+
+    async def receipt(self, run_id: str) -> Receipt:
+        """What the last attempt at a run replayed, paid and saved."""
+        run = await self.run(run_id)
+        inherited = await inherited_answers(self._store, run)
+        return receipt(run, await self.calls(run.id), inherited, self._prices.cost)
 
     async def work(
         self,
@@ -182,6 +317,15 @@ class Headway:
         """Rows of a run's calls, by arrival."""
         return await self._store.calls(run_id, limit=1_000_000)
 
+    @property
+    def person(self) -> Person | None:
+        """Asks somebody who is there; without, a run that has a question waits for its answer."""
+        return self._person
+
+    @person.setter
+    def person(self, person: Person | None) -> None:
+        self._person = self._runner.person = person
+
     # Models and the queue
 
     def model(
@@ -207,6 +351,45 @@ class Headway:
         return self._service
 
     # Inside
+
+    def _start(self, run: Run, plan: Plan | None = None) -> RunHandle:
+        handle = self._handles[run.id] = RunHandle(run, plan)
+        self._runs.start_soon(self._execute, handle, name=f"headway run {run.id}")
+        return handle
+
+    async def _stopped(self, run_id: str) -> Run:
+        """The row of a run that is not executed here."""
+        run = await self.run(run_id)
+        if run.id in self._handles:
+            raise RunNotResumable(f"run {run.id} is being executed: cancel or pause it first")
+        return run
+
+    async def _forked(self, run: Run, until: int, task: str | None) -> Run:
+        return await self._copied(run, task=run.task if task is None else task, until=until)
+
+    async def _copied(
+        self,
+        run: Run,
+        *,
+        task: str,
+        history: tuple[str, ...] | None = None,
+        until: int | None = None,
+    ) -> Run:
+        copy = Run(
+            id=f"r-{_random_text(8)}",
+            workflow=run.workflow,
+            task=task,
+            priority=run.priority,
+            state=RunState.QUEUED,
+            created_at=self.service.now(),
+            component=run.component,
+            parameters=run.parameters,
+            history=run.history if history is None else history,
+            parent=run.id,
+            parent_until=until,
+        )
+        await self.service.save_run(copy)
+        return copy
 
     async def _execute(self, handle: RunHandle) -> None:
         try:

@@ -12,10 +12,15 @@ from headway_scheduler.states import CallState, RunState
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The run has begun."""
+    """The run has begun, or goes on with ``answers`` that are recorded.
+
+    ``is_changed``: the code of its workflow is not what it was when the run was submitted.
+    """
 
     run_id: str
     at: float
+    answers: int = 0
+    is_changed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

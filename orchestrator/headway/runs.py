@@ -9,27 +9,39 @@ dies on any line, the next start finds it *running* and calls it *interrupted*. 
 ends, its scope is closed first: AutoGen alone would go on buying calls.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from headway_scheduler.errors import HeadwayError, SchedulerClosed, StoreError
+from headway_scheduler.errors import (
+    CallerError,
+    DeadlineExceeded,
+    HeadwayError,
+    SchedulerClosed,
+    StoreError,
+)
 from headway_scheduler.model import CallRecord, Run, Usage
 from headway_scheduler.service import Service
 from headway_scheduler.states import ENDED_RUNS, RunState, check_run
+from headway_scheduler.store.base import Store
 
+from .budgets import Budget
 from .events import Ended, Started
+from .journals import answered, journal_of
+from .prices import Prices
+from .workflows import Workflows
 
 if TYPE_CHECKING:
     from autogen_agentchat.base import TaskResult
 
-    from headway_agents import Attempt
+    from headway_agents import Attempt, Changed, Stop
 
-Build = Callable[[Run], Awaitable["Attempt"]]
-"""Makes a fresh team for a run: a team is never used for a second attempt."""
+Person = Callable[[str], Awaitable[str]]
+"""Asks somebody who is there a question, and returns the words."""
 
 
 class RunFailed(HeadwayError):
@@ -41,6 +53,37 @@ class RunFailed(HeadwayError):
         )
         self.run_id = run.id
         self.state = run.state
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How an attempt takes the journal: see ``headway_agents.Journal``."""
+
+    again: bool = False
+    unknown_waits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a run is given beside its task: ``parameters`` go to the factory, and are JSON values.
+
+    ``deadline_seconds`` from when it is submitted or retried; ``budget_usd`` for all its calls.
+    """
+
+    parameters: Mapping[str, Any] | None = None
+    deadline_seconds: float | None = None
+    budget_usd: float | None = None
+
+    def applied(self, run: Run, now: float) -> Run:
+        """Return ``run`` with these options; what is None stays as it is. Raises CallerError."""
+        changes: dict[str, Any] = {}
+        if self.parameters is not None:
+            changes["parameters"] = _json(self.parameters)
+        if self.deadline_seconds is not None:
+            changes["deadline"] = now + self.deadline_seconds
+        if self.budget_usd is not None:
+            changes["budget_usd"] = self.budget_usd
+        return replace(run, **changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +106,15 @@ class RunResult:
 
 
 class RunHandle:
-    """A run of this process: watch it, wait for it, cancel it."""
+    """A run of this process: watch it, wait for it, pause it, cancel it.
 
-    def __init__(self, run: Run) -> None:
+    ``change`` says how the workflow differs, if that is why it stopped.
+    """
+
+    def __init__(self, run: Run, plan: Plan | None = None) -> None:
         self.run = run
+        self.plan = plan or Plan()
+        self.change: str | None = None
         self.error: Exception | None = None
         self.task_result: TaskResult | None = None
         self.calls: dict[str, CallRecord] = {}
@@ -74,6 +122,8 @@ class RunHandle:
         self._changed = anyio.Event()
         self._scope = anyio.CancelScope()
         self._is_cancelled = False
+        self._is_paused = False
+        self._attempt: Attempt | None = None
 
     @property
     def id(self) -> str:
@@ -84,6 +134,12 @@ class RunHandle:
         """Stop the run for good: its queued calls leave the queue, nothing more is bought."""
         self._is_cancelled = True
         self._scope.cancel()
+
+    def pause(self) -> None:
+        """Stop the run at its next call; what is in flight comes back first."""
+        self._is_paused = True
+        if self._attempt is not None:
+            self._attempt.scope.pause()
 
     async def stream(self) -> AsyncIterator[Any]:
         """All messages of the team and all progress events, from the first one to the end."""
@@ -97,10 +153,14 @@ class RunHandle:
             if seen == len(self._events):
                 await self._changed.wait()
 
-    async def result(self) -> RunResult:
-        """Wait for the end. Raises RunFailed unless the run completed."""
+    async def ended(self) -> None:
+        """Wait for the end, whatever it is."""
         async for _ in self.stream():
             pass
+
+    async def result(self) -> RunResult:
+        """Wait for the end. Raises RunFailed unless the run completed."""
+        await self.ended()
         if self.task_result is None:
             raise RunFailed(self.run) from self.error
         records = self.calls.values()
@@ -108,7 +168,7 @@ class RunHandle:
         return RunResult(
             self.id,
             self.task_result,
-            len(self.calls),
+            sum(record.call.kind == "model" for record in records),
             Usage(sum(u.input_tokens for u in usages), sum(u.output_tokens for u in usages)),
             sum((r.admitted_at or r.call.submitted_at) - r.call.submitted_at for r in records),
         )
@@ -123,6 +183,13 @@ class RunHandle:
         at = self.run.finished_at or self.run.created_at
         self.publish(Ended(self.id, self.run.state, self.run.error, at))
 
+    def begin(self, attempt: "Attempt", records: Sequence[CallRecord]) -> None:
+        """Take note of the attempt and of what is recorded. For the runner."""
+        self._attempt = attempt
+        self.calls |= {record.call.id: record for record in records}
+        if self._is_paused:
+            attempt.scope.pause()
+
     def publish(self, event: Any) -> None:
         """Add to the stream. For the runner and the listener to commits."""
         self._events.append(event)
@@ -133,14 +200,28 @@ class RunHandle:
 class Runner:
     """Executes runs of this process through one scheduler."""
 
-    def __init__(self, service: Service, build: Build) -> None:
+    def __init__(
+        self, service: Service, store: Store, workflows: Workflows, prices: Prices
+    ) -> None:
         self._service = service
-        self._build = build
+        self._store = store
+        self._workflows = workflows
+        self._prices = prices
+        self.person: Person | None = None
 
     async def execute(self, handle: RunHandle) -> None:
         """Drive one run to its end. Errors of the run stay with the run; ours are raised."""
-        await self._enter(handle, RunState.RUNNING, started_at=self._service.now())
-        handle.publish(Started(handle.id, self._service.now()))
+        before, now = handle.run, self._service.now()
+        await self._enter(
+            handle,
+            RunState.RUNNING,
+            version=before.version or self._version(before),
+            started_at=before.started_at or now,
+            resumed_at=now,
+            attempts=before.attempts + 1,
+            finished_at=None,
+            error=None,
+        )
         ended = RunState.INTERRUPTED
         try:
             with handle._scope:
@@ -149,18 +230,51 @@ class Runner:
                 ended = RunState.CANCELLED
         finally:
             with anyio.CancelScope(shield=True):
-                await self._end(handle, ended)
+                await self._end(handle, ended, before)
+
+    async def rehearse(self, run: Run, plan: Plan) -> tuple["Attempt", "TaskResult | None"]:
+        """Replay a run up to what it would ask of the world, and ask nothing.
+
+        Raises what the run raises by then.
+        """
+        attempt = await self._attempt(run, plan)
+        attempt.scope.is_check = True
+        try:
+            await _watched(attempt, run, lambda event: None)
+        except Exception:
+            if attempt.stopped is None:
+                raise
+        finally:
+            attempt.close()
+            await self._workflows.release(run.id)
+        return attempt, attempt.result
+
+    async def difference(self, changed: "Changed") -> str:
+        """What a changed workflow asks, against what it asked before."""
+        from headway_agents import difference
+
+        near = changed.nearest
+        recorded = None if near is None else await self._store.prompt(near.call.request_hash)
+        return difference(changed, recorded or ())
 
     async def _drive(self, handle: RunHandle) -> RunState:
         attempt = None
         try:
-            attempt = await self._build(handle.run)
-            async with aclosing(attempt.events(handle.run.task)) as events:
-                async for event in events:
-                    handle.publish(event)
-            handle.task_result = attempt.result
+            with anyio.move_on_after(self._seconds_left(handle.run)) as deadline:
+                attempt = await self._attempt(handle.run, handle.plan, handle)
+                await _watched(attempt, handle.run, handle.publish)
+            if deadline.cancelled_caught:
+                raise DeadlineExceeded(
+                    f"run {handle.id} passed its deadline: `headway runs retry {handle.id} "
+                    "--deadline DURATION` goes on with more time"
+                )
+            if attempt is not None and attempt.stopped is not None:
+                return await self._stopped(handle, attempt.stopped)
+            handle.task_result = attempt.result if attempt is not None else None
             return RunState.COMPLETED
         except Exception as error:
+            if attempt is not None and attempt.stopped is not None:
+                return await self._stopped(handle, attempt.stopped)
             handle.error = _original(error, attempt)
             if isinstance(handle.error, SchedulerClosed):
                 return RunState.INTERRUPTED
@@ -169,7 +283,61 @@ class Runner:
             if attempt is not None:
                 attempt.close()
 
-    async def _end(self, handle: RunHandle, state: RunState) -> None:
+    async def _attempt(self, run: Run, plan: Plan, handle: RunHandle | None = None) -> "Attempt":
+        """Build a fresh team on the run's journal, and tell the handle where it starts."""
+        journal = await journal_of(
+            self._store, run, again=plan.again, unknown_waits=plan.unknown_waits
+        )
+        attempt = await self._workflows.build(run, self._service, journal)
+        attempt.scope.person = self.person
+        if handle is not None:
+            handle.begin(attempt, journal.records)
+            attempt.scope.may_pay = Budget(run, handle.calls, self._prices).claim
+            answers = len(answered([*journal.inherited, *journal.records]))
+            is_changed = run.version not in (None, self._version(run))
+            handle.publish(Started(run.id, self._service.now(), answers, is_changed))
+        return attempt
+
+    async def _stopped(self, handle: RunHandle, reason: "Stop") -> RunState:
+        from headway_agents import Changed, Paused, Waits
+
+        if isinstance(reason, Changed):
+            handle.change = await self.difference(reason)
+        if isinstance(reason, Waits):
+            handle.run = replace(handle.run, waits_for=reason.call_id)
+            return RunState.WAITING
+        return RunState.PAUSED if isinstance(reason, Paused) else RunState.INTERRUPTED
+
+    def _version(self, run: Run) -> str | None:
+        try:
+            return self._workflows.version(run)
+        except CallerError:
+            return None  # building it says so, with what to do
+
+    def _seconds_left(self, run: Run) -> float | None:
+        return None if run.deadline is None else run.deadline - self._service.now()
+
+    async def _end(self, handle: RunHandle, state: RunState, before: Run) -> None:
+        if handle.change is not None:
+            # Nothing happened: the row is as it was, but for a run that was not begun before.
+            was_over = before.state in ENDED_RUNS
+            state = before.state if was_over else RunState.INTERRUPTED
+            handle.run = replace(before, state=RunState.RUNNING)
+            changes: dict[str, Any] = {}
+        else:
+            changes = self._outcome(handle, state)
+        try:
+            await self._enter(handle, state, **changes)
+        except StoreError as problem:
+            # The row still says running: the next start will call it interrupted, nothing is lost.
+            handle.error, handle.task_result = problem, None
+            handle.run = replace(handle.run, state=RunState.INTERRUPTED, error=str(problem))
+        finally:
+            handle.publish(
+                Ended(handle.id, handle.run.state, handle.run.error, self._service.now())
+            )
+
+    def _outcome(self, handle: RunHandle, state: RunState) -> dict[str, Any]:
         error = text = None
         if handle.error is not None:
             from headway_agents.keys import scrubbed
@@ -180,16 +348,13 @@ class Runner:
 
             text = dump_result(handle.task_result)
         finished_at = self._service.now() if state in ENDED_RUNS else None
-        try:
-            await self._enter(handle, state, finished_at=finished_at, result=text, error=error)
-        except StoreError as problem:
-            # The row still says running: the next start will call it interrupted, nothing is lost.
-            handle.error, handle.task_result = problem, None
-            handle.run = replace(handle.run, state=RunState.INTERRUPTED, error=str(problem))
-        finally:
-            handle.publish(
-                Ended(handle.id, handle.run.state, handle.run.error, self._service.now())
-            )
+        waits_for = handle.run.waits_for if state is RunState.WAITING else None
+        return {
+            "finished_at": finished_at,
+            "result": text,
+            "error": error,
+            "waits_for": waits_for,
+        }
 
     async def _enter(self, handle: RunHandle, state: RunState, **changes: Any) -> None:
         check_run(handle.id, handle.run.state, state)
@@ -197,6 +362,19 @@ class Runner:
         with suppress(SchedulerClosed):
             await self._service.save_run(changed)
         handle.run = changed
+
+
+def _json(parameters: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(parameters))
+    except (TypeError, ValueError) as error:
+        raise CallerError(f"parameters of a run must be JSON values: {error}") from None
+
+
+async def _watched(attempt: "Attempt", run: Run, publish: Callable[[Any], None]) -> None:
+    async with aclosing(attempt.events(run.task, run.history)) as events:
+        async for event in events:
+            publish(event)
 
 
 def _original(error: Exception, attempt: "Attempt | None") -> Exception:

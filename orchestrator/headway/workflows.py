@@ -4,6 +4,9 @@ Law of this file: a run can be built again from its row alone: the name of a reg
 ``module:factory``, or a component file whose text the row holds, without its keys.
 """
 
+import hashlib
+import inspect
+import json
 import os
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +23,7 @@ from .config.keys import COMPONENT_SUFFIXES
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
 
-    from headway_agents import Attempt, ScheduledClient
+    from headway_agents import Attempt, Journal, ScheduledClient
 
 
 class Workflows:
@@ -56,19 +59,36 @@ class Workflows:
             f"or a component file ({', '.join(COMPONENT_SUFFIXES)})"
         )
 
-    async def build(self, run: Run, service: Service) -> "Attempt":
+    async def build(self, run: Run, service: Service, journal: "Journal") -> "Attempt":
         """Make a fresh team for ``run``, its clients bound to it. Imports AutoGen."""
-        from headway_agents import Attempt, RunScope, bind, build, load_component, load_factory
+        from headway_agents import Again, Attempt, RunScope, bind, build, load_component
 
-        scope = RunScope(service, run.id, run.priority)
+        scope = RunScope(service, run.id, run.priority, journal)
         if run.component is not None:
             team = load_component(run.component, name=run.workflow)
         else:
-            target = self._config.workflows.get(run.workflow, run.workflow)
-            factory = self._factories.get(run.workflow) or load_factory(target)
-            team = await build(factory, self.model)
-        bind(team, scope, self.wrap if run.component is None else partial(self._wrap_made, run.id))
+            parameters = json.loads(run.parameters or "{}")
+            team = await build(partial(self._factory(run.workflow), **parameters), self.model)
+        models = self.wrap if run.component is None else partial(self._wrap_made, run.id)
+        bind(team, scope, models, {name: Again(kind) for name, kind in self._config.tools.items()})
         return Attempt(team, scope)
+
+    def version(self, run: Run) -> str | None:
+        """A hash of what builds the run's team: the component, or the module of its factory.
+
+        None if it cannot be told. Raises CallerError if there is no such factory.
+        """
+        if run.component is not None:
+            return _hash(run.component)
+        factory = inspect.unwrap(self._factory(run.workflow))
+        try:
+            return _hash(Path(inspect.getfile(factory)).read_text(encoding="utf-8"))
+        except (TypeError, OSError, UnicodeDecodeError):
+            return None  # typed into a shell, or built in
+
+    def knows(self, run: Run) -> bool:
+        """Whether the run's workflow was registered in this process."""
+        return run.workflow in self._factories
 
     async def release(self, run_id: str) -> None:
         """Close the provider clients that a run's component file made; nobody else has them."""
@@ -105,6 +125,12 @@ class Workflows:
         self._made.setdefault(run_id, []).append(client)
         return self.wrap(client)
 
+    def _factory(self, workflow: str) -> Callable[..., Any]:
+        from headway_agents import load_factory
+
+        target = self._config.workflows.get(workflow, workflow)
+        return self._factories.get(workflow) or load_factory(target)
+
     def _component_text(self, file: str) -> str:
         from headway_agents import redacted
 
@@ -132,6 +158,10 @@ class Workflows:
                 )
             self._inners[name] = openai_client(configured.name, key, configured.base_url)
         return self._inners[name]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _priority(given: Priority | str | None) -> Priority | None:

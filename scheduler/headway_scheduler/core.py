@@ -14,11 +14,11 @@ acts on a grant. After a failed commit, the scheduler is thrown away and built a
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
 from .budget import Bucket, Hold
-from .errors import CallTooLarge, InternalError, UnknownQuota
+from .errors import CallTooLarge, IllegalTransition, InternalError, UnknownQuota
 from .lanes import Claims, Lane, QuotaState
 from .model import (
     Batch,
@@ -29,7 +29,6 @@ from .model import (
     Priority,
     Quota,
     Resource,
-    Run,
     Signals,
     Snapshot,
 )
@@ -72,8 +71,8 @@ class Scheduler:
 
     # Events
 
-    def submit(self, call: Call, now: float) -> None:
-        """Queue a call.
+    def submit(self, call: Call, now: float, *, parked: bool = False) -> None:
+        """Queue a call; a ``parked`` one is a question to a person and is never admitted.
 
         Raises UnknownQuota or CallTooLarge, and changes nothing then; InternalError for an id that
         is already queued or in flight.
@@ -81,11 +80,50 @@ class Scheduler:
         if call.id in self._live:
             raise InternalError(f"call {call.id} was submitted twice")
         self._check(call, self._lane(call))
-        record = CallRecord(call, self._next_seq)
+        record = CallRecord(call, self._next_seq, parked=parked)
         self._next_seq += 1
         self._live[call.id] = _Live(record)
         self._new[call.id] = record
-        self._enqueue(record, now)
+        if not parked:
+            self._enqueue(record, now)
+
+    def resubmit(self, record: CallRecord, now: float) -> None:
+        """Queue a call without an answer again, at its old place: its run goes on.
+
+        What earlier attempts reserved stays spent. Raises UnknownQuota or CallTooLarge and changes
+        nothing then, IllegalTransition for a call that has an answer, InternalError for one that
+        is queued or in flight already.
+        """
+        live = self._live.get(record.call.id)
+        if live is None:
+            check_call(record.call.id, record.state, CallState.QUEUED)
+            live = _Live(replace(record, state=CallState.QUEUED, finished_at=None, error=None))
+        elif not live.record.parked:
+            raise InternalError(f"call {record.call.id} was submitted twice")
+        self._check(record.call, self._lane(record.call))
+        live.record.parked = False
+        live.record.not_before = None
+        self._live[record.call.id] = live
+        self._change(live.record)
+        self._enqueue(live.record, now)
+
+    def decide(self, record: CallRecord, outcome: Outcome, now: float) -> None:
+        """Take a person's decision on a call that is parked or unknown.
+
+        Queued means that it is parked until its run goes on. Raises IllegalTransition.
+        """
+        live = self._live.get(record.call.id)
+        if live is not None:
+            if outcome.state is not CallState.QUEUED:
+                self.settle(record.call.id, outcome, now)
+            return
+        check_call(record.call.id, record.state, outcome.state)
+        decided = replace(record, state=outcome.state, answer=outcome.answer)
+        decided.arrival, decided.parked = outcome.arrival, outcome.state is CallState.QUEUED
+        decided.finished_at = None if decided.parked else now
+        if decided.parked:
+            self._live[record.call.id] = _Live(decided)
+        self._change(decided)
 
     def sent(self, call_id: str, now: float) -> None:
         """Note that the request of an admitted call has left."""
@@ -107,7 +145,10 @@ class Scheduler:
         record = live.record
         check_call(call_id, record.state, outcome.state)
         was_queued = record.state is CallState.QUEUED
+        if was_queued and outcome.state is CallState.DONE and not record.parked:
+            raise IllegalTransition(f"call {call_id}: it was never admitted, and asks no person")
         record.state = outcome.state
+        record.losses += outcome.state is CallState.UNKNOWN
         self._return_holds(live, outcome, now)
         self._change(record)
         self._ask_at = now
@@ -120,6 +161,7 @@ class Scheduler:
             self._lane(record.call).order.remove(record)
         record.finished_at = now
         record.usage, record.answer = outcome.usage, outcome.answer
+        record.arrival = outcome.arrival
         del self._live[call_id]
 
     def observe(self, quota: str, signals: Signals, now: float) -> None:
@@ -164,13 +206,13 @@ class Scheduler:
             times.append(self._ask_at)
         return max(now, min(times)) if times else None
 
-    def take_batch(self, now: float, runs: tuple[Run, ...] = ()) -> Batch:
-        """Hand over what changed since the last time, for one commit together with ``runs``."""
+    def take_batch(self, now: float) -> Batch:
+        """Hand over what changed since the last time, for one commit."""
         changed = [record for key, record in self._changed.items() if key not in self._new]
         # A call may have outlived a quota in the configuration.
         touched = {name for lane in self._touched for name in lane if name in self._quotas}
         buckets = [state for name in sorted(touched) for state in self._states(name, now)]
-        batch = Batch(tuple(self._new.values()), tuple(changed), tuple(buckets), runs)
+        batch = Batch(tuple(self._new.values()), tuple(changed), tuple(buckets))
         self._new, self._changed, self._touched = {}, {}, set()
         return batch
 

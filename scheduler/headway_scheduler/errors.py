@@ -6,6 +6,10 @@
     - UnknownQuota
     - CallTooLarge           above a limit: no wait can help
     - RunNotFound
+    - RunNotResumable        its state does not allow what was asked
+    - NothingToAnswer        the run waits for no person
+    - BudgetExceeded         the run's own dollars do not cover its next call
+    - DeadlineExceeded       the run's own time is over
     - RunClosed              the run has ended; its agents may ask for nothing more
     - SchedulerClosed        so has the process's scheduler
   x ProviderError            the provider said no, and waiting cannot mend it
@@ -46,6 +50,22 @@ class CallTooLarge(CallerError):
 
 class RunNotFound(CallerError):
     """No run has this id."""
+
+
+class RunNotResumable(CallerError):
+    """The state of the run does not allow what was asked of it."""
+
+
+class NothingToAnswer(CallerError):
+    """The run waits for no person."""
+
+
+class BudgetExceeded(CallerError):
+    """The run's own dollars do not cover its next call."""
+
+
+class DeadlineExceeded(CallerError):
+    """The run's own time is over."""
 
 
 class RunClosed(CallerError):

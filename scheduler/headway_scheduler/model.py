@@ -106,8 +106,9 @@ class Call:
     """One model request: who asks for what. Nothing in it changes while it lives.
 
     ``path`` names the agent inside its run, ``model`` the model as the workflow knows it.
-    ``tokens`` is what will be reserved. (run_id, path, request_hash, occurrence) is the journal's
-    key: the same request asked for the second time has occurrence 1.
+    ``tokens`` is what will be reserved. (run_id, kind, path, request_hash, occurrence) is the
+    journal's key: the same request asked for the second time has occurrence 1. Calls of another
+    ``kind`` than model are steps, such as tools; they have no quotas, and ``model`` names the tool.
     """
 
     id: str
@@ -120,6 +121,7 @@ class Call:
     submitted_at: float
     request_hash: str = ""
     occurrence: int = 0
+    kind: str = "model"
 
 
 @dataclass(slots=True)
@@ -127,7 +129,9 @@ class CallRecord:
     """The row of a call: its facts and how far it has come. Only the core changes one.
 
     ``seq`` is its place in the order of arrival, kept through retries and restarts.
-    ``parked`` calls were queued when their process died; they wait for their run to resume.
+    ``parked`` calls were queued when their process died; they wait for their run to resume, or for
+    a person. ``arrival`` numbers the answers of a run in the order in which they were given out.
+    ``losses`` counts attempts of which nobody knows what came.
     """
 
     call: Call
@@ -141,6 +145,8 @@ class CallRecord:
     usage: Usage | None = None
     answer: str | None = None
     error: str | None = None
+    arrival: int | None = None
+    losses: int = 0
     parked: bool = False
 
 
@@ -160,6 +166,38 @@ class Outcome:
     sent: bool = True
     not_before: float | None = None
     used_tokens: int | None = None
+    arrival: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A distinct text of prompts, stored once. ``hash`` has 16 bytes."""
+
+    hash: bytes
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A prompt, as the prompt before it and one piece more.
+
+    A call's request hash is the hex of the ``hash`` of its prompt's last link.
+    """
+
+    hash: bytes
+    parent: bytes | None
+    piece: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What of a prompt may not be on disk yet. What is there already is left as it is."""
+
+    pieces: tuple[Piece, ...] = ()
+    links: tuple[Link, ...] = ()
+
+
+NO_PROMPT = Prompt()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +224,12 @@ class Run:
 
     ``source`` says how to build the team again: a name, ``module:factory`` or a component file,
     with ``component`` the text of that file. Result and error are JSON and plain text.
+
+    ``parameters`` is a JSON object for the factory, ``version`` a hash of what built the run.
+    ``history``: tasks that the team was given before. A run with a ``parent`` begins with its
+    parent's answers, those that arrived before ``parent_until`` or all. ``deadline`` is a time,
+    ``waits_for`` the call that a person must decide, ``resumed_at`` the start of the last of its
+    ``attempts``.
     """
 
     id: str
@@ -200,19 +244,35 @@ class Run:
     finished_at: float | None = None
     result: str | None = None
     error: str | None = None
+    parameters: str | None = None
+    version: str | None = None
+    history: tuple[str, ...] = ()
+    parent: str | None = None
+    parent_until: int | None = None
+    deadline: float | None = None
+    budget_usd: float | None = None
+    waits_for: str | None = None
+    attempts: int = 0
+    resumed_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one commit writes, all or nothing. ``changed`` and ``runs`` overwrite earlier rows."""
+    """What one commit writes, all or nothing. ``changed`` and ``runs`` overwrite earlier rows.
+
+    ``forget`` names runs whose rows go, with the texts that nobody else's calls hold.
+    """
 
     new: tuple[CallRecord, ...] = ()
     changed: tuple[CallRecord, ...] = ()
     buckets: tuple[BucketState, ...] = ()
     runs: tuple[Run, ...] = ()
+    pieces: tuple[Piece, ...] = ()
+    links: tuple[Link, ...] = ()
+    forget: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.new or self.changed or self.buckets or self.runs)
+        return any((self.new, self.changed, self.buckets, self.runs, self.links, self.forget))
 
 
 @dataclass(frozen=True, slots=True)

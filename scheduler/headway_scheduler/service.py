@@ -18,7 +18,7 @@ wake-up, a granted call is found *admitted* at the next start and becomes *unkno
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -28,7 +28,17 @@ from anyio.abc import TaskGroup
 from .clock import Clock, system_clock
 from .core import Scheduler
 from .errors import HeadwayError, InternalError, SchedulerClosed, StoreError
-from .model import Batch, Call, CallRecord, Outcome, Quota, Run, Signals
+from .model import (
+    NO_PROMPT,
+    Batch,
+    Call,
+    CallRecord,
+    Outcome,
+    Prompt,
+    Quota,
+    Run,
+    Signals,
+)
 from .states import CallState
 from .store.base import Store
 from .views import Explanation, Statistics
@@ -63,6 +73,12 @@ class _Event:
     """
 
     submit: Call | None = None
+    parked: bool = False
+    prompt: Prompt = NO_PROMPT
+    resubmit: CallRecord | None = None
+    decide: tuple[CallRecord, Outcome] | None = None
+    rows: tuple[CallRecord, ...] = ()
+    forget: tuple[str, ...] = ()
     settle: tuple[str, Outcome] | None = None
     signals: Mapping[str, Signals] | None = None
     run: Run | None = None
@@ -122,8 +138,10 @@ class Service:
 
     # What callers ask
 
-    async def acquire(self, call: Call) -> None:
+    async def acquire(self, call: Call, prompt: Prompt = NO_PROMPT) -> None:
         """Queue ``call`` and wait until it may be sent; that is on disk when this returns.
+
+        So is its ``prompt``.
 
         The caller then owes one :meth:`settle`, :meth:`retry` or :meth:`abandon`. Cancelling the
         wait takes the call out of the queue.
@@ -131,7 +149,33 @@ class Service:
         Raises UnknownQuota, CallTooLarge or StoreError: it is not queued then; SchedulerClosed: a
         call that was queued before stays on disk, parked.
         """
-        await self._granted(call.id, _Event(submit=call))
+        await self._granted(call.id, _Event(submit=call, prompt=prompt))
+
+    async def reacquire(self, record: CallRecord) -> None:
+        """Queue a call of an earlier attempt again, at its old place, and wait as for a new one.
+
+        It is parked, unknown, failed or cancelled. Raises what :meth:`acquire` does.
+        """
+        await self._granted(record.call.id, _Event(resubmit=record))
+
+    async def ask(self, call: Call, prompt: Prompt = NO_PROMPT) -> None:
+        """Write down a question to a person; on disk when this returns. It is never admitted."""
+        await self._told(_Event(submit=call, parked=True, prompt=prompt))
+
+    async def decide(self, record: CallRecord, outcome: Outcome) -> None:
+        """Record a person's decision on a parked or unknown call: done, queued or cancelled.
+
+        Raises IllegalTransition, or StoreError if it is not on disk.
+        """
+        await self._told(_Event(decide=(record, outcome)))
+
+    async def amend(self, *records: CallRecord) -> None:
+        """Write rows of finished calls anew. Raises StoreError if they are not on disk."""
+        await self._told(_Event(rows=records))
+
+    async def forget(self, *run_ids: str) -> None:
+        """Delete ended runs with their calls and texts. Raises StoreError if they are not."""
+        await self._told(_Event(forget=run_ids))
 
     def sent(self, call_id: str) -> None:
         """Note that the request leaves now. Written with the next commit.
@@ -148,9 +192,7 @@ class Service:
         Cancelling the wait does not undo it. Raises StoreError if it is not on disk yet: it will
         be recorded with the next commit that succeeds.
         """
-        reply = _Reply()
-        self._post(_Event(settle=(call_id, outcome), signals=signals, reply=reply))
-        await reply.wait()
+        await self._told(_Event(settle=(call_id, outcome), signals=signals))
 
     async def retry(
         self, call_id: str, outcome: Outcome, signals: Mapping[str, Signals] | None = None
@@ -168,9 +210,7 @@ class Service:
 
     async def save_run(self, run: Run) -> None:
         """Write a run; on disk when this returns. Raises StoreError if it is not."""
-        reply = _Reply()
-        self._post(_Event(run=run, reply=reply))
-        await reply.wait()
+        await self._told(_Event(run=run))
 
     def note_run(self, run: Run) -> None:
         """Write a run no later than the calls that are asked for after this."""
@@ -199,6 +239,12 @@ class Service:
             raise SchedulerClosed("the scheduler is closed: nothing more can be asked of it")
         self._events.append(event)
         self._wake.set()
+
+    async def _told(self, event: _Event) -> None:
+        """Wait until what an event tells is on disk."""
+        event.reply = _Reply()
+        self._post(event)
+        await event.reply.wait()
 
     async def _granted(self, call_id: str, event: _Event) -> None:
         if call_id in self._waiting:
@@ -250,8 +296,7 @@ class Service:
             now = self._clock()
             accepted = [event for event in accepted if self._tell(event, now)]
             grants = [] if self._closed else self._core.admit(now)
-            runs = tuple(event.run for event in accepted if event.run is not None)
-            batch = self._core.take_batch(now, runs)
+            batch = _with_rows(self._core.take_batch(now), accepted)
             if batch:
                 await self._store.commit(batch)
         except Exception as error:
@@ -273,7 +318,11 @@ class Service:
                 for quota, signals in event.signals.items():
                     self._core.observe(quota, signals, now)
             if event.submit is not None:
-                self._core.submit(event.submit, now)
+                self._core.submit(event.submit, now, parked=event.parked)
+            elif event.resubmit is not None:
+                self._core.resubmit(event.resubmit, now)
+            elif event.decide is not None:
+                self._core.decide(*event.decide, now)
             elif event.settle is not None:
                 self._core.settle(*event.settle, now)
         except HeadwayError as error:
@@ -313,6 +362,18 @@ class Service:
         core.restore(snapshot, now, lambda key: key in self._sending or key in self._waiting)
         self._core = core
         self._retry_at = None
+
+
+def _with_rows(batch: Batch, events: Iterable[_Event]) -> Batch:
+    """Add what goes past the core: it decides nothing."""
+    return replace(
+        batch,
+        runs=tuple(event.run for event in events if event.run is not None),
+        changed=(*batch.changed, *(row for event in events for row in event.rows)),
+        pieces=tuple(piece for event in events for piece in event.prompt.pieces),
+        links=tuple(link for event in events for link in event.prompt.links),
+        forget=tuple(run_id for event in events for run_id in event.forget),
+    )
 
 
 def _as_final(call_id: str, outcome: Outcome) -> tuple[str, Outcome]:

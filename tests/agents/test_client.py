@@ -1,4 +1,5 @@
 import inspect
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from autogen_ext.models.cache import ChatCompletionCache
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 from autogen_ext.models.replay import ReplayChatCompletionClient
 
-from headway_agents import Model, RunScope, ScheduledClient, current_scope
+from headway_agents import Changed, Journal, Model, RunScope, ScheduledClient, current_scope
 from headway_agents.wire import load_result
 from headway_scheduler.errors import CallerError, CallTooLarge, RunClosed
 from headway_scheduler.model import Priority, Quota, Usage
@@ -213,10 +214,16 @@ async def test_a_closed_run_asks_for_nothing(scope: RunScope, records: Any, ques
     assert not await records()
 
 
-async def test_later_attempts_number_on(service: Service, question: Any, records: Any) -> None:
-    scope = RunScope(service, "run", Priority.NORMAL, first_call=7)
-    await ScheduledClient(ReplayChatCompletionClient(["a"]), MODEL, scope, "w").create(question())
-    assert [record.call.id for record in await records()] == ["run.7"]
+async def test_an_attempt_of_a_changed_workflow_stops_before_it_asks(
+    service: Service, question: Any, records: Any
+) -> None:
+    for number in range(2):
+        scope = RunScope(service, "run", Priority.NORMAL, Journal(await records()))
+        client = ScheduledClient(ReplayChatCompletionClient(["a"]), MODEL, scope, "w")
+        with pytest.raises(RunClosed) if number else nullcontext():
+            await client.create(question(f"question {number}"))
+    assert [record.call.id for record in await records()] == ["run.0"]
+    assert isinstance(scope.stopped, Changed)
 
 
 async def test_a_call_above_its_limit_is_refused_and_kept_on_the_run(question: Any) -> None:

@@ -21,17 +21,8 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from pydantic import BaseModel
 
-from headway_agents.wire import (
-    Request,
-    canonical,
-    characters,
-    dump_result,
-    estimated_tokens,
-    load_result,
-    output_cap,
-    request_hash,
-    usage_of,
-)
+from headway_agents.prompts import Chains, characters, estimated_tokens, request_hash
+from headway_agents.wire import Request, dump_result, load_result, output_cap, usage_of
 
 TEXT = st.text() | st.text(alphabet=st.characters())  # the latter may hold lone surrogates
 LOGPROBS = st.floats(allow_nan=False)
@@ -122,7 +113,7 @@ def test_pixels_are_in_the_hash_and_not_in_the_text() -> None:
 
     requests = [picture("red", (4, 2)), picture("blue", (4, 2)), picture("red", (2, 4))]
     assert len({request_hash(request) for request in requests}) == 3
-    assert len(canonical(picture("red", (500, 500)))) < 300
+    assert len("".join(Chains().take(picture("red", (500, 500))).pieces())) < 300
 
 
 def test_a_tool_and_its_schema_are_the_same() -> None:
@@ -137,7 +128,8 @@ from autogen_core.models import SystemMessage
 from autogen_core.tools import FunctionTool
 from pydantic import BaseModel
 from typing import Literal
-from headway_agents.wire import Request, request_hash
+from headway_agents.prompts import request_hash
+from headway_agents.wire import Request
 
 class Choice(BaseModel):
     who: Literal["b", "a"]

@@ -65,9 +65,14 @@ def test_every_state_is_reachable_from_queued(table: Table, start: str) -> None:
     assert reachable(table, start) == set(table)
 
 
-def test_a_finished_call_has_no_way_out() -> None:
-    ends = {state for state, ways in CALL_TRANSITIONS.items() if not ways}
-    assert ends == {CallState.DONE, CallState.FAILED, CallState.CANCELLED}
+def test_an_answer_is_final_and_a_call_without_one_may_be_asked_again() -> None:
+    ends = {CallState.DONE, CallState.FAILED, CallState.CANCELLED}
+    again = frozenset({CallState.QUEUED})
+    assert {state: CALL_TRANSITIONS[state] for state in ends} == {
+        CallState.DONE: frozenset(),
+        CallState.FAILED: again,
+        CallState.CANCELLED: again,
+    }
 
 
 def test_a_finished_run_has_no_way_out_but_a_failed_one_may_run_again() -> None:
@@ -75,7 +80,7 @@ def test_a_finished_run_has_no_way_out_but_a_failed_one_may_run_again() -> None:
     assert ways == {
         RunState.COMPLETED: frozenset(),
         RunState.CANCELLED: frozenset(),
-        RunState.FAILED: frozenset({RunState.RUNNING}),
+        RunState.FAILED: frozenset({RunState.RUNNING, RunState.QUEUED}),
     }
 
 

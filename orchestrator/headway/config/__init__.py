@@ -34,19 +34,23 @@ class ModelConfig:
     provider: str = "openai"
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
+    usd_per_million_input_tokens: float | None = None
+    usd_per_million_output_tokens: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """All settings. ``database`` is absolute; so are component files among ``workflows``.
 
-    ``file`` is what was read, if any. ``priority`` is that of runs that do not say.
+    ``file`` is what was read, if any. ``priority`` is that of runs that do not say. ``tools`` says
+    by name what becomes of a call that was cut off: pure, idempotent or once.
     """
 
     database: Path
     quotas: Mapping[str, Quota]
     models: Mapping[str, ModelConfig]
     workflows: Mapping[str, str]
+    tools: Mapping[str, str]
     priority: Priority
     default_model: str | None
     file: Path | None
@@ -104,11 +108,13 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
     models = {name: ModelConfig(**values) for name, values in _tables(settings, "models")}
     quotas = {name: _quota(name, values) for name, values in _tables(settings, "quotas")}
     workflows = {path[1]: s.value for path, s in settings.items() if path[0] == "workflows"}
+    tools = {path[1]: s.value for path, s in settings.items() if path[0] == "tools"}
     return Config(
         database=settings["database", "path"].value,
         quotas=MappingProxyType(quotas),
         models=MappingProxyType(models),
         workflows=MappingProxyType(workflows),
+        tools=MappingProxyType(tools),
         priority=parse_priority(settings["defaults", "priority"].value),
         default_model=settings["defaults", "model"].value,
         file=file,

@@ -25,7 +25,9 @@ DEFAULT_LIMITS = {"requests_per_minute": 500, "tokens_per_minute": 30_000}
 
 LIMITS = ("requests_per_minute", "tokens_per_minute", "concurrency")
 COMPONENT_SUFFIXES = (".json", ".yaml", ".yml")
+TOOL_KINDS = ("pure", "idempotent", "once")
 _PROVIDERS = ("openai",)
+_LISTED = "the list price"
 _LARGEST = 1e15  # buckets are floats: not far above it, taking 1 away changes nothing
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # upper case alone: keys of most providers do not pass
@@ -176,6 +178,19 @@ def _workflow(value: object) -> str:
     raise ConfigError(f"must be module:factory or a component file ({files}), not {spoken(value)}")
 
 
+def _price(value: object) -> int | float:
+    number = _number(value)
+    if number < 0:
+        raise ConfigError(f"must be at least 0, not {number}")
+    return number
+
+
+def _kind(value: object) -> str:
+    if value not in TOOL_KINDS:
+        raise ConfigError(f"must be one of {', '.join(TOOL_KINDS)}, not {spoken(value)}")
+    return str(value)
+
+
 def _quota_key(name: str, kind: str, check: Callable[[object], Any], default: Any = None) -> Key:
     return Key(kind, check, default, "no limit", f"HEADWAY_QUOTAS__*__{name.upper()}")
 
@@ -194,6 +209,9 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "quotas"): Key("list of quotas", _quota_names, (DEFAULT_QUOTA,)),
     ("models", "*", "base_url"): Key("http(s) address", _url, unset="the provider's"),
     ("models", "*", "api_key_env"): Key("variable", _variable_name, "OPENAI_API_KEY"),
+    ("models", "*", "usd_per_million_input_tokens"): Key("number", _price, unset=_LISTED),
+    ("models", "*", "usd_per_million_output_tokens"): Key("number", _price, unset=_LISTED),
+    ("tools", "*"): Key("pure, idempotent or once", _kind),
     ("workflows", "*"): Key("module:factory or file", _workflow),
 }
 

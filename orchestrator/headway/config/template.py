@@ -24,6 +24,12 @@ quotas = ["openai"]             # a call waits until all of these have room
 # base_url = "http://localhost:8000/v1"    # another server
 api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never stands in here
 
+# usd_per_million_input_tokens = 2.5       # else the list price, if there is one
+# usd_per_million_output_tokens = 10
+
+[tools]                         # what becomes of a tool call that was cut off: pure and idempotent
+# web_search = "pure"           # ones are made again, the others (once) wait for a person
+
 [workflows]
 # weekly-report = "reports:weekly_report"  # module:factory
 # triage = "teams/triage.json"             # or a component file: .json, .yaml, .yml

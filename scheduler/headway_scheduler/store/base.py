@@ -41,6 +41,9 @@ class Store(Protocol):
     async def runs(self, states: Collection[RunState] = (), *, limit: int = 1000) -> Sequence[Run]:
         """Runs in any of ``states`` (all, if empty), newest first."""
 
+    async def prompt(self, request_hash: str) -> Sequence[str] | None:
+        """The texts of a recorded request, in order; None if it is not recorded."""
+
     async def calls(
         self, run_id: str | None = None, states: Collection[CallState] = (), *, limit: int = 1000
     ) -> Sequence[CallRecord]:

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Self
 
 from ..errors import StoreError
-from ..model import Batch, BucketState, CallRecord, Resource, Run, Snapshot
+from ..model import Batch, BucketState, CallRecord, Link, Resource, Run, Snapshot
 from ..states import LIVE_CALLS, CallState, RunState
 from .lookup import CANDIDATES, only_run
 
@@ -23,6 +23,8 @@ class MemoryStore:
         self._seqs: set[int] = set()
         self._buckets: dict[tuple[str, Resource], BucketState] = {}
         self._runs: dict[str, Run] = {}
+        self._texts: dict[bytes, str] = {}
+        self._links: dict[bytes, Link] = {}
 
     async def __aenter__(self) -> Self:
         """Nothing is to be opened."""
@@ -43,6 +45,9 @@ class MemoryStore:
             self._calls[record.call.id] = replace(record, call=old.call, seq=old.seq, parked=False)
         self._buckets |= {(bucket.quota, bucket.resource): bucket for bucket in batch.buckets}
         self._runs |= {run.id: run for run in batch.runs}
+        self._texts |= {piece.hash: piece.text for piece in batch.pieces}
+        self._links |= {link.hash: link for link in batch.links}
+        self._forget(batch.forget)
 
     async def snapshot(self) -> Snapshot:
         """Load the buckets and every call that is not finished."""
@@ -72,6 +77,28 @@ class MemoryStore:
     ) -> Sequence[CallRecord]:
         """Calls of a run (of all, if None) in any of ``states`` (all, if empty), by arrival."""
         return [replace(record) for record in islice(self._in_states(run_id, states), limit)]
+
+    async def prompt(self, request_hash: str) -> Sequence[str] | None:
+        """The texts of a recorded request, in order; None if it is not recorded."""
+        return [self._texts[link.piece] for link in self._chain(request_hash)] or None
+
+    def _chain(self, request_hash: str) -> list[Link]:
+        chain: list[Link] = []
+        link = self._links.get(bytes.fromhex(request_hash))
+        while link is not None:
+            chain.append(link)
+            link = None if link.parent is None else self._links.get(link.parent)
+        return chain[::-1]
+
+    def _forget(self, run_ids: Sequence[str]) -> None:
+        if not run_ids:
+            return
+        self._calls = {k: v for k, v in self._calls.items() if v.call.run_id not in run_ids}
+        self._runs = {key: run for key, run in self._runs.items() if key not in run_ids}
+        hashes = (r.call.request_hash for r in self._calls.values() if r.call.request_hash)
+        self._links = {link.hash: link for key in hashes for link in self._chain(key)}
+        held = {link.piece for link in self._links.values()}
+        self._texts = {key: text for key, text in self._texts.items() if key in held}
 
     def _in_states(self, run_id: str | None, states: Collection[CallState]) -> Iterator[CallRecord]:
         for record in sorted(self._calls.values(), key=lambda record: record.seq):

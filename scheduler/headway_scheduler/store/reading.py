@@ -150,6 +150,12 @@ def calls(
     return _fetch(db, name, rows.call_record, states=listed, limit=limit)
 
 
+def prompt(db: sqlite3.Connection, request_hash: str) -> Sequence[str] | None:
+    """See ``Store.prompt``."""
+    found = db.execute(STATEMENTS["prompt"], {"hash": bytes.fromhex(request_hash)}).fetchall()
+    return [text for (text,) in reversed(found)] or None
+
+
 def _listed(states: Iterable[CallState | RunState]) -> str:
     return json.dumps([state.value for state in states])
 

@@ -14,24 +14,27 @@ from ..states import CallState, RunState
 from .sql import STATEMENTS
 
 Row = tuple[Any, ...]
-Work = list[tuple[str, list[Row]]]
-"""Statements, each with the rows to run it on. Every row changes exactly one of the table's."""
+Work = list[tuple[str, list[Row], bool]]
+"""Statements, each with the rows to run it on, and whether every row changes one of the table's."""
 
 
 def work_of(batch: Batch) -> Work:
     """Everything that a commit writes, as flat values."""
-    work = [
-        (STATEMENTS["insert_call"], [_inserted(record) for record in batch.new]),
-        (STATEMENTS["update_call"], [_updated(record) for record in batch.changed]),
-        (STATEMENTS["save_bucket"], [_bucket_row(bucket) for bucket in batch.buckets]),
-        (STATEMENTS["save_run"], [_run_row(run) for run in batch.runs]),
+    work: Work = [
+        ("insert_piece", [(piece.hash, piece.text) for piece in batch.pieces], False),
+        ("insert_link", [(link.hash, link.parent, link.piece) for link in batch.links], False),
+        ("insert_call", [_inserted(record) for record in batch.new], True),
+        ("update_call", [_updated(record) for record in batch.changed], True),
+        ("save_bucket", [_bucket_row(bucket) for bucket in batch.buckets], True),
+        ("save_run", [_run_row(run) for run in batch.runs], True),
+        *_forgetting(batch.forget),
     ]
-    return [(statement, rows) for statement, rows in work if rows]
+    return [(STATEMENTS[name], rows, is_exact) for name, rows, is_exact in work if rows]
 
 
 def with_bytes(work: Work) -> Work:
     """Hand every text over as bytes, so that lone surrogates pass."""
-    return [(sql, [tuple(map(as_bytes, row)) for row in rows]) for sql, rows in work]
+    return [(sql, [tuple(map(as_bytes, row)) for row in rows], exact) for sql, rows, exact in work]
 
 
 def as_bytes(value: Any) -> Any:
@@ -42,6 +45,14 @@ def as_bytes(value: Any) -> Any:
 def as_text(stored: bytes) -> str:
     """Reverse of :func:`as_bytes`."""
     return stored.decode("utf-8", "surrogatepass")
+
+
+def _forgetting(run_ids: Sequence[str]) -> Work:
+    if not run_ids:
+        return []
+    ids: list[Row] = [(run_id,) for run_id in run_ids]
+    texts: Work = [("forget_links", [()], False), ("forget_pieces", [()], False)]
+    return [("forget_calls", ids, False), ("forget_run", ids, False), *texts]
 
 
 @lru_cache(maxsize=1024)
@@ -68,6 +79,7 @@ def _inserted(record: CallRecord) -> Row:
         call.submitted_at,
         call.request_hash,
         call.occurrence,
+        call.kind,
         record.state.value,
         record.attempts,
         record.not_before,
@@ -78,6 +90,8 @@ def _inserted(record: CallRecord) -> Row:
         None if usage is None else usage.output_tokens,
         record.answer,
         record.error,
+        record.arrival,
+        record.losses,
     )
 
 
@@ -94,6 +108,8 @@ def _updated(record: CallRecord) -> Row:
         None if usage is None else usage.output_tokens,
         record.answer,
         record.error,
+        record.arrival,
+        record.losses,
         record.seq,
     )
 
@@ -117,18 +133,29 @@ def _run_row(run: Run) -> Row:
         run.finished_at,
         run.result,
         run.error,
+        run.parameters,
+        run.version,
+        json.dumps(run.history) if run.history else None,
+        run.parent,
+        run.parent_until,
+        run.deadline,
+        run.budget_usd,
+        run.waits_for,
+        run.attempts,
+        run.resumed_at,
     )
 
 
 def call_record(row: Sequence[Any]) -> CallRecord:
     """The call of a row. Raises ValueError for a value that no Headway writes."""
     call_id, run_id, path, model, quotas, priority = row[:6]
-    call = Call(call_id, run_id, path, model, _quotas(quotas), Priority(priority), *row[6:10])
-    seq, state, *progress, input_tokens, output_tokens, answer, error = row[10:]
+    call = Call(call_id, run_id, path, model, _quotas(quotas), Priority(priority), *row[6:11])
+    seq, state, *progress, input_tokens, output_tokens, answer, error, arrival, losses = row[11:]
     record = CallRecord(call, seq, CallState(state), *progress)
     if input_tokens is not None:
         record.usage = Usage(input_tokens, output_tokens)
     record.answer, record.error = answer, error
+    record.arrival, record.losses = arrival, losses
     return record
 
 
@@ -140,4 +167,6 @@ def bucket(row: Sequence[Any]) -> BucketState:
 def run(row: Sequence[Any]) -> Run:
     """The run of a row. Raises ValueError for a value that no Headway writes."""
     run_id, workflow, task, priority, state = row[:5]
-    return Run(run_id, workflow, task, Priority(priority), RunState(state), *row[5:])
+    history = () if row[14] is None else tuple(json.loads(row[14]))
+    stored = (*row[5:14], history, *row[15:])
+    return Run(run_id, workflow, task, Priority(priority), RunState(state), *stored)

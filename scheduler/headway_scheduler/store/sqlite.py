@@ -108,6 +108,10 @@ class SqliteStore:
         """Calls of a run (of all, if None) in any of ``states`` (all, if empty), by arrival."""
         return await self._read(partial(reading.calls, run_id=run_id, states=states, limit=limit))
 
+    async def prompt(self, request_hash: str) -> Sequence[str] | None:
+        """The texts of a recorded request, in order; None if it is not recorded."""
+        return await self._read(partial(reading.prompt, request_hash=request_hash))
+
     async def _read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         return await to_thread.run_sync(reading.read, self.path, question)
 
@@ -123,8 +127,8 @@ def _write(db: sqlite3.Connection, work: Work) -> None:
 def _transact(db: sqlite3.Connection, work: Work) -> None:
     db.execute("BEGIN IMMEDIATE")
     try:
-        for statement, rows in work:
-            if db.executemany(statement, rows).rowcount != len(rows):
+        for statement, rows, is_exact in work:
+            if db.executemany(statement, rows).rowcount != len(rows) and is_exact:
                 raise sqlite3.IntegrityError("a call that changed was never written")
         db.execute("COMMIT")
     except BaseException:

@@ -11,19 +11,19 @@ PRAGMA journal_size_limit = 67108864; -- one huge batch must not leave a huge lo
 -- insert_call: A call as it arrives.
 INSERT INTO calls (
     seq, id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence,
-    state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens, output_tokens,
-    answer, error
+    kind, state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens,
+    output_tokens, answer, error, arrival, losses
 ) VALUES (
     ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT),
-    ?, ?, ?, CAST(? AS TEXT), ?, CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?,
-    CAST(? AS TEXT), CAST(? AS TEXT)
+    ?, ?, ?, CAST(? AS TEXT), ?, CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?,
+    CAST(? AS TEXT), CAST(? AS TEXT), ?, ?
 );
 
 -- update_call: How far a call has come. What it asks for never changes.
 UPDATE calls SET
     state = CAST(? AS TEXT), attempts = ?, not_before = ?, admitted_at = ?, sent_at = ?,
     finished_at = ?, input_tokens = ?, output_tokens = ?, answer = CAST(? AS TEXT),
-    error = CAST(? AS TEXT)
+    error = CAST(? AS TEXT), arrival = ?, losses = ?
 WHERE seq = ?;
 
 -- save_bucket: What is free of one limit; overwrites what was known before.
@@ -35,16 +35,56 @@ ON CONFLICT (quota, resource) DO UPDATE SET
 -- save_run: A run as it is now; overwrites what was known before.
 INSERT INTO runs (
     id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
-    result, error
+    result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
+    waits_for, attempts, resumed_at
 ) VALUES (
     CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, CAST(? AS TEXT), ?, CAST(? AS TEXT),
-    CAST(? AS TEXT), ?, ?, CAST(? AS TEXT), CAST(? AS TEXT)
+    CAST(? AS TEXT), ?, ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT),
+    CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, CAST(? AS TEXT), ?, ?
 )
 ON CONFLICT (id) DO UPDATE SET
     workflow = excluded.workflow, task = excluded.task, priority = excluded.priority,
     state = excluded.state, created_at = excluded.created_at, key = excluded.key,
     component = excluded.component, started_at = excluded.started_at,
-    finished_at = excluded.finished_at, result = excluded.result, error = excluded.error;
+    finished_at = excluded.finished_at, result = excluded.result, error = excluded.error,
+    parameters = excluded.parameters, version = excluded.version, history = excluded.history,
+    parent = excluded.parent, parent_until = excluded.parent_until, deadline = excluded.deadline,
+    budget_usd = excluded.budget_usd, waits_for = excluded.waits_for, attempts = excluded.attempts,
+    resumed_at = excluded.resumed_at;
+
+-- insert_piece: A text, unless it is there.
+INSERT INTO pieces (hash, text) VALUES (?, CAST(? AS TEXT)) ON CONFLICT DO NOTHING;
+
+-- insert_link: A prompt, unless it is there.
+INSERT INTO links (hash, parent, piece) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- forget_calls: The calls of a run that is to be forgotten.
+DELETE FROM calls WHERE run_id = CAST(? AS TEXT);
+
+-- forget_run: A run.
+DELETE FROM runs WHERE id = CAST(? AS TEXT);
+
+-- forget_links: Prompts that no call asked, in whole or as a part.
+DELETE FROM links WHERE hash NOT IN (
+    WITH RECURSIVE held (hash) AS (
+        SELECT hash FROM links WHERE lower(hex(hash)) IN (SELECT request_hash FROM calls)
+        UNION
+        SELECT links.parent FROM links JOIN held USING (hash) WHERE links.parent IS NOT NULL
+    )
+    SELECT hash FROM held WHERE hash IS NOT NULL
+);
+
+-- forget_pieces: Texts of no prompt.
+DELETE FROM pieces WHERE hash NOT IN (SELECT piece FROM links);
+
+-- prompt: The texts of a prompt, the last one first.
+WITH RECURSIVE chain (parent, piece, place) AS (
+    SELECT parent, piece, 0 FROM links WHERE hash = :hash
+    UNION ALL
+    SELECT links.parent, links.piece, chain.place + 1
+    FROM chain JOIN links ON links.hash = chain.parent
+)
+SELECT pieces.text FROM chain JOIN pieces ON pieces.hash = chain.piece ORDER BY chain.place;
 
 -- probe: Reads the schema and one path down the largest table, to notice damage early.
 SELECT max(seq) FROM calls;
@@ -57,9 +97,9 @@ SELECT quota, resource, available, as_of, paused_until FROM buckets ORDER BY quo
 
 -- live_calls: Calls that are not finished, in some states (JSON list), by arrival.
 SELECT
-    id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence,
+    id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence, kind,
     seq, state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens,
-    output_tokens, answer, error
+    output_tokens, answer, error, arrival, losses
 FROM calls INDEXED BY calls_live
 WHERE (state = 'queued' OR state = 'admitted' OR state = 'sent') -- in the words of the index
     AND state IN (SELECT value FROM json_each(:states))
@@ -67,18 +107,18 @@ ORDER BY seq LIMIT :limit;
 
 -- calls: Calls of every run in some states (JSON list; all, if empty), by arrival.
 SELECT
-    id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence,
+    id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence, kind,
     seq, state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens,
-    output_tokens, answer, error
+    output_tokens, answer, error, arrival, losses
 FROM calls
 WHERE :states = '[]' OR state IN (SELECT value FROM json_each(:states))
 ORDER BY seq LIMIT :limit;
 
 -- calls_of_run: The same of one run.
 SELECT
-    id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence,
+    id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence, kind,
     seq, state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens,
-    output_tokens, answer, error
+    output_tokens, answer, error, arrival, losses
 FROM calls INDEXED BY calls_by_run
 WHERE run_id = CAST(:run_id AS TEXT)
     AND (:states = '[]' OR state IN (SELECT value FROM json_each(:states)))
@@ -87,7 +127,8 @@ ORDER BY seq LIMIT :limit;
 -- runs_like: Runs whose id starts with a text. No text sorts after U+10FFFF, so this is a range.
 SELECT
     id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
-    result, error
+    result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
+    waits_for, attempts, resumed_at
 FROM runs
 WHERE id >= CAST(:prefix AS TEXT) AND id < CAST(:prefix AS TEXT) || char(1114111)
 ORDER BY id LIMIT :limit;
@@ -95,18 +136,21 @@ ORDER BY id LIMIT :limit;
 -- run_with_key: The run of an idempotency key.
 SELECT
     id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
-    result, error
+    result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
+    waits_for, attempts, resumed_at
 FROM runs WHERE key = CAST(:key AS TEXT);
 
 -- runs: Every run, newest first.
 SELECT
     id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
-    result, error
+    result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
+    waits_for, attempts, resumed_at
 FROM runs ORDER BY created_at DESC, rowid DESC LIMIT :limit;
 
 -- runs_in: Runs in some states (JSON list), newest first.
 SELECT
     id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
-    result, error
+    result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
+    waits_for, attempts, resumed_at
 FROM runs WHERE state IN (SELECT value FROM json_each(:states))
 ORDER BY created_at DESC, rowid DESC LIMIT :limit;
