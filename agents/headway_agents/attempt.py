@@ -16,6 +16,7 @@ from autogen_agentchat.messages import (
     BaseChatMessage,
     HandoffMessage,
     MessageFactory,
+    TextMessage,
 )
 from autogen_core import CancellationToken
 from pydantic_core import from_json, to_json
@@ -25,6 +26,9 @@ from headway_scheduler.errors import RunClosed
 from .identity import RunScope, current_scope
 from .people import answer_handoff
 from .stops import Stop
+
+GRACE_SECONDS = 2.0
+"""How long agents may take to end after their run was stopped from inside."""
 
 Message = BaseAgentEvent | BaseChatMessage
 Task = str | HandoffMessage
@@ -43,7 +47,7 @@ class Attempt:
         self._token = CancellationToken()
         self.result: TaskResult | None = None
         self._latest: TaskResult | None = None
-        scope.on_stop = self._token.cancel
+        scope.on_stop = self._stop
 
     @property
     def error(self) -> Exception | None:
@@ -80,6 +84,13 @@ class Attempt:
         self.scope.close(interrupted=self.result is None)
         self._token.cancel()
 
+    def _stop(self) -> None:
+        """Have an attempt whose scope was closed end: its agents get errors, and so does the team.
+
+        The token cuts the team's runtime off in the middle: only for agents that do not end.
+        """
+        asyncio.get_running_loop().call_later(GRACE_SECONDS, self._token.cancel)
+
     async def _run(self, task: Task) -> AsyncGenerator[Message, None]:
         """Give the team a task, and the words of a person whenever it hands off to one."""
         messages: list[Message] = []
@@ -103,11 +114,12 @@ class Attempt:
         stream = self._team.run_stream(task=task, cancellation_token=self._token)
         try:
             async for event in stream:
-                if self.scope.stopped is not None:
-                    return
-                yield event
+                if self.scope.stopped is None:
+                    yield event
         except BaseException as error:
-            self.close()  # before anything is awaited
+            self.scope.close(interrupted=True)  # before anything is awaited
+            if not isinstance(error, Exception):
+                self._token.cancel()
             # Cancelling AutoGen's token raises a CancelledError here that nobody asked for.
             if self.scope.stopped is None or not _is_of_autogen(error):
                 raise
@@ -159,8 +171,17 @@ def dump_result(result: TaskResult) -> str:
 
 
 def load_result(text: str) -> TaskResult:
-    """A result from its text. Raises ValueError for message types unknown to AutoGen."""
+    """A result from its text. A message of a type that AutoGen lacks is its content, as text."""
     data: dict[str, Any] = from_json(text)
-    factory = MessageFactory()
-    messages = [factory.create(message) for message in data["messages"]]
+    messages = [_message(message) for message in data["messages"]]
     return TaskResult(messages=messages, stop_reason=data["stop_reason"])
+
+
+def _message(data: dict[str, Any]) -> Message:
+    try:
+        return MessageFactory().create(data)
+    except ValueError:
+        pass
+    # Of the workflow's own, such as StructuredMessage[Verdict]; nothing of it is imported here.
+    content = to_json(data.get("content")).decode()
+    return TextMessage(source=data["source"], content=content, metadata=data.get("metadata", {}))

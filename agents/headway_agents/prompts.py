@@ -1,7 +1,7 @@
 """Requests as chains of text. Law of this file: the same request gives the same chain, anywhere.
 
 Theory of operation. A request is put into *pieces*: first everything but its messages, then each
-message, a long text in pieces of its own. A prompt is a chain of them: each *link* hashes the one
+message, before it its long texts in pieces of their own. A prompt is a chain of them: each *link* hashes the one
 before it and one piece, and the last link's hash is the request's. So a prompt that grows adds only
 its new links, a text that several agents hear is kept once, and even a prompt that repeats the
 whole history in one text (SelectorGroupChat's) shares all but its end with the one before.
@@ -147,7 +147,8 @@ def _links_of(
     own = tuple(numbers.setdefault(call_id, len(numbers)) for call_id in body.ids)
     if body.before != before or body.numbers != own:
         head = f"{body.head} {list(own)}" if own else body.head
-        body.links = tuple(_linked(before, [_piece(head), *body.texts]))
+        # The head last: what a text that grows has in common with its last state comes first.
+        body.links = tuple(_linked(before, [*body.texts, _piece(head)]))
         body.before, body.numbers = before, own
     return body.links
 

@@ -1,0 +1,191 @@
+"""A run cut off after every commit goes on in a new process as if nothing had happened.
+
+A copy of the database and its log, taken when a commit has returned, is what a machine finds that
+lost its power right then.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from headway import Headway
+from headway.config import load
+from headway_scheduler.states import CallState
+from headway_scheduler.store.sqlite import SqliteStore
+from headway_scheduler.testing.provider import (
+    Latency,
+    Settings,
+    SimulatedProvider,
+    simulated_provider,
+)
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import child as child_module  # noqa: E402
+import teams  # noqa: E402
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.timeout(120),
+    pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Using LocalCommandLineCodeExecutor:UserWarning"),
+    pytest.mark.filterwarnings("ignore:No approval function:UserWarning"),
+]
+
+
+class Zygote:
+    """Starts a new process for each job at the cost of a fork: AutoGen takes a second to import."""
+
+    def __init__(self) -> None:
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-W", "ignore", str(HERE / "child.py")]
+        environment = {**os.environ, "OPENAI_API_KEY": "not-a-key"}
+        self._process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, text=True, bufsize=1, env=environment
+        )
+        assert self._said() == "ready"
+
+    def run(self, folder: Path) -> Any:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{folder}\n")
+        assert self._said() == str(folder)
+        return json.loads((folder / "result.json").read_text())
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+    def _said(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    started = Zygote()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+async def provider(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SimulatedProvider]:
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
+    settings = Settings(reply=teams.reply, latency=Latency(0.003, seconds_per_output_token=0.001))
+    async with simulated_provider(settings) as provider:
+        yield provider
+
+
+@dataclass
+class Copies:
+    """Copies of a database, one for each commit, each asking the provider for its own model."""
+
+    folder: Path
+    team: str
+    base_url: str
+    count: int = 0
+
+    def configured(self, name: str) -> Path:
+        folder = self.folder / name
+        folder.mkdir()
+        (folder / "headway.toml").write_text(
+            f"""
+[database]
+path = "headway.db"
+[quotas.roomy]
+concurrency = 50
+[models.sim]
+name = "{name}"
+quotas = ["roomy"]
+base_url = "{self.base_url}"
+[workflows]
+team = "teams:{self.team}"
+"""
+        )
+        return folder
+
+    def take(self) -> None:
+        folder = self.configured(f"copy-{self.count}")
+        self.count += 1
+        for file in (self.folder / "uncut").glob("headway.db*"):
+            if not file.name.endswith(("-shm", ".lock")):
+                shutil.copy(file, folder / file.name)
+
+
+async def uncut(copies: Copies, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a team, and copy its database after every commit."""
+    folder = copies.configured("uncut")
+    commit = SqliteStore.commit
+
+    async def copied(self: SqliteStore, batch: Any) -> None:
+        await commit(self, batch)
+        copies.take()
+
+    async with Headway(load(folder / "headway.toml")) as headway:
+        await headway.enqueue("team", task="Explain the tides.")
+        with monkeypatch.context() as patch:
+            patch.setattr(SqliteStore, "commit", copied)
+            (run,) = await headway.runs()
+            handle = await headway.resume(run.id)
+            await handle.ended()
+        return child_module.transcript(handle)
+
+
+async def answered(folder: Path) -> int:
+    """How many answers of models are on disk."""
+    async with SqliteStore(folder / "headway.db") as store:
+        rows = await store.calls(states={CallState.DONE})
+        return sum(row.call.kind == "model" for row in rows)
+
+
+def paid(provider: SimulatedProvider, name: str) -> int:
+    return sum(entry.model == name for entry in provider.ledger.paid)
+
+
+@pytest.mark.parametrize("team", [team.__name__ for team in teams.TEAMS])
+async def test_a_run_cut_after_any_commit_ends_as_if_it_had_not_been(
+    team: str,
+    tmp_path: Path,
+    provider: SimulatedProvider,
+    zygote: Zygote,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copies = Copies(tmp_path, team, provider.base_url)
+    expected = await uncut(copies, monkeypatch)
+    calls = paid(provider, "uncut")
+    assert calls >= 3
+    assert copies.count >= calls
+    for number in range(copies.count):
+        folder = tmp_path / f"copy-{number}"
+        known = await answered(folder)
+        result = await to_thread.run_sync(zygote.run, folder)
+        assert result.get("transcript") == expected, (number, result.get("error"))
+        # Everything but what was answered by then, and nothing that was.
+        assert paid(provider, folder.name) == calls - known, number
+
+
+async def test_a_run_is_the_same_whatever_the_hash_seed(
+    tmp_path: Path, provider: SimulatedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = Copies(tmp_path, "graph_fan", provider.base_url)
+    expected = await uncut(copies, monkeypatch)
+    folder = tmp_path / f"copy-{copies.count // 2}"
+    for seed in ("1", "2"):
+        other = tmp_path / f"seed-{seed}"
+        shutil.copytree(folder, other)
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-W", "ignore", str(HERE / "child.py")]
+        await anyio.run_process(command, input=f"{other}\n".encode(), env=environment)
+        assert json.loads((other / "result.json").read_text())["transcript"] == expected
