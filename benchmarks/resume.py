@@ -38,7 +38,9 @@ def answer(body: Any) -> str:
     """About 2 KB of words, other ones each time."""
     if "select the next role" in str(body["messages"][-1]):
         return "a"
-    chooser = random.Random(str(body["messages"][-1]["content"])[-300:] + str(len(body["messages"])))
+    chooser = random.Random(
+        str(body["messages"][-1]["content"])[-300:] + str(len(body["messages"]))
+    )
     text = " ".join(chooser.choices(WORDS, k=500))
     return text[:ANSWER_CHARACTERS]
 
@@ -69,8 +71,9 @@ base_url = "{base_url}"
         headway.workflow("team")(lambda models: team(models, kind, 10 * calls))
         began = time.perf_counter()
         handle = await headway.submit("team", task="Talk.")
-        while len(handle.calls) <= calls:
-            await anyio.sleep(0.02)
+        async for _ in handle.stream():
+            if len(handle.calls) > calls:
+                break
         await headway.pause(handle.id)
         run_seconds = time.perf_counter() - began
         rows = await headway.calls(handle.id)
@@ -78,13 +81,16 @@ base_url = "{base_url}"
         known = {row.call.id for row in rows}
         began = time.perf_counter()
         again = await headway.resume(handle.id)
-        while all(row.sent_at is None or key in known for key, row in again.calls.items()):
-            await anyio.sleep(0.002)
+        async for _ in again.stream():
+            if again.calls.keys() - known:
+                break
         resume_seconds = time.perf_counter() - began
         await headway.cancel(again.id)
     with sqlite3.connect(folder / "headway.db") as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        (size,) = db.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+        (size,) = db.execute(
+            "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+        )
     return {
         "answers": answers,
         "run_seconds": run_seconds,

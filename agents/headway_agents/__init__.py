@@ -12,7 +12,7 @@ from .identity import RunScope, current_scope
 from .inner import model_name, openai_client
 from .replay import Journal
 from .steps import Again, person_answer
-from .stops import Changed, Paused, Stop, Waits, WouldAsk
+from .stops import Changed, Late, Paused, Stop, Waits, WouldAsk
 from .teams import build, load_component, load_factory, redacted
 from .wire import model_answer
 
@@ -21,6 +21,7 @@ __all__ = [
     "Attempt",
     "Changed",
     "Journal",
+    "Late",
     "Model",
     "Paused",
     "RunScope",

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
+import anyio
 from autogen_agentchat.base import ChatAgent, TaskResult, Team
 from autogen_agentchat.messages import (
     BaseAgentEvent,
@@ -28,7 +29,7 @@ from .people import answer_handoff
 from .stops import Stop
 
 GRACE_SECONDS = 2.0
-"""How long agents may take to end after their run was stopped from inside."""
+"""How long agents may take to end after their run did."""
 
 Message = BaseAgentEvent | BaseChatMessage
 Task = str | HandoffMessage
@@ -124,7 +125,9 @@ class Attempt:
             if self.scope.stopped is None or not _is_of_autogen(error):
                 raise
         finally:
-            await _ended(stream)
+            # A cancelled task would cut AutoGen's clean-up off, and its runtime would go on.
+            with anyio.move_on_after(GRACE_SECONDS, shield=True):
+                await _ended(stream)
 
 
 class _NoNews(logging.Filter):

@@ -143,7 +143,9 @@ class LiveCall:
         await self._again(verdict, now, told(error))
 
     async def refused(self, error: Exception) -> Never:
-        """Record ``error`` as what the agent gets, and raise it."""
+        """Record ``error`` as what the agent gets, and raise it; not if the call was cut off."""
+        if self._reason is not None:
+            raise self._reason
         usage = paid_usage(error)
         await self._arrive(Outcome(CallState.FAILED, usage=usage, error=told(error)))
         raise error

@@ -1,10 +1,11 @@
 """Requests as chains of text. Law of this file: the same request gives the same chain, anywhere.
 
 Theory of operation. A request is put into *pieces*: first everything but its messages, then each
-message, before it its long texts in pieces of their own. A prompt is a chain of them: each *link* hashes the one
-before it and one piece, and the last link's hash is the request's. So a prompt that grows adds only
-its new links, a text that several agents hear is kept once, and even a prompt that repeats the
-whole history in one text (SelectorGroupChat's) shares all but its end with the one before.
+message, its long texts before it as pieces of their own. A prompt is a chain of them: each *link*
+hashes the one before it and one piece, and the last link's hash is the request's. So a prompt that
+grows adds only its new links, a text that several agents hear is kept once, and even a prompt that
+repeats the whole history in one text (SelectorGroupChat's) shares all but its end with the one
+before.
 
 Nothing in a piece depends on the process, the hash seed, the time, or an id that somebody drew:
 tool calls are numbered by their appearance, and an image is the hash of its pixels. Which client is

@@ -23,6 +23,11 @@ class Paused(Stop):
 
 
 @dataclass(frozen=True, slots=True)
+class Late(Stop):
+    """The run's deadline has passed."""
+
+
+@dataclass(frozen=True, slots=True)
 class WouldAsk(Stop):
     """A check has come to the first request that would go out; ``record`` is its row, if any."""
 

@@ -35,8 +35,8 @@ class Receipt:
             saved += f" and ${self.usd_saved:.4f}"
         paid = "" if self.usd_paid is None else f" for ${self.usd_paid:.4f}"
         return (
-            f"replayed: {self.replayed} calls, {self.steps_replayed} steps · "
-            f"paid: {self.paid} calls{paid} · possibly paid twice: {twice} · saved: {saved}"
+            f"calls replayed: {self.replayed} · steps replayed: {self.steps_replayed} · "
+            f"calls paid: {self.paid}{paid} · possibly paid twice: {twice} · saved: {saved}"
         )
 
 

@@ -9,9 +9,17 @@ dies on any line, the next start finds it *running* and calls it *interrupted*. 
 ends, its scope is closed first: AutoGen alone would go on buying calls.
 """
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -260,17 +268,12 @@ class Runner:
     async def _drive(self, handle: RunHandle) -> RunState:
         attempt = None
         try:
-            with anyio.move_on_after(self._seconds_left(handle.run)) as deadline:
-                attempt = await self._attempt(handle.run, handle.plan, handle)
+            attempt = await self._attempt(handle.run, handle.plan, handle)
+            with self._until_deadline(handle.run, attempt):
                 await _watched(attempt, handle.run, handle.publish)
-            if deadline.cancelled_caught:
-                raise DeadlineExceeded(
-                    f"run {handle.id} passed its deadline: `headway runs retry {handle.id} "
-                    "--deadline DURATION` goes on with more time"
-                )
-            if attempt is not None and attempt.stopped is not None:
+            if attempt.stopped is not None:
                 return await self._stopped(handle, attempt.stopped)
-            handle.task_result = attempt.result if attempt is not None else None
+            handle.task_result = attempt.result
             return RunState.COMPLETED
         except Exception as error:
             if attempt is not None and attempt.stopped is not None:
@@ -299,8 +302,14 @@ class Runner:
         return attempt
 
     async def _stopped(self, handle: RunHandle, reason: "Stop") -> RunState:
-        from headway_agents import Changed, Paused, Waits
+        from headway_agents import Changed, Late, Paused, Waits
 
+        if isinstance(reason, Late):
+            handle.error = DeadlineExceeded(
+                f"run {handle.id} passed its deadline: `headway runs retry {handle.id} "
+                "--deadline TIME` goes on with more time"
+            )
+            return RunState.FAILED
         if isinstance(reason, Changed):
             handle.change = await self.difference(reason)
         if isinstance(reason, Waits):
@@ -314,8 +323,20 @@ class Runner:
         except CallerError:
             return None  # building it says so, with what to do
 
-    def _seconds_left(self, run: Run) -> float | None:
-        return None if run.deadline is None else run.deadline - self._service.now()
+    @contextmanager
+    def _until_deadline(self, run: Run, attempt: "Attempt") -> Iterator[None]:
+        """Stop the attempt at the run's deadline, if it has one."""
+        if run.deadline is None:
+            yield
+            return
+        from headway_agents import Late
+
+        seconds = max(0.0, run.deadline - self._service.now())
+        timer = asyncio.get_running_loop().call_later(seconds, attempt.scope.stop, Late())
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     async def _end(self, handle: RunHandle, state: RunState, before: Run) -> None:
         if handle.change is not None:

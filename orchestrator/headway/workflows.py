@@ -61,9 +61,18 @@ class Workflows:
 
     async def build(self, run: Run, service: Service, journal: "Journal") -> "Attempt":
         """Make a fresh team for ``run``, its clients bound to it. Imports AutoGen."""
-        from headway_agents import Again, Attempt, RunScope, bind, build, load_component
+        from headway_agents import (
+            Again,
+            Attempt,
+            RunScope,
+            bind,
+            build,
+            current_scope,
+            load_component,
+        )
 
         scope = RunScope(service, run.id, run.priority, journal)
+        current_scope.set(scope)  # a factory may take the time as a step
         if run.component is not None:
             team = load_component(run.component, name=run.workflow)
         else:

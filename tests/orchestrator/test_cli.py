@@ -229,7 +229,7 @@ def test_beside_a_live_process_one_may_look_and_not_write_and_ctrl_c_interrupts(
         status, out, err = ended(process)
     assert status == 130
     run_id = call_id.split(".")[0]
-    assert f"headway: interrupted {run_id}: see `headway runs show {run_id}`" in err
+    assert f"headway: interrupted {run_id}: `headway resume {run_id}` goes on" in err
     assert "Traceback" not in err
     assert out.splitlines()[-2].startswith("interrupted")
     assert states(folder) == [RunState.INTERRUPTED]

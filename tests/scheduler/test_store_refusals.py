@@ -161,7 +161,7 @@ async def test_a_garbled_schema_is_left_alone(path: Path) -> None:
 
 async def test_damage_deeper_down_is_named_when_it_is_met(path: Path) -> None:
     await make(path, batch(*range(3000), answer="x" * 200))
-    garble(path, 10 * 4096, 100 * 4096)
+    garble(path, 20 * 8192, 80 * 8192)
     async with SqliteStore(path, read_only=True) as store:
         with pytest.raises(StoreCorrupt, match="damaged"):
             await store.calls(limit=3000)

@@ -1,5 +1,6 @@
 """Runs and calls as JSON objects. Law of this file: what scripts read keeps its names."""
 
+import json
 from typing import Any
 
 from headway_scheduler.model import CallRecord, Run
@@ -20,6 +21,15 @@ def run_facts(run: Run) -> dict[str, Any]:
         "started_at": run.started_at,
         "finished_at": run.finished_at,
         "error": run.error,
+        "parameters": None if run.parameters is None else json.loads(run.parameters),
+        "version": run.version,
+        "history": list(run.history),
+        "parent": run.parent,
+        "deadline": run.deadline,
+        "budget_usd": run.budget_usd,
+        "waits_for": run.waits_for,
+        "attempts": run.attempts,
+        "resumed_at": run.resumed_at,
     }
 
 
@@ -29,6 +39,7 @@ def call_facts(record: CallRecord, now: float) -> dict[str, Any]:
     return {
         "id": call.id,
         "run_id": call.run_id,
+        "kind": call.kind,
         "agent": call.path,
         "model": call.model,
         "quotas": list(call.quotas),
@@ -43,4 +54,6 @@ def call_facts(record: CallRecord, now: float) -> dict[str, Any]:
         "finished_at": record.finished_at,
         "waited_seconds": waited_seconds(record, now),
         "error": record.error,
+        "arrival": record.arrival,
+        "losses": record.losses,
     }

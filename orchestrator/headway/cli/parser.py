@@ -5,6 +5,7 @@ imports none of them.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from headway_scheduler.states import RunState
 
 from .. import __version__
 
-FAILED, BAD_INPUT, BAD_DATABASE, INTERRUPTED = 1, 2, 3, 130
+FAILED, BAD_INPUT, BAD_DATABASE, WAITS, CHANGED, INTERRUPTED = 1, 2, 3, 4, 5, 130
 
 EXIT_CODES = """\
 exit codes:
@@ -20,6 +21,8 @@ exit codes:
   1    the run failed, or doctor found something
   2    wrong usage, configuration or input
   3    the database cannot be used: busy, full, damaged, ...
+  4    the run waits for a person: headway runs answer
+  5    the workflow changed since the run began: nothing was asked or paid
   130  interrupted: by Ctrl-C, or whoever read the output has left
 """
 
@@ -48,6 +51,7 @@ def new_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
     _add_starting(commands)
     _add_running(commands)
+    _add_resume(commands)
     _add_looking(commands)
     return parser
 
@@ -76,11 +80,64 @@ def _add_running(commands: Any) -> None:
         command.add_argument("task", metavar="TASK", help="what the team is to do")
         command.add_argument("-p", "--priority", metavar="PRIORITY", help=_PRIORITIES)
         command.add_argument("--key", help="used before: the run of then, not another one")
+        command.add_argument(
+            "-P",
+            "--parameter",
+            action="append",
+            default=[],
+            type=_parameter,
+            metavar="NAME=VALUE",
+            help="for the factory; VALUE is JSON, or text",
+        )
+        _add_options(command)
     work = _command(commands, "work", "work:work", "take queued runs, most urgent first")
     work.add_argument("--runs", type=_count, default=8, metavar="N", help="at once (default: 8)")
     work.add_argument("--forever", action="store_true", help="wait for more when none is left")
     for command in (run, submit, work):
         _add_common(command)
+
+
+def _add_resume(commands: Any) -> None:
+    resume = _command(commands, "resume", "resume:resume", "go on with interrupted runs")
+    resume.add_argument("id", metavar="ID", nargs="?", help="of the run; its start is enough")
+    resume.add_argument("--all", action="store_true", help="every interrupted run")
+    resume.add_argument("--check", action="store_true", help="replay offline, say what would be")
+    resume.add_argument(
+        "--unknown",
+        choices=["send", "wait"],
+        default="send",
+        help="calls cut off in flight: send them again, or wait for a person (default: send)",
+    )
+    resume.add_argument(
+        "--on-change",
+        choices=["abort", "fork", "accept"],
+        default="abort",
+        help="if the workflow changed: do nothing, go on in a copy, or here (default: abort)",
+    )
+    _add_common(resume)
+
+
+def _add_steering(verbs: Any) -> None:
+    """What may be done to a run, by its id."""
+    retry = _command(verbs, "retry", "resume:retry", "go on with a failed run from its failure")
+    _add_options(retry)
+    fork = _command(verbs, "fork", "resume:fork", "a copy that asks one call anew")
+    fork.add_argument("--at", required=True, metavar="CALL", help="id or number of the call")
+    fork.add_argument("--task", help="another task; earlier answers are given back in order")
+    follow = _command(verbs, "continue", "resume:continue_run", "a completed run's next task")
+    answer = _command(verbs, "answer", "resume:answer", "what a person says to a waiting run")
+    cancel = _command(verbs, "cancel", "resume:cancel", "end a run for good")
+    pause = _command(verbs, "pause", "resume:pause", "keep a run from being taken up")
+    export = _command(verbs, "export", "export:export", "a run as one JSON object")
+    for command in (retry, fork, follow, answer, cancel, pause, export):
+        command.add_argument("id", metavar="ID", help="of the run; its start is enough")
+        _add_common(command)
+    follow.add_argument("task", metavar="TASK", help="what the team is to do next")
+    answer.add_argument("words", metavar="WORDS", nargs="?", help="the answer")
+    answer.add_argument("--done", metavar="RESULT", help="the step was done, with this result")
+    answer.add_argument("--again", action="store_true", help="do the step again")
+    answer.add_argument("--abort", action="store_true", help="cancel the run")
+    export.add_argument("-o", "--output", metavar="FILE", help="instead of stdout")
 
 
 def _add_looking(commands: Any) -> None:
@@ -90,6 +147,7 @@ def _add_looking(commands: Any) -> None:
     listed.add_argument("--state", choices=[state.value for state in RunState])
     show = _command(verbs, "show", "runs:show_one", "one run with its calls and last messages")
     show.add_argument("id", metavar="ID", help="of the run; its start is enough")
+    _add_steering(verbs)
     queue = commands.add_parser("queue", help="which calls wait, and for what", allow_abbrev=False)
     verbs = queue.add_subparsers(metavar="VERB", required=True, title="verbs")
     head = _command(verbs, "list", "queue:show_list", "next one first (the default verb)")
@@ -114,6 +172,11 @@ def _add_common(command: Any) -> None:
     command.add_argument("--config", metavar="FILE", help="instead of ./headway.toml")
 
 
+def _add_options(command: Any) -> None:
+    command.add_argument("--budget", type=_positive, metavar="USD", help="for all its calls")
+    command.add_argument("--deadline", type=_duration, metavar="TIME", help="as in 90s, 30m, 2h")
+
+
 def _add_json(command: Any) -> None:
     command.add_argument("--json", action="store_true", help="for programs")
 
@@ -122,3 +185,33 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
     return int(text)
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return number
+
+
+def _duration(text: str) -> float:
+    """Seconds, from a number with an optional unit."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    factor = units.get(text[-1:], 0)
+    try:
+        return _positive(text[:-1] if factor else text) * (factor or 1)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"must be as 90s, 30m or 2h, not {text!r}") from None
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not name.isidentifier() or not equals:
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, not {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

@@ -16,7 +16,7 @@ from .database import Reader, reading
 from .facts import call_facts, run_facts
 from .messages import indented
 from .output import one_line, say, say_json, shortened, table
-from .words import Totals, age, counted, duration, waited_seconds
+from .words import Totals, age, clock, counted, duration, waited_seconds
 
 TASK_WIDTH = 60
 LAST_MESSAGES = 5
@@ -49,7 +49,7 @@ def show_one(args: Namespace) -> int:
         return 0
     say("\n".join(_facts(run, calls, now)))
     if calls:
-        headers = ("CALL", "AGENT", "MODEL", "STATE", "TRIES", "WAITED", "TOKENS")
+        headers = ("CALL", "KIND", "AGENT", "MODEL OR TOOL", "STATE", "TRIES", "WAITED", "TOKENS")
         say("\n" + table(headers, [_call_row(record, now) for record in calls]))
     for message in _messages(run, calls)[-LAST_MESSAGES:]:
         source, text = one_line(str(message.get("source"))), _text(message.get("content"))
@@ -95,12 +95,23 @@ def _facts(run: Run, calls: Sequence[CallRecord], now: float) -> Iterator[str]:
     yield f"workflow   {one_line(run.workflow)}"
     yield f"task       {one_line(run.task)}"
     yield f"priority   {run.priority.label}"
+    if run.parent is not None:
+        yield f"began as   a copy of {run.parent}"
+    if run.deadline is not None:
+        yield f"deadline   {clock(run.deadline, now)}"
+    if run.budget_usd is not None:
+        yield f"budget     ${run.budget_usd:.4f}"
+    if run.waits_for is not None:
+        yield f"waits for  a person: `headway runs answer {run.id}` (call {run.waits_for})"
     if run.key is not None:
         yield f"key        {one_line(run.key)}"
     yield f"submitted  {age(run.created_at, now)}"
     if run.started_at is not None and run.finished_at is not None:
         yield f"took       {duration(run.finished_at - run.started_at)}"
     yield f"calls      {Totals.of(calls, now)}"
+    steps = sum(record.call.kind != "model" for record in calls)
+    if steps:
+        yield f"steps      {steps}"
     retries = sum(max(0, record.attempts - 1) for record in calls)
     if retries:
         yield f"sent again {counted(retries, 'time')}"
@@ -112,6 +123,7 @@ def _call_row(record: CallRecord, now: float) -> tuple[str, ...]:
     usage = record.usage
     return (
         record.call.id,
+        record.call.kind,
         record.call.path,
         record.call.model,
         record.state,
@@ -129,7 +141,7 @@ def _messages(run: Run, calls: Sequence[CallRecord]) -> list[dict[str, Any]]:
     if run.result is not None:
         messages: list[dict[str, Any]] = json.loads(run.result)["messages"]
         return messages
-    answers = ((record.call.path, record.answer) for record in calls)
+    answers = ((r.call.path, r.answer) for r in calls if r.call.kind == "model")
     return [
         {"source": path, "content": json.loads(answer)["content"]}
         for path, answer in answers

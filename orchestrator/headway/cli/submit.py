@@ -9,6 +9,7 @@ from headway_scheduler.model import Run
 from ..api import Headway
 from .facts import run_facts
 from .output import say, say_json
+from .run import options_of
 
 
 def submit(args: Namespace) -> int:
@@ -24,5 +25,9 @@ def submit(args: Namespace) -> int:
 async def _submit(args: Namespace) -> Run:
     async with Headway(args.config) as headway:
         return await headway.enqueue(
-            args.team, task=args.task, priority=args.priority, key=args.key
+            args.team,
+            task=args.task,
+            priority=args.priority,
+            key=args.key,
+            options=options_of(args),
         )

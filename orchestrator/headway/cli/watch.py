@@ -19,19 +19,31 @@ import anyio
 from anyio.abc import TaskGroup
 
 from headway_scheduler.errors import StoreError
+from headway_scheduler.model import CallRecord
 from headway_scheduler.states import ENDED_RUNS, RunState
 
 from ..api import Headway
 from ..events import Retrying
 from ..runs import RunFailed, RunHandle
 from .output import clean, complain, say, say_json
-from .parser import BAD_DATABASE, FAILED, INTERRUPTED
+from .parser import BAD_DATABASE, CHANGED, FAILED, INTERRUPTED, WAITS
 from .views import View, new_view
 from .words import Totals, counted, status_line
 
 _REPEATING_LOGGERS = ("autogen_core", "autogen_agentchat")
 """They print a traceback for every error of an agent, and for every call that a Ctrl-C cancels.
 Errors are told here, once."""
+
+
+_CHOICES = (
+    "`headway resume {id} --on-change fork` goes on from there in a copy, "
+    "`--on-change accept` here; or mend the workflow, and resume"
+)
+_ANSWERS = {
+    True: '`headway runs answer {id} "WORDS"` goes on',
+    False: "it was cut off, and may have happened: `headway runs answer {id} --done RESULT`, "
+    "`--again` or `--abort`",
+}
 
 
 class Watch:
@@ -47,10 +59,12 @@ class Watch:
         self._retries = 0
         self._last_retry = ""
         self._group: TaskGroup
+        self._headway: Headway
 
     @asynccontextmanager
     async def beside(self, headway: Headway) -> AsyncIterator[None]:
         """Keep the status line while the block runs; leave when every run followed has ended."""
+        self._headway = headway
         async with anyio.create_task_group() as helpers:
             helpers.start_soon(self._keep_status, headway)
             async with anyio.create_task_group() as self._group:
@@ -68,9 +82,7 @@ class Watch:
         self.last = handle
         self.states[handle.run.state] += 1
         self.totals = self.totals.plus(Totals.of(handle.calls.values(), time.time()))
-        if handle.run.state is not RunState.COMPLETED:
-            is_ours = isinstance(handle.error, StoreError)
-            self.status = max(self.status, BAD_DATABASE if is_ours else FAILED)
+        self.status = max(self.status, _status(handle))
 
     async def _follow(self, handle: RunHandle) -> None:
         if handle.task_result is not None:  # a run of an earlier time, asked for by its key
@@ -80,8 +92,20 @@ class Watch:
             if isinstance(event, Retrying):
                 self._retries, self._last_retry = self._retries + 1, event.reason
             self._view.show(handle.id, event)
-        if handle.run.state is not RunState.INTERRUPTED:
+        if handle.run.state is not RunState.INTERRUPTED or handle.change is not None:
             self.count(handle)
+            await self._tell_end(handle)
+
+    async def _tell_end(self, handle: RunHandle) -> None:
+        if handle.change is not None:
+            complain(f"the workflow of {handle.id} changed: nothing was asked, paid or written")
+            complain(handle.change)
+            complain(_CHOICES.format(id=handle.id))
+        elif handle.run.state is RunState.WAITING:
+            asked = await self._headway.question(handle.id)
+            complain(f"{handle.id} waits for a person: {asked[1] if asked else ''}")
+            complain(_ANSWERS[_is_question(asked)].format(id=handle.id))
+        elif handle.run.state is not RunState.PAUSED:
             _tell_failure(handle)
 
     async def _keep_status(self, headway: Headway) -> None:
@@ -107,7 +131,7 @@ def watched(
     """Carry out ``work``, have ``end`` say what became of its runs, and return the exit code."""
     for name in _REPEATING_LOGGERS:
         logging.getLogger(name).addHandler(logging.NullHandler())
-    sys.path.insert(0, os.getcwd())  # module:factory: the script has its own folder there
+    see_workflows()
     with new_view(as_json=args.json, several_runs=several_runs) as view:
         watch = Watch(view)
         try:
@@ -120,6 +144,11 @@ def watched(
     return watch.status
 
 
+def see_workflows() -> None:
+    """Let module:factory be found in the working directory: a script has its own folder there."""
+    sys.path.insert(0, os.getcwd())
+
+
 def say_summary(watch: Watch, first: str, last: str) -> None:
     """Two lines: what became of it and what it took; where to see more."""
     say(f"{first} · {watch.totals}")
@@ -129,6 +158,20 @@ def say_summary(watch: Watch, first: str, last: str) -> None:
 def say_result(watch: Watch, facts: dict[str, Any]) -> None:
     """The last line of ``--json``."""
     say_json({"event": "result", **facts, **watch.totals._asdict()}, indent=None)
+
+
+def _status(handle: RunHandle) -> int:
+    if handle.change is not None:
+        return CHANGED
+    if handle.run.state in (RunState.COMPLETED, RunState.PAUSED):
+        return 0
+    if handle.run.state is RunState.WAITING:
+        return WAITS
+    return BAD_DATABASE if isinstance(handle.error, StoreError) else FAILED
+
+
+def _is_question(asked: tuple[CallRecord, str] | None) -> bool:
+    return asked is not None and asked[0].call.kind == "person"
 
 
 def _tell_failure(handle: RunHandle) -> None:
@@ -151,4 +194,4 @@ def _tell_interrupted(watch: Watch) -> None:
         if handle.error is not None:
             _tell_failure(handle)
     if stopped:
-        complain(f"interrupted {', '.join(stopped)}: see `headway runs show {stopped[0]}`")
+        complain(f"interrupted {', '.join(stopped)}: `headway resume {stopped[0]}` goes on")
