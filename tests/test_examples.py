@@ -40,6 +40,31 @@ ESSENTIAL: dict[str, list[str]] = {
         "answer    gpt-5.4 answers ",
         "recorded  (ad hoc) gpt-5.4, high: done",
     ],
+    "05_kill_and_resume.py": [
+        "killed    4 calls were paid by then",
+        "completed  calls replayed: ",
+        "paid      ",
+    ],
+    "06_person_in_the_loop.py": [
+        "state     waiting",
+        "question  editor: Enter your response: ",
+        "message   writer: ",
+        "message   editor: Shorter, please.",
+        "message   writer: ",
+        "receipt   calls replayed: 1 · steps replayed: 1 · calls paid: 1",
+    ],
+    "07_fork.py": [
+        "first     4 calls paid",
+        "fork      calls replayed: 2 · steps replayed: 0 · calls paid: 2",
+        "other     Explain the tides to a child.",
+        "continued calls replayed: 4 · steps replayed: 0 · calls paid: 4",
+        "all       12 calls paid for 4 runs of 4",
+    ],
+    "08_a_tool_that_runs_once.py": [
+        "state     interrupted",
+        'state     waiting: transfer {"euros": 100}',
+        "state     completed, transferred 1 time",
+    ],
 }
 """Beginnings of lines that must come in this order."""
 
@@ -76,4 +101,4 @@ def test_every_example_is_run() -> None:
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_an_example_is_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 60
+    assert len(path.read_text().splitlines()) <= 70

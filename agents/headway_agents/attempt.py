@@ -20,6 +20,7 @@ from autogen_agentchat.messages import (
     TextMessage,
 )
 from autogen_core import CancellationToken
+from autogen_core._queue import QueueShutDown
 from pydantic_core import from_json, to_json
 
 from headway_scheduler.errors import RunClosed
@@ -136,7 +137,7 @@ class _NoNews(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         while error is not None:
-            if isinstance(error, RunClosed) or "GroupChatError" in str(error):
+            if isinstance(error, RunClosed | QueueShutDown) or "GroupChatError" in str(error):
                 return False
             error = error.__cause__ or error.__context__
         return True

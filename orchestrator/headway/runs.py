@@ -143,6 +143,10 @@ class RunHandle:
         self._is_cancelled = True
         self._scope.cancel()
 
+    def interrupt(self) -> None:
+        """Stop the run at once, as Ctrl-C does: what is in flight is cut off."""
+        self._scope.cancel()
+
     def pause(self) -> None:
         """Stop the run at its next call; what is in flight comes back first."""
         self._is_paused = True
