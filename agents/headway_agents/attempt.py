@@ -25,6 +25,7 @@ from pydantic_core import from_json, to_json
 
 from headway_scheduler.errors import RunClosed
 
+from .behind import release
 from .identity import RunScope, current_scope
 from .people import answer_handoff
 from .stops import Stop
@@ -77,9 +78,14 @@ class Attempt:
                     yield event
             self.scope.check_finished()
             if self.scope.stopped is None:
+                if self.scope.is_interrupted:
+                    # A tool that is cut off ends its team as if it had nothing more to say.
+                    raise self.scope.error or self.scope.ended()
                 self.result = self._latest
         finally:
             self.close()
+            with anyio.move_on_after(GRACE_SECONDS, shield=True):
+                await release(self.scope)
 
     def close(self) -> None:
         """Stop: nothing more is bought, queued calls leave the queue."""

@@ -6,22 +6,25 @@ them included, and puts a handle bound to (scope, path) where a client was. It k
 classes, so agents that users wrote are walked too. A client inside a closure is out of its reach:
 if it is ours it falls back on the context; if it is not, it spends past the scheduler.
 
-On the way, whatever else the team asks of the world becomes a journaled step: see ``tools`` and
-``people``.
+On the way, what else agents ask of the world is journaled: their workbenches and code executors
+(``tools``), people (``people``) and external memories (``memory``). What these consist of is not:
+a step inside a step could wait for a person in its place.
 
 A path says where a holder stands: names from the team's participants down. A team inside a team, a
-participant and a tool add their names; what an agent or a tool consists of adds none.
+participant and a tool add their names; what an agent or a tool consists of adds none. Where two
+would stand at one path (an agent that holds two teams), the later ones are numbered, ``writer~2``.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from autogen_agentchat.agents import UserProxyAgent
+from autogen_agentchat.agents import CodeExecutorAgent, UserProxyAgent
 from autogen_agentchat.base import ChatAgent, Team, TerminationCondition
 from autogen_agentchat.teams import MagenticOneGroupChat, SelectorGroupChat
-from autogen_agentchat.tools import AgentTool, TeamTool
 from autogen_core.code_executor import CodeExecutor
+from autogen_core.memory import Memory
 from autogen_core.model_context import ChatCompletionContext
 from autogen_core.models import ChatCompletionClient
 from autogen_core.tools import BaseTool, Workbench
@@ -29,15 +32,18 @@ from autogen_core.tools import BaseTool, Workbench
 from headway_scheduler.errors import CallerError
 
 from .client import ScheduledClient
+from .executors import JournaledExecutor
 from .identity import RunScope
-from .people import ask_through
+from .kinds import Kinds
+from .memory import JournaledMemory, is_external
+from .people import approve_through, ask_through
 from .replay import INSIDE
-from .tools import JournaledExecutor, JournaledWorkbench, Kinds, is_static, journaled_tool
+from .toollists import journaled_workbench
+from .tools import JournaledWorkbench
 
 Path = tuple[str, ...]
 _HOLDERS = (Team, ChatAgent, BaseTool, Workbench, ChatCompletionContext, TerminationCondition)
-_HANDOFF_TOOLS = "_handoff_tools"
-"""AssistantAgent's: they do nothing but name who is next."""
+_STAND_INS = (JournaledWorkbench, JournaledExecutor, JournaledMemory)
 _MANAGERS: dict[type[Team], str] = {
     SelectorGroupChat: "selector",
     MagenticOneGroupChat: "orchestrator",
@@ -52,8 +58,8 @@ def bind(
 ) -> None:
     """Replace every client in ``team`` by a handle that knows ``scope`` and its holder's path.
 
-    A client that is not ours yet goes through ``models``. Tools, people and code become journaled
-    steps; ``kinds`` declares tools by name. Raises CallerError for anything that is
+    A client that is not ours yet goes through ``models``. Tools, code, people and memories become
+    journaled steps; ``kinds`` declares tools by name. Raises CallerError for anything that is
     no team or agent, and for a team that has run: build a fresh one for every attempt.
     """
     if not isinstance(team, Team | ChatAgent):
@@ -72,10 +78,11 @@ class _Binder:
         self._scope = scope
         self._models = models
         self._kinds = kinds
-        self._handles = 0
         # Keeps what it has seen alive: an id could be given out again.
         self._seen: dict[int, object] = {}
-        self._stand_ins: dict[int, Any] = {}
+        self._stand_ins: dict[tuple[int, str], object] = {}
+        self._owners: dict[Path, object] = {}
+        self._workbenches: Counter[str] = Counter()
 
     def walk(self, holder: object, path: Path) -> None:
         if id(holder) in self._seen:
@@ -83,47 +90,64 @@ class _Binder:
         self._seen[id(holder)] = holder
         _check_fresh(holder)
         for name, value in list(getattr(holder, "__dict__", {}).items()):
-            if name == _HANDOFF_TOOLS:
-                continue
             swapped = self._swapped(value, holder, path)
             if swapped is not value:
                 setattr(holder, name, swapped)
         if isinstance(holder, UserProxyAgent):
             ask_through(holder, self._scope, "/".join(path))
+        if isinstance(holder, CodeExecutorAgent):
+            approve_through(holder, self._scope, "/".join(path))
 
     def _swapped(self, value: Any, holder: object, path: Path) -> Any:
-        """Return what stands in for ``value``: itself, if it holds no client directly."""
+        """Return what stands in for ``value``: itself, if it asks nothing of the world."""
         if isinstance(value, ChatCompletionClient):
-            return self._handle(value, "/".join(_step(holder, value, path)))
-        if isinstance(value, CodeExecutor):
-            return JournaledExecutor(value, self._scope, "/".join(path), self._kinds)
+            return self._handle(value, "/".join(self._place(holder, value, path)))
+        if isinstance(value, _STAND_INS):
+            value = value.inner
         if isinstance(value, _HOLDERS):
-            if id(value) not in self._stand_ins:
-                handles = self._handles
-                self.walk(value, _step(holder, value, path))
-                holds_client = self._handles > handles
-                self._stand_ins[id(value)] = self._journaled(value, path, holds_client)
-            return self._stand_ins[id(value)]
-        elif type(value) is list:
+            self.walk(value, self._place(holder, value, path))
+        if isinstance(holder, ChatAgent) and isinstance(value, Workbench | CodeExecutor | Memory):
+            return self._stand_in(value, "/".join(path))
+        if type(value) is list:
             items = [self._swapped(item, holder, path) for item in value]
             return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
-        elif type(value) is dict:
+        if type(value) is dict:
             fields = {key: self._swapped(item, holder, path) for key, item in value.items()}
             return fields if any(fields[key] is not value[key] for key in value) else value
         return value
 
-    def _journaled(self, value: Any, path: Path, holds_client: bool) -> Any:
-        """Return what journals a tool or workbench; a team, agent or context is what it was."""
-        at = "/".join(path)
-        if isinstance(value, Workbench) and not is_static(value):
-            return JournaledWorkbench(value, self._scope, at, self._kinds)
-        is_step = isinstance(value, BaseTool) and not isinstance(value, AgentTool | TeamTool)
-        if is_step and not holds_client:
-            return journaled_tool(value, self._scope, at, self._kinds)
-        return value
+    def _stand_in(self, value: Workbench | CodeExecutor | Memory, path: str) -> object:
+        """Return what journals ``value``, the same one wherever a holder keeps it."""
+        key = (id(value), path)
+        if key not in self._stand_ins:
+            self._seen[id(value)] = value
+            self._stand_ins[key] = self._journaled(value, path)
+        return self._stand_ins[key]
+
+    def _journaled(self, value: Workbench | CodeExecutor | Memory, path: str) -> object:
+        if isinstance(value, CodeExecutor):
+            return JournaledExecutor(value, self._scope, path, self._kinds)
+        if isinstance(value, Memory):
+            is_asked = is_external(value)
+            return JournaledMemory(value, self._scope, path, self._kinds) if is_asked else value
+        number = self._workbenches[path]
+        self._workbenches[path] += 1
+        return journaled_workbench(value, self._scope, path, self._kinds, number)
+
+    def _place(self, holder: object, child: object, path: Path) -> Path:
+        """Return where ``child`` stands, numbered if another one stands there already."""
+        own = plain = _step(holder, child, path)
+        if own == path:
+            return path
+        # All that a team or a workbench consists of stands at one place.
+        owner = child if isinstance(child, Team | ChatAgent | BaseTool) else holder
+        number = 1
+        while self._owners.setdefault(own, owner) is not owner:
+            number += 1
+            own = (*plain[:-1], f"{plain[-1]}~{number}")
+        return own
 
     def _handle(self, client: ChatCompletionClient, path: str) -> ChatCompletionClient:
-        self._handles += 1
         if isinstance(client, ScheduledClient):
             return client.bound(self._scope, path)
         if isinstance(wrapped := getattr(client, "client", None), ChatCompletionClient):

@@ -114,7 +114,7 @@ class RunScope:
     def place(self, kind: str, path: str, taken: Taken) -> Place:
         """Find the place of a request, or make one. Raises RunClosed."""
         if self._closed:
-            raise self._ended()
+            raise self.ended()
         if (step := _acting.get()) is not None and step[0] is self:
             path = f"{path}{INSIDE}{step[1]}"
         key = (kind, path, taken.request_hash)
@@ -236,7 +236,7 @@ class RunScope:
         self._is_interrupted = self._is_interrupted or (interrupted and not self._closed)
         self._closed = True
         for cancel in list(self._live.values()):
-            cancel(self._ended())
+            cancel(self.ended())
 
     @property
     def is_interrupted(self) -> bool:
@@ -309,7 +309,8 @@ class RunScope:
             )
         )
 
-    def _ended(self) -> RunClosed:
+    def ended(self) -> RunClosed:
+        """What is raised to whoever still asks."""
         return RunClosed(
             f"run {self.run_id} has ended: its agents may ask for nothing more; "
             "resume it or submit a new one"

@@ -1,9 +1,6 @@
 """The time, chance and fetched data as journaled steps, for agents and tools that users write.
 
 Law of this file: what a workflow is told once, it is told again when it resumes.
-
-TimeoutTermination is no step: it counts real time, in the queue as well, and differs in a replay.
-Bound a run by its deadline or by messages instead.
 """
 
 import inspect
@@ -13,9 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .identity import asking_agent, scope_of_context
-from .kinds import current_key
-from .steps import Again, Step, perform
+from headway_scheduler.errors import CallerError
+
+from .identity import RunScope, asking_agent, current_scope
+from .kinds import keyed
+from .steps import Again, Step, by_person, perform
 
 INPUT = "input"
 
@@ -25,25 +24,30 @@ async def step(
 ) -> Any:
     """Return ``function(*args)``, sync or async, or what it returned when the run first asked.
 
-    Arguments and result are JSON values. Raises CallerError outside of a run.
+    Arguments and result are JSON values; a result comes back as JSON makes it, a tuple as a list.
+    If the step was cut off and a person said what came of it, their words. Raises CallerError
+    outside of a run, and for what is no JSON.
     """
-    scope = scope_of_context(name)
+    scope = _scope(name)
 
     async def act(key: str) -> str:
-        token = current_key.set(key)
-        try:
+        with keyed(key):
             result = function(*args)
-            return json.dumps(await result if inspect.isawaitable(result) else result)
-        finally:
-            current_key.reset(token)
+            result = await result if inspect.isawaitable(result) else result
+        return _json(result, f"the result of step {name!r}")
 
-    request = json.dumps(args, sort_keys=True)
-    asked = Step(INPUT, asking_agent(), name, request, Again(again))
-    return json.loads(await perform(scope, asked, act))
+    request = _json(args, f"what step {name!r} is called with")
+    answer = await perform(scope, Step(INPUT, asking_agent(), name, request, Again(again)), act)
+    words = by_person(answer)
+    return json.loads(answer) if words is None else words
 
 
 async def now() -> float:
-    """Return the time, epoch seconds, as a step."""
+    """Return the time, epoch seconds, as a step.
+
+    AutoGen's TimeoutTermination is no step: it counts real time, also in the queue, and so may end
+    a team elsewhere in a replay. Bound a run by its deadline or by messages instead.
+    """
     moment: float = await step("now", time.time)
     return moment
 
@@ -52,3 +56,19 @@ async def random() -> float:
     """Return a random number from [0, 1) as a step."""
     number: float = await step("random", _random.random)
     return number
+
+
+def _scope(name: str) -> RunScope:
+    try:
+        return current_scope.get()
+    except LookupError:
+        raise CallerError(
+            f"step {name!r} belongs to no run: have Headway run the team whose agent asks for it"
+        ) from None
+
+
+def _json(value: Any, what: str) -> str:
+    try:
+        return json.dumps(value, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise CallerError(f"{what} cannot be kept as JSON ({error}): give plain data") from None

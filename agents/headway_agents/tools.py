@@ -1,19 +1,21 @@
-"""Tools and code as journaled steps. Law of this file: what AutoGen sees is what it saw before.
+"""Tools as journaled steps. Law of this file: what AutoGen sees is what it saw before.
 
-A tool that only runs agents (AgentTool, TeamTool) is no step: its agents keep what they heard, so
-they run again, and their calls are journaled. Neither is a tool that holds a model client.
+Theory of operation. An agent holds stand-ins for its workbenches. A call is a step around the call
+of what stands behind, and its recorded answer is AutoGen's own result, error or not.
+
+A call never raises: AssistantAgent then waits for ever for its other calls. One that cannot be
+answered, because its run ends or nothing can be written, gives an error that is not recorded, and
+the run is over: the next request says why.
 """
 
-import copy
+import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from autogen_core import CancellationToken
-from autogen_core.code_executor import CodeBlock, CodeExecutor, CodeResult
 from autogen_core.tools import (
-    BaseTool,
-    StaticWorkbench,
     TextResultContent,
     ToolResult,
     ToolSchema,
@@ -21,63 +23,45 @@ from autogen_core.tools import (
 )
 from pydantic import BaseModel
 
+from headway_scheduler.errors import RunClosed
+
+from .behind import behind, linked
 from .identity import RunScope
-from .kinds import again_of, current_key
+from .kinds import Kinds, again_of, keyed
 from .steps import Again, Step, by_person, perform
 
 TOOL = "tool"
-Kinds = Mapping[str, Again]
-
-
-class ToolFailed(Exception):
-    """What a tool raised when it was called, as text: the model was told so, and is again."""
-
-
-def journaled_tool(tool: BaseTool[Any, Any], scope: RunScope, path: str, kinds: Kinds) -> Any:
-    """Return a copy of ``tool`` whose calls are steps; its results are text from then on."""
-    again = again_of(tool.name, kinds, tool, getattr(tool, "_func", None))
-    own = copy.copy(tool)
-
-    async def run_json(
-        args: Mapping[str, Any], cancellation_token: CancellationToken, call_id: str | None = None
-    ) -> str:
-        async def act() -> Any:
-            try:
-                result = await tool.run_json(args, cancellation_token, call_id=call_id)
-                return {"text": tool.return_value_as_string(result)}
-            except Exception as error:
-                return {"error": _told(error)}
-
-        request = _dumps(args)
-        answer = await _step(scope, Step(TOOL, path, tool.name, request, again), act)
-        if "error" in answer:
-            raise ToolFailed(answer["error"])
-        return str(answer["text"])
-
-    # On the instance: it stays of its class, whatever that is.
-    vars(own).update(run_json=run_json, return_value_as_string=str)
-    return own
 
 
 class JournaledWorkbench(Workbench):
-    """A workbench, such as an MCP server's, whose listings and calls are steps."""
+    """A workbench, such as an MCP server's, whose listings and calls are steps.
+
+    ``number`` tells the workbenches of one holder apart.
+    """
 
     component_type = "workbench"
 
-    def __init__(self, inner: Workbench, scope: RunScope, path: str, kinds: Kinds) -> None:
+    def __init__(
+        self, inner: Workbench, scope: RunScope, path: str, kinds: Kinds, number: int = 0
+    ) -> None:
         self.inner = inner
         self._scope = scope
         self._path = path
         self._kinds = kinds
+        self._number = number
+        self._behind = behind(inner, scope)
 
     async def list_tools(self) -> list[ToolSchema]:
         """The tools as they were listed when the run first asked."""
 
         async def act() -> Any:
+            await self._behind.begin()
             return await self.inner.list_tools()
 
-        step = Step(TOOL, self._path, "list_tools", "", Again.PURE)
-        listed: list[ToolSchema] = await _step(self._scope, step, act)
+        step = Step(TOOL, self._path, "list_tools", canonical(self._number), Again.PURE)
+        listed: list[ToolSchema] = []
+        with ending(self._scope):
+            listed = await data_of(self._scope, step, act, lambda words: [])
         return listed
 
     async def call_tool(
@@ -90,22 +74,25 @@ class JournaledWorkbench(Workbench):
         """Call a tool as a step."""
 
         async def act() -> Any:
-            result = await self.inner.call_tool(name, arguments, cancellation_token, call_id)
+            await self._behind.begin()
+            token = linked(cancellation_token)
+            try:
+                result = await self.inner.call_tool(name, arguments, token, call_id)
+            except Exception as error:
+                result = failure(name, str(error))
             return result.model_dump(mode="json")
 
-        again = again_of(name, self._kinds, self.inner)
-        step = Step(TOOL, self._path, name, _dumps(arguments or {}), again)
-        answer = await _step(self._scope, step, act)
-        if "text" in answer:  # a person's
-            return ToolResult(name=name, result=[TextResultContent(content=answer["text"])])
-        return ToolResult.model_validate(answer)
+        with ending(self._scope):
+            return ToolResult.model_validate(await self._called(name, name, arguments, act))
+        return failure(name, ENDED)
 
     async def start(self) -> None:
-        """Nothing: it is started when it is first needed, and not for a replay."""
+        """Start what is behind it, before the first call that is not replayed."""
+        self._behind.want()
 
     async def stop(self) -> None:
-        """Stop what is behind it."""
-        await self.inner.stop()
+        """Stop what is behind it, if it was started here."""
+        await self._behind.end()
 
     async def reset(self) -> None:
         """Reset what is behind it."""
@@ -119,73 +106,73 @@ class JournaledWorkbench(Workbench):
         """Give a state to what is behind it."""
         await self.inner.load_state(state)
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner":  # not there yet
+            raise AttributeError(name)
+        return getattr(self.inner, name)
 
-class JournaledExecutor(CodeExecutor):
-    """A code executor whose executions are steps. Its state (Jupyter's) is not rebuilt."""
+    def _declared(self, name: str) -> Iterable[Any]:
+        return (self.inner,)
 
-    def __init__(self, inner: CodeExecutor, scope: RunScope, path: str, kinds: Kinds) -> None:
-        self.inner = inner
-        self._scope = scope
-        self._path = path
-        self._again = again_of("execute_code", kinds, inner)
+    async def _called(
+        self,
+        asked: str,
+        name: str,
+        arguments: Mapping[str, Any] | None,
+        act: Callable[[], Awaitable[Any]],
+    ) -> Any:
+        """Call the tool ``name``, which the agent knows as ``asked``; the result as data."""
 
-    async def execute_code_blocks(
-        self, code_blocks: list[CodeBlock], cancellation_token: CancellationToken
-    ) -> CodeResult:
-        """Execute blocks as one step."""
+        def by_words(words: str) -> Any:
+            return ToolResult(name=asked, result=[TextResultContent(content=words)]).model_dump()
 
-        async def act() -> Any:
-            result = await self.inner.execute_code_blocks(code_blocks, cancellation_token)
-            return {"exit_code": result.exit_code, "output": result.output}
-
-        request = _dumps([[block.language, block.code] for block in code_blocks])
-        step = Step(TOOL, self._path, "execute_code", request, self._again)
-        answer = await _step(self._scope, step, act)
-        if "text" in answer:  # a person's
-            return CodeResult(exit_code=0, output=answer["text"])
-        return CodeResult(**answer)
-
-    async def start(self) -> None:
-        """Start what is behind it."""
-        await self.inner.start()
-
-    async def stop(self) -> None:
-        """Stop what is behind it."""
-        await self.inner.stop()
-
-    async def restart(self) -> None:
-        """Restart what is behind it."""
-        await self.inner.restart()
+        again = again_of(name, self._kinds, *self._declared(name))
+        step = Step(TOOL, self._path, name, canonical(arguments or {}), again)
+        return await data_of(self._scope, step, act, by_words)
 
 
-def is_static(workbench: Workbench) -> bool:
-    """Whether a workbench is a list of tools, which are journaled one by one."""
-    return isinstance(workbench, StaticWorkbench)
+@contextmanager
+def ending(scope: RunScope) -> Iterator[None]:
+    """Swallow what keeps a call from its answer, and have the run end if it has not yet."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise  # else it was cancelled by the run's token
+    except RunClosed:
+        pass
+    except Exception:
+        scope.close(interrupted=True)
 
 
-async def _step(scope: RunScope, step: Step, act: Callable[[], Awaitable[Any]]) -> Any:
-    """Perform a step whose answer is JSON data; a person's words are ``{"text": …}``."""
+ENDED = "The run has ended."
 
-    async def keyed(key: str) -> str:
-        token = current_key.set(key)
-        try:
+
+def failure(name: str, words: str) -> ToolResult:
+    """Return an error as the result of a tool."""
+    return ToolResult(name=name, result=[TextResultContent(content=words)], is_error=True)
+
+
+async def data_of(
+    scope: RunScope,
+    step: Step,
+    act: Callable[[], Awaitable[Any]],
+    by_words: Callable[[str], Any],
+) -> Any:
+    """Perform a step whose answer is JSON data, or made of a person's words in its place."""
+
+    async def acting(key: str) -> str:
+        with keyed(key):
             return json.dumps(await act())
-        finally:
-            current_key.reset(token)
 
-    answer = await perform(scope, step, keyed)
+    answer = await perform(scope, step, acting)
     words = by_person(answer)
-    return json.loads(answer) if words is None else {"text": words}
+    return json.loads(answer) if words is None else by_words(words)
 
 
-def _told(error: Exception) -> str:
-    """What AutoGen's workbenches tell the model of an error."""
-    if isinstance(error, ExceptionGroup):
-        return "\n".join(_told(inner) for inner in error.exceptions)
-    return str(error)
-
-
-def _dumps(value: Any) -> str:
+def canonical(value: Any) -> str:
+    """Return arguments as JSON that is the same in every process."""
     return json.dumps(value, sort_keys=True, default=_plain)
 
 

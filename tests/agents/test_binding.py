@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +17,16 @@ from autogen_agentchat.teams import (
     RoundRobinGroupChat,
     SelectorGroupChat,
 )
+from autogen_agentchat.tools import AgentTool
 from autogen_core import CancellationToken
 from autogen_core.models import ChatCompletionClient, UserMessage
+from autogen_core.tools import FunctionTool, StaticWorkbench
+from autogen_ext.code_executors.local import LocalCommandLineCodeExecutor
 from autogen_ext.models.cache import ChatCompletionCache
+from autogen_ext.tools.code_execution import PythonCodeExecutionTool
 
 from headway_agents import Model, RunScope, ScheduledClient, bind
+from headway_agents.tools import JournaledWorkbench
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model import Priority
 from headway_scheduler.service import Service
@@ -95,7 +101,7 @@ async def test_nothing_else_changes(scope: RunScope, serve: Any, models: Any) ->
         bind(team, scope, models)
         assert team._participants is participants
         changed = {name for name, value in vars(writer).items() if before[name] is not value}
-        assert changed == {"_model_client"}
+        assert changed == {"_model_client", "_workbench"}
 
 
 class Judge(BaseChatAgent):
@@ -149,6 +155,113 @@ async def test_a_cache_is_kept_and_its_client_bound(
         bind(again, scope, models)
         await again.run(task="Go.")
         assert len(provider.ledger) == 2
+
+
+class Office(BaseChatAgent):
+    """An agent of a user's own that asks two teams of the same name, side by side."""
+
+    def __init__(self, teams: list[Team]) -> None:
+        super().__init__("office", "Decides.")
+        self.teams = teams
+
+    @property
+    def produced_message_types(self) -> Sequence[type[BaseChatMessage]]:
+        return (TextMessage,)
+
+    async def on_messages(
+        self, messages: Sequence[BaseChatMessage], cancellation_token: CancellationToken
+    ) -> Response:
+        await asyncio.gather(*(team.run(task="Go.") for team in self.teams))
+        return Response(chat_message=TextMessage(content="so", source=self.name))
+
+    async def on_reset(self, cancellation_token: CancellationToken) -> None:
+        pass
+
+
+def selector(client: ChatCompletionClient) -> Team:
+    pair: list[ChatAgent | Team] = [agent("one", client), agent("two", client)]
+    return SelectorGroupChat(pair, client, termination_condition=messages(2))
+
+
+@pytest.mark.parametrize(
+    ("team", "paths"),
+    [
+        (round_robin, {"writer", "critic", "writer~2", "critic~2"}),
+        (selector, {"selector", "one", "two", "selector~2", "one~2", "two~2"}),
+    ],
+)
+async def test_equal_names_in_two_teams_of_one_agent_are_numbered(
+    team: Any, paths: set[str], scope: RunScope, serve: Any, models: Any
+) -> None:
+    async with serve() as (_, inner):
+        office = Office([team(inner), team(inner)])
+        bind(office, scope, models)
+        found = set()
+        for own in office.teams:
+            holders = [*own._participants, own]  # type: ignore[attr-defined]
+            found |= {h._model_client.path for h in holders if hasattr(h, "_model_client")}
+        assert found == {f"office/{path}" for path in paths}
+
+
+async def test_equal_names_in_teams_of_different_names_stay_as_they_are(
+    scope: RunScope, serve: Any, models: Any
+) -> None:
+    async with serve() as (_, inner):
+        teams: list[ChatAgent | Team] = [
+            RoundRobinGroupChat([agent("critic", inner)], name=name) for name in ("red", "blue")
+        ]
+        bind(RoundRobinGroupChat(teams), scope, models)
+        paths = [team._participants[0]._model_client.path for team in teams]  # type: ignore[union-attr]
+        assert paths == ["red/critic", "blue/critic"]
+
+
+def lookup(word: str) -> str:
+    """Look a word up."""
+    return word
+
+
+async def test_what_an_agent_asks_of_the_world_is_stood_in_for_and_once_only(
+    scope: RunScope, service: Service, serve: Any, models: Any
+) -> None:
+    async with serve() as (_, inner):
+        inside = agent("inside", inner, tools=[lookup])
+        writer = agent("writer", inner, tools=[lookup, AgentTool(inside)])
+        tools, handoffs = writer._tools, writer._handoff_tools
+        for run in ("first", "second"):
+            bind(writer, RunScope(service, run, Priority.NORMAL), models)
+            for holder in (writer, inside):
+                (stand_in,) = holder._workbench
+                assert isinstance(stand_in, JournaledWorkbench)
+                assert not isinstance(stand_in.inner, JournaledWorkbench)
+                assert stand_in._scope.run_id == run
+            assert inside._model_client.path == "writer/inside"  # type: ignore[attr-defined]
+        assert writer._tools is tools
+        assert writer._handoff_tools is handoffs
+
+
+async def test_what_a_tool_consists_of_is_left_alone(
+    scope: RunScope, serve: Any, models: Any, tmp_path: Path
+) -> None:
+    async with serve() as (_, inner):
+        executor = LocalCommandLineCodeExecutor(work_dir=tmp_path)
+        tool = PythonCodeExecutionTool(executor)
+        bind(agent("writer", inner, tools=[tool]), scope, models)
+        assert tool._executor is executor
+
+
+async def test_a_workbench_of_two_agents_is_asked_by_each(
+    scope: RunScope, serve: Any, models: Any
+) -> None:
+    async with serve() as (_, inner):
+        bench = StaticWorkbench([FunctionTool(lookup, "Looks up.")])
+        pair = [agent(name, inner, workbench=bench) for name in ("one", "two")]
+        bind(RoundRobinGroupChat([*pair]), scope, models)
+        one, two = (holder._workbench[0] for holder in pair)
+        assert isinstance(one, JournaledWorkbench)
+        assert isinstance(two, JournaledWorkbench)
+        assert one.inner is two.inner is bench
+        assert one._behind is two._behind
+        assert (one._path, two._path) == ("one", "two")
 
 
 async def test_a_client_in_a_closure_falls_back_on_the_context(

@@ -3,8 +3,9 @@
 import importlib
 import inspect
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ from autogen_agentchat.conditions import MaxMessageTermination
 from autogen_agentchat.teams import RoundRobinGroupChat
 MESSAGES = 7
 """
+TIMES = ("created_at", "started_at", "resumed_at", "submitted_at", "admitted_at", "finished_at")
 MESSAGES = 7  # six calls and the task
 
 
@@ -438,6 +440,11 @@ async def test_a_run_waits_for_a_person_without_a_process(world: World) -> None:
         assert asked[1] == "Enter your response: "
         with pytest.raises(CallerError, match="give the words"):
             await headway.answer(run.id, again=True)
+    with closing(sqlite3.connect(world.folder / "headway.db")) as database:  # two days pass
+        for table, times in (("runs", TIMES[:3]), ("calls", TIMES[3:]), ("buckets", ("as_of",))):
+            changes = ", ".join(f"{name} = {name} - 172800" for name in times)
+            database.execute(f"UPDATE {table} SET {changes}")
+        database.commit()
     async with world.opened(with_person) as headway:  # the machine was restarted between
         assert (await headway.answer(run.id, "Well done.")).state is RunState.QUEUED
         with pytest.raises(NothingToAnswer):
