@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 from headway_scheduler.errors import CallerError, RunNotFound, RunNotResumable
 from headway_scheduler.model import Batch, CallRecord, Priority, Run
 from headway_scheduler.service import Service
-from headway_scheduler.states import CallState, RunState
+from headway_scheduler.states import ENDED_RUNS, CallState, RunState
 from headway_scheduler.store.sqlite import SqliteStore
 
 from . import config as configuration
@@ -326,6 +326,21 @@ class Headway:
     def person(self, person: Person | None) -> None:
         self._person = self._runner.person = person
 
+    async def prune(self, *, older_than_seconds: float) -> list[str]:
+        """Delete runs that ended that long ago, with their calls and texts; return their ids.
+
+        A run that another one began as a copy of stays as long as that one.
+        """
+        before = self.service.now() - older_than_seconds
+        every = await self._store.runs(limit=1_000_000)
+        old = {run.id for run in every if run.state in ENDED_RUNS and _ended_at(run) < before}
+        for run in every:  # newest first: a parent comes after its copies
+            if run.parent is not None and run.id not in old:
+                old.discard(run.parent)
+        if old:
+            await self.service.forget(*old)
+        return sorted(old)
+
     # Models and the queue
 
     def model(
@@ -449,6 +464,10 @@ class Headway:
         for record in (*batch.new, *batch.changed):
             if handle := self._handles.get(record.call.run_id):
                 handle.calls[record.call.id] = record
+
+
+def _ended_at(run: Run) -> float:
+    return run.finished_at or run.created_at
 
 
 def _random_text(length: int) -> str:

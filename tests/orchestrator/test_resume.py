@@ -651,3 +651,40 @@ async def test_an_export_has_every_text_once(world: World) -> None:
         assert record.answer is not None
         assert json.loads(record.answer)["content"] in last
     assert all(cost is not None and cost > 0 for cost in data.costs)
+
+
+async def test_old_runs_are_deleted_but_not_what_copies_begin_with(world: World) -> None:
+    await uncut(world)
+    async with world.opened(team) as headway:
+        (first,) = await headway.runs()
+        fork = await headway.fork(first.id, at="4")
+        await fork.result()
+        other = await headway.submit("team", task="Something else.")
+        await other.result()
+        ends = [first.finished_at or 0, fork.run.finished_at or 0]
+        assert await headway.prune(older_than_seconds=3600) == []
+        # The copy is younger than the limit, so its parent stays.
+        age = headway.service.now() - sum(ends) / 2
+        assert await headway.prune(older_than_seconds=age) == []
+        assert sorted(await headway.prune(older_than_seconds=0)) == sorted(
+            [first.id, fork.id, other.id]
+        )
+        assert await headway.runs() == []
+    with closing(sqlite3.connect(world.folder / "headway.db")) as database:
+        for table in ("calls", "links", "pieces"):
+            assert database.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+
+
+async def test_texts_that_other_runs_hold_stay(world: World) -> None:
+    await uncut(world)
+    async with world.opened(team) as headway:
+        (first,) = await headway.runs()
+        await headway.service.forget("r-nobody")
+        again = await headway.submit("team", task="Go.")
+        await again.result()
+        hashes = [record.call.request_hash for record in await headway.calls(again.id)]
+        before = [await headway._store.prompt(request_hash) for request_hash in hashes]
+        await headway.service.forget(first.id)
+        after = [await headway._store.prompt(request_hash) for request_hash in hashes]
+        assert before == after
+        assert all(before)
