@@ -1,0 +1,196 @@
+"""The commands that make runs go on, in processes of their own, against the simulated provider."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from headway_scheduler.testing.provider import Latency, Settings, simulated_provider
+
+TEAMS = """
+from autogen_agentchat.agents import AssistantAgent, UserProxyAgent
+from autogen_agentchat.conditions import MaxMessageTermination
+from autogen_agentchat.teams import RoundRobinGroupChat
+
+def pair(models, *, critic="critic"):
+    agents = [AssistantAgent(name, models("sim")) for name in ("writer", critic)]
+    return RoundRobinGroupChat(agents, termination_condition=MaxMessageTermination(5))
+
+def asking(models):
+    agents = [AssistantAgent("writer", models("sim")), UserProxyAgent("boss")]
+    return RoundRobinGroupChat(agents, termination_condition=MaxMessageTermination(4))
+"""
+CONFIG = """
+[database]
+path = "headway.db"
+[quotas.roomy]
+concurrency = 9
+[models.sim]
+quotas = ["roomy"]
+base_url = "{}"
+api_key_env = "TEST_KEY"
+usd_per_million_input_tokens = 10
+usd_per_million_output_tokens = 10
+[workflows]
+pair = "teams:pair"
+asking = "teams:asking"
+"""
+PACKAGES = ("headway", "headway_agents", "headway_scheduler")
+
+pytestmark = pytest.mark.timeout(120)
+Headway = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def base_url() -> Iterator[str]:
+    settings = Settings(latency=Latency(0.15))
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(simulated_provider(settings)) as provider,
+    ):
+        yield provider.base_url
+
+
+@pytest.fixture
+def folder(tmp_path: Path, base_url: str) -> Path:
+    (tmp_path / "headway.toml").write_text(CONFIG.format(base_url))
+    (tmp_path / "teams.py").write_text(TEAMS)
+    return tmp_path
+
+
+def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    roots = {str(Path(spec.origin or "").parents[1]) for p in PACKAGES if (spec := find_spec(p))}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADWAY_")}
+    environment |= {"PYTHONPATH": os.pathsep.join(sorted(roots)), "TEST_KEY": "not-a-key"}
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "headway", *arguments],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def headway(folder: Path) -> Headway:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        process = started(folder, *arguments)
+        out, err = process.communicate(timeout=50)
+        return process.returncode, out, err
+
+    return run
+
+
+def last_run(headway: Headway) -> dict[str, Any]:
+    _, out, _ = headway("runs", "--json", "--limit", "1")
+    (run,) = json.loads(out)
+    return dict(run)
+
+
+def killed_in_the_middle(folder: Path, how: signal.Signals) -> tuple[int, str]:
+    """Run a team, and end its process when both agents have spoken."""
+    with started(folder, "run", "pair", "Go.") as process:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(3)]
+        process.send_signal(how)
+        _, err = process.communicate(timeout=50)
+    assert said[2].startswith("critic: ")
+    return process.returncode, err
+
+
+def test_a_killed_run_is_checked_and_resumed(folder: Path, headway: Headway) -> None:
+    killed_in_the_middle(folder, signal.SIGKILL)
+    run_id = last_run(headway)["id"]
+    status, out, err = headway("resume", run_id, "--check")
+    assert (status, err) == (0, "")
+    assert out == f"{run_id}: 2 answers are given back, then it asks: {asked(out)}\n"
+    lost = f"1 ({run_id}.2)" if "unknown" in out else "0"
+    status, out, err = headway("resume", "--all")
+    assert status == 0, err
+    *_, first, _, receipt = out.splitlines()
+    assert first.startswith("completed after ")
+    assert receipt.startswith(f"{run_id}: calls replayed: 2 · steps replayed: 0 · calls paid: 2 ")
+    assert f"possibly paid twice: {lost} " in receipt
+    status, _, err = headway("resume", run_id)
+    assert status == 2
+    assert "runs continue" in err
+    status, out, _ = headway("runs", "continue", run_id, "And now?", "--json")
+    assert status == 0
+    result = json.loads(out.splitlines()[-1])
+    assert result["history"] == ["Go."]
+    assert result["receipts"][0]["replayed"] == 4
+    status, out, _ = headway("runs", "fork", run_id, "--at", "3")
+    assert "calls replayed: 3 · steps replayed: 0 · calls paid: 1 " in out
+
+
+def asked(text: str) -> str:
+    return text.partition("then it asks: ")[2].strip()
+
+
+def test_ctrl_c_says_how_to_go_on_and_a_changed_workflow_halts(
+    folder: Path, headway: Headway
+) -> None:
+    status, err = killed_in_the_middle(folder, signal.SIGINT)
+    run_id = last_run(headway)["id"]
+    assert status == 130
+    assert f"`headway resume {run_id}` goes on" in err
+    (folder / "teams.py").write_text(TEAMS.replace('critic="critic"', 'critic="judge"'))
+    before = last_run(headway)
+    status, out, err = headway("resume", run_id, "--check")
+    assert status == 5
+    assert "the workflow changed" in out
+    status, out, err = headway("resume", run_id)
+    assert (status, last_run(headway)) == (5, before), err
+    assert "'judge'" in err
+    assert "--on-change fork" in err
+    status, out, err = headway("resume", run_id, "--on-change", "fork")
+    assert status == 0, err
+    assert last_run(headway)["parent"] == run_id
+
+
+def test_a_question_ends_the_process_and_the_answer_goes_on(headway: Headway) -> None:
+    status, _, err = headway("run", "asking", "Go.")
+    run_id = last_run(headway)["id"]
+    assert status == 4
+    assert f'`headway runs answer {run_id} "WORDS"` goes on' in err
+    status, _, err = headway("resume", run_id)
+    assert status == 2
+    status, out, err = headway("runs", "answer", run_id, "Well done.")
+    assert status == 0, err
+    assert "boss: Well done." in out
+    assert "steps replayed: 1" in out
+    status, out, _ = headway("runs", "show", run_id)
+    assert "steps      1" in out
+    status, out, _ = headway("runs", "export", run_id, "-o", "run.json")
+    assert (status, out) == (0, "")
+
+
+def test_options_of_a_run_and_what_steers_it(folder: Path, headway: Headway) -> None:
+    status, _, err = headway("run", "pair", "Go.", "--budget", "0.0005", "-P", "critic=editor")
+    run = last_run(headway)
+    assert (status, run["state"]) == (1, "failed")
+    assert "may spend $0.0005" in err
+    assert run["parameters"] == {"critic": "editor"}
+    status, out, err = headway("runs", "retry", run["id"], "--budget", "5", "--deadline", "1h")
+    assert status == 0, err
+    assert "editor: " in out
+    headway("submit", "pair", "Later.")
+    queued = last_run(headway)["id"]
+    assert headway("runs", "pause", queued)[1] == f"{queued}  paused\n"
+    assert headway("runs", "cancel", queued)[1] == f"{queued}  cancelled\n"
+    status, out, err = headway("runs", "prune", "--older-than", "0.001s")
+    assert (status, out, err) == (0, "deleted 2 runs\n", "")
+    for wrong in (["--deadline", "soon"], ["--budget", "-1"], ["-P", "x"]):
+        status, _, err = headway("submit", "pair", "x", *wrong)
+        assert status == 2
+        assert "Traceback" not in err
