@@ -1,25 +1,32 @@
 """A process that has imported everything, and forks one that carries out each job it is told.
 
-A job is one line of JSON on stdin: the folder of a database, and what to do. What came of it is
-written to ``result.json`` in that folder, and its exit status is said on stdout.
+A job is one line of JSON on stdin: the folder of a database, and perhaps a seam at which the
+process is to kill itself. What came of it is written to ``result.json`` in that folder, and its exit
+status is said on stdout.
 """
 
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
 import anyio
-import autogen_ext.models.openai  # noqa: F401  imported once, for all
 import teams
+from autogen_ext.models.openai import OpenAIChatCompletionClient
+from openai.resources.chat.completions import AsyncCompletions
 
 from headway import Headway
 from headway.config import load
 from headway.runs import RunHandle
+from headway_agents import RunScope
+from headway_agents.calls import LiveCall
+from headway_scheduler.service import Service
 from headway_scheduler.states import RunState
+from headway_scheduler.store.sqlite import SqliteStore
 
 logging.disable(logging.CRITICAL)
 
@@ -28,6 +35,62 @@ def transcript(handle: RunHandle) -> list[Any]:
     """What was said, without ids and times."""
     assert handle.run.result is not None, (handle.run, handle.change, handle.error)
     return [_plain(message) for message in json.loads(handle.run.result)["messages"]]
+
+
+class Fuse:
+    """Kills this process with SIGKILL when a seam is reached for the given time."""
+
+    def __init__(self, seam: str, times: int) -> None:
+        self._seam = seam
+        self._left = times
+
+    def reach(self, seam: str) -> None:
+        if seam == self._seam:
+            self._left -= 1
+            if not self._left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def lay(self) -> None:
+        """Wrap what stands at the seams: the store, the call, the provider's client."""
+        self._wrap(SqliteStore, "commit", "before commit", "after commit, before anybody wakes")
+        self._wrap(LiveCall, "_queued", "", "after admission, before sending")
+        self._wrap(OpenAIChatCompletionClient, "create", "", "after the answer, before settling")
+        self._wrap(Service, "settle", "", "after settling, before delivery")
+        self._wrap(RunScope, "turn", "", "after delivery")
+        send = AsyncCompletions.create
+
+        async def sending(*args: Any, **more: Any) -> Any:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._soon)
+                return await send(*args, **more)
+
+        AsyncCompletions.create = sending  # type: ignore[method-assign]
+
+    async def _soon(self) -> None:
+        await anyio.sleep(0.002)
+        self.reach("after sending, before the answer")
+
+    def _wrap(self, owner: type, name: str, before: str, after: str) -> None:
+        own = getattr(owner, name)
+
+        async def wrapped(*args: Any, **more: Any) -> Any:
+            self.reach(before)
+            result = await own(*args, **more)
+            self.reach(after)
+            return result
+
+        setattr(owner, name, wrapped)
+
+
+SEAMS = (
+    "before commit",
+    "after commit, before anybody wakes",
+    "after admission, before sending",
+    "after sending, before the answer",
+    "after the answer, before settling",
+    "after settling, before delivery",
+    "after delivery",
+)
 
 
 async def carry_out(folder: Path) -> list[Any]:
@@ -55,17 +118,20 @@ def _main() -> None:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for line in sys.stdin:
-        folder = Path(line.strip())
+        job = json.loads(line)
+        folder = Path(job["folder"])
         child = os.fork()
         if child == 0:
             try:
+                if "seam" in job:
+                    Fuse(job["seam"], job["times"]).lay()
                 result = {"transcript": anyio.run(carry_out, folder)}
             except BaseException:
                 result = {"error": traceback.format_exc()}
             (folder / "result.json").write_text(json.dumps(result))
             os._exit(0)
-        os.waitpid(child, 0)
-        sys.stdout.write(f"{folder}\n")
+        _, status = os.waitpid(child, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
         sys.stdout.flush()
 
 

@@ -7,10 +7,12 @@ lost its power right then.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +57,14 @@ class Zygote:
         )
         assert self._said() == "ready"
 
-    def run(self, folder: Path) -> Any:
+    def run(self, folder: Path, **more: Any) -> Any:
+        """Carry out a job, and return its result; None if its process was killed."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{folder}\n")
-        assert self._said() == str(folder)
+        self._process.stdin.write(json.dumps({"folder": str(folder), **more}) + "\n")
+        status = self._said()
+        if status == str(-signal.SIGKILL):
+            return None
+        assert status == "0"
         return json.loads((folder / "result.json").read_text())
 
     def close(self) -> None:
@@ -176,6 +182,31 @@ async def test_a_run_cut_after_any_commit_ends_as_if_it_had_not_been(
         assert paid(provider, folder.name) == calls - known, number
 
 
+@pytest.mark.parametrize("seam", child_module.SEAMS)
+async def test_a_process_killed_at_any_seam_loses_at_most_the_call_in_flight(
+    seam: str,
+    tmp_path: Path,
+    provider: SimulatedProvider,
+    zygote: Zygote,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copies = Copies(tmp_path, "graph_fan", provider.base_url)
+    expected = await uncut(copies, monkeypatch)
+    calls = paid(provider, "uncut")
+    kills = 0
+    for times in (1, 2, 3, 5, 8):
+        folder = copies.configured(f"seam-{times}")
+        for file in (tmp_path / "copy-0").glob("headway.db*"):
+            shutil.copy(file, folder / file.name)
+        killed = await to_thread.run_sync(partial(zygote.run, folder, seam=seam, times=times))
+        kills += killed is None
+        known, before = await answered(folder), paid(provider, folder.name)
+        result = await to_thread.run_sync(zygote.run, folder)
+        assert result.get("transcript") == expected, (times, result.get("error"))
+        assert paid(provider, folder.name) - before == calls - known
+    assert kills >= 3
+
+
 async def test_a_run_is_the_same_whatever_the_hash_seed(
     tmp_path: Path, provider: SimulatedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,5 +218,6 @@ async def test_a_run_is_the_same_whatever_the_hash_seed(
         shutil.copytree(folder, other)
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         command = [sys.executable, "-W", "ignore", str(HERE / "child.py")]
-        await anyio.run_process(command, input=f"{other}\n".encode(), env=environment)
+        job = json.dumps({"folder": str(other)}) + "\n"
+        await anyio.run_process(command, input=job.encode(), env=environment)
         assert json.loads((other / "result.json").read_text())["transcript"] == expected
