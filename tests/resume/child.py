@@ -1,8 +1,8 @@
 """A process that has imported everything, and forks one that carries out each job it is told.
 
 A job is one line of JSON on stdin: the folder of a database, and perhaps a seam at which the
-process is to kill itself. What came of it is written to ``result.json`` in that folder, and its exit
-status is said on stdout.
+process is to kill itself. What came of it is written to ``result.json`` in that folder, and its
+exit status is said on stdout.
 """
 
 import json
