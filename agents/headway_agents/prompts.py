@@ -33,6 +33,7 @@ from pydantic import BaseModel
 from headway_scheduler.model import Link, Piece, Prompt
 from headway_scheduler.providers.openai import CHARACTERS_PER_TOKEN
 
+from .keys import without_whole_keys
 from .wire import Request
 
 Part = str | Image | FunctionCall | FunctionExecutionResult
@@ -168,7 +169,8 @@ def _hash(data: bytes) -> bytes:
 
 
 def _piece(text: str) -> Piece:
-    return Piece(_hash(text.encode("utf-8", "surrogatepass")), text)
+    # Kept to be read and compared, never to be sent again: what is a key need not be there.
+    return Piece(_hash(text.encode("utf-8", "surrogatepass")), without_whole_keys(text))
 
 
 def _pieces(text: str) -> list[Piece]:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from .api import Headway
     from .control import Check
     from .events import Admitted, Ended, Finished, Queued, Retrying, Started
+    from .handles import RunFailed, RunHandle, RunOptions, RunResult
     from .receipt import Receipt
-    from .runs import RunFailed, RunHandle, RunOptions, RunResult
 
 __version__ = "0.1.0"
 
@@ -22,10 +22,10 @@ _HOMES = {
     "Headway": "headway.api",
     "Check": "headway.control",
     "Receipt": "headway.receipt",
-    "RunFailed": "headway.runs",
-    "RunHandle": "headway.runs",
-    "RunOptions": "headway.runs",
-    "RunResult": "headway.runs",
+    "RunFailed": "headway.handles",
+    "RunHandle": "headway.handles",
+    "RunOptions": "headway.handles",
+    "RunResult": "headway.handles",
     "Admitted": "headway.events",
     "Ended": "headway.events",
     "Finished": "headway.events",

@@ -30,10 +30,11 @@ from .control import (
     require_resumable,
 )
 from .events import of_batch
+from .handles import Plan, RunHandle, RunOptions
 from .journals import inherited_answers
 from .prices import Prices
 from .receipt import Receipt, receipt
-from .runs import Person, Plan, RunHandle, Runner, RunOptions
+from .runs import Person, Runner
 from .workflows import Workflows
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from headway_scheduler.service import Service
 from headway_scheduler.states import CallState, RunState
 from headway_scheduler.store.base import Store
 
+from .handles import Plan
 from .journals import ALL, answered, inherited_answers
-from .runs import Plan, Runner
+from .runs import Runner
 
 if TYPE_CHECKING:
     from headway_agents import Changed

@@ -21,7 +21,7 @@ from openai.resources.chat.completions import AsyncCompletions
 
 from headway import Headway
 from headway.config import load
-from headway.runs import RunHandle
+from headway.handles import RunHandle
 from headway_agents import RunScope
 from headway_agents.calls import LiveCall
 from headway_scheduler.service import Service

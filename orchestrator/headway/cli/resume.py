@@ -16,8 +16,8 @@ from headway_scheduler.states import RunState
 
 from ..api import Headway
 from ..control import Check
+from ..handles import RunHandle, RunOptions
 from ..receipt import Receipt
-from ..runs import RunHandle, RunOptions
 from .facts import run_facts
 from .output import say, say_json
 from .parser import CHANGED, FAILED, WAITS

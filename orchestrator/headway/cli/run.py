@@ -4,7 +4,7 @@ from argparse import Namespace
 from typing import Any
 
 from ..api import Headway
-from ..runs import RunOptions
+from ..handles import RunOptions
 from .facts import run_facts
 from .person import asking
 from .watch import Watch, say_result, say_summary, watched

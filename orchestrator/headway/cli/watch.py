@@ -24,7 +24,7 @@ from headway_scheduler.states import ENDED_RUNS, RunState
 
 from ..api import Headway
 from ..events import Retrying
-from ..runs import RunFailed, RunHandle
+from ..handles import RunFailed, RunHandle
 from .output import clean, complain, say, say_json
 from .parser import BAD_DATABASE, CHANGED, FAILED, INTERRUPTED, WAITS
 from .views import View, new_view
