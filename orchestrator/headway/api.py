@@ -3,7 +3,6 @@
 Everything that imports AutoGen is imported when the first team is built, not before.
 """
 
-import secrets
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -17,13 +16,14 @@ from anyio.abc import TaskGroup
 from headway_scheduler.errors import CallerError, RunNotFound, RunNotResumable
 from headway_scheduler.model import Batch, CallRecord, Priority, Run
 from headway_scheduler.service import Service
-from headway_scheduler.states import ENDED_RUNS, CallState, RunState
+from headway_scheduler.states import CallState, RunState
 from headway_scheduler.store.sqlite import SqliteStore
 
 from . import config as configuration
 from .control import (
     Check,
     Control,
+    new_run_id,
     question_text,
     require_completed,
     require_failed,
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from headway_agents import RunScope
 
 OnChange = Literal["abort", "fork", "accept"]
-_ID_ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"  # no letters that are read as others
 
 
 class Headway:
@@ -163,7 +162,7 @@ class Headway:
         if isinstance(priority, str):
             priority = configuration.parse_priority(priority)
         run = Run(
-            id=f"r-{_random_text(8)}",
+            id=new_run_id(),
             workflow=workflow,
             task=task,
             priority=self.config.priority if priority is None else priority,
@@ -197,7 +196,7 @@ class Headway:
         if on_change != "abort":
             _, change = await self._control.check(run, plan)
             if change is not None and on_change == "fork":
-                return self._start(await self._forked(run, change.next_arrival or 0, run.task))
+                return self._start(await self._control.copied(run, until=change.next_arrival or 0))
             if change is not None:
                 await self._control.accept(run, change)
         return self._start(run, plan)
@@ -228,14 +227,15 @@ class Headway:
         order, whatever they ask. The run itself stays as it is.
         """
         run = await self._stopped(run_id)
-        return self._start(await self._forked(run, await self._control.cut(run, at), task))
+        until = await self._control.cut(run, at)
+        return self._start(await self._control.copied(run, task=task, until=until))
 
     async def continue_run(self, run_id: str, task: str) -> RunHandle:
         """Give the team of a completed run another task, as a new run; what it did is free."""
         run = await self._stopped(run_id)
         require_completed(run)
         history = (*run.history, run.task)
-        return self._start(await self._copied(run, task=task, history=history))
+        return self._start(await self._control.copied(run, task=task, history=history))
 
     async def cancel(self, run_id: str) -> Run:
         """End a run for good, executed here or not."""
@@ -332,15 +332,7 @@ class Headway:
 
         A run that another one began as a copy of stays as long as that one.
         """
-        before = self.service.now() - older_than_seconds
-        every = await self._store.runs(limit=1_000_000)
-        old = {run.id for run in every if run.state in ENDED_RUNS and _ended_at(run) < before}
-        for run in every:  # newest first: a parent comes after its copies
-            if run.parent is not None and run.id not in old:
-                old.discard(run.parent)
-        if old:
-            await self.service.forget(*old)
-        return sorted(old)
+        return await self._control.prune(self.service.now() - older_than_seconds)
 
     # Models and the queue
 
@@ -380,33 +372,6 @@ class Headway:
             raise RunNotResumable(f"run {run.id} is being executed: cancel or pause it first")
         return run
 
-    async def _forked(self, run: Run, until: int, task: str | None) -> Run:
-        return await self._copied(run, task=run.task if task is None else task, until=until)
-
-    async def _copied(
-        self,
-        run: Run,
-        *,
-        task: str,
-        history: tuple[str, ...] | None = None,
-        until: int | None = None,
-    ) -> Run:
-        copy = Run(
-            id=f"r-{_random_text(8)}",
-            workflow=run.workflow,
-            task=task,
-            priority=run.priority,
-            state=RunState.QUEUED,
-            created_at=self.service.now(),
-            component=run.component,
-            parameters=run.parameters,
-            history=run.history if history is None else history,
-            parent=run.id,
-            parent_until=until,
-        )
-        await self.service.save_run(copy)
-        return copy
-
     async def _execute(self, handle: RunHandle) -> None:
         try:
             await self._runner.execute(handle)
@@ -436,7 +401,7 @@ class Headway:
 
             now = self.service.now()
             run = Run(
-                id=f"r-{_random_text(8)}",
+                id=new_run_id(),
                 workflow="(ad hoc)",
                 task="",
                 priority=self.config.priority,
@@ -465,11 +430,3 @@ class Headway:
         for record in (*batch.new, *batch.changed):
             if handle := self._handles.get(record.call.run_id):
                 handle.calls[record.call.id] = record
-
-
-def _ended_at(run: Run) -> float:
-    return run.finished_at or run.created_at
-
-
-def _random_text(length: int) -> str:
-    return "".join(secrets.choice(_ID_ALPHABET) for _ in range(length))

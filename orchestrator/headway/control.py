@@ -4,6 +4,7 @@ Every method says what the run must be for it; anything else is a RunNotResumabl
 """
 
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from headway_scheduler.errors import CallerError, NothingToAnswer, RunNotResumable
 from headway_scheduler.model import CallRecord, Outcome, Run
 from headway_scheduler.service import Service
-from headway_scheduler.states import CallState, RunState
+from headway_scheduler.states import ENDED_RUNS, CallState, RunState
 from headway_scheduler.store.base import Store
 
 from .handles import Plan
@@ -32,6 +33,7 @@ _HINTS = {
     _R.COMPLETED: "is completed: `headway runs continue {id} TASK` or `headway runs fork {id}`",
     _R.CANCELLED: "was cancelled: `headway runs fork {id} --at CALL`",
 }
+_ID_ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"  # no letters that are read as others
 RESUMABLE = frozenset({_R.QUEUED, _R.INTERRUPTED, _R.PAUSED})
 
 
@@ -126,6 +128,41 @@ class Control:
         ]
         await self._service.amend(*unwanted)
 
+    async def copied(
+        self,
+        run: Run,
+        *,
+        task: str | None = None,
+        history: tuple[str, ...] | None = None,
+        until: int | None = None,
+    ) -> Run:
+        """Write a new run that begins with the answers of ``run``, those before ``until``."""
+        copy = Run(
+            id=new_run_id(),
+            workflow=run.workflow,
+            task=run.task if task is None else task,
+            priority=run.priority,
+            state=_R.QUEUED,
+            created_at=self._service.now(),
+            component=run.component,
+            parameters=run.parameters,
+            history=run.history if history is None else history,
+            parent=run.id,
+            parent_until=until,
+        )
+        return await self._saved(copy)
+
+    async def prune(self, before: float) -> list[str]:
+        """Delete runs that ended earlier, but for those that younger ones began as copies of."""
+        every = await self._store.runs(limit=ALL)
+        old = {run.id for run in every if run.state in ENDED_RUNS and _ended_at(run) < before}
+        for run in every:  # newest first: a parent comes after its copies
+            if run.parent is not None and run.id not in old:
+                old.discard(run.parent)
+        if old:
+            await self._service.forget(*old)
+        return sorted(old)
+
     async def cut(self, run: Run, at: str) -> int:
         """The number of the answer of call ``at`` of a run; ``at`` is its id or its number."""
         records = [*await inherited_answers(self._store, run)]
@@ -145,6 +182,11 @@ class Control:
     async def _saved(self, run: Run) -> Run:
         await self._service.save_run(run)
         return run
+
+
+def new_run_id() -> str:
+    """Return an id that no run has, short enough to be read out."""
+    return "r-" + "".join(secrets.choice(_ID_ALPHABET) for _ in range(8))
 
 
 def require_resumable(run: Run, *, with_person: bool) -> None:
@@ -178,6 +220,10 @@ def question_text(record: CallRecord, pieces: Sequence[str]) -> str:
         return text
     _, request = json.loads(text)
     return str(json.loads(request)) if record.call.kind == "person" else str(request)
+
+
+def _ended_at(run: Run) -> float:
+    return run.finished_at or run.created_at
 
 
 def _answer_text(record: CallRecord, words: str) -> str:
