@@ -38,7 +38,6 @@ class Journal:
 
     records: Sequence[CallRecord] = ()
     inherited: Sequence[CallRecord] = ()
-    waits_for: str | None = None
     again: bool = False
     unknown_waits: bool = False
     by_order: bool = False

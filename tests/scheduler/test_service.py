@@ -26,8 +26,11 @@ from headway_scheduler.model import (
     Batch,
     Call,
     CallRecord,
+    Link,
     Outcome,
+    Piece,
     Priority,
+    Prompt,
     Quota,
     Run,
     Signals,
@@ -750,3 +753,99 @@ async def test_a_file_serves_a_life_from_submission_to_answer(tmp_path: Path) ->
         await until(lambda: asking.granted == ["a", "b"])
         rows = await store.calls()
         assert [row.state for row in rows] == [CallState.DONE, CallState.ADMITTED]
+
+
+# Calls of earlier attempts, and people
+
+
+async def left_behind(store: FaultyStore, state: CallState) -> CallRecord:
+    """A call that an earlier process left in ``state``."""
+    if state is CallState.QUEUED:
+        await store.commit(Batch(new=(CallRecord(call("a"), 5),)))
+    else:
+        async with scheduling(store) as (service, _):
+            await service.acquire(call("a"))
+            if state is not CallState.ADMITTED:
+                await service.settle("a", Outcome(state, error="no"))
+    async with Service(store, BOTH):
+        pass  # whatever was in flight is unknown from here on
+    return (await store.calls())[-1]
+
+
+@pytest.mark.parametrize(
+    "state", [CallState.QUEUED, CallState.ADMITTED, CallState.FAILED, CallState.CANCELLED]
+)
+async def test_a_call_without_an_answer_goes_again_in_its_old_row(
+    store: FaultyStore, state: CallState
+) -> None:
+    row = await left_behind(store, state)
+    async with scheduling(store) as (service, _):
+        await service.reacquire(row)
+        assert await store.state("a") is CallState.ADMITTED
+        await service.settle("a", Outcome(CallState.DONE, answer="{}", arrival=3))
+        found = [record for record in await store.calls() if record.call.id == "a"]
+    assert [(record.seq, record.state, record.arrival) for record in found] == [
+        (row.seq, CallState.DONE, 3)
+    ]
+    assert found[0].losses == (state is CallState.ADMITTED)
+    assert found[0].attempts == (1 if state is CallState.QUEUED else 2)
+
+
+async def test_a_call_with_an_answer_does_not_go_again(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, _):
+        await service.acquire(call("a"))
+        await service.settle("a", DONE)
+        (row,) = await store.calls()
+        with pytest.raises(InternalError):
+            await service.reacquire(row)
+        assert await store.state("a") is CallState.DONE
+
+
+async def test_what_an_unknown_call_reserved_stays_spent_and_it_reserves_again() -> None:
+    store, tokens = FaultyStore(), Quota.per_minute("tokens", tokens=100)
+    asked = replace(call("a", "tokens"), tokens=40)
+    async with Service(store, [tokens], clock=lambda: 0.0) as service:
+        await service.acquire(asked)
+    async with Service(store, [tokens], clock=lambda: 0.0) as service:
+        (row,) = await store.calls()
+        await service.reacquire(row)
+        (gauge,) = service.statistics().gauges
+        assert gauge.available == 20
+
+
+async def test_a_question_is_never_admitted_and_survives(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.ask(replace(call("a"), quotas=(), kind="person"))
+        asking.acquire(call("b"))
+        await rest()
+        assert asking.granted == ["b"]
+    async with scheduling(store) as (service, _):
+        row = (await store.calls(states={CallState.QUEUED}))[0]
+        outcome = Outcome(CallState.DONE, answer="yes", arrival=0)
+        await service.decide(row, outcome)
+        (row,) = await store.calls(states={CallState.DONE})
+        assert (row.call.id, row.answer, row.arrival) == ("a", "yes", 0)
+        with pytest.raises(InternalError):
+            await service.decide(row, outcome)
+
+
+@pytest.mark.parametrize("state", [CallState.DONE, CallState.QUEUED, CallState.CANCELLED])
+async def test_a_person_decides_what_became_of_an_unknown_call(
+    store: FaultyStore, state: CallState
+) -> None:
+    row = await left_behind(store, CallState.ADMITTED)
+    assert row.state is CallState.UNKNOWN
+    async with scheduling(store) as (service, _):
+        await service.decide(row, Outcome(state, answer="yes", arrival=0))
+        assert await store.state("a") is state
+        assert service.statistics().parked == (state is CallState.QUEUED)
+        if state is CallState.QUEUED:
+            await service.reacquire((await store.calls())[0])
+            assert await store.state("a") is CallState.ADMITTED
+
+
+async def test_a_prompt_is_on_disk_with_its_call(store: FaultyStore) -> None:
+    prompt = Prompt((Piece(b"p" * 16, "hello"),), (Link(b"l" * 16, None, b"p" * 16),))
+    async with scheduling(store) as (service, _):
+        await service.acquire(call("a"), prompt)
+        assert list(await store.prompt((b"l" * 16).hex()) or ()) == ["hello"]

@@ -13,6 +13,8 @@ from headway_scheduler.model import (
     BucketState,
     Call,
     CallRecord,
+    Link,
+    Piece,
     Priority,
     Resource,
     Run,
@@ -54,6 +56,7 @@ def record(seq: int, state: CallState = CallState.QUEUED, *, run_id: str = "run"
         submitted_at=100.5 + seq,
         request_hash="abc",
         occurrence=seq,
+        kind="tool",
     )
     return CallRecord(call, seq, state)
 
@@ -68,6 +71,7 @@ def every_field(seq: int) -> CallRecord:
     full.not_before, full.admitted_at, full.sent_at, full.finished_at = 1.25, 2.25, 3.25, 4.25
     full.usage = Usage(11, 22)
     full.answer, full.error = '{"content": "yes"}', "first try: 500"
+    full.arrival, full.losses = 7, 2
     return full
 
 
@@ -368,3 +372,67 @@ async def test_any_text_can_be_asked_for(store: Store, text: str) -> None:
     assert await store.run(odd.id) == odd
     assert await store.run_with_key(text) == odd
     assert list(await store.calls(odd.id)) == [call]
+
+
+# Prompts
+
+
+def chained(*texts: str, after: bytes | None = None) -> tuple[tuple[Piece, ...], tuple[Link, ...]]:
+    """A chain of texts; the hashes only have to differ."""
+    pieces, links = [], []
+    for text in texts:
+        piece = Piece(text.encode().ljust(16, b"p")[:16], text)
+        link = Link((piece.hash[:8] + (after or b"start-of")[:8]), after, piece.hash)
+        pieces.append(piece)
+        links.append(link)
+        after = link.hash
+    return tuple(pieces), tuple(links)
+
+
+async def test_a_prompt_comes_back_in_order_and_twice_is_once(store: Store) -> None:
+    pieces, links = chained("first", "second", "third")
+    await store.commit(Batch(pieces=pieces[:2], links=links[:2]))
+    await store.commit(Batch(pieces=pieces, links=links))
+    await store.commit(Batch(pieces=pieces, links=(*links, *links)))
+    assert list(await store.prompt(links[2].hash.hex()) or ()) == ["first", "second", "third"]
+    assert list(await store.prompt(links[0].hash.hex()) or ()) == ["first"]
+    assert await store.prompt("00" * 16) is None
+
+
+async def test_a_forgotten_run_takes_its_texts_and_leaves_those_of_others(store: Store) -> None:
+    pieces, links = chained("shared", "mine")
+    other_pieces, other_links = chained("theirs", after=links[0].hash)
+    calls = [record(0, CallState.DONE, run_id="old"), record(1, CallState.DONE, run_id="new")]
+    for row, link in zip(calls, (links[1], other_links[0]), strict=True):
+        row.call = replace(row.call, request_hash=link.hash.hex())
+    await store.commit(
+        Batch(
+            new=tuple(calls),
+            runs=(run("old"), run("new")),
+            pieces=(*pieces, *other_pieces),
+            links=(*links, *other_links),
+        )
+    )
+    await store.commit(Batch(forget=("old",)))
+    assert [found.id for found in await store.runs()] == ["new"]
+    assert [found.call.run_id for found in await store.calls()] == ["new"]
+    assert await store.prompt(links[1].hash.hex()) is None
+    assert list(await store.prompt(other_links[0].hash.hex()) or ()) == ["shared", "theirs"]
+
+
+async def test_every_field_of_a_run_that_goes_on_comes_back(store: Store) -> None:
+    full = replace(
+        run("a"),
+        parameters='{"x": 1}',
+        version="abc",
+        history=("first", "second"),
+        parent="b",
+        parent_until=4,
+        deadline=5.5,
+        budget_usd=0.25,
+        waits_for="a.3",
+        attempts=2,
+        resumed_at=6.5,
+    )
+    await store.commit(Batch(runs=(full, run("b"))))
+    assert await store.run("a") == full

@@ -375,3 +375,26 @@ async def test_another_program_that_keeps_it_locked_is_named(
             other.execute("ROLLBACK")
         await store.commit(batch(0))
         assert await seqs(store) == [0]
+
+
+async def test_a_database_of_the_first_format_is_migrated_with_its_rows(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(MIGRATIONS[1])
+        db.execute(
+            "INSERT INTO runs (id, workflow, task, priority, state, created_at) "
+            "VALUES ('r-old', 'report', 'write', 2, 'completed', 1.0)"
+        )
+        db.execute(
+            "INSERT INTO calls (seq, id, run_id, path, model, quotas, priority, tokens, "
+            "submitted_at, request_hash, occurrence, state, attempts, answer) VALUES "
+            "(0, 'r-old.0', 'r-old', 'writer', 'm', '[]', 2, 5, 1.0, 'abc', 0, 'done', 1, '{}')"
+        )
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute("PRAGMA user_version = 1")
+        db.commit()
+    async with SqliteStore(path) as store:
+        old = await store.run("r-old")
+        assert old is not None
+        assert (old.history, old.attempts, old.parent) == ((), 0, None)
+        (row,) = await store.calls()
+        assert (row.call.kind, row.arrival, row.losses, row.answer) == ("model", None, 0, "{}")
