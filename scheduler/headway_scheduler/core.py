@@ -33,7 +33,7 @@ from .model import (
     Snapshot,
 )
 from .ordering import Ordering, Rank, StrictPriority
-from .states import IN_FLIGHT, CallState, check_call
+from .states import IN_FLIGHT, LIVE_CALLS, CallState, check_call
 from .views import Blocker, Explanation, Gauge, Statistics
 
 
@@ -96,8 +96,11 @@ class Scheduler:
         """
         live = self._live.get(record.call.id)
         if live is None:
+            _check_ended(record)
             check_call(record.call.id, record.state, CallState.QUEUED)
-            live = _Live(replace(record, state=CallState.QUEUED, finished_at=None, error=None))
+            again = replace(record, state=CallState.QUEUED, error=None)
+            again.finished_at = again.arrival = None
+            live = _Live(again)
         elif not live.record.parked:
             raise InternalError(f"call {record.call.id} was submitted twice")
         self._check(record.call, self._lane(record.call))
@@ -114,9 +117,12 @@ class Scheduler:
         """
         live = self._live.get(record.call.id)
         if live is not None:
+            if not live.record.parked:
+                raise IllegalTransition(f"call {record.call.id}: it waits for no person")
             if outcome.state is not CallState.QUEUED:
                 self.settle(record.call.id, outcome, now)
             return
+        _check_ended(record)
         check_call(record.call.id, record.state, outcome.state)
         decided = replace(record, state=outcome.state, answer=outcome.answer)
         decided.arrival, decided.parked = outcome.arrival, outcome.state is CallState.QUEUED
@@ -396,3 +402,11 @@ class Scheduler:
             if quotas.intersection(names):
                 ranked = ((lane.order.rank(other), other) for other in lane.order)
                 yield from (pair for pair in ranked if pair[0] < rank)
+
+
+def _check_ended(record: CallRecord) -> None:
+    """Refuse a row of a call that is not live here any more: it is older than the call's end."""
+    if record.state in LIVE_CALLS:
+        raise IllegalTransition(
+            f"call {record.call.id}: it was {record.state}, and has ended since"
+        )

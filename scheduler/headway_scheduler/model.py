@@ -260,7 +260,9 @@ class Run:
 class Batch:
     """What one commit writes, all or nothing. ``changed`` and ``runs`` overwrite earlier rows.
 
-    ``forget`` names runs whose rows go, with the texts that nobody else's calls hold.
+    Pieces and links that are there already stay as they are. ``forget`` names runs whose rows go,
+    and then the texts that no call holds; a run that has not ended, or that one which stays names
+    as its parent, stays as well.
     """
 
     new: tuple[CallRecord, ...] = ()
@@ -272,7 +274,8 @@ class Batch:
     forget: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return any((self.new, self.changed, self.buckets, self.runs, self.links, self.forget))
+        rows = (self.new, self.changed, self.buckets, self.runs)
+        return any((*rows, self.pieces, self.links, self.forget))
 
 
 @dataclass(frozen=True, slots=True)

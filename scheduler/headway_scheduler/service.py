@@ -11,14 +11,14 @@ core named; there is no polling.
 If a commit fails, nothing that the batch promised holds: its callers get the error, the core is
 thrown away and built again from the store, and calls that others still wait for go on. What the
 failed batch could not record about calls whose callers are gone is recorded with the next commit.
+If it fails because a row of it is refused, its halves are tried one after the other, and so on:
+only the event that brought the row fails.
 
 If the process dies: before the commit, the events never happened; after it and before the
 wake-up, a granted call is found *admitted* at the next start and becomes *unknown*.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -27,7 +27,8 @@ from anyio.abc import TaskGroup
 
 from .clock import Clock, system_clock
 from .core import Scheduler
-from .errors import HeadwayError, InternalError, SchedulerClosed, StoreError
+from .errors import HeadwayError, InternalError, KeyTaken, SchedulerClosed, StoreError
+from .inbox import Event, Reply, as_final, batch_with
 from .model import (
     NO_PROMPT,
     Batch,
@@ -45,45 +46,6 @@ from .views import Explanation, Statistics
 
 RETRY_COMMIT_SECONDS = 1.0
 """How long after a failed commit the next one is tried if nobody asks."""
-
-
-class _Reply:
-    """What a caller waits for: set once, after the commit."""
-
-    __slots__ = ("_error",)
-
-    def __init__(self) -> None:
-        # A bare future: every call waits twice, and an anyio.Event costs four times as much.
-        self._error: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
-
-    def set(self, error: Exception | None = None) -> None:
-        if not self._error.done():
-            self._error.set_result(error)
-
-    async def wait(self) -> None:
-        if (error := await self._error) is not None:
-            raise error
-
-
-@dataclass(slots=True, eq=False)
-class _Event:
-    """One thing that a caller told. ``reply`` is set when it is on disk.
-
-    With ``until_granted`` the reply waits on until the call is admitted.
-    """
-
-    submit: Call | None = None
-    parked: bool = False
-    prompt: Prompt = NO_PROMPT
-    resubmit: CallRecord | None = None
-    decide: tuple[CallRecord, Outcome] | None = None
-    rows: tuple[CallRecord, ...] = ()
-    forget: tuple[str, ...] = ()
-    settle: tuple[str, Outcome] | None = None
-    signals: Mapping[str, Signals] | None = None
-    run: Run | None = None
-    reply: _Reply | None = None
-    until_granted: bool = False
 
 
 class Service:
@@ -105,9 +67,9 @@ class Service:
         self._clock = clock or system_clock()
         self._on_change = on_change
         self._core = Scheduler(self._quotas, self._clock())
-        self._events: list[_Event] = []
+        self._events: list[Event] = []
         self._wake = anyio.Event()
-        self._waiting: dict[str, _Reply] = {}
+        self._waiting: dict[str, Event] = {}
         self._sending: set[str] = set()
         self._retry_at: float | None = None
         self._closed = False
@@ -139,43 +101,45 @@ class Service:
     # What callers ask
 
     async def acquire(self, call: Call, prompt: Prompt = NO_PROMPT) -> None:
-        """Queue ``call`` and wait until it may be sent; that is on disk when this returns.
-
-        So is its ``prompt``.
+        """Queue ``call`` and wait until it may be sent; that is on disk then, and its ``prompt``.
 
         The caller then owes one :meth:`settle`, :meth:`retry` or :meth:`abandon`. Cancelling the
         wait takes the call out of the queue.
 
-        Raises UnknownQuota, CallTooLarge or StoreError: it is not queued then; SchedulerClosed: a
-        call that was queued before stays on disk, parked.
+        Raises UnknownQuota, CallTooLarge, KeyTaken or StoreError: it is not queued then;
+        SchedulerClosed: a call that was queued before stays on disk, parked.
         """
-        await self._granted(call.id, _Event(submit=call, prompt=prompt))
+        await self._granted(call.id, Event(submit=call, prompt=prompt))
 
     async def reacquire(self, record: CallRecord) -> None:
         """Queue a call of an earlier attempt again, at its old place, and wait as for a new one.
 
         It is parked, unknown, failed or cancelled. Raises what :meth:`acquire` does.
         """
-        await self._granted(record.call.id, _Event(resubmit=record))
+        await self._granted(record.call.id, Event(resubmit=record))
 
     async def ask(self, call: Call, prompt: Prompt = NO_PROMPT) -> None:
         """Write down a question to a person; on disk when this returns. It is never admitted."""
-        await self._told(_Event(submit=call, parked=True, prompt=prompt))
+        await self._told(Event(submit=call, parked=True, prompt=prompt))
 
     async def decide(self, record: CallRecord, outcome: Outcome) -> None:
         """Record a person's decision on a parked or unknown call: done, queued or cancelled.
 
         Raises IllegalTransition, or StoreError if it is not on disk.
         """
-        await self._told(_Event(decide=(record, outcome)))
+        await self._told(Event(decide=(record, outcome)))
 
     async def amend(self, *records: CallRecord) -> None:
         """Write rows of finished calls anew. Raises StoreError if they are not on disk."""
-        await self._told(_Event(rows=records))
+        await self._told(Event(rows=records))
 
     async def forget(self, *run_ids: str) -> None:
-        """Delete ended runs with their calls and texts. Raises StoreError if they are not."""
-        await self._told(_Event(forget=run_ids))
+        """Delete ended runs, their calls, and texts that no other call holds.
+
+        A run that has not ended, or that one which stays began as a copy of, is left as it is.
+        Raises StoreError; nothing was deleted then.
+        """
+        await self._told(Event(forget=run_ids))
 
     def sent(self, call_id: str) -> None:
         """Note that the request leaves now. Written with the next commit.
@@ -192,7 +156,7 @@ class Service:
         Cancelling the wait does not undo it. Raises StoreError if it is not on disk yet: it will
         be recorded with the next commit that succeeds.
         """
-        await self._told(_Event(settle=(call_id, outcome), signals=signals))
+        await self._told(Event(settle=(call_id, outcome), signals=signals))
 
     async def retry(
         self, call_id: str, outcome: Outcome, signals: Mapping[str, Signals] | None = None
@@ -201,20 +165,20 @@ class Service:
 
         ``outcome`` has the state queued. Raises StoreError; the call has failed then.
         """
-        await self._granted(call_id, _Event(settle=(call_id, outcome), signals=signals))
+        await self._granted(call_id, Event(settle=(call_id, outcome), signals=signals))
 
     def abandon(self, call_id: str, outcome: Outcome) -> None:
         """Settle without waiting, for a caller that is being cancelled."""
         if not self._closed:
-            self._post(_Event(settle=(call_id, outcome)))
+            self._post(Event(settle=(call_id, outcome)))
 
     async def save_run(self, run: Run) -> None:
-        """Write a run; on disk when this returns. Raises StoreError if it is not."""
-        await self._told(_Event(run=run))
+        """Write a run; on disk when this returns. Raises KeyTaken or StoreError if it is not."""
+        await self._told(Event(run=run))
 
     def note_run(self, run: Run) -> None:
         """Write a run no later than the calls that are asked for after this."""
-        self._post(_Event(run=run))
+        self._post(Event(run=run))
 
     def now(self) -> float:
         """The scheduler's time, epoch seconds."""
@@ -234,24 +198,24 @@ class Service:
 
     # How callers wait
 
-    def _post(self, event: _Event) -> None:
+    def _post(self, event: Event) -> None:
         if self._closed:
             raise SchedulerClosed("the scheduler is closed: nothing more can be asked of it")
         self._events.append(event)
         self._wake.set()
 
-    async def _told(self, event: _Event) -> None:
+    async def _told(self, event: Event) -> None:
         """Wait until what an event tells is on disk."""
-        event.reply = _Reply()
+        event.reply = Reply()
         self._post(event)
         await event.reply.wait()
 
-    async def _granted(self, call_id: str, event: _Event) -> None:
+    async def _granted(self, call_id: str, event: Event) -> None:
         if call_id in self._waiting:
             raise InternalError(f"call {call_id}: somebody waits for its turn already")
-        event.reply, event.until_granted = _Reply(), True
+        event.reply, event.until_granted = Reply(), True
         self._post(event)
-        self._waiting[call_id] = event.reply
+        self._waiting[call_id] = event
         try:
             await event.reply.wait()
         except anyio.get_cancelled_exc_class():
@@ -276,8 +240,9 @@ class Service:
                 with anyio.CancelScope(shield=True):
                     await self._turn()
             finally:
-                for reply in self._waiting.values():
-                    reply.set(SchedulerClosed("the scheduler was closed while this call waited"))
+                closed = SchedulerClosed("the scheduler was closed while this call waited")
+                for event in self._waiting.values():
+                    event.answer(closed)
 
     async def _gather(self) -> None:
         """Sleep until an event, or until the core wants to be asked."""
@@ -288,27 +253,44 @@ class Service:
         self._wake = anyio.Event()
 
     async def _turn(self) -> None:
-        """One batch: tell the core, commit, answer."""
-        accepted, self._events = self._events, []
-        try:
-            if self._retry_at is not None:
-                await self._rebuild()
-            now = self._clock()
-            accepted = [event for event in accepted if self._tell(event, now)]
-            grants = [] if self._closed else self._core.admit(now)
-            batch = _with_rows(self._core.take_batch(now), accepted)
-            if batch:
-                await self._store.commit(batch)
-        except Exception as error:
-            self._fail(accepted, error)
-            if isinstance(error, StoreError):
-                return
-            raise
-        self._answer(accepted, grants)
-        if batch:
-            self._on_change(batch)
+        """Everything that has gathered: one batch, unless a row of it is refused."""
+        parts, self._events = [self._events], []
+        while parts:
+            part = parts.pop()
+            try:
+                batch, grants = await self._commit(part)
+            except KeyTaken as error:
+                self._retry_at = self._clock()
+                if len(part) > 1:
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+                else:
+                    self._fail(part, error)
+            except Exception as error:
+                for failed in (part, *reversed(parts)):
+                    self._fail(failed, error)
+                self._retry_at = self._clock() + RETRY_COMMIT_SECONDS
+                if isinstance(error, StoreError):
+                    return
+                raise
+            else:
+                self._answer(part, grants)
+                if batch:
+                    self._on_change(batch)
 
-    def _tell(self, event: _Event, now: float) -> bool:
+    async def _commit(self, events: list[Event]) -> tuple[Batch, list[CallRecord]]:
+        """Tell the core, ask it, and commit. Takes out of ``events`` what the core refused."""
+        if self._retry_at is not None:
+            await self._rebuild()
+        now = self._clock()
+        events[:] = [event for event in events if self._tell(event, now)]
+        grants = [] if self._closed else self._core.admit(now)
+        batch = batch_with(self._core.take_batch(now), events)
+        if batch:
+            await self._store.commit(batch)
+        return batch, grants
+
+    def _tell(self, event: Event, now: float) -> bool:
         """Tell the core one event; a caller's mistake goes back to that caller alone.
 
         What is raised changed nothing, so signals, which may be wrong by themselves, come first.
@@ -328,56 +310,41 @@ class Service:
         except HeadwayError as error:
             if event.reply is None:
                 raise
-            event.reply.set(error)
+            event.answer(error)
             return False
         return True
 
-    def _answer(self, accepted: list[_Event], grants: list[CallRecord]) -> None:
+    def _answer(self, accepted: list[Event], grants: list[CallRecord]) -> None:
         """The commit stands: wake those whose event it was, and those who may send."""
         for event in accepted:
+            event.stands = True
             if event.settle is not None:
                 self._sending.discard(event.settle[0])
-            if event.reply is not None and not event.until_granted:
-                event.reply.set()
+            if not event.until_granted:
+                event.answer()
         for record in grants:
             # A caller that was cancelled meanwhile has an abandon on its way.
             self._sending.add(record.call.id)
-            if reply := self._waiting.get(record.call.id):
-                reply.set()
+            if waiting := self._waiting.get(record.call.id):
+                waiting.answer()
 
-    def _fail(self, events: list[_Event], error: Exception) -> None:
+    def _fail(self, events: list[Event], error: Exception) -> None:
         """The commit does not stand: say so, keep what must still be recorded, rebuild later."""
         for event in events:
-            if event.reply is not None:
-                event.reply.set(error)
+            event.answer(error)
             if event.settle is not None:
-                self._events.append(_Event(settle=_as_final(*event.settle), signals=event.signals))
-        self._retry_at = self._clock() + RETRY_COMMIT_SECONDS
+                self._events.append(Event(settle=as_final(*event.settle), signals=event.signals))
 
     async def _rebuild(self) -> None:
         """Build the core from the store. Raises StoreError and leaves the old one then."""
         snapshot = await self._store.snapshot()
         now = self._clock()
         core = Scheduler(self._quotas, now)
-        core.restore(snapshot, now, lambda key: key in self._sending or key in self._waiting)
+        core.restore(snapshot, now, self._has_caller)
         self._core = core
         self._retry_at = None
 
-
-def _with_rows(batch: Batch, events: Iterable[_Event]) -> Batch:
-    """Add what goes past the core: it decides nothing."""
-    return replace(
-        batch,
-        runs=tuple(event.run for event in events if event.run is not None),
-        changed=(*batch.changed, *(row for event in events for row in event.rows)),
-        pieces=tuple(piece for event in events for piece in event.prompt.pieces),
-        links=tuple(link for event in events for link in event.prompt.links),
-        forget=tuple(run_id for event in events for run_id in event.forget),
-    )
-
-
-def _as_final(call_id: str, outcome: Outcome) -> tuple[str, Outcome]:
-    """What to record once there is room, when the caller was told that it is not recorded."""
-    if outcome.state is CallState.QUEUED:
-        outcome = Outcome(CallState.FAILED, error=outcome.error, sent=outcome.sent)
-    return call_id, outcome
+    def _has_caller(self, call_id: str) -> bool:
+        """Whether a call on disk is somebody's here; not yet, if asking again is still to stand."""
+        waiting = self._waiting.get(call_id)
+        return call_id in self._sending or (waiting is not None and waiting.stands)

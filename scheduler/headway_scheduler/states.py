@@ -57,7 +57,9 @@ _ENDS = frozenset({_R.COMPLETED, _R.FAILED, _R.CANCELLED})
 RUN_TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
     _R.QUEUED: frozenset({_R.RUNNING, _R.PAUSED, _R.CANCELLED, _R.FAILED}),
     _R.RUNNING: frozenset({_R.WAITING, _R.PAUSED, _R.INTERRUPTED}) | _ENDS,
-    _R.WAITING: frozenset({_R.RUNNING, _R.QUEUED, _R.PAUSED, _R.CANCELLED, _R.FAILED}),
+    _R.WAITING: frozenset(
+        {_R.RUNNING, _R.QUEUED, _R.PAUSED, _R.INTERRUPTED, _R.CANCELLED, _R.FAILED}
+    ),
     _R.PAUSED: frozenset({_R.QUEUED, _R.RUNNING, _R.CANCELLED}),
     _R.INTERRUPTED: frozenset({_R.RUNNING, _R.QUEUED, _R.PAUSED, _R.CANCELLED, _R.FAILED}),
     _R.COMPLETED: frozenset(),

@@ -20,7 +20,7 @@ from headway_scheduler.model import (
     Snapshot,
     Usage,
 )
-from headway_scheduler.states import CallState
+from headway_scheduler.states import LIVE_CALLS, CallState
 
 NOW = 1_772_366_400.0
 DONE = Outcome(CallState.DONE, usage=Usage(1, 1), answer="{}")
@@ -736,3 +736,216 @@ def test_calls_of_a_quota_that_is_no_longer_configured_do_not_stop_a_restart() -
     assert [record.state for record in batch.changed] == [CallState.UNKNOWN]
     again.settle("b", CANCELLED, NOW)
     assert [record.state for record in again.take_batch(NOW).changed] == [CallState.CANCELLED]
+
+
+# Asked again
+
+
+def asked_before(state: CallState) -> tuple[Scheduler, CallRecord]:
+    """A call whose attempt ended so, in the life before, between two others in the queue."""
+    disk, core = Disk(), submitted(scheduler(WIDE, Q), call("a", "wide"))
+    core.admit(NOW)
+    submitted(core, call("before"), call("after"), now=NOW)
+    if state is not CallState.ADMITTED:
+        core.settle("a", Outcome(state, error="no", arrival=4), NOW)
+    disk.save(core)
+    again = disk.load(WIDE, Q)
+    disk.save(again)
+    return again, disk.calls["a"]
+
+
+WITHOUT_ANSWER = [CallState.FAILED, CallState.CANCELLED, CallState.UNKNOWN, CallState.ADMITTED]
+
+
+@pytest.mark.parametrize("state", WITHOUT_ANSWER)
+def test_a_call_without_an_answer_is_asked_again_in_its_own_row(state: CallState) -> None:
+    core, row = asked_before(state)
+    core.resubmit(row, NOW)
+    [written] = core.take_batch(NOW).changed
+    assert (written.seq, written.call, written.state) == (row.seq, row.call, CallState.QUEUED)
+    assert (written.error, written.finished_at, written.arrival) == (None, None, None)
+    assert written.losses == (state in (CallState.UNKNOWN, CallState.ADMITTED))
+    assert admitted(core) == ["a"]
+    assert core.take_batch(NOW).changed[0].attempts == 2
+
+
+def test_a_resubmitted_call_has_its_old_place() -> None:
+    disk, core = Disk(), submitted(scheduler(), call("first"), call("second"), call("third"))
+    disk.save(core)
+    again = disk.load()
+    again.submit(call("new"), NOW)
+    for name in ("third", "first", "second"):
+        again.resubmit(disk.calls[name], NOW)
+    assert list(play(again)) == ["first", "second", "third", "new"]
+
+
+def test_a_parked_call_does_not_wait_for_the_time_of_its_retry() -> None:
+    disk, core = Disk(), submitted(scheduler(WIDE), call("a", "wide"))
+    core.admit(NOW)
+    core.settle("a", replace(AGAIN, not_before=NOW + 90), NOW)
+    disk.save(core)
+    again = disk.load(WIDE)
+    again.resubmit(disk.calls["a"], NOW)
+    assert admitted(again) == ["a"]
+
+
+def test_what_an_unknown_call_reserved_stays_spent_and_it_reserves_again() -> None:
+    core, row = asked_before(CallState.ADMITTED)
+    assert available(core)["wide", "requests"] == 5_999
+    core.resubmit(row, NOW)
+    assert available(core)["wide", "requests"] == 5_999
+    core.admit(NOW)
+    assert available(core)["wide", "requests"] == 5_998
+    core.settle("a", CANCELLED, NOW)
+    assert available(core)["wide", "requests"] == 5_999
+
+
+def test_every_loss_of_a_call_is_counted() -> None:
+    disk, core = Disk(), submitted(scheduler(WIDE), call("a", "wide"))
+    for losses in (1, 2, 3):
+        core.admit(NOW)
+        disk.save(core)
+        core = disk.load(WIDE)
+        disk.save(core)
+        row = disk.calls["a"]
+        assert (row.state, row.losses, row.attempts) == (CallState.UNKNOWN, losses, losses)
+        core.resubmit(row, NOW)
+    core.admit(NOW)
+    core.settle("a", DONE, NOW)
+    assert core.take_batch(NOW).changed[0].losses == 3
+
+
+def test_a_call_that_its_own_process_gives_up_is_a_loss_too() -> None:
+    core = submitted(scheduler(), call("a"))
+    core.admit(NOW)
+    core.settle("a", Outcome(CallState.UNKNOWN), NOW)
+    [row] = core.take_batch(NOW).new
+    assert (row.state, row.losses) == (CallState.UNKNOWN, 1)
+
+
+@pytest.mark.parametrize("state", [CallState.DONE, *sorted(LIVE_CALLS)])
+def test_a_call_that_cannot_be_asked_again_changes_nothing(state: CallState) -> None:
+    core = scheduler()
+    with pytest.raises(IllegalTransition):
+        core.resubmit(CallRecord(call("a"), 0, state), NOW)
+    assert not core.take_batch(NOW)
+    assert core.explain("a", NOW) is None
+
+
+def test_a_call_that_is_queued_or_in_flight_here_is_not_queued_again() -> None:
+    core = submitted(scheduler(), call("flies"), call("waits"))
+    core.admit(NOW)
+    rows = core.take_batch(NOW).new
+    for row in rows:
+        with pytest.raises(InternalError, match="submitted twice"):
+            core.resubmit(replace(row, state=CallState.UNKNOWN), NOW)
+    assert not core.take_batch(NOW)
+
+
+@pytest.mark.parametrize(
+    ("quotas", "error"),
+    [((WIDE,), UnknownQuota), ((Quota.per_minute("q", tokens=10),), CallTooLarge)],
+)
+def test_a_call_that_no_quota_takes_any_more_stays_parked(
+    quotas: tuple[Quota, ...], error: type[Exception]
+) -> None:
+    disk = Disk()
+    disk.save(submitted(scheduler(), call("a", tokens=99)))
+    core = disk.load(*quotas)
+    with pytest.raises(error):
+        core.resubmit(disk.calls["a"], NOW)
+    assert not core.take_batch(NOW)
+    assert core.statistics(NOW).parked == 1
+
+
+# Steps and people
+
+
+def step(id: str, kind: str = "person") -> Call:
+    return replace(call(id), quotas=(), tokens=0, kind=kind)
+
+
+def test_a_step_is_admitted_at_once_while_every_quota_is_spent() -> None:
+    core = submitted(scheduler(), call("a"), call("b"))
+    assert admitted(core) == ["a"]
+    core.submit(step("tool", "tool"), NOW)
+    assert admitted(core) == ["tool"]
+
+
+def test_a_question_is_never_admitted() -> None:
+    core = scheduler()
+    core.submit(step("question"), NOW, parked=True)
+    [row] = core.take_batch(NOW).new
+    assert (row.state, row.parked) == (CallState.QUEUED, True)
+    assert play(core) == {}
+    assert core.next_event(NOW) is None
+    assert core.statistics(NOW).parked == 1
+
+
+def test_a_question_ends_with_the_words_of_a_person() -> None:
+    core = scheduler()
+    core.submit(step("question"), NOW, parked=True)
+    [row] = core.take_batch(NOW).new
+    core.decide(replace(row), Outcome(CallState.DONE, answer="yes", arrival=3), NOW + 5)
+    [row] = core.take_batch(NOW + 5).changed
+    assert (row.state, row.answer, row.arrival) == (CallState.DONE, "yes", 3)
+    assert row.finished_at == NOW + 5
+    assert core.explain("question", NOW) is None
+
+
+@pytest.mark.parametrize("state", [CallState.DONE, CallState.CANCELLED])
+def test_a_person_says_what_came_of_an_unknown_call(state: CallState) -> None:
+    core, row = asked_before(CallState.ADMITTED)
+    core.decide(row, Outcome(state, answer="{}", arrival=2), NOW)
+    [written] = core.take_batch(NOW).changed
+    assert (written.seq, written.state, written.arrival) == (row.seq, state, 2)
+    assert (written.finished_at, written.losses) == (NOW, 1)
+    assert core.explain("a", NOW) is None
+
+
+def test_a_call_that_is_to_go_again_is_parked_until_its_run_goes_on() -> None:
+    core, row = asked_before(CallState.ADMITTED)
+    core.decide(row, Outcome(CallState.QUEUED), NOW)
+    [written] = core.take_batch(NOW).changed
+    assert (written.state, written.parked) == (CallState.QUEUED, True)
+    assert written.finished_at is None
+    assert admitted(core) == []
+    core.decide(written, Outcome(CallState.QUEUED), NOW)
+    assert not core.take_batch(NOW)
+    core.resubmit(written, NOW)
+    assert admitted(core) == ["a"]
+
+
+@pytest.mark.parametrize("state", sorted(set(CallState) - {CallState.UNKNOWN}))
+def test_nobody_decides_what_is_over_or_was_read_before_its_end(state: CallState) -> None:
+    core = scheduler()
+    with pytest.raises(IllegalTransition):
+        core.decide(CallRecord(call("a"), 0, state), Outcome(CallState.DONE, answer="x"), NOW)
+    assert not core.take_batch(NOW)
+
+
+def test_nobody_decides_what_is_on_its_way() -> None:
+    core = submitted(scheduler(), call("flies"), call("waits"))
+    core.admit(NOW)
+    rows = core.take_batch(NOW).new
+    for row in rows:
+        with pytest.raises(IllegalTransition, match="waits for no person"):
+            core.decide(replace(row), Outcome(CallState.DONE, answer="x"), NOW)
+    assert not core.take_batch(NOW)
+
+
+def test_a_queued_call_that_is_no_question_is_not_done_by_settling() -> None:
+    core = submitted(scheduler(SLOT), call("holder", "slot"), call("a", "slot"))
+    core.admit(NOW)
+    with pytest.raises(IllegalTransition, match="never admitted"):
+        core.settle("a", DONE, NOW)
+    core.settle("holder", DONE, NOW)
+    assert admitted(core) == ["a"]
+
+
+@pytest.mark.parametrize("state", [CallState.DONE, CallState.FAILED])
+def test_the_number_of_an_answer_is_written_with_it(state: CallState) -> None:
+    core = submitted(scheduler(), call("a"))
+    core.admit(NOW)
+    core.settle("a", Outcome(state, answer="{}", arrival=17), NOW)
+    assert core.take_batch(NOW).new[0].arrival == 17

@@ -17,6 +17,7 @@ from headway_scheduler.errors import (
     CallTooLarge,
     HeadwayError,
     InternalError,
+    KeyTaken,
     SchedulerClosed,
     StoreError,
     StoreFull,
@@ -69,6 +70,7 @@ class FaultyStore(MemoryStore):
         self.tries = 0
         self.snapshots = 0
         self.error: Exception | None = None
+        self.fails_once = False
         self.snapshot_error: Exception | None = None
         self.gate = anyio.Event()
         self.gate.set()
@@ -80,7 +82,10 @@ class FaultyStore(MemoryStore):
         self.tries += 1
         await self.gate.wait()
         if self.error is not None:
-            raise self.error
+            error = self.error
+            if self.fails_once:
+                self.error = None
+            raise error
         await super().commit(batch)
         self.batches.append(batch)
 
@@ -278,6 +283,106 @@ async def test_signals_of_an_unknown_quota_are_refused_before_anything_is_told(
         assert await store.state("a") is CallState.ADMITTED
         await service.settle("a", DONE)
         assert await store.state("a") is CallState.DONE
+
+
+async def gathered(store: FaultyStore, service: Service, *tell: Callable[[], None]) -> None:
+    """Have the service take everything that is told into one batch."""
+    store.hold()
+    service.note_run(run("in the commit that is held up"))
+    await rest()
+    for each in tell:
+        each()
+    await rest()
+    store.gate.set()
+    await rest()
+
+
+@pytest.mark.parametrize("others", [0, 1, 2, 30])
+async def test_a_row_that_is_taken_fails_alone(store: FaultyStore, others: int) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("taken", "wide"))
+        await service.settle("taken", DONE)
+        await service.acquire(call("flies", "wide"))
+        names = [f"a{number}" for number in range(others)]
+        crowd = [call(name, "wide") for name in names]
+        await gathered(
+            store,
+            service,
+            lambda: asking.acquire(*crowd[: others // 2]),
+            lambda: asking.acquire(call("taken", "wide")),
+            lambda: asking.settle("flies"),
+            lambda: asking.acquire(*crowd[others // 2 :]),
+        )
+        assert asking.granted == names
+        assert asking.recorded == ["flies"]
+        assert list(asking.errors) == ["taken"]
+        assert isinstance(asking.errors["taken"], KeyTaken)
+        assert await store.state("taken") is await store.state("flies") is CallState.DONE
+        for name in names:
+            await service.settle(name, DONE)
+        await same_as_disk(service, store)
+        assert service.statistics().in_flight == 0
+
+
+async def test_of_two_runs_with_one_key_the_second_fails_alone(store: FaultyStore) -> None:
+    runs = [replace(run(name), key="k") for name in ("first", "second")]
+    async with scheduling(store) as (service, asking):
+        tell = [
+            partial(asking.start, each.id, service.save_run, each, asking.recorded)
+            for each in (*runs, run("other"))
+        ]
+        await gathered(store, service, *tell)
+        assert asking.recorded == ["first", "other"]
+        assert isinstance(asking.errors["second"], KeyTaken)
+        assert await store.run("second") is None
+
+
+async def test_what_waits_and_flies_goes_on_when_a_row_is_refused(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("taken", "wide"))
+        await service.settle("taken", DONE)
+        asking.acquire(call("holder"), call("low", priority=Priority.LOW), call("a"), call("b"))
+        await rest()
+        asking.scopes["b"].cancel()
+        await gathered(
+            store,
+            service,
+            lambda: asking.retry("holder"),
+            lambda: asking.acquire(call("taken")),
+            lambda: asking.acquire(call("urgent", priority=Priority.HIGH)),
+        )
+        assert isinstance(asking.errors["taken"], KeyTaken)
+        # What came before the row that is taken had its turn before what came after it.
+        for turn, name in enumerate(("holder", "urgent", "a", "low")):
+            assert len(asking.granted) == turn + 2
+            await service.settle(name, DONE)
+            await rest()
+        assert asking.granted == ["holder", "holder", "urgent", "a", "low"]
+        assert await store.state("b") is CallState.CANCELLED
+        await same_as_disk(service, store)
+
+
+async def test_when_a_refused_batch_meets_a_full_disk_everybody_is_told(
+    store: FaultyStore, quick_retry: None
+) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("taken", "wide"))
+        await service.settle("taken", DONE)
+        await service.acquire(call("flies", "wide"))
+        store.snapshot_error = StoreFull("no room")
+        await gathered(
+            store,
+            service,
+            lambda: asking.acquire(call("taken", "wide"), call("a", "wide")),
+            lambda: asking.settle("flies"),
+        )
+        assert {type(error) for error in asking.errors.values()} == {StoreFull}
+        assert set(asking.errors) == {"taken", "a", "flies"}
+        store.snapshot_error = None
+        await until(lambda: service._retry_at is None)
+        await rest()
+        assert await store.state("flies") is CallState.DONE
+        assert await store.state("a") is None
 
 
 # Order
@@ -849,3 +954,116 @@ async def test_a_prompt_is_on_disk_with_its_call(store: FaultyStore) -> None:
     async with scheduling(store) as (service, _):
         await service.acquire(call("a"), prompt)
         assert list(await store.prompt((b"l" * 16).hex()) or ()) == ["hello"]
+
+
+async def test_a_prompt_and_its_call_are_one_commit_or_none(store: FaultyStore) -> None:
+    prompt = Prompt((Piece(b"p" * 16, "hello"),), (Link(b"l" * 16, None, b"p" * 16),))
+    async with scheduling(store) as (service, asking):
+        store.error = StoreFull("no room")
+        for name, ask in (("a", service.acquire), ("b", service.ask)):
+            asking.start(name, partial(ask, prompt=prompt), call(name), asking.granted)
+            await rest()
+            assert isinstance(asking.errors[name], StoreFull)
+        assert await store.prompt((b"l" * 16).hex()) is None
+        store.error = None
+        await service.ask(call("c"), prompt)
+        [batch] = store.batches
+        assert [record.call.id for record in batch.new] == ["c"]
+        assert (batch.pieces, batch.links) == (prompt.pieces, prompt.links)
+        assert list(await store.prompt((b"l" * 16).hex()) or ()) == ["hello"]
+
+
+@pytest.mark.parametrize("state", [CallState.QUEUED, CallState.ADMITTED])
+async def test_asking_again_that_could_not_be_written_can_be_tried_again(
+    store: FaultyStore, state: CallState
+) -> None:
+    row = await left_behind(store, state)
+    async with scheduling(store) as (service, asking):
+        store.error = StoreFull("no room")
+        asking.start("a", service.reacquire, row, asking.granted)
+        await rest()
+        assert isinstance(asking.errors["a"], StoreFull)
+        store.error = None
+        await service.reacquire(row)
+        assert await store.state("a") is CallState.ADMITTED
+
+
+async def test_asking_again_right_after_a_failed_commit_takes_the_old_place(
+    store: FaultyStore,
+) -> None:
+    """The core is built anew before it hears of it, and must not take the call for queued."""
+    row = await left_behind(store, CallState.QUEUED)
+    async with scheduling(store) as (service, asking):
+        store.hold()
+        store.error, store.fails_once = StoreFull("no room"), True
+        asking.acquire(call("other", "wide"))
+        await rest()
+        asking.start("a", service.reacquire, row, asking.granted)
+        await rest()
+        store.gate.set()
+        await until(lambda: asking.granted == ["a"])
+        assert list(asking.errors) == ["other"]
+        assert (await store.calls())[0].seq == row.seq
+
+
+async def test_asking_again_that_is_cancelled_takes_the_call_out(store: FaultyStore) -> None:
+    row = await left_behind(store, CallState.ADMITTED)
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("holder"))
+        asking.start("a", service.reacquire, row, asking.granted)
+        await rest()
+        assert await store.state("a") is CallState.QUEUED
+        asking.scopes["a"].cancel()
+        await rest()
+        assert await store.state("a") is CallState.CANCELLED
+        await service.settle("holder", DONE)
+        await rest()
+        assert asking.granted == []
+
+
+async def test_a_question_that_was_cancelled_is_not_written_twice(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, _):
+        await service.ask(replace(call("a"), quotas=(), kind="person"))
+        (row,) = await store.calls()
+        await service.decide(row, Outcome(CallState.CANCELLED, sent=False))
+        assert await store.state("a") is CallState.CANCELLED
+        assert service.queued() == []
+
+
+async def test_a_decision_that_could_not_be_written_is_none(store: FaultyStore) -> None:
+    row = await left_behind(store, CallState.ADMITTED)
+    async with scheduling(store) as (service, _):
+        store.error = StoreFull("no room")
+        with pytest.raises(StoreFull):
+            await service.decide(row, Outcome(CallState.DONE, answer="yes", arrival=0))
+        store.error = None
+        assert await store.state("a") is CallState.UNKNOWN
+        await service.decide(row, Outcome(CallState.CANCELLED))
+        assert await store.state("a") is CallState.CANCELLED
+
+
+async def test_every_restart_over_a_call_in_flight_is_a_loss(store: FaultyStore) -> None:
+    row = await left_behind(store, CallState.ADMITTED)
+    for losses in (1, 2):
+        assert (row.state, row.losses) == (CallState.UNKNOWN, losses)
+        async with scheduling(store) as (service, _):
+            await service.reacquire(row)
+        async with Service(store, BOTH):
+            pass
+        (row,) = await store.calls()
+    assert (row.losses, row.attempts) == (3, 3)
+
+
+async def test_an_ended_run_is_forgotten_with_its_calls(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, _):
+        await service.save_run(replace(run("run"), state=RunState.FAILED))
+        await service.save_run(run("queued"))
+        await service.acquire(call("a"))
+        await service.settle("a", DONE)
+        await service.forget("run", "queued")
+        assert [found.id for found in await store.runs()] == ["queued"]
+        assert list(await store.calls()) == []
+        store.error = StoreFull("no room")
+        with pytest.raises(StoreFull):
+            await service.forget("queued")
+        store.error = None

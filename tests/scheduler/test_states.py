@@ -84,6 +84,18 @@ def test_a_finished_run_has_no_way_out_but_a_failed_one_may_run_again() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "state", [RunState.INTERRUPTED, RunState.PAUSED, RunState.WAITING, RunState.FAILED]
+)
+def test_a_run_that_stopped_before_its_end_may_go_on(state: RunState) -> None:
+    assert {RunState.RUNNING, RunState.QUEUED} <= RUN_TRANSITIONS[state]
+
+
+def test_a_run_that_waits_for_a_person_may_stop_in_any_way() -> None:
+    ways = {RunState.PAUSED, RunState.INTERRUPTED, RunState.CANCELLED, RunState.FAILED}
+    assert ways <= RUN_TRANSITIONS[RunState.WAITING]
+
+
 @pytest.mark.parametrize("state", sorted(LIVE_CALLS | {CallState.UNKNOWN}))
 def test_every_unfinished_call_can_be_cancelled_and_can_fail(state: CallState) -> None:
     assert {CallState.CANCELLED, CallState.FAILED} <= CALL_TRANSITIONS[state]

@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import anyio
 import pytest
 
-from headway_scheduler.errors import RunNotFound, StoreError
+from headway_scheduler.errors import HeadwayError, KeyTaken, RunNotFound, StoreError
 from headway_scheduler.model import (
     Batch,
     BucketState,
@@ -21,7 +22,7 @@ from headway_scheduler.model import (
     Snapshot,
     Usage,
 )
-from headway_scheduler.states import LIVE_CALLS, CallState, RunState
+from headway_scheduler.states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
 from headway_scheduler.store import MemoryStore, SqliteStore, Store
 
 pytestmark = pytest.mark.anyio
@@ -65,6 +66,10 @@ def run(run_id: str, state: RunState = RunState.QUEUED, created_at: float = 1.0)
     return Run(run_id, "report", "write it", Priority.NORMAL, state, created_at)
 
 
+def ended(run_id: str, parent: str | None = None) -> Run:
+    return replace(run(run_id, RunState.COMPLETED), parent=parent)
+
+
 def every_field(seq: int) -> CallRecord:
     full = record(seq, CallState.DONE)
     full.attempts = 3
@@ -73,6 +78,18 @@ def every_field(seq: int) -> CallRecord:
     full.answer, full.error = '{"content": "yes"}', "first try: 500"
     full.arrival, full.losses = 7, 2
     return full
+
+
+def chained(*texts: str, after: bytes | None = None) -> tuple[tuple[Piece, ...], tuple[Link, ...]]:
+    """A chain of texts with the hashes that they have in the database: of 16 bytes."""
+    pieces, links = [], []
+    for text in texts:
+        piece = Piece(sha256(text.encode()).digest()[:16], text)
+        link = Link(sha256((after or b"") + piece.hash).digest()[:16], after, piece.hash)
+        pieces.append(piece)
+        links.append(link)
+        after = link.hash
+    return tuple(pieces), tuple(links)
 
 
 # Calls
@@ -256,6 +273,29 @@ async def test_runs_are_chosen_by_state(store: Store) -> None:
     assert list(await store.runs(wanted, limit=3)) == expected[:3]
 
 
+async def test_the_most_urgent_run_that_waits_longest_can_be_asked_for(store: Store) -> None:
+    priorities = [Priority.LOW, Priority.HIGH, Priority.NORMAL]
+    new = [
+        replace(run(f"{at}", created_at=float(at // 2)), priority=priorities[at % 3])
+        for at in range(12)
+    ]
+    busy = replace(run("busy", RunState.RUNNING, 0.0), priority=Priority.INTERACTIVE)
+    await store.commit(Batch(runs=(busy, *reversed(new))))
+    expected = ["1", "4", "7", "10", "2", "5", "8", "11", "0", "3", "6", "9"]
+    found = await store.runs({RunState.QUEUED}, urgent_first=True)
+    assert [each.id for each in found] == expected
+    (first,) = await store.runs({RunState.QUEUED}, limit=1, urgent_first=True)
+    assert first == new[1]
+    both = await store.runs({RunState.QUEUED, RunState.RUNNING}, limit=2, urgent_first=True)
+    assert [each.id for each in both] == ["busy", "1"]
+    assert [each.id for each in await store.runs(limit=1, urgent_first=True)] == ["busy"]
+    same = replace(new[1], id="same")
+    await store.commit(Batch(runs=(same,)))
+    await store.commit(Batch(runs=(replace(new[1], attempts=1),)))
+    (first,) = await store.runs({RunState.QUEUED}, limit=1, urgent_first=True)
+    assert first.id == "1"
+
+
 async def test_a_run_is_found_by_the_start_of_its_id(store: Store) -> None:
     await store.commit(Batch(runs=(run("aa1"), run("aa"), run("ab"), run("b%_1"), run("bé2"))))
     for prefix, found in {"aa": "aa", "aa1": "aa1", "ab": "ab", "b%": "b%_1", "bé": "bé2"}.items():
@@ -277,7 +317,7 @@ async def test_a_key_belongs_to_one_run(store: Store) -> None:
     first = replace(run("a"), key="k")
     await store.commit(Batch(runs=(first,)))
     await store.commit(Batch(runs=(replace(first, state=RunState.RUNNING),)))
-    with pytest.raises(StoreError, match="nothing was written"):
+    with pytest.raises(KeyTaken, match="nothing was written"):
         await store.commit(Batch(new=(record(0),), runs=(replace(run("b"), key="k"),)))
     assert [found.id for found in await store.runs()] == ["a"]
     assert list(await store.calls()) == []
@@ -287,24 +327,27 @@ async def test_a_key_belongs_to_one_run(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "refused",
+    ("refused", "error"),
     [
-        Batch(new=(record(5), record(0))),
-        Batch(new=(record(5), replace(record(6), seq=0))),
-        Batch(new=(record(5), record(5))),
-        Batch(changed=(record(1, CallState.SENT), record(99))),
+        (Batch(new=(record(5), record(0))), KeyTaken),
+        (Batch(new=(record(5), replace(record(6), seq=0))), KeyTaken),
+        (Batch(new=(record(5), record(5))), KeyTaken),
+        (Batch(changed=(record(1, CallState.SENT), record(99))), StoreError),
     ],
     ids=["id taken", "seq taken", "twice in the batch", "changed but never written"],
 )
-async def test_a_refused_batch_writes_nothing(store: Store, refused: Batch) -> None:
-    await store.commit(Batch(new=(record(0), record(1)), runs=(run("a"),)))
+async def test_a_refused_batch_writes_nothing(
+    store: Store, refused: Batch, error: type[HeadwayError]
+) -> None:
+    await store.commit(Batch(new=(record(0), record(1)), runs=(run("a"), ended("old"))))
     before = await store.snapshot(), await store.calls(), await store.runs()
     tokens = BucketState("openai", Resource.TOKENS, 1.0, 1.0)
-    with pytest.raises(StoreError, match="nothing was written"):
-        await store.commit(
-            replace(refused, buckets=(tokens,), runs=(run("a", RunState.FAILED), run("b")))
-        )
+    pieces, links = chained("said", "answered")
+    rest = Batch((), (), (tokens,), (run("a", RunState.FAILED), run("b")), pieces, links, ("old",))
+    with pytest.raises(error, match="nothing was written"):
+        await store.commit(replace(rest, new=refused.new, changed=refused.changed))
     assert (await store.snapshot(), await store.calls(), await store.runs()) == before
+    assert await store.prompt(links[0].hash.hex()) is None
     await store.commit(Batch(new=(record(2),)))
     assert len(await store.calls()) == 3
 
@@ -377,18 +420,6 @@ async def test_any_text_can_be_asked_for(store: Store, text: str) -> None:
 # Prompts
 
 
-def chained(*texts: str, after: bytes | None = None) -> tuple[tuple[Piece, ...], tuple[Link, ...]]:
-    """A chain of texts; the hashes only have to differ."""
-    pieces, links = [], []
-    for text in texts:
-        piece = Piece(text.encode().ljust(16, b"p")[:16], text)
-        link = Link((piece.hash[:8] + (after or b"start-of")[:8]), after, piece.hash)
-        pieces.append(piece)
-        links.append(link)
-        after = link.hash
-    return tuple(pieces), tuple(links)
-
-
 async def test_a_prompt_comes_back_in_order_and_twice_is_once(store: Store) -> None:
     pieces, links = chained("first", "second", "third")
     await store.commit(Batch(pieces=pieces[:2], links=links[:2]))
@@ -408,7 +439,7 @@ async def test_a_forgotten_run_takes_its_texts_and_leaves_those_of_others(store:
     await store.commit(
         Batch(
             new=tuple(calls),
-            runs=(run("old"), run("new")),
+            runs=(ended("old"), run("new")),
             pieces=(*pieces, *other_pieces),
             links=(*links, *other_links),
         )
@@ -418,6 +449,92 @@ async def test_a_forgotten_run_takes_its_texts_and_leaves_those_of_others(store:
     assert [found.call.run_id for found in await store.calls()] == ["new"]
     assert await store.prompt(links[1].hash.hex()) is None
     assert list(await store.prompt(other_links[0].hash.hex()) or ()) == ["shared", "theirs"]
+
+
+@pytest.mark.parametrize("state", RunState)
+async def test_only_a_run_that_has_ended_is_forgotten(store: Store, state: RunState) -> None:
+    await store.commit(Batch(new=(record(0, run_id="a"),), runs=(run("a", state), run("ab"))))
+    await store.commit(Batch(forget=("a",)))
+    is_gone = state in ENDED_RUNS
+    assert [found.id for found in await store.runs()] == ["ab", "a"][: 2 - is_gone]
+    assert len(await store.calls()) == 1 - is_gone
+
+
+async def test_a_run_that_another_begins_with_is_not_forgotten(store: Store) -> None:
+    family = (ended("a"), ended("b", "a"), ended("c", "b"), ended("d", "b"), ended("alone"))
+    calls = [record(seq, CallState.DONE, run_id=each.id) for seq, each in enumerate(family)]
+    await store.commit(Batch(new=tuple(calls), runs=family))
+    await store.commit(Batch(forget=("a", "b", "c", "alone")))
+    # The copy d stays, so what it begins with does, and what that begins with.
+    assert {found.id for found in await store.runs()} == {"a", "b", "d"}
+    assert [found.call.run_id for found in await store.calls()] == ["a", "b", "d"]
+    await store.commit(Batch(forget=("a", "nobody")))
+    assert {found.id for found in await store.runs()} == {"a", "b", "d"}
+    await store.commit(Batch(forget=("a", "b", "d")))
+    assert list(await store.runs()) == []
+    assert list(await store.calls()) == []
+
+
+async def test_a_forgotten_id_may_be_written_anew(store: Store) -> None:
+    await store.commit(Batch(new=(record(0, run_id="a"),), runs=(replace(ended("a"), key="k"),)))
+    await store.commit(Batch(forget=("a",)))
+    assert await store.run_with_key("k") is None
+    assert await store.snapshot() == Snapshot()
+    await store.commit(Batch(new=(record(0, run_id="a"),), runs=(replace(run("a"), key="k"),)))
+    assert [found.seq for found in await store.calls("a")] == [0]
+
+
+async def test_a_long_prompt_comes_back_whole_and_stays_while_its_end_is_asked(
+    store: Store,
+) -> None:
+    pieces, links = chained(*(f"said {number}" for number in range(10_000)))
+    asked = [
+        CallRecord(replace(record(seq).call, run_id=run_id, request_hash=link.hash.hex()), seq)
+        for seq, (run_id, link) in enumerate((("old", links[-1]), ("new", links[5_000])))
+    ]
+    await store.commit(
+        Batch(new=tuple(asked), runs=(ended("old"), run("new")), pieces=pieces, links=links)
+    )
+    assert list(await store.prompt(links[-1].hash.hex()) or ()) == [p.text for p in pieces]
+    await store.commit(Batch(forget=("old",)))
+    assert await store.prompt(links[5_001].hash.hex()) is None
+    kept = await store.prompt(links[5_000].hash.hex())
+    assert list(kept or ()) == [piece.text for piece in pieces[:5_001]]
+
+
+async def test_a_text_that_is_there_stays_as_it_is(store: Store) -> None:
+    (piece,), (link,) = chained("first")
+    other = Piece(b"o" * 16, "other")
+    await store.commit(Batch(pieces=(piece,), links=(link,)))
+    await store.commit(
+        Batch(
+            pieces=(replace(piece, text="second"), other), links=(replace(link, piece=other.hash),)
+        )
+    )
+    assert list(await store.prompt(link.hash.hex()) or ()) == ["first"]
+
+
+async def test_texts_may_come_before_their_links(store: Store) -> None:
+    pieces, links = chained("first", "second")
+    await store.commit(Batch(pieces=pieces))
+    await store.commit(Batch(links=links))
+    assert list(await store.prompt(links[1].hash.hex()) or ()) == ["first", "second"]
+
+
+@pytest.mark.parametrize("words", ["", "abc", "no hash at all", "é", "00" * 32])
+async def test_what_is_no_hash_has_no_prompt(store: Store, words: str) -> None:
+    asked = CallRecord(replace(record(0).call, request_hash=words), 0)
+    await store.commit(Batch(new=(asked,), runs=(ended("old"),)))
+    assert await store.prompt(words) is None
+    await store.commit(Batch(forget=("old",)))
+    assert list(await store.calls()) == [asked]
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+async def test_any_text_can_be_a_piece(store: Store, text: str) -> None:
+    piece = Piece(b"t" * 16, text)
+    await store.commit(Batch(pieces=(piece,), links=(Link(b"l" * 16, None, piece.hash),)))
+    assert list(await store.prompt((b"l" * 16).hex()) or ()) == [text]
 
 
 async def test_every_field_of_a_run_that_goes_on_comes_back(store: Store) -> None:

@@ -1,7 +1,7 @@
 """What a store must do. Law of this file: a store saves and loads; it decides nothing.
 
 One instance has one writer. Every error that a caller may meet is a StoreError with a message that
-names the file and says what to do.
+names the file and says what to do; or KeyTaken, if a row is refused for a caller's mistake.
 """
 
 from collections.abc import Collection, Sequence
@@ -24,9 +24,10 @@ class Store(Protocol):
         """Close. What was committed stays."""
 
     async def commit(self, batch: Batch) -> None:
-        """Write all of ``batch`` and sync it, or raise StoreError and write nothing.
+        """Write all of ``batch`` and sync it, or raise StoreError or KeyTaken and write nothing.
 
-        Returns only when a power cut could no longer undo it.
+        Returns only when a power cut could no longer undo it. Runs to be forgotten stay if they
+        have not ended, or if a run that stays names them as parent.
         """
 
     async def snapshot(self) -> Snapshot:
@@ -38,8 +39,17 @@ class Store(Protocol):
     async def run_with_key(self, key: str) -> Run | None:
         """The run that was submitted under this idempotency key."""
 
-    async def runs(self, states: Collection[RunState] = (), *, limit: int = 1000) -> Sequence[Run]:
-        """Runs in any of ``states`` (all, if empty), newest first."""
+    async def runs(
+        self,
+        states: Collection[RunState] = (),
+        *,
+        limit: int = 1000,
+        urgent_first: bool = False,
+    ) -> Sequence[Run]:
+        """Runs in any of ``states`` (all, if empty), newest first.
+
+        ``urgent_first``: the best priority first, and of one priority the oldest.
+        """
 
     async def prompt(self, request_hash: str) -> Sequence[str] | None:
         """The texts of a recorded request, in order; None if it is not recorded."""

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import (
+    HeadwayError,
+    KeyTaken,
     StoreBusy,
     StoreCorrupt,
     StoreError,
@@ -18,7 +20,12 @@ from ..errors import (
 _NO_ROOM = "no room to write ({error}): free some space; nothing was promised, ask again"
 _READ_ONLY = "may not be written ({error}): see who owns the file and its folder"
 
-_BY_SQLITE_CODE: dict[int, tuple[type[StoreError], str]] = {
+_TAKEN = (KeyTaken, "a row was refused and nothing was written ({error}): its id or key is taken")
+
+_BY_SQLITE_CODE: dict[int, tuple[type[HeadwayError], str]] = {
+    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: _TAKEN,
+    sqlite3.SQLITE_CONSTRAINT_ROWID: _TAKEN,
+    sqlite3.SQLITE_CONSTRAINT_UNIQUE: _TAKEN,
     sqlite3.SQLITE_FULL: (StoreFull, _NO_ROOM),
     sqlite3.SQLITE_READONLY: (StoreReadOnly, _READ_ONLY),
     sqlite3.SQLITE_BUSY: (
@@ -36,7 +43,7 @@ _BY_SQLITE_CODE: dict[int, tuple[type[StoreError], str]] = {
     ),
     sqlite3.SQLITE_CONSTRAINT: (
         StoreError,
-        "a row was refused and nothing was written ({error}): its id or key is taken",
+        "a row was refused and nothing was written ({error}): please report it",
     ),
     sqlite3.SQLITE_CANTOPEN: (
         StoreError,
@@ -57,15 +64,16 @@ _OTHER = (StoreError, "the database failed ({error}): nothing was written; see t
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn every error of the database at ``path`` into a StoreError."""
+    """Turn every error of the database at ``path`` into a StoreError or KeyTaken."""
     try:
         yield
     except sqlite3.Error as error:
         # Errors that the sqlite3 module finds by itself have no code.
-        code = getattr(error, "sqlite_errorcode", None)
+        code = getattr(error, "sqlite_errorcode", None) or 0
         if getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_SHMSIZE":
             code = sqlite3.SQLITE_FULL  # what a full disk is called while the -shm file grows
-        raise _failure(path, error, _BY_SQLITE_CODE.get(code & 0xFF if code else 0)) from error
+        known = _BY_SQLITE_CODE.get(code) or _BY_SQLITE_CODE.get(code & 0xFF)
+        raise _failure(path, error, known) from error
     except OSError as error:
         raise _failure(path, error, _BY_ERRNO.get(error.errno or 0)) from error
     except OverflowError as error:
@@ -73,7 +81,7 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _failure(
-    path: Path, error: Exception, known: tuple[type[StoreError], str] | None
-) -> StoreError:
+    path: Path, error: Exception, known: tuple[type[HeadwayError], str] | None
+) -> HeadwayError:
     kind, advice = known or _OTHER
     return kind(f"{path}: {advice.format(error=error)}")

@@ -1,4 +1,4 @@
-"""How a run is found by the start of its id: the same in every store."""
+"""How things are found by what people write: the same in every store."""
 
 from collections.abc import Sequence
 
@@ -21,3 +21,11 @@ def only_run(prefix: str, found: Sequence[Run]) -> Run | None:
             f"{prefix!r} is the start of several runs: {names}{more}: write more of it"
         )
     return found[0] if found else None
+
+
+def link_hash(request_hash: str) -> bytes:
+    """The hash of a request's last link; of none, for what is no hash."""
+    try:
+        return bytes.fromhex(request_hash)
+    except ValueError:
+        return b""

@@ -4,15 +4,15 @@ Law of this file: it behaves as the SQLite store does, and shares no mutable obj
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Self
 
-from ..errors import StoreError
+from ..errors import KeyTaken, StoreError
 from ..model import Batch, BucketState, CallRecord, Link, Resource, Run, Snapshot
-from ..states import LIVE_CALLS, CallState, RunState
-from .lookup import CANDIDATES, only_run
+from ..states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
+from .lookup import CANDIDATES, link_hash, only_run
 
 
 class MemoryStore:
@@ -34,7 +34,7 @@ class MemoryStore:
         """Nothing is to be closed."""
 
     async def commit(self, batch: Batch) -> None:
-        """Write all of ``batch``. Raises StoreError and writes nothing if a row cannot be."""
+        """Write all of ``batch``. Raises StoreError or KeyTaken, and writes nothing then."""
         self._check_calls(batch)
         self._check_keys(batch)
         for record in batch.new:
@@ -45,8 +45,10 @@ class MemoryStore:
             self._calls[record.call.id] = replace(record, call=old.call, seq=old.seq, parked=False)
         self._buckets |= {(bucket.quota, bucket.resource): bucket for bucket in batch.buckets}
         self._runs |= {run.id: run for run in batch.runs}
-        self._texts |= {piece.hash: piece.text for piece in batch.pieces}
-        self._links |= {link.hash: link for link in batch.links}
+        for piece in batch.pieces:
+            self._texts.setdefault(piece.hash, piece.text)
+        for link in batch.links:
+            self._links.setdefault(link.hash, link)
         self._forget(batch.forget)
 
     async def snapshot(self) -> Snapshot:
@@ -64,9 +66,17 @@ class MemoryStore:
         """The run that was submitted under this idempotency key."""
         return next((run for run in self._runs.values() if run.key == key), None)
 
-    async def runs(self, states: Collection[RunState] = (), *, limit: int = 1000) -> Sequence[Run]:
-        """Runs in any of ``states`` (all, if empty), newest first."""
+    async def runs(
+        self,
+        states: Collection[RunState] = (),
+        *,
+        limit: int = 1000,
+        urgent_first: bool = False,
+    ) -> Sequence[Run]:
+        """Runs in any of ``states`` (all, if empty), newest first or the most urgent first."""
         found = [run for run in self._runs.values() if not states or run.state in states]
+        if urgent_first:
+            return sorted(found, key=lambda run: (run.priority, run.created_at))[:limit]
         # Of runs of one instant, the one that was written later is newer.
         found.reverse()
         found.sort(key=lambda run: run.created_at, reverse=True)
@@ -80,25 +90,42 @@ class MemoryStore:
 
     async def prompt(self, request_hash: str) -> Sequence[str] | None:
         """The texts of a recorded request, in order; None if it is not recorded."""
-        return [self._texts[link.piece] for link in self._chain(request_hash)] or None
+        links = self._links_of([request_hash])
+        return [self._texts[link.piece] for link in reversed(links)] or None
 
-    def _chain(self, request_hash: str) -> list[Link]:
-        chain: list[Link] = []
-        link = self._links.get(bytes.fromhex(request_hash))
-        while link is not None:
-            chain.append(link)
-            link = None if link.parent is None else self._links.get(link.parent)
-        return chain[::-1]
+    def _links_of(self, request_hashes: Iterable[str]) -> list[Link]:
+        """Every link of some requests once, last ones first."""
+        found: dict[bytes, Link] = {}
+        for request_hash in request_hashes:
+            link = self._links.get(link_hash(request_hash))
+            while link is not None and link.hash not in found:
+                found[link.hash] = link
+                link = None if link.parent is None else self._links.get(link.parent)
+        return list(found.values())
 
     def _forget(self, run_ids: Sequence[str]) -> None:
         if not run_ids:
             return
-        self._calls = {k: v for k, v in self._calls.items() if v.call.run_id not in run_ids}
-        self._runs = {key: run for key, run in self._runs.items() if key not in run_ids}
-        hashes = (r.call.request_hash for r in self._calls.values() if r.call.request_hash)
-        self._links = {link.hash: link for key in hashes for link in self._chain(key)}
-        held = {link.piece for link in self._links.values()}
+        for run_id in self._forgettable(run_ids):
+            del self._runs[run_id]
+        gone = set(run_ids).difference(self._runs)
+        self._calls = {k: v for k, v in self._calls.items() if v.call.run_id not in gone}
+        self._seqs = {record.seq for record in self._calls.values()}
+        links = self._links_of(record.call.request_hash for record in self._calls.values())
+        held = {link.piece for link in links}
+        self._links = {link.hash: link for link in links}
         self._texts = {key: text for key, text in self._texts.items() if key in held}
+
+    def _forgettable(self, run_ids: Sequence[str]) -> set[str]:
+        """Those that have ended, but for the ancestors of runs that stay."""
+        named = set(run_ids).intersection(self._runs)
+        found = {run_id for run_id in named if self._runs[run_id].state in ENDED_RUNS}
+        for run in self._runs.values():
+            child = run
+            while child.id not in found and child.parent in found:
+                found.discard(child.parent)
+                child = self._runs[child.parent]
+        return found
 
     def _in_states(self, run_id: str | None, states: Collection[CallState]) -> Iterator[CallRecord]:
         for record in sorted(self._calls.values(), key=lambda record: record.seq):
@@ -108,9 +135,9 @@ class MemoryStore:
     def _check_calls(self, batch: Batch) -> None:
         ids, seqs = {record.call.id for record in batch.new}, {record.seq for record in batch.new}
         if min(len(ids), len(seqs)) < len(batch.new):
-            raise StoreError("two new calls have the same id or seq: nothing was written")
+            raise KeyTaken("two new calls have the same id or seq: nothing was written")
         if not (ids.isdisjoint(self._calls) and seqs.isdisjoint(self._seqs)):
-            raise StoreError("a new call has the id or seq of an older one: nothing was written")
+            raise KeyTaken("a new call has the id or seq of an older one: nothing was written")
         for record in batch.changed:
             if record.call.id not in self._calls and record.call.id not in ids:
                 raise StoreError(f"call {record.call.id} was never written: nothing was written")
@@ -122,7 +149,7 @@ class MemoryStore:
         keys = Counter(run.key for run in after.values())
         for run in batch.runs:
             if run.key is not None and keys[run.key] > 1:
-                raise StoreError(
+                raise KeyTaken(
                     f"another run has the key {run.key!r} already: nothing was written; "
                     "take that run or use a new key"
                 )

@@ -19,7 +19,7 @@ from ..model import CallRecord, Run, Snapshot
 from ..states import LIVE_CALLS, CallState, RunState
 from . import rows
 from .failures import explained
-from .lookup import CANDIDATES, only_run
+from .lookup import CANDIDATES, link_hash, only_run
 from .sql import APPLICATION_ID, NEWEST, STATEMENTS
 
 T = TypeVar("T")
@@ -129,8 +129,12 @@ def run_with_key(db: sqlite3.Connection, key: str) -> Run | None:
     return next(iter(_fetch(db, "run_with_key", rows.run, key=rows.as_bytes(key))), None)
 
 
-def runs(db: sqlite3.Connection, states: Collection[RunState], limit: int) -> Sequence[Run]:
+def runs(
+    db: sqlite3.Connection, states: Collection[RunState], limit: int, urgent_first: bool
+) -> Sequence[Run]:
     """See ``Store.runs``."""
+    if urgent_first:
+        return _fetch(db, "urgent_runs", rows.run, states=_listed(states or RunState), limit=limit)
     if not states:
         return _fetch(db, "runs", rows.run, limit=limit)
     return _fetch(db, "runs_in", rows.run, states=_listed(states), limit=limit)
@@ -152,7 +156,7 @@ def calls(
 
 def prompt(db: sqlite3.Connection, request_hash: str) -> Sequence[str] | None:
     """See ``Store.prompt``."""
-    found = db.execute(STATEMENTS["prompt"], {"hash": bytes.fromhex(request_hash)}).fetchall()
+    found = db.execute(STATEMENTS["prompt"], {"hash": link_hash(request_hash)}).fetchall()
     return [text for (text,) in reversed(found)] or None
 
 

@@ -50,9 +50,9 @@ def as_text(stored: bytes) -> str:
 def _forgetting(run_ids: Sequence[str]) -> Work:
     if not run_ids:
         return []
-    ids: list[Row] = [(run_id,) for run_id in run_ids]
+    ids: list[Row] = [(json.dumps(run_ids),)]
     texts: Work = [("forget_links", [()], False), ("forget_pieces", [()], False)]
-    return [("forget_calls", ids, False), ("forget_run", ids, False), *texts]
+    return [("forget_runs", ids, False), ("forget_calls", ids, False), *texts]
 
 
 @lru_cache(maxsize=1024)

@@ -67,7 +67,7 @@ class SqliteStore:
                 await to_thread.run_sync(self._lock.release)
 
     async def commit(self, batch: Batch) -> None:
-        """Write all of ``batch`` and sync it, or raise StoreError and write nothing.
+        """Write all of ``batch`` and sync it, or raise StoreError or KeyTaken and write nothing.
 
         A cancellation waits for the end: the caller always knows which of the two it was.
         """
@@ -98,9 +98,16 @@ class SqliteStore:
         """The run that was submitted under this idempotency key."""
         return await self._read(partial(reading.run_with_key, key=key))
 
-    async def runs(self, states: Collection[RunState] = (), *, limit: int = 1000) -> Sequence[Run]:
-        """Runs in any of ``states`` (all, if empty), newest first."""
-        return await self._read(partial(reading.runs, states=states, limit=limit))
+    async def runs(
+        self,
+        states: Collection[RunState] = (),
+        *,
+        limit: int = 1000,
+        urgent_first: bool = False,
+    ) -> Sequence[Run]:
+        """Runs in any of ``states`` (all, if empty), newest first or the most urgent first."""
+        question = partial(reading.runs, states=states, limit=limit, urgent_first=urgent_first)
+        return await self._read(question)
 
     async def calls(
         self, run_id: str | None = None, states: Collection[CallState] = (), *, limit: int = 1000

@@ -58,11 +58,23 @@ INSERT INTO pieces (hash, text) VALUES (?, CAST(? AS TEXT)) ON CONFLICT DO NOTHI
 -- insert_link: A prompt, unless it is there.
 INSERT INTO links (hash, parent, piece) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
 
--- forget_calls: The calls of a run that is to be forgotten.
-DELETE FROM calls WHERE run_id = CAST(? AS TEXT);
+-- forget_runs: Runs of a JSON list that have ended, but for the ancestors of runs that stay.
+WITH RECURSIVE
+named (id) AS (SELECT value FROM json_each(CAST(? AS TEXT))),
+ended (id) AS (SELECT id FROM runs WHERE state IN ('completed', 'failed', 'cancelled')),
+held (id) AS (
+    SELECT parent FROM runs
+    WHERE parent IS NOT NULL AND NOT (id IN (SELECT id FROM named) AND id IN (SELECT id FROM ended))
+    UNION
+    SELECT runs.parent FROM runs JOIN held USING (id) WHERE runs.parent IS NOT NULL
+)
+DELETE FROM runs
+WHERE id IN (SELECT id FROM named) AND id IN (SELECT id FROM ended) AND id NOT IN held;
 
--- forget_run: A run.
-DELETE FROM runs WHERE id = CAST(? AS TEXT);
+-- forget_calls: The calls of those runs of a JSON list that are gone.
+DELETE FROM calls
+WHERE run_id IN (SELECT value FROM json_each(CAST(? AS TEXT)))
+    AND run_id NOT IN (SELECT id FROM runs);
 
 -- forget_links: Prompts that no call asked, in whole or as a part.
 DELETE FROM links WHERE hash NOT IN (
@@ -146,6 +158,14 @@ SELECT
     result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
     waits_for, attempts, resumed_at
 FROM runs ORDER BY created_at DESC, rowid DESC LIMIT :limit;
+
+-- urgent_runs: Runs in some states (JSON list), the best priority first, then the oldest.
+SELECT
+    id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
+    result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
+    waits_for, attempts, resumed_at
+FROM runs WHERE state IN (SELECT value FROM json_each(:states))
+ORDER BY priority, created_at, rowid LIMIT :limit;
 
 -- runs_in: Runs in some states (JSON list), newest first.
 SELECT

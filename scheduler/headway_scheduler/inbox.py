@@ -1,0 +1,74 @@
+"""What callers tell the service, and how they get their answer. Law: it decides nothing."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from .model import NO_PROMPT, Batch, Call, CallRecord, Outcome, Prompt, Run, Signals
+from .states import CallState
+
+
+class Reply:
+    """What a caller waits for: set once, after the commit."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self) -> None:
+        # A bare future: every call waits twice, and an anyio.Event costs four times as much.
+        self._error: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+
+    def set(self, error: Exception | None = None) -> None:
+        """Let the caller go on, or raise ``error`` there. What was set before stays."""
+        if not self._error.done():
+            self._error.set_result(error)
+
+    async def wait(self) -> None:
+        """Wait for the answer. Raises the error that it is."""
+        if (error := await self._error) is not None:
+            raise error
+
+
+@dataclass(slots=True, eq=False)
+class Event:
+    """One thing that a caller told. Once it is on disk it ``stands``, and ``reply`` is set.
+
+    With ``until_granted`` the reply waits on until the call is admitted.
+    """
+
+    submit: Call | None = None
+    parked: bool = False
+    prompt: Prompt = NO_PROMPT
+    resubmit: CallRecord | None = None
+    decide: tuple[CallRecord, Outcome] | None = None
+    rows: tuple[CallRecord, ...] = ()
+    forget: tuple[str, ...] = ()
+    settle: tuple[str, Outcome] | None = None
+    signals: Mapping[str, Signals] | None = None
+    run: Run | None = None
+    reply: Reply | None = None
+    until_granted: bool = False
+    stands: bool = False
+
+    def answer(self, error: Exception | None = None) -> None:
+        """Tell the caller, if it waits."""
+        if self.reply is not None:
+            self.reply.set(error)
+
+
+def batch_with(batch: Batch, events: Iterable[Event]) -> Batch:
+    """Add what goes past the core: it decides nothing."""
+    return replace(
+        batch,
+        runs=tuple(event.run for event in events if event.run is not None),
+        changed=(*batch.changed, *(row for event in events for row in event.rows)),
+        pieces=tuple(piece for event in events for piece in event.prompt.pieces),
+        links=tuple(link for event in events for link in event.prompt.links),
+        forget=tuple(run_id for event in events for run_id in event.forget),
+    )
+
+
+def as_final(call_id: str, outcome: Outcome) -> tuple[str, Outcome]:
+    """What to record once there is room, when the caller was told that it is not recorded."""
+    if outcome.state is CallState.QUEUED:
+        outcome = Outcome(CallState.FAILED, error=outcome.error, sent=outcome.sent)
+    return call_id, outcome
