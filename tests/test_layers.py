@@ -12,7 +12,21 @@ from pathlib import Path
 
 import pytest
 
-PURE = {"model", "errors", "states", "ordering", "budget", "lanes", "providers", "core", "views"}
+PURE = {
+    *(
+        "model",
+        "errors",
+        "states",
+        "policy",
+        "sizes",
+        "ordering",
+        "budget",
+        "lanes",
+        "book",
+        "gates",
+    ),
+    *("operations", "providers", "core", "views"),
+}
 IMPURE_STDLIB = {"asyncio", "os", "random", "socket", "sqlite3", "subprocess", "threading", "time"}
 
 

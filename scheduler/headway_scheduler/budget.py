@@ -66,13 +66,28 @@ class Bucket:
 
     def __init__(self, quota: str, limit: Limit, now: float) -> None:
         self.quota = quota
-        self.limit = limit
-        self._counts_tokens = limit.resource is Resource.TOKENS
+        self._set_limit(limit)
         self.level = limit.capacity
         self.reserved = 0.0
         self.as_of = now
         self._in_transit: deque[Hold] = deque()
         self._charged: dict[Hold, None] = {}  # charged and not settled, in the order of charge
+
+    def change(self, limit: Limit, now: float) -> None:
+        """Go on with another limit for the same resource.
+
+        What is free stays so, as far as there is room: a higher limit fills up at its own rate.
+        """
+        self._advance(now)
+        grown = limit.capacity - self.limit.capacity
+        for hold in self._charged:
+            hold.room = max(0.0, hold.room + grown)
+        self._set_limit(limit)
+        self.level = min(self.level, limit.capacity) if limit.per_second else limit.capacity
+
+    def _set_limit(self, limit: Limit) -> None:
+        self.limit = limit
+        self._counts_tokens = limit.resource is Resource.TOKENS
         # A tiny bucket would lose all its refill to the wait: bound it by a share of the fill time.
         fill_seconds = limit.capacity / limit.per_second if limit.per_second else 0.0
         self._transit_seconds = min(TRANSIT_SECONDS, _TRANSIT_SHARE * fill_seconds)
@@ -81,26 +96,37 @@ class Bucket:
         """What ``call`` takes of this limit."""
         return call.tokens if self._counts_tokens else 1
 
+    def cost(self, call: Call) -> float:
+        """How long ``call`` takes all that refills, in seconds; of concurrency, its share."""
+        return self.amount(call) / (self.limit.per_second or self.limit.capacity)
+
     def available(self, now: float) -> float:
         """What a new call may take at ``now``; below 0 while in debt."""
         self._advance(now)
         return self.level - self.reserved
 
-    def passes(self, amount: float, now: float) -> bool:
+    def passes(self, amount: float, now: float, headroom: float = 0.0) -> bool:
         """Whether ``amount`` may be reserved: it is free, or the bucket is full."""
-        return self.available(now) + _EPSILON * self.limit.capacity >= self.need(amount)
+        need = self.need(amount, headroom)
+        return self.available(now) + _EPSILON * self.limit.capacity >= need
 
-    def need(self, amount: float) -> float:
-        """What must be free for ``amount``: more than the capacity goes into debt."""
+    def need(self, amount: float, headroom: float = 0.0) -> float:
+        """What must be free for ``amount``: more than the capacity goes into debt.
+
+        ``headroom`` is a share of the capacity that stays for others. Of slots nothing is kept:
+        what refills is only lent, but a slot that is kept stands idle.
+        """
+        if self.limit.per_second:
+            amount += headroom * self.limit.capacity
         return min(amount, self.limit.capacity)
 
-    def ready_at(self, amount: float, now: float) -> float | None:
+    def ready_at(self, amount: float, now: float, headroom: float = 0.0) -> float | None:
         """When to ask again for ``amount``; None when only the end of a call can tell."""
-        if self.passes(amount, now):
+        if self.passes(amount, now, headroom):
             return now
         if not self.limit.per_second:
             return None
-        deficit = self.need(amount) - (self.level - self.reserved)
+        deficit = self.need(amount, headroom) - (self.level - self.reserved)
         if self.level + deficit > (1 + _EPSILON) * self.limit.capacity and self._in_transit:
             # The level is capped below what is needed until reserved amounts become charges.
             return max(now, self._in_transit[0].charge_at or now)

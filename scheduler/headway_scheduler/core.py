@@ -6,41 +6,57 @@ times give the same decisions. It imports nothing but the standard library and i
 Theory of operation. Calls that draw on the same set of quotas stand in one *lane*, ordered by the
 policy of ``ordering``. :meth:`Scheduler.admit` looks at the heads of all lanes, best rank first,
 and takes a call when all its quotas pass, else nothing; ``lanes`` says what a blocked head keeps
-from those behind it. Calls that wait for a time of their own (a retry after a fault) stand aside
-until it comes.
+from those behind it. Calls that wait for a time of their own (a retry after a fault), or for an
+operator (``gates``), stand aside until it comes. ``book`` knows whose call it is and who waits for
+it; when that changes, the call is taken out of its line and put in again.
 
 What changed since the last :meth:`Scheduler.take_batch` is what the shell must commit before it
 acts on a grant. After a failed commit, the scheduler is thrown away and built again from the store.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
+from .book import RunBook
 from .budget import Bucket, Hold
-from .errors import CallTooLarge, IllegalTransition, InternalError, UnknownQuota
-from .lanes import Claims, Lane, QuotaState
+from .errors import IllegalTransition, InternalError, UnknownQuota
+from .gates import Gates
+from .lanes import Claims, Lane, Lanes
 from .model import (
     Batch,
     BucketState,
     Call,
     CallRecord,
+    Change,
+    Lesson,
     Outcome,
     Priority,
     Quota,
     Resource,
+    Run,
     Signals,
     Snapshot,
 )
-from .ordering import Ordering, Rank, StrictPriority
-from .states import IN_FLIGHT, LIVE_CALLS, CallState, check_call
+from .operations import LIMITS, WEIGHT, gate_of, quota_of, weight_of
+from .ordering import Rank, Waiter
+from .policy import Policy
+from .states import IN_FLIGHT, LIVE_CALLS, UNDER_WAY, CallState, check_call
 from .views import Blocker, Explanation, Gauge, Statistics
+
+SIZES = "run size"
+"""The kind of lessons about how much the runs of a workflow take."""
 
 
 @dataclass(slots=True)
 class _Live:
+    """A call that has not ended. ``waiter`` while it stands in a line; ``due`` once it has."""
+
     record: CallRecord
     holds: tuple[tuple[Bucket, Hold], ...] = ()
+    waiter: Waiter | None = None
+    due: float | None = None
 
 
 class Scheduler:
@@ -50,24 +66,21 @@ class Scheduler:
         self,
         quotas: Iterable[Quota],
         now: float,
-        *,
-        ordering: Callable[[], Ordering] = StrictPriority,
+        policy: Policy | None = None,
     ) -> None:
-        self._quotas = {
-            quota.name: QuotaState(
-                quota.name, tuple(Bucket(quota.name, limit, now) for limit in quota.limits)
-            )
-            for quota in quotas
-        }
-        self._make_ordering = ordering
-        self._lanes: dict[tuple[str, ...], Lane] = {}
+        self._policy = policy or Policy()
+        self._lanes = Lanes(quotas, self._policy, now)
+        self._book = RunBook()
+        self._gates = Gates()
         self._live: dict[str, _Live] = {}
         self._delayed: list[tuple[float, str]] = []
+        self._held: dict[str, str] = {}
         self._next_seq = 0
         self._ask_at: float | None = None
         self._new: dict[str, CallRecord] = {}
         self._changed: dict[str, CallRecord] = {}
         self._touched: set[tuple[str, ...]] = set()
+        self._lessons: dict[str, Lesson] = {}
 
     # Events
 
@@ -79,13 +92,13 @@ class Scheduler:
         """
         if call.id in self._live:
             raise InternalError(f"call {call.id} was submitted twice")
-        self._check(call, self._lane(call))
+        self._lane(call, now).check(call)
         record = CallRecord(call, self._next_seq, parked=parked)
         self._next_seq += 1
-        self._live[call.id] = _Live(record)
+        live = self._add(record)
         self._new[call.id] = record
         if not parked:
-            self._enqueue(record, now)
+            self._enqueue(live, now)
 
     def resubmit(self, record: CallRecord, now: float) -> None:
         """Queue a call without an answer again, at its old place: its run goes on.
@@ -100,15 +113,15 @@ class Scheduler:
             check_call(record.call.id, record.state, CallState.QUEUED)
             again = replace(record, state=CallState.QUEUED, error=None)
             again.finished_at = again.arrival = None
-            live = _Live(again)
+            live = _Live(again)  # not added yet: it may be refused below
         elif not live.record.parked:
             raise InternalError(f"call {record.call.id} was submitted twice")
-        self._check(record.call, self._lane(record.call))
+        self._lane(record.call, now).check(record.call)
         live.record.parked = False
         live.record.not_before = None
-        self._live[record.call.id] = live
+        live = self._live.get(record.call.id) or self._add(live.record)
         self._change(live.record)
-        self._enqueue(live.record, now)
+        self._enqueue(live, now)
 
     def decide(self, record: CallRecord, outcome: Outcome, now: float) -> None:
         """Take a person's decision on a call that is parked or unknown.
@@ -128,7 +141,7 @@ class Scheduler:
         decided.arrival, decided.parked = outcome.arrival, outcome.state is CallState.QUEUED
         decided.finished_at = None if decided.parked else now
         if decided.parked:
-            self._live[record.call.id] = _Live(decided)
+            self._add(decided)
         self._change(decided)
 
     def sent(self, call_id: str, now: float) -> None:
@@ -161,49 +174,112 @@ class Scheduler:
         record.error = outcome.error
         if outcome.state is CallState.QUEUED:
             record.not_before = outcome.not_before
-            self._enqueue(record, now)
+            self._enqueue(live, now)
             return
-        if was_queued and not record.parked:
-            self._lane(record.call).order.remove(record)
+        self._withdraw(live, now)
         record.finished_at = now
         record.usage, record.answer = outcome.usage, outcome.answer
         record.arrival = outcome.arrival
         del self._live[call_id]
+        self._book.remove(record.call)
 
     def observe(self, quota: str, signals: Signals, now: float) -> None:
         """Take in what an answer told of a quota. A 429 pauses its quota, not the world.
 
         Raises UnknownQuota.
         """
-        state = self._quota(quota)
+        state = self._lanes.quota(quota)
         if signals.pause_until is not None:
             state.paused_until = max(state.paused_until or 0.0, signals.pause_until)
             self._touched.add((quota,))
             self._ask_at = now
+
+    def track(self, run: Run, now: float) -> None:
+        """Take in what a run is now: its class, team and deadline; its size, once it has completed.
+
+        Its calls that asked for its class follow it into a new one.
+        """
+        if run.state not in UNDER_WAY:
+            if (workflow := self._book.end(run)) is not None:
+                self._lessons[workflow] = Lesson(SIZES, workflow, self._book.sizes.dump(workflow))
+            return
+        before = self._book.track(run)
+        for call_id in self._book.calls(run.id):
+            record = self._live[call_id].record
+            if before is not None and record.call.priority is before.priority is not run.priority:
+                self._reclass(record, run.priority)
+        self._place_again(self._book.dependents(run.id), now)
+
+    def wait(self, run_id: str, on: frozenset[str], now: float) -> None:
+        """Note that a run waits for other runs, and no more: their calls are as urgent as it is."""
+        self._place_again(self._book.wait(run_id, on), now)
+
+    def bump(self, call_id: str, priority: Priority, now: float) -> None:
+        """Change the class of a queued call. Raises IllegalTransition for any other."""
+        live = self._live.get(call_id)
+        if live is None or live.record.state is not CallState.QUEUED:
+            raise IllegalTransition(f"call {call_id} is not queued: its class is settled")
+        self._reclass(live.record, priority)
+        self._place_again({live.record.call.run_id}, now)
+
+    def apply(self, change: Change, now: float) -> None:
+        """Change limits, weights or gates while everything runs.
+
+        ``operations`` writes such changes. Raises CallerError and changes nothing then.
+        """
+        if change.kind == LIMITS:
+            self._lanes.set_limits(change.target, quota_of(change), now)
+            self._adopt_new_slots(change.target)
+        elif change.kind == WEIGHT:
+            self._lanes.set_weight(change.target, weight_of(change))
+        else:
+            self._gates.set(change.target, *gate_of(change))
+            aside = [self._live[call_id] for call_id in self._held]
+            for live in [*aside, *(live for live in self._live.values() if live.waiter)]:
+                self._withdraw(live, now)
+                self._enqueue(live, now)
+        self._ask_at = now
 
     # Decisions
 
     def admit(self, now: float) -> list[CallRecord]:
         """Take every call that may be sent at ``now``, best rank first."""
         self._recall_delayed(now)
+        for pool in self._lanes.pools():
+            pool.advance(now)
         grants: list[CallRecord] = []
         claims = Claims()
         asks: list[float] = []
-        heads = [(*head, lane) for lane in self._lanes.values() if (head := lane.order.head())]
-        heap = [(rank, index) for index, (rank, _, _) in enumerate(heads)]
+        lanes = [lane for lane in self._lanes if lane.line]
+        heads = [lane.line.head() for lane in lanes]
+        heap = [(head[0], index) for index, head in enumerate(heads) if head is not None]
         heapify(heap)
         while heap:
-            _, index = heappop(heap)
-            _, record, lane = heads[index]
-            if blocked := lane.blockers(record.call, now, claims):
-                asks.extend(lane.claim(record.call, now, claims, blocked))
+            rank, index = heappop(heap)
+            lane, head = lanes[index], heads[index]
+            if len(lanes) > 1:  # a call of another lane of the pool may have gone meanwhile
+                head = lane.line.head()
+            assert head is not None
+            if head[0] != rank:
+                heappush(heap, (head[0], index))
                 continue
-            grants.append(self._grant(lane, now))
-            if head := lane.order.head():
-                heads[index] = (*head, lane)
+            _, waiter = head
+            headroom = self._policy.headroom[int(rank[0])]
+            call = waiter.record.call
+            if blocked := lane.blockers(call, now, claims, headroom):
+                asks.extend(lane.claim(call, now, claims, headroom, blocked))
+                continue
+            grants.append(self._grant(lane, waiter, rank, now))
+            heads[index] = head = lane.line.head()
+            if head is not None:
                 heappush(heap, (head[0], index))
         self._ask_at = min(asks, default=None)
         return grants
+
+    @property
+    def next_seq(self) -> int:
+        """The arrival number of the next call."""
+        return self._next_seq
 
     def next_event(self, now: float) -> float | None:
         """When :meth:`admit` may have more to give if nothing else happens; None for never."""
@@ -216,10 +292,11 @@ class Scheduler:
         """Hand over what changed since the last time, for one commit."""
         changed = [record for key, record in self._changed.items() if key not in self._new]
         # A call may have outlived a quota in the configuration.
-        touched = {name for lane in self._touched for name in lane if name in self._quotas}
+        touched = {name for lane in self._touched for name in lane if name in self._lanes.quotas}
         buckets = [state for name in sorted(touched) for state in self._states(name, now)]
-        batch = Batch(tuple(self._new.values()), tuple(changed), tuple(buckets))
-        self._new, self._changed, self._touched = {}, {}, set()
+        lessons = tuple(self._lessons.values())
+        batch = Batch(tuple(self._new.values()), tuple(changed), tuple(buckets), lessons=lessons)
+        self._new, self._changed, self._touched, self._lessons = {}, {}, set(), {}
         return batch
 
     def restore(self, snapshot: Snapshot, now: float, owned: Callable[[str], bool]) -> None:
@@ -229,17 +306,23 @@ class Scheduler:
         without an owner is parked at its place until its run resumes.
         """
         self._next_seq = snapshot.next_seq
+        for change in snapshot.changes:
+            with suppress(UnknownQuota):  # it may have left the configuration since
+                self.apply(change, now)
+        for lesson in snapshot.lessons:
+            if lesson.kind == SIZES:
+                self._book.sizes.load(lesson.subject, lesson.value)
         for state in snapshot.buckets:
             self._restore_bucket(state, now)
         for record in snapshot.calls:
-            live = self._live[record.call.id] = _Live(record)
+            live = self._add(record)
             is_owned = owned(record.call.id)
             if record.state is CallState.QUEUED:
                 record.parked = not is_owned
                 if is_owned:
-                    self._enqueue(record, now)
+                    self._enqueue(live, now)
             elif is_owned:
-                buckets = self._lane(record.call).buckets
+                buckets = self._lane(record.call, now).buckets
                 live.holds = tuple((b, b.adopt(b.amount(record.call))) for b in buckets)
             else:
                 self.settle(record.call.id, Outcome(CallState.UNKNOWN), now)
@@ -254,22 +337,20 @@ class Scheduler:
         live = self._live.get(call_id)
         if live is None:
             return None
-        record, call = live.record, live.record.call
-        if record.state is not CallState.QUEUED or record.parked or record.not_before is not None:
-            return Explanation(call_id, record.state, record.parked, record.not_before)
-        before = sorted(self._before(record), key=lambda pair: pair[0])
-        lane = self._lane(call)
+        record, call, waiter = live.record, live.record.call, live.waiter
+        if waiter is None:
+            held = self._held.get(call_id)
+            return Explanation(call_id, record.state, record.parked, record.not_before, held=held)
+        lane = self._lane(call, now)
+        pool = lane.line.pool
+        pool.advance(now)
+        before, rank = self._before(waiter, pool.ranked(self._lanes.waiting(pool)))
+        headroom = self._policy.headroom[int(rank[0])]
         blockers = tuple(
             Blocker(quota.name, None, 0.0, 0.0, at)
             if bucket is None
-            else Blocker(
-                quota.name,
-                bucket.limit.resource,
-                bucket.need(bucket.amount(call)),
-                bucket.available(now),
-                at,
-            )
-            for quota, bucket, at in lane.obstacles(call, [other.call for _, other in before], now)
+            else _shortage(quota.name, bucket, call, headroom, now, at)
+            for quota, bucket, at in lane.obstacles(call, before, now, headroom)
         )
         starts = [blocker.at for blocker in blockers]
         known = [at for at in starts if at is not None]
@@ -277,16 +358,20 @@ class Scheduler:
             call_id,
             record.state,
             place=len(before) + 1,
-            behind=before[0][1].call.id if before else None,
+            behind=before[0].id if before else None,
             blockers=blockers,
             starts_at=max([now, *known]) if len(known) == len(starts) else None,
         )
 
     def queued(self) -> list[CallRecord]:
-        """Every queued call, next one first; parked and delayed ones after the rest."""
-        waiting = [live.record for live in self._live.values()]
-        queued = [record for record in waiting if record.state is CallState.QUEUED]
-        return sorted(queued, key=lambda r: (r.parked, r.not_before or 0.0, r.call.priority, r.seq))
+        """Every queued call, next one first; then held, delayed and parked ones."""
+        pools = self._lanes.pools()
+        ranked = (pair for pool in pools for pair in pool.ranked(self._lanes.waiting(pool)))
+        first = [waiter.record for _, waiter in sorted(ranked, key=lambda pair: pair[0])]
+        records = (live.record for live in self._live.values() if live.waiter is None)
+        aside = [record for record in records if record.state is CallState.QUEUED]
+        aside.sort(key=lambda r: (r.parked, r.not_before or 0.0, r.call.priority, r.seq))
+        return first + aside
 
     def statistics(self, now: float) -> Statistics:
         """Count what waits and what is in flight, and read every gauge."""
@@ -308,7 +393,7 @@ class Scheduler:
                 bucket.limit.per_second,
                 quota.paused(now),
             )
-            for name, quota in self._quotas.items()
+            for name, quota in self._lanes.quotas.items()
             for bucket in quota.buckets
         )
         return Statistics(
@@ -317,37 +402,62 @@ class Scheduler:
 
     # Inside
 
-    def _check(self, call: Call, lane: Lane) -> None:
-        for bucket in lane.buckets:
-            amount = bucket.amount(call)
-            if amount > bucket.limit.largest:
-                raise CallTooLarge(
-                    f"call {call.id} of {call.path!r} needs {amount:,.0f} {bucket.limit.resource}, "
-                    f"but quota {bucket.quota!r} never allows more than "
-                    f"{bucket.limit.largest:,.0f}: shorten the prompt or raise the limit"
-                )
+    def _add(self, record: CallRecord) -> _Live:
+        live = self._live[record.call.id] = _Live(record)
+        self._book.add(record.call)
+        return live
 
-    def _quota(self, name: str) -> QuotaState:
-        try:
-            return self._quotas[name]
-        except KeyError:
-            known = ", ".join(sorted(self._quotas)) or "none"
-            raise UnknownQuota(f"no quota {name!r}; configured: {known}") from None
-
-    def _enqueue(self, record: CallRecord, now: float) -> None:
+    def _enqueue(self, live: _Live, now: float) -> None:
+        """Let a call stand where it belongs now: aside until its time, held, or in its line."""
+        record = live.record
+        call = record.call
         if record.not_before is not None and record.not_before > now:
-            heappush(self._delayed, (record.not_before, record.call.id))
+            heappush(self._delayed, (record.not_before, call.id))
             return
         record.not_before = None
-        self._lane(record.call).order.push(record)
+        level = self._book.level(call)
+        if (holder := self._gates.holder(call, record.seq, level)) is not None:
+            self._held[call.id] = holder
+            return
+        if live.due is None:  # a call that comes back has its old place
+            live.due = self._book.due(call, self._policy)
+        lane, team = self._lane(call, now), self._book.team(call)
+        live.waiter = Waiter(record, level, team, live.due, lane.cost(call))
+        lane.line.push(live.waiter, now)
         self._ask_at = now
 
-    def _lane(self, call: Call) -> Lane:
-        lane = self._lanes.get(call.quotas)
-        if lane is None:
-            quotas = tuple(self._quota(name) for name in call.quotas)
-            lane = self._lanes[call.quotas] = Lane(quotas, self._make_ordering())
-        return lane
+    def _adopt_new_slots(self, quota: str) -> None:
+        """Calls in flight hold slots of a limit that was not there when they were admitted."""
+        for live in self._live.values():
+            if live.record.state in IN_FLIGHT and quota in live.record.call.quotas:
+                held = {bucket for bucket, _ in live.holds}
+                new = [b for b in self._lanes.quota(quota).buckets if b not in held]
+                amounts = [(bucket, bucket.amount(live.record.call)) for bucket in new]
+                live.holds += tuple((bucket, bucket.adopt(amount)) for bucket, amount in amounts)
+
+    def _withdraw(self, live: _Live, now: float) -> None:
+        """Take a call out of its line, if it stands in one."""
+        self._held.pop(live.record.call.id, None)
+        if live.waiter is not None:
+            self._lane(live.record.call, now).line.remove(live.waiter)
+            live.waiter = None
+            self._ask_at = now
+
+    def _place_again(self, run_ids: Iterable[str], now: float) -> None:
+        """Let waiting calls of some runs stand where they belong now, at their old time."""
+        for run_id in run_ids:
+            for call_id in self._book.calls(run_id):
+                live = self._live[call_id]
+                if live.waiter is not None or call_id in self._held:
+                    self._withdraw(live, now)
+                    self._enqueue(live, now)
+
+    def _reclass(self, record: CallRecord, priority: Priority) -> None:
+        record.call = replace(record.call, priority=priority)
+        self._change(record)
+
+    def _lane(self, call: Call, now: float) -> Lane:
+        return self._lanes.of(call.quotas, now)
 
     def _recall_delayed(self, now: float) -> None:
         while self._delayed and self._delayed[0][0] <= now:
@@ -355,17 +465,20 @@ class Scheduler:
             live = self._live.get(call_id)
             # A call that ended or was delayed anew leaves its old entry behind.
             if live is not None and live.record.not_before == not_before:
-                self._enqueue(live.record, now)
+                self._enqueue(live, now)
 
-    def _grant(self, lane: Lane, now: float) -> CallRecord:
-        record = lane.order.pop()
+    def _grant(self, lane: Lane, waiter: Waiter, rank: Rank, now: float) -> CallRecord:
+        lane.line.serve(waiter, rank)
+        record = waiter.record
         call = record.call
         check_call(call.id, record.state, CallState.ADMITTED)
         record.state = CallState.ADMITTED
         record.admitted_at = now
         record.attempts += 1
+        self._book.charge(call, waiter.cost)
         holds = [(bucket, bucket.reserve(bucket.amount(call), now)) for bucket in lane.buckets]
-        self._live[call.id].holds = tuple(holds)
+        live = self._live[call.id]
+        live.holds, live.waiter = tuple(holds), None
         self._change(record)
         return record
 
@@ -382,12 +495,12 @@ class Scheduler:
         self._touched.add(record.call.quotas)
 
     def _states(self, name: str, now: float) -> Iterator[BucketState]:
-        quota = self._quotas[name]
+        quota = self._lanes.quotas[name]
         for bucket in quota.buckets:
             yield bucket.state(now, quota.paused_until)
 
     def _restore_bucket(self, state: BucketState, now: float) -> None:
-        quota = self._quotas.get(state.quota)
+        quota = self._lanes.quotas.get(state.quota)
         if quota is None:
             return
         quota.paused_until = state.paused_until
@@ -395,13 +508,24 @@ class Scheduler:
             if bucket.limit.resource is state.resource:
                 bucket.restore(state, now)
 
-    def _before(self, record: CallRecord) -> Iterator[tuple[Rank, CallRecord]]:
-        """Calls of a better rank that draw on any of the same quotas."""
-        rank, quotas = self._lane(record.call).order.rank(record), set(record.call.quotas)
-        for names, lane in self._lanes.items():
-            if quotas.intersection(names):
-                ranked = ((lane.order.rank(other), other) for other in lane.order)
-                yield from (pair for pair in ranked if pair[0] < rank)
+    @staticmethod
+    def _before(waiter: Waiter, ranked: list[tuple[Rank, Waiter]]) -> tuple[list[Call], Rank]:
+        """Calls that go first and draw on any of the same quotas; the rank of this one."""
+        quotas, before = set(waiter.record.call.quotas), list[Call]()
+        for rank, other in ranked:
+            if other is waiter:
+                return before, rank
+            if quotas.intersection(other.record.call.quotas):
+                before.append(other.record.call)
+        raise InternalError(f"call {waiter.record.call.id} stands in no line")
+
+
+def _shortage(
+    quota: str, bucket: Bucket, call: Call, headroom: float, now: float, at: float | None
+) -> Blocker:
+    need = bucket.need(bucket.amount(call))
+    kept = bucket.need(need, headroom) - need
+    return Blocker(quota, bucket.limit.resource, need, bucket.available(now), at, kept)
 
 
 def _check_ended(record: CallRecord) -> None:

@@ -1,10 +1,20 @@
 """What callers tell the service, and how they get their answer. Law: it decides nothing."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from .model import NO_PROMPT, Batch, Call, CallRecord, Outcome, Prompt, Run, Signals
+from .core import Scheduler
+from .model import (
+    NO_PROMPT,
+    Batch,
+    CallRecord,
+    Change,
+    Outcome,
+    Prompt,
+    Run,
+    Signals,
+)
 from .states import CallState
 
 
@@ -28,26 +38,44 @@ class Reply:
             raise error
 
 
+def _nothing(core: Scheduler, now: float) -> None:
+    pass
+
+
 @dataclass(slots=True, eq=False)
 class Event:
     """One thing that a caller told. Once it is on disk it ``stands``, and ``reply`` is set.
 
-    With ``until_granted`` the reply waits on until the call is admitted.
+    ``tell`` tells it to the core; what must be done beside that has a field of its own. With
+    ``until_granted`` the reply waits on until the call is admitted.
     """
 
-    submit: Call | None = None
-    parked: bool = False
+    tell: Callable[[Scheduler, float], None] = _nothing
     prompt: Prompt = NO_PROMPT
-    resubmit: CallRecord | None = None
-    decide: tuple[CallRecord, Outcome] | None = None
     rows: tuple[CallRecord, ...] = ()
     forget: tuple[str, ...] = ()
     settle: tuple[str, Outcome] | None = None
     signals: Mapping[str, Signals] | None = None
     run: Run | None = None
+    change: Change | None = None
     reply: Reply | None = None
     until_granted: bool = False
     stands: bool = False
+
+    def told(self, core: Scheduler, now: float) -> None:
+        """Tell the core. What is raised changed nothing there.
+
+        So signals, which may be wrong by themselves, come first.
+        """
+        for quota, signals in (self.signals or {}).items():
+            core.observe(quota, signals, now)
+        self.tell(core, now)
+        if self.settle is not None:
+            core.settle(*self.settle, now)
+        if self.run is not None:
+            core.track(self.run, now)
+        if self.change is not None:
+            core.apply(self.change, now)
 
     def answer(self, error: Exception | None = None) -> None:
         """Tell the caller, if it waits."""
@@ -59,6 +87,7 @@ def batch_with(batch: Batch, events: Iterable[Event]) -> Batch:
     """Add what goes past the core: it decides nothing."""
     return replace(
         batch,
+        changes=tuple(event.change for event in events if event.change is not None),
         runs=tuple(event.run for event in events if event.run is not None),
         changed=(*batch.changed, *(row for event in events for row in event.rows)),
         pieces=tuple(piece for event in events for piece in event.prompt.pieces),

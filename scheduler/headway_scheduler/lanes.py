@@ -8,12 +8,14 @@ buckets keep what it needs until then: a later call takes from them what will ha
 more, or the head would wait for each of its buckets in turn, for ever.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from .budget import Bucket
-from .model import Call
-from .ordering import Ordering
+from .errors import CallTooLarge, UnknownQuota
+from .model import Call, Quota
+from .ordering import Line, Pool, Waiter
+from .policy import Policy
 
 
 @dataclass(slots=True, eq=False)
@@ -55,44 +57,61 @@ class Claims:
 class Lane:
     """A queue of calls with the same set of quotas."""
 
-    __slots__ = ("buckets", "order", "quotas")
+    __slots__ = ("buckets", "line", "quotas")
 
-    def __init__(self, quotas: tuple[QuotaState, ...], order: Ordering) -> None:
+    def __init__(self, quotas: tuple[QuotaState, ...], line: Line) -> None:
         self.quotas = quotas
         self.buckets = tuple(bucket for quota in quotas for bucket in quota.buckets)
-        self.order = order
+        self.line = line
 
-    def blockers(self, call: Call, now: float, claims: Claims) -> list[Blocker]:
+    def check(self, call: Call) -> None:
+        """Raise CallTooLarge for a call that no wait can help."""
+        for bucket in self.buckets:
+            amount = bucket.amount(call)
+            if amount > bucket.limit.largest:
+                raise CallTooLarge(
+                    f"call {call.id} of {call.path!r} needs {amount:,.0f} {bucket.limit.resource}, "
+                    f"but quota {bucket.quota!r} never allows more than "
+                    f"{bucket.limit.largest:,.0f}: shorten the prompt or raise the limit"
+                )
+
+    def cost(self, call: Call) -> float:
+        """What a call takes of its scarcest limit, in budget-seconds."""
+        return max((bucket.cost(call) for bucket in self.buckets), default=0.0)
+
+    def blockers(self, call: Call, now: float, claims: Claims, headroom: float) -> list[Blocker]:
         """What stops ``call``: paused quotas; buckets that are short or kept for a better call."""
         blocked: list[Blocker] = [quota for quota in self.quotas if quota.paused(now) is not None]
         for bucket in self.buckets:
             amount = bucket.amount(call)
-            if not (bucket.passes(amount, now) and claims.leave(bucket, amount, now)):
+            if not (bucket.passes(amount, now, headroom) and claims.leave(bucket, amount, now)):
                 blocked.append(bucket)
         return blocked
 
-    def claim(self, call: Call, now: float, claims: Claims, blocked: list[Blocker]) -> list[float]:
+    def claim(
+        self, call: Call, now: float, claims: Claims, headroom: float, blocked: list[Blocker]
+    ) -> list[float]:
         """Keep the place of a blocked head; answer when its blockers give way by time alone.
 
         Each of these times matters: a bucket that suffices is free again for later calls, even if
         the head still waits for another.
         """
-        times = [_ready_at(call, b, now) for b in blocked if b not in claims.held]
+        times = [_ready_at(call, b, now, headroom) for b in blocked if b not in claims.held]
         # A bucket that passes by itself waits for the turn of a better call, which has its time.
         known = [at for at in times if at is not None and at > now]
         if len(known) == len(blocked):
-            self._keep(call, max(known), claims)
+            self._keep(call, max(known), claims, headroom)
         claims.held.update(blocked)
         return known
 
-    def _keep(self, call: Call, at: float, claims: Claims) -> None:
+    def _keep(self, call: Call, at: float, claims: Claims, headroom: float) -> None:
         for bucket in self.buckets:
             if bucket.limit.per_second:  # a slot is not kept: it would stand idle
-                need = bucket.need(bucket.amount(call))
+                need = bucket.need(bucket.amount(call), headroom)
                 claims.kept.setdefault(bucket, []).append((need, at))
 
     def obstacles(
-        self, call: Call, before: list[Call], now: float
+        self, call: Call, before: list[Call], now: float, headroom: float
     ) -> Iterator[tuple[QuotaState, Bucket | None, float | None]]:
         """What ``call`` must wait for if all of ``before`` go first: quota, bucket, until when.
 
@@ -104,12 +123,90 @@ class Lane:
                 yield quota, None, opens_at
             sharing = [other for other in before if quota.name in other.quotas]
             for bucket in quota.buckets:
-                amount = sum(map(bucket.amount, sharing)) + bucket.need(bucket.amount(call))
+                need = bucket.need(bucket.amount(call), headroom)
+                amount = sum(map(bucket.amount, sharing)) + need
                 if amount > bucket.available(now):
                     yield quota, bucket, bucket.refilled_at(amount, now, opens_at or now)
 
 
-def _ready_at(call: Call, blocker: Blocker, now: float) -> float | None:
+class Lanes:
+    """Every quota, and the lanes of the calls that draw on them."""
+
+    def __init__(self, quotas: Iterable[Quota], policy: Policy, now: float) -> None:
+        self._configured = {quota.name: quota for quota in quotas}
+        self.quotas = {name: _state(quota, now) for name, quota in self._configured.items()}
+        self._policy = policy
+        self._weights = dict(policy.weights)
+        self._lanes: dict[tuple[str, ...], Lane] = {}
+        self._pools: dict[str, Pool] = {}
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes.values())
+
+    def pools(self) -> list[Pool]:
+        """Each pool once."""
+        return list(dict.fromkeys(lane.line.pool for lane in self))
+
+    def quota(self, name: str) -> QuotaState:
+        """One quota. Raises UnknownQuota."""
+        try:
+            return self.quotas[name]
+        except KeyError:
+            known = ", ".join(sorted(self.quotas)) or "none"
+            raise UnknownQuota(f"no quota {name!r}; configured: {known}") from None
+
+    def of(self, names: tuple[str, ...], now: float) -> Lane:
+        """The lane of calls that draw on these quotas. Raises UnknownQuota."""
+        lane = self._lanes.get(names)
+        if lane is None:
+            quotas = tuple(map(self.quota, names))
+            lane = self._lanes[names] = Lane(quotas, Line(self._pool(names, now)))
+        return lane
+
+    def set_limits(self, name: str, quota: Quota | None, now: float) -> None:
+        """Change a quota's limits, or go back to the configured ones. Raises UnknownQuota."""
+        state = self.quota(name)
+        quota = quota or self._configured[name]
+        old = {bucket.limit.resource: bucket for bucket in state.buckets}
+        for limit in quota.limits:
+            if limit.resource in old:
+                old[limit.resource].change(limit, now)
+        state.buckets = tuple(
+            old.get(limit.resource) or Bucket(name, limit, now) for limit in quota.limits
+        )
+        for lane in self:
+            lane.buckets = tuple(bucket for each in lane.quotas for bucket in each.buckets)
+
+    def set_weight(self, team: str, weight: float | None) -> None:
+        """Change a team's share, or go back to the configured one."""
+        self._weights[team] = weight or self._policy.weights.get(team, 1.0)
+        for pool in self.pools():
+            pool.reweigh(team)
+
+    def waiting(self, pool: Pool) -> list[Waiter]:
+        """Every call that waits in a pool."""
+        return [waiter for lane in self if lane.line.pool is pool for waiter in lane.line]
+
+    def _pool(self, names: tuple[str, ...], now: float) -> Pool:
+        """The pool of a new lane: lanes that it links become one."""
+        linked = dict.fromkeys(self._pools[name] for name in names if name in self._pools)
+        pool, *others = linked or [Pool(self._policy, self._weights, now)]
+        for other in others:
+            pool.absorb(other)
+        for lane in self:
+            if lane.line.pool in others:
+                lane.line.pool = pool
+        joined = [name for name, theirs in self._pools.items() if theirs in others]
+        self._pools |= dict.fromkeys((*names, *joined), pool)
+        return pool
+
+
+def _state(quota: Quota, now: float) -> QuotaState:
+    buckets = tuple(Bucket(quota.name, limit, now) for limit in quota.limits)
+    return QuotaState(quota.name, buckets)
+
+
+def _ready_at(call: Call, blocker: Blocker, now: float, headroom: float) -> float | None:
     if isinstance(blocker, QuotaState):
         return blocker.paused_until
-    return blocker.ready_at(blocker.amount(call), now)
+    return blocker.ready_at(blocker.amount(call), now, headroom)

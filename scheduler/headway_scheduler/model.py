@@ -229,7 +229,7 @@ class Run:
     ``history``: tasks that the team was given before. A run with a ``parent`` begins with its
     parent's answers, those that arrived before ``parent_until`` or all. ``deadline`` is a time,
     ``waits_for`` the call that a person must decide, ``resumed_at`` the start of the last of its
-    ``attempts``.
+    ``attempts``. ``team`` is whose share of the quotas it draws on; the workflow's, if None.
     """
 
     id: str
@@ -254,6 +254,40 @@ class Run:
     waits_for: str | None = None
     attempts: int = 0
     resumed_at: float | None = None
+    team: str | None = None
+
+    @property
+    def share(self) -> str:
+        """The team whose share of the quotas its calls draw on."""
+        return self.workflow if self.team is None else self.team
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it was paid for from its first call to its last in one attempt."""
+        return self.state is RunState.COMPLETED and self.attempts <= 1 and self.parent is None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an operator changed while Headway was running, and when.
+
+    ``kind`` limits, weight or gate; ``target`` the quota, team, or what is held; ``value`` JSON.
+    The last one of each kind and target holds, over the configuration, until it is taken back.
+    """
+
+    at: float
+    kind: str
+    target: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What was learned about ``subject``, as its learner wrote it down. ``kind``: who learned."""
+
+    kind: str
+    subject: str
+    value: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,16 +306,23 @@ class Batch:
     pieces: tuple[Piece, ...] = ()
     links: tuple[Link, ...] = ()
     forget: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
+    lessons: tuple[Lesson, ...] = ()
 
     def __bool__(self) -> bool:
-        rows = (self.new, self.changed, self.buckets, self.runs)
+        rows = (self.new, self.changed, self.buckets, self.runs, self.changes, self.lessons)
         return any((*rows, self.pieces, self.links, self.forget))
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the core needs to go on: buckets, and the calls that are not finished."""
+    """What the core needs to go on: buckets, the calls that are not finished, what was learned.
+
+    ``changes`` has the last one of each kind and target.
+    """
 
     buckets: tuple[BucketState, ...] = ()
     calls: tuple[CallRecord, ...] = ()
     next_seq: int = 0
+    changes: tuple[Change, ...] = ()
+    lessons: tuple[Lesson, ...] = ()

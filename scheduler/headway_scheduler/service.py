@@ -18,13 +18,16 @@ If the process dies: before the commit, the events never happened; after it and 
 wake-up, a granted call is found *admitted* at the next start and becomes *unknown*.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 import anyio
 from anyio.abc import TaskGroup
 
+from . import operations
 from .clock import Clock, system_clock
 from .core import Scheduler
 from .errors import HeadwayError, InternalError, KeyTaken, SchedulerClosed, StoreError
@@ -35,12 +38,14 @@ from .model import (
     Call,
     CallRecord,
     Outcome,
+    Priority,
     Prompt,
     Quota,
     Run,
     Signals,
 )
-from .states import CallState
+from .policy import Policy
+from .states import UNDER_WAY, CallState
 from .store.base import Store
 from .views import Explanation, Statistics
 
@@ -59,6 +64,7 @@ class Service:
         store: Store,
         quotas: Iterable[Quota],
         *,
+        policy: Policy | None = None,
         clock: Clock | None = None,
         on_change: Callable[[Batch], None] = lambda batch: None,
     ) -> None:
@@ -66,7 +72,10 @@ class Service:
         self._quotas = tuple(quotas)
         self._clock = clock or system_clock()
         self._on_change = on_change
-        self._core = Scheduler(self._quotas, self._clock())
+        self._policy = policy or Policy()
+        self._core = Scheduler(self._quotas, self._clock(), self._policy)
+        self._under_way: dict[str, Run] = {}
+        self._waits: Counter[tuple[str, str]] = Counter()
         self._events: list[Event] = []
         self._wake = anyio.Event()
         self._waiting: dict[str, Event] = {}
@@ -109,25 +118,25 @@ class Service:
         Raises UnknownQuota, CallTooLarge, KeyTaken or StoreError: it is not queued then;
         SchedulerClosed: a call that was queued before stays on disk, parked.
         """
-        await self._granted(call.id, Event(submit=call, prompt=prompt))
+        await self._granted(call.id, Event(lambda core, now: core.submit(call, now), prompt))
 
     async def reacquire(self, record: CallRecord) -> None:
         """Queue a call of an earlier attempt again, at its old place, and wait as for a new one.
 
         It is parked, unknown, failed or cancelled. Raises what :meth:`acquire` does.
         """
-        await self._granted(record.call.id, Event(resubmit=record))
+        await self._granted(record.call.id, Event(lambda core, now: core.resubmit(record, now)))
 
     async def ask(self, call: Call, prompt: Prompt = NO_PROMPT) -> None:
         """Write down a question to a person; on disk when this returns. It is never admitted."""
-        await self._told(Event(submit=call, parked=True, prompt=prompt))
+        await self._told(Event(lambda core, now: core.submit(call, now, parked=True), prompt))
 
     async def decide(self, record: CallRecord, outcome: Outcome) -> None:
         """Record a person's decision on a parked or unknown call: done, queued or cancelled.
 
         Raises IllegalTransition, or StoreError if it is not on disk.
         """
-        await self._told(Event(decide=(record, outcome)))
+        await self._told(Event(lambda core, now: core.decide(record, outcome, now)))
 
     async def amend(self, *records: CallRecord) -> None:
         """Write rows of finished calls anew. Raises StoreError if they are not on disk."""
@@ -179,6 +188,51 @@ class Service:
     def note_run(self, run: Run) -> None:
         """Write a run no later than the calls that are asked for after this."""
         self._post(Event(run=run))
+
+    async def bump(self, call_id: str, priority: Priority) -> None:
+        """Change the class of a queued call. Raises IllegalTransition or StoreError."""
+        await self._told(Event(lambda core, now: core.bump(call_id, priority, now)))
+
+    async def set_limits(self, quota: str, limits: Quota | None) -> None:
+        """Change a quota's limits, or go back to the configured ones; on disk when this returns.
+
+        Raises UnknownQuota or StoreError.
+        """
+        await self._told(Event(change=operations.limits(quota, limits, self._clock())))
+
+    async def set_weight(self, team: str, weight: float | None) -> None:
+        """Change a team's share, or go back to the configured one; on disk when this returns.
+
+        Raises CallerError or StoreError.
+        """
+        await self._told(Event(change=operations.weight(team, weight, self._clock())))
+
+    async def set_gate(self, target: str, state: str) -> None:
+        """Open, pause or drain all, a class or a model; on disk when this returns.
+
+        Raises CallerError or StoreError.
+        """
+        change = operations.gate(target, state, self._core.next_seq, self._clock())
+        await self._told(Event(change=change))
+
+    @contextmanager
+    def waiting(self, run_id: str, on: str) -> Iterator[None]:
+        """While this is open, a run waits for another: its calls go as urgently as they would."""
+
+        def tell(core: Scheduler, now: float) -> None:
+            core.wait(run_id, self._waited_on(run_id), now)
+
+        self._waits[run_id, on] += 1
+        self._post(Event(tell))
+        try:
+            yield
+        finally:
+            self._waits -= Counter([(run_id, on)])
+            if not self._closed:
+                self._post(Event(tell))
+
+    def _waited_on(self, run_id: str) -> frozenset[str]:
+        return frozenset(on for waiting, on in self._waits if waiting == run_id)
 
     def now(self) -> float:
         """The scheduler's time, epoch seconds."""
@@ -291,22 +345,9 @@ class Service:
         return batch, grants
 
     def _tell(self, event: Event, now: float) -> bool:
-        """Tell the core one event; a caller's mistake goes back to that caller alone.
-
-        What is raised changed nothing, so signals, which may be wrong by themselves, come first.
-        """
+        """Tell the core one event; a caller's mistake goes back to that caller alone."""
         try:
-            if event.signals:
-                for quota, signals in event.signals.items():
-                    self._core.observe(quota, signals, now)
-            if event.submit is not None:
-                self._core.submit(event.submit, now, parked=event.parked)
-            elif event.resubmit is not None:
-                self._core.resubmit(event.resubmit, now)
-            elif event.decide is not None:
-                self._core.decide(*event.decide, now)
-            elif event.settle is not None:
-                self._core.settle(*event.settle, now)
+            event.told(self._core, now)
         except HeadwayError as error:
             if event.reply is None:
                 raise
@@ -318,6 +359,10 @@ class Service:
         """The commit stands: wake those whose event it was, and those who may send."""
         for event in accepted:
             event.stands = True
+            if event.run is not None:
+                self._under_way[event.run.id] = event.run
+                if event.run.state not in UNDER_WAY:
+                    del self._under_way[event.run.id]
             if event.settle is not None:
                 self._sending.discard(event.settle[0])
             if not event.until_granted:
@@ -339,7 +384,11 @@ class Service:
         """Build the core from the store. Raises StoreError and leaves the old one then."""
         snapshot = await self._store.snapshot()
         now = self._clock()
-        core = Scheduler(self._quotas, now)
+        core = Scheduler(self._quotas, now, self._policy)
+        for run in self._under_way.values():
+            core.track(run, now)
+        for run_id, _ in self._waits:
+            core.wait(run_id, self._waited_on(run_id), now)
         core.restore(snapshot, now, self._has_caller)
         self._core = core
         self._retry_at = None

@@ -70,6 +70,7 @@ RUN_TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
 IN_FLIGHT = frozenset({CallState.ADMITTED, CallState.SENT})
 LIVE_CALLS = IN_FLIGHT | {CallState.QUEUED}
 ENDED_RUNS = _ENDS
+UNDER_WAY = frozenset({RunState.RUNNING, RunState.WAITING})
 
 
 def check_call(call_id: str, old: CallState, new: CallState) -> CallState:

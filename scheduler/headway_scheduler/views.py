@@ -11,8 +11,9 @@ from .states import CallState
 class Blocker:
     """One reason why a call waits. Without ``resource``, its quota is paused until ``at``.
 
-    ``need`` is what the call itself takes, ``free`` what is available now; ``at`` counts the calls
-    before it too, and is None when only the end of a call in flight can tell.
+    ``need`` is what the call itself takes, ``kept`` what it must leave to more urgent ones, and
+    ``free`` what is available now; ``at`` counts the calls before it too, and is None when only the
+    end of a call in flight can tell.
     """
 
     quota: str
@@ -20,6 +21,7 @@ class Blocker:
     need: float
     free: float
     at: float | None
+    kept: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Explanation:
     """Why a call waits, its place among those that draw on the same quotas, and when it should go.
 
     ``behind`` is the call that goes next. ``starts_at`` is a forecast: later arrivals of a higher
-    class move it.
+    class move it. ``held``: what an operator holds it by, as in ``class:background paused``.
     """
 
     call_id: str
@@ -38,6 +40,7 @@ class Explanation:
     behind: str | None = None
     blockers: tuple[Blocker, ...] = ()
     starts_at: float | None = None
+    held: str | None = None
 
 
 class Gauge(NamedTuple):

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 LIMITS = Limits(requests_per_minute=240, burst_seconds=10)
 FLOOD = 60
-AGAIN = 12
+AGAIN = 16
 
 WORKFLOWS = """
 from autogen_agentchat.agents import AssistantAgent

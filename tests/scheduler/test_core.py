@@ -20,6 +20,7 @@ from headway_scheduler.model import (
     Snapshot,
     Usage,
 )
+from headway_scheduler.policy import Policy
 from headway_scheduler.states import LIVE_CALLS, CallState
 
 NOW = 1_772_366_400.0
@@ -40,8 +41,8 @@ def call(
     return Call(id, "run", "agent", "model", quotas or ("q",), priority, tokens, NOW)
 
 
-def scheduler(*quotas: Quota) -> Scheduler:
-    return Scheduler(quotas or (Q,), NOW)
+def scheduler(*quotas: Quota, policy: Policy | None = None) -> Scheduler:
+    return Scheduler(quotas or (Q,), NOW, policy)
 
 
 def submitted(core: Scheduler, *calls: Call, now: float = NOW) -> Scheduler:
@@ -558,13 +559,9 @@ def test_a_blocker_says_what_is_needed_what_is_free_and_when() -> None:
     answer = core.explain("b", NOW)
     assert answer is not None
     [blocker] = answer.blockers
-    assert (blocker.quota, blocker.resource, blocker.need, blocker.free) == (
-        "q",
-        "tokens",
-        300,
-        100,
-    )
-    assert blocker.at == pytest.approx(NOW + 20)
+    assert (blocker.quota, blocker.resource) == ("q", "tokens")
+    assert (blocker.need, blocker.free, blocker.kept) == (300, 100, 60)
+    assert blocker.at == pytest.approx(NOW + 26)
 
 
 def test_behind_a_slot_no_time_can_be_forecast() -> None:
@@ -594,7 +591,9 @@ def test_a_delayed_call_says_until_when() -> None:
 def test_the_forecast_is_what_happens_if_nobody_else_comes(
     sizes: list[int], classes: list[Priority], pause: float | None
 ) -> None:
-    core = scheduler(Quota.per_minute("q", tokens=600))
+    # Without floors: a class that is lifted once its credit suffices goes earlier than forecast.
+    policy = Policy(floors=(0.0,) * 5)
+    core = scheduler(Quota.per_minute("q", tokens=600), policy=policy)
     if pause is not None:
         core.observe("q", Signals(pause_until=NOW + pause), NOW)
     for number, (size, priority) in enumerate(zip(sizes, classes, strict=False)):

@@ -21,6 +21,7 @@ from headway_scheduler.model import (
     Signals,
     Snapshot,
 )
+from headway_scheduler.policy import STRICT
 from headway_scheduler.states import IN_FLIGHT, LIVE_CALLS, CallState
 
 START = 1_772_366_400.0
@@ -56,7 +57,7 @@ class Lives(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.now = START
-        self.core = Scheduler(QUOTAS, self.now)
+        self.core = Scheduler(QUOTAS, self.now, STRICT)
         self.names = count()
         self.arrival: dict[str, int] = {}
         self.ended: set[str] = set()
@@ -250,7 +251,7 @@ class Lives(RuleBasedStateMachine):
 
     @invariant()
     def no_reservation_is_negative_or_outlives_its_call(self) -> None:
-        for quota in self.core._quotas.values():
+        for quota in self.core._lanes.quotas.values():
             for bucket in quota.buckets:
                 assert bucket.reserved >= 0
                 if not self.flying:
@@ -343,7 +344,7 @@ class Lives(RuleBasedStateMachine):
         )
         crashed = {row.call.id for row in live if row.state in IN_FLIGHT} - owned
         before = self.core.statistics(self.now).gauges
-        self.core = Scheduler(QUOTAS, self.now)
+        self.core = Scheduler(QUOTAS, self.now, STRICT)
         snapshot = Snapshot(tuple(self.buckets.values()), tuple(live), len(self.rows))
         self.core.restore(snapshot, self.now, owned.__contains__)
         self.restarted_at = self.now

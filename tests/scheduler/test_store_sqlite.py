@@ -115,7 +115,8 @@ async def test_every_table_is_strict(path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
         listed = db.execute("SELECT name, strict FROM pragma_table_list WHERE name != 'x'")
         tables = {name: strict for name, strict in listed if not name.startswith("sqlite_")}
-    assert tables == dict.fromkeys(("runs", "calls", "buckets", "pieces", "links"), 1)
+    names = ("runs", "calls", "buckets", "pieces", "links", "changes", "lessons")
+    assert tables == dict.fromkeys(names, 1)
 
 
 async def test_a_call_is_of_the_kind_model(path: Path) -> None:

@@ -119,7 +119,11 @@ def _blocked(blocker: Blocker, now: float, several: bool) -> str:
         return f"{quota}paused by the provider{until}"
     when = "when a call in flight ends" if blocker.at is None else clock(blocker.at, now)
     need, free = _amount(blocker.need, math.ceil), _amount(blocker.free, math.floor)
-    whose = " for calls before it" if blocker.free >= blocker.need else ""
+    whose = ""
+    if blocker.kept:
+        whose = f", {_amount(blocker.kept, math.ceil)} kept for more urgent calls"
+    elif blocker.free >= blocker.need:
+        whose = " for calls before it"
     return f"{quota}{blocker.resource}: needs {need}, {free} free{whose}, {when}"
 
 

@@ -7,7 +7,7 @@ names the file and says what to do; or KeyTaken, if a row is refused for a calle
 from collections.abc import Collection, Sequence
 from typing import Protocol, Self
 
-from ..model import Batch, CallRecord, Run, Snapshot
+from ..model import Batch, CallRecord, Change, Run, Snapshot
 from ..states import CallState, RunState
 
 
@@ -50,6 +50,9 @@ class Store(Protocol):
 
         ``urgent_first``: the best priority first, and of one priority the oldest.
         """
+
+    async def changes(self, *, limit: int = 1000) -> Sequence[Change]:
+        """What operators changed, newest first."""
 
     async def prompt(self, request_hash: str) -> Sequence[str] | None:
         """The texts of a recorded request, in order; None if it is not recorded."""

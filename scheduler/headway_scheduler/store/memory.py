@@ -10,7 +10,17 @@ from itertools import islice
 from typing import Self
 
 from ..errors import KeyTaken, StoreError
-from ..model import Batch, BucketState, CallRecord, Link, Resource, Run, Snapshot
+from ..model import (
+    Batch,
+    BucketState,
+    CallRecord,
+    Change,
+    Lesson,
+    Link,
+    Resource,
+    Run,
+    Snapshot,
+)
 from ..states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
 from .lookup import CANDIDATES, link_hash, only_run
 
@@ -25,6 +35,8 @@ class MemoryStore:
         self._runs: dict[str, Run] = {}
         self._texts: dict[bytes, str] = {}
         self._links: dict[bytes, Link] = {}
+        self._changes: list[Change] = []
+        self._lessons: dict[tuple[str, str], Lesson] = {}
 
     async def __aenter__(self) -> Self:
         """Nothing is to be opened."""
@@ -42,20 +54,30 @@ class MemoryStore:
             self._seqs.add(record.seq)
         for record in batch.changed:
             old = self._calls[record.call.id]
-            self._calls[record.call.id] = replace(record, call=old.call, seq=old.seq, parked=False)
+            call = replace(old.call, priority=record.call.priority)
+            self._calls[record.call.id] = replace(record, call=call, seq=old.seq, parked=False)
         self._buckets |= {(bucket.quota, bucket.resource): bucket for bucket in batch.buckets}
         self._runs |= {run.id: run for run in batch.runs}
         for piece in batch.pieces:
             self._texts.setdefault(piece.hash, piece.text)
         for link in batch.links:
             self._links.setdefault(link.hash, link)
+        self._changes += batch.changes
+        self._lessons |= {(lesson.kind, lesson.subject): lesson for lesson in batch.lessons}
         self._forget(batch.forget)
 
     async def snapshot(self) -> Snapshot:
-        """Load the buckets and every call that is not finished."""
+        """Load the buckets, every call that is not finished, and what was changed and learned."""
         buckets = tuple(self._buckets[key] for key in sorted(self._buckets))
         calls = tuple(map(replace, self._in_states(None, LIVE_CALLS)))
-        return Snapshot(buckets, calls, max(self._seqs, default=-1) + 1)
+        last = {(change.kind, change.target): change for change in self._changes}
+        standing = tuple(change for change in self._changes if change in last.values())
+        lessons = tuple(self._lessons[key] for key in sorted(self._lessons))
+        return Snapshot(buckets, calls, max(self._seqs, default=-1) + 1, standing, lessons)
+
+    async def changes(self, *, limit: int = 1000) -> Sequence[Change]:
+        """What operators changed, newest first."""
+        return self._changes[::-1][:limit]
 
     async def run(self, run_id: str) -> Run | None:
         """The run with this id, or the only one whose id starts with it."""

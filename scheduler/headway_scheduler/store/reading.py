@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import StoreCorrupt, StoreError, StoreForeign, StoreTooNew
-from ..model import CallRecord, Run, Snapshot
+from ..model import CallRecord, Change, Lesson, Run, Snapshot
 from ..states import LIVE_CALLS, CallState, RunState
 from . import rows
 from .failures import explained
@@ -113,7 +113,15 @@ def snapshot(db: sqlite3.Connection) -> Snapshot:
     """See ``Store.snapshot``."""
     buckets = tuple(map(rows.bucket, db.execute(STATEMENTS["buckets"])))
     live = _fetch(db, "live_calls", rows.call_record, states=_listed(LIVE_CALLS), limit=-1)
-    return Snapshot(buckets, tuple(live), *db.execute(STATEMENTS["next_seq"]).fetchone())
+    (next_seq,) = db.execute(STATEMENTS["next_seq"]).fetchone()
+    changes = tuple(Change(*row) for row in db.execute(STATEMENTS["standing_changes"]))
+    lessons = tuple(Lesson(*row) for row in db.execute(STATEMENTS["lessons"]))
+    return Snapshot(buckets, tuple(live), next_seq, changes, lessons)
+
+
+def changes(db: sqlite3.Connection, limit: int) -> Sequence[Change]:
+    """See ``Store.changes``."""
+    return _fetch(db, "changes", lambda row: Change(*row), limit=limit)
 
 
 def run(db: sqlite3.Connection, run_id: str) -> Run | None:

@@ -6,6 +6,7 @@ the event loop, before the writer's thread sees them (records may change at any 
 
 import json
 from collections.abc import Sequence
+from dataclasses import astuple
 from functools import lru_cache
 from typing import Any
 
@@ -27,6 +28,8 @@ def work_of(batch: Batch) -> Work:
         ("update_call", [_updated(record) for record in batch.changed], True),
         ("save_bucket", [_bucket_row(bucket) for bucket in batch.buckets], True),
         ("save_run", [_run_row(run) for run in batch.runs], True),
+        ("insert_change", [astuple(change) for change in batch.changes], True),
+        ("save_lesson", [astuple(lesson) for lesson in batch.lessons], True),
         *_forgetting(batch.forget),
     ]
     return [(STATEMENTS[name], rows, is_exact) for name, rows, is_exact in work if rows]
@@ -98,6 +101,7 @@ def _inserted(record: CallRecord) -> Row:
 def _updated(record: CallRecord) -> Row:
     usage = record.usage
     return (
+        record.call.priority.value,
         record.state.value,
         record.attempts,
         record.not_before,
@@ -143,6 +147,7 @@ def _run_row(run: Run) -> Row:
         run.waits_for,
         run.attempts,
         run.resumed_at,
+        run.team,
     )
 
 

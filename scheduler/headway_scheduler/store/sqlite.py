@@ -16,7 +16,7 @@ import anyio
 from anyio import to_thread
 
 from ..errors import StoreError, StoreReadOnly
-from ..model import Batch, CallRecord, Run, Snapshot
+from ..model import Batch, CallRecord, Change, Run, Snapshot
 from ..states import CallState, RunState
 from . import reading
 from .failures import explained
@@ -108,6 +108,10 @@ class SqliteStore:
         """Runs in any of ``states`` (all, if empty), newest first or the most urgent first."""
         question = partial(reading.runs, states=states, limit=limit, urgent_first=urgent_first)
         return await self._read(question)
+
+    async def changes(self, *, limit: int = 1000) -> Sequence[Change]:
+        """What operators changed, newest first."""
+        return await self._read(partial(reading.changes, limit=limit))
 
     async def calls(
         self, run_id: str | None = None, states: Collection[CallState] = (), *, limit: int = 1000

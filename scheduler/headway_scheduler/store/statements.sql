@@ -19,9 +19,9 @@ INSERT INTO calls (
     CAST(? AS TEXT), CAST(? AS TEXT), ?, ?
 );
 
--- update_call: How far a call has come. What it asks for never changes.
+-- update_call: How far a call has come. Of what it asks for, only its class may change.
 UPDATE calls SET
-    state = CAST(? AS TEXT), attempts = ?, not_before = ?, admitted_at = ?, sent_at = ?,
+    priority = ?, state = CAST(? AS TEXT), attempts = ?, not_before = ?, admitted_at = ?, sent_at = ?,
     finished_at = ?, input_tokens = ?, output_tokens = ?, answer = CAST(? AS TEXT),
     error = CAST(? AS TEXT), arrival = ?, losses = ?
 WHERE seq = ?;
@@ -36,11 +36,11 @@ ON CONFLICT (quota, resource) DO UPDATE SET
 INSERT INTO runs (
     id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
     result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
-    waits_for, attempts, resumed_at
+    waits_for, attempts, resumed_at, team
 ) VALUES (
     CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, CAST(? AS TEXT), ?, CAST(? AS TEXT),
     CAST(? AS TEXT), ?, ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT),
-    CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, CAST(? AS TEXT), ?, ?
+    CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, CAST(? AS TEXT), ?, ?, CAST(? AS TEXT)
 )
 ON CONFLICT (id) DO UPDATE SET
     workflow = excluded.workflow, task = excluded.task, priority = excluded.priority,
@@ -50,7 +50,16 @@ ON CONFLICT (id) DO UPDATE SET
     parameters = excluded.parameters, version = excluded.version, history = excluded.history,
     parent = excluded.parent, parent_until = excluded.parent_until, deadline = excluded.deadline,
     budget_usd = excluded.budget_usd, waits_for = excluded.waits_for, attempts = excluded.attempts,
-    resumed_at = excluded.resumed_at;
+    resumed_at = excluded.resumed_at, team = excluded.team;
+
+-- insert_change: What an operator changed.
+INSERT INTO changes (at, kind, target, value)
+VALUES (?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT));
+
+-- save_lesson: What was learned; overwrites what was known before.
+INSERT INTO lessons (kind, subject, value)
+VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT))
+ON CONFLICT (kind, subject) DO UPDATE SET value = excluded.value;
 
 -- insert_piece: A text, unless it is there.
 INSERT INTO pieces (hash, text) VALUES (?, CAST(? AS TEXT)) ON CONFLICT DO NOTHING;
@@ -107,6 +116,16 @@ SELECT coalesce(max(seq) + 1, 0) FROM calls;
 -- buckets: Every bucket.
 SELECT quota, resource, available, as_of, paused_until FROM buckets ORDER BY quota, resource;
 
+-- standing_changes: The last change of each kind and target, in their order.
+SELECT at, kind, target, value FROM changes
+WHERE id IN (SELECT max(id) FROM changes GROUP BY kind, target) ORDER BY id;
+
+-- changes: Every change, newest first.
+SELECT at, kind, target, value FROM changes ORDER BY id DESC LIMIT :limit;
+
+-- lessons: Everything that was learned.
+SELECT kind, subject, value FROM lessons ORDER BY kind, subject;
+
 -- live_calls: Calls that are not finished, in some states (JSON list), by arrival.
 SELECT
     id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence, kind,
@@ -140,7 +159,7 @@ ORDER BY seq LIMIT :limit;
 SELECT
     id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
     result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
-    waits_for, attempts, resumed_at
+    waits_for, attempts, resumed_at, team
 FROM runs
 WHERE id >= CAST(:prefix AS TEXT) AND id < CAST(:prefix AS TEXT) || char(1114111)
 ORDER BY id LIMIT :limit;
@@ -149,21 +168,21 @@ ORDER BY id LIMIT :limit;
 SELECT
     id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
     result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
-    waits_for, attempts, resumed_at
+    waits_for, attempts, resumed_at, team
 FROM runs WHERE key = CAST(:key AS TEXT);
 
 -- runs: Every run, newest first.
 SELECT
     id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
     result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
-    waits_for, attempts, resumed_at
+    waits_for, attempts, resumed_at, team
 FROM runs ORDER BY created_at DESC, rowid DESC LIMIT :limit;
 
 -- urgent_runs: Runs in some states (JSON list), the best priority first, then the oldest.
 SELECT
     id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
     result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
-    waits_for, attempts, resumed_at
+    waits_for, attempts, resumed_at, team
 FROM runs WHERE state IN (SELECT value FROM json_each(:states))
 ORDER BY priority, created_at, rowid LIMIT :limit;
 
@@ -171,6 +190,6 @@ ORDER BY priority, created_at, rowid LIMIT :limit;
 SELECT
     id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
     result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
-    waits_for, attempts, resumed_at
+    waits_for, attempts, resumed_at, team
 FROM runs WHERE state IN (SELECT value FROM json_each(:states))
 ORDER BY created_at DESC, rowid DESC LIMIT :limit;
