@@ -200,8 +200,10 @@ class Scheduler:
         Its calls that asked for its class follow it into a new one.
         """
         if run.state not in UNDER_WAY:
+            lifted = self._book.dependents(run.id)
             if (workflow := self._book.end(run)) is not None:
                 self._lessons[workflow] = Lesson(SIZES, workflow, self._book.sizes.dump(workflow))
+            self._place_again(lifted, now)
             return
         before = self._book.track(run)
         for call_id in self._book.calls(run.id):
