@@ -51,7 +51,10 @@ IMAGE_CHARACTERS = 765 * CHARACTERS_PER_TOKEN
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A request taken down: its hash, what it is charged for, and its chain, first link first."""
+    """A request taken down: its hash, what it is charged for, and its chain, first link first.
+
+    What leaves it holds no keys: it is kept to be read and compared, never to be sent again.
+    """
 
     request_hash: str
     characters: int
@@ -59,7 +62,7 @@ class Taken:
 
     def pieces(self) -> list[str]:
         """The text of every piece, as it is kept."""
-        return [piece.text for _, piece in self.chain]
+        return [without_whole_keys(piece.text) for _, piece in self.chain]
 
     def unknown(self, known: set[bytes]) -> Prompt:
         """What is not yet ``known`` to be on disk. A link that is known has known ones before."""
@@ -69,7 +72,9 @@ class Taken:
                 break
             new.append((link, piece))
         new.reverse()
-        return Prompt(tuple(piece for _, piece in new), tuple(link for link, _ in new))
+        # Only here, for a prompt that repeats the whole history has all its pieces anew each time.
+        pieces = (Piece(piece.hash, without_whole_keys(piece.text)) for _, piece in new)
+        return Prompt(tuple(pieces), tuple(link for link, _ in new))
 
 
 @dataclass(slots=True)
@@ -169,8 +174,7 @@ def _hash(data: bytes) -> bytes:
 
 
 def _piece(text: str) -> Piece:
-    # Kept to be read and compared, never to be sent again: what is a key need not be there.
-    return Piece(_hash(text.encode("utf-8", "surrogatepass")), without_whole_keys(text))
+    return Piece(_hash(text.encode("utf-8", "surrogatepass")), text)
 
 
 def _pieces(text: str) -> list[Piece]:

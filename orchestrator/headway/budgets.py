@@ -4,9 +4,11 @@ from collections.abc import Mapping
 
 from headway_scheduler.errors import BudgetExceeded
 from headway_scheduler.model import Call, CallRecord, Run, Usage
-from headway_scheduler.states import LIVE_CALLS
+from headway_scheduler.states import LIVE_CALLS, CallState
 
 from .prices import Prices
+
+_DONE = CallState.DONE
 
 
 class Budget:
@@ -20,6 +22,8 @@ class Budget:
         self._records = records
         self._prices = prices
         self._claims: dict[str, Call] = {}
+        # Of calls that are done: a long run asks for its sum at every call.
+        self._final_usd: dict[str, float] = {}
 
     def claim(self, call: Call) -> None:
         """Take the cost of a new call into account. Raises BudgetExceeded."""
@@ -38,8 +42,15 @@ class Budget:
     def spent_usd(self) -> float:
         """Dollars of all calls of the run, those in flight at their estimate."""
         claims = {key: call for key, call in self._claims.items() if key not in self._records}
-        rows = sum(self._row_usd(record) for record in self._records.values())
-        return rows + sum(self._usd(call, Usage(call.tokens, 0)) for call in claims.values())
+        final = self._final_usd
+        open_rows = [row for key, row in self._records.items() if key not in final]
+        final |= {row.call.id: self._row_usd(row) for row in open_rows if row.state is _DONE}
+        rows = sum(self._row_usd(row) for row in open_rows if row.call.id not in final)
+        return (
+            sum(final.values())
+            + rows
+            + sum(self._usd(call, Usage(call.tokens, 0)) for call in claims.values())
+        )
 
     def _row_usd(self, record: CallRecord) -> float:
         if record.call.kind != "model":

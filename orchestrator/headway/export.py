@@ -1,6 +1,5 @@
 """All that is recorded of a run. Law of this file: each text once, however many prompts hold it."""
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ from headway_scheduler.store.base import Store
 
 from .journals import ALL, inherited_answers
 from .receipt import Cost, receipt
+from .results import unpacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ async def exported(store: Store, run: Run, cost: Cost) -> Export:
         prompts=tuple(prompts),
         pieces=tuple(indexes),
         costs=tuple(_usd(record, cost) for record in records),
-        messages=[] if run.result is None else json.loads(run.result)["messages"],
+        messages=[] if run.result is None else unpacked(run.result, own)["messages"],
         receipt=asdict(receipt(run, own, inherited, cost)),
     )
 

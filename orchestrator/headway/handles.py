@@ -14,6 +14,7 @@ from headway_scheduler.errors import CallerError, HeadwayError
 from headway_scheduler.model import CallRecord, Run, Usage
 
 from .events import Ended
+from .results import unpacked
 
 if TYPE_CHECKING:
     from autogen_agentchat.base import TaskResult
@@ -160,7 +161,7 @@ class RunHandle:
         if self.run.result is not None:
             from headway_agents import load_result
 
-            self.task_result = load_result(self.run.result)
+            self.task_result = load_result(json.dumps(unpacked(self.run.result, records)))
         at = self.run.finished_at or self.run.created_at
         self.publish(Ended(self.id, self.run.state, self.run.error, at))
 

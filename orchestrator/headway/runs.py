@@ -37,6 +37,7 @@ from .events import Ended, Started
 from .handles import Plan, RunHandle
 from .journals import answered, journal_of
 from .prices import Prices
+from .results import packed
 from .workflows import Workflows
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ class Runner:
         if handle.task_result is not None:
             from headway_agents import dump_result
 
-            text = dump_result(handle.task_result)
+            text = packed(dump_result(handle.task_result), handle.calls.values())
         finished_at = self._service.now() if state in ENDED_RUNS else None
         waits_for = handle.run.waits_for if state is RunState.WAITING else None
         return {

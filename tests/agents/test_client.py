@@ -250,3 +250,16 @@ async def test_a_context_window_needs_no_network(scope: RunScope) -> None:
     client = ScheduledClient(inner, MODEL, scope, "w")
     assert client.remaining_tokens([]) == 8192
     await client.close()
+
+
+async def test_what_looks_like_a_key_is_sent_but_not_kept(
+    scope: RunScope, serve: Any, models: Any, question: Any, store: MemoryStore, records: Any
+) -> None:
+    key, heard = "sk-live-0123456789abcdef", []
+    async with serve(reply=lambda body: heard.append(str(body))) as (_, inner):
+        await models(inner).bound(scope, "a").create(question(f"Use {key}." + " Now." * 200))
+    (record,) = await records()
+    kept = "".join(await store.prompt(record.call.request_hash) or ())
+    assert key in heard[0]
+    assert key not in kept
+    assert "Use [key]. Now." in kept

@@ -22,6 +22,7 @@ from openai.resources.chat.completions import AsyncCompletions
 from headway import Headway
 from headway.config import load
 from headway.handles import RunHandle
+from headway.results import unpacked
 from headway_agents import RunScope
 from headway_agents.calls import LiveCall
 from headway_scheduler.service import Service
@@ -34,7 +35,8 @@ logging.disable(logging.CRITICAL)
 def transcript(handle: RunHandle) -> list[Any]:
     """What was said, without ids and times."""
     assert handle.run.result is not None, (handle.run, handle.change, handle.error)
-    return [_plain(message) for message in json.loads(handle.run.result)["messages"]]
+    said = unpacked(handle.run.result, handle.calls.values())["messages"]
+    return [_plain(message) for message in said]
 
 
 class Fuse:

@@ -12,6 +12,7 @@ from headway_scheduler.model import CallRecord, Run
 from headway_scheduler.states import RunState
 
 from ..config import Config, load
+from ..results import unpacked
 from .database import Reader, reading
 from .facts import call_facts, run_facts
 from .messages import indented
@@ -139,7 +140,7 @@ def _messages(run: Run, calls: Sequence[CallRecord]) -> list[dict[str, Any]]:
     Read as JSON: AutoGen itself would take seconds.
     """
     if run.result is not None:
-        messages: list[dict[str, Any]] = json.loads(run.result)["messages"]
+        messages: list[dict[str, Any]] = unpacked(run.result, calls)["messages"]
         return messages
     answers = ((r.call.path, r.answer) for r in calls if r.call.kind == "model")
     return [
