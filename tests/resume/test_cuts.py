@@ -182,6 +182,24 @@ async def test_a_run_cut_after_any_commit_ends_as_if_it_had_not_been(
         assert paid(provider, folder.name) == calls - known, number
 
 
+async def killed_and_resumed(
+    copies: Copies, zygote: Zygote, provider: SimulatedProvider, seam: str, times: int
+) -> tuple[bool, Any]:
+    """Have a process die at a seam, and another one go on: whether it died, and what was said.
+
+    The second one pays for nothing that was on disk.
+    """
+    folder = copies.configured(f"{child_module.SEAMS.index(seam)}-{times}")
+    for file in (copies.folder / "copy-0").glob("headway.db*"):
+        shutil.copy(file, folder / file.name)
+    killed = await to_thread.run_sync(partial(zygote.run, folder, seam=seam, times=times))
+    known, before = await answered(folder), paid(provider, folder.name)
+    result = await to_thread.run_sync(zygote.run, folder)
+    assert "error" not in result, (seam, times, result["error"])
+    assert paid(provider, folder.name) - before == paid(provider, "uncut") - known, (seam, times)
+    return killed is None, result["transcript"]
+
+
 @pytest.mark.parametrize("seam", child_module.SEAMS)
 async def test_a_process_killed_at_any_seam_loses_at_most_the_call_in_flight(
     seam: str,
@@ -192,19 +210,33 @@ async def test_a_process_killed_at_any_seam_loses_at_most_the_call_in_flight(
 ) -> None:
     copies = Copies(tmp_path, "graph_fan", provider.base_url)
     expected = await uncut(copies, monkeypatch)
-    calls = paid(provider, "uncut")
     kills = 0
     for times in (1, 2, 3, 5, 8):
-        folder = copies.configured(f"seam-{times}")
-        for file in (tmp_path / "copy-0").glob("headway.db*"):
-            shutil.copy(file, folder / file.name)
-        killed = await to_thread.run_sync(partial(zygote.run, folder, seam=seam, times=times))
-        kills += killed is None
-        known, before = await answered(folder), paid(provider, folder.name)
-        result = await to_thread.run_sync(zygote.run, folder)
-        assert result.get("transcript") == expected, (times, result.get("error"))
-        assert paid(provider, folder.name) - before == calls - known
+        killed, said = await killed_and_resumed(copies, zygote, provider, seam, times)
+        assert said == expected, times
+        kills += killed
     assert kills >= 3
+
+
+KILLED = ("round_robin", "selector_by_model", "swarm", "magentic", "nested")
+"""Kinds of teams that are killed too, each at every seam, at places that differ between them."""
+
+
+@pytest.mark.parametrize("team", KILLED)
+async def test_a_team_of_any_kind_survives_a_kill_at_every_seam(
+    team: str,
+    tmp_path: Path,
+    provider: SimulatedProvider,
+    zygote: Zygote,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copies = Copies(tmp_path, team, provider.base_url)
+    expected = await uncut(copies, monkeypatch)
+    for number, seam in enumerate(child_module.SEAMS):
+        times = 2 + (number + KILLED.index(team)) % 3  # each of them reaches every seam four times
+        killed, said = await killed_and_resumed(copies, zygote, provider, seam, times)
+        assert killed, (seam, times)
+        assert said == expected, (seam, times)
 
 
 async def test_a_run_is_the_same_whatever_the_hash_seed(
