@@ -17,8 +17,6 @@ from autogen_core.tools import Workbench
 from .identity import RunScope
 
 _NEVER = object()
-_BEHIND = "_headway_behind"
-"""On a scope, by id: a table beside it would keep it, for a server's client knows its scope."""
 
 
 class Behind:
@@ -54,14 +52,14 @@ class Behind:
 
 def behind(inner: Workbench | CodeExecutor, scope: RunScope) -> Behind:
     """Return the one starter of ``inner``, whoever holds it, in the attempt."""
-    known: dict[int, Behind] = vars(scope).setdefault(_BEHIND, {})
+    known: dict[int, Behind] = scope.behind
     return known.setdefault(id(inner), Behind(inner))
 
 
 async def release(scope: RunScope) -> None:
     """Stop what the attempt's steps have started. Call it when the scope is closed."""
-    known: dict[int, Behind] = vars(scope).pop(_BEHIND, {})
-    for starter in known.values():
+    started, scope.behind = scope.behind, {}
+    for starter in started.values():
         await starter.end()
 
 

@@ -44,10 +44,18 @@ NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a model is called in workflows, and the quotas that its calls draw on."""
+    """What a model is called in workflows, and the quotas that its calls draw on.
+
+    ``idempotency_header`` takes the call's id, at every attempt the same, if the server knows one.
+    """
 
     name: str
     quotas: tuple[str, ...]
+    idempotency_header: str | None = None
+
+    def headers(self, call_id: str) -> Mapping[str, str]:
+        """What a request of this call carries beside its body."""
+        return {self.idempotency_header: call_id} if self.idempotency_header else {}
 
 
 class ScheduledClientConfig(BaseModel):
@@ -56,6 +64,7 @@ class ScheduledClientConfig(BaseModel):
     client: ComponentModel
     model: str
     quotas: list[str] = []
+    idempotency_header: str | None = None
     priority: Literal["interactive", "high", "normal", "low", "background"] | None = None
 
 
@@ -119,7 +128,8 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
                 result = load_result(recorded)
             else:
                 await self._acquire(live, scope, request)
-                result = await answer(live, self.inner, request, cancellation_token)
+                headers = self.model.headers(place.id)
+                result = await answer(live, self.inner, request, headers, cancellation_token)
         self._count(result)
         return result
 
@@ -181,6 +191,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
             "client": self.inner.dump_component(),
             "model": self.model.name,
             "quotas": list(self.model.quotas),
+            "idempotency_header": self.model.idempotency_header,
             "priority": None if self.priority is None else self.priority.label,
         }
         return ScheduledClientConfig.model_validate(fields)
@@ -189,7 +200,8 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
     def _from_config(cls, config: ScheduledClientConfig) -> Self:
         inner = ChatCompletionClient.load_component(without_masked_keys(config.client.model_dump()))
         priority = None if config.priority is None else Priority[config.priority.upper()]
-        return cls(inner, Model(config.model, tuple(config.quotas)), priority=priority)
+        model = Model(config.model, tuple(config.quotas), config.idempotency_header)
+        return cls(inner, model, priority=priority)
 
     def _place(self, request: Request) -> tuple[RunScope, Place]:
         """Take the request down, before anything is awaited, and find its place."""
@@ -228,7 +240,9 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
                     yield item
                 return
             await self._acquire(live, scope, request)
-            async with aclosing(answer_stream(live, self.inner, request, token)) as stream:
+            headers = self.model.headers(place.id)
+            chunks = answer_stream(live, self.inner, request, headers, token)
+            async with aclosing(chunks) as stream:
                 async for item in stream:
                     if isinstance(item, CreateResult):
                         self._count(item)

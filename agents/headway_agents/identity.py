@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Never
+from typing import Any, Never
 
 from autogen_core import MessageHandlerContext
 
@@ -91,6 +91,8 @@ class RunScope:
         self.person: Callable[[str], Awaitable[str]] | None = None
         self.may_pay: Callable[[Call], None] = lambda call: None
         self.known_links: set[bytes] = set()
+        # By id, for ``behind``. A table beside the scope would keep it: a server's client knows it.
+        self.behind: dict[int, Any] = {}
         self.replayed = 0
         self.is_check = False
         self._replay = Replay(self.journal)

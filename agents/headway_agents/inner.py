@@ -4,7 +4,7 @@ Everything else is used through AutoGen's contract alone.
 """
 
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -48,19 +48,21 @@ def model_name(inner: ChatCompletionClient) -> str | None:
 
 
 _held: ContextVar[list[Any]] = ContextVar("headway_held_responses")
+_headers: ContextVar[Mapping[str, str]] = ContextVar("headway_headers")
 
 
 def prepare(inner: ChatCompletionClient) -> None:
-    """Make OpenAI's client ready: no retries of its own, and its responses within our reach.
+    """Make OpenAI's client ready: no retries of its own, and what it sends and gets in our reach.
 
     The SDK's retries would spend budget that nobody admitted.
     """
     if _is_openai(inner):
         sdk = vars(inner)["_client"]
         sdk.max_retries = 0
-        hooks = sdk._client.event_hooks["response"]
-        if _hold not in hooks:
-            hooks.append(_hold)
+        hooks = sdk._client.event_hooks
+        for event, hook in (("request", _add_headers), ("response", _hold)):
+            if hook not in hooks[event]:
+                hooks[event].append(hook)
 
 
 async def next_item(stream: AsyncGenerator[T, None], held: list[Any]) -> T | None:
@@ -74,6 +76,22 @@ async def next_item(stream: AsyncGenerator[T, None], held: list[Any]) -> T | Non
         return await anext(stream, None)
     finally:
         _held.reset(token)
+
+
+async def with_headers(headers: Mapping[str, str], step: Callable[[], Awaitable[T]]) -> T:
+    """Await ``step()``; requests that it sends through OpenAI's client carry ``headers`` too.
+
+    AutoGen's client refuses ``extra_headers`` as an argument.
+    """
+    token = _headers.set(headers)
+    try:
+        return await step()
+    finally:
+        _headers.reset(token)
+
+
+async def _add_headers(request: Any) -> None:
+    request.headers.update(_headers.get({}))
 
 
 async def _hold(response: Any) -> None:

@@ -4,7 +4,7 @@ Errors that waiting can mend lead back to the queue inside :meth:`LiveCall.faile
 loop comes round; every other error leaves through it.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from autogen_core.models import ChatCompletionClient, CreateResult
 from headway_scheduler.errors import ProviderError
 
 from .calls import LiveCall
-from .inner import next_item, stream_arguments
+from .inner import next_item, stream_arguments, with_headers
 from .wire import Request, dump_result, usage_of
 
 Stream = AsyncGenerator[str | CreateResult, None]
@@ -23,7 +23,11 @@ Step = Callable[[], Awaitable[str | CreateResult | None]]
 
 
 async def answer(
-    live: LiveCall, inner: ChatCompletionClient, request: Request, token: CancellationToken | None
+    live: LiveCall,
+    inner: ChatCompletionClient,
+    request: Request,
+    headers: Mapping[str, str],
+    token: CancellationToken | None,
 ) -> CreateResult:
     """Return the answer to ``request`` once it is recorded."""
     arguments = request.arguments()
@@ -31,7 +35,7 @@ async def answer(
     while True:
         live.sent()
         try:
-            result = await live.wait(ask)
+            result = await live.wait(partial(with_headers, headers, ask))
         except Exception as error:
             await live.failed(error)
         else:
@@ -40,7 +44,11 @@ async def answer(
 
 
 async def answer_stream(
-    live: LiveCall, inner: ChatCompletionClient, request: Request, token: CancellationToken | None
+    live: LiveCall,
+    inner: ChatCompletionClient,
+    request: Request,
+    headers: Mapping[str, str],
+    token: CancellationToken | None,
 ) -> Stream:
     """Yield the chunks as they come, of every attempt, and then the answer once it is recorded."""
     arguments = request.arguments() | stream_arguments(inner, request)
@@ -51,7 +59,8 @@ async def answer_stream(
         try:
             async with _closed_with_its_response(ask()) as step:
                 # To its very end: clients keep their books after the last yield.
-                while (item := await live.wait(step)) is not None:
+                next_step = partial(with_headers, headers, step)
+                while (item := await live.wait(next_step)) is not None:
                     if isinstance(item, CreateResult):
                         result = item
                     else:

@@ -109,9 +109,8 @@ class Workflows:
         from headway_agents import Model, ScheduledClient
 
         configured = self._config.model(name)
-        return ScheduledClient(
-            self._inner(name), Model(name, configured.quotas), priority=_priority(priority)
-        )
+        model = Model(name, configured.quotas, configured.idempotency_header)
+        return ScheduledClient(self._inner(name), model, priority=_priority(priority))
 
     def wrap(
         self, client: "ChatCompletionClient", *, priority: Priority | str | None = None
@@ -121,8 +120,9 @@ class Workflows:
 
         # A client that does not show its model still draws on the limits of unlisted models.
         name = model_name(client) or type(client).__name__
-        quotas = self._config.model(name).quotas
-        return ScheduledClient(client, Model(name, quotas), priority=_priority(priority))
+        configured = self._config.model(name)
+        model = Model(name, configured.quotas, configured.idempotency_header)
+        return ScheduledClient(client, model, priority=_priority(priority))
 
     async def close(self) -> None:
         """Close the provider clients that were made here."""

@@ -11,6 +11,7 @@ PRIORITIES = "permitted: interactive, high, normal, low, background"
 QUOTA = "[quotas.q]\nconcurrency = 1\n"
 LIMITS = "requests_per_minute, tokens_per_minute, concurrency"
 URL = "must be an http:// or https:// address without user, password, query or fragment"
+HEADER = "must be the name of a header that is yours to set (A-Z, a-z, -)"
 VARIABLE = "must be the name of an environment variable (A-Z, 0-9, _), never the key itself"
 WORKFLOW = "must be module:factory or a component file (.json, .yaml, .yml), not"
 
@@ -116,6 +117,12 @@ def problem(folder: Path, text: str | bytes | None, **environ: str) -> str:
         ('[models.m]\nbase_url = "http://h/a b"', f"models.m.base_url {URL}"),
         ("[models.m]\nbase_url = 1", "models.m.base_url must be text in quotes, not 1"),
         ('[models.m]\napi_key_env = ""', f"models.m.api_key_env {VARIABLE}"),
+        ('[models.m]\nidempotency_header = "Key 1"', f"models.m.idempotency_header {HEADER}"),
+        (
+            '[models.m]\nidempotency_header = "Authorization"',
+            f"models.m.idempotency_header {HEADER}",
+        ),
+        ("[models.m]\nidempotency_header = true", f"models.m.idempotency_header {HEADER}"),
         (
             '[models.m]\napi_key = "sk-1"',
             ":2: models.m.api_key would put a secret into a file; set it in the environment, and "
@@ -223,6 +230,7 @@ def test_quotas_that_share_a_variable(tmp_path: Path) -> None:
         'api_key = "SECRET"',
         '[models.m]\napi_key_env = "sk-SECRET"',
         '[models.m]\napi_key_env = "gsk_SECRET"',
+        '[models.m]\nidempotency_header = "sk-SECRET0"',
         '[models.m]\nbase_url = "https://user:SECRET@host/v1"',
         '[models.m]\nbase_url = "https://host/v1?key=SECRET"',
         '[models.m]\nopenai_key = "SECRET"',

@@ -27,6 +27,7 @@ class ModelConfig:
     """What a model asked for by workflows is. ``name`` is the provider's name for it.
 
     ``api_key_env`` names the variable that holds the key; the key itself is never read here.
+    ``idempotency_header`` names the header in which the server takes an idempotency key.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ModelConfig:
     provider: str = "openai"
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
+    idempotency_header: str | None = None
     usd_per_million_input_tokens: float | None = None
     usd_per_million_output_tokens: float | None = None
 

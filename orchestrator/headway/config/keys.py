@@ -31,6 +31,7 @@ _LISTED = "the list price"
 _LARGEST = 1e15  # buckets are floats: not far above it, taking 1 away changes nothing
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # upper case alone: keys of most providers do not pass
+_HEADER = re.compile(r"[A-Za-z]+(-[A-Za-z]+)*")
 
 
 class ConfigError(CallerError):
@@ -169,6 +170,14 @@ def _variable_name(value: object) -> str:
     return value
 
 
+def _header(value: object) -> str:
+    # No digits, and so no key either. The client's own headers are not to be overwritten.
+    is_own = str(value).lower() in ("authorization", "content-type", "content-length", "host")
+    if not isinstance(value, str) or not _HEADER.fullmatch(value) or is_own:
+        raise ConfigError("must be the name of a header that is yours to set (A-Z, a-z, -)")
+    return value
+
+
 def _workflow(value: object) -> str:
     if isinstance(value, str) and value.endswith(COMPONENT_SUFFIXES):
         return _text(value)
@@ -209,6 +218,7 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "quotas"): Key("list of quotas", _quota_names, (DEFAULT_QUOTA,)),
     ("models", "*", "base_url"): Key("http(s) address", _url, unset="the provider's"),
     ("models", "*", "api_key_env"): Key("variable", _variable_name, "OPENAI_API_KEY"),
+    ("models", "*", "idempotency_header"): Key("header", _header, unset="none"),
     ("models", "*", "usd_per_million_input_tokens"): Key("number", _price, unset=_LISTED),
     ("models", "*", "usd_per_million_output_tokens"): Key("number", _price, unset=_LISTED),
     ("tools", "*"): Key("pure, idempotent or once", _kind),

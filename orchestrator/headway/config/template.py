@@ -23,6 +23,7 @@ provider = "openai"             # OpenAI, and every server that speaks its proto
 quotas = ["openai"]             # a call waits until all of these have room
 # base_url = "http://localhost:8000/v1"    # another server
 api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never stands in here
+# idempotency_header = "Idempotency-Key"   # if the server has one: a call sent again is known by it
 
 # usd_per_million_input_tokens = 2.5       # else the list price, if there is one
 # usd_per_million_output_tokens = 10
