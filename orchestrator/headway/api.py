@@ -203,8 +203,8 @@ class Headway:
 
     async def resume_all(self, *, unknown_waits: bool = False) -> list[RunHandle]:
         """Go on with every interrupted run, most urgent first."""
-        runs = await self._store.runs({RunState.INTERRUPTED}, limit=100_000)
-        runs = sorted(runs, key=lambda run: (run.priority, run.created_at))
+        interrupted = {RunState.INTERRUPTED}
+        runs = await self._store.runs(interrupted, limit=100_000, urgent_first=True)
         return [await self.resume(run.id, unknown_waits=unknown_waits) for run in runs]
 
     async def check(self, run_id: str, *, unknown_waits: bool = False) -> Check:
@@ -391,9 +391,10 @@ class Headway:
             await self._execute(handle)
 
     async def _next_run(self) -> Run | None:
-        queued = await self._store.runs({RunState.QUEUED}, limit=100_000)
-        free = [run for run in queued if run.id not in self._handles]
-        return min(free, key=lambda run: (run.priority, run.created_at), default=None)
+        # A run that was just taken here is queued until its first commit.
+        limit = len(self._handles) + 1
+        queued = await self._store.runs({RunState.QUEUED}, limit=limit, urgent_first=True)
+        return next((run for run in queued if run.id not in self._handles), None)
 
     def _ad_hoc_scope(self) -> "RunScope":
         if self._ad_hoc is None:
