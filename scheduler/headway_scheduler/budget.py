@@ -16,17 +16,28 @@ of by now had it never been taken: a bucket that was full in between would have 
 the provider, who gave it back before we heard. Each charge keeps its *room*, how far the level
 stays below one that was full right after the charge; no more than that comes back.
 
-A limit that does not refill (concurrency) is never charged: it is reserved while the call is in
-flight.
+Concurrency is never charged: it is reserved while the call is in flight. A daily limit is charged
+like the others, but is full again at the start of a day, and not before.
 """
 
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import ceil, floor
 
-from .model import BucketState, Call, Limit, Resource
+from .model import DAY_SECONDS, BucketState, Call, Limit, Outcome, Resource
 
 TRANSIT_SECONDS = 0.5
 """How long a request may travel before we count it as charged."""
+
+_AMOUNTS: Mapping[Resource, Callable[[Call], float]] = {
+    Resource.TOKENS: lambda call: call.tokens,
+    Resource.TOKENS_PER_DAY: lambda call: call.tokens,
+    Resource.INPUT_TOKENS: lambda call: call.input_tokens,
+    Resource.OUTPUT_TOKENS: lambda call: call.output_tokens,
+    Resource.USD_PER_DAY: lambda call: call.usd,
+}
+"""What a call takes; of all other limits, 1."""
 
 _TRANSIT_SHARE = 0.05
 _EPSILON = 1e-9
@@ -53,9 +64,10 @@ class Bucket:
     """One limit of one quota. All times are epoch seconds and are told by the caller."""
 
     __slots__ = (
+        "_amount",
         "_charged",
-        "_counts_tokens",
         "_in_transit",
+        "_is_held",
         "_transit_seconds",
         "as_of",
         "level",
@@ -83,22 +95,46 @@ class Bucket:
         for hold in self._charged:
             hold.room = max(0.0, hold.room + grown)
         self._set_limit(limit)
-        self.level = min(self.level, limit.capacity) if limit.per_second else limit.capacity
+        if self._is_held:
+            self.level = limit.capacity
+        elif limit.resource.is_daily:
+            self.level += grown  # what was taken today stays taken
+        else:
+            self.level = min(self.level, limit.capacity)
 
     def _set_limit(self, limit: Limit) -> None:
         self.limit = limit
-        self._counts_tokens = limit.resource is Resource.TOKENS
+        self._amount = _AMOUNTS.get(limit.resource)
+        self._is_held = limit.resource is Resource.CONCURRENCY
         # A tiny bucket would lose all its refill to the wait: bound it by a share of the fill time.
         fill_seconds = limit.capacity / limit.per_second if limit.per_second else 0.0
         self._transit_seconds = min(TRANSIT_SECONDS, _TRANSIT_SHARE * fill_seconds)
 
     def amount(self, call: Call) -> float:
         """What ``call`` takes of this limit."""
-        return call.tokens if self._counts_tokens else 1
+        return 1 if self._amount is None else self._amount(call)
 
     def cost(self, call: Call) -> float:
         """How long ``call`` takes all that refills, in seconds; of concurrency, its share."""
-        return self.amount(call) / (self.limit.per_second or self.limit.capacity)
+        per_second = self.limit.per_second
+        if self.limit.resource.is_daily:
+            per_second = self.limit.capacity / DAY_SECONDS
+        return self.amount(call) / (per_second or self.limit.capacity)
+
+    def used(self, call: Call, outcome: Outcome, held: float) -> float:
+        """What an attempt took of this limit in the end, of what it ``held``."""
+        if not outcome.sent:
+            return 0.0
+        match self.limit.resource:
+            case Resource.TOKENS | Resource.TOKENS_PER_DAY if outcome.used_tokens is not None:
+                return outcome.used_tokens
+            case Resource.INPUT_TOKENS if outcome.usage is not None:
+                return outcome.usage.input_tokens
+            case Resource.OUTPUT_TOKENS if outcome.usage is not None:
+                return outcome.usage.output_tokens
+            case Resource.USD_PER_DAY if outcome.usd is not None:
+                return outcome.usd
+        return held
 
     def available(self, now: float) -> float:
         """What a new call may take at ``now``; below 0 while in debt."""
@@ -124,8 +160,10 @@ class Bucket:
         """When to ask again for ``amount``; None when only the end of a call can tell."""
         if self.passes(amount, now, headroom):
             return now
-        if not self.limit.per_second:
+        if self._is_held:
             return None
+        if self.limit.resource.is_daily:
+            return self._day_after(now)
         deficit = self.need(amount, headroom) - (self.level - self.reserved)
         if self.level + deficit > (1 + _EPSILON) * self.limit.capacity and self._in_transit:
             # The level is capped below what is needed until reserved amounts become charges.
@@ -143,8 +181,11 @@ class Bucket:
         None when only the end of a call can tell.
         """
         rate = self.limit.per_second
-        if not rate:
+        if self._is_held:
             return None
+        if self.limit.resource.is_daily:
+            days = ceil((amount - self.available(now)) / self.limit.capacity)
+            return opens_at if days < 1 else self._day_after(opens_at) + (days - 1) * DAY_SECONDS
         free = min(self.limit.capacity, self.available(now) + (opens_at - now) * rate)
         return opens_at + max(0.0, amount - free) / rate
 
@@ -152,7 +193,7 @@ class Bucket:
         """Set ``amount`` aside for a call that is about to be sent."""
         self._advance(now)
         self.reserved += amount
-        if not self.limit.per_second:
+        if self._is_held:
             return Hold(amount, None)
         hold = Hold(amount, now + self._transit_seconds)
         self._in_transit.append(hold)
@@ -164,7 +205,7 @@ class Bucket:
         The stored state counts it as spent already, so only concurrency is reserved anew. Nothing
         of it can come back: how full the bucket was since its charge is not known.
         """
-        if self.limit.per_second:
+        if not self._is_held:
             return Hold(amount, None, charged=True)
         self.reserved += amount
         return Hold(amount, None)
@@ -175,7 +216,7 @@ class Bucket:
         hold.settled = True
         if not hold.charged:
             self.reserved -= hold.amount
-            self.level -= used if self.limit.per_second else 0.0
+            self.level -= 0.0 if self._is_held else used
         elif used < hold.amount:
             self._give_back(hold, hold.amount - used)
         else:
@@ -194,9 +235,14 @@ class Bucket:
 
     def restore(self, state: BucketState, now: float) -> None:
         """Go on from a stored state. If the clock went back, nothing has refilled."""
-        if self.limit.per_second:
+        if not self._is_held:
             self.level = min(self.limit.capacity, state.available)
             self.as_of = min(state.as_of, now + self._transit_seconds)
+
+    def _day_after(self, now: float) -> float:
+        """When the next day starts."""
+        starts = self.limit.day_starts
+        return (floor((now - starts) / DAY_SECONDS) + 1) * DAY_SECONDS + starts
 
     def _advance(self, now: float) -> None:
         while self._in_transit:
@@ -233,6 +279,8 @@ class Bucket:
 
     def _refill(self, now: float) -> None:
         if now > self.as_of:
+            if self.limit.resource.is_daily and self._day_after(self.as_of) <= now:
+                self.level = self.limit.capacity
             refilled = self.level + (now - self.as_of) * self.limit.per_second
             self.level = min(self.limit.capacity, refilled)
             self.as_of = now

@@ -34,7 +34,6 @@ from .model import (
     Outcome,
     Priority,
     Quota,
-    Resource,
     Run,
     Signals,
     Snapshot,
@@ -486,10 +485,7 @@ class Scheduler:
 
     def _return_holds(self, live: _Live, outcome: Outcome, now: float) -> None:
         for bucket, hold in live.holds:
-            used = hold.amount if outcome.sent else 0.0
-            if outcome.used_tokens is not None and bucket.limit.resource is Resource.TOKENS:
-                used = outcome.used_tokens
-            bucket.settle(hold, used, now)
+            bucket.settle(hold, bucket.used(live.record.call, outcome, hold.amount), now)
         live.holds = ()
 
     def _change(self, record: CallRecord) -> None:

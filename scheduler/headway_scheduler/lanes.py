@@ -70,14 +70,18 @@ class Lane:
             amount = bucket.amount(call)
             if amount > bucket.limit.largest:
                 raise CallTooLarge(
-                    f"call {call.id} of {call.path!r} needs {amount:,.0f} {bucket.limit.resource}, "
-                    f"but quota {bucket.quota!r} never allows more than "
-                    f"{bucket.limit.largest:,.0f}: shorten the prompt or raise the limit"
+                    f"call {call.id} of {call.path!r} needs {_number(amount)} "
+                    f"{bucket.limit.resource}, but quota {bucket.quota!r} never allows more than "
+                    f"{_number(bucket.limit.largest)}: shorten the prompt or raise the limit"
                 )
 
     def cost(self, call: Call) -> float:
-        """What a call takes of its scarcest limit, in budget-seconds."""
-        return max((bucket.cost(call) for bucket in self.buckets), default=0.0)
+        """What a call takes of its scarcest limit, in budget-seconds.
+
+        Of daily limits only if there are no others: they are to be spent, not to be spread.
+        """
+        passing = [bucket for bucket in self.buckets if not bucket.limit.resource.is_daily]
+        return max((bucket.cost(call) for bucket in passing or self.buckets), default=0.0)
 
     def blockers(self, call: Call, now: float, claims: Claims, headroom: float) -> list[Blocker]:
         """What stops ``call``: paused quotas; buckets that are short or kept for a better call."""
@@ -204,6 +208,10 @@ class Lanes:
 def _state(quota: Quota, now: float) -> QuotaState:
     buckets = tuple(Bucket(quota.name, limit, now) for limit in quota.limits)
     return QuotaState(quota.name, buckets)
+
+
+def _number(amount: float) -> str:
+    return f"{amount:,.2f}".rstrip("0").rstrip(".")
 
 
 def _ready_at(call: Call, blocker: Blocker, now: float, headroom: float) -> float | None:

@@ -4,6 +4,7 @@ A *call* is one request to a model. It asks for an *amount* of each *resource* o
 that its model draws on. Times are seconds since the epoch, as told by the caller.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
@@ -31,22 +32,38 @@ class Resource(StrEnum):
 
     REQUESTS = "requests"
     TOKENS = "tokens"
+    INPUT_TOKENS = "input tokens"
+    OUTPUT_TOKENS = "output tokens"
     CONCURRENCY = "concurrency"
+    REQUESTS_PER_DAY = "requests per day"
+    TOKENS_PER_DAY = "tokens per day"
+    USD_PER_DAY = "dollars per day"
+
+    @property
+    def is_daily(self) -> bool:
+        """Whether it is full again once a day, and not little by little."""
+        return self in _DAILY
+
+
+_DAILY = {Resource.REQUESTS_PER_DAY, Resource.TOKENS_PER_DAY, Resource.USD_PER_DAY}
+DAY_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
     """One number that a provider enforces, as a token bucket.
 
-    ``capacity`` is what a full bucket holds; it refills at ``per_second``. A limit that does not
-    refill (0) counts what is held at once: concurrency. ``largest`` is the most that one call may
-    ever ask for: more than the capacity waits for a full bucket and leaves it in debt.
+    ``capacity`` is what a full bucket holds; it refills at ``per_second``. Daily limits do not, but
+    are full again every day, ``day_starts`` seconds after midnight UTC; concurrency counts what is
+    held at once. ``largest`` is the most that one call may ever ask for: more than the capacity
+    waits for a full bucket and leaves it in debt.
     """
 
     resource: Resource
     capacity: float
     per_second: float
     largest: float
+    day_starts: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +83,48 @@ class Quota:
         concurrency: int | None = None,
         burst_seconds: float = 60.0,
     ) -> "Quota":
-        """State limits as providers do: RPM, TPM and calls at once.
+        """State limits as most providers do: RPM, TPM and calls at once. See :meth:`stated`."""
+        limits = {
+            Resource.REQUESTS: requests,
+            Resource.TOKENS: tokens,
+            Resource.CONCURRENCY: concurrency,
+        }
+        return cls.stated(name, limits, burst_seconds=burst_seconds)
 
-        ``burst_seconds`` is how long the provider lets unused budget pile up.
+    @classmethod
+    def stated(
+        cls,
+        name: str,
+        limits: Mapping[Resource, float | None],
+        *,
+        burst_seconds: float = 60.0,
+        day_starts: float = 0.0,
+    ) -> "Quota":
+        """State any limits: per minute, per day, or at once, as each resource is counted.
 
-        Raises InvalidQuota for a limit below 1 or a burst that is not above 0.
+        ``burst_seconds`` is how long the provider lets unused budget of a minute pile up;
+        ``day_starts`` is when its day does, in seconds after midnight UTC.
+
+        Raises InvalidQuota for a limit below 1 (of dollars: not above 0), or a burst that is not
+        above 0.
         """
-        stated = {"requests": requests, "tokens": tokens, "concurrency": concurrency}
-        for word, value in stated.items():
-            if value is not None and not value >= 1:
-                raise InvalidQuota(f"quota {name!r}: {word} must be at least 1, not {value!r}")
         if not burst_seconds > 0:
             raise InvalidQuota(f"quota {name!r}: burst_seconds must be above 0")
-        limits = [
-            Limit(resource, max(1.0, limit * burst_seconds / 60), limit / 60, limit)
-            for resource, limit in ((Resource.REQUESTS, requests), (Resource.TOKENS, tokens))
-            if limit is not None
-        ]
-        if concurrency is not None:
-            limits.append(Limit(Resource.CONCURRENCY, concurrency, 0.0, 1))
-        return cls(name, tuple(limits))
+        stated = {resource: value for resource, value in limits.items() if value is not None}
+        for resource, value in stated.items():
+            if not (value >= 1 or (resource is Resource.USD_PER_DAY and value > 0)):
+                raise InvalidQuota(f"quota {name!r}: {resource} must be at least 1, not {value!r}")
+        return cls(
+            name, tuple(_limit(each, n, burst_seconds, day_starts) for each, n in stated.items())
+        )
+
+
+def _limit(resource: Resource, number: float, burst_seconds: float, day_starts: float) -> Limit:
+    if resource is Resource.CONCURRENCY:
+        return Limit(resource, number, 0.0, 1)
+    if resource.is_daily:
+        return Limit(resource, number, 0.0, number, day_starts)
+    return Limit(resource, max(1.0, number * burst_seconds / 60), number / 60, number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +145,9 @@ class Call:
     """One model request: who asks for what. Nothing in it changes while it lives.
 
     ``path`` names the agent inside its run, ``model`` the model as the workflow knows it.
-    ``tokens`` is what will be reserved. (run_id, kind, path, request_hash, occurrence) is the
+    ``tokens`` is what will be reserved where input and output are counted together,
+    ``input_tokens`` and ``output_tokens`` where they are counted apart, ``usd`` what the call will
+    cost. (run_id, kind, path, request_hash, occurrence) is the
     journal's key: the same request asked for the second time has occurrence 1. Calls of another
     ``kind`` than model are steps, such as tools; they have no quotas, and ``model`` names the tool.
     """
@@ -122,6 +163,9 @@ class Call:
     request_hash: str = ""
     occurrence: int = 0
     kind: str = "model"
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float = 0.0
 
 
 @dataclass(slots=True)
@@ -156,7 +200,8 @@ class Outcome:
 
     ``state`` is done, failed, cancelled, unknown, or queued for another try not before
     ``not_before``. ``sent`` is false when no byte left: then nothing is charged.
-    ``used_tokens`` replaces the reserved tokens where the provider settles on usage.
+    ``used_tokens`` replaces the reserved tokens where the provider settles on usage; ``usd`` is
+    what it cost. Input and output that are counted apart, and dollars, are always settled.
     """
 
     state: CallState
@@ -167,6 +212,7 @@ class Outcome:
     not_before: float | None = None
     used_tokens: int | None = None
     arrival: int | None = None
+    usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,9 @@ def _inserted(record: CallRecord) -> Row:
         record.error,
         record.arrival,
         record.losses,
+        call.input_tokens,
+        call.output_tokens,
+        call.usd,
     )
 
 
@@ -154,8 +157,10 @@ def _run_row(run: Run) -> Row:
 def call_record(row: Sequence[Any]) -> CallRecord:
     """The call of a row. Raises ValueError for a value that no Headway writes."""
     call_id, run_id, path, model, quotas, priority = row[:6]
-    call = Call(call_id, run_id, path, model, _quotas(quotas), Priority(priority), *row[6:11])
-    seq, state, *progress, input_tokens, output_tokens, answer, error, arrival, losses = row[11:]
+    call = Call(
+        call_id, run_id, path, model, _quotas(quotas), Priority(priority), *row[6:11], *row[24:27]
+    )
+    seq, state, *progress, input_tokens, output_tokens, answer, error, arrival, losses = row[11:24]
     record = CallRecord(call, seq, CallState(state), *progress)
     if input_tokens is not None:
         record.usage = Usage(input_tokens, output_tokens)

@@ -12,11 +12,11 @@ PRAGMA journal_size_limit = 67108864; -- one huge batch must not leave a huge lo
 INSERT INTO calls (
     seq, id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence,
     kind, state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens,
-    output_tokens, answer, error, arrival, losses
+    output_tokens, answer, error, arrival, losses, input_estimate, output_estimate, usd_estimate
 ) VALUES (
     ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT),
     ?, ?, ?, CAST(? AS TEXT), ?, CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?,
-    CAST(? AS TEXT), CAST(? AS TEXT), ?, ?
+    CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, ?, ?
 );
 
 -- update_call: How far a call has come. Of what it asks for, only its class may change.
@@ -130,7 +130,7 @@ SELECT kind, subject, value FROM lessons ORDER BY kind, subject;
 SELECT
     id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence, kind,
     seq, state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens,
-    output_tokens, answer, error, arrival, losses
+    output_tokens, answer, error, arrival, losses, input_estimate, output_estimate, usd_estimate
 FROM calls INDEXED BY calls_live
 WHERE (state = 'queued' OR state = 'admitted' OR state = 'sent') -- in the words of the index
     AND state IN (SELECT value FROM json_each(:states))
@@ -140,7 +140,7 @@ ORDER BY seq LIMIT :limit;
 SELECT
     id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence, kind,
     seq, state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens,
-    output_tokens, answer, error, arrival, losses
+    output_tokens, answer, error, arrival, losses, input_estimate, output_estimate, usd_estimate
 FROM calls
 WHERE :states = '[]' OR state IN (SELECT value FROM json_each(:states))
 ORDER BY seq LIMIT :limit;
@@ -149,7 +149,7 @@ ORDER BY seq LIMIT :limit;
 SELECT
     id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence, kind,
     seq, state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens,
-    output_tokens, answer, error, arrival, losses
+    output_tokens, answer, error, arrival, losses, input_estimate, output_estimate, usd_estimate
 FROM calls INDEXED BY calls_by_run
 WHERE run_id = CAST(:run_id AS TEXT)
     AND (:states = '[]' OR state IN (SELECT value FROM json_each(:states)))
