@@ -1,0 +1,1 @@
+"""Scheduling policies beside each other: recorded AutoGen teams on a simulated provider."""
