@@ -29,6 +29,9 @@ from .failures import judged, paid_usage, told
 from .identity import MODEL, Place, RunScope
 
 T = TypeVar("T")
+
+Price = Callable[[Usage], float]
+"""Dollars for usage."""
 MAX_ATTEMPTS = 8
 """Transient faults of one call before its error goes to the agent. With the pauses of ``judge``
 that is two minutes of a provider being down. Being rate limited is waiting and has no limit."""
@@ -63,7 +66,8 @@ class LiveCall:
         self._scope = scope
         self._service = scope.service
         self.place = place
-        self._quotas: tuple[str, ...] = ()
+        self._call: Call | None = None
+        self._price: Price | None = None
         self._owes_an_end = False
         self._attempts = 0
         self._faults = 0
@@ -85,12 +89,13 @@ class LiveCall:
         assert record.answer is not None
         return record.answer
 
-    async def acquire(self, call: Call) -> None:
+    async def acquire(self, call: Call, price: Price | None = None) -> None:
         """Wait until the call may be sent. ``call`` is how it is written if it has no row yet.
 
+        ``price`` says what usage costs, where dollars are counted.
         Raises what ``Service.acquire`` and the scope's ``may_pay`` do.
         """
-        self._quotas = call.quotas
+        self._call, self._price = call, price
         await self.wait(partial(self._scope.door, self.place))
         if self.place.kind == MODEL:
             self._scope.may_pay(call)
@@ -129,7 +134,11 @@ class LiveCall:
 
     async def done(self, answer: str, usage: Usage | None = None) -> None:
         """Record the answer; returns when it is on disk and may be delivered. Raises StoreError."""
-        await self._arrive(Outcome(CallState.DONE, usage=usage, answer=answer))
+        usd = None if usage is None or self._price is None else self._price(usage)
+        if self._call is not None and usage is not None:
+            path, model = self._call.path, self._call.model
+            self._service.learn(path, model, self.place.taken.characters, usage)
+        await self._arrive(Outcome(CallState.DONE, usage=usage, answer=answer, usd=usd))
 
     async def failed(self, error: Exception) -> None:
         """Return when the call may be sent again, if waiting can mend ``error``; else raise it."""
@@ -204,10 +213,12 @@ class LiveCall:
         await self.wait(partial(self._scope.turn, arrival))
 
     async def _again(self, verdict: Verdict, now: float, error: str) -> None:
-        until, quotas = now + verdict.pause_seconds, self._quotas
+        until = now + verdict.pause_seconds
+        quotas = () if self._call is None else self._call.quotas
         if verdict.kind is Kind.RATE_LIMITED and quotas:
             # The quota pauses, and with it all that would be refused as well. Requests stay spent.
-            outcome = Outcome(CallState.QUEUED, error=error, used_tokens=0)
+            nothing = Usage(0, 0)
+            outcome = Outcome(CallState.QUEUED, nothing, error=error, used_tokens=0, usd=0.0)
             signals = dict.fromkeys(quotas, Signals(pause_until=until))
         else:
             outcome, signals = Outcome(CallState.QUEUED, error=error, not_before=until), {}

@@ -28,10 +28,10 @@ from autogen_core.models import (
 from autogen_core.tools import Tool, ToolSchema
 from pydantic import BaseModel
 
-from headway_scheduler.model import Call, Priority
+from headway_scheduler.model import Call, Priority, Usage
 from headway_scheduler.providers.openai import reserved_tokens
 
-from .calls import LiveCall, attached
+from .calls import LiveCall, Price, attached
 from .identity import MODEL, Place, RunScope, asking_agent, scope_of_context
 from .inner import context_tokens, defaults, prepare
 from .keys import without_masked_keys
@@ -47,11 +47,17 @@ class Model:
     """What a model is called in workflows, and the quotas that its calls draw on.
 
     ``idempotency_header`` takes the call's id, at every attempt the same, if the server knows one.
+    ``price`` says what usage costs, in dollars, where a quota is of dollars.
     """
 
     name: str
     quotas: tuple[str, ...]
     idempotency_header: str | None = None
+    price: Price | None = None
+
+    def usd(self, usage: Usage) -> float:
+        """Dollars for ``usage``; 0 where nobody counts them."""
+        return 0.0 if self.price is None else self.price(usage)
 
     def headers(self, call_id: str) -> Mapping[str, str]:
         """What a request of this call carries beside its body."""
@@ -69,7 +75,9 @@ class ScheduledClientConfig(BaseModel):
 
 
 class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
-    """Any AutoGen client, its calls scheduled. ``priority`` goes before the run's.
+    """Any AutoGen client, its calls scheduled.
+
+    ``priority`` counts where it is more urgent than the run's: the run waits for every call.
 
     Without ``scope`` and ``path`` they are taken from the context at every request.
     """
@@ -215,6 +223,8 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
             await live.for_person()
         place = live.place
         cap = output_cap(request, defaults(self.inner))
+        characters = place.taken.characters
+        expected = scope.service.expected(place.path, self.model.name, characters, cap)
         call = Call(
             id=place.id,
             run_id=scope.run_id,
@@ -222,12 +232,15 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
             model=self.model.name,
             quotas=self.model.quotas,
             priority=scope.priority if self.priority is None else self.priority,
-            tokens=reserved_tokens(place.taken.characters, cap),
+            tokens=reserved_tokens(characters, cap),
             submitted_at=scope.service.now(),
             request_hash=place.taken.request_hash,
             occurrence=place.occurrence,
+            input_tokens=expected.input_tokens,
+            output_tokens=expected.output_tokens,
+            usd=self.model.usd(expected),
         )
-        await live.acquire(call)
+        await live.acquire(call, self.model.price)
 
     async def _stream(
         self, request: Request, scope: RunScope, place: Place, token: CancellationToken | None

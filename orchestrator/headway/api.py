@@ -15,6 +15,7 @@ from anyio.abc import TaskGroup
 
 from headway_scheduler.errors import CallerError, RunNotFound, RunNotResumable
 from headway_scheduler.model import Batch, CallRecord, Priority, Run
+from headway_scheduler.policy import Policy
 from headway_scheduler.service import Service
 from headway_scheduler.states import CallState, RunState
 from headway_scheduler.store.sqlite import SqliteStore
@@ -32,6 +33,7 @@ from .control import (
 from .events import of_batch
 from .handles import Plan, RunHandle, RunOptions
 from .journals import inherited_answers
+from .operations import Operations
 from .prices import Prices
 from .receipt import Receipt, receipt
 from .runs import Person, Runner
@@ -57,8 +59,8 @@ class Headway:
         if not isinstance(config, configuration.Config):
             config = configuration.load(config)
         self.config = config
-        self.workflows = Workflows(config)
         self._prices = Prices(config)
+        self.workflows = Workflows(config, self._prices)
         self._person: Person | None = None
         self._handles: dict[str, RunHandle] = {}
         self._keys = anyio.Lock()
@@ -87,7 +89,8 @@ class Headway:
         async with AsyncExitStack() as stack:
             self._store = await stack.enter_async_context(SqliteStore(self.config.database))
             quotas = self.config.quotas.values()
-            service = Service(self._store, quotas, on_change=self._on_change)
+            policy = Policy(weights=self.config.weights)
+            service = Service(self._store, quotas, policy=policy, on_change=self._on_change)
             self._service = await stack.enter_async_context(service)
             for run in await self._store.runs({RunState.RUNNING}, limit=100_000):
                 await service.save_run(replace(run, state=RunState.INTERRUPTED))
@@ -352,6 +355,11 @@ class Headway:
         return client.bound(self._ad_hoc_scope())
 
     @property
+    def queue(self) -> Operations:
+        """What may be changed of the queue while everything runs."""
+        return Operations(self.config, self.service, self._store, self._handles)
+
+    @property
     def service(self) -> Service:
         """The scheduler of this process. Raises CallerError while Headway is not open."""
         if self._service is None:
@@ -405,12 +413,12 @@ class Headway:
                 id=new_run_id(),
                 workflow="(ad hoc)",
                 task="",
-                priority=self.config.priority,
+                priority=Priority.BACKGROUND,  # nobody waits for it as a whole
                 state=RunState.RUNNING,
                 created_at=now,
                 started_at=now,
             )
-            self._ad_hoc = (run, RunScope(self.service, run.id, run.priority))
+            self._ad_hoc = (run, RunScope(self.service, run.id, self.config.priority))
             self.service.note_run(run)
         return self._ad_hoc[1]
 

@@ -204,6 +204,11 @@ def require_completed(run: Run) -> None:
     _require(run, {_R.COMPLETED}, "continued")
 
 
+def require_open(run: Run) -> None:
+    """Raise RunNotResumable if the run has ended."""
+    _require(run, frozenset(RunState) - ENDED_RUNS, "bumped")
+
+
 def _require(run: Run, states: "frozenset[RunState] | set[RunState]", what: str) -> None:
     if run.state not in states:
         raise RunNotResumable(f"run {run.id} cannot be {what}: it {_hint(run)}")

@@ -5,13 +5,14 @@ Law of this file: a handle shows what the runner tells it; it drives nothing.
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from headway_scheduler.errors import CallerError, HeadwayError
-from headway_scheduler.model import CallRecord, Run, Usage
+from headway_scheduler.model import CallRecord, Priority, Run, Usage
 
 from .events import Ended
 from .results import unpacked
@@ -46,11 +47,13 @@ class RunOptions:
     """What a run is given beside its task: ``parameters`` go to the factory, and are JSON values.
 
     ``deadline_seconds`` from when it is submitted or retried; ``budget_usd`` for all its calls.
+    ``team``: whose share of the quotas it draws on, beside other teams; its workflow's, if None.
     """
 
     parameters: Mapping[str, Any] | None = None
     deadline_seconds: float | None = None
     budget_usd: float | None = None
+    team: str | None = None
 
     def applied(self, run: Run, now: float) -> Run:
         """Return ``run`` with these options; what is None stays as it is. Raises CallerError."""
@@ -61,6 +64,8 @@ class RunOptions:
             changes["deadline"] = now + self.deadline_seconds
         if self.budget_usd is not None:
             changes["budget_usd"] = self.budget_usd
+        if self.team is not None:
+            changes["team"] = self.team
         return replace(run, **changes)
 
 
@@ -123,6 +128,13 @@ class RunHandle:
         if self._attempt is not None:
             self._attempt.scope.pause()
 
+    def bumped(self, priority: Priority) -> Run:
+        """Go on in another class: what waits of it, and what it will ask."""
+        self.run = replace(self.run, priority=priority)
+        if self._attempt is not None:
+            self._attempt.scope.priority = priority
+        return self.run
+
     async def stream(self) -> AsyncIterator[Any]:
         """All messages of the team and all progress events, from the first one to the end."""
         seen = 0
@@ -136,9 +148,18 @@ class RunHandle:
                 await self._changed.wait()
 
     async def ended(self) -> None:
-        """Wait for the end, whatever it is."""
-        async for _ in self.stream():
-            pass
+        """Wait for the end, whatever it is. A run that waits for another makes it as urgent."""
+        with self._awaited():
+            async for _ in self.stream():
+                pass
+
+    def _awaited(self) -> AbstractContextManager[None]:
+        from headway_agents import current_scope
+
+        scope = current_scope.get(None)
+        if scope is None or scope.run_id == self.id:
+            return nullcontext()
+        return scope.service.waiting(scope.run_id, on=self.id)
 
     async def result(self) -> RunResult:
         """Wait for the end. Raises RunFailed unless the run completed."""

@@ -1,5 +1,6 @@
 """What calls cost. Law: an unknown price is unknown, never 0, and nothing is fetched."""
 
+from headway_scheduler.errors import CallerError
 from headway_scheduler.model import Usage
 
 from .config import Config, ModelConfig
@@ -18,6 +19,17 @@ class Prices:
         configured = self._config.model(model)
         stated = _stated(configured, usage)
         return _listed(configured.name, usage) if stated is None else stated
+
+    def stated_cost(self, model: str, usage: Usage) -> float:
+        """As :meth:`cost`. Raises CallerError if no price is known."""
+        usd = self.cost(model, usage)
+        if usd is None:
+            raise CallerError(
+                f"a quota of model {model!r} is of dollars, and no price is known for the model: "
+                f"state usd_per_million_input_tokens and usd_per_million_output_tokens in "
+                f"[models.{model}]"
+            )
+        return usd
 
 
 def _stated(model: ModelConfig, usage: Usage) -> float | None:

@@ -14,23 +14,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model import Priority, Run
+from headway_scheduler.model import Priority, Resource, Run, Usage
 from headway_scheduler.service import Service
 
 from .config import Config
 from .config.keys import COMPONENT_SUFFIXES
+from .prices import Prices
 
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
 
-    from headway_agents import Attempt, Journal, ScheduledClient
+    from headway_agents import Attempt, Journal, Model, ScheduledClient
 
 
 class Workflows:
     """The workflows that this process can run, and the provider clients that they share."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, prices: Prices) -> None:
         self._config = config
+        self._prices = prices
         self._factories: dict[str, Callable[..., Any]] = {}
         self._inners: dict[str, ChatCompletionClient] = {}
         self._made: dict[str, list[ChatCompletionClient]] = {}
@@ -106,23 +108,35 @@ class Workflows:
 
     def model(self, name: str, *, priority: Priority | str | None = None) -> "ScheduledClient":
         """A client for a model of the configuration, not yet bound to a run."""
-        from headway_agents import Model, ScheduledClient
+        from headway_agents import ScheduledClient
 
-        configured = self._config.model(name)
-        model = Model(name, configured.quotas, configured.idempotency_header)
-        return ScheduledClient(self._inner(name), model, priority=_priority(priority))
+        return ScheduledClient(self._inner(name), self._model(name), priority=_priority(priority))
 
     def wrap(
         self, client: "ChatCompletionClient", *, priority: Priority | str | None = None
     ) -> "ScheduledClient":
         """A client around one that the user made, on the quotas of the model that it asks for."""
-        from headway_agents import Model, ScheduledClient, model_name
+        from headway_agents import ScheduledClient, model_name
 
         # A client that does not show its model still draws on the limits of unlisted models.
         name = model_name(client) or type(client).__name__
+        return ScheduledClient(client, self._model(name), priority=_priority(priority))
+
+    def _model(self, name: str) -> "Model":
+        """How calls of a model are scheduled. Raises CallerError if it has no price and needs one.
+
+        It needs one if a quota that it draws on is of dollars.
+        """
+        from headway_agents import Model
+
         configured = self._config.model(name)
-        model = Model(name, configured.quotas, configured.idempotency_header)
-        return ScheduledClient(client, model, priority=_priority(priority))
+        quotas = [self._config.quotas[quota] for quota in configured.quotas]
+        resources = {limit.resource for quota in quotas for limit in quota.limits}
+        is_priced = Resource.USD_PER_DAY in resources
+        price = partial(self._prices.stated_cost, name) if is_priced else None
+        if price is not None:
+            price(Usage(1, 1))
+        return Model(name, configured.quotas, configured.idempotency_header, price)
 
     async def close(self) -> None:
         """Close the provider clients that were made here."""

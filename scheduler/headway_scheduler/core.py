@@ -362,6 +362,7 @@ class Scheduler:
             behind=before[0].id if before else None,
             blockers=blockers,
             starts_at=max([now, *known]) if len(known) == len(starts) else None,
+            level=Priority(waiter.level),
         )
 
     def queued(self) -> list[CallRecord]:

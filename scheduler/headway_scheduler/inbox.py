@@ -10,6 +10,7 @@ from .model import (
     Batch,
     CallRecord,
     Change,
+    Lesson,
     Outcome,
     Prompt,
     Run,
@@ -58,6 +59,7 @@ class Event:
     signals: Mapping[str, Signals] | None = None
     run: Run | None = None
     change: Change | None = None
+    lessons: tuple[Lesson, ...] = ()
     reply: Reply | None = None
     until_granted: bool = False
     stands: bool = False
@@ -87,6 +89,7 @@ def batch_with(batch: Batch, events: Iterable[Event]) -> Batch:
     """Add what goes past the core: it decides nothing."""
     return replace(
         batch,
+        lessons=(*batch.lessons, *(lesson for event in events for lesson in event.lessons)),
         changes=tuple(event.change for event in events if event.change is not None),
         runs=tuple(event.run for event in events if event.run is not None),
         changed=(*batch.changed, *(row for event in events for row in event.rows)),

@@ -31,6 +31,7 @@ from . import operations
 from .clock import Clock, system_clock
 from .core import Scheduler
 from .errors import HeadwayError, InternalError, KeyTaken, SchedulerClosed, StoreError
+from .estimates import TOKENS, Estimates
 from .inbox import Event, Reply, as_final, batch_with
 from .model import (
     NO_PROMPT,
@@ -43,6 +44,8 @@ from .model import (
     Quota,
     Run,
     Signals,
+    Snapshot,
+    Usage,
 )
 from .policy import Policy
 from .states import UNDER_WAY, CallState
@@ -74,6 +77,7 @@ class Service:
         self._on_change = on_change
         self._policy = policy or Policy()
         self._core = Scheduler(self._quotas, self._clock(), self._policy)
+        self._estimates = Estimates()
         self._under_way: dict[str, Run] = {}
         self._waits: Counter[tuple[str, str]] = Counter()
         self._events: list[Event] = []
@@ -90,7 +94,10 @@ class Service:
 
         Raises StoreError.
         """
-        await self._rebuild()
+        snapshot = await self._rebuild()
+        for lesson in snapshot.lessons:
+            if lesson.kind == TOKENS:
+                self._estimates.load(lesson)
         if batch := self._core.take_batch(self._clock()):
             await self._store.commit(batch)
         self._tasks = anyio.create_task_group()
@@ -233,6 +240,15 @@ class Service:
 
     def _waited_on(self, run_id: str) -> frozenset[str]:
         return frozenset(on for waiting, on in self._waits if waiting == run_id)
+
+    def expected(self, path: str, model: str, characters: int, cap: int | None) -> Usage:
+        """What a call of an agent to a model will take, as its earlier calls show."""
+        return self._estimates.of(path, model, characters, cap)
+
+    def learn(self, path: str, model: str, characters: int, usage: Usage) -> None:
+        """Take in what a call took. Written with the next commit."""
+        if lessons := self._estimates.learn(path, model, characters, usage):
+            self._post(Event(lessons=tuple(lessons)))
 
     def now(self) -> float:
         """The scheduler's time, epoch seconds."""
@@ -380,7 +396,7 @@ class Service:
             if event.settle is not None:
                 self._events.append(Event(settle=as_final(*event.settle), signals=event.signals))
 
-    async def _rebuild(self) -> None:
+    async def _rebuild(self) -> Snapshot:
         """Build the core from the store. Raises StoreError and leaves the old one then."""
         snapshot = await self._store.snapshot()
         now = self._clock()
@@ -392,6 +408,7 @@ class Service:
         core.restore(snapshot, now, self._has_caller)
         self._core = core
         self._retry_at = None
+        return snapshot
 
     def _has_caller(self, call_id: str) -> bool:
         """Whether a call on disk is somebody's here; not yet, if asking again is still to stand."""

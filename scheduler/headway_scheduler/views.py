@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .model import Resource
+from .model import Priority, Resource
 from .states import CallState
 
 
@@ -29,7 +29,8 @@ class Explanation:
     """Why a call waits, its place among those that draw on the same quotas, and when it should go.
 
     ``behind`` is the call that goes next. ``starts_at`` is a forecast: later arrivals of a higher
-    class move it. ``held``: what an operator holds it by, as in ``class:background paused``.
+    class move it. ``level`` is the class it stands in, that of the most urgent run that waits for
+    it. ``held``: what an operator holds it by, as in ``class:background paused``.
     """
 
     call_id: str
@@ -41,6 +42,7 @@ class Explanation:
     blockers: tuple[Blocker, ...] = ()
     starts_at: float | None = None
     held: str | None = None
+    level: Priority | None = None
 
 
 class Gauge(NamedTuple):

@@ -66,7 +66,13 @@ BATCH = Batch(
     runs=(
         run("r-aaa", RunState.COMPLETED, result=RESULT, started_at=NOW - 90, finished_at=NOW),
         run("r-aab", RunState.INTERRUPTED, created_at=NOW - 7200),
-        run("r-bbb", RunState.RUNNING, created_at=NOW - 5, error="x\x1b]0;t\x07"),
+        run(
+            "r-bbb",
+            RunState.RUNNING,
+            priority=Priority.BACKGROUND,
+            created_at=NOW - 5,
+            error="x\x1b]0;t\x07",
+        ),
     ),
 )
 

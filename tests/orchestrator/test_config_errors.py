@@ -9,7 +9,10 @@ from headway_scheduler.errors import CallerError
 
 PRIORITIES = "permitted: interactive, high, normal, low, background"
 QUOTA = "[quotas.q]\nconcurrency = 1\n"
-LIMITS = "requests_per_minute, tokens_per_minute, concurrency"
+LIMITS = (
+    "requests_per_minute, tokens_per_minute, input_tokens_per_minute, output_tokens_per_minute, "
+    "concurrency, requests_per_day, tokens_per_day, usd_per_day"
+)
 URL = "must be an http:// or https:// address without user, password, query or fragment"
 HEADER = "must be the name of a header that is yours to set (A-Z, a-z, -)"
 VARIABLE = "must be the name of an environment variable (A-Z, 0-9, _), never the key itself"
@@ -37,12 +40,13 @@ def problem(folder: Path, text: str | bytes | None, **environ: str) -> str:
         ("\n[quota.q]", ":2: quota is unknown; did you mean quotas?"),
         (
             "zzz = 1",
-            ":1: zzz is unknown; permitted: database, defaults, quotas, models, tools, workflows",
+            ":1: zzz is unknown; permitted: database, defaults, quotas, models, teams, tools, "
+            "workflows",
         ),
         ('[defaults]\nprioritty = "low"', ":2: defaults.prioritty is unknown; did you mean pri"),
         (
             "[quotas.q]\nrpm = 5",
-            f":2: quotas.q.rpm is unknown; permitted: {LIMITS}, burst_seconds",
+            f":2: quotas.q.rpm is unknown; permitted: {LIMITS}, day_starts, burst_seconds",
         ),
         ('[models.m]\nbase-url = ""', ":2: models.m.base-url is unknown; did you mean base_url?"),
         ("[models.m]\ncontext_window = 1", ":2: models.m.context_window is unknown; permitted: "),

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from headway_scheduler.core import Scheduler
 from headway_scheduler.model import CallRecord, Quota, Run
-from headway_scheduler.states import IN_FLIGHT, RunState
+from headway_scheduler.policy import Policy
+from headway_scheduler.states import IN_FLIGHT, UNDER_WAY, RunState
 from headway_scheduler.store.sqlite import SqliteStore
 
 from ..config import Config
@@ -79,7 +80,10 @@ async def load_queue(config: Config, reader: Reader) -> Queue:
     in_flight = sum(record.state in IN_FLIGHT for record in snapshot.calls)
     # A quota that left the configuration limits nothing, but its calls are still there.
     named = {name: Quota(name, ()) for record in snapshot.calls for name in record.call.quotas}
-    scheduler = Scheduler({**named, **config.quotas}.values(), reader.now)
+    policy = Policy(weights=config.weights)
+    scheduler = Scheduler({**named, **config.quotas}.values(), reader.now, policy)
+    for run in await reader.store.runs(UNDER_WAY, limit=100_000):
+        scheduler.track(run, reader.now)
     scheduler.restore(
         snapshot, reader.now, lambda call_id: reader.is_held and run_ids[call_id] not in stopped
     )

@@ -89,6 +89,9 @@ def _add_running(commands: Any) -> None:
             metavar="NAME=VALUE",
             help="for the factory; VALUE is JSON, or text",
         )
+        command.add_argument(
+            "--for", dest="share", metavar="TEAM", help="whose share it draws on (default: TEAM's)"
+        )
         _add_options(command)
     work = _command(commands, "work", "work:work", "take queued runs, most urgent first")
     work.add_argument("--runs", type=_count, default=8, metavar="N", help="at once (default: 8)")
@@ -159,6 +162,36 @@ def _add_looking(commands: Any) -> None:
     for command in (listed, head):
         command.add_argument("--limit", type=_count, default=20, metavar="N", help="(default: 20)")
     for command in (listed, show, head, why):
+        _add_common(command)
+    _add_operations(verbs)
+    limits = commands.add_parser("limits", help="what may be sent, and who gets how much of it")
+    verbs = limits.add_subparsers(metavar="VERB", required=True, title="verbs")
+    set_ = _command(verbs, "set", "operations:set_limits", "change limits until they are reset")
+    reset = _command(verbs, "reset", "operations:reset_limits", "go back to the configured limits")
+    weight = _command(verbs, "weight", "operations:set_weight", "change the share of a team")
+    log = _command(verbs, "log", "operations:show_log", "what was changed, newest first")
+    for command in (set_, reset):
+        command.add_argument("quota", metavar="QUOTA", help="as in headway.toml")
+    set_.add_argument("settings", metavar="KEY=NUMBER", nargs="+", help="as in headway.toml")
+    weight.add_argument("team", metavar="TEAM")
+    weight.add_argument("weight", metavar="NUMBER", nargs="?", type=float, help="else configured")
+    for command in (set_, reset, weight, log):
+        _add_common(command)
+
+
+def _add_operations(verbs: Any) -> None:
+    """What may be done to the queue."""
+    bump = _command(verbs, "bump", "operations:bump", "change the class of a run or a waiting call")
+    bump.add_argument("id", metavar="ID", help="of the run, or of the call")
+    bump.add_argument("-p", "--priority", required=True, metavar="CLASS", help=_PRIORITIES)
+    pause = _command(verbs, "pause", "operations:pause", "send nothing until resumed")
+    drain = _command(verbs, "drain", "operations:drain", "send what waits, hold what comes later")
+    resume = _command(verbs, "resume", "operations:resume", "send again what was held")
+    for command in (pause, drain, resume):
+        command.add_argument(
+            "of", metavar="OF", nargs="?", default="all", help="all, class:CLASS or model:MODEL"
+        )
+    for command in (bump, pause, drain, resume):
         _add_common(command)
 
 

@@ -92,7 +92,7 @@ def _row(queue: Queue, record: CallRecord, now: float) -> tuple[str, ...]:
     call, why = record.call, queue.scheduler.explain(record.call.id, now)
     return (
         call.id,
-        call.priority.label,
+        (why.level if why is not None and why.level is not None else call.priority).label,
         call.path,
         call.model,
         f"{call.tokens:,}",

@@ -18,7 +18,7 @@ def run(args: Namespace) -> int:
 
 def options_of(args: Namespace) -> RunOptions:
     """What ``run`` and ``submit`` give a run beside its task."""
-    return RunOptions(dict(args.parameter) or None, args.deadline, args.budget)
+    return RunOptions(dict(args.parameter) or None, args.deadline, args.budget, args.share)
 
 
 async def _run(args: Namespace, watch: Watch) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from headway_scheduler.model import Priority, Quota
 
-from .keys import DEFAULT_QUOTA, KEYS, ConfigError, KeyPath, dotted, parse_priority, pattern
+from .keys import DEFAULT_QUOTA, KEYS, LIMITS, ConfigError, KeyPath, dotted, parse_priority, pattern
 from .reading import Reading, Setting
 from .source import find
 from .template import TEMPLATE
@@ -45,7 +45,8 @@ class Config:
     """All settings. ``database`` is absolute; so are component files among ``workflows``.
 
     ``file`` is what was read, if any. ``priority`` is that of runs that do not say. ``tools`` says
-    by name what becomes of a call that was cut off: pure, idempotent or once.
+    by name what becomes of a call that was cut off: pure, idempotent or once. ``weights`` are the
+    shares of teams that have one stated.
     """
 
     database: Path
@@ -53,6 +54,7 @@ class Config:
     models: Mapping[str, ModelConfig]
     workflows: Mapping[str, str]
     tools: Mapping[str, str]
+    weights: Mapping[str, float]
     priority: Priority
     default_model: str | None
     file: Path | None
@@ -74,6 +76,23 @@ class Config:
         if self.default_model is not None:
             return replace(self.models[self.default_model], name=name)
         return ModelConfig(name, (DEFAULT_QUOTA,))
+
+    def quota_with(self, name: str, changes: Mapping[str, object]) -> Quota:
+        """A configured quota with some settings changed. Raises ConfigError."""
+        if name not in self.quotas:
+            known = ", ".join(sorted(self.quotas))
+            raise ConfigError(f"no quota {name!r}; configured: {known}")
+        settings = self.settings.items()
+        values = {path[2]: each.value for path, each in settings if path[:2] == ("quotas", name)}
+        for key, value in changes.items():
+            known_key = KEYS.get(("quotas", "*", key))
+            if known_key is None:
+                raise ConfigError(f"no setting {key!r} of a quota; there are {', '.join(values)}")
+            try:
+                values[key] = known_key.check(value)
+            except ConfigError as error:
+                raise ConfigError(f"{key} {error}") from None
+        return _quota(name, values)
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Key, value and source of every setting, for people. None of them is a secret."""
@@ -109,6 +128,7 @@ def load(
 def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
     models = {name: ModelConfig(**values) for name, values in _tables(settings, "models")}
     quotas = {name: _quota(name, values) for name, values in _tables(settings, "quotas")}
+    weights = {name: values["weight"] for name, values in _tables(settings, "teams")}
     workflows = {path[1]: s.value for path, s in settings.items() if path[0] == "workflows"}
     tools = {path[1]: s.value for path, s in settings.items() if path[0] == "tools"}
     return Config(
@@ -117,6 +137,7 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
         models=MappingProxyType(models),
         workflows=MappingProxyType(workflows),
         tools=MappingProxyType(tools),
+        weights=MappingProxyType(weights),
         priority=parse_priority(settings["defaults", "priority"].value),
         default_model=settings["defaults", "model"].value,
         file=file,
@@ -133,10 +154,10 @@ def _tables(
 
 
 def _quota(name: str, values: Mapping[str, Any]) -> Quota:
-    return Quota.per_minute(
+    hours, minutes = map(int, values["day_starts"].split(":"))
+    return Quota.stated(
         name,
-        requests=values["requests_per_minute"],
-        tokens=values["tokens_per_minute"],
-        concurrency=values["concurrency"],
+        {resource: values[key] for key, resource in LIMITS.items()},
         burst_seconds=values["burst_seconds"],
+        day_starts=3600 * hours + 60 * minutes,
     )

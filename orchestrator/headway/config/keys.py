@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model import Priority
+from headway_scheduler.model import Priority, Resource
 
 KeyPath = tuple[str, ...]
 
@@ -23,13 +23,23 @@ DEFAULT_QUOTA = "default"
 DEFAULT_LIMITS = {"requests_per_minute": 500, "tokens_per_minute": 30_000}
 """What OpenAI's first paid tier grants gpt-4o: the lowest pair that a paying account meets."""
 
-LIMITS = ("requests_per_minute", "tokens_per_minute", "concurrency")
+LIMITS = {
+    "requests_per_minute": Resource.REQUESTS,
+    "tokens_per_minute": Resource.TOKENS,
+    "input_tokens_per_minute": Resource.INPUT_TOKENS,
+    "output_tokens_per_minute": Resource.OUTPUT_TOKENS,
+    "concurrency": Resource.CONCURRENCY,
+    "requests_per_day": Resource.REQUESTS_PER_DAY,
+    "tokens_per_day": Resource.TOKENS_PER_DAY,
+    "usd_per_day": Resource.USD_PER_DAY,
+}
 COMPONENT_SUFFIXES = (".json", ".yaml", ".yml")
 TOOL_KINDS = ("pure", "idempotent", "once")
 _PROVIDERS = ("openai",)
 _LISTED = "the list price"
 _LARGEST = 1e15  # buckets are floats: not far above it, taking 1 away changes nothing
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+_TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # upper case alone: keys of most providers do not pass
 _HEADER = re.compile(r"[A-Za-z]+(-[A-Za-z]+)*")
 
@@ -128,11 +138,17 @@ def _whole_limit(value: object) -> int:
     return number
 
 
-def _seconds(value: object) -> int | float:
+def _above_zero(value: object) -> int | float:
     number = _number(value)
     if number <= 0:
         raise ConfigError(f"must be above 0, not {number}")
     return number
+
+
+def _time_of_day(value: object) -> str:
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        raise ConfigError(f'must be a time of day in UTC, as in "08:00", not {spoken(value)}')
+    return value
 
 
 def _quota_names(value: object) -> tuple[str, ...]:
@@ -210,9 +226,19 @@ KEYS: dict[KeyPath, Key] = {
     ("defaults", "model"): Key("model", _text, unset="none"),
     ("quotas", "*", "requests_per_minute"): _quota_key("requests_per_minute", "number", _limit),
     ("quotas", "*", "tokens_per_minute"): _quota_key("tokens_per_minute", "number", _limit),
+    ("quotas", "*", "input_tokens_per_minute"): _quota_key(
+        "input_tokens_per_minute", "number", _limit
+    ),
+    ("quotas", "*", "output_tokens_per_minute"): _quota_key(
+        "output_tokens_per_minute", "number", _limit
+    ),
     ("quotas", "*", "concurrency"): _quota_key("concurrency", "whole number", _whole_limit),
+    ("quotas", "*", "requests_per_day"): _quota_key("requests_per_day", "number", _limit),
+    ("quotas", "*", "tokens_per_day"): _quota_key("tokens_per_day", "number", _limit),
+    ("quotas", "*", "usd_per_day"): _quota_key("usd_per_day", "number", _above_zero),
+    ("quotas", "*", "day_starts"): _quota_key("day_starts", "time (UTC)", _time_of_day, "00:00"),
     # A minute: providers state limits per minute, and OpenAI's buckets hold one.
-    ("quotas", "*", "burst_seconds"): _quota_key("burst_seconds", "number", _seconds, 60),
+    ("quotas", "*", "burst_seconds"): _quota_key("burst_seconds", "number", _above_zero, 60),
     ("models", "*", "provider"): Key("provider", _provider, "openai"),
     ("models", "*", "name"): Key("text", _text, unset="NAME"),
     ("models", "*", "quotas"): Key("list of quotas", _quota_names, (DEFAULT_QUOTA,)),
@@ -221,6 +247,7 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "idempotency_header"): Key("header", _header, unset="none"),
     ("models", "*", "usd_per_million_input_tokens"): Key("number", _price, unset=_LISTED),
     ("models", "*", "usd_per_million_output_tokens"): Key("number", _price, unset=_LISTED),
+    ("teams", "*", "weight"): Key("number", _above_zero, 1),
     ("tools", "*"): Key("pure, idempotent or once", _kind),
     ("workflows", "*"): Key("module:factory or file", _workflow),
 }

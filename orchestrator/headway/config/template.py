@@ -16,6 +16,12 @@ requests_per_minute = 500       # https://platform.openai.com/settings/organizat
 tokens_per_minute = 30_000      # no single call may be larger
 concurrency = 32                # calls in flight at once
 burst_seconds = 60              # how long unused budget piles up
+# input_tokens_per_minute = 50_000         # where the two are counted apart
+# output_tokens_per_minute = 10_000
+# requests_per_day = 10_000
+# tokens_per_day = 5_000_000
+# usd_per_day = 20.0
+# day_starts = "00:00"          # when the daily limits are full again, UTC
 
 [models."gpt-5.4"]              # what workflows ask for: models("gpt-5.4")
 provider = "openai"             # OpenAI, and every server that speaks its protocol
@@ -27,6 +33,9 @@ api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never
 
 # usd_per_million_input_tokens = 2.5       # else the list price, if there is one
 # usd_per_million_output_tokens = 10
+
+[teams]                         # a run is of the team that its submitter names, else its workflow
+# research = { weight = 2 }     # gets twice as much as another while both have calls waiting
 
 [tools]                         # what becomes of a tool call that was cut off: pure and idempotent
 # web_search = "pure"           # ones are made again, the others (once) wait for a person
