@@ -25,7 +25,7 @@ PURE = {
         "book",
         "gates",
     ),
-    *("operations", "providers", "core", "views"),
+    *("operations", "estimates", "providers", "core", "views"),
 }
 IMPURE_STDLIB = {"asyncio", "os", "random", "socket", "sqlite3", "subprocess", "threading", "time"}
 

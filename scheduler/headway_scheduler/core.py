@@ -50,12 +50,16 @@ SIZES = "run size"
 
 @dataclass(slots=True)
 class _Live:
-    """A call that has not ended. ``waiter`` while it stands in a line; ``due`` once it has."""
+    """A call that has not ended. ``waiter`` while it stands in a line; ``due`` once it has.
+
+    ``held``: what an operator holds it by, while one does.
+    """
 
     record: CallRecord
     holds: tuple[tuple[Bucket, Hold], ...] = ()
     waiter: Waiter | None = None
     due: float | None = None
+    held: str | None = None
 
 
 class Scheduler:
@@ -73,7 +77,6 @@ class Scheduler:
         self._gates = Gates()
         self._live: dict[str, _Live] = {}
         self._delayed: list[tuple[float, str]] = []
-        self._held: dict[str, str] = {}
         self._next_seq = 0
         self._ask_at: float | None = None
         self._new: dict[str, CallRecord] = {}
@@ -202,18 +205,18 @@ class Scheduler:
             lifted = self._book.dependents(run.id)
             if (workflow := self._book.end(run)) is not None:
                 self._lessons[workflow] = Lesson(SIZES, workflow, self._book.sizes.dump(workflow))
-            self._place_again(lifted, now)
+            self._place_runs_again(lifted, now)
             return
         before = self._book.track(run)
         for call_id in self._book.calls(run.id):
             record = self._live[call_id].record
             if before is not None and record.call.priority is before.priority is not run.priority:
                 self._reclass(record, run.priority)
-        self._place_again(self._book.dependents(run.id), now)
+        self._place_runs_again(self._book.dependents(run.id), now)
 
     def wait(self, run_id: str, on: frozenset[str], now: float) -> None:
         """Note that a run waits for other runs, and no more: their calls are as urgent as it is."""
-        self._place_again(self._book.wait(run_id, on), now)
+        self._place_runs_again(self._book.wait(run_id, on), now)
 
     def bump(self, call_id: str, priority: Priority, now: float) -> None:
         """Change the class of a queued call. Raises IllegalTransition for any other."""
@@ -221,7 +224,7 @@ class Scheduler:
         if live is None or live.record.state is not CallState.QUEUED:
             raise IllegalTransition(f"call {call_id} is not queued: its class is settled")
         self._reclass(live.record, priority)
-        self._place_again({live.record.call.run_id}, now)
+        self._place_again([live], now)
 
     def apply(self, change: Change, now: float) -> None:
         """Change limits, weights or gates while everything runs.
@@ -235,10 +238,7 @@ class Scheduler:
             self._lanes.set_weight(change.target, weight_of(change))
         else:
             self._gates.set(change.target, *gate_of(change))
-            aside = [self._live[call_id] for call_id in self._held]
-            for live in [*aside, *(live for live in self._live.values() if live.waiter)]:
-                self._withdraw(live, now)
-                self._enqueue(live, now)
+            self._place_again(self._live.values(), now)
         self._ask_at = now
 
     # Decisions
@@ -340,8 +340,8 @@ class Scheduler:
             return None
         record, call, waiter = live.record, live.record.call, live.waiter
         if waiter is None:
-            held = self._held.get(call_id)
-            return Explanation(call_id, record.state, record.parked, record.not_before, held=held)
+            aside = (record.state, record.parked, record.not_before)
+            return Explanation(call_id, *aside, held=live.held)
         lane = self._lane(call, now)
         pool = lane.line.pool
         pool.advance(now)
@@ -362,7 +362,7 @@ class Scheduler:
             behind=before[0].id if before else None,
             blockers=blockers,
             starts_at=max([now, *known]) if len(known) == len(starts) else None,
-            level=Priority(waiter.level),
+            level=waiter.level,
         )
 
     def queued(self) -> list[CallRecord]:
@@ -418,8 +418,8 @@ class Scheduler:
             return
         record.not_before = None
         level = self._book.level(call)
-        if (holder := self._gates.holder(call, record.seq, level)) is not None:
-            self._held[call.id] = holder
+        live.held = self._gates.holder(call, record.seq, level)
+        if live.held is not None:
             return
         if live.due is None:  # a call that comes back has its old place
             live.due = self._book.due(call, self._policy)
@@ -439,20 +439,33 @@ class Scheduler:
 
     def _withdraw(self, live: _Live, now: float) -> None:
         """Take a call out of its line, if it stands in one."""
-        self._held.pop(live.record.call.id, None)
+        live.held = None
         if live.waiter is not None:
             self._lane(live.record.call, now).line.remove(live.waiter)
             live.waiter = None
             self._ask_at = now
 
-    def _place_again(self, run_ids: Iterable[str], now: float) -> None:
-        """Let waiting calls of some runs stand where they belong now, at their old time."""
-        for run_id in run_ids:
-            for call_id in self._book.calls(run_id):
-                live = self._live[call_id]
-                if live.waiter is not None or call_id in self._held:
-                    self._withdraw(live, now)
-                    self._enqueue(live, now)
+    def _place_runs_again(self, run_ids: Iterable[str], now: float) -> None:
+        calls = (call_id for run_id in run_ids for call_id in self._book.calls(run_id))
+        self._place_again((self._live[call_id] for call_id in calls), now)
+
+    def _place_again(self, calls: Iterable[_Live], now: float) -> None:
+        """Let those that wait stand where they belong now, at their old time.
+
+        Who stands there already stays: to take a class's only call out would end its credit.
+        """
+        for live in calls:
+            if (live.waiter is not None or live.held is not None) and not self._is_placed(live):
+                self._withdraw(live, now)
+                self._enqueue(live, now)
+
+    def _is_placed(self, live: _Live) -> bool:
+        call, waiter = live.record.call, live.waiter
+        level = self._book.level(call)
+        held = self._gates.holder(call, live.record.seq, level)
+        if waiter is None or held is not None:
+            return waiter is None and live.held == held
+        return (waiter.level, waiter.team) == (level, self._book.team(call))
 
     def _reclass(self, record: CallRecord, priority: Priority) -> None:
         record.call = replace(record.call, priority=priority)

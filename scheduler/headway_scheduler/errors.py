@@ -8,7 +8,6 @@
     - RunNotFound
     - KeyTaken               another row has this id or idempotency key
     - RunNotResumable        its state does not allow what was asked
-    - WorkflowChanged        a resumed workflow asks what was never asked before
     - NothingToAnswer        the run waits for no person
     - BudgetExceeded         the run's own dollars do not cover its next call
     - DeadlineExceeded       the run's own time is over
@@ -60,10 +59,6 @@ class KeyTaken(CallerError):
 
 class RunNotResumable(CallerError):
     """The state of the run does not allow what was asked of it."""
-
-
-class WorkflowChanged(CallerError):
-    """A resumed workflow asks for something that was never asked before."""
 
 
 class NothingToAnswer(CallerError):

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from math import ceil, sqrt
 
 from .model import Lesson, Usage
+from .providers.openai import CHARACTERS_PER_TOKEN
 
 TOKENS = "tokens"
 """The kind of lessons that are learned here."""
 
-CHARACTERS_PER_TOKEN = 4.0
 UNKNOWN_OUTPUT = 1_000
 _SHARE = 1 / 12
 _WORTH_KEEPING = 0.02

@@ -38,7 +38,7 @@ class Waiter:
     """
 
     record: CallRecord
-    level: int
+    level: Priority
     team: str
     due: float
     cost: float
@@ -179,7 +179,7 @@ class Pool:
     def ranked(self, waiters: Iterable[Waiter]) -> list[tuple[Rank, Waiter]]:
         """Every call of the pool in the order in which they go if nothing comes. O(n log n)."""
         ranks: list[tuple[Rank, Waiter]] = []
-        starts: dict[tuple[int, str], float] = {}
+        starts: dict[tuple[Priority, str], float] = {}
         for waiter in sorted(waiters, key=lambda each: (each.due, each.record.seq)):
             level, key = waiter.level, (waiter.level, waiter.team)
             team = self.classes[level].teams[waiter.team]

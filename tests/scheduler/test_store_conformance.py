@@ -14,6 +14,8 @@ from headway_scheduler.model import (
     BucketState,
     Call,
     CallRecord,
+    Change,
+    Lesson,
     Link,
     Piece,
     Priority,
@@ -144,6 +146,33 @@ async def test_what_a_call_asks_for_never_changes(store: Store) -> None:
     other = replace(every_field(0), call=replace(record(0).call, tokens=1))
     await store.commit(Batch(changed=(other,)))
     assert list(await store.calls()) == [every_field(0)]
+
+
+async def test_only_its_class_may_change(store: Store) -> None:
+    await store.commit(Batch(new=(record(0),)))
+    bumped = replace(record(0), call=replace(record(0).call, priority=Priority.LOW))
+    await store.commit(Batch(changed=(bumped,)))
+    assert list(await store.calls()) == [bumped]
+
+
+async def test_the_last_change_of_each_target_stands_and_all_are_kept(store: Store) -> None:
+    changes = [
+        Change(1.0, "gate", "all", '["paused", 0]'),
+        Change(2.0, "weight", "a", "2"),
+        Change(3.0, "gate", "all", '["open", 0]'),
+        Change(3.0, "gate", "all", '["open", 0]'),
+    ]
+    for change in changes:
+        await store.commit(Batch(changes=(change,)))
+    assert (await store.snapshot()).changes == (changes[1], changes[3])
+    assert list(await store.changes()) == changes[::-1]
+    assert list(await store.changes(limit=1)) == changes[3:]
+
+
+async def test_a_lesson_replaces_the_one_before(store: Store) -> None:
+    await store.commit(Batch(lessons=(Lesson("k", "b", "1"), Lesson("k", "a", "1"))))
+    await store.commit(Batch(lessons=(Lesson("k", "b", "2"),)))
+    assert (await store.snapshot()).lessons == (Lesson("k", "a", "1"), Lesson("k", "b", "2"))
 
 
 async def test_a_call_without_a_quota_comes_back(store: Store) -> None:

@@ -70,10 +70,14 @@ class MemoryStore:
         """Load the buckets, every call that is not finished, and what was changed and learned."""
         buckets = tuple(self._buckets[key] for key in sorted(self._buckets))
         calls = tuple(map(replace, self._in_states(None, LIVE_CALLS)))
-        last = {(change.kind, change.target): change for change in self._changes}
-        standing = tuple(change for change in self._changes if change in last.values())
+        last: dict[tuple[str, str], Change] = {}
+        for change in self._changes:
+            last.pop((change.kind, change.target), None)  # the order is that of the last ones
+            last[change.kind, change.target] = change
         lessons = tuple(self._lessons[key] for key in sorted(self._lessons))
-        return Snapshot(buckets, calls, max(self._seqs, default=-1) + 1, standing, lessons)
+        return Snapshot(
+            buckets, calls, max(self._seqs, default=-1) + 1, tuple(last.values()), lessons
+        )
 
     async def changes(self, *, limit: int = 1000) -> Sequence[Change]:
         """What operators changed, newest first."""
