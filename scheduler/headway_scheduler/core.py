@@ -234,6 +234,7 @@ class Scheduler:
         if change.kind == LIMITS:
             self._lanes.set_limits(change.target, quota_of(change), now)
             self._adopt_new_slots(change.target)
+            self._touched.add((change.target,))
         elif change.kind == WEIGHT:
             self._lanes.set_weight(change.target, weight_of(change))
         else:
@@ -450,11 +451,11 @@ class Scheduler:
         self._place_again((self._live[call_id] for call_id in calls), now)
 
     def _place_again(self, calls: Iterable[_Live], now: float) -> None:
-        """Let those that wait stand where they belong now, at their old time.
+        """Let those that wait stand where they belong now, at their old time, oldest first.
 
         Who stands there already stays: to take a class's only call out would end its credit.
         """
-        for live in calls:
+        for live in sorted(calls, key=lambda each: each.record.seq):
             if (live.waiter is not None or live.held is not None) and not self._is_placed(live):
                 self._withdraw(live, now)
                 self._enqueue(live, now)
