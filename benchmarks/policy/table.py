@@ -81,9 +81,10 @@ def marks(found: Found, costs: Sequence[Cost]) -> list[Mark]:
         longest = [f.longest_wait[BACKGROUND] for f in hi]
         marks.append(_mark("hi: longest background wait, s", longest, 1_000))
     if costs:
-        marks.append(
-            _mark(f"us per decision, {costs[-1].depth:,} queued", [costs[-1].decision], 20)
-        )
+        marks += [
+            _mark(f"us per admission, {costs[-1].depth:,} queued", [costs[-1].admission], 20),
+            _mark("us for one in a pass of its own", [costs[-1].alone], 20),
+        ]
     return marks
 
 
@@ -104,10 +105,10 @@ def cost_rows(costs: Sequence[Cost]) -> list[str]:
     """What a decision costs, as text."""
     lines = [
         "microseconds, 1,000 teams",
-        f"{'queued':>9}{'decision':>10}{'submit':>8}{'settle':>8}",
+        f"{'queued':>9}{'alone':>8}{'in 50':>8}{'submit':>8}{'settle':>8}",
     ]
     lines += [
-        f"{cost.depth:9,}{cost.decision:10.1f}{cost.submit:8.1f}{cost.settle:8.1f}"
+        f"{cost.depth:9,}{cost.alone:8.1f}{cost.admission:8.1f}{cost.submit:8.1f}{cost.settle:8.1f}"
         for cost in costs
     ]
     return lines

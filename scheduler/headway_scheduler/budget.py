@@ -138,13 +138,14 @@ class Bucket:
 
     def available(self, now: float) -> float:
         """What a new call may take at ``now``; below 0 while in debt."""
-        self._advance(now)
+        if now > self.as_of or self._in_transit:
+            self._advance(now)
         return self.level - self.reserved
 
     def passes(self, amount: float, now: float, headroom: float = 0.0) -> bool:
         """Whether ``amount`` may be reserved: it is free, or the bucket is full."""
-        need = self.need(amount, headroom)
-        return self.available(now) + _EPSILON * self.limit.capacity >= need
+        deficit = self.need(amount, headroom) - self.available(now)
+        return deficit <= _EPSILON * self.limit.capacity
 
     def need(self, amount: float, headroom: float = 0.0) -> float:
         """What must be free for ``amount``: more than the capacity goes into debt.
@@ -152,23 +153,25 @@ class Bucket:
         ``headroom`` is a share of the capacity that stays for others. Of slots nothing is kept:
         what refills is only lent, but a slot that is kept stands idle.
         """
-        if self.limit.per_second:
-            amount += headroom * self.limit.capacity
-        return min(amount, self.limit.capacity)
+        limit = self.limit
+        if limit.per_second:
+            amount += headroom * limit.capacity
+        return amount if amount < limit.capacity else limit.capacity
 
     def ready_at(self, amount: float, now: float, headroom: float = 0.0) -> float | None:
         """When to ask again for ``amount``; None when only the end of a call can tell."""
-        if self.passes(amount, now, headroom):
+        deficit = self.need(amount, headroom) - self.available(now)
+        limit = self.limit
+        if deficit <= _EPSILON * limit.capacity:
             return now
         if self._is_held:
             return None
-        if self.limit.resource.is_daily:
+        if limit.resource.is_daily:
             return self._day_after(now)
-        deficit = self.need(amount, headroom) - (self.level - self.reserved)
-        if self.level + deficit > (1 + _EPSILON) * self.limit.capacity and self._in_transit:
+        if self.level + deficit > (1 + _EPSILON) * limit.capacity and self._in_transit:
             # The level is capped below what is needed until reserved amounts become charges.
             return max(now, self._in_transit[0].charge_at or now)
-        return max(now, self.as_of) + deficit / self.limit.per_second + _TICK_SECONDS
+        return max(now, self.as_of) + deficit / limit.per_second + _TICK_SECONDS
 
     def spares(self, amount: float, need: float, at: float, now: float) -> bool:
         """Whether ``amount`` may be taken at ``now`` and ``need`` be available again at ``at``."""
@@ -245,15 +248,16 @@ class Bucket:
         return (floor((now - starts) / DAY_SECONDS) + 1) * DAY_SECONDS + starts
 
     def _advance(self, now: float) -> None:
-        while self._in_transit:
-            hold = self._in_transit[0]
+        in_transit = self._in_transit
+        while in_transit:
+            hold = in_transit[0]
             if not hold.settled:
                 due = hold.charge_at
                 if due is None or due > now:
                     break
                 self._refill(due)
                 self._charge(hold)
-            self._in_transit.popleft()
+            in_transit.popleft()
         if now > self.as_of:
             self._refill(now)
 

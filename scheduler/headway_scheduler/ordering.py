@@ -145,13 +145,18 @@ class Pool:
 
     def rank(self, waiter: Waiter, turn: Turn) -> Rank:
         """Where a call stands that is the next of its class in some lane."""
-        level, own = waiter.level, (*turn, waiter.due, waiter.record.seq)
-        due = min(waiter.cost, self.policy.credit_seconds)
-        if self.policy.floors[level] and self.classes[level].credit >= due:
+        level = waiter.level
+        if self.has_credit(waiter):
             top = next(each for each in Priority if self.classes[each].waiting)
             if top < level:
-                return (top, 0, level, *own)
-        return (level, 1, level, *own)
+                return (top, 0, level, *turn, waiter.due, waiter.record.seq)
+        return (level, 1, level, *turn, waiter.due, waiter.record.seq)
+
+    def has_credit(self, waiter: Waiter) -> bool:
+        """Whether its class has earned what a call costs."""
+        credit = self.classes[waiter.level].credit
+        # Of a class that is promised nothing there is no credit, and a call may cost nothing.
+        return credit > 0 and credit >= min(waiter.cost, self.policy.credit_seconds)
 
     def turn(self, waiter: Waiter) -> Turn:
         """When its team's next call starts."""
@@ -203,25 +208,22 @@ def _is_lifted(rank: Rank) -> bool:
 class _Turns:
     """The calls of one class in one lane: a heap of teams, and of each team a heap of calls."""
 
-    __slots__ = ("_calls", "_entries", "_head", "_live", "_seen", "_teams")
+    __slots__ = ("_calls", "_entries", "_head", "_seen", "_teams", "live")
 
     def __init__(self) -> None:
         self._teams: list[tuple[Turn, str]] = []
         self._calls: dict[str, list[tuple[float, int, Waiter]]] = {}
         self._entries = 0
-        self._live = 0
-        self._head: tuple[Turn, Waiter] | None = None
+        self.live = 0
+        self._head: tuple[Turn, Waiter]
         self._seen = -1
-
-    def __len__(self) -> int:
-        return self._live
 
     def __iter__(self) -> Iterator[Waiter]:
         for calls in self._calls.values():
             yield from (waiter for _, _, waiter in calls if not waiter.is_gone)
 
     def push(self, waiter: Waiter, turn: Turn) -> None:
-        self._live += 1
+        self.live += 1
         self._entries += 1
         calls = self._calls.get(waiter.team)
         if calls is None:
@@ -229,15 +231,18 @@ class _Turns:
             heappush(self._teams, (turn, waiter.team))
         heappush(calls, (waiter.due, waiter.record.seq, waiter))
 
-    def head(self, level: _Class) -> tuple[Turn, Waiter] | None:
-        """The next call and its turn, as found before if nothing of the class has changed."""
+    def head(self, level: _Class) -> tuple[Turn, Waiter]:
+        """The next call and its turn, as found before if nothing of the class has changed.
+
+        There must be one that is ``live``.
+        """
         if self._seen != level.version:
             self._head, self._seen = self._find(level), level.version
         return self._head
 
-    def _find(self, level: _Class) -> tuple[Turn, Waiter] | None:
+    def _find(self, level: _Class) -> tuple[Turn, Waiter]:
         """Drop dead calls on the way."""
-        while self._teams:
+        while True:
             turn, team = self._teams[0]
             calls = self._calls[team]
             while calls and calls[0][2].is_gone:
@@ -252,13 +257,12 @@ class _Turns:
             if current == turn:
                 return turn, waiter
             heapreplace(self._teams, (current, team))
-        return None
 
     def drop(self, waiter: Waiter) -> None:
         """Take a call out wherever it stands: it dies, and its entry goes when it surfaces."""
         waiter.is_gone = True
-        self._live -= 1
-        if self._entries > 2 * self._live + 8:
+        self.live -= 1
+        if self._entries > 2 * self.live + 8:
             self._sweep()
 
     def _sweep(self) -> None:
@@ -269,41 +273,48 @@ class _Turns:
                 del self._calls[team]
         self._teams = [entry for entry in self._teams if entry[1] in self._calls]
         heapify(self._teams)
-        self._entries = self._live
+        self._entries = self.live
 
 
 class Line:
     """The queue of one lane. Operations are O(log n)."""
 
-    __slots__ = ("_turns", "pool")
+    __slots__ = ("_turns", "_waiting", "pool")
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
+        self._waiting = 0
         self._turns = tuple(_Turns() for _ in Priority)
 
     def push(self, waiter: Waiter, now: float) -> None:
         """Add a call."""
+        self._waiting += 1
         self.pool.join(waiter, now)
         self._turns[waiter.level].push(waiter, self.pool.turn(waiter))
 
     def head(self) -> tuple[Rank, Waiter] | None:
         """Show the next call and its rank."""
         best: tuple[Rank, Waiter] | None = None
-        for turns, level in zip(self._turns, self.pool.classes, strict=True):
-            if turns and (head := turns.head(level)) is not None:
-                turn, waiter = head
-                rank = self.pool.rank(waiter, turn)
-                if best is None or rank < best[0]:
+        pool = self.pool
+        for turns, level in zip(self._turns, pool.classes, strict=True):
+            # After the first, only one that is lifted can go before it.
+            if turns.live and (best is None or level.credit > 0):
+                turn, waiter = turns.head(level)
+                if best is None:
+                    best = pool.rank(waiter, turn), waiter
+                elif pool.has_credit(waiter) and (rank := pool.rank(waiter, turn)) < best[0]:
                     best = rank, waiter
         return best
 
     def serve(self, waiter: Waiter, rank: Rank) -> None:
         """Take out a call that goes now."""
+        self._waiting -= 1
         self._turns[waiter.level].drop(waiter)
         self.pool.serve(waiter, rank)
 
     def remove(self, waiter: Waiter) -> None:
         """Take out a call that does not go."""
+        self._waiting -= 1
         self._turns[waiter.level].drop(waiter)
         self.pool.leave(waiter)
 
@@ -313,4 +324,4 @@ class Line:
             yield from turns
 
     def __len__(self) -> int:
-        return sum(map(len, self._turns))
+        return self._waiting
