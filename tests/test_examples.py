@@ -65,6 +65,11 @@ ESSENTIAL: dict[str, list[str]] = {
         'state     waiting: transfer {"euros": 100}',
         "state     completed, transferred 1 time",
     ],
+    "09_parts_of_the_policy.py": [
+        "arrival within the class  plain      crawl 108.7 s   chat   3.0 s   research   8.0 s",
+        "the policy                plain      crawl 117.6 s   chat   0.0 s   research   9.0 s",
+        "the policy                inherited  crawl 117.7 s   chat   0.0 s   research   0.0 s",
+    ],
 }
 """Beginnings of lines that must come in this order."""
 

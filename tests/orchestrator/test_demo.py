@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from headway.demo.plan import BACKGROUND, URGENT, Plan
+from headway.demo.policy import comparisons, picture
 from headway.demo.race import Race
 from headway.demo.screen import frame, introduction, watch
 from headway.demo.side import Side, TeamState
@@ -211,3 +212,25 @@ def test_who_asked_earlier_and_went_later_was_overtaken() -> None:
     order = (first, question, passed, later)
     side.ledger = Ledger([entry(n, mark, at + n) for n, mark in enumerate(order, 1)])
     assert side.overtaken() == 1
+
+
+def test_each_part_of_the_policy_spares_somebody_a_wait_and_costs_no_more_than_the_headroom() -> (
+    None
+):
+    found = comparisons()
+    assert [each.part for each in found] == ["headroom", "fair share", "inheritance"]
+    for each in found:
+        without, with_it = each.waits
+        assert with_it < without / 3, each
+        # What is kept of 300 tokens, at 10 a second, is paid for once.
+        assert each.ends[1] <= each.ends[0] + (9 if each.part == "headroom" else 0), each
+
+
+def test_the_picture_has_the_waits_as_numbers_and_as_bars() -> None:
+    lines = picture(comparisons()).splitlines()[1:]
+    without, with_it = lines[2], lines[3]
+    assert without.startswith("fair share, for daily")
+    assert without.endswith("160.0")
+    assert with_it.endswith("11.0")
+    assert without.count("█") == 40
+    assert with_it.count("█") == 3

@@ -2,6 +2,7 @@
 
 import logging
 from argparse import Namespace
+from dataclasses import asdict
 
 import anyio
 from rich.console import Console
@@ -36,6 +37,7 @@ async def _demo(as_json: bool, console: Console) -> int:
         console.print("Headway demo: loading AutoGen …")
     # Here, not at the top: AutoGen takes seconds, and someone is looking at the screen.
     from ..demo.plan import Plan
+    from ..demo.policy import comparisons, picture
     from ..demo.race import Race
     from ..demo.screen import introduction, watch
     from ..demo.summary import show
@@ -48,8 +50,10 @@ async def _demo(as_json: bool, console: Console) -> int:
         await race.run()
         group.cancel_scope.cancel()
     report = race.report()
+    compared = comparisons()
     if as_json:
-        say_json(report.as_json())
+        say_json(report.as_json() | {"policy": [asdict(each) for each in compared]})
     else:
         show(report, console)
+        console.print(f"\n{picture(compared)}", highlight=False)
     return 0 if report.headway.finished == report.headway.teams else FAILED
