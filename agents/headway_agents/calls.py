@@ -12,7 +12,7 @@ interrupt: it is abandoned on the spot and finds out when it goes on.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,8 +21,8 @@ from typing import Never, TypeVar
 from autogen_core import CancellationToken
 
 from headway_scheduler.errors import ProviderError
-from headway_scheduler.model import Call, Outcome, Signals, Usage
-from headway_scheduler.providers import OTHER, Kind, Provider, Verdict
+from headway_scheduler.model import Call, News, Outcome, Signals, Usage
+from headway_scheduler.providers import OTHER, Failure, Kind, Provider, Verdict
 from headway_scheduler.states import CallState
 
 from .failures import judged, paid_usage, told
@@ -33,8 +33,16 @@ T = TypeVar("T")
 Price = Callable[[Usage], float]
 """Dollars for usage."""
 MAX_ATTEMPTS = 8
-"""Transient faults of one call before its error goes to the agent. With the pauses of ``judge``
-that is two minutes of a provider being down. Being rate limited is waiting and has no limit."""
+"""Faults of one call before its error goes to the agent, while the provider answers others. One
+that answers nobody is waited for, and so is being rate limited."""
+
+_NEWS = {
+    Kind.RATE_LIMITED: News.REFUSED,
+    Kind.OVERLOADED: News.OVERLOADED,
+    Kind.TRANSIENT: News.FAILED,
+}
+_NO_ANSWER = frozenset({408, 409, 429})
+_READABLE = ("json", "event-stream")
 
 
 @asynccontextmanager
@@ -72,6 +80,7 @@ class LiveCall:
         self._owes_an_end = False
         self._attempts = 0
         self._faults = 0
+        self._is_heard = self._is_garbled = False
         self._reason: BaseException | None = None
         self._waiter: asyncio.Task[object] | None = None
         self._is_begun = False
@@ -116,7 +125,19 @@ class LiveCall:
     def sent(self) -> None:
         """Note that an attempt leaves now."""
         self._attempts += 1
+        self._is_heard = self._is_garbled = False
         self._service.sent(self.place.id)
+
+    def told(self, status: int, headers: Mapping[str, str]) -> None:
+        """Take in the head of an HTTP answer as soon as it is there."""
+        kind = headers.get("content-type", "json")
+        self._is_garbled = status == 200 and not any(each in kind for each in _READABLE)
+        is_answer = status < 500 and status not in _NO_ANSWER
+        news = News.ANSWERED if is_answer and not self._is_garbled else None
+        self._is_heard = news is not None
+        if (quota := self._quota) is not None:
+            told = self._provider.told(headers, self._service.now())
+            self._service.observed(self.place.id, quota, Signals(news=news, told=told))
 
     async def wait(self, step: Callable[[], Awaitable[T]]) -> T:
         """Await ``step()``, but raise the reason once the call is cancelled."""
@@ -142,7 +163,9 @@ class LiveCall:
         if self._call is not None and usage is not None:
             path, model = self._call.path, self._call.model
             self._service.learn(path, model, self.place.taken.characters, usage)
-        await self._arrive(Outcome(CallState.DONE, usage, answer, used_tokens=used, usd=usd))
+        signals = Signals() if self._is_heard else Signals(news=News.ANSWERED)
+        outcome = Outcome(CallState.DONE, usage, answer, used_tokens=used, usd=usd)
+        await self._arrive(outcome, signals)
 
     async def failed(self, error: Exception) -> None:
         """Return when the call may be sent again, if waiting can mend ``error``; else raise it."""
@@ -150,7 +173,11 @@ class LiveCall:
             raise self._reason
         now = self._service.now()
         verdict = judged(error, self._provider, self._attempts, now)
-        self._faults += verdict.kind in (Kind.TRANSIENT, Kind.OVERLOADED)
+        if verdict.kind is Kind.FINAL and self._is_garbled:
+            # Clients stumble over a page that is no JSON, each in its own way.
+            verdict = self._provider.judge(Failure(), self._attempts, now)
+        if verdict.kind in (Kind.TRANSIENT, Kind.OVERLOADED):
+            self._faults += not (self._quota and self._service.is_left_alone(self._quota))
         if verdict.kind in (Kind.FINAL, Kind.ACCOUNT) or self._faults >= MAX_ATTEMPTS:
             await self.refused(error)
         await self._again(verdict, now, told(error))
@@ -199,16 +226,26 @@ class LiveCall:
             await self._service.reacquire(self.place.record)
         known.update(link.hash for link in prompt.links)
 
-    async def _arrive(self, outcome: Outcome) -> None:
+    @property
+    def _quota(self) -> str | None:
+        """The quota that the provider's answers speak of: the first one of the model."""
+        quotas = () if self._call is None else self._call.quotas
+        return quotas[0] if quotas else None
+
+    def _signals(self, signals: Signals) -> Mapping[str, Signals]:
+        return {} if self._quota is None else {self._quota: signals}
+
+    async def _arrive(self, outcome: Outcome, told: Signals | None = None) -> None:
         # The event is posted before the first await, so from here the service ends the call.
         self._owes_an_end = False
+        signals = None if told is None else self._signals(told)
         if self.place.is_inside:
             self._end()
-            await self._service.settle(self.place.id, outcome)
+            await self._service.settle(self.place.id, outcome, signals)
             return
         arrival = self._scope.turns.draw()
         try:
-            await self._service.settle(self.place.id, replace(outcome, arrival=arrival))
+            await self._service.settle(self.place.id, replace(outcome, arrival=arrival), signals)
         except BaseException:
             self._scope.turns.skip(arrival)
             raise
@@ -218,14 +255,14 @@ class LiveCall:
 
     async def _again(self, verdict: Verdict, now: float, error: str) -> None:
         until = now + verdict.pause_seconds
-        quotas = () if self._call is None else self._call.quotas
-        if verdict.kind is Kind.RATE_LIMITED and quotas:
+        news = _NEWS[verdict.kind]
+        if news is News.REFUSED and self._quota is not None:
             # The quota pauses, and with it all that would be refused as well. Requests stay spent.
-            nothing = Usage(0, 0)
-            outcome = Outcome(CallState.QUEUED, nothing, error=error, used_tokens=0, usd=0.0)
-            signals = dict.fromkeys(quotas, Signals(pause_until=until))
+            outcome = Outcome(CallState.QUEUED, error=error, refused=True)
+            signals = self._signals(Signals(until, news))
         else:
-            outcome, signals = Outcome(CallState.QUEUED, error=error, not_before=until), {}
+            outcome = Outcome(CallState.QUEUED, error=error, not_before=until)
+            signals = self._signals(Signals(news=news))
         self._owes_an_end = False
         await self.wait(partial(self._service.retry, self.place.id, outcome, signals))
         self._owes_an_end = True

@@ -1,11 +1,13 @@
-"""What must be known of the wrapped client. Law of this file: only OpenAI's client is touched.
+"""What must be known of the wrapped client. Law of this file: only the HTTP of two SDKs is touched.
 
+OpenAI's and Anthropic's are made alike, on httpx.
 Everything else is used through AutoGen's contract alone.
 """
 
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from autogen_core.models import ChatCompletionClient, ModelFamily, ModelInfo
@@ -63,56 +65,64 @@ def model_name(inner: ChatCompletionClient) -> str | None:
     return name if isinstance(name, str) else None
 
 
-_held: ContextVar[list[Any]] = ContextVar("headway_held_responses")
-_headers: ContextVar[Mapping[str, str]] = ContextVar("headway_headers")
+Told = Callable[[int, Mapping[str, str]], None]
+"""Takes the status of an HTTP answer, and its headers with lower-case names."""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What one attempt adds to the HTTP requests of its client, and gets to see of the answers.
+
+    AutoGen's clients refuse ``extra_headers`` as an argument and return no headers. They drop the
+    SDK's stream without closing it when they are cancelled between two chunks, and it is a cycle:
+    until the garbage collector comes, the provider goes on writing. So it is closed from here.
+    """
+
+    headers: Mapping[str, str]
+    told: Told
+    responses: list[Any] = field(default_factory=list[Any])
+
+    async def during(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Await ``step()``."""
+        token = _exchange.set(self)
+        try:
+            return await step()
+        finally:
+            _exchange.reset(token)
+
+    async def close(self) -> None:
+        """Let nothing of it go on."""
+        for response in self.responses:
+            await response.aclose()
+
+
+_exchange: ContextVar[Exchange] = ContextVar("headway_exchange")
 
 
 def prepare(inner: ChatCompletionClient) -> None:
-    """Make OpenAI's client ready: no retries of its own, and what it sends and gets in our reach.
+    """Make a client ready: no retries of its own, and what it sends and gets in our reach.
 
     The SDK's retries would spend budget that nobody admitted.
     """
-    if _is_openai(inner):
+    if _is_openai(inner) or provider_name(inner) == "anthropic":
         sdk = vars(inner)["_client"]
         sdk.max_retries = 0
         hooks = sdk._client.event_hooks
-        for event, hook in (("request", _add_headers), ("response", _hold)):
+        for event, hook in (("request", _add_headers), ("response", _tell)):
             if hook not in hooks[event]:
                 hooks[event].append(hook)
 
 
-async def next_item(stream: AsyncGenerator[T, None], held: list[Any]) -> T | None:
-    """Take the next item of a stream, None at its end; HTTP responses on the way go to ``held``.
-
-    AutoGen drops the SDK's stream without closing it when it is cancelled between two chunks, and
-    the SDK's stream is a cycle: until the garbage collector comes, the provider goes on writing.
-    """
-    token = _held.set(held)
-    try:
-        return await anext(stream, None)
-    finally:
-        _held.reset(token)
-
-
-async def with_headers(headers: Mapping[str, str], step: Callable[[], Awaitable[T]]) -> T:
-    """Await ``step()``; requests that it sends through OpenAI's client carry ``headers`` too.
-
-    AutoGen's client refuses ``extra_headers`` as an argument.
-    """
-    token = _headers.set(headers)
-    try:
-        return await step()
-    finally:
-        _headers.reset(token)
-
-
 async def _add_headers(request: Any) -> None:
-    request.headers.update(_headers.get({}))
+    if (exchange := _exchange.get(None)) is not None:
+        request.headers.update(exchange.headers)
 
 
-async def _hold(response: Any) -> None:
-    if (held := _held.get(None)) is not None:
-        held.append(response)
+async def _tell(response: Any) -> None:
+    if (exchange := _exchange.get(None)) is not None:
+        exchange.responses.append(response)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        exchange.told(response.status_code, headers)
 
 
 def defaults(inner: ChatCompletionClient) -> Mapping[str, Any]:

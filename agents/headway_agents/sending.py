@@ -7,7 +7,6 @@ loop comes round; every other error leaves through it.
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
 
 from autogen_core import CancellationToken
 from autogen_core.models import ChatCompletionClient, CreateResult
@@ -15,7 +14,7 @@ from autogen_core.models import ChatCompletionClient, CreateResult
 from headway_scheduler.errors import ProviderError
 
 from .calls import LiveCall
-from .inner import next_item, stream_arguments, with_headers
+from .inner import Exchange, stream_arguments
 from .wire import Request, dump_result, usage_of
 
 Stream = AsyncGenerator[str | CreateResult, None]
@@ -35,7 +34,8 @@ async def answer(
     while True:
         live.sent()
         try:
-            result = await live.wait(partial(with_headers, headers, ask))
+            exchange = Exchange(headers, live.told)
+            result = await live.wait(partial(exchange.during, ask))
         except Exception as error:
             await live.failed(error)
         else:
@@ -57,10 +57,9 @@ async def answer_stream(
         live.sent()
         result: CreateResult | None = None
         try:
-            async with _closed_with_its_response(ask()) as step:
+            async with _exchanged(ask(), Exchange(headers, live.told)) as step:
                 # To its very end: clients keep their books after the last yield.
-                next_step = partial(with_headers, headers, step)
-                while (item := await live.wait(next_step)) is not None:
+                while (item := await live.wait(step)) is not None:
                     if isinstance(item, CreateResult):
                         result = item
                     else:
@@ -76,12 +75,10 @@ async def answer_stream(
 
 
 @asynccontextmanager
-async def _closed_with_its_response(stream: Stream) -> AsyncIterator[Step]:
+async def _exchanged(stream: Stream, exchange: Exchange) -> AsyncIterator[Step]:
     """Give out the function that takes the next item; at the end nothing goes on, there or here."""
-    held: list[Any] = []
     try:
-        yield partial(next_item, stream, held)
+        yield partial(exchange.during, lambda: anext(stream, None))
     finally:
         await stream.aclose()
-        for response in held:
-            await response.aclose()
+        await exchange.close()

@@ -50,7 +50,8 @@ late, so that it is later than now and finds the bucket filled."""
 class Hold:
     """What one call holds of one bucket. ``charge_at`` is None where nothing is ever charged.
 
-    ``room`` is the most that can come back of it once it is charged.
+    ``room`` is the most that can come back of it once it is charged. ``admitted_at`` is None for a
+    call that was in flight at a restart, ``taken`` what the bucket had given out by then in all.
     """
 
     amount: float
@@ -58,6 +59,8 @@ class Hold:
     charged: bool = False
     settled: bool = False
     room: float = 0.0
+    admitted_at: float | None = None
+    taken: float = 0.0
 
 
 class Bucket:
@@ -68,6 +71,8 @@ class Bucket:
         "_charged",
         "_in_transit",
         "_is_held",
+        "_taken",
+        "_told_of",
         "_transit_seconds",
         "as_of",
         "level",
@@ -82,6 +87,7 @@ class Bucket:
         self.level = limit.capacity
         self.reserved = 0.0
         self.as_of = now
+        self._taken = self._told_of = 0.0
         self._in_transit: deque[Hold] = deque()
         self._charged: dict[Hold, None] = {}  # charged and not settled, in the order of charge
 
@@ -92,6 +98,8 @@ class Bucket:
         """
         self._advance(now)
         grown = limit.capacity - self.limit.capacity
+        if grown < 0:
+            self._charge_all()  # or the level would be cut first, and charged for them after that
         for hold in self._charged:
             hold.room = max(0.0, hold.room + grown)
         self._set_limit(limit)
@@ -121,10 +129,12 @@ class Bucket:
             per_second = self.limit.capacity / DAY_SECONDS
         return self.amount(call) / (per_second or self.limit.capacity)
 
-    def used(self, call: Call, outcome: Outcome, held: float) -> float:
-        """What an attempt took of this limit in the end, of what it ``held``."""
+    def used(self, outcome: Outcome, hold: Hold) -> float:
+        """What an attempt took of this limit in the end, of what it holds."""
         if not outcome.sent:
             return 0.0
+        if outcome.refused:
+            return self._spilled(hold)
         match self.limit.resource:
             case Resource.TOKENS | Resource.TOKENS_PER_DAY if outcome.used_tokens is not None:
                 return outcome.used_tokens
@@ -134,7 +144,14 @@ class Bucket:
                 return outcome.usage.output_tokens
             case Resource.USD_PER_DAY if outcome.usd is not None:
                 return outcome.usd
-        return held
+        return hold.amount
+
+    def _spilled(self, hold: Hold) -> float:
+        """What a refused request takes: it may empty the provider's bucket, but never owes."""
+        if self.limit.resource not in (Resource.REQUESTS, Resource.REQUESTS_PER_DAY):
+            return 0.0
+        level = self.level + (hold.amount if hold.charged else 0.0)
+        return max(0.0, min(hold.amount, level))
 
     def available(self, now: float) -> float:
         """What a new call may take at ``now``; below 0 while in debt."""
@@ -198,7 +215,9 @@ class Bucket:
         self.reserved += amount
         if self._is_held:
             return Hold(amount, None)
-        hold = Hold(amount, now + self._transit_seconds)
+        self._taken += amount
+        charge_at = now + self._transit_seconds
+        hold = Hold(amount, charge_at, admitted_at=now, taken=self._taken)
         self._in_transit.append(hold)
         return hold
 
@@ -213,18 +232,43 @@ class Bucket:
         self.reserved += amount
         return Hold(amount, None)
 
-    def settle(self, hold: Hold, used: float, now: float) -> None:
-        """End a hold at what the call turned out to use; 0 gives all of it back."""
+    def settle(self, hold: Hold, used: float, now: float, *, refused: bool = False) -> None:
+        """End a hold at what the call turned out to use; 0 gives all of it back.
+
+        What was ``refused`` the provider never took: no debt stays of it.
+        """
         self._advance(now)
         hold.settled = True
+        self._taken += 0.0 if self._is_held else used - hold.amount
         if not hold.charged:
             self.reserved -= hold.amount
             self.level -= 0.0 if self._is_held else used
         elif used < hold.amount:
-            self._give_back(hold, hold.amount - used)
+            owed = max(0.0, -self.level) if refused else 0.0
+            self._give_back(hold, hold.amount - used, owed)
         else:
             self.level -= used - hold.amount
         self._charged.pop(hold, None)
+
+    def drain(self, now: float) -> None:
+        """Take in that the provider has nothing left to refill from."""
+        if self.limit.per_second:
+            self.level -= max(0.0, self.available(now))
+
+    def correct(self, hold: Hold, remaining: float, now: float) -> None:
+        """Take in what the provider had left when it had charged ``hold``, rounded down by it.
+
+        What it has now follows from that, from the refill since and from what was admitted since.
+        It counts only where it is less than what is thought; an answer to an older call than the
+        last one that told does not count at all.
+        """
+        if hold.admitted_at is None or hold.taken <= self._told_of:
+            return
+        self._told_of = hold.taken
+        refilled = remaining + 1 + (now - hold.admitted_at) * self.limit.per_second
+        thought = self.available(now)
+        told = min(refilled, self.limit.capacity) - (self._taken - hold.taken)
+        self.level -= max(0.0, thought - told)
 
     def state(self, now: float, paused_until: float | None) -> BucketState:
         """What to store: reservations count as spent, for a crash cannot tell.
@@ -261,6 +305,12 @@ class Bucket:
         if now > self.as_of:
             self._refill(now)
 
+    def _charge_all(self) -> None:
+        for hold in self._in_transit:
+            if not (hold.settled or hold.charged):
+                self._charge(hold)
+        self._in_transit.clear()
+
     def _charge(self, hold: Hold) -> None:
         self.reserved -= hold.amount
         self.level -= hold.amount
@@ -268,9 +318,9 @@ class Bucket:
         hold.room = self.limit.capacity - self.level
         self._charged[hold] = None
 
-    def _give_back(self, hold: Hold, unused: float) -> None:
+    def _give_back(self, hold: Hold, unused: float, owed: float) -> None:
         """Raise the level as if ``unused`` had not been charged, and adapt the rooms to that."""
-        given = min(unused, hold.room)
+        given = min(unused, max(hold.room, owed))
         self.level += given
         is_earlier = True
         for other in self._charged:

@@ -41,6 +41,8 @@ from .model import (
 from .operations import LIMITS, WEIGHT, gate_of, quota_of, weight_of
 from .ordering import Rank, Waiter
 from .policy import Policy
+from .quotas import BREAKER, Attempt
+from .quotas import LIMITS as LEARNED
 from .states import IN_FLIGHT, LIVE_CALLS, UNDER_WAY, CallState, check_call
 from .views import Blocker, Explanation, Gauge, Statistics
 
@@ -175,7 +177,7 @@ class Scheduler:
         self._ask_at = now
         record.error = outcome.error
         if outcome.state is CallState.QUEUED:
-            record.not_before = outcome.not_before
+            record.not_before = self._not_before(record.call, outcome)
             self._enqueue(live, now)
             return
         self._withdraw(live, now)
@@ -185,16 +187,29 @@ class Scheduler:
         del self._live[call_id]
         self._book.remove(record.call)
 
-    def observe(self, quota: str, signals: Signals, now: float) -> None:
-        """Take in what an answer told of a quota. A 429 pauses its quota, not the world.
+    def observe(self, quota: str, signals: Signals, now: float, call_id: str = "") -> None:
+        """Take in what an attempt at a call told of a quota. A 429 pauses its quota, not the world.
 
         Raises UnknownQuota.
         """
         state = self._lanes.quota(quota)
-        if signals.pause_until is not None:
-            state.paused_until = max(state.paused_until or 0.0, signals.pause_until)
-            self._touched.add((quota,))
-            self._ask_at = now
+        if signals == Signals():
+            return
+        live = self._live.get(call_id)
+        holds = {} if live is None else dict(live.holds)
+        admitted_at = now if live is None else live.record.admitted_at or now
+        state.observe(
+            signals,
+            Attempt(call_id, admitted_at, holds),
+            now,
+            is_waited_for=self._lanes.is_waited_for(state),
+        )
+        self._touched.add((quota,))
+        self._ask_at = now
+
+    def is_left_alone(self, quota: str) -> bool:
+        """Whether nobody got an answer from the provider since its last fault. As ``observe``."""
+        return self._lanes.quota(quota).breaker.is_open
 
     def track(self, run: Run, now: float) -> None:
         """Take in what a run is now: its class, team and deadline; its size, once it has completed.
@@ -296,7 +311,10 @@ class Scheduler:
         # A call may have outlived a quota in the configuration.
         touched = {name for lane in self._touched for name in lane if name in self._lanes.quotas}
         buckets = [state for name in sorted(touched) for state in self._states(name, now)]
-        lessons = tuple(self._lessons.values())
+        learned = (
+            each for name in sorted(touched) for each in self._lanes.quotas[name].take_lessons()
+        )
+        lessons = (*self._lessons.values(), *learned)
         batch = Batch(tuple(self._new.values()), tuple(changed), tuple(buckets), lessons=lessons)
         self._new, self._changed, self._touched, self._lessons = {}, {}, set(), {}
         return batch
@@ -314,6 +332,8 @@ class Scheduler:
         for lesson in snapshot.lessons:
             if lesson.kind == SIZES:
                 self._book.sizes.load(lesson.subject, lesson.value)
+            elif lesson.subject in self._lanes.quotas and lesson.kind in (LEARNED, BREAKER):
+                self._lanes.quotas[lesson.subject].load(lesson, now)
         for state in snapshot.buckets:
             self._restore_bucket(state, now)
         for record in snapshot.calls:
@@ -394,7 +414,7 @@ class Scheduler:
                 bucket.limit.capacity,
                 bucket.available(now),
                 bucket.limit.per_second,
-                quota.paused(now),
+                quota.breaker.paused(now),
             )
             for name, quota in self._lanes.quotas.items()
             for bucket in quota.buckets
@@ -428,6 +448,14 @@ class Scheduler:
         live.waiter = Waiter(record, level, team, live.due, lane.cost(call))
         lane.line.push(live.waiter, now)
         self._ask_at = now
+
+    def _not_before(self, call: Call, outcome: Outcome) -> float | None:
+        """When a call goes again. Where the quota itself pauses, the order says who goes then."""
+        quotas = map(self._lanes.quota, call.quotas)
+        opened = [quota.breaker for quota in quotas if quota.breaker.is_open]
+        if not opened:
+            return outcome.not_before
+        return max(breaker.not_before(call.id) or 0.0 for breaker in opened) or None
 
     def _adopt_new_slots(self, quota: str) -> None:
         """Calls in flight hold slots of a limit that was not there when they were admitted."""
@@ -493,14 +521,20 @@ class Scheduler:
         record.attempts += 1
         self._book.charge(call, waiter.cost)
         holds = [(bucket, bucket.reserve(bucket.amount(call), now)) for bucket in lane.buckets]
+        for quota in lane.quotas:
+            quota.breaker.admitted(call.id)
         live = self._live[call.id]
         live.holds, live.waiter = tuple(holds), None
         self._change(record)
         return record
 
     def _return_holds(self, live: _Live, outcome: Outcome, now: float) -> None:
+        for name in live.record.call.quotas:
+            if (quota := self._lanes.quotas.get(name)) is not None:
+                quota.breaker.ended(live.record.call.id)
         for bucket, hold in live.holds:
-            bucket.settle(hold, bucket.used(live.record.call, outcome, hold.amount), now)
+            used = bucket.used(outcome, hold)
+            bucket.settle(hold, used, now, refused=outcome.refused)
         live.holds = ()
 
     def _change(self, record: CallRecord) -> None:
@@ -510,13 +544,13 @@ class Scheduler:
     def _states(self, name: str, now: float) -> Iterator[BucketState]:
         quota = self._lanes.quotas[name]
         for bucket in quota.buckets:
-            yield bucket.state(now, quota.paused_until)
+            yield bucket.state(now, quota.breaker.paused_until)
 
     def _restore_bucket(self, state: BucketState, now: float) -> None:
         quota = self._lanes.quotas.get(state.quota)
         if quota is None:
             return
-        quota.paused_until = state.paused_until
+        quota.breaker.paused_until = state.paused_until
         for bucket in quota.buckets:
             if bucket.limit.resource is state.resource:
                 bucket.restore(state, now)

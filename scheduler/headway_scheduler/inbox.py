@@ -47,7 +47,8 @@ def _nothing(core: Scheduler, now: float) -> None:
 class Event:
     """One thing that a caller told. Once it is on disk it ``stands``, and ``reply`` is set.
 
-    ``tell`` tells it to the core; what must be done beside that has a field of its own. With
+    ``tell`` tells it to the core; what must be done beside that has a field of its own; ``signals``
+    are those of an attempt at the call ``about``. With
     ``until_granted`` the reply waits on until the call is admitted.
     """
 
@@ -57,6 +58,7 @@ class Event:
     forget: tuple[str, ...] = ()
     settle: tuple[str, Outcome] | None = None
     signals: Mapping[str, Signals] | None = None
+    about: str = ""
     run: Run | None = None
     change: Change | None = None
     lessons: tuple[Lesson, ...] = ()
@@ -70,7 +72,7 @@ class Event:
         So signals, which may be wrong by themselves, come first.
         """
         for quota, signals in (self.signals or {}).items():
-            core.observe(quota, signals, now)
+            core.observe(quota, signals, now, self.about)
         self.tell(core, now)
         if self.settle is not None:
             core.settle(*self.settle, now)

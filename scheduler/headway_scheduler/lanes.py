@@ -16,21 +16,7 @@ from .errors import CallTooLarge, UnknownQuota
 from .model import Call, Quota
 from .ordering import Line, Pool, Waiter
 from .policy import Policy
-
-
-@dataclass(slots=True, eq=False)
-class QuotaState:
-    """One quota as it stands: its buckets, and until when it is paused."""
-
-    name: str
-    buckets: tuple[Bucket, ...]
-    paused_until: float | None = None
-
-    def paused(self, now: float) -> float | None:
-        """When the pause ends, if there is one."""
-        until = self.paused_until
-        return until if until is not None and until > now else None
-
+from .quotas import QuotaState
 
 Blocker = Bucket | QuotaState
 
@@ -85,7 +71,7 @@ class Lane:
 
     def blockers(self, call: Call, now: float, claims: Claims, headroom: float) -> list[Blocker]:
         """What stops ``call``: paused quotas; buckets that are short or kept for a better call."""
-        blocked: list[Blocker] = [quota for quota in self.quotas if quota.paused(now) is not None]
+        blocked: list[Blocker] = [quota for quota in self.quotas if quota.breaker.is_shut(now)]
         for bucket in self.buckets:
             amount = bucket.amount(call)
             if not (bucket.passes(amount, now, headroom) and claims.leave(bucket, amount, now)):
@@ -122,8 +108,8 @@ class Lane:
         Without a bucket, the quota is paused; without a time, only the end of a call can tell.
         """
         for quota in self.quotas:
-            opens_at = quota.paused(now)
-            if opens_at is not None:
+            opens_at = quota.breaker.paused(now)
+            if quota.breaker.is_shut(now):
                 yield quota, None, opens_at
             sharing = [other for other in before if quota.name in other.quotas]
             for bucket in quota.buckets:
@@ -138,7 +124,7 @@ class Lanes:
 
     def __init__(self, quotas: Iterable[Quota], policy: Policy, now: float) -> None:
         self._configured = {quota.name: quota for quota in quotas}
-        self.quotas = {name: _state(quota, now) for name, quota in self._configured.items()}
+        self.quotas = {name: QuotaState(quota, now) for name, quota in self._configured.items()}
         self._policy = policy
         self._weights = dict(policy.weights)
         self._lanes: dict[tuple[str, ...], Lane] = {}
@@ -170,16 +156,17 @@ class Lanes:
     def set_limits(self, name: str, quota: Quota | None, now: float) -> None:
         """Change a quota's limits, or go back to the configured ones. Raises UnknownQuota."""
         state = self.quota(name)
-        quota = quota or self._configured[name]
-        old = {bucket.limit.resource: bucket for bucket in state.buckets}
-        for limit in quota.limits:
-            if limit.resource in old:
-                old[limit.resource].change(limit, now)
-        state.buckets = tuple(
-            old.get(limit.resource) or Bucket(name, limit, now) for limit in quota.limits
-        )
+        state.restate(quota or self._configured[name], now)
+        self._share_out()
+
+    def _share_out(self) -> None:
+        """Let every lane see the buckets that its quotas have now."""
         for lane in self:
             lane.buckets = tuple(bucket for each in lane.quotas for bucket in each.buckets)
+
+    def is_waited_for(self, quota: QuotaState) -> bool:
+        """Whether any call that draws on it stands in a line."""
+        return any(lane.line for lane in self if quota in lane.quotas)
 
     def set_weight(self, team: str, weight: float | None) -> None:
         """Change a team's share, or go back to the configured one."""
@@ -205,16 +192,11 @@ class Lanes:
         return pool
 
 
-def _state(quota: Quota, now: float) -> QuotaState:
-    buckets = tuple(Bucket(quota.name, limit, now) for limit in quota.limits)
-    return QuotaState(quota.name, buckets)
-
-
 def _number(amount: float) -> str:
     return f"{amount:,.2f}".rstrip("0").rstrip(".")
 
 
 def _ready_at(call: Call, blocker: Blocker, now: float, headroom: float) -> float | None:
     if isinstance(blocker, QuotaState):
-        return blocker.paused_until
+        return blocker.breaker.paused(now)
     return blocker.ready_at(blocker.amount(call), now, headroom)

@@ -5,7 +5,7 @@ that its model draws on. Times are seconds since the epoch, as told by the calle
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 from .errors import InvalidQuota
@@ -68,10 +68,14 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """One limit scope of a provider: all of its limits must pass together."""
+    """One limit scope of a provider: all of its limits must pass together.
+
+    ``is_guess``: nobody stated these limits; what answers tell goes before them.
+    """
 
     name: str
     limits: tuple[Limit, ...]
+    is_guess: bool = False
 
     @classmethod
     def per_minute(
@@ -99,6 +103,7 @@ class Quota:
         *,
         burst_seconds: float = 60.0,
         day_starts: float = 0.0,
+        is_guess: bool = False,
     ) -> "Quota":
         """State any limits: per minute, per day, or at once, as each resource is counted.
 
@@ -114,9 +119,8 @@ class Quota:
         for resource, value in stated.items():
             if not (value >= 1 or (resource is Resource.USD_PER_DAY and value > 0)):
                 raise InvalidQuota(f"quota {name!r}: {resource} must be at least 1, not {value!r}")
-        return cls(
-            name, tuple(_limit(each, n, burst_seconds, day_starts) for each, n in stated.items())
-        )
+        found = (_limit(each, n, burst_seconds, day_starts) for each, n in stated.items())
+        return cls(name, tuple(found), is_guess)
 
 
 def _limit(resource: Resource, number: float, burst_seconds: float, day_starts: float) -> Limit:
@@ -202,6 +206,7 @@ class Outcome:
     ``not_before``. ``sent`` is false when no byte left: then nothing is charged.
     ``used_tokens`` replaces the reserved tokens where the provider settles on usage; ``usd`` is
     what it cost. Input and output that are counted apart, and dollars, are always settled.
+    ``refused`` for its rate: of what it held only a request is spent, as OpenAI has it.
     """
 
     state: CallState
@@ -213,6 +218,7 @@ class Outcome:
     used_tokens: int | None = None
     arrival: int | None = None
     usd: float | None = None
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,11 +265,25 @@ class Told:
     reset_seconds: float | None = None
 
 
+class News(StrEnum):
+    """What an answer, or its absence, says of the provider behind a quota."""
+
+    ANSWERED = "answered"  # it lives, whatever it said of this call
+    REFUSED = "refused"  # too fast for it
+    OVERLOADED = "overloaded"  # too much at once for it
+    FAILED = "failed"  # it did not answer, or not whole
+
+
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What an answer told of a quota. ``pause_until``: a time before which nothing is sent."""
+    """What was learned of a quota by one attempt at a call.
+
+    ``pause_until``: a time before which nothing is sent. ``told``: what headers said.
+    """
 
     pause_until: float | None = None
+    news: News | None = None
+    told: Mapping[Resource, Told] = field(default_factory=dict[Resource, Told])
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,20 @@ class Service:
         """
         self._core.sent(call_id, self._clock())
 
+    def observed(self, call_id: str, quota: str, signals: Signals) -> None:
+        """Take in what the head of an answer told of a quota. Written with the next commit.
+
+        Nobody is woken for it, unless everybody waits for a sign of life of the provider.
+        """
+        if not self._closed:
+            self._events.append(Event(signals={quota: signals}, about=call_id))
+            if self._core.is_left_alone(quota):
+                self._wake.set()
+
+    def is_left_alone(self, quota: str) -> bool:
+        """Whether nobody got an answer from the provider since its last fault."""
+        return self._core.is_left_alone(quota)
+
     async def settle(
         self, call_id: str, outcome: Outcome, signals: Mapping[str, Signals] | None = None
     ) -> None:
@@ -172,7 +186,7 @@ class Service:
         Cancelling the wait does not undo it. Raises StoreError if it is not on disk yet: it will
         be recorded with the next commit that succeeds.
         """
-        await self._told(Event(settle=(call_id, outcome), signals=signals))
+        await self._told(Event(settle=(call_id, outcome), signals=signals, about=call_id))
 
     async def retry(
         self, call_id: str, outcome: Outcome, signals: Mapping[str, Signals] | None = None
@@ -181,7 +195,8 @@ class Service:
 
         ``outcome`` has the state queued. Raises StoreError; the call has failed then.
         """
-        await self._granted(call_id, Event(settle=(call_id, outcome), signals=signals))
+        event = Event(settle=(call_id, outcome), signals=signals, about=call_id)
+        await self._granted(call_id, event)
 
     def abandon(self, call_id: str, outcome: Outcome) -> None:
         """Settle without waiting, for a caller that is being cancelled."""
@@ -394,7 +409,8 @@ class Service:
         for event in events:
             event.answer(error)
             if event.settle is not None:
-                self._events.append(Event(settle=as_final(*event.settle), signals=event.signals))
+                settle, about = as_final(*event.settle), event.about
+                self._events.append(Event(settle=settle, signals=event.signals, about=about))
 
     async def _rebuild(self) -> Snapshot:
         """Build the core from the store. Raises StoreError and leaves the old one then."""

@@ -92,7 +92,7 @@ def records(store: MemoryStore) -> Callable[..., Any]:
 def idle(service: Service) -> Callable[..., Any]:
     """Wait until the scheduler has taken in what it was told, and show that nothing is held."""
 
-    async def check() -> None:
+    async def check(service: Service = service) -> None:
         for _ in range(20):
             await anyio.lowlevel.checkpoint()
         statistics = service.statistics()
@@ -106,5 +106,6 @@ def idle(service: Service) -> Callable[..., Any]:
 
 @pytest.fixture
 def fast_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headway_scheduler.breaker.ASIDE_SECONDS", 0.001)
     monkeypatch.setattr("headway_scheduler.providers.base.FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr("headway_scheduler.providers.base.LONGEST_PAUSE_SECONDS", 0.01)

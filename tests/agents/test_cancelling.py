@@ -18,9 +18,10 @@ from autogen_ext.models.replay import ReplayChatCompletionClient
 
 from headway_agents import Model, RunScope, ScheduledClient
 from headway_scheduler.errors import RunClosed
-from headway_scheduler.model import Priority
+from headway_scheduler.model import Priority, Quota
 from headway_scheduler.service import Service
 from headway_scheduler.states import CallState
+from headway_scheduler.store.memory import MemoryStore
 from headway_scheduler.testing.provider import Fault, FaultKind, Latency
 
 pytestmark = pytest.mark.anyio
@@ -73,24 +74,26 @@ async def stream(client: ChatCompletionClient, question: Any, token: Cancellatio
 @pytest.mark.parametrize("ask", [create, stream])
 @pytest.mark.parametrize("means", MEANS)
 async def test_no_slot_is_lost_at_any_await(
-    means: str, ask: Any, faults: int, service: Service, question: Any, idle: Any
+    means: str, ask: Any, faults: int, question: Any, idle: Any
 ) -> None:
-    finished = 0
+    finished, narrow = 0, Quota.per_minute("narrow", concurrency=1)
     for turns in range(400):
         inner = Pausing(["one two three"])
         inner.faults = faults
-        scope = RunScope(service, f"run-{turns}", Priority.NORMAL)
-        client = ScheduledClient(inner, NARROW, scope, "w")
-        token = CancellationToken()
-        task = asyncio.ensure_future(ask(client, question, token))
-        for _ in range(turns):
-            await checkpoint()
-        if task.done():
-            finished += 1
-        MEANS[means](task, token, scope)
-        (outcome,) = await asyncio.gather(task, return_exceptions=True)
-        assert isinstance(outcome, (CreateResult, *ENDED))
-        await idle()
+        # A fresh one each time: faults without answers would make the quota pause.
+        async with Service(MemoryStore(), [narrow]) as service:
+            scope = RunScope(service, f"run-{turns}", Priority.NORMAL)
+            client = ScheduledClient(inner, NARROW, scope, "w")
+            token = CancellationToken()
+            task = asyncio.ensure_future(ask(client, question, token))
+            for _ in range(turns):
+                await checkpoint()
+            if task.done():
+                finished += 1
+            MEANS[means](task, token, scope)
+            (outcome,) = await asyncio.gather(task, return_exceptions=True)
+            assert isinstance(outcome, (CreateResult, *ENDED))
+            await idle(service)
         if finished == 3:
             break
     assert finished == 3

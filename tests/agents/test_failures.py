@@ -1,3 +1,5 @@
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from json import JSONDecodeError
 from typing import Any, ClassVar
 
@@ -79,17 +81,44 @@ async def test_a_500_is_asked_again(
 
 
 @pytest.mark.usefixtures("fast_pauses")
-async def test_a_provider_that_stays_down_is_given_up(
+async def test_a_call_that_fails_while_others_are_answered_is_given_up(
     scope: RunScope, serve: Any, question: Any, records: Any, idle: Any
 ) -> None:
-    async with serve(faults=lambda *_: Fault(FaultKind.SERVER_ERROR)) as (provider, inner):
+    def faults(_: int, body: Any) -> Fault | None:
+        is_bad = body["messages"][0]["content"] == "bad"
+        return Fault(FaultKind.SERVER_ERROR) if is_bad else None
+
+    async def others(client: ScheduledClient) -> None:
+        while True:
+            await client.create(question("good"))
+
+    async with serve(faults=faults) as (provider, inner), anyio.create_task_group() as group:
+        client = ScheduledClient(inner, MODEL, scope, "w")
+        group.start_soon(others, client)
         with pytest.raises(openai.InternalServerError):
-            await ScheduledClient(inner, MODEL, scope, "w").create(question())
-        assert len(provider.ledger) == MAX_ATTEMPTS
+            await client.create(question("bad"))
+        group.cancel_scope.cancel()
+    (record,) = [row for row in await records() if row.state is CallState.FAILED]
+    assert record.error.startswith("InternalServerError: ")
+    assert record.attempts >= MAX_ATTEMPTS
+    assert sum(entry.status == 500 for entry in provider.ledger.entries) == record.attempts
+    await idle()
+
+
+@pytest.mark.usefixtures("fast_pauses")
+async def test_a_provider_that_answers_nobody_is_waited_for(
+    scope: RunScope, serve: Any, question: Any, records: Any
+) -> None:
+    down = 3 * MAX_ATTEMPTS
+
+    def faults(number: int, _: Any) -> Fault | None:
+        return Fault(FaultKind.SERVER_ERROR) if number <= down else None
+
+    async with serve(faults=faults) as (provider, inner):
+        assert (await ScheduledClient(inner, MODEL, scope, "w").create(question())).content
+        assert len(provider.ledger) == down + 1
         (record,) = await records()
-        assert record.state is CallState.FAILED
-        assert record.error.startswith("InternalServerError: ")
-        await idle()
+        assert (record.state, record.attempts) == (CallState.DONE, down + 1)
 
 
 async def streamed(client: ScheduledClient, messages: Any) -> list[Any]:
@@ -146,13 +175,57 @@ async def test_a_cut_stream_comes_again_from_its_start(
 
 
 @pytest.mark.usefixtures("fast_pauses")
-async def test_a_refused_connection_is_transient(
-    scope: RunScope, serve: Any, question: Any
+async def test_a_refused_connection_is_waited_for(
+    scope: RunScope, serve: Any, question: Any, records: Any
 ) -> None:
-    async with serve() as (_, inner):
-        inner._client.base_url = "http://127.0.0.1:9/v1"
-        with pytest.raises(openai.APIConnectionError):
-            await ScheduledClient(inner, MODEL, scope, "w").create(question())
+    async with serve() as (provider, inner), anyio.create_task_group() as group:
+        address, inner._client.base_url = inner._client.base_url, "http://127.0.0.1:9/v1"
+        group.start_soon(ScheduledClient(inner, MODEL, scope, "w").create, question())
+        await attempted(records, MAX_ATTEMPTS + 1)
+        inner._client.base_url = address
+    assert len(provider.ledger.paid) == 1
+    (record,) = await records()
+    assert record.state is CallState.DONE
+
+
+@pytest.mark.usefixtures("fast_pauses")
+@pytest.mark.parametrize("ask", [ScheduledClient.create, streamed])
+async def test_a_page_instead_of_json_is_asked_again(
+    ask: Any, scope: RunScope, serve: Any, question: Any, records: Any
+) -> None:
+    """As a proxy in between sends it, with 200: openai takes it for a text."""
+    async with serve() as (provider, inner), a_page() as address:
+        good, inner._client.base_url = inner._client.base_url, address
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask, ScheduledClient(inner, MODEL, scope, "w"), question())
+            await attempted(records, 3)
+            inner._client.base_url = good
+    assert len(provider.ledger.paid) == 1
+
+
+async def attempted(records: Any, times: int) -> None:
+    while not [row for row in await records() if row.attempts >= times]:  # noqa: ASYNC110
+        await anyio.sleep(0.01)
+
+
+@asynccontextmanager
+async def a_page() -> AsyncIterator[str]:
+    """A server that answers everything with a page."""
+
+    async def answer(stream: Any) -> None:
+        async with stream:
+            await stream.receive()
+            page = b"<html>Please log in</html>"
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(page)}"
+            await stream.send(head.encode() + b"\r\nConnection: close\r\n\r\n" + page)
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with anyio.create_task_group() as group:
+        group.start_soon(listener.serve, answer)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        yield f"http://127.0.0.1:{port}/v1"
+        group.cancel_scope.cancel()
+    await listener.aclose()
 
 
 def test_a_key_in_an_error_stays_out_of_the_journal() -> None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,8 @@ def test_every_key_arrives(read: Load, tmp_path: Path) -> None:
 def test_without_a_file(read: Load, tmp_path: Path) -> None:
     config = read()
     assert config.database == tmp_path / ".headway/headway.db"
-    assert config.quotas == {"default": Quota.per_minute("default", requests=500, tokens=30_000)}
+    guess = Quota.per_minute("default", requests=500, tokens=30_000)
+    assert config.quotas == {"default": replace(guess, is_guess=True)}
     assert config.priority is Priority.NORMAL
     assert (config.file, config.default_model) == (None, None)
     assert config.model("any") == ModelConfig("any", ("default",))

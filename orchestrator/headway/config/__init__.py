@@ -162,4 +162,5 @@ def _quota(name: str, values: Mapping[str, Any]) -> Quota:
         {resource: values[key] for key, resource in LIMITS.items()},
         burst_seconds=values["burst_seconds"],
         day_starts=3600 * hours + 60 * minutes,
+        is_guess=values["learn"],
     )

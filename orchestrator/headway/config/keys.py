@@ -21,7 +21,7 @@ KeyPath = tuple[str, ...]
 DEFAULT_QUOTA = "default"
 """The quota of models that name none. It is built in, and a table of this name replaces it."""
 
-DEFAULT_LIMITS = {"requests_per_minute": 500, "tokens_per_minute": 30_000}
+DEFAULT_LIMITS = {"requests_per_minute": 500, "tokens_per_minute": 30_000, "learn": True}
 """What OpenAI's first paid tier grants gpt-4o: the lowest pair that a paying account meets."""
 
 LIMITS = {
@@ -62,6 +62,8 @@ class Key:
         """Write a value for people."""
         if isinstance(value, tuple):
             return ", ".join(value)
+        if isinstance(value, bool):
+            return str(value).lower()
         return self.unset if value is None else str(value)
 
 
@@ -136,6 +138,12 @@ def _whole_limit(value: object) -> int:
     if not isinstance(number, int):
         raise ConfigError(f"must be a whole number, not {number}")
     return number
+
+
+def _truth(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"must be true or false, not {spoken(value)}")
+    return value
 
 
 def _above_zero(value: object) -> int | float:
@@ -239,6 +247,7 @@ KEYS: dict[KeyPath, Key] = {
     ("quotas", "*", "day_starts"): _quota_key("day_starts", "time (UTC)", _time_of_day, "00:00"),
     # A minute: providers state limits per minute, and OpenAI's buckets hold one.
     ("quotas", "*", "burst_seconds"): _quota_key("burst_seconds", "number", _above_zero, 60),
+    ("quotas", "*", "learn"): Key("true or false", _truth, False),
     ("models", "*", "provider"): Key("provider", _provider, unset="the client's"),
     ("models", "*", "name"): Key("text", _text, unset="NAME"),
     ("models", "*", "quotas"): Key("list of quotas", _quota_names, (DEFAULT_QUOTA,)),

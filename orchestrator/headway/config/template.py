@@ -16,6 +16,7 @@ requests_per_minute = 500       # https://platform.openai.com/settings/organizat
 tokens_per_minute = 30_000      # no single call may be larger
 concurrency = 32                # calls in flight at once
 burst_seconds = 60              # how long unused budget piles up
+# learn = true                  # take these as a guess: what answers tell goes before them
 # input_tokens_per_minute = 50_000         # where the two are counted apart
 # output_tokens_per_minute = 10_000
 # requests_per_day = 10_000

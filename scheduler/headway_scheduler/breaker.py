@@ -1,0 +1,96 @@
+"""Whether a provider is asked at all, after it failed. Law of this file: pure; it counts and times.
+
+Theory of operation. A call that failed by the provider's fault goes again after a pause of its own,
+as long as there is *retry budget*: each answer earns a tenth of a retry. Without budget the breaker
+opens: the whole quota pauses, each time twice as long, and no call of it has a pause of its own any
+more. After the pause the most urgent call goes alone, as a probe: an answer closes the breaker, a
+fault opens it again, and then the next call is the first to try, for the fault may have been that
+call's own. So a provider that is down costs one request a pause, and who waits for it still stands
+in order when it comes back.
+"""
+
+import json
+from dataclasses import dataclass
+
+from .providers.base import backoff_seconds
+
+RETRIES_PER_ANSWER = 0.1
+FIRST_RETRIES = 3.0
+MOST_RETRIES = 10.0
+ASIDE_SECONDS = 1.0
+"""How much longer than the others a failed probe waits."""
+
+
+@dataclass(slots=True, eq=False)
+class Breaker:
+    """Of one quota. ``pauses`` in a row, 0 while it is closed; ``probe`` is the call that tries.
+
+    ``failed_probe`` is the last one that did.
+    """
+
+    paused_until: float | None = None
+    retries: float = FIRST_RETRIES
+    pauses: int = 0
+    probe: str | None = None
+    failed_probe: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody got an answer since it opened."""
+        return self.pauses > 0
+
+    def paused(self, now: float) -> float | None:
+        """When the pause ends, if there is one."""
+        until = self.paused_until
+        return until if until is not None and until > now else None
+
+    def is_shut(self, now: float) -> bool:
+        """Whether no call may go now."""
+        return self.probe is not None or self.paused(now) is not None
+
+    def pause(self, until: float) -> None:
+        """Let nothing go before ``until``."""
+        self.paused_until = max(self.paused_until or 0.0, until)
+
+    def admitted(self, call_id: str) -> None:
+        """Take note of a call that goes."""
+        if self.is_open:
+            self.probe = call_id
+
+    def answered(self) -> bool:
+        """Take note that the provider lives. Return whether that closed the breaker."""
+        self.retries = min(MOST_RETRIES, self.retries + RETRIES_PER_ANSWER)
+        was_open = self.is_open
+        self.pauses, self.probe = 0, None
+        return was_open
+
+    def failed(self, call_id: str, now: float) -> bool:
+        """Take note of a fault. Return whether the breaker is open."""
+        if self.is_open and call_id != self.probe:
+            return True  # it was sent before; its like is known already
+        if not self.is_open and self.retries >= 1:
+            self.retries -= 1
+            return False
+        self.pauses += 1
+        self.failed_probe, self.probe = self.probe, None
+        self.pause(now + backoff_seconds(self.pauses))
+        return True
+
+    def not_before(self, call_id: str) -> float | None:
+        """Before when a call that failed is not tried again; None if it may be the next probe."""
+        if call_id != self.failed_probe or self.paused_until is None:
+            return None
+        return self.paused_until + ASIDE_SECONDS
+
+    def ended(self, call_id: str) -> None:
+        """Let another call try if this one was the probe and nobody knows what came of it."""
+        if call_id == self.probe:
+            self.probe = None
+
+    def dump(self) -> str:
+        """Write down how it stands; pauses are stored with the buckets."""
+        return json.dumps([round(self.retries, 3), self.pauses])
+
+    def load(self, text: str) -> None:
+        """Go on from what was written down."""
+        self.retries, self.pauses = json.loads(text)
