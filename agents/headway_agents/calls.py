@@ -26,7 +26,7 @@ from headway_scheduler.providers.openai import Kind, Verdict
 from headway_scheduler.states import CallState
 
 from .failures import judged, paid_usage, told
-from .identity import MODEL, Place, RunScope
+from .identity import Place, RunScope
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ class LiveCall:
         """
         self._call, self._price = call, price
         await self.wait(partial(self._scope.door, self.place))
-        if self.place.kind == MODEL:
+        if call.is_paid:
             self._scope.may_pay(call)
         self._scope.begin()
         self._is_begun = True

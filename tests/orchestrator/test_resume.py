@@ -196,6 +196,14 @@ async def test_a_check_says_what_would_be_and_does_nothing(world: World) -> None
     assert world.paid == paid
 
 
+async def test_who_checks_a_run_does_not_become_a_part_of_it(world: World) -> None:
+    run_id = await interrupted(world)
+    async with world.opened(team) as headway:
+        await headway.check(run_id)
+        with pytest.raises(CallerError, match="belongs to no run"):
+            await now()
+
+
 async def test_runs_of_registered_workflows_are_taken_up_when_headway_opens(world: World) -> None:
     run_id = await interrupted(world)
     headway = Headway(load(world.folder / "headway.toml", environ={}))
