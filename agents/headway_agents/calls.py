@@ -136,8 +136,8 @@ class LiveCall:
         """Record the answer; returns when it is on disk and may be delivered. Raises StoreError."""
         usd = None if usage is None or self._price is None else self._price(usage)
         if self._call is not None and usage is not None:
-            path, model = self._call.path, self._call.model
-            self._service.learn(path, model, self.place.taken.characters, usage)
+            agent, model = self.place.agent, self._call.model
+            self._service.learn(agent, model, self.place.taken.characters, usage)
         await self._arrive(Outcome(CallState.DONE, usage=usage, answer=answer, usd=usd))
 
     async def failed(self, error: Exception) -> None:

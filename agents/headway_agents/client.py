@@ -263,7 +263,7 @@ async def acquire(
     if place.record is not None and scope.must_decide(place.record):
         await live.for_person()
     characters = place.taken.characters
-    expected = scope.service.expected(place.path, model.name, characters, output_cap)
+    expected = scope.service.expected(place.agent, model.name, characters, output_cap)
     call = Call(
         id=place.id,
         run_id=scope.run_id,

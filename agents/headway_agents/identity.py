@@ -66,6 +66,11 @@ class Place:
         """Whether a step asks, while it acts. Its answers come and go without a turn."""
         return INSIDE in self.path
 
+    @property
+    def agent(self) -> str:
+        """Who asks, in whatever step: what is learned of an agent is not learned for each step."""
+        return self.path.partition(INSIDE)[0]
+
 
 class RunScope:
     """One attempt of a run: knows its journal, numbers its calls, ends them all when it is closed.

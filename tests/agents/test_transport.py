@@ -1,9 +1,11 @@
 """OpenAI's SDK against a provider on loopback, every request a call."""
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import anyio
@@ -13,6 +15,7 @@ import pytest
 from headway_agents import Journal, Model, RunScope
 from headway_agents.bodies import Answer
 from headway_agents.sdk import openai_sdk, scheduled
+from headway_agents.steps import Step, perform
 from headway_scheduler.errors import CallTooLarge, ProviderError, RunClosed
 from headway_scheduler.model import CallRecord, Priority, Quota, Usage
 from headway_scheduler.service import Service
@@ -256,6 +259,107 @@ async def test_many_streams_of_which_some_are_cut_hold_nothing(scope: RunScope, 
     assert failed == 10
 
 
+def event(data: Any) -> bytes:
+    return f"data: {json.dumps(data)}\n\n".encode()
+
+
+SPOKEN = event({"choices": [{"index": 0, "delta": {"content": "hi"}}]})
+END = b"data: [DONE]\n\n"
+BUSY = event({"error": {"message": "Too many at once.", "code": "rate_limit_exceeded"}})
+BROKEN = event({"error": {"message": "The model broke down.", "type": "server_error"}})
+
+
+@asynccontextmanager
+async def scripted(
+    scope: RunScope, *bodies: bytes, headers: str = "content-type: text/event-stream"
+) -> AsyncIterator[tuple[list[int], openai.AsyncOpenAI]]:
+    """A server that answers with 200 and these bodies, and counts requests by connection."""
+    connections: list[int] = []
+    script = iter(bodies)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(0)
+        number = len(connections) - 1
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+                await reader.readexactly(length)
+                connections[number] += 1
+                body = next(script)
+                chunk = f"{len(body):x}\r\n".encode() + body + b"\r\n" if body else b""
+                start = f"HTTP/1.1 200 OK\r\n{headers}\r\ntransfer-encoding: chunked\r\n\r\n"
+                writer.write(start.encode() + chunk + b"0\r\n\r\n")
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        async with openai_sdk(KEY, address) as sdk:
+            yield connections, scheduled(sdk, MODEL, lambda: scope)
+
+
+@pytest.mark.usefixtures("fast_pauses")
+@pytest.mark.parametrize("refusal", [BUSY, BROKEN, b""])
+async def test_a_stream_that_begins_with_an_error_is_asked_for_again(
+    refusal: bytes, scope: RunScope, records: Any, idle: Any
+) -> None:
+    async with scripted(scope, refusal, SPOKEN + END) as (connections, sdk):
+        assert said(await streamed(sdk)) == "hi"
+        assert sum(connections) == 2
+    (record,) = await records()
+    assert (record.state, record.attempts) == (CallState.DONE, 2)
+    await idle()
+
+
+async def test_an_error_in_a_stream_is_the_sdk_s_own_with_the_provider_s_words(
+    scope: RunScope, records: Any, idle: Any
+) -> None:
+    filling = SPOKEN * 20_000  # more than one read of the socket
+    async with scripted(scope, filling + BROKEN + END) as (connections, sdk):
+        with pytest.raises(openai.APIError, match="The model broke down"):
+            await streamed(sdk)
+        assert sum(connections) == 1
+    (record,) = await records()
+    assert record.state is CallState.FAILED
+    assert "The model broke down." in record.error
+    await idle()
+
+
+async def test_a_stream_without_its_end_mark_is_not_recorded(
+    scope: RunScope, records: Any, idle: Any
+) -> None:
+    async with scripted(scope, SPOKEN) as (_, sdk):
+        with pytest.raises(openai.APIConnectionError):
+            await streamed(sdk)
+    (record,) = await records()
+    assert (record.state, record.answer) == (CallState.FAILED, None)
+    assert "without its end mark" in record.error
+    await idle()
+
+
+async def test_a_connection_that_is_read_to_its_end_is_used_again(scope: RunScope) -> None:
+    async with scripted(scope, SPOKEN + END, SPOKEN + END) as (connections, sdk):
+        for _ in range(2):
+            await streamed(sdk)
+        assert connections == [2]
+
+
+async def test_a_body_that_came_compressed_is_kept_and_given_on_plain(
+    scope: RunScope, records: Any
+) -> None:
+    body = gzip.compress(b'{"data": [], "model": "e", "object": "list"}')
+    headers = "content-type: application/json\r\ncontent-encoding: gzip"
+    async with scripted(scope, body, headers=headers) as (_, sdk):
+        answer = await sdk.embeddings.with_raw_response.create(
+            model="e", input="a", encoding_format="float"
+        )
+        assert answer.http_response.json()["model"] == "e"
+    (record,) = await records()
+    assert json.loads(json.loads(record.answer)["text"])["model"] == "e"
+
+
 # Errors
 
 
@@ -329,6 +433,20 @@ async def test_a_provider_that_is_not_there_is_given_up(scope: RunScope, records
             await embed(scheduled(sdk, MODEL, lambda: scope))
     (record,) = await records()
     assert record.state is CallState.FAILED
+
+
+async def test_what_is_learned_in_a_step_is_learned_of_the_agent(
+    scope: RunScope, store: MemoryStore, records: Any
+) -> None:
+    async def act(sdk: openai.AsyncOpenAI, key: str) -> str:
+        return str(len((await embed(sdk, key)).data))
+
+    async with serving(scope) as (_, sdk):
+        for name in ("one", "two"):
+            await perform(scope, Step("tool", "a", name, ""), partial(act, sdk))
+    assert [row.call.path for row in await records()] == ["a", "caller#run.0", "a", "caller#run.2"]
+    lessons = (await store.snapshot()).lessons
+    assert {lesson.subject for lesson in lessons} == {'["m", "caller"]', '["m", ""]'}
 
 
 async def test_a_call_above_its_limit_is_refused_before_it_is_sent() -> None:
