@@ -4,9 +4,11 @@ For what does not ask through AutoGen's model clients: memory stores, tools, emb
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import openai
 
+from headway_scheduler.errors import HeadwayError
 from headway_scheduler.model import Priority
 
 from .client import Model
@@ -14,12 +16,26 @@ from .identity import RunScope
 from .transport import Transport
 
 
+class _Client(openai.AsyncOpenAI):
+    """Before its version 3 the SDK takes whatever a transport raises for a lost connection."""
+
+    async def request(self, *args: Any, **kwargs: Any) -> Any:
+        """Ask as ever; an error of ours comes out as it is."""
+        try:
+            return await super().request(*args, **kwargs)
+        except openai.APIConnectionError as error:
+            if not isinstance(error.__cause__, HeadwayError):
+                raise
+            ours = error.__cause__
+        raise ours  # out here it does not become the context of its own cause
+
+
 def openai_sdk(key: str, base_url: str | None) -> openai.AsyncOpenAI:
     """Make the SDK's client for OpenAI, or for the server at ``base_url``: it is not scheduled.
 
     Without retries of its own: they would spend budget that nobody admitted.
     """
-    return openai.AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0)
+    return _Client(api_key=key, base_url=base_url, max_retries=0)
 
 
 def scheduled(
