@@ -20,14 +20,14 @@ class _Client(openai.AsyncOpenAI):
     """Before its version 3 the SDK takes whatever a transport raises for a lost connection."""
 
     async def request(self, *args: Any, **kwargs: Any) -> Any:
-        """Ask as ever; an error of ours comes out as it is."""
+        """Ask as ever; what the transport raised comes out as it is."""
         try:
             return await super().request(*args, **kwargs)
         except openai.APIConnectionError as error:
-            if not isinstance(error.__cause__, HeadwayError):
+            if not isinstance(error.__cause__, HeadwayError | openai.OpenAIError):
                 raise
-            ours = error.__cause__
-        raise ours  # out here it does not become the context of its own cause
+            raised = error.__cause__
+        raise raised  # out here it does not become the context of its own cause
 
 
 def openai_sdk(key: str, base_url: str | None) -> openai.AsyncOpenAI:

@@ -2,9 +2,10 @@
 
 Theory of operation. The SDK sends through an HTTP client, and that through a transport: here it is
 ours. Each POST is a call as a model client's is. It has a place in the journal of the run that
-asks; its recorded answer is given back, or else it waits for its quotas and is sent. Answers that
-waiting can mend lead back to the queue; the others reach the SDK, which makes its own errors of
-them. What is no POST (a list, a file to fetch) draws on no quota, and passes.
+asks; its recorded answer is given back, or else it waits for its quotas and is sent. What goes
+wrong is the error that the SDK would make of it: if waiting can mend it, it leads back to the
+queue, else it is recorded and raised. What is no POST (a list, a file to fetch) draws on no quota,
+and passes.
 
 A streamed answer goes to the SDK as it comes, but for its end: the chunk with the end mark is given
 when all of it is recorded. Until the first chunk is there it can be asked for again unnoticed;
@@ -12,8 +13,8 @@ after that a cut is an error of the call.
 """
 
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -57,7 +58,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
         """Return the response once it is recorded, or once its first chunk is there.
 
         Raises CallTooLarge, RunClosed, SchedulerClosed, StoreError, ProviderError for a recorded
-        failure, or what the HTTP library raised if waiting cannot mend it.
+        failure, or the SDK's own error if waiting cannot mend it.
         """
         if request.method != "POST":
             return await self._inner.send(request, stream=True)
@@ -73,11 +74,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
                 return _http.Response(answer.status, headers=headers, content=answer.body)
             await acquire(live, scope, self._model, self._priority, asked.output_cap)
             request.headers.update(self._model.headers(place.id))
-            try:
-                response = await self._answered(live, request)
-            except openai.APIStatusError as error:
-                scope.failed(error)
-                return _given_on(error.response, content=error.response.content)
+            response = await self._answered(live, request)
             if isinstance(response, _Stream):
                 return response.given_on(live, stack.pop_all())
             answer = _answer(response, response.content)
@@ -94,19 +91,19 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
 
     async def _sent(self, request: Any) -> Any:
         """Return the response, read to its end, or a stream of which the first chunk is there."""
-        response = await self._inner.send(request, stream=True)
-        try:
-            if response.is_success and _content_type(response).startswith(_EVENTS):
-                stream = _Stream(response)
-                await stream.advance()
-                return stream
-            await response.aread()
-        except BaseException:
-            await response.aclose()
-            raise
+        with _errors_of_the_sdk(request):
+            response = await self._inner.send(request, stream=True)
+            try:
+                if response.is_success and _content_type(response).startswith(_EVENTS):
+                    stream = _Stream(response)
+                    await stream.advance()
+                    return stream
+                await response.aread()
+            except BaseException:
+                await response.aclose()
+                raise
         if response.is_success:
             return response
-        # As the SDK will make it of what it gets: the journal has the words that the agent has.
         raise self._sdk._make_status_error_from_response(response)
 
     def _path(self, request: Any) -> str:
@@ -127,14 +124,17 @@ class _Stream(_http.AsyncByteStream):  # type: ignore[misc]  # of whichever libr
 
     async def advance(self) -> None:
         """Take the next chunk. Raises APIError for an error event, or that the stream was cut."""
-        self._chunk = await anext(self._chunks, b"")
+        request = self._response.request
+        with _errors_of_the_sdk(request):
+            self._chunk = await anext(self._chunks, b"")
         self._events.feed(self._chunk)
         self._body += self._chunk
         if (error := self._events.error) is not None:
             message = str(error.get("message") or "an error occurred during streaming")
-            raise openai.APIError(message, self._response.request, body=error)
+            raise openai.APIError(message, request, body=error)
         if not self._chunk and not self._events.is_ended:
-            raise _http.RemoteProtocolError("the stream ended without its end mark")
+            message = "The stream ended without its end mark."
+            raise openai.APIConnectionError(message=message, request=request)
 
     def given_on(self, live: LiveCall, stack: AsyncExitStack) -> Any:
         """Return the response for the SDK; leaving ``stack`` is the end of the call."""
@@ -154,12 +154,24 @@ class _Stream(_http.AsyncByteStream):  # type: ignore[misc]  # of whichever libr
             await self._live.done(answer.dumped(), self._events.usage)
             yield self._chunk
             # Nothing more to say, but a connection that is read to its end is used again.
-            async for chunk in self._chunks:
-                yield chunk
+            with suppress(_http.TransportError):
+                async for chunk in self._chunks:
+                    yield chunk
 
     async def aclose(self) -> None:
         """End the call. One whose end mark has not come is given up."""
         await self._stack.aclose()
+
+
+@contextmanager
+def _errors_of_the_sdk(request: Any) -> Iterator[None]:
+    """Say what the SDK says where its HTTP library fails."""
+    try:
+        yield
+    except _http.TimeoutException as error:
+        raise openai.APITimeoutError(request) from error
+    except _http.TransportError as error:
+        raise openai.APIConnectionError(request=request) from error
 
 
 def _answer(response: Any, body: bytes) -> Answer:
