@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from headway_scheduler.model import Usage
-from headway_scheduler.providers.openai import CHARACTERS_PER_TOKEN
+from headway_scheduler.providers.base import CHARACTERS_PER_TOKEN
 
 from .keys import without_keys
 from .prompts import IMAGE_CHARACTERS, Taken, text_chain
@@ -85,7 +85,10 @@ class Events:
         self._line = b""
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes; nothing more comes after an empty chunk."""
+        """Take the next bytes; nothing more comes after an empty chunk.
+
+        Raises JSONDecodeError for an event that is no JSON.
+        """
         *lines, self._line = (self._line + (chunk or b"\n")).split(b"\n")
         for line in lines:
             name, _, data = line.partition(b":")
@@ -96,7 +99,7 @@ class Events:
         if data.startswith(_END_MARK):
             self.is_ended = True
             return
-        event = _json(data)
+        event = json.loads(data or b"null")
         if not isinstance(event, dict):
             return
         response = event.get("response")

@@ -22,7 +22,7 @@ from autogen_core import CancellationToken
 
 from headway_scheduler.errors import ProviderError
 from headway_scheduler.model import Call, Outcome, Signals, Usage
-from headway_scheduler.providers.openai import Kind, Verdict
+from headway_scheduler.providers import OTHER, Kind, Provider, Verdict
 from headway_scheduler.states import CallState
 
 from .failures import judged, paid_usage, told
@@ -68,6 +68,7 @@ class LiveCall:
         self.place = place
         self._call: Call | None = None
         self._price: Price | None = None
+        self._provider = OTHER
         self._owes_an_end = False
         self._attempts = 0
         self._faults = 0
@@ -89,13 +90,15 @@ class LiveCall:
         assert record.answer is not None
         return record.answer
 
-    async def acquire(self, call: Call, price: Price | None = None) -> None:
+    async def acquire(
+        self, call: Call, provider: Provider = OTHER, price: Price | None = None
+    ) -> None:
         """Wait until the call may be sent. ``call`` is how it is written if it has no row yet.
 
-        ``price`` says what usage costs, where dollars are counted.
+        ``provider`` says what its answer means, ``price`` what usage costs, where dollars count.
         Raises what ``Service.acquire`` and the scope's ``may_pay`` do.
         """
-        self._call, self._price = call, price
+        self._call, self._provider, self._price = call, provider, price
         await self.wait(partial(self._scope.door, self.place))
         if call.is_paid:
             self._scope.may_pay(call)
@@ -135,19 +138,20 @@ class LiveCall:
     async def done(self, answer: str, usage: Usage | None = None) -> None:
         """Record the answer; returns when it is on disk and may be delivered. Raises StoreError."""
         usd = None if usage is None or self._price is None else self._price(usage)
+        used = None if usage is None else self._provider.settled_tokens(usage)
         if self._call is not None and usage is not None:
             agent, model = self.place.agent, self._call.model
             self._service.learn(agent, model, self.place.taken.characters, usage)
-        await self._arrive(Outcome(CallState.DONE, usage=usage, answer=answer, usd=usd))
+        await self._arrive(Outcome(CallState.DONE, usage, answer, used_tokens=used, usd=usd))
 
     async def failed(self, error: Exception) -> None:
         """Return when the call may be sent again, if waiting can mend ``error``; else raise it."""
         if self._reason is not None:
             raise self._reason
         now = self._service.now()
-        verdict = judged(error, self._attempts, now)
-        self._faults += verdict.kind is Kind.TRANSIENT
-        if verdict.kind is Kind.FINAL or self._faults >= MAX_ATTEMPTS:
+        verdict = judged(error, self._provider, self._attempts, now)
+        self._faults += verdict.kind in (Kind.TRANSIENT, Kind.OVERLOADED)
+        if verdict.kind in (Kind.FINAL, Kind.ACCOUNT) or self._faults >= MAX_ATTEMPTS:
             await self.refused(error)
         await self._again(verdict, now, told(error))
 

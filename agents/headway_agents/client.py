@@ -29,11 +29,11 @@ from autogen_core.tools import Tool, ToolSchema
 from pydantic import BaseModel
 
 from headway_scheduler.model import Call, Priority, Usage
-from headway_scheduler.providers.openai import reserved_tokens
+from headway_scheduler.providers import PROVIDERS, Provider
 
 from .calls import LiveCall, Price, attached
 from .identity import MODEL, Place, RunScope, asking_agent, scope_of_context
-from .inner import context_tokens, defaults, prepare
+from .inner import context_tokens, defaults, prepare, provider_name
 from .keys import without_masked_keys
 from .prompts import Chains, estimated_tokens
 from .sending import answer, answer_stream
@@ -47,13 +47,15 @@ class Model:
     """What a model is called in workflows, and the quotas that its calls draw on.
 
     ``idempotency_header`` takes the call's id, at every attempt the same, if the server knows one.
-    ``price`` says what usage costs, in dollars, where a quota is of dollars.
+    ``price`` says what usage costs, in dollars, where a quota is of dollars. ``provider`` says what
+    is charged and what answers mean; None: as the client's class tells.
     """
 
     name: str
     quotas: tuple[str, ...]
     idempotency_header: str | None = None
     price: Price | None = None
+    provider: Provider | None = None
 
     def usd(self, usage: Usage) -> float:
         """Dollars for ``usage``; 0 where nobody counts them."""
@@ -71,6 +73,7 @@ class ScheduledClientConfig(BaseModel):
     model: str
     quotas: list[str] = []
     idempotency_header: str | None = None
+    provider: str | None = None
     priority: Literal["interactive", "high", "normal", "low", "background"] | None = None
 
 
@@ -100,6 +103,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         self.scope = scope
         self.path = path
         self.priority = priority
+        self._provider = model.provider or PROVIDERS[provider_name(inner)]
         self._parent: ScheduledClient | None = None
         self._chains = Chains()
         self._actual = RequestUsage(0, 0)
@@ -200,6 +204,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
             "model": self.model.name,
             "quotas": list(self.model.quotas),
             "idempotency_header": self.model.idempotency_header,
+            "provider": None if self.model.provider is None else self.model.provider.name,
             "priority": None if self.priority is None else self.priority.label,
         }
         return ScheduledClientConfig.model_validate(fields)
@@ -208,7 +213,10 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
     def _from_config(cls, config: ScheduledClientConfig) -> Self:
         inner = ChatCompletionClient.load_component(without_masked_keys(config.client.model_dump()))
         priority = None if config.priority is None else Priority[config.priority.upper()]
-        model = Model(config.model, tuple(config.quotas), config.idempotency_header)
+        provider = None if config.provider is None else PROVIDERS[config.provider]
+        model = Model(
+            config.model, tuple(config.quotas), config.idempotency_header, provider=provider
+        )
         return cls(inner, model, priority=priority)
 
     def _place(self, request: Request) -> tuple[RunScope, Place]:
@@ -219,7 +227,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
 
     async def _acquire(self, live: LiveCall, scope: RunScope, request: Request) -> None:
         cap = output_cap(request, defaults(self.inner))
-        await acquire(live, scope, self.model, self.priority, cap)
+        await acquire(live, scope, self.model, self._provider, self.priority, cap)
 
     async def _stream(
         self, request: Request, scope: RunScope, place: Place, token: CancellationToken | None
@@ -252,6 +260,7 @@ async def acquire(
     live: LiveCall,
     scope: RunScope,
     model: Model,
+    provider: Provider,
     priority: Priority | None,
     output_cap: int | None,
 ) -> None:
@@ -271,7 +280,7 @@ async def acquire(
         model=model.name,
         quotas=model.quotas,
         priority=scope.priority if priority is None else priority,
-        tokens=reserved_tokens(characters, output_cap),
+        tokens=provider.reserved_tokens(characters, output_cap, expected),
         submitted_at=scope.service.now(),
         request_hash=place.taken.request_hash,
         occurrence=place.occurrence,
@@ -280,7 +289,7 @@ async def acquire(
         output_tokens=expected.output_tokens,
         usd=model.usd(expected),
     )
-    await live.acquire(call, model.price)
+    await live.acquire(call, provider, model.price)
 
 
 def _as_stream(result: CreateResult) -> Iterator[str | CreateResult]:

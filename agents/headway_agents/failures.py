@@ -1,16 +1,18 @@
 """What an exception of a model client means. Law of this file: read, never import, the SDKs.
 
 Every SDK has its own classes, but their HTTP errors look alike: ``status_code``, a ``response``
-with ``headers``, a ``code`` or a ``body``. An adapter that raises its own error ``from`` the SDK's
-is looked through. An error that is neither an answer of the provider nor a broken connection is a
-mistake of the request or the client, and asking again would not mend it.
+with ``headers``, a ``code`` or a ``body``; Amazon's has a dict. An adapter that raises its own
+error ``from`` the SDK's is looked through. An error that is neither an answer of the provider nor
+a broken connection, nor about JSON that is none, is a mistake of the request or the client, and
+asking again would not mend it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from json import JSONDecodeError
 from typing import Any
 
 from headway_scheduler.model import Usage
-from headway_scheduler.providers.openai import Kind, Verdict, judge
+from headway_scheduler.providers import Failure, Kind, Provider, Verdict
 
 from .keys import scrubbed
 
@@ -18,16 +20,14 @@ LONGEST_ERROR_CHARACTERS = 2000
 
 _BROKEN_CONNECTION = frozenset({"APIConnectionError", "TransportError", "ClientConnectionError"})
 """Of openai and anthropic; httpx and httpx2; aiohttp. Timeouts are among their subclasses."""
-_REFUSED_MID_STREAM = frozenset({"rate_limit_exceeded", "rate_limit_error"})
 
 
-def judged(error: Exception, attempt: int, now: float) -> Verdict:
+def judged(error: Exception, provider: Provider, attempt: int, now: float) -> Verdict:
     """Judge a failed attempt, the ``attempt``-th of its call from 1."""
     for cause in _causes(error):
-        code = _code(cause)
-        status = 429 if code in _REFUSED_MID_STREAM else getattr(cause, "status_code", None)
-        if isinstance(status, int) or _is_broken_connection(cause):
-            return judge(status, _headers(cause), code, attempt, now, str(cause))
+        failure = _failure(cause)
+        if failure.status is not None or failure.body is not None or _is_broken(cause):
+            return provider.judge(failure, attempt, now)
     return Verdict(Kind.FINAL)
 
 
@@ -50,24 +50,34 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _is_broken_connection(error: BaseException) -> bool:
+def _is_broken(error: BaseException) -> bool:
+    """Whether the answer did not come, or not whole."""
     names = {kind.__name__ for kind in type(error).__mro__}
     # openai raises its bare APIError for an error event inside a stream that had begun.
     is_stream_error = type(error).__name__ == "APIError"
-    is_connection = isinstance(error, ConnectionError | TimeoutError)
-    return is_connection or is_stream_error or not names.isdisjoint(_BROKEN_CONNECTION)
+    is_built_in = isinstance(error, ConnectionError | TimeoutError | JSONDecodeError)
+    return is_built_in or is_stream_error or not names.isdisjoint(_BROKEN_CONNECTION)
 
 
-def _headers(error: BaseException) -> Mapping[str, str]:
-    headers = getattr(getattr(error, "response", None), "headers", None)
-    return {str(name).lower(): str(value) for name, value in dict(headers or {}).items()}
+def _failure(error: BaseException) -> Failure:
+    response = getattr(error, "response", None)
+    if isinstance(response, Mapping):  # botocore
+        metadata, body = response.get("ResponseMetadata", {}), response.get("Error")
+        body = {str(name).lower(): value for name, value in (body or {}).items()}
+        return Failure(metadata.get("HTTPStatusCode"), {}, body, str(error))
+    status = getattr(error, "status_code", None)
+    body = getattr(error, "body", None)
+    if not isinstance(body, Mapping | list) and isinstance(getattr(error, "code", None), str):
+        body = {"code": vars(error)["code"]}
+    headers = {str(name).lower(): str(value) for name, value in _items(response)}
+    is_json = isinstance(body, Mapping | list)
+    return Failure(
+        status if isinstance(status, int) else None,
+        headers,
+        body if is_json else None,
+        str(error),
+    )
 
 
-def _code(error: BaseException) -> str | None:
-    body: Any = getattr(error, "body", None)
-    fields = body if isinstance(body, dict) else {}
-    inner = fields.get("error")
-    inner = inner if isinstance(inner, dict) else {}
-    codes = (getattr(error, "code", None), fields.get("code"), inner.get("code"))
-    kinds = (fields.get("type"), inner.get("type"))
-    return next((code for code in (*codes, *kinds) if isinstance(code, str)), None)
+def _items(response: Any) -> Iterable[tuple[Any, Any]]:
+    return dict(getattr(response, "headers", None) or {}).items()

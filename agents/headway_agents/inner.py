@@ -17,6 +17,16 @@ DEFAULT_CONTEXT_TOKENS = 128_000
 """The context window of a model that AutoGen's tables do not list."""
 
 
+_PROVIDERS = {
+    "AzureOpenAIChatCompletionClient": "azure",
+    "BaseOpenAIChatCompletionClient": "openai",
+    "AnthropicBedrockChatCompletionClient": "bedrock",
+    "BaseAnthropicChatCompletionClient": "anthropic",
+    "BaseOllamaChatCompletionClient": "local",
+    "LlamaCppChatCompletionClient": "local",
+}
+"""Classes of AutoGen's clients, the most special one first."""
+
 _NEW_MODEL = ModelInfo(
     vision=True,
     function_calling=True,
@@ -39,6 +49,12 @@ def openai_client(model: str, key: str, base_url: str | None) -> ChatCompletionC
         info = _NEW_MODEL
     address: dict[str, Any] = {} if base_url is None else {"base_url": base_url}
     return OpenAIChatCompletionClient(model=model, api_key=key, model_info=info, **address)
+
+
+def provider_name(inner: ChatCompletionClient) -> str:
+    """Return whose answers a client brings, by its class; "other" if that does not tell."""
+    kinds = {kind.__name__ for kind in type(inner).__mro__}
+    return next((name for kind, name in _PROVIDERS.items() if kind in kinds), "other")
 
 
 def model_name(inner: ChatCompletionClient) -> str | None:

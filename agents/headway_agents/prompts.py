@@ -31,7 +31,7 @@ from autogen_core.tools import Tool, ToolSchema
 from pydantic import BaseModel
 
 from headway_scheduler.model import Link, Piece, Prompt
-from headway_scheduler.providers.openai import CHARACTERS_PER_TOKEN
+from headway_scheduler.providers.base import CHARACTERS_PER_TOKEN
 
 from .keys import without_whole_keys
 from .wire import Request

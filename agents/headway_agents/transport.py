@@ -21,6 +21,7 @@ from typing import Any
 import openai
 
 from headway_scheduler.model import Priority
+from headway_scheduler.providers import PROVIDERS
 
 from .bodies import Answer, Events, read_request
 from .calls import LiveCall, attached
@@ -51,6 +52,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
         self._sdk = sdk
         self._inner: Any = sdk._client
         self._model = model
+        self._provider = model.provider or PROVIDERS["openai"]
         self._scope = scope
         self._priority = priority
 
@@ -72,7 +74,8 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
                 answer = Answer.load(recorded)
                 headers = {"content-type": answer.content_type}
                 return _http.Response(answer.status, headers=headers, content=answer.body)
-            await acquire(live, scope, self._model, self._priority, asked.output_cap)
+            cap = asked.output_cap
+            await acquire(live, scope, self._model, self._provider, self._priority, cap)
             request.headers.update(self._model.headers(place.id))
             response = await self._answered(live, request)
             if isinstance(response, _Stream):
@@ -103,6 +106,8 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
                 await response.aclose()
                 raise
         if response.is_success:
+            if _content_type(response).startswith("application/json"):
+                response.json()  # what is none is asked for again
             return response
         raise self._sdk._make_status_error_from_response(response)
 

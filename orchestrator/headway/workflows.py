@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model import Priority, Resource, Run, Usage
+from headway_scheduler.providers import PROVIDERS
 from headway_scheduler.service import Service
 
 from .config import Config
@@ -149,7 +150,8 @@ class Workflows:
         price = partial(self._prices.stated_cost, name) if is_priced else None
         if price is not None:
             price(Usage(1, 1))
-        return Model(name, configured.quotas, configured.idempotency_header, price)
+        provider = PROVIDERS[configured.provider] if configured.provider else None
+        return Model(name, configured.quotas, configured.idempotency_header, price, provider)
 
     async def close(self) -> None:
         """Close the provider clients that were made here."""

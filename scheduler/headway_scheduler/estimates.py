@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from math import ceil, sqrt
 
 from .model import Lesson, Usage
-from .providers.openai import CHARACTERS_PER_TOKEN
+from .providers.base import CHARACTERS_PER_TOKEN
 
 TOKENS = "tokens"
 """The kind of lessons that are learned here."""

@@ -256,6 +256,19 @@ NO_PROMPT = Prompt()
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What a provider said of one limit with an answer. None: it did not say.
+
+    ``limit`` is for a minute, or for a day where the resource is; ``remaining`` is what was left of
+    it when the request had been counted, ``reset_seconds`` how long until it is whole again.
+    """
+
+    limit: float | None = None
+    remaining: float | None = None
+    reset_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Signals:
     """What an answer told of a quota. ``pause_until``: a time before which nothing is sent."""
 

@@ -106,5 +106,5 @@ def idle(service: Service) -> Callable[..., Any]:
 
 @pytest.fixture
 def fast_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headway_scheduler.providers.openai._FIRST_PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr("headway_scheduler.providers.openai._LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("headway_scheduler.providers.base.FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("headway_scheduler.providers.base.LONGEST_PAUSE_SECONDS", 0.01)

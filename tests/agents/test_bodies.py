@@ -119,5 +119,10 @@ def test_an_error_in_a_stream(event: Any, error: Any) -> None:
 
 def test_what_is_no_event_is_passed_over() -> None:
     events = Events()
-    events.feed(b": a comment\nevent: x\ndata: no JSON\nretry: 3\ndata:\n\n")
+    events.feed(b": a comment\nevent: x\nretry: 3\ndata:\n\n")
     assert (events.is_ended, events.usage, events.error) == (False, None, None)
+
+
+def test_an_event_that_is_no_json_is_an_error() -> None:
+    with pytest.raises(json.JSONDecodeError):
+        Events().feed(b'data: {"choices": [\n\n')

@@ -383,7 +383,10 @@ async def test_a_429_keeps_its_place_and_is_paid_once(
 
 
 @pytest.mark.usefixtures("fast_pauses")
-@pytest.mark.parametrize("kind", [FaultKind.SERVER_ERROR, FaultKind.OVERLOADED, FaultKind.HANG])
+@pytest.mark.parametrize(
+    "kind",
+    [FaultKind.SERVER_ERROR, FaultKind.OVERLOADED, FaultKind.HANG, FaultKind.MALFORMED],
+)
 @pytest.mark.parametrize("ask", [embed, chat, streamed])
 async def test_what_waiting_mends_is_asked_again(
     kind: FaultKind, ask: Any, scope: RunScope, idle: Any

@@ -34,6 +34,7 @@ concurrency = 4
 [models."gpt-5.4"]
 quotas = ["openai"]
 [models.local]
+provider = "local"
 name = "qwen3-32b"
 quotas = ["gpu", "openai"]
 base_url = "http://localhost:8000/v1"
@@ -66,9 +67,9 @@ def test_every_key_arrives(read: Load, tmp_path: Path) -> None:
         "gpu": Quota.per_minute("gpu", concurrency=4),
     }
     assert config.models == {
-        "gpt-5.4": ModelConfig("gpt-5.4", ("openai",), "openai", None, "OPENAI_API_KEY"),
+        "gpt-5.4": ModelConfig("gpt-5.4", ("openai",), None, None, "OPENAI_API_KEY"),
         "local": ModelConfig(
-            "qwen3-32b", ("gpu", "openai"), "openai", "http://localhost:8000/v1", "LOCAL_KEY"
+            "qwen3-32b", ("gpu", "openai"), "local", "http://localhost:8000/v1", "LOCAL_KEY"
         ),
     }
     assert config.workflows == {

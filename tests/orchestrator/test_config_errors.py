@@ -95,7 +95,11 @@ def problem(folder: Path, text: str | bytes | None, **environ: str) -> str:
             "[defaults]\npriority = 1",
             "defaults.priority must be text in quotes, not 1",
         ),
-        ('[models.m]\nprovider = "azure"', "models.m.provider must be one of openai, not 'azure'"),
+        (
+            '[models.m]\nprovider = "azur"',
+            "models.m.provider must be one of openai, azure, anthropic, gemini, bedrock, local, "
+            "other, not 'azur'",
+        ),
         # lists and names
         (
             QUOTA + '[models."gpt-5.4"]\nquotas = ["opnai"]',

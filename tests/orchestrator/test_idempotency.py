@@ -55,7 +55,7 @@ async def test_a_call_that_is_sent_again_carries_the_same_key(
         return RoundRobinGroupChat([writer], termination_condition=MaxMessageTermination(5))
 
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
-    monkeypatch.setattr("headway_scheduler.providers.openai._FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("headway_scheduler.providers.base.FIRST_PAUSE_SECONDS", 0.001)
     is_hanging = anyio.Event()
 
     def fault(number: int, _: Any) -> Fault | None:

@@ -26,13 +26,15 @@ __all__ = ["TEMPLATE", "Config", "ConfigError", "ModelConfig", "load", "parse_pr
 class ModelConfig:
     """What a model asked for by workflows is. ``name`` is the provider's name for it.
 
+    ``provider`` says whose rules hold; None: those of the client that is used.
+
     ``api_key_env`` names the variable that holds the key; the key itself is never read here.
     ``idempotency_header`` names the header in which the server takes an idempotency key.
     """
 
     name: str
     quotas: tuple[str, ...]
-    provider: str = "openai"
+    provider: str | None = None
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
     idempotency_header: str | None = None

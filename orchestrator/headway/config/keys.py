@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model import Priority, Resource
+from headway_scheduler.providers import PROVIDERS
 
 KeyPath = tuple[str, ...]
 
@@ -35,7 +36,6 @@ LIMITS = {
 }
 COMPONENT_SUFFIXES = (".json", ".yaml", ".yml")
 TOOL_KINDS = ("pure", "idempotent", "once")
-_PROVIDERS = ("openai",)
 _LISTED = "the list price"
 _LARGEST = 1e15  # buckets are floats: not far above it, taking 1 away changes nothing
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -111,8 +111,8 @@ def _priority(value: object) -> str:
 
 
 def _provider(value: object) -> str:
-    if _text(value) not in _PROVIDERS:
-        raise ConfigError(f"must be one of {', '.join(_PROVIDERS)}, not {value!r}")
+    if _text(value) not in PROVIDERS:
+        raise ConfigError(f"must be one of {', '.join(PROVIDERS)}, not {value!r}")
     return str(value)
 
 
@@ -239,7 +239,7 @@ KEYS: dict[KeyPath, Key] = {
     ("quotas", "*", "day_starts"): _quota_key("day_starts", "time (UTC)", _time_of_day, "00:00"),
     # A minute: providers state limits per minute, and OpenAI's buckets hold one.
     ("quotas", "*", "burst_seconds"): _quota_key("burst_seconds", "number", _above_zero, 60),
-    ("models", "*", "provider"): Key("provider", _provider, "openai"),
+    ("models", "*", "provider"): Key("provider", _provider, unset="the client's"),
     ("models", "*", "name"): Key("text", _text, unset="NAME"),
     ("models", "*", "quotas"): Key("list of quotas", _quota_names, (DEFAULT_QUOTA,)),
     ("models", "*", "base_url"): Key("http(s) address", _url, unset="the provider's"),

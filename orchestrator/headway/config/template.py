@@ -24,7 +24,7 @@ burst_seconds = 60              # how long unused budget piles up
 # day_starts = "00:00"          # when the daily limits are full again, UTC
 
 [models."gpt-5.4"]              # what workflows ask for: models("gpt-5.4")
-provider = "openai"             # OpenAI, and every server that speaks its protocol
+# provider = "azure"            # what its limits count and its errors mean: docs/providers.md
 # name = "gpt-5.4"              # the provider's name for it; without: the name above
 quotas = ["openai"]             # a call waits until all of these have room
 # base_url = "http://localhost:8000/v1"    # another server

@@ -1,85 +1,84 @@
-"""OpenAI and servers that speak its protocol.
+"""OpenAI.
 
-Sources: OpenAI's rate limit guide (what counts, headers) and its error code guide. Requests and
-tokens are charged when a request arrives: one request, and the larger of the output cap and an
-estimate from the characters of the prompt. Nothing is given back when the answer is shorter.
+Sources: its rate limit guide (what counts, headers) and its error code guide. Requests and tokens
+are charged when a request arrives: one request, and the larger of the output cap and an estimate
+from the characters of the prompt. Nothing is given back when the answer is shorter.
 """
 
-import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from enum import StrEnum
 
-CHARACTERS_PER_TOKEN = 4
-_FINAL_CODES = frozenset({"insufficient_quota", "credit_balance_exhausted", "invalid_api_key"})
-_TOO_LARGE = "Request too large"  # a 429 with the code of any other, but no wait makes it smaller
-_TRANSIENT_STATUS = frozenset({408, 409})  # and everything from 500, as OpenAI's SDK has it
-_FIRST_PAUSE_SECONDS = 1.0
-_LONGEST_PAUSE_SECONDS = 60.0
+from ..model import Resource, Told, Usage
+from .base import Failure, Provider, characters_in_tokens, number
 
-
-class Kind(StrEnum):
-    """What can be done about an error."""
-
-    RATE_LIMITED = "rate limited"  # the quota pauses, the call goes again
-    TRANSIENT = "transient"  # this call goes again, later
-    FINAL = "final"  # no wait mends it
+_RESOURCES = {"requests": Resource.REQUESTS, "tokens": Resource.TOKENS}
+_OF_A_DAY = {
+    Resource.REQUESTS: Resource.REQUESTS_PER_DAY,
+    Resource.TOKENS: Resource.TOKENS_PER_DAY,
+}
+_SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)(ms|[dhms]))")
+_LONGER_THAN_A_MINUTE = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What an error means: ``pause_seconds`` is how long to wait before the next try."""
+class OpenAI(Provider):
+    """Charged in advance, never given back; three headers for each limit."""
 
-    kind: Kind
-    pause_seconds: float = 0.0
+    name = "openai"
+    account_codes = frozenset(
+        {
+            "account_deactivated",
+            "billing_hard_limit_reached",
+            "billing_not_active",
+            "credit_balance_exhausted",
+            "insufficient_quota",
+            "invalid_api_key",
+        }
+    )
 
+    def reserved_tokens(self, characters: int, cap: int | None, expected: Usage) -> int:
+        """The larger of the output cap and the estimate from the characters."""
+        return max(1, cap or 0, characters_in_tokens(characters))
 
-def reserved_tokens(characters: int, output_cap: int | None) -> int:
-    """Tokens charged at admission for a prompt of ``characters`` and a cap on the output."""
-    return max(1, output_cap or 0, math.ceil(characters / CHARACTERS_PER_TOKEN))
-
-
-def judge(
-    status: int | None,
-    headers: Mapping[str, str],
-    code: str | None,
-    attempt: int,
-    now: float,
-    message: str = "",
-) -> Verdict:
-    """Judge a failed attempt, the ``attempt``-th of its call from 1.
-
-    ``status`` is None when no answer came (timeout, refused or cut connection). ``headers`` have
-    lower-case names. ``message`` is the provider's text.
-    """
-    stated = retry_after_seconds(headers, now)
-    backoff = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(attempt - 1, 10))
-    # A stated 0 (or a date gone by) is no time at all: taken at its word, we would hammer.
-    pause = stated or backoff
-    if not stated and (code in _FINAL_CODES or _TOO_LARGE in message):
-        return Verdict(Kind.FINAL)
-    if status == 429:
-        return Verdict(Kind.RATE_LIMITED, pause)
-    if status is None or status in _TRANSIENT_STATUS or status >= 500:
-        return Verdict(Kind.TRANSIENT, pause)
-    return Verdict(Kind.FINAL)
-
-
-def retry_after_seconds(headers: Mapping[str, str], now: float) -> float | None:
-    """Read ``retry-after-ms``, then ``retry-after`` as seconds or as a date; None without any."""
-    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers.get(name, "")) * scale
-        except ValueError:
-            continue
-        if math.isfinite(seconds) and seconds >= 0:
-            return seconds
-    try:
-        date = parsedate_to_datetime(headers.get("retry-after", ""))
-    except (ValueError, TypeError):
+    def settled_tokens(self, usage: Usage) -> int | None:
+        """Nothing comes back."""
         return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    return max(0.0, date.timestamp() - now)
+
+    def told(self, headers: Mapping[str, str], now: float) -> dict[Resource, Told]:
+        """Read ``x-ratelimit-{limit,remaining,reset}-{requests,tokens}``.
+
+        Accounts without a payment have a limit of requests per day under the same name: its reset
+        is longer than a minute's limit could take.
+        """
+        found = {}
+        for word, resource in _RESOURCES.items():
+            told = Told(
+                limit=number(headers.get(f"x-ratelimit-limit-{word}")) or None,
+                remaining=number(headers.get(f"x-ratelimit-remaining-{word}")),
+                reset_seconds=duration_seconds(headers.get(f"x-ratelimit-reset-{word}")),
+            )
+            if told != Told():
+                found[_OF_A_DAY[resource] if _is_of_a_day(told) else resource] = told
+        return found
+
+    def is_too_large(self, failure: Failure) -> bool:
+        """It comes with the code of any other 429."""
+        return failure.message.find("Request too large") >= 0
+
+
+def duration_seconds(text: str | None) -> float | None:
+    """Read ``6m0s``, ``120ms``, ``1d2h``, or a number of seconds; None for anything else."""
+    text = (text or "").strip()
+    if (seconds := number(text)) is not None:
+        return seconds
+    parts = _DURATION.findall(text)
+    if not parts or "".join(amount + unit for amount, unit in parts) != text:
+        return None
+    return sum(float(amount) * _SECONDS[unit] for amount, unit in parts)
+
+
+def _is_of_a_day(told: Told) -> bool:
+    if told.limit is None or told.remaining is None or told.reset_seconds is None:
+        return False
+    missing_share = max(0.0, 1 - told.remaining / told.limit)
+    return told.reset_seconds > _LONGER_THAN_A_MINUTE * (1 + 60 * missing_share)

@@ -1,0 +1,198 @@
+"""What is asked about every provider, and the answers for one of which nothing is known.
+
+Law of this file: pure; it reads what came and says what it means, and changes nothing.
+
+An error is about the pace of requests (wait, and all others with it), about the provider (go again
+later), about the call alone (no wait mends it), or about the account (no wait mends it for anyone).
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import Any
+
+from ..model import Resource, Told, Usage
+
+CHARACTERS_PER_TOKEN = 4
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+LONGEST_STATED_SECONDS = 900.0
+"""Azure is known to say a day where a minute would do, and limits are raised meanwhile: however
+long a provider says, it is asked again after a quarter of an hour."""
+
+_TRANSIENT_STATUS = frozenset({408, 409})  # and everything from 500, as OpenAI's SDK has it
+_OVERLOADED_STATUS = frozenset({503, 529})
+_STATUS_OF_CODE = {
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+    "server_is_overloaded": 503,
+    "overloaded_error": 529,
+    "server_error": 500,
+    "api_error": 500,
+    "timeout_error": 504,
+}
+"""What an error means that came inside a stream, after HTTP 200."""
+_ABOUT_THE_CALL = frozenset(
+    {
+        "content_filter",
+        "content_policy_violation",
+        "context_length_exceeded",
+        "invalid_prompt",
+        "invalid_request_error",
+        "responsibleaipolicyviolation",
+    }
+)
+
+
+class Kind(StrEnum):
+    """What can be done about an error."""
+
+    RATE_LIMITED = "rate limited"  # the quota pauses, the call goes again
+    OVERLOADED = "overloaded"  # this call goes again, later, and fewer at once
+    TRANSIENT = "transient"  # this call goes again, later
+    FINAL = "final"  # no wait mends this call
+    ACCOUNT = "account"  # no wait mends any call: a bad key, no money
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an error means: ``pause_seconds`` is how long to wait before the next try."""
+
+    kind: Kind
+    pause_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What came instead of an answer.
+
+    ``status`` is None when no answer came (timeout, refused or cut connection), or an error inside
+    a stream. ``headers`` have lower-case names; ``body`` is the parsed JSON, if there was any, and
+    ``message`` the text.
+    """
+
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    body: Any = None
+    message: str = ""
+
+    @property
+    def codes(self) -> frozenset[str]:
+        """Every word by which the body calls the error, in lower case."""
+        names = ("code", "type", "status", "reason")
+        words = (part.get(name) for part in self.parts() for name in names)
+        return frozenset(word.lower() for word in words if isinstance(word, str))
+
+    def parts(self) -> Iterator[Mapping[str, Any]]:
+        """The objects of the body that may tell something, the outer ones first.
+
+        Google puts the error into a list, and what matters into ``details``.
+        """
+        waiting = [self.body]
+        while waiting:
+            part = waiting.pop(0)
+            if isinstance(part, Mapping):
+                yield part
+                waiting += [part.get(name) for name in ("error", "innererror", "details")]
+            elif isinstance(part, list):
+                waiting += part
+
+
+class Provider:
+    """One that says nothing about limits: the cautious default.
+
+    It is asked with what the call is expected to take, settled on usage, and its headers are not
+    believed: servers that speak OpenAI's protocol give them other meanings (per day, per key).
+    """
+
+    name = "other"
+    account_codes: frozenset[str] = frozenset({"invalid_api_key", "authentication_error"})
+    account_words: tuple[str, ...] = ()
+    """Parts of messages, in lower case, where no code tells."""
+
+    def reserved_tokens(self, characters: int, cap: int | None, expected: Usage) -> int:
+        """Tokens that a limit on input and output together takes for a request when it arrives.
+
+        ``cap`` is the most that the answer may have, ``expected`` what agents like this one took.
+        """
+        return max(1, expected.total)
+
+    def settled_tokens(self, usage: Usage) -> int | None:
+        """What such a limit has taken once the answer is there; None if that does not matter."""
+        return usage.total
+
+    def told(self, headers: Mapping[str, str], now: float) -> dict[Resource, Told]:
+        """What the headers of an answer tell of each limit. They have lower-case names."""
+        return {}
+
+    def stated_seconds(self, failure: Failure, now: float) -> float | None:
+        """How long the provider says to wait; None or 0 if it does not say."""
+        return retry_after_seconds(failure.headers, now)
+
+    def judge(self, failure: Failure, attempt: int, now: float) -> Verdict:
+        """Judge a failed attempt, the ``attempt``-th of its call from 1."""
+        codes = failure.codes
+        status = failure.status
+        if status is None:
+            status = next(map(_STATUS_OF_CODE.get, codes & _STATUS_OF_CODE.keys()), None)
+        stated = self.stated_seconds(failure, now)
+        # A stated 0 (or a date gone by) is no time at all: taken at its word, we would hammer.
+        pause = min(LONGEST_STATED_SECONDS, stated or backoff_seconds(attempt))
+        if status == 401 or (not stated and self._is_about_the_account(failure)):
+            return Verdict(Kind.ACCOUNT)
+        if status == 429:
+            is_final = self.is_too_large(failure)
+            return Verdict(Kind.FINAL) if is_final else Verdict(Kind.RATE_LIMITED, pause)
+        if status in _OVERLOADED_STATUS:
+            return Verdict(Kind.OVERLOADED, pause)
+        if status is None and not codes & _ABOUT_THE_CALL:
+            return Verdict(Kind.TRANSIENT, pause)
+        if status is not None and (status in _TRANSIENT_STATUS or status >= 500):
+            return Verdict(Kind.TRANSIENT, pause)
+        return Verdict(Kind.FINAL)
+
+    def is_too_large(self, failure: Failure) -> bool:
+        """Whether a 429 speaks of a request that no wait makes smaller."""
+        return False
+
+    def _is_about_the_account(self, failure: Failure) -> bool:
+        words = failure.message.lower()
+        return not self.account_codes.isdisjoint(failure.codes) or any(
+            part in words for part in self.account_words
+        )
+
+
+def backoff_seconds(attempt: int) -> float:
+    """How long to wait after the ``attempt``-th failure, from 1, if nobody says."""
+    return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(attempt - 1, 10))
+
+
+def characters_in_tokens(characters: int) -> int:
+    """What providers take for a prompt that they have not counted yet."""
+    return math.ceil(characters / CHARACTERS_PER_TOKEN)
+
+
+def retry_after_seconds(headers: Mapping[str, str], now: float) -> float | None:
+    """Read ``retry-after-ms``, then ``retry-after`` as seconds or as a date; None without any."""
+    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        if (seconds := number(headers.get(name))) is not None:
+            return seconds * scale
+    try:
+        date = parsedate_to_datetime(headers.get("retry-after", ""))
+    except (ValueError, TypeError):
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=UTC)
+    return max(0.0, date.timestamp() - now)
+
+
+def number(text: str | None) -> float | None:
+    """A finite number of at least 0; None for anything else. Some servers send -1."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None
