@@ -12,12 +12,14 @@ interrupt: it is abandoned on the spot and finds out when it goes on.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Never, TypeVar
 
+import anyio
 from autogen_core import CancellationToken
 
 from headway_scheduler.errors import ProviderError
@@ -75,6 +77,7 @@ class LiveCall:
         self._reason: BaseException | None = None
         self._waiter: asyncio.Task[object] | None = None
         self._is_begun = False
+        self._is_cut_off = False
 
     async def recorded(self) -> str | None:
         """Return the recorded answer when it is its turn; None if there is none.
@@ -130,7 +133,10 @@ class LiveCall:
             return await step()
         except asyncio.CancelledError:
             if self._reason is None or task.uncancel() > others:
-                raise  # the task itself is being cancelled
+                # The task itself is being cancelled. A run without a team asks in the task that
+                # executes it, and is cut off here before anybody can close its scope.
+                self._is_cut_off = anyio.current_effective_deadline() == -math.inf
+                raise
             raise self._reason from None
         finally:
             self._waiter = None
@@ -180,7 +186,7 @@ class LiveCall:
         """
         if self._owes_an_end:
             self._owes_an_end = False
-            is_unknown = self._scope.is_interrupted
+            is_unknown = self._scope.is_interrupted or self._is_cut_off
             state = CallState.UNKNOWN if is_unknown else CallState.CANCELLED
             self._service.abandon(self.place.id, Outcome(state, sent=True))
         self._end()
