@@ -70,6 +70,14 @@ ESSENTIAL: dict[str, list[str]] = {
         "the policy                plain      crawl 117.6 s   chat   0.0 s   research   9.0 s",
         "the policy                inherited  crawl 117.7 s   chat   0.0 s   research   0.0 s",
     ],
+    "10_memory_with_embeddings.py": [
+        "answer    My note says: The tide turns every six hours.",
+        "recorded  input Notes.update_context",
+        "recorded  sdk embed",
+        "recorded  model sim",
+        "again     My note says: The tide turns every six hours.",
+        "paid      embed sim sim",
+    ],
 }
 """Beginnings of lines that must come in this order."""
 

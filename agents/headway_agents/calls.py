@@ -12,12 +12,14 @@ interrupt: it is abandoned on the spot and finds out when it goes on.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Never, TypeVar
 
+import anyio
 from autogen_core import CancellationToken
 
 from headway_scheduler.errors import ProviderError
@@ -26,7 +28,7 @@ from headway_scheduler.providers import OTHER, Failure, Kind, Provider, Verdict
 from headway_scheduler.states import CallState
 
 from .failures import judged, paid_usage, told
-from .identity import MODEL, Place, RunScope
+from .identity import Place, RunScope
 
 T = TypeVar("T")
 
@@ -84,6 +86,7 @@ class LiveCall:
         self._reason: BaseException | None = None
         self._waiter: asyncio.Task[object] | None = None
         self._is_begun = False
+        self._is_cut_off = False
 
     async def recorded(self) -> str | None:
         """Return the recorded answer when it is its turn; None if there is none.
@@ -109,7 +112,7 @@ class LiveCall:
         """
         self._call, self._provider, self._price = call, provider, price
         await self.wait(partial(self._scope.door, self.place))
-        if self.place.kind == MODEL:
+        if call.is_paid:
             self._scope.may_pay(call)
         self._scope.begin()
         self._is_begun = True
@@ -151,7 +154,10 @@ class LiveCall:
             return await step()
         except asyncio.CancelledError:
             if self._reason is None or task.uncancel() > others:
-                raise  # the task itself is being cancelled
+                # The task itself is being cancelled. A run without a team asks in the task that
+                # executes it, and is cut off here before anybody can close its scope.
+                self._is_cut_off = anyio.current_effective_deadline() == -math.inf
+                raise
             raise self._reason from None
         finally:
             self._waiter = None
@@ -161,8 +167,8 @@ class LiveCall:
         usd = None if usage is None or self._price is None else self._price(usage)
         used = None if usage is None else self._provider.settled_tokens(usage)
         if self._call is not None and usage is not None:
-            path, model = self._call.path, self._call.model
-            self._service.learn(path, model, self.place.taken.characters, usage)
+            agent, model = self.place.agent, self._call.model
+            self._service.learn(agent, model, self.place.taken.characters, usage)
         signals = Signals() if self._is_heard else Signals(news=News.ANSWERED)
         outcome = Outcome(CallState.DONE, usage, answer, used_tokens=used, usd=usd)
         await self._arrive(outcome, signals)
@@ -207,7 +213,7 @@ class LiveCall:
         """
         if self._owes_an_end:
             self._owes_an_end = False
-            is_unknown = self._scope.is_interrupted
+            is_unknown = self._scope.is_interrupted or self._is_cut_off
             state = CallState.UNKNOWN if is_unknown else CallState.CANCELLED
             self._service.abandon(self.place.id, Outcome(state, sent=True))
         self._end()

@@ -226,29 +226,8 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         return scope, scope.place(MODEL, path, self._chains.take(request))
 
     async def _acquire(self, live: LiveCall, scope: RunScope, request: Request) -> None:
-        record = live.place.record
-        if record is not None and scope.must_decide(record):
-            await live.for_person()
-        place = live.place
         cap = output_cap(request, defaults(self.inner))
-        characters = place.taken.characters
-        expected = scope.service.expected(place.path, self.model.name, characters, cap)
-        call = Call(
-            id=place.id,
-            run_id=scope.run_id,
-            path=place.path,
-            model=self.model.name,
-            quotas=self.model.quotas,
-            priority=scope.priority if self.priority is None else self.priority,
-            tokens=self._provider.reserved_tokens(characters, cap, expected),
-            submitted_at=scope.service.now(),
-            request_hash=place.taken.request_hash,
-            occurrence=place.occurrence,
-            input_tokens=expected.input_tokens,
-            output_tokens=expected.output_tokens,
-            usd=self.model.usd(expected),
-        )
-        await live.acquire(call, self._provider, self.model.price)
+        await acquire(live, scope, self.model, self._provider, self.priority, cap)
 
     async def _stream(
         self, request: Request, scope: RunScope, place: Place, token: CancellationToken | None
@@ -275,6 +254,42 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
             _add(self._actual, result.usage)
         if self._parent is not None:
             self._parent._count(result)
+
+
+async def acquire(
+    live: LiveCall,
+    scope: RunScope,
+    model: Model,
+    provider: Provider,
+    priority: Priority | None,
+    output_cap: int | None,
+) -> None:
+    """Wait until a call to ``model`` may be sent, or for a person if one must decide.
+
+    Raises what :meth:`LiveCall.acquire` does.
+    """
+    place = live.place
+    if place.record is not None and scope.must_decide(place.record):
+        await live.for_person()
+    characters = place.taken.characters
+    expected = scope.service.expected(place.agent, model.name, characters, output_cap)
+    call = Call(
+        id=place.id,
+        run_id=scope.run_id,
+        path=place.path,
+        model=model.name,
+        quotas=model.quotas,
+        priority=scope.priority if priority is None else priority,
+        tokens=provider.reserved_tokens(characters, output_cap, expected),
+        submitted_at=scope.service.now(),
+        request_hash=place.taken.request_hash,
+        occurrence=place.occurrence,
+        kind=place.kind,
+        input_tokens=expected.input_tokens,
+        output_tokens=expected.output_tokens,
+        usd=model.usd(expected),
+    )
+    await live.acquire(call, provider, model.price)
 
 
 def _as_stream(result: CreateResult) -> Iterator[str | CreateResult]:

@@ -33,7 +33,9 @@ from .replay import INSIDE, Journal, Replay, Turns
 from .stops import Changed, Paused, Stop, Waits, WouldAsk
 
 MODEL = "model"
-"""The kind of a call to a model; steps are of other kinds."""
+"""The kind of a call that a model client makes; steps are of other kinds."""
+SDK = "sdk"
+"""The kind of a call that is made through OpenAI's own SDK."""
 
 UNKNOWN_AGENT = "caller"
 """The path of a request that no agent made: a script that asks a model by itself."""
@@ -63,6 +65,11 @@ class Place:
     def is_inside(self) -> bool:
         """Whether a step asks, while it acts. Its answers come and go without a turn."""
         return INSIDE in self.path
+
+    @property
+    def agent(self) -> str:
+        """Who asks, in whatever step: what is learned of an agent is not learned for each step."""
+        return self.path.partition(INSIDE)[0]
 
 
 class RunScope:
@@ -321,19 +328,18 @@ class RunScope:
 
 _acting: ContextVar[tuple[RunScope, str] | None] = ContextVar("headway_acting", default=None)
 
-current_scope: ContextVar[RunScope] = ContextVar("headway_current_scope")
+current_scope: ContextVar[RunScope | None] = ContextVar("headway_current_scope", default=None)
 """The scope of clients that nobody bound."""
 
 
 def scope_of_context(model: str) -> RunScope:
     """Return the scope that the runner set. Raises CallerError without one."""
-    try:
-        return current_scope.get()
-    except LookupError:
+    if (scope := current_scope.get()) is None:
         raise CallerError(
             f"the client of model {model!r} belongs to no run: have Headway run the team that "
             "holds it, or set headway_agents.current_scope before asking it"
-        ) from None
+        )
+    return scope
 
 
 def asking_agent() -> str:

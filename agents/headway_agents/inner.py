@@ -121,8 +121,7 @@ async def _add_headers(request: Any) -> None:
 async def _tell(response: Any) -> None:
     if (exchange := _exchange.get(None)) is not None:
         exchange.responses.append(response)
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        exchange.told(response.status_code, headers)
+        exchange.told(response.status_code, dict(response.headers))
 
 
 def defaults(inner: ChatCompletionClient) -> Mapping[str, Any]:

@@ -59,12 +59,11 @@ async def random() -> float:
 
 
 def _scope(name: str) -> RunScope:
-    try:
-        return current_scope.get()
-    except LookupError:
+    if (scope := current_scope.get()) is None:
         raise CallerError(
             f"step {name!r} belongs to no run: have Headway run the team whose agent asks for it"
-        ) from None
+        )
+    return scope
 
 
 def _json(value: Any, what: str) -> str:

@@ -41,6 +41,7 @@ from .workflows import Workflows
 
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
+    from openai import AsyncOpenAI
 
     from headway_agents import RunScope
 
@@ -354,6 +355,16 @@ class Headway:
         )
         return client.bound(self._ad_hoc_scope())
 
+    def openai(self, model: str, *, priority: Priority | str | None = None) -> "AsyncOpenAI":
+        """OpenAI's own client, scheduled, for memory stores and tools that use the SDK directly.
+
+        Its calls draw on the quotas of ``model``, whatever model they name. Inside a run they are
+        calls of that run, else of the ad-hoc run that :meth:`model` has too.
+        Raises CallerError outside of the ``async with`` block.
+        """
+        _ = self.service
+        return self.workflows.openai(model, self._asking_scope, priority=priority)
+
     @property
     def queue(self) -> Operations:
         """What may be changed of the queue while everything runs."""
@@ -403,6 +414,11 @@ class Headway:
         limit = len(self._handles) + 1
         queued = await self._store.runs({RunState.QUEUED}, limit=limit, urgent_first=True)
         return next((run for run in queued if run.id not in self._handles), None)
+
+    def _asking_scope(self) -> "RunScope":
+        from headway_agents import current_scope
+
+        return current_scope.get() or self._ad_hoc_scope()
 
     def _ad_hoc_scope(self) -> "RunScope":
         if self._ad_hoc is None:

@@ -53,7 +53,7 @@ class Budget:
         )
 
     def _row_usd(self, record: CallRecord) -> float:
-        if record.call.kind != "model":
+        if not record.call.is_paid:
             return 0.0
         usage = record.usage
         paid = 0.0 if usage is None else self._usd(record.call, usage)

@@ -109,6 +109,11 @@ class Control:
             return await self.cancel(run)
         if outcome is CallState.QUEUED and record.call.kind == "person":
             raise CallerError(f"run {run.id} asks a question: give the words of the answer")
+        if outcome is CallState.DONE and record.call.kind == "sdk":
+            raise CallerError(
+                f"call {record.call.id} was made through an SDK, which takes no words for an "
+                "answer: have it made again (--again), or cancel the run (--abort)"
+            )
         if outcome is CallState.DONE:
             text = _answer_text(record, words)
             arrival = await self._next_arrival(run)
@@ -221,7 +226,7 @@ def _hint(run: Run) -> str:
 def question_text(record: CallRecord, pieces: Sequence[str]) -> str:
     """What a call asks of a person: the question of a step, or the request that was cut off."""
     text = "".join(pieces)
-    if record.call.kind == "model":
+    if record.call.is_paid:
         return text
     _, request = json.loads(text)
     return str(json.loads(request)) if record.call.kind == "person" else str(request)

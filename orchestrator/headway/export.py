@@ -48,5 +48,5 @@ async def exported(store: Store, run: Run, cost: Cost) -> Export:
 
 
 def _usd(record: CallRecord, cost: Cost) -> float | None:
-    is_model = record.call.kind == "model" and record.usage is not None
-    return cost(record.call.model, record.usage) if is_model and record.usage else None
+    is_counted = record.call.is_paid and record.usage is not None
+    return cost(record.call.model, record.usage) if is_counted and record.usage else None

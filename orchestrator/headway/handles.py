@@ -156,7 +156,7 @@ class RunHandle:
     def _awaited(self) -> AbstractContextManager[None]:
         from headway_agents import current_scope
 
-        scope = current_scope.get(None)
+        scope = current_scope.get()
         if scope is None or scope.run_id == self.id:
             return nullcontext()
         return scope.service.waiting(scope.run_id, on=self.id)
@@ -171,7 +171,7 @@ class RunHandle:
         return RunResult(
             self.id,
             self.task_result,
-            sum(record.call.kind == "model" for record in records),
+            sum(record.call.is_paid for record in records),
             Usage(sum(u.input_tokens for u in usages), sum(u.output_tokens for u in usages)),
             sum((r.admitted_at or r.call.submitted_at) - r.call.submitted_at for r in records),
         )

@@ -47,13 +47,13 @@ def receipt(
     since = run.resumed_at or run.created_at
     done = [row for row in records if row.state is CallState.DONE]
     old = [*inherited, *(row for row in done if (row.finished_at or 0) < since)]
-    new = [row for row in done if (row.finished_at or 0) >= since and _is_model(row)]
+    new = [row for row in done if (row.finished_at or 0) >= since and _is_paid(row)]
     return Receipt(
         run_id=run.id,
-        replayed=sum(map(_is_model, old)),
-        steps_replayed=sum(not _is_model(row) for row in old),
+        replayed=sum(map(_is_paid, old)),
+        steps_replayed=sum(not _is_paid(row) for row in old),
         paid=len(new),
-        possibly_paid_twice=tuple(r.call.id for r in records if r.losses and _is_model(r)),
+        possibly_paid_twice=tuple(r.call.id for r in records if r.losses and _is_paid(r)),
         seconds_saved=sum(map(_seconds, old)),
         usd_saved=total_usd(old, cost),
         usd_paid=total_usd(new, cost),
@@ -61,18 +61,18 @@ def receipt(
 
 
 def total_usd(records: Iterable[CallRecord], cost: Cost) -> float | None:
-    """Dollars of all model calls that have a usage; None if the price of one is unknown."""
+    """Dollars of all paid calls that have a usage; None if the price of one is unknown."""
     costs = [
         cost(row.call.model, row.usage)
         for row in records
-        if _is_model(row) and row.usage is not None
+        if _is_paid(row) and row.usage is not None
     ]
     known = [usd for usd in costs if usd is not None]
     return sum(known) if len(known) == len(costs) else None
 
 
-def _is_model(row: CallRecord) -> bool:
-    return row.call.kind == "model"
+def _is_paid(row: CallRecord) -> bool:
+    return row.call.is_paid
 
 
 def _seconds(row: CallRecord) -> float:

@@ -89,6 +89,16 @@ class Runner:
 
         Raises what the run raises by then.
         """
+        from headway_agents import current_scope
+
+        # Whoever asks for this goes on in the same task, and is no part of the run.
+        outside = current_scope.get()
+        try:
+            return await self._rehearsed(run, plan)
+        finally:
+            current_scope.set(outside)
+
+    async def _rehearsed(self, run: Run, plan: Plan) -> tuple["Attempt", "TaskResult | None"]:
         attempt = await self._attempt(run, plan)
         attempt.scope.is_check = True
         try:

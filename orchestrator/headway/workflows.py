@@ -24,8 +24,9 @@ from .prices import Prices
 
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
+    from openai import AsyncOpenAI
 
-    from headway_agents import Attempt, Journal, Model, ScheduledClient
+    from headway_agents import Attempt, Journal, Model, RunScope, ScheduledClient
 
 
 class Workflows:
@@ -37,6 +38,7 @@ class Workflows:
         self._factories: dict[str, Callable[..., Any]] = {}
         self._inners: dict[str, ChatCompletionClient] = {}
         self._made: dict[str, list[ChatCompletionClient]] = {}
+        self._sdks: dict[str, AsyncOpenAI] = {}
 
     def register(self, name: str, factory: Callable[..., Any]) -> None:
         """Name a factory. Raises CallerError if the name is taken."""
@@ -123,6 +125,17 @@ class Workflows:
         name = model_name(client) or type(client).__name__
         return ScheduledClient(client, self._model(name), priority=_priority(priority))
 
+    def openai(
+        self, name: str, scope: "Callable[[], RunScope]", *, priority: Priority | str | None = None
+    ) -> "AsyncOpenAI":
+        """OpenAI's own client for a model of the configuration, its calls those of ``scope()``."""
+        from headway_agents.sdk import openai_sdk, scheduled
+
+        model = self._model(name)
+        if name not in self._sdks:
+            self._sdks[name] = openai_sdk(self._key(name), self._config.model(name).base_url)
+        return scheduled(self._sdks[name], model, scope, _priority(priority))
+
     def _model(self, name: str) -> "Model":
         """How calls of a model are scheduled. Raises CallerError if it has no price and needs one.
 
@@ -145,6 +158,9 @@ class Workflows:
         for inner in self._inners.values():
             await inner.close()
         self._inners.clear()
+        for sdk in self._sdks.values():
+            await sdk.close()
+        self._sdks.clear()
 
     def _wrap_made(self, run_id: str, client: "ChatCompletionClient") -> "ScheduledClient":
         self._made.setdefault(run_id, []).append(client)
@@ -174,15 +190,18 @@ class Workflows:
         if name not in self._inners:
             from headway_agents import openai_client
 
-            configured = self._config.model(name)
-            key = os.environ.get(configured.api_key_env)
-            if not key:
-                raise CallerError(
-                    f"model {name!r} needs {configured.api_key_env} in the environment: "
-                    f"export it (`headway demo` runs without any key)"
-                )
+            configured, key = self._config.model(name), self._key(name)
             self._inners[name] = openai_client(configured.name, key, configured.base_url)
         return self._inners[name]
+
+    def _key(self, name: str) -> str:
+        variable = self._config.model(name).api_key_env
+        if not (key := os.environ.get(variable)):
+            raise CallerError(
+                f"model {name!r} needs {variable} in the environment: "
+                f"export it (`headway demo` runs without any key)"
+            )
+        return key
 
 
 def _hash(text: str) -> str:

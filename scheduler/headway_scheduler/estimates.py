@@ -50,9 +50,11 @@ class Estimates:
         """Predict the usage of a call; its output a standard deviation above the mean."""
         seen = self._seen.get(_subject(path, model)) or self._seen.get(_subject("", model))
         if seen is None:
-            return Usage(max(1, ceil(characters / CHARACTERS_PER_TOKEN)), cap or UNKNOWN_OUTPUT)
+            output = UNKNOWN_OUTPUT if cap is None else cap
+            return Usage(max(1, ceil(characters / CHARACTERS_PER_TOKEN)), output)
         output = ceil(seen.output + sqrt(seen.variance))
-        return Usage(max(1, ceil(characters * seen.ratio)), min(output, cap or output))
+        output = output if cap is None else min(output, cap)
+        return Usage(max(1, ceil(characters * seen.ratio)), output)
 
     def learn(self, path: str, model: str, characters: int, usage: Usage) -> list[Lesson]:
         """Take in what a call took. Return what is worth writing down."""

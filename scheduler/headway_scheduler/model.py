@@ -152,8 +152,9 @@ class Call:
     ``tokens`` is what will be reserved where input and output are counted together,
     ``input_tokens`` and ``output_tokens`` where they are counted apart, ``usd`` what the call will
     cost. (run_id, kind, path, request_hash, occurrence) is the
-    journal's key: the same request asked for the second time has occurrence 1. Calls of another
-    ``kind`` than model are steps, such as tools; they have no quotas, and ``model`` names the tool.
+    journal's key: the same request asked for the second time has occurrence 1. Of ``kind`` model is
+    what a model client asks, of kind sdk what is asked through a provider's own SDK. Calls of
+    another kind are steps, such as tools; they have no quotas, and ``model`` names the tool.
     """
 
     id: str
@@ -170,6 +171,14 @@ class Call:
     input_tokens: int = 0
     output_tokens: int = 0
     usd: float = 0.0
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether a provider is asked: it draws on quotas, and costs money."""
+        return self.kind in _PAID_KINDS
+
+
+_PAID_KINDS = {"model", "sdk"}
 
 
 @dataclass(slots=True)

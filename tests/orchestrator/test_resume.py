@@ -183,6 +183,31 @@ async def test_an_interrupted_run_goes_on_and_pays_for_nothing_twice(world: Worl
     assert "possibly paid twice: 1" in str(receipt)
 
 
+@pytest.mark.parametrize("how", ["interrupt", "the end of the process"])
+async def test_the_call_of_an_agent_without_a_team_that_is_cut_off_is_not_hidden(
+    how: str, world: World
+) -> None:
+    def alone(models: Any) -> AssistantAgent:
+        return AssistantAgent("writer", models("sim"))
+
+    world.settings.append(Fault(FaultKind.HANG))
+    with suppress(InterruptedError):
+        async with world.opened(alone) as headway:
+            handle = await headway.submit("team", task="Go.")
+            while not world.provider.ledger.entries:  # noqa: ASYNC110 - it cannot tell us
+                await anyio.sleep(0.001)
+            if how == "interrupt":
+                handle.interrupt()
+                await handle.ended()
+            raise InterruptedError
+    async with world.opened(alone) as headway:
+        (call,) = await headway.calls(handle.id)
+        assert call.state is CallState.UNKNOWN
+        await (await headway.resume(handle.id)).result()
+        receipt = await headway.receipt(handle.id)
+    assert receipt.possibly_paid_twice == (f"{handle.id}.0",)
+
+
 async def test_a_check_says_what_would_be_and_does_nothing(world: World) -> None:
     run_id = await interrupted(world)
     paid = world.paid
@@ -194,6 +219,14 @@ async def test_a_check_says_what_would_be_and_does_nothing(world: World) -> None
         assert await headway.calls(run_id) == before
         assert (await headway.run(run_id)).attempts == 1
     assert world.paid == paid
+
+
+async def test_who_checks_a_run_does_not_become_a_part_of_it(world: World) -> None:
+    run_id = await interrupted(world)
+    async with world.opened(team) as headway:
+        await headway.check(run_id)
+        with pytest.raises(CallerError, match="belongs to no run"):
+            await now()
 
 
 async def test_runs_of_registered_workflows_are_taken_up_when_headway_opens(world: World) -> None:

@@ -41,3 +41,9 @@ def test_what_was_written_down_gives_nearly_the_same_and_not_every_call_is_writt
 
 def test_usage_that_nobody_reported_teaches_nothing() -> None:
     assert Estimates().learn("writer", "m", 1_000, Usage(0, 0)) == []
+
+
+def test_a_cap_of_nothing_is_a_cap() -> None:
+    estimates, _ = taught()
+    for path, model in (("writer", "m"), ("writer", "new")):
+        assert estimates.of(path, model, 1_000, 0).output_tokens == 0

@@ -110,7 +110,7 @@ def _facts(run: Run, calls: Sequence[CallRecord], now: float) -> Iterator[str]:
     if run.started_at is not None and run.finished_at is not None:
         yield f"took       {duration(run.finished_at - run.started_at)}"
     yield f"calls      {Totals.of(calls, now)}"
-    steps = sum(record.call.kind != "model" for record in calls)
+    steps = sum(not record.call.is_paid for record in calls)
     if steps:
         yield f"steps      {steps}"
     retries = sum(max(0, record.attempts - 1) for record in calls)

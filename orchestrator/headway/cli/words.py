@@ -20,8 +20,8 @@ class Totals(NamedTuple):
 
     @classmethod
     def of(cls, records: Iterable[CallRecord], now: float) -> "Totals":
-        """Add up those of ``records`` that asked a model."""
-        calls = [record for record in records if record.call.kind == "model"]
+        """Add up those of ``records`` that asked a provider."""
+        calls = [record for record in records if record.call.is_paid]
         usages = [record.usage for record in calls if record.usage is not None]
         return cls(
             len(calls),

@@ -1,8 +1,9 @@
 """A simulated provider: an OpenAI-compatible HTTP server on loopback with limits and a ledger.
 
 It is the oracle of our tests, so it shares no code with what is tested: it imports nothing else of
-this project. ``limits``, ``gate`` and ``refusals`` say who gets in, ``replies`` and ``faults`` what
-comes back, ``desk`` decides, ``server`` carries it out, ``ledger`` remembers and judges.
+this project. ``limits``, ``gate`` and ``refusals`` say who gets in, ``replies``, ``vectors`` and
+``faults`` what comes back, ``desk`` decides, ``server`` carries it out, ``ledger`` remembers and
+judges.
 """
 
 from .asking import Body, estimate_tokens

@@ -1,4 +1,7 @@
-"""What a client asked for. Pure: bytes and headers in, an ``Asked`` out."""
+"""What a client asked for. Pure: bytes and headers in, an ``Asked`` out.
+
+A chat completion has ``messages``, embeddings have ``input``: texts, or lists of token numbers.
+"""
 
 import hashlib
 import json
@@ -8,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 Body = dict[str, Any]
+Input = str | tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A chat completion request as the provider counts it. Holds no key."""
+    """A request as the provider counts it; of embeddings, ``inputs`` is what. Holds no key."""
 
     body: Body
     model: str
@@ -20,6 +24,7 @@ class Asked:
     digest: str
     prompt_tokens: int
     charged_tokens: int
+    inputs: tuple[Input, ...] | None = None
 
     @property
     def streamed(self) -> bool:
@@ -32,14 +37,12 @@ class Asked:
         return output_cap(self.body)
 
 
-def read(raw: bytes, headers: Mapping[str, str]) -> Asked:
-    """Understand a request.
+def read_chat(raw: bytes, headers: Mapping[str, str]) -> Asked:
+    """Understand a request for a chat completion.
 
-    Raises ValueError if it is no chat completion request.
+    Raises ValueError if it is none.
     """
-    body = json.loads(raw)
-    if not isinstance(body, dict) or not isinstance(body.get("model"), str):
-        raise ValueError("you must provide a model parameter")
+    body = _body(raw)
     messages = body.get("messages")
     if not isinstance(messages, list) or not all(isinstance(part, dict) for part in messages):
         raise ValueError("'messages' must be an array of objects")
@@ -47,11 +50,49 @@ def read(raw: bytes, headers: Mapping[str, str]) -> Asked:
     return Asked(
         body=body,
         model=body["model"],
-        who=str(headers.get("x-headway-call") or body.get("user") or ""),
+        who=_who(body, headers),
         digest=digest(messages, body.get("tools")),
         prompt_tokens=prompt_tokens,
         charged_tokens=max(output_cap(body) or 0, prompt_tokens),
     )
+
+
+def read_embeddings(raw: bytes, headers: Mapping[str, str]) -> Asked:
+    """Understand a request for embeddings.
+
+    Raises ValueError if it is none.
+    """
+    body = _body(raw)
+    given = body.get("input")
+    several: list[Any] = given if isinstance(given, list) and not _is_tokens(given) else [given]
+    if not several or not all(isinstance(one, str) or _is_tokens(one) for one in several):
+        raise ValueError("'input' must be a string, an array of strings, or of tokens")
+    inputs = tuple(one if isinstance(one, str) else tuple(one) for one in several)
+    tokens = sum(math.ceil(len(one) / 4) if isinstance(one, str) else len(one) for one in inputs)
+    return Asked(
+        body=body,
+        model=body["model"],
+        who=_who(body, headers),
+        digest=hashlib.sha256(json.dumps(["embeddings", inputs]).encode()).hexdigest(),
+        prompt_tokens=tokens,
+        charged_tokens=tokens,
+        inputs=inputs,
+    )
+
+
+def _is_tokens(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(one) is int for one in value)
+
+
+def _body(raw: bytes) -> Body:
+    body = json.loads(raw)
+    if not isinstance(body, dict) or not isinstance(body.get("model"), str):
+        raise ValueError("you must provide a model parameter")
+    return body
+
+
+def _who(body: Body, headers: Mapping[str, str]) -> str:
+    return str(headers.get("x-headway-call") or body.get("user") or "")
 
 
 def output_cap(body: Body) -> int | None:

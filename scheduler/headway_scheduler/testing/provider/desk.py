@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from .asking import Asked, Body, read
+from .asking import Asked, Body
 from .delivery import Delivery, Latency, answer_delivery, error_delivery
 from .faults import FAULT_HEADER, Fault, FaultKind
 from .gate import Gate, Gates
@@ -20,6 +20,8 @@ from .replies import ReplyFunction, answer
 
 FaultSchedule = Callable[[int, Body], Fault | None]
 """Gets the request's number, from 1, and its body; says what goes wrong with it."""
+Read = Callable[[bytes, Mapping[str, str]], Asked]
+"""Understands a request by its body and headers; raises ValueError if it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,8 @@ class Desk:
         """Names of the models that have limits of their own."""
         return self._gates.names()
 
-    def take(self, raw: bytes, headers: Mapping[str, str]) -> Delivery:
-        """Decide one request; from here on it is in the ledger."""
+    def take(self, raw: bytes, headers: Mapping[str, str], read: Read) -> Delivery:
+        """Decide one request, understood by ``read``; from here on it is in the ledger."""
         entry = self._blank_entry()
         try:
             asked = read(raw, headers)

@@ -8,6 +8,7 @@ from typing import Any
 
 from .asking import Asked, Body
 from .schemas import example
+from .vectors import embeddings
 
 # So that a long answer does not become thousands of events.
 _MOST_PIECES = 20
@@ -48,6 +49,8 @@ class Answer:
 
     def completion(self) -> Body:
         """The body of an answer that is not streamed."""
+        if self.asked.inputs is not None:
+            return embeddings(self.asked)
         message: Body = {"role": "assistant", "content": self.reply.text or None}
         calls = [self._call(number) for number in range(len(self.reply.tool_calls))]
         if calls:
@@ -99,6 +102,8 @@ class Answer:
 
 def answer(asked: Asked, index: int, created: int, reply: ReplyFunction | None) -> Answer:
     """Let the script answer, or the provider itself; never more than the output cap."""
+    if asked.inputs is not None:
+        return Answer(index, created, asked, Reply(), 0, "")
     scripted = None if reply is None else reply(asked.body)
     said = Reply(text=scripted) if isinstance(scripted, str) else scripted
     said = default_reply(asked) if said is None else said

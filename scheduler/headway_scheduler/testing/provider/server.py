@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -22,8 +23,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .asking import read_chat, read_embeddings
 from .delivery import Delivery, Ending
-from .desk import Desk, Settings
+from .desk import Desk, Read, Settings
 from .ledger import Ledger
 
 CLIENT_LEFT = "client_left"
@@ -86,7 +88,8 @@ class _Site:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         routes = [
-            Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/v1/chat/completions", partial(self._take, read_chat), methods=["POST"]),
+            Route("/v1/embeddings", partial(self._take, read_embeddings), methods=["POST"]),
             Route("/v1/models", self._models),
             Route("/ledger", self._ledger),
         ]
@@ -108,12 +111,12 @@ class _Site:
             await asyncio.wait(list(state.tasks))
             await checkpoint()  # tasks leave the set in a callback
 
-    async def _chat(self, request: Request) -> Response:
+    async def _take(self, read: Read, request: Request) -> Response:
         try:
             raw = await request.body()
         except ClientDisconnect:
             return Response()
-        return _Played(self._desk.take(raw, request.headers), self._hang_up)
+        return _Played(self._desk.take(raw, request.headers, read), self._hang_up)
 
     async def _models(self, _: Request) -> Response:
         data = [{"id": name, "object": "model", "created": 0} for name in self._desk.models()]
