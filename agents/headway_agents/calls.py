@@ -12,6 +12,7 @@ interrupt: it is abandoned on the spot and finds out when it goes on.
 """
 
 import asyncio
+import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -34,6 +35,8 @@ T = TypeVar("T")
 
 Price = Callable[[Usage], float]
 """Dollars for usage."""
+_log = logging.getLogger("headway")
+
 MAX_ATTEMPTS = 8
 """Faults of one call before its error goes to the agent, while the provider answers others. One
 that answers nobody is waited for, and so is being rate limited."""
@@ -43,7 +46,6 @@ _NEWS = {
     Kind.OVERLOADED: News.OVERLOADED,
     Kind.TRANSIENT: News.FAILED,
 }
-_NO_ANSWER = frozenset({408, 409, 429})
 _READABLE = ("json", "event-stream")
 
 
@@ -135,9 +137,8 @@ class LiveCall:
         """Take in the head of an HTTP answer as soon as it is there."""
         kind = headers.get("content-type", "json")
         self._is_garbled = status == 200 and not any(each in kind for each in _READABLE)
-        is_answer = status < 500 and status not in _NO_ANSWER
-        news = News.ANSWERED if is_answer and not self._is_garbled else None
-        self._is_heard = news is not None
+        self._is_heard = True
+        news = News.ANSWERED if status < 400 and not self._is_garbled else None
         if (quota := self._quota) is not None:
             told = self._provider.told(headers, self._service.now())
             self._service.observed(self.place.id, quota, Signals(news=news, told=told))
@@ -184,17 +185,31 @@ class LiveCall:
             verdict = self._provider.judge(Failure(), self._attempts, now)
         if verdict.kind in (Kind.TRANSIENT, Kind.OVERLOADED):
             self._faults += not (self._quota and self._service.is_left_alone(self._quota))
-        if verdict.kind in (Kind.FINAL, Kind.ACCOUNT) or self._faults >= MAX_ATTEMPTS:
-            await self.refused(error)
+        if verdict.kind is Kind.ACCOUNT:
+            await self._locked_out(error)
+        if verdict.kind is Kind.FINAL:
+            await self.refused(error, Signals(news=News.ANSWERED) if self._is_heard else None)
+        if self._faults >= MAX_ATTEMPTS:
+            await self.refused(error, Signals(news=_NEWS[verdict.kind]))
         await self._again(verdict, now, told(error))
 
-    async def refused(self, error: Exception) -> Never:
+    async def refused(self, error: Exception, signals: Signals | None = None) -> Never:
         """Record ``error`` as what the agent gets, and raise it; not if the call was cut off."""
         if self._reason is not None:
             raise self._reason
         usage = paid_usage(error)
-        await self._arrive(Outcome(CallState.FAILED, usage=usage, error=told(error)))
+        outcome = Outcome(CallState.FAILED, usage=usage, error=told(error))
+        await self._arrive(outcome, signals)
         raise error
+
+    async def _locked_out(self, error: Exception) -> Never:
+        """Stop the quota: whoever asked next would get the same error. This call fails of it."""
+        if self._quota is not None and not self._service.is_stopped(self._quota):
+            alert = (
+                "quota %r is stopped, its calls wait: %s: mend that, then `headway limits resume`"
+            )
+            _log.warning(alert, self._quota, told(error))
+        await self.refused(error, Signals(news=News.LOCKED_OUT, error=told(error)))
 
     def cancel(self, reason: BaseException) -> None:
         """Have the call end with ``reason`` at whatever it awaits, now or next."""

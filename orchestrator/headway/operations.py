@@ -70,6 +70,13 @@ class Operations:
         """Go back to the configured limits. Raises UnknownQuota."""
         await self._service.set_limits(quota, None)
 
+    async def resume_quota(self, quota: str) -> None:
+        """Let one call try of a quota that is stopped for a bad key or an empty account.
+
+        Raises UnknownQuota.
+        """
+        await self._service.resume_quota(quota)
+
     async def set_weight(self, team: str, weight: float | None) -> None:
         """Change a team's share; None: back to the configured one. Raises CallerError."""
         await self._service.set_weight(team, weight)

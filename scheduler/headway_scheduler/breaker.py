@@ -7,6 +7,9 @@ more. After the pause the most urgent call goes alone, as a probe: an answer clo
 fault opens it again, and then the next call is the first to try, for the fault may have been that
 call's own. So a provider that is down costs one request a pause, and who waits for it still stands
 in order when it comes back.
+
+An account that is locked out stops the quota: no pause mends that. When an operator says so, or a
+new process begins, one call tries again.
 """
 
 import json
@@ -25,7 +28,8 @@ ASIDE_SECONDS = 1.0
 class Breaker:
     """Of one quota. ``pauses`` in a row, 0 while it is closed; ``probe`` is the call that tries.
 
-    ``failed_probe`` is the last one that did.
+    ``failed_probe`` is the last one that did. ``stopped``: the provider's words that no call of
+    this account gets through.
     """
 
     paused_until: float | None = None
@@ -33,6 +37,7 @@ class Breaker:
     pauses: int = 0
     probe: str | None = None
     failed_probe: str | None = None
+    stopped: str | None = None
 
     @property
     def is_open(self) -> bool:
@@ -46,7 +51,8 @@ class Breaker:
 
     def is_shut(self, now: float) -> bool:
         """Whether no call may go now."""
-        return self.probe is not None or self.paused(now) is not None
+        is_tried = self.probe is not None or self.stopped is not None
+        return is_tried or self.paused(now) is not None
 
     def pause(self, until: float) -> None:
         """Let nothing go before ``until``."""
@@ -61,8 +67,16 @@ class Breaker:
         """Take note that the provider lives. Return whether that closed the breaker."""
         self.retries = min(MOST_RETRIES, self.retries + RETRIES_PER_ANSWER)
         was_open = self.is_open
-        self.pauses, self.probe = 0, None
+        self.pauses, self.probe, self.stopped = 0, None, None
         return was_open
+
+    def stop(self, error: str) -> None:
+        """Let nothing go until somebody has mended what ``error`` says."""
+        self.pauses, self.probe, self.stopped = max(1, self.pauses), None, error
+
+    def try_again(self) -> None:
+        """Let one call try although the quota is stopped."""
+        self.stopped = None
 
     def failed(self, call_id: str, now: float) -> bool:
         """Take note of a fault. Return whether the breaker is open."""
@@ -89,8 +103,8 @@ class Breaker:
 
     def dump(self) -> str:
         """Write down how it stands; pauses are stored with the buckets."""
-        return json.dumps([round(self.retries, 3), self.pauses])
+        return json.dumps([round(self.retries, 3), self.pauses, self.stopped])
 
     def load(self, text: str) -> None:
         """Go on from what was written down."""
-        self.retries, self.pauses = json.loads(text)
+        self.retries, self.pauses, self.stopped = json.loads(text)

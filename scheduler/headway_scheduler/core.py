@@ -38,7 +38,7 @@ from .model import (
     Signals,
     Snapshot,
 )
-from .operations import LIMITS, WEIGHT, gate_of, quota_of, weight_of
+from .operations import LIMITS, RESUME, WEIGHT, gate_of, quota_of, weight_of
 from .ordering import Rank, Waiter
 from .policy import Policy
 from .quotas import BREAKER, Attempt
@@ -207,6 +207,18 @@ class Scheduler:
         self._touched.add((quota,))
         self._ask_at = now
 
+    def try_again(self, now: float) -> None:
+        """Let one call of each quota try whose account was locked out: somebody may have paid."""
+        for quota in self._lanes.quotas.values():
+            if quota.breaker.stopped is not None:
+                quota.try_again()
+                self._touched.add((quota.name,))
+                self._ask_at = now
+
+    def is_stopped(self, quota: str) -> bool:
+        """Whether the account is locked out. As ``observe``."""
+        return self._lanes.quota(quota).breaker.stopped is not None
+
     def is_left_alone(self, quota: str) -> bool:
         """Whether nobody got an answer from the provider since its last fault. As ``observe``."""
         return self._lanes.quota(quota).breaker.is_open
@@ -249,6 +261,9 @@ class Scheduler:
         if change.kind == LIMITS:
             self._lanes.set_limits(change.target, quota_of(change), now)
             self._adopt_new_slots(change.target)
+            self._touched.add((change.target,))
+        elif change.kind == RESUME:
+            self._lanes.quota(change.target).try_again()
             self._touched.add((change.target,))
         elif change.kind == WEIGHT:
             self._lanes.set_weight(change.target, weight_of(change))
@@ -369,7 +384,7 @@ class Scheduler:
         before, rank = self._before(waiter, pool.ranked(self._lanes.waiting(pool)))
         headroom = self._policy.headroom[int(rank[0])]
         blockers = tuple(
-            Blocker(quota.name, None, 0.0, 0.0, at)
+            Blocker(quota.name, None, 0.0, 0.0, at, stopped=quota.breaker.stopped)
             if bucket is None
             else _shortage(quota.name, bucket, call, headroom, now, at)
             for quota, bucket, at in lane.obstacles(call, before, now, headroom)
@@ -415,6 +430,7 @@ class Scheduler:
                 bucket.available(now),
                 bucket.limit.per_second,
                 quota.breaker.paused(now),
+                quota.breaker.stopped,
             )
             for name, quota in self._lanes.quotas.items()
             for bucket in quota.buckets

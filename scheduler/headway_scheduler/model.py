@@ -281,18 +281,21 @@ class News(StrEnum):
     REFUSED = "refused"  # too fast for it
     OVERLOADED = "overloaded"  # too much at once for it
     FAILED = "failed"  # it did not answer, or not whole
+    LOCKED_OUT = "locked out"  # it answers nobody of this account: a bad key, no money
 
 
 @dataclass(frozen=True, slots=True)
 class Signals:
     """What was learned of a quota by one attempt at a call.
 
-    ``pause_until``: a time before which nothing is sent. ``told``: what headers said.
+    ``pause_until``: a time before which nothing is sent. ``told``: what headers said. ``error``:
+    the provider's words, where its account is locked out.
     """
 
     pause_until: float | None = None
     news: News | None = None
     told: Mapping[Resource, Told] = field(default_factory=dict[Resource, Told])
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

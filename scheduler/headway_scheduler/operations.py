@@ -11,7 +11,7 @@ from .errors import CallerError
 from .gates import OPEN
 from .model import Change, Limit, Quota, Resource
 
-LIMITS, WEIGHT, GATE = "limits", "weight", "gate"
+LIMITS, WEIGHT, GATE, RESUME = "limits", "weight", "gate", "resume"
 
 
 def limits(target: str, quota: Quota | None, at: float) -> Change:
@@ -30,6 +30,11 @@ def weight(team: str, share: float | None, at: float) -> Change:
 def gate(target: str, state: str, next_seq: int, at: float) -> Change:
     """Hold back what comes from ``next_seq`` on, or open again."""
     return Change(at, GATE, target, json.dumps([state, 0 if state == OPEN else next_seq]))
+
+
+def resume(target: str, at: float) -> Change:
+    """Let one call of a quota try again that is stopped."""
+    return Change(at, RESUME, target, "null")
 
 
 def quota_of(change: Change) -> Quota | None:

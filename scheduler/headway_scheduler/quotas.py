@@ -48,31 +48,25 @@ class QuotaState:
         self, signals: Signals, attempt: Attempt, now: float, *, is_waited_for: bool
     ) -> bool:
         """Take in what an attempt told. Return whether more may go now than before."""
-        if signals.pause_until is not None:
-            self.breaker.pause(signals.pause_until)
+        is_reopened = self._tell_breaker(signals, attempt, now)
         is_changed = bool(signals.told) and self.learned.heard(signals.told)
-        is_reopened = False
-        match signals.news:
-            case News.ANSWERED:
-                is_reopened = self.breaker.answered()
-                amounts = {b.limit.resource: hold.amount for b, hold in attempt.holds.items()}
-                is_changed |= self.learned.answered(amounts, now, is_waited_for=is_waited_for)
-            case News.REFUSED:
-                is_reopened = self.breaker.answered()
-                if self.learned.refused(attempt.admitted_at, now):
-                    is_changed = True
-                    for bucket in self.buckets:
-                        bucket.drain(now)
-            case News.OVERLOADED | News.FAILED:
-                if self.breaker.failed(attempt.call_id, now):
-                    self._unsaved.add(BREAKER)
-        if is_reopened:
-            self._unsaved.add(BREAKER)
+        if signals.news is News.ANSWERED:
+            amounts = {b.limit.resource: hold.amount for b, hold in attempt.holds.items()}
+            is_changed |= self.learned.answered(amounts, now, is_waited_for=is_waited_for)
+        elif signals.news is News.REFUSED and self.learned.refused(attempt.admitted_at, now):
+            is_changed = True
+            for bucket in self.buckets:
+                bucket.drain(now)
         if is_changed:
             self._unsaved.add(LIMITS)
             self._fit(now)
         self._correct(signals.told, attempt, now)
         return is_changed or is_reopened
+
+    def try_again(self) -> None:
+        """Let one call try although the account was locked out."""
+        self.breaker.try_again()
+        self._unsaved.add(BREAKER)
 
     def take_lessons(self) -> Iterator[Lesson]:
         """Hand over what was learned since the last time."""
@@ -89,6 +83,23 @@ class QuotaState:
         else:
             self.learned.load(lesson.value)
             self._fit(now)
+
+    def _tell_breaker(self, signals: Signals, attempt: Attempt, now: float) -> bool:
+        """Return whether that reopened the quota."""
+        if signals.pause_until is not None:
+            self.breaker.pause(signals.pause_until)
+        is_opened = is_reopened = False
+        match signals.news:
+            case News.ANSWERED | News.REFUSED:
+                is_reopened = self.breaker.answered()
+            case News.OVERLOADED | News.FAILED:
+                is_opened = self.breaker.failed(attempt.call_id, now)
+            case News.LOCKED_OUT:
+                self.breaker.stop(signals.error)
+                is_opened = True
+        if is_opened or is_reopened:
+            self._unsaved.add(BREAKER)
+        return is_reopened
 
     def _fit(self, now: float) -> None:
         """Give the buckets the limits that hold now. Buckets of the same resource go on."""

@@ -98,6 +98,7 @@ class Service:
         for lesson in snapshot.lessons:
             if lesson.kind == TOKENS:
                 self._estimates.load(lesson)
+        self._core.try_again(self._clock())
         if batch := self._core.take_batch(self._clock()):
             await self._store.commit(batch)
         self._tasks = anyio.create_task_group()
@@ -174,6 +175,10 @@ class Service:
             if self._core.is_left_alone(quota):
                 self._wake.set()
 
+    def is_stopped(self, quota: str) -> bool:
+        """Whether the provider's account is locked out: a bad key, no money."""
+        return self._core.is_stopped(quota)
+
     def is_left_alone(self, quota: str) -> bool:
         """Whether nobody got an answer from the provider since its last fault."""
         return self._core.is_left_alone(quota)
@@ -228,6 +233,13 @@ class Service:
         Raises CallerError or StoreError.
         """
         await self._told(Event(change=operations.weight(team, weight, self._clock())))
+
+    async def resume_quota(self, quota: str) -> None:
+        """Let one call try of a quota whose account was locked out; on disk when this returns.
+
+        Raises UnknownQuota or StoreError.
+        """
+        await self._told(Event(change=operations.resume(quota, self._clock())))
 
     async def set_gate(self, target: str, state: str) -> None:
         """Open, pause or drain all, a class or a model; on disk when this returns.

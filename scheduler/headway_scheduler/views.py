@@ -9,7 +9,8 @@ from .states import CallState
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """One reason why a call waits. Without ``resource``, its quota is paused until ``at``.
+    """One reason why a call waits. Without ``resource``, its quota is paused until ``at``, or
+    ``stopped`` with the provider's words, or else waits for the answer to one call that tries.
 
     ``need`` is what the call itself takes, ``kept`` what it must leave to more urgent ones, and
     ``free`` what is available now; ``at`` counts the calls before it too, and is None when only the
@@ -22,6 +23,7 @@ class Blocker:
     free: float
     at: float | None
     kept: float = 0.0
+    stopped: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Gauge(NamedTuple):
     available: float  #: what a new call may take; below 0 in debt
     per_second: float  #: refill; 0 for concurrency
     paused_until: float | None  #: nothing is sent before this time
+    stopped: str | None = None  #: nothing is sent until ``headway limits resume``: why
 
 
 class Statistics(NamedTuple):

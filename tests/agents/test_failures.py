@@ -146,6 +146,26 @@ async def test_what_no_wait_mends_reaches_the_agent_as_it_came(
         assert record.error.startswith(FINAL[kind].__name__)
 
 
+async def test_a_bad_key_fails_its_call_and_holds_the_others_until_it_is_mended(
+    scope: RunScope, serve: Any, question: Any, service: Service, caplog: Any
+) -> None:
+    async with serve(faults=once(Fault(FaultKind.UNAUTHORIZED))) as (provider, inner):
+        client = ScheduledClient(inner, MODEL, scope, "w")
+        with pytest.raises(openai.AuthenticationError):
+            await client.create(question())
+        (alert,) = caplog.records
+        assert "quota 'q' is stopped" in alert.getMessage()
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.create, question())
+            group.start_soon(client.create, question())
+            while sum(service.statistics().waiting) < 2:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+            await anyio.sleep(0.05)
+            assert len(provider.ledger) == 1
+            await service.resume_quota("q")
+        assert [entry.status for entry in provider.ledger.entries] == [401, 200, 200]
+
+
 @pytest.mark.usefixtures("fast_pauses")
 @pytest.mark.parametrize("kind", [FaultKind.HANG, FaultKind.OVERLOADED, FaultKind.MALFORMED])
 @pytest.mark.parametrize("ask", [ScheduledClient.create, streamed])

@@ -45,6 +45,8 @@ CONFIG = """
 path = "headway.db"
 [quotas.roomy]
 requests_per_minute = 6000
+[quotas.other]
+requests_per_minute = 6000
 [quotas.tight]
 requests_per_minute = 1
 [workflows]
@@ -74,7 +76,7 @@ def base_url() -> Iterator[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, base_url: str) -> Path:
-    quotas = {"sim": "roomy", "evil": "roomy", "locked": "roomy", "keyless": "roomy"}
+    quotas = {"sim": "roomy", "evil": "roomy", "locked": "other", "keyless": "roomy"}
     models = [
         MODEL.format(
             name=name,
@@ -279,6 +281,20 @@ def test_submit_and_work_and_how_each_failure_is_told(folder: Path) -> None:
     for team, state in teams.items():
         _, out, _ = headway(folder, "runs", "show", ids[team], "--json")
         assert json.loads(out)["state"] == state
+
+
+def test_a_bad_key_stops_its_quota_until_it_is_said_to_be_mended(folder: Path) -> None:
+    status, _, err = headway(folder, "run", "teams:locked", "Write.")
+    assert (status, "quota 'other' is stopped" in err) == (1, True)
+    _, out, _ = headway(folder, "limits")
+    lines = [line for line in out.splitlines() if line.startswith(("roomy", "other"))]
+    assert ["stopped: AuthenticationError" in line for line in lines] == [False, True]
+    status, out, _ = headway(folder, "doctor")
+    assert "BAD  quota other" in out
+    assert "`headway limits resume other`" in out
+    assert headway(folder, "limits", "resume", "other")[0] == 0
+    assert "stopped" not in headway(folder, "limits")[1]
+    assert headway(folder, "limits", "resume", "none")[0] == 2
 
 
 def test_a_worker_without_work_lets_others_submit(folder: Path) -> None:

@@ -388,6 +388,7 @@ async def test_a_failed_run_keeps_its_error_and_goes_on_from_there(world: World)
         assert isinstance(failed.value.__cause__, openai.AuthenticationError)
         with pytest.raises(RunNotResumable, match="runs retry"):
             await headway.resume(handle.id)
+        await headway.queue.resume_quota("roomy")
         again = await headway.retry(handle.id)
         await again.result()
         assert said(again) == expected

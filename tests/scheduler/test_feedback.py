@@ -2,6 +2,7 @@
 
 import pytest
 
+from headway_scheduler import operations
 from headway_scheduler.breaker import ASIDE_SECONDS, FIRST_RETRIES
 from headway_scheduler.core import Scheduler
 from headway_scheduler.model import (
@@ -240,3 +241,56 @@ def test_a_refusal_without_headers_empties_a_guess() -> None:
     core.observe("q", Signals(NOW + 0.5, News.REFUSED), NOW + 0.1, "a")
     assert available(core, NOW + 0.1, Resource.REQUESTS) < 1
     assert core.statistics(NOW).gauges[0].per_second == pytest.approx(8.5)
+
+
+LOCKED = Signals(news=News.LOCKED_OUT, error="AuthenticationError: no such key")
+
+
+def locked(*names: str) -> Scheduler:
+    """A core of which one call was answered that the account is locked out; ``names`` wait."""
+    core = Scheduler([WIDE], NOW, STRICT)
+    core.submit(call("first"), NOW)
+    assert admitted(core, NOW) == ["first"]
+    core.observe("q", LOCKED, NOW, "first")
+    core.settle("first", Outcome(CallState.FAILED, error="401"), NOW)
+    for name in names:
+        core.submit(call(name), NOW)
+    return core
+
+
+def test_a_locked_account_stops_the_quota_and_its_calls_wait() -> None:
+    core = locked("a", "b")
+    assert admitted(core, NOW + 1e6) == []
+    assert core.next_event(NOW + 1e6) is None
+    explanation = core.explain("a", NOW)
+    assert explanation is not None
+    (blocker,) = explanation.blockers
+    assert (blocker.quota, blocker.resource, blocker.stopped) == ("q", None, LOCKED.error)
+    assert {gauge.stopped for gauge in core.statistics(NOW).gauges} == {LOCKED.error}
+
+
+def test_after_it_was_mended_one_call_tries_and_the_others_follow() -> None:
+    core = locked("a", "b", "c")
+    core.apply(operations.resume("q", NOW), NOW)
+    assert admitted(core, NOW) == ["a"]
+    answer(core, "a", NOW + 5)
+    assert admitted(core, NOW + 5) == ["b", "c"]
+
+
+def test_it_stops_again_if_it_was_not_mended() -> None:
+    core = locked("a", "b")
+    core.apply(operations.resume("q", NOW), NOW)
+    assert admitted(core, NOW) == ["a"]
+    core.observe("q", LOCKED, NOW, "a")
+    core.settle("a", Outcome(CallState.FAILED, error="401"), NOW)
+    assert admitted(core, NOW + 1e6) == []
+
+
+def test_a_stop_is_seen_after_a_restart_and_a_new_process_tries_once() -> None:
+    again = restarted(locked(), NOW)
+    assert {gauge.stopped for gauge in again.statistics(NOW).gauges} == {LOCKED.error}
+    for name in "ab":
+        again.submit(call(name), NOW)
+    assert admitted(again, NOW) == []
+    again.try_again(NOW)
+    assert admitted(again, NOW) == ["a"]

@@ -18,7 +18,7 @@ from headway_scheduler.store.sqlite import SqliteStore
 
 from .. import __version__
 from ..config import Config, ConfigError, load
-from .database import holder
+from .database import holder, load_queue, reading
 from .output import one_line, say, say_json
 from .parser import FAILED
 
@@ -59,7 +59,7 @@ def _findings(file: str | None) -> Iterator[Finding]:
         return
     found = "none: defaults hold; `headway init` writes one"
     yield Finding("configuration", True, str(config.file or found))
-    yield from _database(config.database)
+    yield from _database(config)
     yield _disk(config.database)
     yield from _models(config)
     yield from _components(config)
@@ -78,7 +78,8 @@ def _versions() -> Finding:
     return Finding("versions", True, ", ".join(names))
 
 
-def _database(path: Path) -> Iterator[Finding]:
+def _database(config: Config) -> Iterator[Finding]:
+    path = config.database
     try:
         refuse_network(path)
         if os.path.lexists(path):
@@ -95,11 +96,22 @@ def _database(path: Path) -> Iterator[Finding]:
         process = holder(path)
         user = "no process works on it" if process is None else f"process {process} works on it"
         yield Finding("database", True, f"{path}: {user}")
+        yield from anyio.run(_stopped, config)
 
 
 async def _read(path: Path) -> None:
     async with SqliteStore(path, read_only=True) as store:
         await store.snapshot()
+
+
+async def _stopped(config: Config) -> list[Finding]:
+    async with reading(config) as reader:
+        gauges = (await load_queue(config, reader)).scheduler.statistics(reader.now).gauges
+    stopped = {gauge.quota: gauge.stopped for gauge in gauges if gauge.stopped is not None}
+    return [
+        Finding(f"quota {name}", False, f"{why}: mend that, then `headway limits resume {name}`")
+        for name, why in stopped.items()
+    ]
 
 
 def _nearest(path: Path) -> Path:

@@ -7,12 +7,13 @@ import anyio
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model import Change
+from headway_scheduler.views import Gauge
 
 from ..api import Headway
 from ..config import load
 from ..operations import Operations
-from .database import reading
-from .output import say, say_json, table
+from .database import Queue, load_queue, reading
+from .output import one_line, say, say_json, table
 from .words import clock
 
 
@@ -45,6 +46,40 @@ def set_limits(args: Namespace) -> int:
 def reset_limits(args: Namespace) -> int:
     """Go back to the configured limits."""
     return _done(args, lambda queue: queue.reset_limits(args.quota))
+
+
+def resume_quota(args: Namespace) -> int:
+    """Let a stopped quota try again."""
+    return _done(args, lambda queue: queue.resume_quota(args.quota))
+
+
+def show_limits(args: Namespace) -> int:
+    """Show every limit that holds now, configured or learned, and what is free of it."""
+    queue, now = anyio.run(_queue, args)
+    gauges = queue.scheduler.statistics(now).gauges
+    if args.json:
+        say_json([{**each._asdict(), "resource": str(each.resource)} for each in gauges])
+    else:
+        headers = ("QUOTA", "LIMIT", "A MINUTE", "FULL", "FREE", "STATE")
+        say(table(headers, [_gauge_row(each, now) for each in gauges]))
+    return 0
+
+
+async def _queue(args: Namespace) -> tuple[Queue, float]:
+    config = load(args.config)
+    async with reading(config) as reader:
+        return await load_queue(config, reader), reader.now
+
+
+def _gauge_row(gauge: Gauge, now: float) -> tuple[str, ...]:
+    rate = f"{60 * gauge.per_second:,.6g}" if gauge.per_second else ""
+    state = "open"
+    if gauge.stopped is not None:
+        state = f"stopped: {one_line(gauge.stopped)}"
+    elif gauge.paused_until is not None:
+        state = f"paused until {clock(gauge.paused_until, now)}"
+    full, free = f"{gauge.capacity:,.6g}", f"{gauge.available:,.6g}"
+    return gauge.quota, str(gauge.resource), rate, full, free, state
 
 
 def set_weight(args: Namespace) -> int:

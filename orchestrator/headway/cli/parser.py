@@ -26,7 +26,7 @@ exit codes:
   130  interrupted: by Ctrl-C, or whoever read the output has left
 """
 
-_BARE = {"runs": "list", "queue": "list", "config": "show"}
+_BARE = {"runs": "list", "queue": "list", "config": "show", "limits": "list"}
 _PRIORITIES = "interactive, high, normal, low or background"
 
 
@@ -166,16 +166,18 @@ def _add_looking(commands: Any) -> None:
     _add_operations(verbs)
     limits = commands.add_parser("limits", help="what may be sent, and who gets how much of it")
     verbs = limits.add_subparsers(metavar="VERB", required=True, title="verbs")
+    show = _command(verbs, "list", "operations:show_limits", "limits that hold, and what is free")
     set_ = _command(verbs, "set", "operations:set_limits", "change limits until they are reset")
     reset = _command(verbs, "reset", "operations:reset_limits", "go back to the configured limits")
+    resume = _command(verbs, "resume", "operations:resume_quota", "let a stopped quota try again")
     weight = _command(verbs, "weight", "operations:set_weight", "change the share of a team")
     log = _command(verbs, "log", "operations:show_log", "what was changed, newest first")
-    for command in (set_, reset):
+    for command in (set_, reset, resume):
         command.add_argument("quota", metavar="QUOTA", help="as in headway.toml")
     set_.add_argument("settings", metavar="KEY=NUMBER", nargs="+", help="as in headway.toml")
     weight.add_argument("team", metavar="TEAM")
     weight.add_argument("weight", metavar="NUMBER", nargs="?", type=float, help="else configured")
-    for command in (set_, reset, weight, log):
+    for command in (show, set_, reset, resume, weight, log):
         _add_common(command)
 
 

@@ -117,8 +117,12 @@ def counted(count: int, one: str, many: str = "") -> str:
 def _blocked(blocker: Blocker, now: float, several: bool) -> str:
     quota = f"{blocker.quota} " if several else ""
     if blocker.resource is None:
-        until = "" if blocker.at is None else f" until {clock(blocker.at, now)}"
-        return f"{quota}paused by the provider{until}"
+        if blocker.stopped is not None:
+            mend = f"`headway limits resume {blocker.quota}`"
+            return f"{quota}stopped: {blocker.stopped}: mend that, then {mend}"
+        if blocker.at is None:
+            return f"{quota}waits for the provider to answer one call"
+        return f"{quota}paused by the provider until {clock(blocker.at, now)}"
     when = "when a call in flight ends" if blocker.at is None else clock(blocker.at, now)
     need, free = _amount(blocker.need, math.ceil), _amount(blocker.free, math.floor)
     whose = ""
