@@ -28,7 +28,7 @@ from autogen_core.models import (
 from autogen_core.tools import Tool, ToolSchema
 from pydantic import BaseModel
 
-from headway_scheduler.model import Call, Priority, Usage
+from headway_scheduler.model import Call, Priority
 from headway_scheduler.providers import PROVIDERS, Provider
 
 from .calls import LiveCall, Price, attached
@@ -47,8 +47,9 @@ class Model:
     """What a model is called in workflows, and the quotas that its calls draw on.
 
     ``idempotency_header`` takes the call's id, at every attempt the same, if the server knows one.
-    ``price`` says what usage costs, in dollars, where a quota is of dollars. ``provider`` says what
-    is charged and what answers mean; None: as the client's class tells.
+    ``price`` says what usage costs, in dollars; it is asked where a quota is of dollars, of this
+    model (``counts_usd``) or of the run. ``provider`` says what is charged and what answers mean;
+    None: as the client's class tells.
     """
 
     name: str
@@ -56,10 +57,7 @@ class Model:
     idempotency_header: str | None = None
     price: Price | None = None
     provider: Provider | None = None
-
-    def usd(self, usage: Usage) -> float:
-        """Dollars for ``usage``; 0 where nobody counts them."""
-        return 0.0 if self.price is None else self.price(usage)
+    counts_usd: bool = False
 
     def headers(self, call_id: str) -> Mapping[str, str]:
         """What a request of this call carries beside its body."""
@@ -273,12 +271,13 @@ async def acquire(
         await live.for_person()
     characters = place.taken.characters
     expected = scope.service.expected(place.agent, model.name, characters, output_cap)
+    price = model.price if model.counts_usd or scope.counts_usd else None
     call = Call(
         id=place.id,
         run_id=scope.run_id,
         path=place.path,
         model=model.name,
-        quotas=model.quotas,
+        quotas=tuple(dict.fromkeys((*model.quotas, *scope.quotas))),
         priority=scope.priority if priority is None else priority,
         tokens=provider.reserved_tokens(characters, output_cap, expected),
         submitted_at=scope.service.now(),
@@ -287,9 +286,9 @@ async def acquire(
         kind=place.kind,
         input_tokens=expected.input_tokens,
         output_tokens=expected.output_tokens,
-        usd=model.usd(expected),
+        usd=0.0 if price is None else price(expected),
     )
-    await live.acquire(call, provider, model.price)
+    await live.acquire(call, provider, price)
 
 
 def _as_stream(result: CreateResult) -> Iterator[str | CreateResult]:

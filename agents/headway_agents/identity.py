@@ -77,8 +77,9 @@ class RunScope:
 
     Call ids are ``run_id.n``. ``error`` is the last error that went to an agent: AutoGen loses its
     type on the way. ``stopped`` says why the attempt was ended from inside. ``person`` asks
-    somebody who is there, if anybody is. ``may_pay`` is asked before each new call and raises if
-    the run's budget does not cover it.
+    somebody who is there, if anybody is. Its calls draw on ``quotas`` beside those of their
+    models; ``counts_usd`` if one of them is of dollars. ``may_pay`` is asked before each new call
+    and raises if the run's budget does not cover it.
     """
 
     def __init__(
@@ -96,6 +97,8 @@ class RunScope:
         self.stopped: Stop | None = None
         self.on_stop: Callable[[], None] = lambda: None
         self.person: Callable[[str], Awaitable[str]] | None = None
+        self.quotas: tuple[str, ...] = ()
+        self.counts_usd = False
         self.may_pay: Callable[[Call], None] = lambda call: None
         self.known_links: set[bytes] = set()
         # By id, for ``behind``. A table beside the scope would keep it: a server's client knows it.

@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +77,8 @@ class Workflows:
         )
 
         scope = RunScope(service, run.id, run.priority, journal)
+        scope.quotas = self._config.team_quotas.get(run.share, ())
+        scope.counts_usd = self._count_usd(scope.quotas)
         current_scope.set(scope)  # a factory may take the time as a step
         if run.component is not None:
             team = load_component(run.component, name=run.workflow)
@@ -144,14 +146,18 @@ class Workflows:
         from headway_agents import Model
 
         configured = self._config.model(name)
-        quotas = [self._config.quotas[quota] for quota in configured.quotas]
-        resources = {limit.resource for quota in quotas for limit in quota.limits}
-        is_priced = Resource.USD_PER_DAY in resources
-        price = partial(self._prices.stated_cost, name) if is_priced else None
-        if price is not None:
+        price = partial(self._prices.stated_cost, name)
+        counts_usd = self._count_usd(configured.quotas)
+        if counts_usd:
             price(Usage(1, 1))
         provider = PROVIDERS[configured.provider] if configured.provider else None
-        return Model(name, configured.quotas, configured.idempotency_header, price, provider)
+        return Model(
+            name, configured.quotas, configured.idempotency_header, price, provider, counts_usd
+        )
+
+    def _count_usd(self, quotas: Iterable[str]) -> bool:
+        limits = (limit for name in quotas for limit in self._config.quotas[name].limits)
+        return any(limit.resource is Resource.USD_PER_DAY for limit in limits)
 
     async def close(self) -> None:
         """Close the provider clients that were made here."""

@@ -193,7 +193,7 @@ class Lanes:
 
 
 def _number(amount: float) -> str:
-    return f"{amount:,.2f}".rstrip("0").rstrip(".")
+    return f"{amount:,.2f}".rstrip("0").rstrip(".") if amount >= 0.1 else f"{amount:.2g}"
 
 
 def _ready_at(call: Call, blocker: Blocker, now: float, headroom: float) -> float | None:

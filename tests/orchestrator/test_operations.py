@@ -4,16 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from autogen_agentchat.agents import AssistantAgent
 
-from headway import Headway, RunOptions
+from headway import Headway, RunFailed, RunOptions
 from headway.config import ConfigError
 from headway.testing import MODEL, QUOTA, simulated_headway
 from headway_scheduler.errors import CallerError, RunNotFound, RunNotResumable
 from headway_scheduler.model import Priority, Resource
+from headway_scheduler.testing.provider import Latency, Settings, simulated_provider
 
 pytestmark = pytest.mark.anyio
 
@@ -89,6 +92,89 @@ async def test_a_run_is_of_the_team_that_is_named_else_of_its_workflow() -> None
         other = await headway.enqueue("agent", task="b")
         assert (await headway.run(named.id)).share == "research"
         assert (await headway.run(other.id)).share == "agent"
+
+
+TEAM_QUOTAS = """
+[database]
+path = "headway.db"
+[quotas.wide]
+requests_per_minute = 60_000
+[quotas.one]
+concurrency = 1
+[quotas.money]
+usd_per_day = 2.0
+[models.sim]
+quotas = ["wide"]
+base_url = "{url}"
+usd_per_million_input_tokens = 10_000
+usd_per_million_output_tokens = 1
+[models.unpriced]
+quotas = ["wide"]
+base_url = "{url}"
+[teams.narrow]
+quotas = ["one"]
+[teams.poor]
+quotas = ["money"]
+"""
+
+
+@pytest.fixture
+async def teams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+    """A Headway of teams with quotas of their own, and the provider behind it."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-1")
+    settings = Settings(latency=Latency(0.02))
+    async with simulated_provider(settings) as provider:
+        file = tmp_path / "headway.toml"
+        file.write_text(TEAM_QUOTAS.format(url=provider.base_url))
+        async with Headway(file) as headway:
+
+            @headway.workflow("agent")
+            def agent(models: Any, model: str = "sim") -> AssistantAgent:
+                return AssistantAgent("writer", models(model))
+
+            yield headway, provider
+
+
+async def test_a_team_waits_for_its_own_quota_and_no_other_does(teams: Any) -> None:
+    headway, _ = teams
+    for team, is_narrow in (("narrow", True), ("others", False)):
+        options = RunOptions(team=team)
+        runs = [await headway.submit("agent", task=str(n), options=options) for n in range(6)]
+        most = 0
+        while headway.service.statistics().in_flight or headway.service.queued() or not most:
+            most = max(most, headway.service.statistics().in_flight)
+            await next_event(headway)
+        assert (most == 1) is is_narrow
+        for run in runs:
+            await run.result()
+
+
+async def test_a_team_that_has_spent_its_dollars_waits_for_the_next_day(teams: Any) -> None:
+    headway, provider = teams
+    options = RunOptions(team="poor")
+    runs = [await headway.submit("agent", task=str(n), options=options) for n in range(20)]
+    await runs[0].result()
+    while headway.service.statistics().in_flight:
+        await next_event(headway)
+    spent = sum(entry.prompt_tokens for entry in provider.ledger.paid) / 100
+    await (await headway.submit("agent", task="of another team")).result()
+    waiting = headway.service.queued()
+    assert waiting
+    assert 1.0 < spent <= 2.0
+    for record in waiting:
+        why = headway.service.explain(record.call.id)
+        assert [blocker.quota for blocker in why.blockers] == ["money"]
+        await headway.cancel(record.call.run_id)
+
+
+async def test_a_team_that_counts_dollars_needs_a_price_and_no_other_does(teams: Any) -> None:
+    headway, _ = teams
+    options = RunOptions(parameters={"model": "unpriced"})
+    await (await headway.submit("agent", task="x", options=options)).result()
+    options = RunOptions(parameters={"model": "unpriced"}, team="poor")
+    failing = await headway.submit("agent", task="x", options=options)
+    with pytest.raises(RunFailed, match="usd_per_million_input_tokens"):
+        await failing.result()
 
 
 def headway_command(folder: Path, *words: str, status: int = 0) -> str:

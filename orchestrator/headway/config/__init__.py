@@ -48,7 +48,7 @@ class Config:
 
     ``file`` is what was read, if any. ``priority`` is that of runs that do not say. ``tools`` says
     by name what becomes of a call that was cut off: pure, idempotent or once. ``weights`` are the
-    shares of teams that have one stated.
+    shares of teams that have one stated, ``team_quotas`` the quotas of their own.
     """
 
     database: Path
@@ -57,6 +57,7 @@ class Config:
     workflows: Mapping[str, str]
     tools: Mapping[str, str]
     weights: Mapping[str, float]
+    team_quotas: Mapping[str, tuple[str, ...]]
     priority: Priority
     default_model: str | None
     file: Path | None
@@ -130,7 +131,7 @@ def load(
 def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
     models = {name: ModelConfig(**values) for name, values in _tables(settings, "models")}
     quotas = {name: _quota(name, values) for name, values in _tables(settings, "quotas")}
-    weights = {name: values["weight"] for name, values in _tables(settings, "teams")}
+    teams = dict(_tables(settings, "teams"))
     workflows = {path[1]: s.value for path, s in settings.items() if path[0] == "workflows"}
     tools = {path[1]: s.value for path, s in settings.items() if path[0] == "tools"}
     return Config(
@@ -139,7 +140,8 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
         models=MappingProxyType(models),
         workflows=MappingProxyType(workflows),
         tools=MappingProxyType(tools),
-        weights=MappingProxyType(weights),
+        weights=MappingProxyType({name: each["weight"] for name, each in teams.items()}),
+        team_quotas=MappingProxyType({name: each["quotas"] for name, each in teams.items()}),
         priority=parse_priority(settings["defaults", "priority"].value),
         default_model=settings["defaults", "model"].value,
         file=file,

@@ -61,7 +61,7 @@ class Key:
     def show(self, value: object) -> str:
         """Write a value for people."""
         if isinstance(value, tuple):
-            return ", ".join(value)
+            return ", ".join(value) or self.unset
         if isinstance(value, bool):
             return str(value).lower()
         return self.unset if value is None else str(value)
@@ -257,6 +257,7 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "usd_per_million_input_tokens"): Key("number", _price, unset=_LISTED),
     ("models", "*", "usd_per_million_output_tokens"): Key("number", _price, unset=_LISTED),
     ("teams", "*", "weight"): Key("number", _above_zero, 1),
+    ("teams", "*", "quotas"): Key("list of quotas", _quota_names, (), "none"),
     ("tools", "*"): Key("pure, idempotent or once", _kind),
     ("workflows", "*"): Key("module:factory or file", _workflow),
 }

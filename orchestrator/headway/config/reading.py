@@ -72,7 +72,7 @@ class Reading:
         """Whatever is named must be configured."""
         quotas, models = self.names("quotas"), self.names("models")
         for path, setting in self.settings.items():
-            if pattern(path) == ("models", "*", "quotas"):
+            if pattern(path)[0::2] in (("models", "quotas"), ("teams", "quotas")):
                 for name in setting.value:
                     self._check_name(path, name, quotas)
         default_model = self.settings["defaults", "model"].value

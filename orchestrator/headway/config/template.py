@@ -36,7 +36,8 @@ api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never
 # usd_per_million_output_tokens = 10
 
 [teams]                         # a run is of the team that its submitter names, else its workflow
-# research = { weight = 2 }     # gets twice as much as another while both have calls waiting
+# research = { weight = 2, quotas = ["openai"] }   # twice as much as another while both have
+#                               # calls waiting; these quotas count beside those of the model
 
 [tools]                         # what becomes of a tool call that was cut off: pure and idempotent
 # web_search = "pure"           # ones are made again, the others (once) wait for a person
