@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from headway_scheduler.core import Scheduler
-from headway_scheduler.model import Call, Outcome, Quota, Run, Signals, Usage
+from headway_scheduler.model import Call, News, Outcome, Quota, Run, Signals, Usage
 from headway_scheduler.policy import STRICT, Policy
 from headway_scheduler.states import CallState, RunState
 
@@ -35,12 +35,13 @@ VARIANTS: Mapping[str, tuple[str, tuple[Policy, bool]]] = {
 
 def quota_of(budget: Budget) -> Quota:
     """The quota that mirrors a provider's limits. Output apart is not mirrored."""
-    return Quota.per_minute(
+    stated = Quota.per_minute(
         QUOTA,
         requests=budget.requests_per_minute,
         tokens=budget.tokens_per_minute,
         burst_seconds=budget.burst_seconds,
     )
+    return replace(stated, is_guess=budget.is_guess)
 
 
 class Core:
@@ -75,11 +76,11 @@ class Core:
 
     def refused(self, request: Request, retry_after: float) -> None:
         # A refused request costs no tokens, and a request only where refused ones count.
+        signals = Signals(self._world.now + retry_after, News.REFUSED)
+        self._core.observe(QUOTA, signals, self._world.now, request.id)
         is_charged = self._budget.refused_count
-        outcome = Outcome(CallState.QUEUED, sent=is_charged, used_tokens=0)
+        outcome = Outcome(CallState.QUEUED, sent=is_charged, refused=True)
         self._core.settle(request.id, outcome, self._world.now)
-        signals = Signals(pause_until=self._world.now + retry_after)
-        self._core.observe(QUOTA, signals, self._world.now)
         self._decide()
 
     def answered(self, request: Request) -> None:
@@ -87,6 +88,7 @@ class Core:
         used = self._budget.settled(step.input_tokens, step.output_tokens)
         usage = Usage(step.input_tokens, step.output_tokens)
         outcome = Outcome(CallState.DONE, usage=usage, used_tokens=used)
+        self._core.observe(QUOTA, Signals(news=News.ANSWERED), self._world.now, request.id)
         self._core.settle(request.id, outcome, self._world.now)
         del self._requests[request.id]
         self._decide()

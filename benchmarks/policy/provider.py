@@ -33,7 +33,10 @@ class Charging(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits as a provider states them. ``output_per_minute``: only where output is apart."""
+    """Limits as a provider states them. ``output_per_minute``: only where output is apart.
+
+    ``is_guess``: they are not stated, but what somebody takes them for.
+    """
 
     requests_per_minute: float = 500
     tokens_per_minute: float = 450_000
@@ -42,6 +45,7 @@ class Budget:
     charging: Charging = Charging.OPENAI
     output_cap: int = 0
     refused_count: bool = False
+    is_guess: bool = False
 
     def times(self, factor: float) -> "Budget":
         """The same with other limits."""

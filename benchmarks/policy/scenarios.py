@@ -94,7 +94,8 @@ def simulate(cell: Cell) -> Result:
     jobs = make(cell.seed, cell.minutes, scenario.mix, size)
     world = World(jobs, budget, cell.seed)
     guess = scenario.guesses[cell.seed % len(scenario.guesses)]
-    contender = POLICIES[cell.policy][1](world, budget.times(guess))
+    believed = replace(budget.times(guess), is_guess=len(scenario.guesses) > 1)
+    contender = POLICIES[cell.policy][1](world, believed)
     ledger = world.run(contender, seconds)
     waits: dict[str, tuple[float, ...]] = {}
     runs: dict[str, tuple[float, ...]] = {}
