@@ -221,6 +221,10 @@ class Scheduler:
 
     def is_left_alone(self, quota: str) -> bool:
         """Whether nobody got an answer from the provider since its last fault. As ``observe``."""
+        return self._lanes.quota(quota).breaker.is_left_alone
+
+    def is_probing(self, quota: str) -> bool:
+        """Whether calls go only to try. As ``observe``."""
         return self._lanes.quota(quota).breaker.is_open
 
     def track(self, run: Run, now: float) -> None:

@@ -172,7 +172,7 @@ class Service:
         """
         if not self._closed:
             self._events.append(Event(signals={quota: signals}, about=call_id))
-            if self._core.is_left_alone(quota):
+            if self._core.is_probing(quota):
                 self._wake.set()
 
     def is_stopped(self, quota: str) -> bool:

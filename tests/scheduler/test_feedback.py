@@ -112,6 +112,17 @@ def test_a_probe_that_is_cancelled_leaves_its_turn_to_the_next_one() -> None:
     assert admitted(core, NOW + 1) == ["b"]
 
 
+def test_after_an_answer_twice_as_many_go_and_after_ten_all() -> None:
+    names = [f"c{n:02}" for n in range(40)]
+    core = down(*names)
+    waves = []
+    while wave := admitted(core, NOW + 1):
+        waves.append(len(wave))
+        for name in wave:
+            answer(core, name, NOW + 1)
+    assert waves == [1, 2, 4, 8, 25]
+
+
 def test_answers_earn_retries() -> None:
     core = down("a")
     core.submit(call("b"), NOW)
