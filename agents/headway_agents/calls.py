@@ -16,7 +16,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Never, TypeVar
 
@@ -24,7 +24,7 @@ import anyio
 from autogen_core import CancellationToken
 
 from headway_scheduler.errors import ProviderError
-from headway_scheduler.model import Call, News, Outcome, Signals, Usage
+from headway_scheduler.model import Call, News, Outcome, Route, Signals, Usage
 from headway_scheduler.providers import OTHER, Failure, Kind, Provider, Verdict
 from headway_scheduler.states import CallState
 
@@ -37,6 +37,15 @@ Price = Callable[[Usage], float]
 """Dollars for usage."""
 _log = logging.getLogger("headway")
 
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What the answers of a model mean, and what they cost, where dollars are counted."""
+
+    provider: Provider = OTHER
+    price: Price | None = None
+
+
 MAX_ATTEMPTS = 8
 """Faults of one call before its error goes to the agent, while the provider answers others. One
 that answers nobody is waited for, and so is being rate limited."""
@@ -45,6 +54,7 @@ _NEWS = {
     Kind.RATE_LIMITED: News.REFUSED,
     Kind.OVERLOADED: News.OVERLOADED,
     Kind.TRANSIENT: News.FAILED,
+    Kind.ACCOUNT: News.LOCKED_OUT,
 }
 _READABLE = ("json", "event-stream")
 
@@ -79,8 +89,9 @@ class LiveCall:
         self._service = scope.service
         self.place = place
         self._call: Call | None = None
-        self._price: Price | None = None
-        self._provider = OTHER
+        self._ways: Mapping[str, Way] = {}
+        self._way = Way()
+        self._routes: tuple[Route, ...] = ()
         self._owes_an_end = False
         self._attempts = 0
         self._faults = 0
@@ -105,21 +116,20 @@ class LiveCall:
         return record.answer
 
     async def acquire(
-        self, call: Call, provider: Provider = OTHER, price: Price | None = None
+        self, call: Call, ways: Mapping[str, Way] | None = None, routes: tuple[Route, ...] = ()
     ) -> None:
         """Wait until the call may be sent. ``call`` is how it is written if it has no row yet.
 
-        ``provider`` says what its answer means, ``price`` what usage costs, where dollars count.
+        It goes on one of its ``routes``, if it has any; ``ways`` says how each model is asked.
         Raises what ``Service.acquire`` and the scope's ``may_pay`` do.
         """
-        self._call, self._provider, self._price = call, provider, price
+        self._call, self._ways, self._routes = call, ways or {}, routes
         await self.wait(partial(self._scope.door, self.place))
         if call.is_paid:
             self._scope.may_pay(call)
         self._scope.begin()
         self._is_begun = True
-        await self.wait(partial(self._queued, call))
-        self._owes_an_end = True
+        self._admitted(await self.wait(partial(self._queued, call)))
 
     async def for_person(self) -> Never:
         """Wait for a person who is not there; the attempt ends meanwhile."""
@@ -140,7 +150,7 @@ class LiveCall:
         self._is_heard = True
         news = News.ANSWERED if status < 400 and not self._is_garbled else None
         if (quota := self._quota) is not None:
-            told = self._provider.told(headers, self._service.now())
+            told = self._way.provider.told(headers, self._service.now())
             self._service.observed(self.place.id, quota, Signals(news=news, told=told))
 
     async def wait(self, step: Callable[[], Awaitable[T]]) -> T:
@@ -165,8 +175,8 @@ class LiveCall:
 
     async def done(self, answer: str, usage: Usage | None = None) -> None:
         """Record the answer; returns when it is on disk and may be delivered. Raises StoreError."""
-        usd = None if usage is None or self._price is None else self._price(usage)
-        used = None if usage is None else self._provider.settled_tokens(usage)
+        usd = None if usage is None or self._way.price is None else self._way.price(usage)
+        used = None if usage is None else self._way.provider.settled_tokens(usage)
         if self._call is not None and usage is not None:
             agent, model = self.place.agent, self._call.model
             self._service.learn(agent, model, self.place.taken.characters, usage)
@@ -179,14 +189,16 @@ class LiveCall:
         if self._reason is not None:
             raise self._reason
         now = self._service.now()
-        verdict = judged(error, self._provider, self._attempts, now)
+        verdict = judged(error, self._way.provider, self._attempts, now)
         if verdict.kind is Kind.FINAL and self._is_garbled:
             # Clients stumble over a page that is no JSON, each in its own way.
-            verdict = self._provider.judge(Failure(), self._attempts, now)
+            verdict = self._way.provider.judge(Failure(), self._attempts, now)
         if verdict.kind in (Kind.TRANSIENT, Kind.OVERLOADED):
             self._faults += not (self._quota and self._service.is_left_alone(self._quota))
         if verdict.kind is Kind.ACCOUNT:
-            await self._locked_out(error)
+            self._alert(error)
+            if not self._routes:
+                await self.refused(error, Signals(news=News.LOCKED_OUT, error=told(error)))
         if verdict.kind is Kind.FINAL:
             await self.refused(error, Signals(news=News.ANSWERED) if self._is_heard else None)
         if self._faults >= MAX_ATTEMPTS:
@@ -202,14 +214,11 @@ class LiveCall:
         await self._arrive(outcome, signals)
         raise error
 
-    async def _locked_out(self, error: Exception) -> Never:
-        """Stop the quota: whoever asked next would get the same error. This call fails of it."""
+    def _alert(self, error: Exception) -> None:
+        """Say that a quota stops: whoever asked next would get the same error."""
         if self._quota is not None and not self._service.is_stopped(self._quota):
-            alert = (
-                "quota %r is stopped, its calls wait: %s: mend that, then `headway limits resume`"
-            )
+            alert = "quota %r is stopped, its calls wait: %s: mend it, then `headway limits resume`"
             _log.warning(alert, self._quota, told(error))
-        await self.refused(error, Signals(news=News.LOCKED_OUT, error=told(error)))
 
     def cancel(self, reason: BaseException) -> None:
         """Have the call end with ``reason`` at whatever it awaits, now or next."""
@@ -238,14 +247,28 @@ class LiveCall:
             self._is_begun = False
             self._scope.end()
 
-    async def _queued(self, call: Call) -> None:
+    @property
+    def model(self) -> str:
+        """The model that the call goes to."""
+        assert self._call is not None  # it was acquired
+        return self._call.model
+
+    def _admitted(self, call: Call) -> None:
+        if self._call is not None and call.model != self._call.model:
+            _log.info("call %s goes to model %r, not %r", call.id, call.model, self._call.model)
+        self._call = call
+        self._way = self._ways.get(call.model, self._way)
+        self._owes_an_end = True
+
+    async def _queued(self, call: Call) -> Call:
         known = self._scope.known_links
         prompt = self.place.taken.unknown(known)
         if self.place.record is None:
-            await self._service.acquire(call, prompt)
+            granted = await self._service.acquire(call, prompt, self._routes)
         else:
-            await self._service.reacquire(self.place.record)
+            granted = await self._service.reacquire(self.place.record, self._routes)
         known.update(link.hash for link in prompt.links)
+        return granted
 
     @property
     def _quota(self) -> str | None:
@@ -283,7 +306,7 @@ class LiveCall:
             signals = self._signals(Signals(until, news))
         else:
             outcome = Outcome(CallState.QUEUED, error=error, not_before=until)
-            signals = self._signals(Signals(news=news))
+            signals = self._signals(Signals(news=news, error=error))
         self._owes_an_end = False
-        await self.wait(partial(self._service.retry, self.place.id, outcome, signals))
-        self._owes_an_end = True
+        retry = partial(self._service.retry, self.place.id, outcome, signals)
+        self._admitted(await self.wait(retry))

@@ -13,6 +13,7 @@ shares the wrapped client and adds its usage to the client that it was made from
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
@@ -28,10 +29,10 @@ from autogen_core.models import (
 from autogen_core.tools import Tool, ToolSchema
 from pydantic import BaseModel
 
-from headway_scheduler.model import Call, Priority
+from headway_scheduler.model import Call, Priority, Route
 from headway_scheduler.providers import PROVIDERS, Provider
 
-from .calls import LiveCall, Price, attached
+from .calls import LiveCall, Price, Way, attached
 from .identity import MODEL, Place, RunScope, asking_agent, scope_of_context
 from .inner import context_tokens, defaults, prepare, provider_name
 from .keys import without_masked_keys
@@ -64,6 +65,15 @@ class Model:
         return {self.idempotency_header: call_id} if self.idempotency_header else {}
 
 
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A model that may be asked, and whose rules hold there. ``rank`` as of a Route."""
+
+    model: Model
+    provider: Provider
+    rank: int = 0
+
+
 class ScheduledClientConfig(BaseModel):
     """The component form of a ScheduledClient: no run, no path, no key."""
 
@@ -79,6 +89,8 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
     """Any AutoGen client, its calls scheduled.
 
     ``priority`` counts where it is more urgent than the run's: the run waits for every call.
+    ``others`` are models that may be asked instead, each with its client: as good as this one
+    (rank 0), or only while no better one answers.
 
     Without ``scope`` and ``path`` they are taken from the context at every request.
     """
@@ -94,14 +106,21 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         scope: RunScope | None = None,
         path: str | None = None,
         priority: Priority | None = None,
+        others: Sequence[tuple[ChatCompletionClient, Model, int]] = (),
     ) -> None:
-        prepare(inner)
+        for each in (inner, *(client for client, _, _ in others)):
+            prepare(each)
         self.inner = inner
         self.model = model
         self.scope = scope
         self.path = path
         self.priority = priority
-        self._provider = model.provider or PROVIDERS[provider_name(inner)]
+        self._others = others
+        self._inners = {other.name: client for client, other, _ in others} | {model.name: inner}
+        self._options = [
+            Option(each, each.provider or PROVIDERS[provider_name(client)], rank)
+            for client, each, rank in ((inner, model, 0), *others)
+        ]
         self._parent: ScheduledClient | None = None
         self._chains = Chains()
         self._actual = RequestUsage(0, 0)
@@ -112,7 +131,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
 
         Without a path the context says which agent asks.
         """
-        handle = ScheduledClient(self.inner, self.model, scope, path, self.priority)
+        handle = ScheduledClient(self.inner, self.model, scope, path, self.priority, self._others)
         handle._parent = self._parent or self
         return handle
 
@@ -138,8 +157,8 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
                 result = load_result(recorded)
             else:
                 await self._acquire(live, scope, request)
-                headers = self.model.headers(place.id)
-                result = await answer(live, self.inner, request, headers, cancellation_token)
+                asked = partial(self._asked, live)
+                result = await answer(live, asked, request, cancellation_token)
         self._count(result)
         return result
 
@@ -225,7 +244,13 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
 
     async def _acquire(self, live: LiveCall, scope: RunScope, request: Request) -> None:
         cap = output_cap(request, defaults(self.inner))
-        await acquire(live, scope, self.model, self._provider, self.priority, cap)
+        await acquire(live, scope, self._options, self.priority, cap)
+
+    def _asked(self, live: LiveCall) -> tuple[ChatCompletionClient, Mapping[str, str]]:
+        models = {option.model.name: option.model for option in self._options}
+        # A row may be older than the configuration, and name a model that is no option any more.
+        model = models.get(live.model, self.model)
+        return self._inners[model.name], model.headers(live.place.id)
 
     async def _stream(
         self, request: Request, scope: RunScope, place: Place, token: CancellationToken | None
@@ -238,8 +263,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
                     yield item
                 return
             await self._acquire(live, scope, request)
-            headers = self.model.headers(place.id)
-            chunks = answer_stream(live, self.inner, request, headers, token)
+            chunks = answer_stream(live, partial(self._asked, live), request, token)
             async with aclosing(chunks) as stream:
                 async for item in stream:
                     if isinstance(item, CreateResult):
@@ -257,38 +281,56 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
 async def acquire(
     live: LiveCall,
     scope: RunScope,
-    model: Model,
-    provider: Provider,
+    options: Sequence[Option],
     priority: Priority | None,
     output_cap: int | None,
 ) -> None:
-    """Wait until a call to ``model`` may be sent, or for a person if one must decide.
+    """Wait until a call to one of the models may be sent, or for a person if one must decide.
 
-    Raises what :meth:`LiveCall.acquire` does.
+    The first of ``options`` was asked for. Raises what :meth:`LiveCall.acquire` does.
     """
     place = live.place
     if place.record is not None and scope.must_decide(place.record):
         await live.for_person()
-    characters = place.taken.characters
-    expected = scope.service.expected(place.agent, model.name, characters, output_cap)
-    price = model.price if model.counts_usd or scope.counts_usd else None
+    routes = [_route(option, scope, place, output_cap) for option in options]
+    first = routes[0]
     call = Call(
         id=place.id,
         run_id=scope.run_id,
         path=place.path,
-        model=model.name,
-        quotas=tuple(dict.fromkeys((*model.quotas, *scope.quotas))),
+        model=first.model,
+        quotas=first.quotas,
         priority=scope.priority if priority is None else priority,
-        tokens=provider.reserved_tokens(characters, output_cap, expected),
+        tokens=first.tokens,
         submitted_at=scope.service.now(),
         request_hash=place.taken.request_hash,
         occurrence=place.occurrence,
         kind=place.kind,
-        input_tokens=expected.input_tokens,
-        output_tokens=expected.output_tokens,
-        usd=0.0 if price is None else price(expected),
+        input_tokens=first.input_tokens,
+        output_tokens=first.output_tokens,
+        usd=first.usd,
     )
-    await live.acquire(call, provider, price)
+    ways = {each.model.name: Way(each.provider, _price(each.model, scope)) for each in options}
+    await live.acquire(call, ways, tuple(routes) if len(routes) > 1 else ())
+
+
+def _route(option: Option, scope: RunScope, place: Place, output_cap: int | None) -> Route:
+    model, characters = option.model, place.taken.characters
+    expected = scope.service.expected(place.agent, model.name, characters, output_cap)
+    price = _price(model, scope)
+    return Route(
+        model.name,
+        tuple(dict.fromkeys((*model.quotas, *scope.quotas))),
+        option.provider.reserved_tokens(characters, output_cap, expected),
+        expected.input_tokens,
+        expected.output_tokens,
+        0.0 if price is None else price(expected),
+        option.rank,
+    )
+
+
+def _price(model: Model, scope: RunScope) -> Price | None:
+    return model.price if model.counts_usd or scope.counts_usd else None
 
 
 def _as_stream(result: CreateResult) -> Iterator[str | CreateResult]:

@@ -19,19 +19,21 @@ from .wire import Request, dump_result, usage_of
 
 Stream = AsyncGenerator[str | CreateResult, None]
 Step = Callable[[], Awaitable[str | CreateResult | None]]
+Asked = Callable[[], tuple[ChatCompletionClient, Mapping[str, str]]]
+"""Tells which client the call goes to now, and the headers that its request carries."""
 
 
 async def answer(
     live: LiveCall,
-    inner: ChatCompletionClient,
+    asked: Asked,
     request: Request,
-    headers: Mapping[str, str],
     token: CancellationToken | None,
 ) -> CreateResult:
     """Return the answer to ``request`` once it is recorded."""
     arguments = request.arguments()
-    ask = partial(inner.create, request.messages, cancellation_token=token, **arguments)
     while True:
+        inner, headers = asked()
+        ask = partial(inner.create, request.messages, cancellation_token=token, **arguments)
         live.sent()
         try:
             exchange = Exchange(headers, live.told)
@@ -45,15 +47,15 @@ async def answer(
 
 async def answer_stream(
     live: LiveCall,
-    inner: ChatCompletionClient,
+    asked: Asked,
     request: Request,
-    headers: Mapping[str, str],
     token: CancellationToken | None,
 ) -> Stream:
     """Yield the chunks as they come, of every attempt, and then the answer once it is recorded."""
-    arguments = request.arguments() | stream_arguments(inner, request)
-    ask = partial(inner.create_stream, request.messages, cancellation_token=token, **arguments)
     while True:
+        inner, headers = asked()
+        arguments = request.arguments() | stream_arguments(inner, request)
+        ask = partial(inner.create_stream, request.messages, cancellation_token=token, **arguments)
         live.sent()
         result: CreateResult | None = None
         try:

@@ -25,7 +25,7 @@ from headway_scheduler.providers import PROVIDERS
 
 from .bodies import Answer, Events, read_request
 from .calls import LiveCall, attached
-from .client import Model, acquire
+from .client import Model, Option, acquire
 from .identity import SDK, RunScope, asking_agent
 
 # The SDK changed its HTTP library once, and knows only the classes of the one that it imports.
@@ -52,7 +52,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
         self._sdk = sdk
         self._inner: Any = sdk._client
         self._model = model
-        self._provider = model.provider or PROVIDERS["openai"]
+        self._option = Option(model, model.provider or PROVIDERS["openai"])
         self._scope = scope
         self._priority = priority
 
@@ -75,7 +75,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
                 headers = {"content-type": answer.content_type}
                 return _http.Response(answer.status, headers=headers, content=answer.body)
             cap = asked.output_cap
-            await acquire(live, scope, self._model, self._provider, self._priority, cap)
+            await acquire(live, scope, [self._option], self._priority, cap)
             request.headers.update(self._model.headers(place.id))
             response = await self._answered(live, request)
             if isinstance(response, _Stream):

@@ -38,13 +38,17 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The call may be sent: all its quotas had room, and it was next."""
+    """The call may be sent: all its quotas had room, and it was next.
+
+    ``model`` is the one that it goes to, which may be another than it was queued for.
+    """
 
     run_id: str
     call_id: str
     agent: str
     waited_seconds: float
     at: float
+    model: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,7 @@ def of_record(record: CallRecord, now: float) -> Progress:
     if state in (CallState.ADMITTED, CallState.SENT):
         at = record.admitted_at or now
         waited_seconds = at - call.submitted_at
-        return Admitted(call.run_id, call.id, call.path, waited_seconds, at)
+        return Admitted(call.run_id, call.id, call.path, waited_seconds, at, call.model)
     if state is CallState.QUEUED:
         reason = record.error or "sent again"
         return Retrying(call.run_id, call.id, call.path, record.attempts, record.not_before, reason)

@@ -115,7 +115,8 @@ class Workflows:
         """A client for a model of the configuration, not yet bound to a run."""
         from headway_agents import ScheduledClient
 
-        return ScheduledClient(self._inner(name), self._model(name), priority=_priority(priority))
+        client, level = self._inner(name), _priority(priority)
+        return ScheduledClient(client, self._model(name), None, None, level, self._others(name))
 
     def wrap(
         self, client: "ChatCompletionClient", *, priority: Priority | str | None = None
@@ -125,7 +126,8 @@ class Workflows:
 
         # A client that does not show its model still draws on the limits of unlisted models.
         name = model_name(client) or type(client).__name__
-        return ScheduledClient(client, self._model(name), priority=_priority(priority))
+        level = _priority(priority)
+        return ScheduledClient(client, self._model(name), None, None, level, self._others(name))
 
     def openai(
         self, name: str, scope: "Callable[[], RunScope]", *, priority: Priority | str | None = None
@@ -137,6 +139,13 @@ class Workflows:
         if name not in self._sdks:
             self._sdks[name] = openai_sdk(self._key(name), self._config.model(name).base_url)
         return scheduled(self._sdks[name], model, scope, _priority(priority))
+
+    def _others(self, name: str) -> "list[tuple[ChatCompletionClient, Model, int]]":
+        """What may be asked instead of a model: its other deployments, then its fallbacks."""
+        configured = self._config.model(name)
+        ranked = [(other, 0) for other in configured.deployments]
+        ranked += [(other, rank) for rank, other in enumerate(configured.fallbacks, start=1)]
+        return [(self._inner(other), self._model(other), rank) for other, rank in ranked]
 
     def _model(self, name: str) -> "Model":
         """How calls of a model are scheduled. Raises CallerError if it has no price and needs one.

@@ -105,6 +105,11 @@ class RunBook:
         entry = self._entries.get(call.run_id)
         return "" if entry is None or entry.run is None else entry.run.share
 
+    def deadline(self, call: Call) -> float | None:
+        """When the run of a call must have ended, if it must."""
+        entry = self._entries.get(call.run_id)
+        return None if entry is None or entry.run is None else entry.run.deadline
+
     def due(self, call: Call, policy: Policy) -> float:
         """When a call counts as having come: calls of long runs later, of urgent ones earlier."""
         entry = self._entries[call.run_id]

@@ -31,9 +31,11 @@ from .model import (
     CallRecord,
     Change,
     Lesson,
+    News,
     Outcome,
     Priority,
     Quota,
+    Route,
     Run,
     Signals,
     Snapshot,
@@ -46,6 +48,7 @@ from .quotas import LIMITS as LEARNED
 from .states import IN_FLIGHT, LIVE_CALLS, UNDER_WAY, CallState, check_call
 from .views import Blocker, Explanation, Gauge, Statistics
 
+_FAULTS = (News.FAILED, News.OVERLOADED, News.LOCKED_OUT)
 SIZES = "run size"
 """The kind of lessons about how much the runs of a workflow take."""
 
@@ -54,7 +57,7 @@ SIZES = "run size"
 class _Live:
     """A call that has not ended. ``waiter`` while it stands in a line; ``due`` once it has.
 
-    ``held``: what an operator holds it by, while one does.
+    ``held``: what an operator holds it by, while one does. ``routes``: the ways that it may go.
     """
 
     record: CallRecord
@@ -62,6 +65,7 @@ class _Live:
     waiter: Waiter | None = None
     due: float | None = None
     held: str | None = None
+    routes: tuple[Route, ...] = ()
 
 
 class Scheduler:
@@ -88,23 +92,29 @@ class Scheduler:
 
     # Events
 
-    def submit(self, call: Call, now: float, *, parked: bool = False) -> None:
+    def submit(
+        self, call: Call, now: float, *, routes: tuple[Route, ...] = (), parked: bool = False
+    ) -> None:
         """Queue a call; a ``parked`` one is a question to a person and is never admitted.
+
+        It takes the best of its ``routes``, and another if that one stops answering.
 
         Raises UnknownQuota or CallTooLarge, and changes nothing then; InternalError for an id that
         is already queued or in flight.
         """
         if call.id in self._live:
             raise InternalError(f"call {call.id} was submitted twice")
+        call = self._routed(call, routes, now)
         self._lane(call, now).check(call)
         record = CallRecord(call, self._next_seq, parked=parked)
         self._next_seq += 1
         live = self._add(record)
+        live.routes = routes
         self._new[call.id] = record
         if not parked:
             self._enqueue(live, now)
 
-    def resubmit(self, record: CallRecord, now: float) -> None:
+    def resubmit(self, record: CallRecord, now: float, *, routes: tuple[Route, ...] = ()) -> None:
         """Queue a call without an answer again, at its old place: its run goes on.
 
         What earlier attempts reserved stays spent. Raises UnknownQuota or CallTooLarge and changes
@@ -124,6 +134,7 @@ class Scheduler:
         live.record.parked = False
         live.record.not_before = None
         live = self._live.get(record.call.id) or self._add(live.record)
+        live.routes = routes
         self._change(live.record)
         self._enqueue(live, now)
 
@@ -206,6 +217,8 @@ class Scheduler:
         )
         self._touched.add((quota,))
         self._ask_at = now
+        if signals.news in _FAULTS and state.breaker.is_open:
+            self._send_elsewhere(quota, now)
 
     def try_again(self, now: float) -> None:
         """Let one call of each quota try whose account was locked out: somebody may have paid."""
@@ -458,6 +471,9 @@ class Scheduler:
             heappush(self._delayed, (record.not_before, call.id))
             return
         record.not_before = None
+        if live.routes:
+            record.call = call = self._routed(call, live.routes, now)
+            self._change(record)
         level = self._book.level(call)
         live.held = self._gates.holder(call, record.seq, level)
         if live.held is not None:
@@ -468,6 +484,32 @@ class Scheduler:
         live.waiter = Waiter(record, level, team, live.due, lane.cost(call))
         lane.line.push(live.waiter, now)
         self._ask_at = now
+
+    def _routed(self, call: Call, routes: tuple[Route, ...], now: float) -> Call:
+        """The call on the best of its ways: one that answers, in time, and soon."""
+        if not routes:
+            return call
+        ways = (route.taken_by(call) for route in routes)
+        outlooks = [
+            (self._outlook(way, route.rank, now), index)
+            for index, (way, route) in enumerate(zip(ways, routes, strict=True))
+        ]
+        return routes[min(outlooks)[1]].taken_by(call)
+
+    def _outlook(self, call: Call, rank: int, now: float) -> tuple[bool, bool, int, float, float]:
+        lane = self._lane(call, now)
+        is_out = any(quota.breaker.is_open for quota in lane.quotas)
+        waits = sum(waiter.cost for waiter in lane.line)
+        deadline = self._book.deadline(call)
+        is_late = deadline is not None and now + waits > deadline
+        return is_out or not lane.fits(call), is_late, rank, waits, -lane.free_share(now)
+
+    def _send_elsewhere(self, quota: str, now: float) -> None:
+        """Let calls that wait for a provider that stopped answering take another of their ways."""
+        for live in list(self._live.values()):
+            if live.routes and live.waiter is not None and quota in live.record.call.quotas:
+                self._withdraw(live, now)
+                self._enqueue(live, now)
 
     def _not_before(self, call: Call, outcome: Outcome) -> float | None:
         """When a call goes again. Where the quota itself pauses, the order says who goes then."""

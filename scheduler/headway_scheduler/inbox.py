@@ -8,6 +8,7 @@ from .core import Scheduler
 from .model import (
     NO_PROMPT,
     Batch,
+    Call,
     CallRecord,
     Change,
     Lesson,
@@ -49,7 +50,7 @@ class Event:
 
     ``tell`` tells it to the core; what must be done beside that has a field of its own; ``signals``
     are those of an attempt at the call ``about``. With
-    ``until_granted`` the reply waits on until the call is admitted.
+    ``until_granted`` the reply waits on until the call is admitted, as it is ``granted``.
     """
 
     tell: Callable[[Scheduler, float], None] = _nothing
@@ -64,6 +65,7 @@ class Event:
     lessons: tuple[Lesson, ...] = ()
     reply: Reply | None = None
     until_granted: bool = False
+    granted: Call | None = None
     stands: bool = False
 
     def told(self, core: Scheduler, now: float) -> None:

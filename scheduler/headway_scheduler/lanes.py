@@ -61,6 +61,15 @@ class Lane:
                     f"{_number(bucket.limit.largest)}: shorten the prompt or raise the limit"
                 )
 
+    def fits(self, call: Call) -> bool:
+        """Whether no limit is below what one call takes."""
+        return all(bucket.amount(call) <= bucket.limit.largest for bucket in self.buckets)
+
+    def free_share(self, now: float) -> float:
+        """What is free of the limit of which least is, as a share of it; 1 without limits."""
+        shares = (bucket.available(now) / bucket.limit.capacity for bucket in self.buckets)
+        return min(shares, default=1.0)
+
     def cost(self, call: Call) -> float:
         """What a call takes of its scarcest limit, in budget-seconds.
 

@@ -5,7 +5,7 @@ that its model draws on. Times are seconds since the epoch, as told by the calle
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 
 from .errors import InvalidQuota
@@ -146,7 +146,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One model request: who asks for what. Nothing in it changes while it lives.
+    """One model request: who asks for what. While it waits, its class and its route may change.
 
     ``path`` names the agent inside its run, ``model`` the model as the workflow knows it.
     ``tokens`` is what will be reserved where input and output are counted together,
@@ -179,6 +179,35 @@ class Call:
 
 
 _PAID_KINDS = {"model", "sdk"}
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A way that a call may go: to which model, and what it takes there.
+
+    ``rank`` 0 is as good as the model that was asked for; others, the lower the better, are taken
+    only where no better one would answer.
+    """
+
+    model: str
+    quotas: tuple[str, ...]
+    tokens: int
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float = 0.0
+    rank: int = 0
+
+    def taken_by(self, call: Call) -> Call:
+        """The same call on this way."""
+        return replace(
+            call,
+            model=self.model,
+            quotas=self.quotas,
+            tokens=self.tokens,
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            usd=self.usd,
+        )
 
 
 @dataclass(slots=True)

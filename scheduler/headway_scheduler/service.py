@@ -42,6 +42,7 @@ from .model import (
     Priority,
     Prompt,
     Quota,
+    Route,
     Run,
     Signals,
     Snapshot,
@@ -117,8 +118,12 @@ class Service:
 
     # What callers ask
 
-    async def acquire(self, call: Call, prompt: Prompt = NO_PROMPT) -> None:
+    async def acquire(
+        self, call: Call, prompt: Prompt = NO_PROMPT, routes: tuple[Route, ...] = ()
+    ) -> Call:
         """Queue ``call`` and wait until it may be sent; that is on disk then, and its ``prompt``.
+
+        Return it as it is to be sent: on one of its ``routes``, if it has any.
 
         The caller then owes one :meth:`settle`, :meth:`retry` or :meth:`abandon`. Cancelling the
         wait takes the call out of the queue.
@@ -126,14 +131,16 @@ class Service:
         Raises UnknownQuota, CallTooLarge, KeyTaken or StoreError: it is not queued then;
         SchedulerClosed: a call that was queued before stays on disk, parked.
         """
-        await self._granted(call.id, Event(lambda core, now: core.submit(call, now), prompt))
+        event = Event(lambda core, now: core.submit(call, now, routes=routes), prompt)
+        return await self._granted(call.id, event)
 
-    async def reacquire(self, record: CallRecord) -> None:
+    async def reacquire(self, record: CallRecord, routes: tuple[Route, ...] = ()) -> Call:
         """Queue a call of an earlier attempt again, at its old place, and wait as for a new one.
 
         It is parked, unknown, failed or cancelled. Raises what :meth:`acquire` does.
         """
-        await self._granted(record.call.id, Event(lambda core, now: core.resubmit(record, now)))
+        event = Event(lambda core, now: core.resubmit(record, now, routes=routes))
+        return await self._granted(record.call.id, event)
 
     async def ask(self, call: Call, prompt: Prompt = NO_PROMPT) -> None:
         """Write down a question to a person; on disk when this returns. It is never admitted."""
@@ -195,13 +202,13 @@ class Service:
 
     async def retry(
         self, call_id: str, outcome: Outcome, signals: Mapping[str, Signals] | None = None
-    ) -> None:
+    ) -> Call:
         """Queue an attempted call again at its old place and wait until it may be sent again.
 
         ``outcome`` has the state queued. Raises StoreError; the call has failed then.
         """
         event = Event(settle=(call_id, outcome), signals=signals, about=call_id)
-        await self._granted(call_id, event)
+        return await self._granted(call_id, event)
 
     def abandon(self, call_id: str, outcome: Outcome) -> None:
         """Settle without waiting, for a caller that is being cancelled."""
@@ -307,7 +314,7 @@ class Service:
         self._post(event)
         await event.reply.wait()
 
-    async def _granted(self, call_id: str, event: Event) -> None:
+    async def _granted(self, call_id: str, event: Event) -> Call:
         if call_id in self._waiting:
             raise InternalError(f"call {call_id}: somebody waits for its turn already")
         event.reply, event.until_granted = Reply(), True
@@ -320,6 +327,8 @@ class Service:
             raise
         finally:
             self._waiting.pop(call_id, None)
+        assert event.granted is not None
+        return event.granted
 
     # The pump
 
@@ -414,6 +423,7 @@ class Service:
             # A caller that was cancelled meanwhile has an abandon on its way.
             self._sending.add(record.call.id)
             if waiting := self._waiting.get(record.call.id):
+                waiting.granted = record.call
                 waiting.answer()
 
     def _fail(self, events: list[Event], error: Exception) -> None:

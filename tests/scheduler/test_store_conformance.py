@@ -20,6 +20,7 @@ from headway_scheduler.model import (
     Piece,
     Priority,
     Resource,
+    Route,
     Run,
     Snapshot,
     Usage,
@@ -143,16 +144,19 @@ async def test_a_change_written_twice_is_the_same_as_once(store: Store) -> None:
 
 async def test_what_a_call_asks_for_never_changes(store: Store) -> None:
     await store.commit(Batch(new=(record(0),)))
-    other = replace(every_field(0), call=replace(record(0).call, tokens=1))
+    changes = {"run_id": "other", "path": "other", "request_hash": "other", "occurrence": 9}
+    other = replace(every_field(0), call=replace(record(0).call, **changes, submitted_at=0.0))
     await store.commit(Batch(changed=(other,)))
     assert list(await store.calls()) == [every_field(0)]
 
 
-async def test_only_its_class_may_change(store: Store) -> None:
+async def test_only_its_class_and_its_route_may_change(store: Store) -> None:
     await store.commit(Batch(new=(record(0),)))
-    bumped = replace(record(0), call=replace(record(0).call, priority=Priority.LOW))
-    await store.commit(Batch(changed=(bumped,)))
-    assert list(await store.calls()) == [bumped]
+    route = Route("other", ("a", "b"), 7, 3, 4, 0.5)
+    call = replace(route.taken_by(record(0).call), priority=Priority.LOW)
+    changed = replace(record(0), call=call)
+    await store.commit(Batch(changed=(changed,)))
+    assert list(await store.calls()) == [changed]
 
 
 async def test_the_last_change_of_each_target_stands_and_all_are_kept(store: Store) -> None:

@@ -30,6 +30,7 @@ class ModelConfig:
 
     ``api_key_env`` names the variable that holds the key; the key itself is never read here.
     ``idempotency_header`` names the header in which the server takes an idempotency key.
+    ``deployments`` are models that are as good as this one, ``fallbacks`` those that are not.
     """
 
     name: str
@@ -38,6 +39,8 @@ class ModelConfig:
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
     idempotency_header: str | None = None
+    deployments: tuple[str, ...] = ()
+    fallbacks: tuple[str, ...] = ()
     usd_per_million_input_tokens: float | None = None
     usd_per_million_output_tokens: float | None = None
 

@@ -170,6 +170,15 @@ def _quota_names(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _model_names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        said = "a list of other things" if isinstance(value, list) else spoken(value)
+        raise ConfigError(f'must be a list of models, as in ["gpt-5.4-mini"], not {said}')
+    if len(set(value)) < len(value):
+        raise ConfigError("names a model twice")
+    return tuple(value)
+
+
 def _url(value: object) -> str:
     refused = ConfigError(
         "must be an http:// or https:// address without user, password, query or fragment"
@@ -254,6 +263,8 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "base_url"): Key("http(s) address", _url, unset="the provider's"),
     ("models", "*", "api_key_env"): Key("variable", _variable_name, "OPENAI_API_KEY"),
     ("models", "*", "idempotency_header"): Key("header", _header, unset="none"),
+    ("models", "*", "deployments"): Key("list of models", _model_names, (), "none"),
+    ("models", "*", "fallbacks"): Key("list of models", _model_names, (), "none"),
     ("models", "*", "usd_per_million_input_tokens"): Key("number", _price, unset=_LISTED),
     ("models", "*", "usd_per_million_output_tokens"): Key("number", _price, unset=_LISTED),
     ("teams", "*", "weight"): Key("number", _above_zero, 1),

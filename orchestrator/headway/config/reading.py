@@ -75,6 +75,11 @@ class Reading:
             if pattern(path)[0::2] in (("models", "quotas"), ("teams", "quotas")):
                 for name in setting.value:
                     self._check_name(path, name, quotas)
+            if pattern(path)[0::2] in (("models", "deployments"), ("models", "fallbacks")):
+                for name in setting.value:
+                    self._check_name(path, name, models)
+                if path[1] in setting.value:
+                    self._note(self._place(path), "names the model itself")
         default_model = self.settings["defaults", "model"].value
         if default_model is not None:
             self._check_name(("defaults", "model"), default_model, models)

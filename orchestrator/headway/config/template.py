@@ -32,6 +32,8 @@ quotas = ["openai"]             # a call waits until all of these have room
 api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never stands in here
 # idempotency_header = "Idempotency-Key"   # if the server has one: a call sent again is known by it
 
+# deployments = []              # models that are as good: the one with most room takes the call
+# fallbacks = []                # models for while this one does not answer, or not in time
 # usd_per_million_input_tokens = 2.5       # else the list price, if there is one
 # usd_per_million_output_tokens = 10
 

@@ -13,6 +13,7 @@ from ..errors import KeyTaken, StoreError
 from ..model import (
     Batch,
     BucketState,
+    Call,
     CallRecord,
     Change,
     Lesson,
@@ -54,7 +55,7 @@ class MemoryStore:
             self._seqs.add(record.seq)
         for record in batch.changed:
             old = self._calls[record.call.id]
-            call = replace(old.call, priority=record.call.priority)
+            call = _routed(old.call, record.call)
             self._calls[record.call.id] = replace(record, call=call, seq=old.seq, parked=False)
         self._buckets |= {(bucket.quota, bucket.resource): bucket for bucket in batch.buckets}
         self._runs |= {run.id: run for run in batch.runs}
@@ -179,3 +180,17 @@ class MemoryStore:
                     f"another run has the key {run.key!r} already: nothing was written; "
                     "take that run or use a new key"
                 )
+
+
+def _routed(old: Call, new: Call) -> Call:
+    """What of a call may change: its class, and the way that it goes."""
+    return replace(
+        old,
+        priority=new.priority,
+        model=new.model,
+        quotas=new.quotas,
+        tokens=new.tokens,
+        input_tokens=new.input_tokens,
+        output_tokens=new.output_tokens,
+        usd=new.usd,
+    )

@@ -102,9 +102,15 @@ def _inserted(record: CallRecord) -> Row:
 
 
 def _updated(record: CallRecord) -> Row:
-    usage = record.usage
+    call, usage = record.call, record.usage
     return (
-        record.call.priority.value,
+        call.model,
+        _quotas_text(call.quotas),
+        call.tokens,
+        call.input_tokens,
+        call.output_tokens,
+        call.usd,
+        call.priority.value,
         record.state.value,
         record.attempts,
         record.not_before,

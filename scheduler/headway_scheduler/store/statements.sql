@@ -19,9 +19,10 @@ INSERT INTO calls (
     CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, ?, ?
 );
 
--- update_call: How far a call has come. Of what it asks for, only its class may change.
+-- update_call: How far a call has come. Of what it asks for, its class and its route may change.
 UPDATE calls SET
-    priority = ?, state = CAST(? AS TEXT), attempts = ?, not_before = ?, admitted_at = ?, sent_at = ?,
+    model = CAST(? AS TEXT), quotas = CAST(? AS TEXT), tokens = ?, input_estimate = ?,
+    output_estimate = ?, usd_estimate = ?, priority = ?, state = CAST(? AS TEXT), attempts = ?, not_before = ?, admitted_at = ?, sent_at = ?,
     finished_at = ?, input_tokens = ?, output_tokens = ?, answer = CAST(? AS TEXT),
     error = CAST(? AS TEXT), arrival = ?, losses = ?
 WHERE seq = ?;
