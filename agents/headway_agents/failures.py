@@ -72,7 +72,8 @@ def _failure(error: BaseException) -> Failure:
     headers = {str(name).lower(): str(value) for name, value in _items(response)}
     is_json = isinstance(body, Mapping | list)
     return Failure(
-        status if isinstance(status, int) else None,
+        # Anthropic's SDK gives an error inside a stream the status of the stream, 200.
+        status if isinstance(status, int) and status >= 400 else None,
         headers,
         body if is_json else None,
         str(error),
