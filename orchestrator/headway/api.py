@@ -30,6 +30,7 @@ from .control import (
     require_failed,
     require_resumable,
 )
+from .costs import KEYS, Cost, added_up
 from .events import of_batch
 from .handles import Plan, RunHandle, RunOptions
 from .journals import inherited_answers
@@ -337,6 +338,16 @@ class Headway:
         A run that another one began as a copy of stays as long as that one.
         """
         return await self._control.prune(self.service.now() - older_than_seconds)
+
+    async def costs(self, by: str = "model", *, since_seconds: float | None = None) -> list[Cost]:
+        """What was spent, by model, team, workflow, run or day (UTC), and last the total.
+
+        ``since_seconds``: only calls that came no longer ago. Raises CallerError for another key.
+        """
+        if by not in KEYS:
+            raise CallerError(f"costs are counted by {', '.join(KEYS)}, not by {by!r}")
+        since = 0.0 if since_seconds is None else self.service.now() - since_seconds
+        return added_up(await self._store.spent(by, since), self._prices)
 
     # Models and the queue
 

@@ -237,6 +237,21 @@ class CallRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """Calls of one model, under one ``key``, that took the same: ``usage`` of each.
+
+    ``calls`` that brought an answer or a bill, without ``usage`` where nobody counted it; ``lost``
+    attempts of which nobody knows whether they were paid.
+    """
+
+    key: str
+    model: str
+    usage: Usage | None
+    calls: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How an attempt at a call ended.
 

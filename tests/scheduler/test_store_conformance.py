@@ -1,9 +1,11 @@
 """What every store does. One suite, run on each of them."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -23,6 +25,7 @@ from headway_scheduler.model import (
     Route,
     Run,
     Snapshot,
+    Spent,
     Usage,
 )
 from headway_scheduler.states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
@@ -586,3 +589,56 @@ async def test_every_field_of_a_run_that_goes_on_comes_back(store: Store) -> Non
     )
     await store.commit(Batch(runs=(full, run("b"))))
     assert await store.run("a") == full
+
+
+def paid(seq: int, model: str, usage: Usage | None, run_id: str, **changes: Any) -> CallRecord:
+    row = record(seq, CallState.DONE, run_id=run_id)
+    kind = changes.pop("kind", "model")
+    return replace(row, call=replace(row.call, model=model, kind=kind), usage=usage, **changes)
+
+
+@pytest.mark.parametrize(
+    ("by", "keys"),
+    [
+        ("model", {"m": 4, "n": 1}),
+        ("run", {"a": 3, "b": 1, "": 1}),
+        ("workflow", {"report": 4, "": 1}),
+        ("team", {"report": 3, "team": 1, "": 1}),
+        ("day", {"1970-01-01": 4, "1970-01-02": 1}),
+    ],
+)
+async def test_what_was_spent_is_counted_by_what_is_asked(
+    store: Store, by: str, keys: dict[str, int]
+) -> None:
+    day = 86_400.0
+    later = paid(4, "m", Usage(1, 1), "none")
+    await store.commit(
+        Batch(
+            runs=(run("a"), replace(run("b"), team="team")),
+            new=(
+                paid(0, "m", Usage(10, 2), "a"),
+                paid(1, "m", Usage(10, 2), "a", losses=1),
+                paid(2, "m", None, "a", kind="sdk"),
+                paid(3, "n", Usage(7, 0), "b"),
+                replace(later, call=replace(later.call, submitted_at=day + 5)),
+                paid(5, "m", Usage(99, 99), "a", kind="tool"),
+                replace(paid(6, "m", None, "a"), state=CallState.QUEUED),
+            ),
+        )
+    )
+    spent = await store.spent(by, 0.0)
+    found: Counter[str] = Counter()
+    for each in spent:
+        found[each.key] += each.calls
+    assert found == keys
+    assert sum(each.lost for each in spent) == 1
+    tokens = sum(each.calls * each.usage.total for each in spent if each.usage is not None)
+    assert tokens == 12 + 12 + 7 + 2
+    assert sum(each.calls for each in spent if each.usage is None) == 1
+    assert [each.calls for each in await store.spent(by, day)] == [1]
+
+
+async def test_a_call_that_was_lost_and_never_answered_is_listed_as_lost(store: Store) -> None:
+    lost = replace(paid(0, "m", None, "a", losses=2), state=CallState.UNKNOWN)
+    await store.commit(Batch(new=(lost,)))
+    assert await store.spent("model", 0.0) == [Spent("m", "m", None, 0, 2)]

@@ -164,6 +164,11 @@ def _add_looking(commands: Any) -> None:
     for command in (listed, show, head, why):
         _add_common(command)
     _add_operations(verbs)
+    cost = _command(commands, "cost", "cost:show", "what was spent")
+    keys = ("model", "team", "workflow", "run", "day")
+    cost.add_argument("--by", choices=keys, default="model", help="(default: model)")
+    cost.add_argument("--since", type=_duration, metavar="TIME", help="how long ago, as in 12h, 7d")
+    _add_common(cost)
     limits = commands.add_parser("limits", help="what may be sent, and who gets how much of it")
     verbs = limits.add_subparsers(metavar="VERB", required=True, title="verbs")
     show = _command(verbs, "list", "operations:show_limits", "limits that hold, and what is free")

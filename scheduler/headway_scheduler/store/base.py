@@ -7,7 +7,7 @@ names the file and says what to do; or KeyTaken, if a row is refused for a calle
 from collections.abc import Collection, Sequence
 from typing import Protocol, Self
 
-from ..model import Batch, CallRecord, Change, Run, Snapshot
+from ..model import Batch, CallRecord, Change, Run, Snapshot, Spent
 from ..states import CallState, RunState
 
 
@@ -53,6 +53,12 @@ class Store(Protocol):
 
     async def changes(self, *, limit: int = 1000) -> Sequence[Change]:
         """What operators changed, newest first."""
+
+    async def spent(self, by: str, since: float) -> Sequence[Spent]:
+        """What calls took that came at ``since`` or later, by model, team, workflow, run or day.
+
+        A day is one of UTC, as in 2026-03-01; the key of a call outside of any run is empty.
+        """
 
     async def prompt(self, request_hash: str) -> Sequence[str] | None:
         """The texts of a recorded request, in order; None if it is not recorded."""

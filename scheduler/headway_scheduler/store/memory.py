@@ -6,6 +6,7 @@ Law of this file: it behaves as the SQLite store does, and shares no mutable obj
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Self
 
@@ -21,6 +22,8 @@ from ..model import (
     Resource,
     Run,
     Snapshot,
+    Spent,
+    Usage,
 )
 from ..states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
 from .lookup import CANDIDATES, link_hash, only_run
@@ -114,6 +117,29 @@ class MemoryStore:
     ) -> Sequence[CallRecord]:
         """Calls of a run (of all, if None) in any of ``states`` (all, if empty), by arrival."""
         return [replace(record) for record in islice(self._in_states(run_id, states), limit)]
+
+    async def spent(self, by: str, since: float) -> Sequence[Spent]:
+        """What calls took that came at ``since`` or later, by model, team, workflow, run or day."""
+        calls: Counter[tuple[str, str, Usage | None]] = Counter()
+        lost: Counter[tuple[str, str, Usage | None]] = Counter()
+        for record in self._calls.values():
+            call, usage = record.call, record.usage
+            is_done = record.state is CallState.DONE or usage is not None
+            if call.is_paid and call.submitted_at >= since and (is_done or record.losses):
+                alike = (self._key(call, by), call.model, usage)
+                calls[alike] += is_done
+                lost[alike] += record.losses
+        return [Spent(*alike, calls[alike], lost[alike]) for alike in calls]
+
+    def _key(self, call: Call, by: str) -> str:
+        run = self._runs.get(call.run_id)
+        if by == "model":
+            return call.model
+        if by == "day":
+            return datetime.fromtimestamp(call.submitted_at, UTC).date().isoformat()
+        if run is None:
+            return ""
+        return {"run": run.id, "workflow": run.workflow, "team": run.share}[by]
 
     async def prompt(self, request_hash: str) -> Sequence[str] | None:
         """The texts of a recorded request, in order; None if it is not recorded."""

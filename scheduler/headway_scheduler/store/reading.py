@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import StoreCorrupt, StoreError, StoreForeign, StoreTooNew
-from ..model import CallRecord, Change, Lesson, Run, Snapshot
+from ..model import CallRecord, Change, Lesson, Run, Snapshot, Spent
 from ..states import LIVE_CALLS, CallState, RunState
 from . import rows
 from .failures import explained
@@ -160,6 +160,11 @@ def calls(
         )
     name = "live_calls" if states and LIVE_CALLS.issuperset(states) else "calls"
     return _fetch(db, name, rows.call_record, states=listed, limit=limit)
+
+
+def spent(db: sqlite3.Connection, by: str, since: float) -> Sequence[Spent]:
+    """See ``Store.spent``."""
+    return _fetch(db, "spent", rows.spent, by=by, since=since)
 
 
 def prompt(db: sqlite3.Connection, request_hash: str) -> Sequence[str] | None:

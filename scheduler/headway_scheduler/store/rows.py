@@ -10,7 +10,7 @@ from dataclasses import astuple
 from functools import lru_cache
 from typing import Any
 
-from ..model import Batch, BucketState, Call, CallRecord, Priority, Resource, Run, Usage
+from ..model import Batch, BucketState, Call, CallRecord, Priority, Resource, Run, Spent, Usage
 from ..states import CallState, RunState
 from .sql import STATEMENTS
 
@@ -186,3 +186,10 @@ def run(row: Sequence[Any]) -> Run:
     history = () if row[14] is None else tuple(json.loads(row[14]))
     stored = (*row[5:14], history, *row[15:])
     return Run(run_id, workflow, task, Priority(priority), RunState(state), *stored)
+
+
+def spent(row: Sequence[Any]) -> Spent:
+    """Read what was spent."""
+    key, model, input_tokens, output_tokens, calls, lost = row
+    usage = None if input_tokens is None else Usage(input_tokens, output_tokens)
+    return Spent(key, model, usage, calls, lost)

@@ -16,7 +16,7 @@ import anyio
 from anyio import to_thread
 
 from ..errors import StoreError, StoreReadOnly
-from ..model import Batch, CallRecord, Change, Run, Snapshot
+from ..model import Batch, CallRecord, Change, Run, Snapshot, Spent
 from ..states import CallState, RunState
 from . import reading
 from .failures import explained
@@ -118,6 +118,10 @@ class SqliteStore:
     ) -> Sequence[CallRecord]:
         """Calls of a run (of all, if None) in any of ``states`` (all, if empty), by arrival."""
         return await self._read(partial(reading.calls, run_id=run_id, states=states, limit=limit))
+
+    async def spent(self, by: str, since: float) -> Sequence[Spent]:
+        """What calls took that came at ``since`` or later, by model, team, workflow, run or day."""
+        return await self._read(partial(reading.spent, by=by, since=since))
 
     async def prompt(self, request_hash: str) -> Sequence[str] | None:
         """The texts of a recorded request, in order; None if it is not recorded."""

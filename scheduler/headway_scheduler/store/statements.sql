@@ -194,3 +194,20 @@ SELECT
     waits_for, attempts, resumed_at, team
 FROM runs WHERE state IN (SELECT value FROM json_each(:states))
 ORDER BY created_at DESC, rowid DESC LIMIT :limit;
+
+-- spent: What calls took that were answered, billed or lost, those alike counted together.
+SELECT
+    CASE CAST(:by AS TEXT)
+        WHEN 'run' THEN coalesce(runs.id, '')
+        WHEN 'workflow' THEN coalesce(runs.workflow, '')
+        WHEN 'team' THEN coalesce(runs.team, runs.workflow, '')
+        WHEN 'day' THEN date(calls.submitted_at, 'unixepoch')
+        ELSE calls.model
+    END AS "key",
+    calls.model, calls.input_tokens, calls.output_tokens,
+    sum(calls.state = 'done' OR calls.input_tokens IS NOT NULL), sum(calls.losses)
+FROM calls LEFT JOIN runs ON runs.id = calls.run_id
+WHERE calls.kind IN ('model', 'sdk') AND calls.submitted_at >= :since
+    AND (calls.state = 'done' OR calls.input_tokens IS NOT NULL OR calls.losses > 0)
+GROUP BY 1, 2, 3, 4
+ORDER BY 1, 2, 3, 4;
