@@ -75,7 +75,12 @@ async def attached(
         raise
     finally:
         live.abandon()
+        scope.service.on_preempt(place.id, None)
         scope.detach(place.id)
+
+
+class Preempted(Exception):
+    """A call in flight makes room for a more urgent one; nobody but this file sees it."""
 
 
 class LiveCall:
@@ -96,6 +101,7 @@ class LiveCall:
         self._attempts = 0
         self._faults = 0
         self._is_heard = self._is_garbled = False
+        self._is_out = self._is_preempted = False
         self._reason: BaseException | None = None
         self._waiter: asyncio.Task[object] | None = None
         self._is_begun = False
@@ -140,7 +146,8 @@ class LiveCall:
     def sent(self) -> None:
         """Note that an attempt leaves now."""
         self._attempts += 1
-        self._is_heard = self._is_garbled = False
+        self._is_heard = self._is_garbled = self._is_preempted = False
+        self._is_out = True
         self._service.sent(self.place.id)
 
     def told(self, status: int, headers: Mapping[str, str]) -> None:
@@ -164,17 +171,23 @@ class LiveCall:
         try:
             return await step()
         except asyncio.CancelledError:
-            if self._reason is None or task.uncancel() > others:
+            reason = self._interruption()
+            if reason is None or task.uncancel() > others:
                 # The task itself is being cancelled. A run without a team asks in the task that
                 # executes it, and is cut off here before anybody can close its scope.
                 self._is_cut_off = anyio.current_effective_deadline() == -math.inf
                 raise
-            raise self._reason from None
+            raise reason from None
         finally:
             self._waiter = None
 
+    def _interruption(self) -> BaseException | None:
+        """What interrupted a wait, if it was one of ours."""
+        return Preempted() if self._reason is None and self._is_preempted else self._reason
+
     async def done(self, answer: str, usage: Usage | None = None) -> None:
         """Record the answer; returns when it is on disk and may be delivered. Raises StoreError."""
+        self._is_out = False
         usd = None if usage is None or self._way.price is None else self._way.price(usage)
         used = None if usage is None else self._way.provider.settled_tokens(usage)
         if self._call is not None and usage is not None:
@@ -186,8 +199,12 @@ class LiveCall:
 
     async def failed(self, error: Exception) -> None:
         """Return when the call may be sent again, if waiting can mend ``error``; else raise it."""
+        self._is_out = False
         if self._reason is not None:
             raise self._reason
+        if isinstance(error, Preempted):
+            await self._made_room()
+            return
         now = self._service.now()
         verdict = judged(error, self._way.provider, self._attempts, now)
         if verdict.kind is Kind.FINAL and self._is_garbled:
@@ -219,6 +236,18 @@ class LiveCall:
         if self._quota is not None and not self._service.is_stopped(self._quota):
             alert = "quota %r is stopped, its calls wait: %s: mend it, then `headway limits resume`"
             _log.warning(alert, self._quota, told(error))
+
+    def preempt(self) -> None:
+        """Give the slot to a more urgent call, if the request is out and nothing came of it yet."""
+        if self._is_out and self._reason is None and self._waiter is not None:
+            self._is_out, self._is_preempted = False, True
+            self._waiter.cancel()
+
+    async def _made_room(self) -> None:
+        self._owes_an_end = False
+        outcome = Outcome(CallState.QUEUED, error="made room for a more urgent call", sent=False)
+        retry = partial(self._service.retry, self.place.id, outcome)
+        self._admitted(await self.wait(retry))
 
     def cancel(self, reason: BaseException) -> None:
         """Have the call end with ``reason`` at whatever it awaits, now or next."""
@@ -259,6 +288,7 @@ class LiveCall:
         self._call = call
         self._way = self._ways.get(call.model, self._way)
         self._owes_an_end = True
+        self._service.on_preempt(call.id, self.preempt)
 
     async def _queued(self, call: Call) -> Call:
         known = self._scope.known_links

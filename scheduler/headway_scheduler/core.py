@@ -35,6 +35,7 @@ from .model import (
     Outcome,
     Priority,
     Quota,
+    Resource,
     Route,
     Run,
     Signals,
@@ -43,7 +44,8 @@ from .model import (
 from .operations import LIMITS, RESUME, WEIGHT, gate_of, quota_of, weight_of
 from .ordering import Rank, Waiter
 from .policy import Policy
-from .quotas import BREAKER, Attempt
+from .preemption import URGENT, Preemption
+from .quotas import BREAKER, Attempt, QuotaState
 from .quotas import LIMITS as LEARNED
 from .states import IN_FLIGHT, LIVE_CALLS, UNDER_WAY, CallState, check_call
 from .views import Blocker, Explanation, Gauge, Statistics
@@ -81,6 +83,7 @@ class Scheduler:
         self._lanes = Lanes(quotas, self._policy, now)
         self._book = RunBook()
         self._gates = Gates()
+        self._preemption = Preemption()
         self._live: dict[str, _Live] = {}
         self._delayed: list[tuple[float, str]] = []
         self._next_seq = 0
@@ -196,6 +199,7 @@ class Scheduler:
         record.usage, record.answer = outcome.usage, outcome.answer
         record.arrival = outcome.arrival
         del self._live[call_id]
+        self._preemption.ended(call_id)
         self._book.remove(record.call)
 
     def observe(self, quota: str, signals: Signals, now: float, call_id: str = "") -> None:
@@ -316,6 +320,7 @@ class Scheduler:
             headroom = self._policy.headroom[int(rank[0])]
             call = waiter.record.call
             if blocked := lane.blockers(call, now, claims, headroom):
+                self._make_room(waiter, blocked, claims, now)
                 asks.extend(lane.claim(call, now, claims, headroom, blocked))
                 continue
             grants.append(self._grant(lane, waiter, rank, now))
@@ -324,6 +329,10 @@ class Scheduler:
                 heappush(heap, (head[0], index))
         self._ask_at = min(asks, default=None)
         return grants
+
+    def take_preempted(self) -> list[str]:
+        """Hand over calls in flight that are to be cancelled and queued again, for urgent ones."""
+        return self._preemption.take()
 
     @property
     def next_seq(self) -> int:
@@ -511,6 +520,20 @@ class Scheduler:
                 self._withdraw(live, now)
                 self._enqueue(live, now)
 
+    def _make_room(
+        self, waiter: Waiter, blocked: list[Bucket | QuotaState], claims: Claims, now: float
+    ) -> None:
+        """Have a young background call give its slot to an urgent one that lacks only that."""
+        if waiter.level not in URGENT or len(blocked) != 1:
+            return
+        (bucket,) = blocked
+        if not isinstance(bucket, Bucket) or bucket in claims.held:
+            return
+        is_slot = bucket.limit.resource is Resource.CONCURRENCY
+        if is_slot and self._lanes.quota(bucket.quota).is_local:
+            flying = (key for key, live in self._live.items() if live.record.state in IN_FLIGHT)
+            self._preemption.make_room(bucket.quota, flying, now)
+
     def _not_before(self, call: Call, outcome: Outcome) -> float | None:
         """When a call goes again. Where the quota itself pauses, the order says who goes then."""
         quotas = map(self._lanes.quota, call.quotas)
@@ -585,6 +608,8 @@ class Scheduler:
         holds = [(bucket, bucket.reserve(bucket.amount(call), now)) for bucket in lane.buckets]
         for quota in lane.quotas:
             quota.breaker.admitted(call.id)
+        local = (quota.name for quota in lane.quotas if quota.is_local)
+        self._preemption.admitted(call.id, waiter.level, local, now)
         live = self._live[call.id]
         live.holds, live.waiter = tuple(holds), None
         self._change(record)

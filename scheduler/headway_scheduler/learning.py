@@ -14,6 +14,9 @@ by a little at first, then by twice as much each time, and twofold until the fir
 Limits that were stated are scaled down in the same way if they are refused again and again, and
 never above what was stated.
 
+*Overload.* A server that is overloaded (503, 529) is sent a quarter less at once, and then one more
+every few seconds, up to what was stated. Its rates are left alone.
+
 *Smoothing.* What may pile up of a guess is one second's worth at first, for a limit of 60 a minute
 may be enforced as one a second. While calls wait it doubles with the rest, up to eight; a refusal
 halves it.
@@ -31,6 +34,7 @@ BELOW_MEASURED = 0.97
 GROSS = 0.7
 """If less than this share of the scale was taken, it is off, and all that was lost is not to blame
 on pauses, or on a bucket so small that it was full in between."""
+CUT_OF_SLOTS = 0.75
 REST_SECONDS = 1.0
 """How long no further cut follows a cut: what was sent before is refused yet."""
 ENOUGH_SECONDS = 3.0
@@ -61,6 +65,8 @@ class Learned:
     scale: float = 1.0
     growth: float = 1.0
     slot_seconds: float = FIRST_SLOT_SECONDS
+    at_once: float = float("inf")
+    _at_once_since: float | None = None
     _taken: dict[Resource, float] = field(default_factory=dict[Resource, float])
     _refused_at: float | None = None
     _stepped_at: float | None = None
@@ -107,13 +113,14 @@ class Learned:
 
         The scale grows only while others wait: else nobody would see that it is too high.
         """
+        grown = self._one_more_at_once(now)
         for resource, amount in amounts.items():
             self._taken[resource] = self._taken.get(resource, 0.0) + amount
         if self._stepped_at is None or not is_waited_for:
             self._stepped_at = now
-            return False
+            return grown
         if now - self._stepped_at < STEP_SECONDS or not self._may_grow:
-            return False
+            return grown
         self._stepped_at = now
         self.slot_seconds = min(LONGEST_SLOT_SECONDS, 2 * self.slot_seconds)
         self.scale *= 1 + self.growth
@@ -121,6 +128,30 @@ class Learned:
         if not self.stated.is_guess:
             self.scale = min(1.0, self.scale)
         return True
+
+    def overloaded(self, admitted_at: float, in_use: float, now: float) -> bool:
+        """Take in that there was too much at once. Return whether that changed a limit."""
+        since = self._at_once_since
+        stated = self._stated_at_once
+        if stated is None or (since is not None and admitted_at <= since):
+            return False  # sent before the last cut
+        self.at_once = max(1.0, CUT_OF_SLOTS * min(self.at_once, stated, max(1.0, in_use)))
+        self._at_once_since = now
+        return True
+
+    def _one_more_at_once(self, now: float) -> bool:
+        stated, since = self._stated_at_once, self._at_once_since
+        if stated is None or since is None or now - since < STEP_SECONDS:
+            return False
+        self.at_once += 1
+        self._at_once_since = now if self.at_once < stated else None
+        return True
+
+    @property
+    def _stated_at_once(self) -> float | None:
+        limits = self.stated.limits
+        slots = (each.capacity for each in limits if each.resource is Resource.CONCURRENCY)
+        return next(slots, None)
 
     def _after_refusal(self, measured: float | None) -> float:
         if measured is None:
@@ -182,6 +213,9 @@ class Learned:
         header = self.headers.get(stated.resource)
         if header is not None:
             return self._told(stated, header)
+        if stated.resource is Resource.CONCURRENCY:
+            at_once = stated.capacity if self.at_once >= stated.capacity else int(self.at_once)
+            return replace(stated, capacity=at_once)
         if not self._follows_scale(stated):
             return stated
         per_second = stated.per_second * self.scale

@@ -70,12 +70,14 @@ class Limit:
 class Quota:
     """One limit scope of a provider: all of its limits must pass together.
 
-    ``is_guess``: nobody stated these limits; what answers tell goes before them.
+    ``is_guess``: nobody stated these limits; what answers tell goes before them. ``is_local``: a
+    server of one's own, where a call that is cancelled costs nothing but its time.
     """
 
     name: str
     limits: tuple[Limit, ...]
     is_guess: bool = False
+    is_local: bool = False
 
     @classmethod
     def per_minute(

@@ -57,11 +57,20 @@ class QuotaState:
             is_changed = True
             for bucket in self.buckets:
                 bucket.drain(now)
+        elif signals.news is News.OVERLOADED:
+            slots = (b.reserved for b in self.buckets if b.limit.resource is Resource.CONCURRENCY)
+            in_use = next(slots, 0.0)
+            is_changed |= self.learned.overloaded(attempt.admitted_at, in_use, now)
         if is_changed:
             self._unsaved.add(LIMITS)
             self._fit(now)
         self._correct(signals.told, attempt, now)
         return is_changed or is_reopened
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a call that is cancelled costs nothing but its time."""
+        return self.learned.stated.is_local
 
     def try_again(self) -> None:
         """Let one call try although the account was locked out."""

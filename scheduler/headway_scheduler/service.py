@@ -85,6 +85,7 @@ class Service:
         self._wake = anyio.Event()
         self._waiting: dict[str, Event] = {}
         self._sending: set[str] = set()
+        self._on_preempt: dict[str, Callable[[], None]] = {}
         self._retry_at: float | None = None
         self._closed = False
         self._life = anyio.CancelScope(shield=True)
@@ -171,6 +172,13 @@ class Service:
         The core may run ahead of the disk in this alone: a crash cannot tell admitted from sent.
         """
         self._core.sent(call_id, self._clock())
+
+    def on_preempt(self, call_id: str, act: Callable[[], None] | None) -> None:
+        """Say what cancels the request of a call in flight, to be queued again; None: nothing."""
+        if act is None:
+            self._on_preempt.pop(call_id, None)
+        else:
+            self._on_preempt[call_id] = act
 
     def observed(self, call_id: str, quota: str, signals: Signals) -> None:
         """Take in what the head of an answer told of a quota. Written with the next commit.
@@ -419,6 +427,9 @@ class Service:
                 self._sending.discard(event.settle[0])
             if not event.until_granted:
                 event.answer()
+        for call_id in self._core.take_preempted():
+            if (act := self._on_preempt.get(call_id)) is not None:
+                act()
         for record in grants:
             # A caller that was cancelled meanwhile has an abandon on its way.
             self._sending.add(record.call.id)

@@ -1,3 +1,4 @@
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from json import JSONDecodeError
@@ -149,6 +150,7 @@ async def test_what_no_wait_mends_reaches_the_agent_as_it_came(
 async def test_a_bad_key_fails_its_call_and_holds_the_others_until_it_is_mended(
     scope: RunScope, serve: Any, question: Any, service: Service, caplog: Any
 ) -> None:
+    caplog.set_level(logging.WARNING, "headway")
     async with serve(faults=once(Fault(FaultKind.UNAUTHORIZED))) as (provider, inner):
         client = ScheduledClient(inner, MODEL, scope, "w")
         with pytest.raises(openai.AuthenticationError):

@@ -65,7 +65,7 @@ def test_every_key_arrives(read: Load, tmp_path: Path) -> None:
         "openai": Quota.per_minute(
             "openai", requests=500, tokens=450_000, concurrency=32, burst_seconds=0.5
         ),
-        "gpu": Quota.per_minute("gpu", concurrency=4),
+        "gpu": replace(Quota.per_minute("gpu", concurrency=4), is_local=True),
     }
     assert config.models == {
         "gpt-5.4": ModelConfig("gpt-5.4", ("openai",), None, None, "OPENAI_API_KEY"),

@@ -29,8 +29,6 @@ from headway_scheduler.service import Service
 from headway_scheduler.states import RunState
 from headway_scheduler.store.sqlite import SqliteStore
 
-logging.disable(logging.CRITICAL)
-
 
 def transcript(handle: RunHandle) -> list[Any]:
     """What was said, without ids and times."""
@@ -138,4 +136,5 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.CRITICAL)
     _main()

@@ -90,7 +90,7 @@ def zygote() -> Iterator[Zygote]:
 @pytest.fixture
 async def provider(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SimulatedProvider]:
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
-    settings = Settings(reply=teams.reply, latency=Latency(0.003, seconds_per_output_token=0.001))
+    settings = Settings(reply=teams.reply, latency=Latency(0.003, seconds_per_output_token=0.002))
     async with simulated_provider(settings) as provider:
         yield provider
 

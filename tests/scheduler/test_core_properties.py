@@ -412,7 +412,7 @@ class Lives(RuleBasedStateMachine):
         restarted = attempt.at < self.restarted_at
         if not outcome.sent and not restarted:
             attempt.tokens = attempt.requests = 0
-        if outcome.used_tokens is not None and not restarted:
+        elif outcome.used_tokens is not None and not restarted:
             attempt.tokens = outcome.used_tokens
         self.core.settle(name, outcome, self.now)
         if outcome.state is not CallState.QUEUED:

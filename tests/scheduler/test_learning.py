@@ -190,3 +190,37 @@ def test_what_was_learned_of_other_limits_is_forgotten(other: Quota) -> None:
     again = Learned(other)
     again.load(learned.dump())
     assert again.limits() == Learned(other).limits()
+
+
+def at_once(learned: Learned) -> float:
+    (slots,) = [each for each in learned.limits() if each.resource is Resource.CONCURRENCY]
+    return slots.capacity
+
+
+def test_an_overloaded_server_is_sent_a_quarter_less_at_once_and_then_one_more_at_a_time() -> None:
+    learned = Learned(Quota.per_minute("q", requests=600, concurrency=8))
+    assert learned.overloaded(NOW, 8, NOW + 1)
+    assert at_once(learned) == 6
+    assert not learned.overloaded(NOW + 0.5, 8, NOW + 1.1)  # sent before the cut
+    assert learned.overloaded(NOW + 2, 4, NOW + 3)
+    assert at_once(learned) == 3
+    now = NOW + 3
+    for slots in (4, 5, 6, 7, 8, 8):
+        assert not learned.answered(ONE, now + STEP_SECONDS / 2, is_waited_for=False)
+        now += STEP_SECONDS
+        learned.answered(ONE, now, is_waited_for=False)
+        assert at_once(learned) == slots
+    assert per_minute(learned)[REQUESTS] == 600
+
+
+def test_one_slot_always_stays() -> None:
+    learned = Learned(Quota.per_minute("q", concurrency=2))
+    for second in range(9):
+        learned.overloaded(NOW + second, 1, NOW + second)
+    assert at_once(learned) == 1
+
+
+def test_without_a_limit_of_slots_overload_changes_none() -> None:
+    learned = Learned(STATED)
+    assert not learned.overloaded(NOW, 50, NOW)
+    assert learned.limits() == STATED.limits

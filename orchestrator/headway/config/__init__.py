@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from headway_scheduler.model import Priority, Quota
+from headway_scheduler.providers.local import Local
 
 from .keys import DEFAULT_QUOTA, KEYS, LIMITS, ConfigError, KeyPath, dotted, parse_priority, pattern
 from .reading import Reading, Setting
@@ -133,7 +134,11 @@ def load(
 
 def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
     models = {name: ModelConfig(**values) for name, values in _tables(settings, "models")}
-    quotas = {name: _quota(name, values) for name, values in _tables(settings, "quotas")}
+    local = {model.quotas[0] for model in models.values() if model.provider == Local.name}
+    quotas = {
+        name: replace(_quota(name, values), is_local=name in local)
+        for name, values in _tables(settings, "quotas")
+    }
     teams = dict(_tables(settings, "teams"))
     workflows = {path[1]: s.value for path, s in settings.items() if path[0] == "workflows"}
     tools = {path[1]: s.value for path, s in settings.items() if path[0] == "tools"}
