@@ -8,6 +8,8 @@ import hashlib
 import inspect
 import json
 import os
+import shlex
+import subprocess
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
     from headway_agents import Attempt, Journal, Model, RunScope, ScheduledClient
+
+
+KEY_COMMAND_SECONDS = 30.0
+"""How long a command may take to print a key; a password manager may ask somebody first."""
 
 
 class Workflows:
@@ -210,13 +216,39 @@ class Workflows:
         return self._inners[name]
 
     def _key(self, name: str) -> str:
-        variable = self._config.model(name).api_key_env
+        configured = self._config.model(name)
+        if configured.api_key_command is not None:
+            return _printed_key(name, configured.api_key_command)
+        variable = configured.api_key_env
         if not (key := os.environ.get(variable)):
             raise CallerError(
                 f"model {name!r} needs {variable} in the environment: "
                 f"export it (`headway demo` runs without any key)"
             )
         return key
+
+
+def _printed_key(model: str, command: str) -> str:
+    """Run what prints a key. What it printed is in no message: it may be a part of one."""
+    try:
+        done = subprocess.run(  # its words are the user's own configuration
+            shlex.split(command),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=KEY_COMMAND_SECONDS,
+            check=False,
+        )
+        problem = "" if done.returncode == 0 else f"ended with status {done.returncode}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        problem = f"cannot be run: {type(error).__name__}"
+    else:
+        if not problem and (key := done.stdout.strip()):
+            return key
+    raise CallerError(
+        f"model {model!r}: its api_key_command {problem or 'printed nothing'}: "
+        f"run it by hand to see why"
+    )
 
 
 def _hash(text: str) -> str:

@@ -16,7 +16,7 @@ from headway_scheduler.providers import PROVIDERS, Kind
 from headway_scheduler.service import Service
 from headway_scheduler.states import CallState
 from headway_scheduler.store.memory import MemoryStore
-from headway_scheduler.testing.provider import Fault, FaultKind, Limits
+from headway_scheduler.testing.provider import Fault, FaultKind, Latency, Limits
 
 pytestmark = pytest.mark.anyio
 MODEL = Model("m", ("q",))
@@ -352,3 +352,26 @@ async def test_a_request_above_the_providers_limit_ends_the_call(
         assert [entry.why for entry in provider.ledger.entries] == ["too_large"]
         (record,) = await records()
         assert record.state is CallState.FAILED
+
+
+@pytest.mark.usefixtures("fast_pauses")
+async def test_200_streams_at_once_of_which_every_fifth_is_cut_leave_no_slot_taken(
+    serve: Any, question: Any
+) -> None:
+    def faults(number: int, _: Any) -> Fault | None:
+        return Fault(FaultKind.CUT_STREAM, after_chunks=2) if number % 5 == 0 else None
+
+    store = MemoryStore()
+    quota = Quota.per_minute("q", concurrency=200)
+    async with (
+        Service(store, [quota]) as service,
+        serve(faults=faults, latency=Latency(0.01)) as (provider, inner),
+        anyio.create_task_group() as group,
+    ):
+        for n in range(200):
+            client = ScheduledClient(inner, MODEL, RunScope(service, f"r{n}", Priority.NORMAL), "w")
+            group.start_soon(streamed, client, question(str(n)))
+    assert {row.state for row in await store.calls()} == {CallState.DONE}
+    assert len(provider.ledger) > 240
+    (slots,) = service.statistics().gauges
+    assert slots.available == slots.capacity == 200

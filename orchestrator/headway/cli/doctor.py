@@ -131,7 +131,9 @@ def _models(config: Config) -> Iterator[Finding]:
     names = list(config.models) or ["any"]
     for name in names:
         variable = config.model(name).api_key_env
-        if os.environ.get(variable):
+        if config.model(name).api_key_command is not None:
+            yield Finding(f"model {name}", True, "a command prints its key; it was not run")
+        elif os.environ.get(variable):
             yield Finding(f"model {name}", True, f"{variable} is set")
         else:
             advice = "export it (`headway demo` runs without any key)"

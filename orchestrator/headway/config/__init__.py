@@ -30,6 +30,7 @@ class ModelConfig:
     ``provider`` says whose rules hold; None: those of the client that is used.
 
     ``api_key_env`` names the variable that holds the key; the key itself is never read here.
+    ``api_key_command`` prints it, if that is stated.
     ``idempotency_header`` names the header in which the server takes an idempotency key.
     ``deployments`` are models that are as good as this one, ``fallbacks`` those that are not.
     """
@@ -39,6 +40,7 @@ class ModelConfig:
     provider: str | None = None
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
+    api_key_command: str | None = None
     idempotency_header: str | None = None
     deployments: tuple[str, ...] = ()
     fallbacks: tuple[str, ...] = ()

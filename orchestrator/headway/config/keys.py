@@ -7,6 +7,7 @@ secret in the wrong place is never repeated.
 """
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -203,6 +204,17 @@ def _variable_name(value: object) -> str:
     return value
 
 
+def _command(value: object) -> str:
+    text = _text(value)
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"must be a command that a shell could read: {error}") from None
+    if not words:
+        raise ConfigError("must not be empty")
+    return text
+
+
 def _header(value: object) -> str:
     # No digits, and so no key either. The client's own headers are not to be overwritten.
     is_own = str(value).lower() in ("authorization", "content-type", "content-length", "host")
@@ -262,6 +274,7 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "quotas"): Key("list of quotas", _quota_names, (DEFAULT_QUOTA,)),
     ("models", "*", "base_url"): Key("http(s) address", _url, unset="the provider's"),
     ("models", "*", "api_key_env"): Key("variable", _variable_name, "OPENAI_API_KEY"),
+    ("models", "*", "api_key_command"): Key("command", _command, unset="none"),
     ("models", "*", "idempotency_header"): Key("header", _header, unset="none"),
     ("models", "*", "deployments"): Key("list of models", _model_names, (), "none"),
     ("models", "*", "fallbacks"): Key("list of models", _model_names, (), "none"),
