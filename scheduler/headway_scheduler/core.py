@@ -186,6 +186,7 @@ class Scheduler:
             raise IllegalTransition(f"call {call_id}: it was never admitted, and asks no person")
         record.state = outcome.state
         record.losses += outcome.state is CallState.UNKNOWN
+        self._note_pace(record, outcome, now)
         self._return_holds(live, outcome, now)
         self._change(record)
         self._ask_at = now
@@ -614,6 +615,13 @@ class Scheduler:
         live.holds, live.waiter = tuple(holds), None
         self._change(record)
         return record
+
+    def _note_pace(self, record: CallRecord, outcome: Outcome, now: float) -> None:
+        """Whoever runs the server sees it in nothing else when that is not well."""
+        if outcome.usage is not None and record.sent_at is not None and record.call.quotas:
+            first = self._lanes.quotas.get(record.call.quotas[0])
+            if first is not None and first.is_local:
+                first.wrote(now - record.sent_at, outcome.usage.output_tokens, now)
 
     def _return_holds(self, live: _Live, outcome: Outcome, now: float) -> None:
         for name in live.record.call.quotas:

@@ -10,6 +10,7 @@ from .breaker import Breaker
 from .budget import Bucket, Hold
 from .learning import Learned
 from .model import Lesson, News, Quota, Resource, Signals, Told
+from .pace import Pace
 
 LIMITS = "limits"
 BREAKER = "breaker"
@@ -28,12 +29,13 @@ class Attempt:
 class QuotaState:
     """One quota. All times are epoch seconds and are told by the caller."""
 
-    __slots__ = ("_unsaved", "breaker", "buckets", "learned", "name")
+    __slots__ = ("_pace", "_unsaved", "breaker", "buckets", "learned", "name")
 
     def __init__(self, stated: Quota, now: float) -> None:
         self.name = stated.name
         self.breaker = Breaker()
         self.learned = Learned(stated)
+        self._pace = Pace()
         limits = self.learned.limits()
         self.buckets = tuple(Bucket(self.name, limit, now) for limit in limits)
         self._unsaved: set[str] = set()
@@ -58,14 +60,26 @@ class QuotaState:
             for bucket in self.buckets:
                 bucket.drain(now)
         elif signals.news is News.OVERLOADED:
-            slots = (b.reserved for b in self.buckets if b.limit.resource is Resource.CONCURRENCY)
-            in_use = next(slots, 0.0)
-            is_changed |= self.learned.overloaded(attempt.admitted_at, in_use, now)
+            is_changed |= self.learned.overloaded(attempt.admitted_at, self._in_use, now)
         if is_changed:
             self._unsaved.add(LIMITS)
             self._fit(now)
         self._correct(signals.told, attempt, now)
         return is_changed or is_reopened
+
+    def wrote(self, seconds: float, output_tokens: int, now: float) -> bool:
+        """Take in how long a server of one's own took. Return whether it is sent less now."""
+        if not (self.is_local and self._pace.add(seconds, output_tokens)):
+            return False
+        if self.learned.overloaded(now, self._in_use, now):
+            self._unsaved.add(LIMITS)
+            self._fit(now)
+        return True
+
+    @property
+    def _in_use(self) -> float:
+        slots = (b.reserved for b in self.buckets if b.limit.resource is Resource.CONCURRENCY)
+        return next(slots, 0.0)
 
     @property
     def is_local(self) -> bool:
