@@ -4,7 +4,7 @@ Everything that imports AutoGen is imported when the first team is built, not be
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from os import PathLike
 from types import TracebackType
@@ -13,11 +13,19 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from headway_scheduler.errors import CallerError, RunNotFound, RunNotResumable
+from headway_scheduler.clock import system_clock
+from headway_scheduler.errors import (
+    CallerError,
+    RunNotFound,
+    RunNotResumable,
+    StoreBusy,
+    StoreError,
+)
 from headway_scheduler.model import Batch, CallRecord, Priority, Run
 from headway_scheduler.policy import Policy
 from headway_scheduler.service import Service
 from headway_scheduler.states import CallState, RunState
+from headway_scheduler.store.lock import holder
 from headway_scheduler.store.sqlite import SqliteStore
 
 from . import config as configuration
@@ -25,18 +33,22 @@ from .control import (
     Check,
     Control,
     new_run_id,
+    question_of,
     question_text,
     require_completed,
     require_failed,
     require_resumable,
 )
 from .events import of_batch
+from .following import Follower
 from .handles import Plan, RunHandle, RunOptions
 from .journals import inherited_answers
+from .leading import attending
 from .operations import Operations
 from .prices import Prices
 from .receipt import Receipt, receipt
 from .runs import Person, Runner
+from .steering import Here, Steering
 from .workflows import Workflows
 
 if TYPE_CHECKING:
@@ -46,6 +58,13 @@ if TYPE_CHECKING:
     from headway_agents import RunScope
 
 OnChange = Literal["abort", "fork", "accept"]
+
+OPENING_SECONDS = 5.0
+"""How long a process that follows waits for the one that leads to make the database."""
+
+
+LOOK_SECONDS = 0.05
+"""How often a process that waits for its turn looks whether anybody leads."""
 
 
 class Headway:
@@ -64,13 +83,17 @@ class Headway:
         self.workflows = Workflows(config, self._prices)
         self._person: Person | None = None
         self._handles: dict[str, RunHandle] = {}
-        self._keys = anyio.Lock()
+        self._clock = system_clock()
+        self._busy: StoreBusy | None = None
+        self._arrived = anyio.Event()
         self._stack = AsyncExitStack()
         self._service: Service | None = None
         self._ad_hoc: tuple[Run, RunScope] | None = None
         self._store: SqliteStore
         self._runner: Runner
         self._control: Control
+        self._here: Here
+        self._steering: Steering
         self._runs: TaskGroup
 
     def workflow(self, name: str) -> Callable[[Any], Any]:
@@ -85,24 +108,60 @@ class Headway:
     async def __aenter__(self) -> Self:
         """Open the database, and call interrupted what a dead process left running.
 
-        Raises StoreError.
+        If another process works on it, follow that one. Raises StoreError.
         """
+        give_up = self._clock() + OPENING_SECONDS
+        while True:
+            try:
+                await self._lead()
+                return self
+            except StoreBusy as busy:
+                try:
+                    await self._follow(busy)
+                    return self
+                except StoreError:
+                    # Whoever has it may be about to make or migrate it.
+                    if self._clock() > give_up:
+                        raise
+            await anyio.sleep(0.05)
+
+    async def _lead(self) -> None:
+        """Be the process that admits. Raises StoreBusy if another one is."""
         async with AsyncExitStack() as stack:
             self._store = await stack.enter_async_context(SqliteStore(self.config.database))
-            quotas = self.config.quotas.values()
-            policy = Policy(weights=self.config.weights)
-            service = Service(self._store, quotas, policy=policy, on_change=self._on_change)
+            quotas, policy = self.config.quotas.values(), Policy(weights=self.config.weights)
+            service = Service(
+                self._store, quotas, policy=policy, clock=self._clock, on_change=self._on_change
+            )
             self._service = await stack.enter_async_context(service)
             for run in await self._store.runs({RunState.RUNNING}, limit=100_000):
                 await service.save_run(replace(run, state=RunState.INTERRUPTED))
             self._runner = Runner(service, self._store, self.workflows, self._prices)
             self._control = Control(service, self._store, self._runner)
+            self._here = Here(self.config, service, self._store, self._control, self._handles)
+            self._steering = self._here
             stack.push_async_callback(self.workflows.close)
             stack.push_async_callback(self._end_ad_hoc)
+            await stack.enter_async_context(attending(self._store.path, service, self._here))
             self._runs = await stack.enter_async_context(anyio.create_task_group())
             self._stack = stack.pop_all()
         await self._take_up()
-        return self
+
+    async def _follow(self, busy: StoreBusy) -> None:
+        """Read, and ask the process that admits for everything else."""
+        self._store = SqliteStore(self.config.database, read_only=True)
+        await self._stack.enter_async_context(self._store)
+        self._busy = busy
+        self._steering = Follower(self._store.path, self._stand_in)
+
+    async def _stand_in(self) -> None:
+        """Lead if nobody does, for as long as the letters that wait need."""
+        if holder(self._store.path) is not None:
+            return
+        leader = Headway(self.config)
+        with suppress(StoreBusy):
+            await leader._lead()
+            await leader.__aexit__(None, None, None)
 
     async def _take_up(self) -> None:
         """Go on with interrupted runs whose workflow is registered here."""
@@ -125,7 +184,7 @@ class Headway:
                 raise
             return False
         finally:
-            self._service = None
+            self._service = self._busy = None
 
     # Runs
 
@@ -141,8 +200,9 @@ class Headway:
         """Queue a run and start it here. With a ``key`` that was used before: that run.
 
         It goes on if it was interrupted. Raises CallerError for a workflow that does not exist,
-        StoreError if it is not on disk.
+        StoreError if it is not on disk, StoreBusy in a process that follows: it executes nothing.
         """
+        _ = self.service
         run = await self.enqueue(workflow, task=task, priority=priority, key=key, options=options)
         handle = self._handles.get(run.id)
         if handle is None:
@@ -171,15 +231,15 @@ class Headway:
             task=task,
             priority=self.config.priority if priority is None else priority,
             state=RunState.QUEUED,
-            created_at=self.service.now(),
+            created_at=self._clock(),
             key=key,
             component=component,
         )
-        run = (options or RunOptions()).applied(run, self.service.now())
-        async with self._keys:
+        run = (options or RunOptions()).applied(run, self._clock())
+        existing = await self._store.run_with_key(key) if key is not None else None
+        if existing is None:
+            await self._steering.submit(run)
             existing = await self._store.run_with_key(key) if key is not None else None
-            if existing is None:
-                await self.service.save_run(run)
         return existing or run
 
     # Runs that stopped
@@ -242,26 +302,20 @@ class Headway:
         return self._start(await self._control.copied(run, task=task, history=history))
 
     async def cancel(self, run_id: str) -> Run:
-        """End a run for good, executed here or not."""
+        """End a run for good, executed or not, here or by the process that this one follows."""
         run = await self.run(run_id)
-        if (handle := self._handles.get(run.id)) is None:
-            return await self._control.cancel(run)
-        handle.cancel()
-        await handle.ended()
-        return handle.run
+        await self._steering.cancel(run.id)
+        return await self.run(run.id)
 
     async def pause(self, run_id: str) -> Run:
-        """Stop a run at its next call, until it is resumed."""
+        """Stop a run at its next call, until it is resumed; executed where :meth:`cancel` says."""
         run = await self.run(run_id)
-        if (handle := self._handles.get(run.id)) is None:
-            return await self._control.pause(run)
-        handle.pause()
-        await handle.ended()
-        return handle.run
+        await self._steering.pause(run.id)
+        return await self.run(run.id)
 
     async def question(self, run_id: str) -> tuple[CallRecord, str] | None:
         """What a run waits for a person to answer or decide: the call, and what it asks."""
-        record = await self._control.question(await self.run(run_id))
+        record = await question_of(self._store, await self.run(run_id))
         if record is None:
             return None
         pieces = await self._store.prompt(record.call.request_hash)
@@ -297,15 +351,18 @@ class Headway:
         self,
         *,
         at_once: int,
+        forever: bool = False,
         watch: Callable[[RunHandle], None] = lambda handle: None,
     ) -> None:
         """Execute queued runs, most urgent first, ``at_once`` of them, until none is left.
 
-        ``watch`` is told of each run that starts.
+        ``forever``: then wait for more. ``watch`` is told of each run that starts. Raises StoreBusy
+        in a process that follows.
         """
+        _ = self.service
         async with anyio.create_task_group() as group:
             for _ in range(at_once):
-                group.start_soon(self._take_runs, watch)
+                group.start_soon(self._take_runs, watch, forever)
 
     async def run(self, run_id: str) -> Run:
         """The row of a run; its id may be shortened. Raises RunNotFound."""
@@ -329,6 +386,7 @@ class Headway:
 
     @person.setter
     def person(self, person: Person | None) -> None:
+        _ = self.service
         self._person = self._runner.person = person
 
     async def prune(self, *, older_than_seconds: float) -> list[str]:
@@ -336,7 +394,8 @@ class Headway:
 
         A run that another one began as a copy of stays as long as that one.
         """
-        return await self._control.prune(self.service.now() - older_than_seconds)
+        before = self.service.now() - older_than_seconds
+        return await self._control.prune(before)
 
     # Models and the queue
 
@@ -366,13 +425,32 @@ class Headway:
         return self.workflows.openai(model, self._asking_scope, priority=priority)
 
     @property
+    def is_leader(self) -> bool:
+        """Whether this process admits and executes; else it follows one that does."""
+        return self._service is not None
+
+    async def until_nobody_leads(self) -> None:
+        """Wait until the process that this one follows is gone: whoever opens now may lead."""
+        while True:
+            if holder(self._store.path) is None:
+                return
+            await anyio.sleep(LOOK_SECONDS)
+
+    @property
     def queue(self) -> Operations:
         """What may be changed of the queue while everything runs."""
-        return Operations(self.config, self.service, self._store, self._handles)
+        if self._service is None and self._busy is None:
+            _ = self.service  # says that it is not open
+        return Operations(self._steering, self._store)
 
     @property
     def service(self) -> Service:
-        """The scheduler of this process. Raises CallerError while Headway is not open."""
+        """The scheduler of this process. Raises CallerError while Headway is not open.
+
+        Raises StoreBusy in a process that follows: it admits nothing.
+        """
+        if self._busy is not None:
+            raise StoreBusy(f"{self._busy}; `headway submit` queues a run beside it") from None
         if self._service is None:
             raise CallerError("Headway is not open: use it inside `async with Headway() as hw:`")
         return self._service
@@ -385,7 +463,8 @@ class Headway:
         return handle
 
     async def _stopped(self, run_id: str) -> Run:
-        """The row of a run that is not executed here."""
+        """The row of a run that is not executed here. Raises StoreBusy if this process follows."""
+        _ = self.service
         run = await self.run(run_id)
         if run.id in self._handles:
             raise RunNotResumable(f"run {run.id} is being executed: cancel or pause it first")
@@ -399,21 +478,32 @@ class Headway:
             with anyio.CancelScope(shield=True):
                 await self.workflows.release(handle.id)
 
-    async def _take_runs(self, watch: Callable[[RunHandle], None]) -> None:
-        while run := await self._next_run():
-            handle = self._handles[run.id] = RunHandle(run)
-            # The list may be older than the end of a run that another worker took and finished.
-            if (await self.run(run.id)).state is not RunState.QUEUED:
-                del self._handles[run.id]
-                continue
-            watch(handle)
-            await self._execute(handle)
+    async def _take_runs(self, watch: Callable[[RunHandle], None], forever: bool) -> None:
+        while True:
+            arrived = self._arrived
+            if (handle := await self._claim()) is not None:
+                watch(handle)
+                await self._execute(handle)
+            elif forever:
+                await arrived.wait()
+            else:
+                return
 
-    async def _next_run(self) -> Run | None:
-        # A run that was just taken here is queued until its first commit.
-        limit = len(self._handles) + 1
-        queued = await self._store.runs({RunState.QUEUED}, limit=limit, urgent_first=True)
-        return next((run for run in queued if run.id not in self._handles), None)
+    async def _claim(self) -> RunHandle | None:
+        """Take the most urgent queued run; from then on it is executed here."""
+        async with self._here.claims:
+            # A run that was just taken here is queued until its first commit.
+            limit = len(self._handles) + 1
+            queued = await self._store.runs({RunState.QUEUED}, limit=limit, urgent_first=True)
+            for run in queued:
+                # The list may be older than the end of a run that another worker took.
+                if run.id not in self._handles and await self._is_queued(run):
+                    self._handles[run.id] = RunHandle(run)
+                    return self._handles[run.id]
+        return None
+
+    async def _is_queued(self, run: Run) -> bool:
+        return (await self.run(run.id)).state is RunState.QUEUED and run.id not in self._handles
 
     def _asking_scope(self) -> "RunScope":
         from headway_agents import current_scope
@@ -449,6 +539,9 @@ class Headway:
             self._ad_hoc = None
 
     def _on_change(self, batch: Batch) -> None:
+        if any(run.state is RunState.QUEUED for run in batch.runs):
+            self._arrived.set()
+            self._arrived = anyio.Event()
         for event in of_batch(batch, self.service.now()):
             if handle := self._handles.get(event.run_id):
                 handle.publish(event)

@@ -8,9 +8,13 @@ otherwise the holder before removed it meanwhile, and the lock is worth nothing.
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from ..errors import StoreBusy
+
+PROBES, PROBE_SECONDS = 3, 0.002
+"""Somebody who asks who the holder is has the lock for some microseconds: try again after that."""
 
 
 class FileLock:
@@ -34,7 +38,29 @@ class FileLock:
             os.close(self._file)
 
 
+def holder(database: Path) -> str | None:
+    """Return the id of the process that has the database open for writing, None if nobody has.
+
+    The kernel's lock is asked, not the file: that one outlives ``kill -9``.
+    """
+    try:
+        file = os.open(f"{database.resolve()}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        return "of another user"
+    try:
+        # Shared and given back at once: it only refuses a process that starts in that moment.
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        return os.pread(file, 20, 0).decode("ascii", "replace") or "(unknown)"
+    finally:
+        os.close(file)
+
+
 def _locked(path: Path, lock: Path) -> int:
+    tries = PROBES
     while True:
         file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -42,10 +68,14 @@ def _locked(path: Path, lock: Path) -> int:
             if _is_still_there(file, lock):
                 return file
         except BlockingIOError:
-            holder = os.pread(file, 20, 0).decode("ascii", "replace") or "(unknown)"
+            if tries := tries - 1:
+                os.close(file)
+                time.sleep(PROBE_SECONDS)
+                continue
+            process = os.pread(file, 20, 0).decode("ascii", "replace") or "(unknown)"
             os.close(file)
             raise StoreBusy(
-                f"{path}: is in use by process {holder}; stop it or use another database "
+                f"{path}: is in use by process {process}; stop it or use another database "
                 "(HEADWAY_DATABASE)"
             ) from None
         except BaseException:
