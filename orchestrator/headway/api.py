@@ -20,12 +20,13 @@ from headway_scheduler.errors import (
     RunNotResumable,
     StoreBusy,
     StoreError,
+    StoreTakenOver,
 )
 from headway_scheduler.model import Batch, CallRecord, Priority, Run
 from headway_scheduler.policy import Policy
 from headway_scheduler.service import Service
 from headway_scheduler.states import CallState, RunState
-from headway_scheduler.store.lock import holder
+from headway_scheduler.store.lock import Stamp, Vigil
 from headway_scheduler.store.sqlite import SqliteStore
 
 from . import config as configuration
@@ -73,9 +74,17 @@ class Headway:
     Use as an async context manager. Leaving the block waits for the runs that were started in it;
     leaving it with an error, or cancelling it, interrupts them. Settings come from ``config``, a
     path or a Config; without one from ``HEADWAY_CONFIG`` or ``./headway.toml``.
+
+    One process leads: it admits and executes. Another one follows it, to submit and to steer; with
+    ``follow=False`` opening waits instead until this process may lead.
     """
 
-    def __init__(self, config: "str | PathLike[str] | configuration.Config | None" = None) -> None:
+    def __init__(
+        self,
+        config: "str | PathLike[str] | configuration.Config | None" = None,
+        *,
+        follow: bool = True,
+    ) -> None:
         if not isinstance(config, configuration.Config):
             config = configuration.load(config)
         self.config = config
@@ -84,6 +93,8 @@ class Headway:
         self._person: Person | None = None
         self._handles: dict[str, RunHandle] = {}
         self._clock = system_clock()
+        self._vigil = Vigil(config.database)
+        self._may_follow = follow
         self._busy: StoreBusy | None = None
         self._arrived = anyio.Event()
         self._stack = AsyncExitStack()
@@ -113,22 +124,35 @@ class Headway:
         give_up = self._clock() + OPENING_SECONDS
         while True:
             try:
-                await self._lead()
+                await self._lead(self._vigil.frozen)
                 return self
             except StoreBusy as busy:
-                try:
-                    await self._follow(busy)
+                if self._may_follow and await self._follows(busy, give_up):
                     return self
-                except StoreError:
-                    # Whoever has it may be about to make or migrate it.
-                    if self._clock() > give_up:
-                        raise
-            await anyio.sleep(0.05)
+            await self._until_maybe_free()
 
-    async def _lead(self) -> None:
-        """Be the process that admits. Raises StoreBusy if another one is."""
+    async def _until_maybe_free(self) -> None:
+        """Wait until it is worth trying to lead; one who may follow soon tries again anyway."""
+        while True:
+            await anyio.sleep(LOOK_SECONDS)
+            if self._vigil.may_lead() or self._may_follow:
+                return
+
+    async def _follows(self, busy: StoreBusy, give_up: float) -> bool:
+        """Follow whoever leads, unless it is still about to make or migrate the database."""
+        try:
+            await self._follow(busy)
+            return True
+        except StoreError:
+            if self._clock() > give_up:
+                raise
+            return False
+
+    async def _lead(self, frozen: Stamp | None = None) -> None:
+        """Be the process that admits. Raises StoreBusy if another one is, and not ``frozen``."""
         async with AsyncExitStack() as stack:
-            self._store = await stack.enter_async_context(SqliteStore(self.config.database))
+            store = SqliteStore(self.config.database, frozen=frozen)
+            self._store = await stack.enter_async_context(store)
             quotas, policy = self.config.quotas.values(), Policy(weights=self.config.weights)
             service = Service(
                 self._store, quotas, policy=policy, clock=self._clock, on_change=self._on_change
@@ -142,7 +166,7 @@ class Headway:
             self._steering = self._here
             stack.push_async_callback(self.workflows.close)
             stack.push_async_callback(self._end_ad_hoc)
-            await stack.enter_async_context(attending(self._store.path, service, self._here))
+            await stack.enter_async_context(attending(self._store, service, self._here))
             self._runs = await stack.enter_async_context(anyio.create_task_group())
             self._stack = stack.pop_all()
         await self._take_up()
@@ -155,13 +179,12 @@ class Headway:
         self._steering = Follower(self._store.path, self._stand_in)
 
     async def _stand_in(self) -> None:
-        """Lead if nobody does, for as long as the letters that wait need."""
-        if holder(self._store.path) is not None:
-            return
-        leader = Headway(self.config)
-        with suppress(StoreBusy):
-            await leader._lead()
-            await leader.__aexit__(None, None, None)
+        """Lead if nobody alive does, for as long as the letters that wait need."""
+        if self._vigil.may_lead():
+            leader = Headway(self.config)
+            with suppress(StoreBusy):
+                await leader._lead(self._vigil.frozen)
+                await leader.__aexit__(None, None, None)
 
     async def _take_up(self) -> None:
         """Go on with interrupted runs whose workflow is registered here."""
@@ -179,6 +202,8 @@ class Headway:
             return await self._stack.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
             # Task groups wrap even the error of their own block: it leaves as it came.
+            if (lost := group.subgroup(StoreTakenOver)) is not None:
+                raise _leaf(lost) from None
             _, others = group.split(lambda inner: inner is error)
             if others is not None:
                 raise
@@ -429,13 +454,6 @@ class Headway:
         """Whether this process admits and executes; else it follows one that does."""
         return self._service is not None
 
-    async def until_nobody_leads(self) -> None:
-        """Wait until the process that this one follows is gone: whoever opens now may lead."""
-        while True:
-            if holder(self._store.path) is None:
-                return
-            await anyio.sleep(LOOK_SECONDS)
-
     @property
     def queue(self) -> Operations:
         """What may be changed of the queue while everything runs."""
@@ -548,3 +566,8 @@ class Headway:
         for record in (*batch.new, *batch.changed):
             if handle := self._handles.get(record.call.run_id):
                 handle.calls[record.call.id] = record
+
+
+def _leaf(group: BaseExceptionGroup[StoreTakenOver]) -> StoreTakenOver:
+    first = group.exceptions[0]
+    return _leaf(first) if isinstance(first, BaseExceptionGroup) else first

@@ -10,18 +10,24 @@ ended, and ending it again changes nothing. If the database cannot be written, t
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
-from headway_scheduler.errors import HeadwayError, InternalError, SchedulerClosed, StoreError
+from headway_scheduler.errors import (
+    HeadwayError,
+    InternalError,
+    SchedulerClosed,
+    StoreError,
+    StoreTakenOver,
+)
 from headway_scheduler.inbox import answering
 from headway_scheduler.model import Answer, Letter
 from headway_scheduler.service import Service
 from headway_scheduler.store.letters import Inbox
 from headway_scheduler.store.lookout import Lookout
+from headway_scheduler.store.sqlite import SqliteStore
 
 from .letters import DONE, LASTING, carry_out, refusal, verb_of
 from .steering import Steering
@@ -31,9 +37,14 @@ RETRY_SECONDS = 1.0
 
 
 @asynccontextmanager
-async def attending(database: Path, service: Service, steering: Steering) -> AsyncIterator[None]:
-    """Carry out the letters that wait, and while the block runs all that come."""
-    inbox = await to_thread.run_sync(Inbox, database)
+async def attending(
+    store: SqliteStore, service: Service, steering: Steering
+) -> AsyncIterator[None]:
+    """Carry out the letters that wait, and while the block runs all that come.
+
+    Raises StoreTakenOver, in a group, once another process leads.
+    """
+    inbox = await to_thread.run_sync(Inbox, store.path, store.epoch)
     try:
         desk = _Desk(inbox, service, steering)
         async with anyio.create_task_group() as group:
@@ -89,6 +100,8 @@ class _Desk:
                 return
             except SchedulerClosed:
                 return  # whoever admits next takes it
+            except StoreTakenOver:
+                raise
             except StoreError:
                 await anyio.sleep(RETRY_SECONDS)
 

@@ -144,6 +144,26 @@ def test_a_submitter_that_is_killed_while_it_waits_has_submitted(world: World) -
     assert len(world.ledger.paid) == 1
 
 
+def test_a_frozen_leader_is_replaced_and_ends_when_it_wakes_up(slow_world: World) -> None:
+    world = slow_world
+    run_id = world.headway("submit", "agent", "fly").strip()
+    worker = world.worker()
+    world.until(lambda: in_flight(world), worker)
+    worker.send_signal(signal.SIGSTOP)
+    world.headway("queue", "pause")
+    assert changes(world) == [("gate", "all")]
+    # Whatever was in flight may have been paid.
+    assert world.rows("SELECT state FROM calls") == [("unknown",)]
+    before = world.rows("SELECT * FROM calls"), world.rows("SELECT * FROM buckets")
+    worker.send_signal(signal.SIGCONT)
+    _, err = worker.communicate()
+    assert worker.returncode == 3
+    assert "another process took over" in err
+    assert "Traceback" not in err
+    assert (world.rows("SELECT * FROM calls"), world.rows("SELECT * FROM buckets")) == before
+    assert world.state(run_id) == "interrupted"
+
+
 # A worker that is killed where its next answer would be written by itself: whatever the letter
 # changed is written then, and its answer too, if they are one commit.
 KILLED = """

@@ -3,7 +3,6 @@
 from argparse import Namespace
 
 from ..api import Headway
-from ..config import Config, load
 from .output import say
 from .watch import Watch, say_result, say_summary, watched
 
@@ -14,20 +13,9 @@ def work(args: Namespace) -> int:
 
 
 async def _work(args: Namespace, watch: Watch) -> None:
-    config = load(args.config)
-    while not await _works(config, args, watch):
-        pass
-
-
-async def _works(config: Config, args: Namespace, watch: Watch) -> bool:
-    """Work; while another process leads, wait for its end instead."""
-    async with Headway(config) as headway:
-        if args.forever and not headway.is_leader:
-            await headway.until_nobody_leads()
-            return False
-        async with watch.beside(headway):
-            await headway.work(at_once=args.runs, forever=args.forever, watch=watch.follow)
-    return True
+    # One that works forever waits for its turn; another one says that somebody is at it already.
+    async with Headway(args.config, follow=not args.forever) as headway, watch.beside(headway):
+        await headway.work(at_once=args.runs, forever=args.forever, watch=watch.follow)
 
 
 def _end(args: Namespace, watch: Watch) -> None:

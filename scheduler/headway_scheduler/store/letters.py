@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import StoreError
 from ..model import Letter
 from .failures import explained
-from .reading import connect, probe, read
+from .reading import assert_epoch, connect, probe, read
 from .sql import STATEMENTS
 
 POST_SECONDS = 60.0
@@ -30,11 +30,13 @@ LETTERS = 100
 class Inbox:
     """The letters in the database at ``path``, on a connection of its own. Close it after use.
 
-    Raises StoreError if there is no such database, or if it is of another version.
+    ``epoch`` is the leader's. Raises StoreError if there is no such database, or if it is of
+    another version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, epoch: int | None = None) -> None:
         self._path = path
+        self._epoch = epoch
         self._seen: int | None = None
         read(path, probe)
         with explained(path):
@@ -84,7 +86,12 @@ class Inbox:
         self._seen = None
 
     def waiting(self, after: int = 0) -> Sequence[Letter]:
-        """Letters without an answer, oldest first, of those that came after letter ``after``."""
+        """Letters without an answer, oldest first, of those that came after letter ``after``.
+
+        Raises StoreTakenOver if it is another leader's to take them.
+        """
         with explained(self._path):
+            if self._epoch is not None:
+                assert_epoch(self._db, self._path, self._epoch)
             rows = self._db.execute(STATEMENTS["letters"], {"after": after, "limit": LETTERS})
             return [Letter(*row) for row in rows]

@@ -8,7 +8,7 @@ while letters come, and less and less often while none do.
 import threading
 from collections.abc import Callable
 
-from ..errors import StoreError
+from ..errors import StoreError, StoreTakenOver
 from .letters import Inbox
 
 SHORTEST_SECONDS = 0.005
@@ -17,7 +17,10 @@ LONGEST_SECONDS = 0.04
 
 
 class Lookout:
-    """Calls ``tell``, from its thread, while there are letters after ``after``."""
+    """Calls ``tell``, from its thread, while there are letters after ``after``.
+
+    Also when another process has come to lead; then it looks no more.
+    """
 
     def __init__(self, inbox: Inbox, tell: Callable[[], None]) -> None:
         self.after = 0
@@ -43,5 +46,8 @@ class Lookout:
                 if self._inbox.has_changed() and self._inbox.waiting(self.after):
                     pause = SHORTEST_SECONDS
                     self._tell()
+            except StoreTakenOver:
+                self._tell()
+                return
             except StoreError:
                 self._inbox.look_again()

@@ -61,6 +61,12 @@ INSERT INTO lessons (kind, subject, value)
 VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT))
 ON CONFLICT (kind, subject) DO UPDATE SET value = excluded.value;
 
+-- raise_epoch: A new leader. What those before it write is refused from here on.
+UPDATE leadership SET epoch = epoch + 1 RETURNING epoch;
+
+-- epoch: Whose turn it is to lead.
+SELECT epoch FROM leadership;
+
 -- post_letter: Something that another process asks of the leader.
 INSERT INTO inbox (sender, event) VALUES (?, ?);
 
