@@ -4,7 +4,7 @@ Everything that imports AutoGen is imported when the first team is built, not be
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from os import PathLike
 from types import TracebackType
@@ -13,11 +13,20 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from headway_scheduler.errors import CallerError, RunNotFound, RunNotResumable
+from headway_scheduler.clock import system_clock
+from headway_scheduler.errors import (
+    CallerError,
+    RunNotFound,
+    RunNotResumable,
+    StoreBusy,
+    StoreError,
+    StoreTakenOver,
+)
 from headway_scheduler.model import Batch, CallRecord, Priority, Run
 from headway_scheduler.policy import Policy
 from headway_scheduler.service import Service
 from headway_scheduler.states import CallState, RunState
+from headway_scheduler.store.lock import Stamp, Vigil
 from headway_scheduler.store.sqlite import SqliteStore
 
 from . import config as configuration
@@ -25,6 +34,7 @@ from .control import (
     Check,
     Control,
     new_run_id,
+    question_of,
     question_text,
     require_completed,
     require_failed,
@@ -32,12 +42,15 @@ from .control import (
 )
 from .costs import KEYS, Cost, added_up
 from .events import of_batch
+from .following import Follower
 from .handles import Plan, RunHandle, RunOptions
 from .journals import inherited_answers
+from .leading import attending
 from .operations import Operations
 from .prices import Prices
 from .receipt import Receipt, receipt
 from .runs import Person, Runner
+from .steering import Here, Steering
 from .workflows import Workflows
 
 if TYPE_CHECKING:
@@ -48,6 +61,13 @@ if TYPE_CHECKING:
 
 OnChange = Literal["abort", "fork", "accept"]
 
+OPENING_SECONDS = 5.0
+"""How long a process that follows waits for the one that leads to make the database."""
+
+
+LOOK_SECONDS = 0.05
+"""How often a process that waits for its turn looks whether anybody leads."""
+
 
 class Headway:
     """One scheduler, its database and the workflows that it can run.
@@ -55,9 +75,17 @@ class Headway:
     Use as an async context manager. Leaving the block waits for the runs that were started in it;
     leaving it with an error, or cancelling it, interrupts them. Settings come from ``config``, a
     path or a Config; without one from ``HEADWAY_CONFIG`` or ``./headway.toml``.
+
+    One process leads: it admits and executes. Another one follows it, to submit and to steer; with
+    ``follow=False`` opening waits instead until this process may lead.
     """
 
-    def __init__(self, config: "str | PathLike[str] | configuration.Config | None" = None) -> None:
+    def __init__(
+        self,
+        config: "str | PathLike[str] | configuration.Config | None" = None,
+        *,
+        follow: bool = True,
+    ) -> None:
         if not isinstance(config, configuration.Config):
             config = configuration.load(config)
         self.config = config
@@ -65,13 +93,19 @@ class Headway:
         self.workflows = Workflows(config, self._prices)
         self._person: Person | None = None
         self._handles: dict[str, RunHandle] = {}
-        self._keys = anyio.Lock()
+        self._clock = system_clock()
+        self._vigil = Vigil(config.database)
+        self._may_follow = follow
+        self._busy: StoreBusy | None = None
+        self._arrived = anyio.Event()
         self._stack = AsyncExitStack()
         self._service: Service | None = None
         self._ad_hoc: tuple[Run, RunScope] | None = None
         self._store: SqliteStore
         self._runner: Runner
         self._control: Control
+        self._here: Here
+        self._steering: Steering
         self._runs: TaskGroup
 
     def workflow(self, name: str) -> Callable[[Any], Any]:
@@ -86,24 +120,72 @@ class Headway:
     async def __aenter__(self) -> Self:
         """Open the database, and call interrupted what a dead process left running.
 
-        Raises StoreError.
+        If another process works on it, follow that one. Raises StoreError.
         """
+        give_up = self._clock() + OPENING_SECONDS
+        while True:
+            try:
+                await self._lead(self._vigil.frozen)
+                return self
+            except StoreBusy as busy:
+                if self._may_follow and await self._follows(busy, give_up):
+                    return self
+            await self._until_maybe_free()
+
+    async def _until_maybe_free(self) -> None:
+        """Wait until it is worth trying to lead; one who may follow soon tries again anyway."""
+        while True:
+            await anyio.sleep(LOOK_SECONDS)
+            if self._vigil.may_lead() or self._may_follow:
+                return
+
+    async def _follows(self, busy: StoreBusy, give_up: float) -> bool:
+        """Follow whoever leads, unless it is still about to make or migrate the database."""
+        try:
+            await self._follow(busy)
+            return True
+        except StoreError:
+            if self._clock() > give_up:
+                raise
+            return False
+
+    async def _lead(self, frozen: Stamp | None = None) -> None:
+        """Be the process that admits. Raises StoreBusy if another one is, and not ``frozen``."""
         async with AsyncExitStack() as stack:
-            self._store = await stack.enter_async_context(SqliteStore(self.config.database))
-            quotas = self.config.quotas.values()
-            policy = Policy(weights=self.config.weights)
-            service = Service(self._store, quotas, policy=policy, on_change=self._on_change)
+            store = SqliteStore(self.config.database, frozen=frozen)
+            self._store = await stack.enter_async_context(store)
+            quotas, policy = self.config.quotas.values(), Policy(weights=self.config.weights)
+            service = Service(
+                self._store, quotas, policy=policy, clock=self._clock, on_change=self._on_change
+            )
             self._service = await stack.enter_async_context(service)
             for run in await self._store.runs({RunState.RUNNING}, limit=100_000):
                 await service.save_run(replace(run, state=RunState.INTERRUPTED))
             self._runner = Runner(service, self._store, self.workflows, self._prices)
             self._control = Control(service, self._store, self._runner)
+            self._here = Here(self.config, service, self._store, self._control, self._handles)
+            self._steering = self._here
             stack.push_async_callback(self.workflows.close)
             stack.push_async_callback(self._end_ad_hoc)
+            await stack.enter_async_context(attending(self._store, service, self._here))
             self._runs = await stack.enter_async_context(anyio.create_task_group())
             self._stack = stack.pop_all()
         await self._take_up()
-        return self
+
+    async def _follow(self, busy: StoreBusy) -> None:
+        """Read, and ask the process that admits for everything else."""
+        self._store = SqliteStore(self.config.database, read_only=True)
+        await self._stack.enter_async_context(self._store)
+        self._busy = busy
+        self._steering = Follower(self._store.path, self._stand_in)
+
+    async def _stand_in(self) -> None:
+        """Lead if nobody alive does, for as long as the letters that wait need."""
+        if self._vigil.may_lead():
+            leader = Headway(self.config)
+            with suppress(StoreBusy):
+                await leader._lead(self._vigil.frozen)
+                await leader.__aexit__(None, None, None)
 
     async def _take_up(self) -> None:
         """Go on with interrupted runs whose workflow is registered here."""
@@ -121,12 +203,14 @@ class Headway:
             return await self._stack.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
             # Task groups wrap even the error of their own block: it leaves as it came.
+            if (lost := group.subgroup(StoreTakenOver)) is not None:
+                raise _leaf(lost) from None
             _, others = group.split(lambda inner: inner is error)
             if others is not None:
                 raise
             return False
         finally:
-            self._service = None
+            self._service = self._busy = None
 
     # Runs
 
@@ -142,8 +226,9 @@ class Headway:
         """Queue a run and start it here. With a ``key`` that was used before: that run.
 
         It goes on if it was interrupted. Raises CallerError for a workflow that does not exist,
-        StoreError if it is not on disk.
+        StoreError if it is not on disk, StoreBusy in a process that follows: it executes nothing.
         """
+        _ = self.service
         run = await self.enqueue(workflow, task=task, priority=priority, key=key, options=options)
         handle = self._handles.get(run.id)
         if handle is None:
@@ -172,15 +257,15 @@ class Headway:
             task=task,
             priority=self.config.priority if priority is None else priority,
             state=RunState.QUEUED,
-            created_at=self.service.now(),
+            created_at=self._clock(),
             key=key,
             component=component,
         )
-        run = (options or RunOptions()).applied(run, self.service.now())
-        async with self._keys:
+        run = (options or RunOptions()).applied(run, self._clock())
+        existing = await self._store.run_with_key(key) if key is not None else None
+        if existing is None:
+            await self._steering.submit(run)
             existing = await self._store.run_with_key(key) if key is not None else None
-            if existing is None:
-                await self.service.save_run(run)
         return existing or run
 
     # Runs that stopped
@@ -243,26 +328,20 @@ class Headway:
         return self._start(await self._control.copied(run, task=task, history=history))
 
     async def cancel(self, run_id: str) -> Run:
-        """End a run for good, executed here or not."""
+        """End a run for good, executed or not, here or by the process that this one follows."""
         run = await self.run(run_id)
-        if (handle := self._handles.get(run.id)) is None:
-            return await self._control.cancel(run)
-        handle.cancel()
-        await handle.ended()
-        return handle.run
+        await self._steering.cancel(run.id)
+        return await self.run(run.id)
 
     async def pause(self, run_id: str) -> Run:
-        """Stop a run at its next call, until it is resumed."""
+        """Stop a run at its next call, until it is resumed; executed where :meth:`cancel` says."""
         run = await self.run(run_id)
-        if (handle := self._handles.get(run.id)) is None:
-            return await self._control.pause(run)
-        handle.pause()
-        await handle.ended()
-        return handle.run
+        await self._steering.pause(run.id)
+        return await self.run(run.id)
 
     async def question(self, run_id: str) -> tuple[CallRecord, str] | None:
         """What a run waits for a person to answer or decide: the call, and what it asks."""
-        record = await self._control.question(await self.run(run_id))
+        record = await question_of(self._store, await self.run(run_id))
         if record is None:
             return None
         pieces = await self._store.prompt(record.call.request_hash)
@@ -298,15 +377,18 @@ class Headway:
         self,
         *,
         at_once: int,
+        forever: bool = False,
         watch: Callable[[RunHandle], None] = lambda handle: None,
     ) -> None:
         """Execute queued runs, most urgent first, ``at_once`` of them, until none is left.
 
-        ``watch`` is told of each run that starts.
+        ``forever``: then wait for more. ``watch`` is told of each run that starts. Raises StoreBusy
+        in a process that follows.
         """
+        _ = self.service
         async with anyio.create_task_group() as group:
             for _ in range(at_once):
-                group.start_soon(self._take_runs, watch)
+                group.start_soon(self._take_runs, watch, forever)
 
     async def run(self, run_id: str) -> Run:
         """The row of a run; its id may be shortened. Raises RunNotFound."""
@@ -330,6 +412,7 @@ class Headway:
 
     @person.setter
     def person(self, person: Person | None) -> None:
+        _ = self.service
         self._person = self._runner.person = person
 
     async def prune(self, *, older_than_seconds: float) -> list[str]:
@@ -337,7 +420,8 @@ class Headway:
 
         A run that another one began as a copy of stays as long as that one.
         """
-        return await self._control.prune(self.service.now() - older_than_seconds)
+        before = self.service.now() - older_than_seconds
+        return await self._control.prune(before)
 
     async def costs(self, by: str = "model", *, since_seconds: float | None = None) -> list[Cost]:
         """What was spent, by model, team, workflow, run or day (UTC), and last the total.
@@ -377,13 +461,25 @@ class Headway:
         return self.workflows.openai(model, self._asking_scope, priority=priority)
 
     @property
+    def is_leader(self) -> bool:
+        """Whether this process admits and executes; else it follows one that does."""
+        return self._service is not None
+
+    @property
     def queue(self) -> Operations:
         """What may be changed of the queue while everything runs."""
-        return Operations(self.config, self.service, self._store, self._handles)
+        if self._service is None and self._busy is None:
+            _ = self.service  # says that it is not open
+        return Operations(self._steering, self._store)
 
     @property
     def service(self) -> Service:
-        """The scheduler of this process. Raises CallerError while Headway is not open."""
+        """The scheduler of this process. Raises CallerError while Headway is not open.
+
+        Raises StoreBusy in a process that follows: it admits nothing.
+        """
+        if self._busy is not None:
+            raise StoreBusy(f"{self._busy}; `headway submit` queues a run beside it") from None
         if self._service is None:
             raise CallerError("Headway is not open: use it inside `async with Headway() as hw:`")
         return self._service
@@ -396,7 +492,8 @@ class Headway:
         return handle
 
     async def _stopped(self, run_id: str) -> Run:
-        """The row of a run that is not executed here."""
+        """The row of a run that is not executed here. Raises StoreBusy if this process follows."""
+        _ = self.service
         run = await self.run(run_id)
         if run.id in self._handles:
             raise RunNotResumable(f"run {run.id} is being executed: cancel or pause it first")
@@ -410,21 +507,32 @@ class Headway:
             with anyio.CancelScope(shield=True):
                 await self.workflows.release(handle.id)
 
-    async def _take_runs(self, watch: Callable[[RunHandle], None]) -> None:
-        while run := await self._next_run():
-            handle = self._handles[run.id] = RunHandle(run)
-            # The list may be older than the end of a run that another worker took and finished.
-            if (await self.run(run.id)).state is not RunState.QUEUED:
-                del self._handles[run.id]
-                continue
-            watch(handle)
-            await self._execute(handle)
+    async def _take_runs(self, watch: Callable[[RunHandle], None], forever: bool) -> None:
+        while True:
+            arrived = self._arrived
+            if (handle := await self._claim()) is not None:
+                watch(handle)
+                await self._execute(handle)
+            elif forever:
+                await arrived.wait()
+            else:
+                return
 
-    async def _next_run(self) -> Run | None:
-        # A run that was just taken here is queued until its first commit.
-        limit = len(self._handles) + 1
-        queued = await self._store.runs({RunState.QUEUED}, limit=limit, urgent_first=True)
-        return next((run for run in queued if run.id not in self._handles), None)
+    async def _claim(self) -> RunHandle | None:
+        """Take the most urgent queued run; from then on it is executed here."""
+        async with self._here.claims:
+            # A run that was just taken here is queued until its first commit.
+            limit = len(self._handles) + 1
+            queued = await self._store.runs({RunState.QUEUED}, limit=limit, urgent_first=True)
+            for run in queued:
+                # The list may be older than the end of a run that another worker took.
+                if run.id not in self._handles and await self._is_queued(run):
+                    self._handles[run.id] = RunHandle(run)
+                    return self._handles[run.id]
+        return None
+
+    async def _is_queued(self, run: Run) -> bool:
+        return (await self.run(run.id)).state is RunState.QUEUED and run.id not in self._handles
 
     def _asking_scope(self) -> "RunScope":
         from headway_agents import current_scope
@@ -460,9 +568,17 @@ class Headway:
             self._ad_hoc = None
 
     def _on_change(self, batch: Batch) -> None:
+        if any(run.state is RunState.QUEUED for run in batch.runs):
+            self._arrived.set()
+            self._arrived = anyio.Event()
         for event in of_batch(batch, self.service.now()):
             if handle := self._handles.get(event.run_id):
                 handle.publish(event)
         for record in (*batch.new, *batch.changed):
             if handle := self._handles.get(record.call.run_id):
                 handle.calls[record.call.id] = record
+
+
+def _leaf(group: BaseExceptionGroup[StoreTakenOver]) -> StoreTakenOver:
+    first = group.exceptions[0]
+    return _leaf(first) if isinstance(first, BaseExceptionGroup) else first

@@ -81,6 +81,8 @@ class Control:
 
     async def cancel(self, run: Run) -> Run:
         """End a run that is not executed for good; its calls leave the queue."""
+        if run.state is _R.CANCELLED:
+            return run
         _require(run, {_R.QUEUED, _R.WAITING, _R.PAUSED, _R.INTERRUPTED}, "cancelled")
         for record in await self._store.calls(run.id, {CallState.QUEUED}, limit=ALL):
             await self._service.decide(record, Outcome(CallState.CANCELLED, sent=False))
@@ -89,20 +91,17 @@ class Control:
 
     async def pause(self, run: Run) -> Run:
         """Keep a run that is not executed from being taken up."""
+        if run.state is _R.PAUSED:
+            return run
         _require(run, {_R.QUEUED, _R.INTERRUPTED}, "paused")
         return await self._saved(replace(run, state=_R.PAUSED))
-
-    async def question(self, run: Run) -> CallRecord | None:
-        """The call that a person must answer or decide."""
-        records = await self._store.calls(run.id, limit=ALL)
-        return next((record for record in records if record.call.id == run.waits_for), None)
 
     async def answer(self, run: Run, outcome: CallState, words: str = "") -> Run:
         """Settle what the run waits for: done with ``words``, queued to be done again, cancelled.
 
         Raises NothingToAnswer.
         """
-        record = await self.question(run)
+        record = await question_of(self._store, run)
         if record is None or record.state not in (CallState.QUEUED, CallState.UNKNOWN):
             raise NothingToAnswer(f"run {run.id} waits for no answer: it {_hint(run)}")
         if outcome is CallState.CANCELLED:
@@ -187,6 +186,12 @@ class Control:
     async def _saved(self, run: Run) -> Run:
         await self._service.save_run(run)
         return run
+
+
+async def question_of(store: Store, run: Run) -> CallRecord | None:
+    """The call of a run that a person must answer or decide."""
+    records = await store.calls(run.id, limit=ALL)
+    return next((record for record in records if record.call.id == run.waits_for), None)
 
 
 def new_run_id() -> str:

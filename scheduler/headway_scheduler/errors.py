@@ -17,6 +17,7 @@
   x StoreError               the database cannot be used as it is
     - StoreFull              no room; goes on when there is
     - StoreBusy              another process has it open
+    - StoreTakenOver         this process was stopped, and another one leads now
     - StoreReadOnly
     - StoreCorrupt
     - StoreForeign           not a Headway database
@@ -99,6 +100,10 @@ class StoreFull(StoreError):
 
 class StoreBusy(StoreError):
     """Another process has the database open."""
+
+
+class StoreTakenOver(StoreError):
+    """Another process leads now, because this one showed no life. Nothing was written."""
 
 
 class StoreReadOnly(StoreError):

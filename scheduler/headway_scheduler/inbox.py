@@ -1,12 +1,15 @@
 """What callers tell the service, and how they get their answer. Law: it decides nothing."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 from .core import Scheduler
 from .model import (
     NO_PROMPT,
+    Answer,
     Batch,
     Call,
     CallRecord,
@@ -18,6 +21,22 @@ from .model import (
     Signals,
 )
 from .states import CallState
+
+answers_here: ContextVar[tuple[Answer, ...]] = ContextVar("answers_here", default=())
+"""What the next change of this task answers: see :func:`answering`."""
+
+
+@contextmanager
+def answering(answer: Answer) -> Iterator[None]:
+    """Carry out a letter of another process: whatever commit changes something here answers it.
+
+    Of a verb with several commits only the last one may change runs, limits, weights or gates.
+    """
+    token = answers_here.set((answer,))
+    try:
+        yield
+    finally:
+        answers_here.reset(token)
 
 
 class Reply:
@@ -63,6 +82,7 @@ class Event:
     run: Run | None = None
     change: Change | None = None
     lessons: tuple[Lesson, ...] = ()
+    answers: tuple[Answer, ...] = ()
     reply: Reply | None = None
     until_granted: bool = False
     granted: Call | None = None
@@ -100,6 +120,7 @@ def batch_with(batch: Batch, events: Iterable[Event]) -> Batch:
         pieces=tuple(piece for event in events for piece in event.prompt.pieces),
         links=tuple(link for event in events for link in event.prompt.links),
         forget=tuple(run_id for event in events for run_id in event.forget),
+        answers=tuple(answer for event in events for answer in event.answers),
     )
 
 

@@ -428,6 +428,23 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
+class Letter:
+    """What another process asks of the one that admits. ``event`` is as its sender wrote it."""
+
+    id: int
+    sender: str
+    event: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a letter. Written with what the letter changed, so it is carried out once."""
+
+    letter_id: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """What one commit writes, all or nothing. ``changed`` and ``runs`` overwrite earlier rows.
 
@@ -445,10 +462,11 @@ class Batch:
     forget: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
     lessons: tuple[Lesson, ...] = ()
+    answers: tuple[Answer, ...] = ()
 
     def __bool__(self) -> bool:
         rows = (self.new, self.changed, self.buckets, self.runs, self.changes, self.lessons)
-        return any((*rows, self.pieces, self.links, self.forget))
+        return any((*rows, self.pieces, self.links, self.forget, self.answers))
 
 
 @dataclass(frozen=True, slots=True)

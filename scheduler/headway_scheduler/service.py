@@ -32,12 +32,14 @@ from .clock import Clock, system_clock
 from .core import Scheduler
 from .errors import HeadwayError, InternalError, KeyTaken, SchedulerClosed, StoreError
 from .estimates import TOKENS, Estimates
-from .inbox import Event, Reply, as_final, batch_with
+from .inbox import Event, Reply, answers_here, as_final, batch_with
 from .model import (
     NO_PROMPT,
+    Answer,
     Batch,
     Call,
     CallRecord,
+    Change,
     Outcome,
     Priority,
     Prompt,
@@ -225,7 +227,7 @@ class Service:
 
     async def save_run(self, run: Run) -> None:
         """Write a run; on disk when this returns. Raises KeyTaken or StoreError if it is not."""
-        await self._told(Event(run=run))
+        await self._told(Event(run=run, answers=answers_here.get()))
 
     def note_run(self, run: Run) -> None:
         """Write a run no later than the calls that are asked for after this."""
@@ -233,28 +235,30 @@ class Service:
 
     async def bump(self, call_id: str, priority: Priority) -> None:
         """Change the class of a queued call. Raises IllegalTransition or StoreError."""
-        await self._told(Event(lambda core, now: core.bump(call_id, priority, now)))
+        event = Event(lambda core, now: core.bump(call_id, priority, now))
+        event.answers = answers_here.get()
+        await self._told(event)
 
     async def set_limits(self, quota: str, limits: Quota | None) -> None:
         """Change a quota's limits, or go back to the configured ones; on disk when this returns.
 
         Raises UnknownQuota or StoreError.
         """
-        await self._told(Event(change=operations.limits(quota, limits, self._clock())))
+        await self._change(operations.limits(quota, limits, self._clock()))
 
     async def set_weight(self, team: str, weight: float | None) -> None:
         """Change a team's share, or go back to the configured one; on disk when this returns.
 
         Raises CallerError or StoreError.
         """
-        await self._told(Event(change=operations.weight(team, weight, self._clock())))
+        await self._change(operations.weight(team, weight, self._clock()))
 
     async def resume_quota(self, quota: str) -> None:
         """Let one call try of a quota whose account was locked out; on disk when this returns.
 
         Raises UnknownQuota or StoreError.
         """
-        await self._told(Event(change=operations.resume(quota, self._clock())))
+        await self._change(operations.resume(quota, self._clock()))
 
     async def set_gate(self, target: str, state: str) -> None:
         """Open, pause or drain all, a class or a model; on disk when this returns.
@@ -262,7 +266,11 @@ class Service:
         Raises CallerError or StoreError.
         """
         change = operations.gate(target, state, self._core.next_seq, self._clock())
-        await self._told(Event(change=change))
+        await self._change(change)
+
+    async def answer(self, answer: Answer) -> None:
+        """Say what became of a letter, unless a commit has said it. Raises StoreError."""
+        await self._told(Event(answers=(answer,)))
 
     @contextmanager
     def waiting(self, run_id: str, on: str) -> Iterator[None]:
@@ -315,6 +323,9 @@ class Service:
             raise SchedulerClosed("the scheduler is closed: nothing more can be asked of it")
         self._events.append(event)
         self._wake.set()
+
+    async def _change(self, change: Change) -> None:
+        await self._told(Event(change=change, answers=answers_here.get()))
 
     async def _told(self, event: Event) -> None:
         """Wait until what an event tells is on disk."""

@@ -245,8 +245,8 @@ def test_a_database_that_cannot_be_used_is_told_in_a_line(folder: Path, shown: S
 
 
 @pytest.mark.usefixtures("held")
-def test_commands_that_write_are_told_who_has_it_open(shown: Shown) -> None:
-    for command in (["submit", "a:b", "x"], ["run", "a:b", "x"], ["work"]):
+def test_commands_that_execute_are_told_who_has_it_open(shown: Shown) -> None:
+    for command in (["run", "a:b", "x"], ["work"], ["runs", "retry", "r-bbb"]):
         assert "is in use by process " in shown(*command, status=3)
 
 

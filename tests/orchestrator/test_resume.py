@@ -272,8 +272,9 @@ async def test_a_run_that_is_not_executed_can_be_paused_and_cancelled(world: Wor
         assert (await headway.cancel(run_id)).state is RunState.CANCELLED
         with pytest.raises(RunNotResumable, match="was cancelled"):
             await headway.resume(run_id)
+        assert (await headway.cancel(run_id)).state is RunState.CANCELLED
         with pytest.raises(RunNotResumable):
-            await headway.cancel(run_id)
+            await headway.pause(run_id)
         assert headway.service.queued() == []
 
 

@@ -2,19 +2,23 @@
 
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
+from anyio import to_thread
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from headway_scheduler.errors import StoreBusy
+from headway_scheduler.errors import StoreBusy, StoreTakenOver
 from headway_scheduler.model import Batch, Call, CallRecord, Priority
-from headway_scheduler.store import SqliteStore
-from headway_scheduler.store.lock import FileLock
+from headway_scheduler.store import SqliteStore, opening, reading
+from headway_scheduler.store.letters import Inbox
+from headway_scheduler.store.lock import LOOK_SECONDS, FileLock, Stamp, Vigil
 
 pytestmark = pytest.mark.anyio
 
@@ -160,6 +164,108 @@ async def test_other_stores_of_a_process_do_not_drop_its_locks(path: Path) -> No
         assert (await anyio.run_process(guest)).stdout == b"1\n"
         await store.commit(batch(1))
         assert (await anyio.run_process(guest)).stdout == b"2\n"
+
+
+def stamp_of(path: Path) -> Stamp:
+    status = Path(f"{path}.lock").stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def wait_for_a_beat(path: Path, before: Stamp) -> None:
+    while stamp_of(path) == before:
+        time.sleep(0.01)
+
+
+@contextmanager
+def frozen(lock: FileLock) -> Iterator[None]:
+    """Stop the pulse of a store of this process, as SIGSTOP would."""
+    lock._end.set()
+    lock._pulse.join()
+    yield
+
+
+async def test_whoever_takes_over_shuts_out_the_frozen_process_for_good(path: Path) -> None:
+    async with SqliteStore(path) as store:
+        await store.commit(batch(0))
+        with frozen(store._opened.lock):
+            async with SqliteStore(path, frozen=stamp_of(path)) as other:
+                assert other.epoch == store.epoch + 1
+                for _ in range(2):
+                    with pytest.raises(StoreTakenOver, match="another process took over"):
+                        await store.commit(batch(1))
+                await other.commit(batch(2))
+                assert [record.seq for record in await store.calls()] == [0, 2]
+                await store.__aexit__()
+                with pytest.raises(StoreBusy):  # its lock was not the other's to remove
+                    await make(path)
+                await other.commit(batch(3))
+    assert list(path.parent.glob("*.lock")) == []
+
+
+async def test_one_that_lives_again_is_not_taken_over(path: Path) -> None:
+    async with SqliteStore(path) as store:
+        before = stamp_of(path)
+        await to_thread.run_sync(wait_for_a_beat, path, before)
+        with pytest.raises(StoreBusy):
+            async with SqliteStore(path, frozen=before):
+                pass
+        await store.commit(batch(0))
+
+
+async def test_who_lost_the_lock_while_opening_does_not_lead(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make(path)
+    prepare = opening._prepare
+
+    def prepare_then_lose(*args: Any) -> None:
+        prepare(*args)
+        Path(f"{path}.lock").unlink()
+
+    monkeypatch.setattr(opening, "_prepare", prepare_then_lose)
+    with pytest.raises(StoreBusy, match="in this moment"):
+        await make(path)
+    monkeypatch.undo()
+    async with SqliteStore(path) as store:
+        assert store.epoch == 2
+
+
+async def test_a_watcher_counts_only_what_it_has_seen(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After both were stopped, for hours, the holder has its time to show life again."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    lock, vigil = FileLock(path), Vigil(path)
+    with frozen(lock):
+        vigil.may_lead()
+        now += 3600
+        assert not vigil.may_lead()
+        for _ in range(7):
+            now += LOOK_SECONDS
+            vigil.may_lead()
+        assert vigil.may_lead()
+        assert vigil.frozen == stamp_of(path)
+    lock.release()
+    assert vigil.may_lead()
+    assert vigil.frozen is None
+
+
+async def test_a_letter_waits_for_whoever_else_writes(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "BUSY_SECONDS", 0.01)  # so that SQLite alone would give up
+    await make(path)
+    inbox, other = Inbox(path), reading.connect(path, "mode=rw")
+    other.execute("BEGIN IMMEDIATE")
+    async with anyio.create_task_group() as group:
+        group.start_soon(to_thread.run_sync, inbox.post, "test", "{}")
+        await anyio.sleep(0.2)
+        assert list(inbox.waiting()) == []
+        other.execute("ROLLBACK")
+    other.close()
+    assert [letter.event for letter in inbox.waiting()] == ["{}"]
+    inbox.close()
 
 
 async def test_a_lock_on_a_file_that_was_removed_is_worth_nothing(

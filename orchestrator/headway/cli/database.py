@@ -1,17 +1,15 @@
 """Reading the database beside whoever writes it. Law of this file: nothing is written or locked."""
 
-import fcntl
-import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from headway_scheduler.core import Scheduler
 from headway_scheduler.model import CallRecord, Quota, Run
 from headway_scheduler.policy import Policy
 from headway_scheduler.states import IN_FLIGHT, UNDER_WAY, RunState
+from headway_scheduler.store.lock import holder
 from headway_scheduler.store.sqlite import SqliteStore
 
 from ..config import Config
@@ -46,27 +44,6 @@ async def reading(config: Config) -> AsyncIterator[Reader]:
     """Open the database to read. Raises StoreError."""
     async with SqliteStore(config.database, read_only=True) as store:
         yield Reader(store, holder(config.database) is not None, time.time())
-
-
-def holder(database: Path) -> str | None:
-    """Return the id of the process that has the database open for writing, None if nobody has.
-
-    The kernel's lock is asked, not the file: that one outlives ``kill -9``.
-    """
-    try:
-        file = os.open(f"{database.resolve()}.lock", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    except PermissionError:
-        return "of another user"
-    try:
-        # Shared and given back at once: it only refuses a process that starts in that moment.
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return None
-    except BlockingIOError:
-        return os.pread(file, 20, 0).decode("ascii", "replace") or "(unknown)"
-    finally:
-        os.close(file)
 
 
 async def load_queue(config: Config, reader: Reader) -> Queue:

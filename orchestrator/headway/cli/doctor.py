@@ -13,12 +13,13 @@ from typing import NamedTuple
 import anyio
 
 from headway_scheduler.errors import StoreError
+from headway_scheduler.store.lock import holder
 from headway_scheduler.store.network import refuse_network
 from headway_scheduler.store.sqlite import SqliteStore
 
 from .. import __version__
 from ..config import Config, ConfigError, load
-from .database import holder, load_queue, reading
+from .database import load_queue, reading
 from .output import one_line, say, say_json
 from .parser import FAILED
 

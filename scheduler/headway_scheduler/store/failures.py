@@ -30,7 +30,7 @@ _BY_SQLITE_CODE: dict[int, tuple[type[HeadwayError], str]] = {
     sqlite3.SQLITE_READONLY: (StoreReadOnly, _READ_ONLY),
     sqlite3.SQLITE_BUSY: (
         StoreBusy,
-        "another program keeps it locked ({error}): end what it does there and ask again",
+        "another program keeps it locked: end what it does there and ask again",
     ),
     sqlite3.SQLITE_CORRUPT: (
         StoreCorrupt,

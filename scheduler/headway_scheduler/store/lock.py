@@ -1,40 +1,130 @@
-"""One writer per database: a lock file beside it. Linux and macOS.
+"""One leader per database: a lock file beside it, and a pulse. Linux and macOS.
 
 Theory of operation. The lock is the kernel's (``flock``), not the file's existence: it is free the
 moment its process is gone, even after ``kill -9``. The file holds the process id for the message.
 It is removed at the end, so whoever gets the lock must see that it is still the file of that name:
 otherwise the holder before removed it meanwhile, and the lock is worth nothing.
+
+A process that is frozen (SIGSTOP, a debugger) keeps its lock. So the holder has a thread that
+touches the file; somebody who waits and sees no touch for a while removes the file and makes
+another. That keeps two processes from leading at once as a rule only. What makes it sure is the
+epoch in the database (see ``opening``): every commit asserts it, so a lost lock does no harm.
 """
 
 import fcntl
 import os
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import StoreBusy
 
+PROBES, PROBE_SECONDS = 3, 0.002
+"""Somebody who asks who the holder is has the lock for some microseconds: try again after that."""
+
+BEAT_SECONDS = 0.25
+SILENT_SECONDS = 1.5
+"""How long a holder shows no life until it counts as frozen: six beats."""
+
+LOOK_SECONDS = 0.2
+"""What one look counts at most: one who looks late may have been stopped too, with the holder."""
+
+Stamp = tuple[int, int]
+"""A state of the lock file: which file, and when it was last touched."""
+
 
 class FileLock:
-    """Holds the lock of the database at ``path``. Raises StoreBusy or OSError."""
+    """Holds the lock of the database at ``path``. Raises StoreBusy or OSError.
 
-    def __init__(self, path: Path) -> None:
+    ``frozen``: take it even from a holder whose lock file is in this state.
+    """
+
+    def __init__(self, path: Path, *, frozen: Stamp | None = None) -> None:
         self._path = Path(f"{path}.lock")
-        self._file = _locked(path, self._path)
+        self._file = _locked(path, self._path, frozen)
+        self._end = threading.Event()
+        self._pulse = threading.Thread(target=self._beat, name="headway pulse", daemon=True)
         try:
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, str(os.getpid()).encode(), 0)
         except OSError:
-            self.release()
+            self._give_back()
             raise
+        self._pulse.start()
+
+    def is_ours(self) -> bool:
+        """Whether the lock is still worth something: nobody has put another file in its place."""
+        return _is_still_there(self._file, self._path)
 
     def release(self) -> None:
+        """Stop the pulse, and give the lock back."""
+        self._end.set()
+        self._pulse.join()
+        self._give_back()
+
+    def _give_back(self) -> None:
         """Remove the file, then free the lock: in the other order it might be someone else's."""
         try:
-            self._path.unlink(missing_ok=True)
+            if self.is_ours():
+                self._path.unlink(missing_ok=True)
         finally:
             os.close(self._file)
 
+    def _beat(self) -> None:
+        while not self._end.wait(BEAT_SECONDS):
+            with suppress(OSError):  # at worst, this process counts as frozen
+                os.utime(self._file)
 
-def _locked(path: Path, lock: Path) -> int:
+
+class Vigil:
+    """Watches the holder of a lock, by the watcher's own clock. Look often, at least every .2 s."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database.resolve()
+        self._stamp: Stamp | None = None
+        self._silent = 0.0
+        self._looked = 0.0
+
+    @property
+    def frozen(self) -> Stamp | None:
+        """The state in which the lock file stays, if its holder shows no life."""
+        return self._stamp if self._silent > SILENT_SECONDS else None
+
+    def may_lead(self) -> bool:
+        """Look: whether nobody has the lock, or nobody who is alive."""
+        stamp, now = _stamp(Path(f"{self._database}.lock")), time.monotonic()
+        if stamp is None or stamp != self._stamp:
+            self._stamp, self._silent = stamp, 0.0
+        else:
+            self._silent += min(now - self._looked, LOOK_SECONDS)
+        self._looked = now
+        return self.frozen is not None or holder(self._database) is None
+
+
+def holder(database: Path) -> str | None:
+    """Return the id of the process that has the database open for writing, None if nobody has.
+
+    The kernel's lock is asked, not the file: that one outlives ``kill -9``.
+    """
+    try:
+        file = os.open(f"{database.resolve()}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        return "of another user"
+    try:
+        # Shared and given back at once: it only refuses a process that starts in that moment.
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        return os.pread(file, 20, 0).decode("ascii", "replace") or "(unknown)"
+    finally:
+        os.close(file)
+
+
+def _locked(path: Path, lock: Path, frozen: Stamp | None) -> int:
+    tries = PROBES
     while True:
         file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -42,10 +132,18 @@ def _locked(path: Path, lock: Path) -> int:
             if _is_still_there(file, lock):
                 return file
         except BlockingIOError:
-            holder = os.pread(file, 20, 0).decode("ascii", "replace") or "(unknown)"
+            if tries := tries - 1:
+                os.close(file)
+                time.sleep(PROBE_SECONDS)
+                continue
+            if frozen is not None and _stamp(lock) == frozen:
+                os.close(file)
+                lock.unlink(missing_ok=True)
+                continue
+            process = os.pread(file, 20, 0).decode("ascii", "replace") or "(unknown)"
             os.close(file)
             raise StoreBusy(
-                f"{path}: is in use by process {holder}; stop it or use another database "
+                f"{path}: is in use by process {process}; stop it or use another database "
                 "(HEADWAY_DATABASE)"
             ) from None
         except BaseException:
@@ -59,3 +157,11 @@ def _is_still_there(file: int, lock: Path) -> bool:
         return os.path.samestat(os.fstat(file), lock.stat())
     except FileNotFoundError:
         return False
+
+
+def _stamp(lock: Path) -> Stamp | None:
+    try:
+        status = lock.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns

@@ -2,40 +2,65 @@
 
 Theory of operation. A new database is built under another name and then renamed, so the file is
 never half made. One that is there already is read before anything may write to it. Whatever was
-made on the way is undone if a later step fails. Everything here blocks: call it in a thread.
+made on the way is undone if a later step fails. Whoever has opened it has raised the epoch: what
+the process before still tries to write is refused from then on. Everything here blocks: call it in
+a thread.
 """
 
 import os
 import sqlite3
 from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import StoreError, StoreReadOnly
+from ..errors import StoreBusy, StoreError, StoreReadOnly
 from .failures import explained
-from .lock import FileLock
+from .lock import FileLock, Stamp
 from .network import refuse_network
 from .reading import connect, probe, read
 from .sql import APPLICATION_ID, MIGRATIONS, STATEMENTS
 
 
-def open_writer(path: Path) -> tuple[sqlite3.Connection, FileLock]:
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """What it takes to write: the connection, the lock, and the epoch that every commit asserts."""
+
+    path: Path
+    connection: sqlite3.Connection
+    lock: FileLock
+    epoch: int
+
+
+def open_writer(path: Path, frozen: Stamp | None = None) -> Writer:
     """Lock the database at ``path``, make it if it is missing, check and migrate it.
 
-    Raises StoreError; nothing was changed then.
+    ``frozen``: see ``FileLock``. Raises StoreError; nothing was changed then.
     """
     refuse_network(path)
     with explained(path), ExitStack() as undo:
         _make_folder(path.parent, undo)
         _check_writable(path)
-        lock = FileLock(path)
+        lock = FileLock(path, frozen=frozen)
         undo.callback(lock.release)
         if not path.exists() or (path.is_file() and path.stat().st_size == 0):
             _create(path, undo)
         read(path, probe, any_age=True)
         db = undo.enter_context(closing(connect(path, "mode=rw")))
         _prepare(path, db)
+        epoch = _raise_epoch(path, db, lock)
         undo.pop_all()
-    return db, lock
+    return Writer(path, db, lock, epoch)
+
+
+def _raise_epoch(path: Path, db: sqlite3.Connection, lock: FileLock) -> int:
+    db.execute("BEGIN IMMEDIATE")
+    # Looked at inside: of two who got the lock, the later one sees what the other has put there.
+    if not lock.is_ours():
+        db.execute("ROLLBACK")
+        raise StoreBusy(f"{path}: another process took it in this moment: ask again")
+    (epoch,) = db.execute(STATEMENTS["raise_epoch"]).fetchone()
+    db.execute("COMMIT")
+    return int(epoch)
 
 
 def _make_folder(folder: Path, undo: ExitStack) -> None:

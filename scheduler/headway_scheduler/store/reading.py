@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..errors import StoreCorrupt, StoreError, StoreForeign, StoreTooNew
+from ..errors import StoreCorrupt, StoreError, StoreForeign, StoreTakenOver, StoreTooNew
 from ..model import CallRecord, Change, Lesson, Run, Snapshot, Spent
 from ..states import LIVE_CALLS, CallState, RunState
 from . import rows
@@ -107,6 +107,16 @@ def _check_version(path: Path, db: sqlite3.Connection, any_age: bool) -> None:
 def probe(db: sqlite3.Connection) -> None:
     """Notice damage of the schema or of the upper pages early."""
     db.execute(STATEMENTS["probe"]).fetchone()
+
+
+def assert_epoch(db: sqlite3.Connection, path: Path, epoch: int) -> None:
+    """Raise StoreTakenOver if another process has come to lead since ``epoch``."""
+    (now,) = db.execute(STATEMENTS["epoch"]).fetchone()
+    if now != epoch:
+        raise StoreTakenOver(
+            f"{path}: another process took over, because this one showed no life: nothing was "
+            "written; its runs go on there, or with `headway resume`"
+        )
 
 
 def snapshot(db: sqlite3.Connection) -> Snapshot:

@@ -31,6 +31,8 @@ def work_of(batch: Batch) -> Work:
         ("insert_change", [astuple(change) for change in batch.changes], True),
         ("save_lesson", [astuple(lesson) for lesson in batch.lessons], True),
         *_forgetting(batch.forget),
+        ("answer_letter", [(answer.text, answer.letter_id) for answer in batch.answers], False),
+        ("forget_letters", [()] if batch.answers else [], False),
     ]
     return [(STATEMENTS[name], rows, is_exact) for name, rows, is_exact in work if rows]
 

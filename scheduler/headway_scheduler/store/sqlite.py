@@ -20,9 +20,9 @@ from ..model import Batch, CallRecord, Change, Run, Snapshot, Spent
 from ..states import CallState, RunState
 from . import reading
 from .failures import explained
-from .lock import FileLock
+from .lock import Stamp
 from .network import refuse_network
-from .opening import open_writer
+from .opening import Writer, open_writer
 from .rows import Work, with_bytes, work_of
 
 T = TypeVar("T")
@@ -32,16 +32,23 @@ class SqliteStore:
     """The journal in the file at ``path``; made, with its folder, if it is missing.
 
     ``read_only`` takes no lock and writes nothing: any number of processes may read while one
-    writes. Linux and macOS.
+    writes. ``frozen``: take it even from a process that keeps its lock file in this state. Once
+    another process took it from this one, every commit raises StoreTakenOver. Linux and macOS.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        read_only: bool = False,
+        frozen: Stamp | None = None,
+    ) -> None:
         # Resolved: two names of one file must not have two locks.
         self.path = Path(path).resolve()
         self.read_only = read_only
-        self._connection: sqlite3.Connection
+        self._frozen = frozen
+        self._opened: Writer
         self._writer: aiosqlite.Connection | None = None
-        self._lock: FileLock
 
     async def __aenter__(self) -> Self:
         """Open, and migrate if needed. Raises StoreError; nothing was changed then."""
@@ -50,9 +57,9 @@ class SqliteStore:
             await self._read(reading.probe)
             return self
         with anyio.CancelScope(shield=True):
-            self._connection, self._lock = await to_thread.run_sync(open_writer, self.path)
+            self._opened = await to_thread.run_sync(open_writer, self.path, self._frozen)
             # Opened before: a failed start of aiosqlite leaves its thread to end by itself.
-            self._writer = await aiosqlite.Connection(lambda: self._connection, 64)
+            self._writer = await aiosqlite.Connection(lambda: self._opened.connection, 64)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -64,7 +71,12 @@ class SqliteStore:
             try:
                 await writer.close()
             finally:
-                await to_thread.run_sync(self._lock.release)
+                await to_thread.run_sync(self._opened.lock.release)
+
+    @property
+    def epoch(self) -> int:
+        """Which leader this process is; every commit asserts that it still is."""
+        return self._opened.epoch
 
     async def commit(self, batch: Batch) -> None:
         """Write all of ``batch`` and sync it, or raise StoreError or KeyTaken and write nothing.
@@ -81,7 +93,7 @@ class SqliteStore:
         with anyio.CancelScope(shield=True), explained(self.path):
             # Private, but the same in all versions that we allow: aiosqlite's public methods cost
             # one hop to the thread for each statement, ten times the work of a small commit.
-            await self._writer._execute(_write, self._connection, work)  # type: ignore[no-untyped-call]
+            await self._writer._execute(_write, self._opened, work)  # type: ignore[no-untyped-call]
 
     async def snapshot(self) -> Snapshot:
         """Load the buckets and every call that is queued, admitted or sent, by arrival."""
@@ -131,17 +143,19 @@ class SqliteStore:
         return await to_thread.run_sync(reading.read, self.path, question)
 
 
-def _write(db: sqlite3.Connection, work: Work) -> None:
+def _write(writer: Writer, work: Work) -> None:
     try:
-        _transact(db, work)
+        _transact(writer, work)
     except UnicodeEncodeError:
         # A lone surrogate. Rare, so only then is every text handed over as bytes.
-        _transact(db, with_bytes(work))
+        _transact(writer, with_bytes(work))
 
 
-def _transact(db: sqlite3.Connection, work: Work) -> None:
+def _transact(writer: Writer, work: Work) -> None:
+    db = writer.connection
     db.execute("BEGIN IMMEDIATE")
     try:
+        reading.assert_epoch(db, writer.path, writer.epoch)
         for statement, rows, is_exact in work:
             if db.executemany(statement, rows).rowcount != len(rows) and is_exact:
                 raise sqlite3.IntegrityError("a call that changed was never written")

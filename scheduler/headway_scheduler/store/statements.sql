@@ -62,6 +62,21 @@ INSERT INTO lessons (kind, subject, value)
 VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT))
 ON CONFLICT (kind, subject) DO UPDATE SET value = excluded.value;
 
+-- raise_epoch: A new leader. What those before it write is refused from here on.
+UPDATE leadership SET epoch = epoch + 1 RETURNING epoch;
+
+-- epoch: Whose turn it is to lead.
+SELECT epoch FROM leadership;
+
+-- post_letter: Something that another process asks of the leader.
+INSERT INTO inbox (sender, event) VALUES (?, ?);
+
+-- answer_letter: What became of a letter. The first answer stays.
+UPDATE inbox SET answer = ? WHERE id = ? AND answer IS NULL;
+
+-- forget_letters: Answered letters, but for the last thousand: their senders may still look.
+DELETE FROM inbox WHERE id <= (SELECT max(id) FROM inbox) - 1000 AND answer IS NOT NULL;
+
 -- insert_piece: A text, unless it is there.
 INSERT INTO pieces (hash, text) VALUES (?, CAST(? AS TEXT)) ON CONFLICT DO NOTHING;
 
@@ -211,3 +226,10 @@ WHERE calls.kind IN ('model', 'sdk') AND calls.submitted_at >= :since
     AND (calls.state = 'done' OR calls.input_tokens IS NOT NULL OR calls.losses > 0)
 GROUP BY 1, 2, 3, 4
 ORDER BY 1, 2, 3, 4;
+
+-- letters: Letters without an answer, in the order in which they came.
+SELECT id, sender, event FROM inbox INDEXED BY inbox_waiting
+WHERE answer IS NULL AND id > :after ORDER BY id LIMIT :limit;
+
+-- letter_answer: The answer to a letter; no row if it is kept no longer.
+SELECT answer FROM inbox WHERE id = :id;

@@ -1,0 +1,97 @@
+"""Letters from processes that do not admit to the one that does. Law: none is changed once posted.
+
+Theory of operation. A sender appends its letter in a short transaction and then looks for the
+answer. The leader sees by ``PRAGMA data_version`` that anything was committed by anyone, which
+costs some microseconds and no disk, and only then asks for letters. It writes the answer with the
+commit that carries the letter out. What was posted is carried out, whether its sender lives or
+not; if it dies in the middle of posting, there is no letter.
+
+Everything here blocks: what may wait for another writer is called in a thread.
+"""
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import StoreError
+from ..model import Letter
+from .failures import explained
+from .reading import assert_epoch, connect, probe, read
+from .sql import STATEMENTS
+
+POST_SECONDS = 60.0
+"""How long a letter is tried to be posted while others write. SQLite's own wait is part of it."""
+
+LETTERS = 100
+"""How many letters the leader takes at once."""
+
+
+class Inbox:
+    """The letters in the database at ``path``, on a connection of its own. Close it after use.
+
+    ``epoch`` is the leader's. Raises StoreError if there is no such database, or if it is of
+    another version.
+    """
+
+    def __init__(self, path: Path, epoch: int | None = None) -> None:
+        self._path = path
+        self._epoch = epoch
+        self._seen: int | None = None
+        read(path, probe)
+        with explained(path):
+            self._db = connect(path, "mode=rw")
+            # The commit of the answer syncs the letter too; without one, nothing was promised.
+            self._db.execute("PRAGMA synchronous = NORMAL")
+
+    def close(self) -> None:
+        """Close the connection. What was posted stays."""
+        self._db.close()
+
+    def post(self, sender: str, event: str) -> int:
+        """Append a letter and return its id. Raises StoreError; there is no letter then."""
+        give_up = time.monotonic() + POST_SECONDS
+        with explained(self._path):
+            while True:
+                try:
+                    # One statement: a transaction that begins with a write lock, or not at all.
+                    return (
+                        self._db.execute(STATEMENTS["post_letter"], (sender, event)).lastrowid or 0
+                    )
+                except sqlite3.OperationalError as error:
+                    is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                    if not is_busy or time.monotonic() > give_up:
+                        raise
+
+    def answer(self, letter_id: int) -> str | None:
+        """The answer to a letter, None as long as there is none. Raises StoreError."""
+        with explained(self._path):
+            row = self._db.execute(STATEMENTS["letter_answer"], {"id": letter_id}).fetchone()
+        if row is None:
+            raise StoreError(
+                f"{self._path}: the answer was given, and is kept no longer: see what became of it"
+            )
+        answer: str | None = row[0]
+        return answer
+
+    def has_changed(self) -> bool:
+        """Whether anyone has committed anything since this was last asked; at first, yes."""
+        with explained(self._path):
+            (version,) = self._db.execute("PRAGMA data_version").fetchone()
+        before, self._seen = self._seen, version
+        return bool(before != version)
+
+    def look_again(self) -> None:
+        """Have :meth:`has_changed` say yes once more: what it led to came to nothing."""
+        self._seen = None
+
+    def waiting(self, after: int = 0) -> Sequence[Letter]:
+        """Letters without an answer, oldest first, of those that came after letter ``after``.
+
+        Raises StoreTakenOver if it is another leader's to take them.
+        """
+        with explained(self._path):
+            if self._epoch is not None:
+                assert_epoch(self._db, self._path, self._epoch)
+            rows = self._db.execute(STATEMENTS["letters"], {"after": after, "limit": LETTERS})
+            return [Letter(*row) for row in rows]

@@ -1,0 +1,234 @@
+"""Several processes on one database: one admits, the others ask it. Real processes, real kills."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.orchestrator.processes import World, world_in
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
+    with world_in(tmp_path) as world:
+        yield world
+
+
+@pytest.fixture
+def slow_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A world where an answer never comes while a test looks."""
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
+    with world_in(tmp_path, base_seconds=60.0) as world:
+        yield world
+
+
+def changes(world: World) -> list[tuple[str, str]]:
+    return world.rows("SELECT kind, target FROM changes ORDER BY id")  # type: ignore[return-value]
+
+
+def in_flight(world: World) -> int:
+    return len(world.rows("SELECT 1 FROM calls WHERE state IN ('admitted', 'sent')"))
+
+
+def unanswered(world: World) -> int:
+    return len(world.rows("SELECT 1 FROM inbox WHERE answer IS NULL"))
+
+
+def test_a_run_submitted_beside_a_worker_is_taken_and_paid_once(world: World) -> None:
+    worker = world.worker()
+    ids = [world.headway("submit", "agent", f"task {n}").strip() for n in range(3)]
+    for run_id in ids:
+        world.until(lambda run_id=run_id: world.state(run_id) == "completed", worker)
+    assert len(world.ledger.paid) == 3
+    again = [world.headway("submit", "agent", "x", "--key", "k").strip() for _ in range(2)]
+    assert again[0] == again[1]
+
+
+def test_submitters_at_once_on_a_new_database_all_get_their_run(world: World) -> None:
+    """The first one makes it and leads for a moment; others follow it, or each other."""
+    commands = [world.start("submit", "agent", f"task {n}") for n in range(6)]
+    commands += [world.start("submit", "agent", "once", "--key", "k") for _ in range(3)]
+    said = [command.communicate() for command in commands]
+    assert [command.returncode for command in commands] == [0] * 9, said
+    ids = {out.strip() for out, _ in said}
+    assert len(ids) == 7
+    assert {row[0] for row in world.rows("SELECT id FROM runs")} == ids
+    assert not any(err for _, err in said)
+
+
+def test_every_verb_works_beside_a_live_process(slow_world: World) -> None:
+    world = slow_world
+    worker = world.worker()
+    for verb in ("pause", "drain", "resume"):
+        (change,) = world.facts("queue", verb, "class:low")
+        assert (change["kind"], change["target"]) == ("gate", "class:low")
+    world.headway("queue", "pause")
+    world.headway("limits", "set", "small", "requests_per_minute=60")
+    world.headway("limits", "reset", "small")
+    world.headway("limits", "weight", "team", "3")
+    world.headway("limits", "resume", "small")
+    kinds = [kind for kind, _ in changes(world)]
+    assert kinds == ["gate"] * 4 + ["limits"] * 2 + ["weight", "resume"]
+
+    run_id = world.headway("submit", "agent", "wait").strip()
+    world.until(lambda: world.rows("SELECT 1 FROM calls WHERE state = 'queued'"), worker)
+    world.headway("queue", "bump", run_id, "-p", "high")
+    assert world.rows("SELECT priority FROM runs WHERE id = ?", run_id) == [(1,)]
+    world.headway("queue", "bump", f"{run_id}.0", "-p", "interactive")
+    assert world.rows("SELECT priority FROM calls") == [(0,)]
+    # It pauses once its call has come back: meanwhile others are heard, and it can be cancelled.
+    pausing = world.start("runs", "pause", run_id)
+    world.until(lambda: unanswered(world), pausing)
+    assert "cancelled" in world.headway("runs", "cancel", run_id)
+    assert (pausing.wait(), world.state(run_id)) == (0, "cancelled")
+
+    world.headway("queue", "resume")
+    flying = world.headway("submit", "agent", "fly").strip()
+    world.until(lambda: in_flight(world), worker)
+    assert "cancelled" in world.headway("runs", "cancel", flying)
+    assert world.state(flying) == "cancelled"
+    assert worker.poll() is None
+    assert unanswered(world) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["limits", "set", "none", "requests_per_minute=1"], "none"),
+        (["limits", "resume", "none"], "none"),
+        (["limits", "weight", "team", "-1"], "above 0"),
+        (["queue", "pause", "class:none"], "none"),
+        (["queue", "bump", "r-none", "-p", "low"], "no run 'r-none'"),
+        (["runs", "cancel", "r-none"], "no run 'r-none'"),
+    ],
+)
+def test_a_refusal_comes_back_in_the_same_words(
+    world: World, command: list[str], said: str
+) -> None:
+    alone = world.headway(*command, status=2)
+    assert said in alone
+    worker = world.worker()
+    assert world.headway(*command, status=2) == alone
+    assert worker.poll() is None
+
+
+def waiting_letter(
+    world: World, leader: subprocess.Popen[str], *command: str
+) -> subprocess.Popen[str]:
+    """Freeze the leader, and have a command wait for it."""
+    leader.send_signal(signal.SIGSTOP)
+    follower = world.start(*command)
+    world.until(lambda: unanswered(world) == 1, follower)
+    return follower
+
+
+def test_when_the_leader_is_killed_whoever_waits_leads_and_goes_on(world: World) -> None:
+    worker = world.worker()
+    follower = waiting_letter(world, worker, "queue", "pause", "class:low")
+    worker.kill()
+    _, err = follower.communicate()
+    assert (follower.returncode, err) == (0, "")
+    assert changes(world) == [("gate", "class:low")]
+    assert unanswered(world) == 0
+
+
+def test_a_submitter_that_is_killed_while_it_waits_has_submitted(world: World) -> None:
+    worker = world.worker()
+    follower = waiting_letter(world, worker, "submit", "agent", "task")
+    follower.kill()
+    follower.wait()
+    worker.send_signal(signal.SIGCONT)
+    world.until(lambda: world.rows("SELECT 1 FROM runs WHERE state = 'completed'"), worker)
+    assert len(world.ledger.paid) == 1
+
+
+def test_a_frozen_leader_is_replaced_and_ends_when_it_wakes_up(slow_world: World) -> None:
+    world = slow_world
+    run_id = world.headway("submit", "agent", "fly").strip()
+    worker = world.worker()
+    world.until(lambda: in_flight(world), worker)
+    worker.send_signal(signal.SIGSTOP)
+    world.headway("queue", "pause")
+    assert changes(world) == [("gate", "all")]
+    # Whatever was in flight may have been paid.
+    assert world.rows("SELECT state FROM calls") == [("unknown",)]
+    before = world.rows("SELECT * FROM calls"), world.rows("SELECT * FROM buckets")
+    worker.send_signal(signal.SIGCONT)
+    _, err = worker.communicate()
+    assert worker.returncode == 3
+    assert "another process took over" in err
+    assert "Traceback" not in err
+    assert (world.rows("SELECT * FROM calls"), world.rows("SELECT * FROM buckets")) == before
+    assert world.state(run_id) == "interrupted"
+
+
+# A worker that is killed where its next answer would be written by itself: whatever the letter
+# changed is written then, and its answer too, if they are one commit.
+KILLED = """
+import os, signal, sys
+from headway.cli import main
+from headway_scheduler.service import Service
+
+async def killed(self, answer):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+Service.answer = killed
+sys.exit(main(["work", "--forever"]))
+"""
+
+
+def killed_worker(world: World) -> subprocess.Popen[str]:
+    worker = world.start("-c", KILLED)
+    world.until(lambda: world.rows("SELECT 1 FROM leadership"), worker)
+    return worker
+
+
+@pytest.mark.parametrize(
+    ("command", "table"),
+    [
+        (["queue", "drain"], "changes"),
+        (["limits", "weight", "team", "2"], "changes"),
+        (["submit", "agent", "task"], "runs"),
+    ],
+)
+def test_what_a_letter_changes_and_its_answer_are_one_commit(
+    world: World, command: list[str], table: str
+) -> None:
+    worker = killed_worker(world)
+    world.headway(*command)
+    assert worker.wait() == -signal.SIGKILL
+    assert len(world.rows(f"SELECT 1 FROM {table}")) == 1
+    assert unanswered(world) == 0
+
+
+def test_a_cancel_whose_leader_dies_between_end_and_answer_is_done(slow_world: World) -> None:
+    world = slow_world
+    run_id = world.headway("submit", "agent", "fly").strip()
+    worker = killed_worker(world)
+    world.until(lambda: in_flight(world), worker)
+    assert "cancelled" in world.headway("runs", "cancel", run_id)
+    assert worker.wait() == -signal.SIGKILL
+    assert world.state(run_id) == "cancelled"
+    assert len(world.rows("SELECT 1 FROM inbox")) == 1
+
+
+def test_a_letter_that_nobody_understands_is_answered_and_hurts_nobody(world: World) -> None:
+    from headway_scheduler.store.letters import Inbox
+
+    worker = world.worker()
+    inbox = Inbox(world.database)
+    ids = [inbox.post("test", event) for event in ("", '{"verb": "fly"}', '{"verb": "cancel"}')]
+    world.until(lambda: all(inbox.answer(letter_id) for letter_id in ids), worker)
+    assert all("InternalError" in (inbox.answer(letter_id) or "") for letter_id in ids)
+    inbox.close()
+    world.headway("queue", "pause")
+    assert worker.poll() is None
+
+
+def test_a_process_that_follows_executes_nothing_and_says_so(world: World) -> None:
+    world.worker()
+    assert "headway submit" in world.headway("run", "agent", "task", status=3)
+    assert "in use by process" in world.headway("work", status=3)
+    assert world.rows("SELECT 1 FROM runs") == []
