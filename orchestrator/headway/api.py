@@ -415,13 +415,21 @@ class Headway:
         _ = self.service
         self._person = self._runner.person = person
 
-    async def prune(self, *, older_than_seconds: float) -> list[str]:
+    async def prune(
+        self,
+        *,
+        older_than_seconds: float | None = None,
+        keep: int | None = None,
+        is_dry: bool = False,
+    ) -> list[str]:
         """Delete runs that ended that long ago, with their calls and texts; return their ids.
 
-        A run that another one began as a copy of stays as long as that one.
+        ``keep``: also those beyond the last so many that ended. ``is_dry``: only say which. A run
+        that another one began as a copy of stays as long as that one.
         """
-        before = self.service.now() - older_than_seconds
-        return await self._control.prune(before)
+        seconds = float("inf") if older_than_seconds is None else older_than_seconds
+        before = self.service.now() - seconds
+        return await self._control.prune(before, keep=keep, is_dry=is_dry)
 
     async def costs(self, by: str = "model", *, since_seconds: float | None = None) -> list[Cost]:
         """What was spent, by model, team, workflow, run or day (UTC), and last the total.

@@ -156,14 +156,22 @@ class Control:
         )
         return await self._saved(copy)
 
-    async def prune(self, before: float) -> list[str]:
-        """Delete runs that ended earlier, but for those that younger ones began as copies of."""
+    async def prune(
+        self, before: float, *, keep: int | None = None, is_dry: bool = False
+    ) -> list[str]:
+        """Delete runs that ended earlier, but for those that younger ones began as copies of.
+
+        ``keep``: also those beyond the last so many that ended. ``is_dry``: only say which.
+        """
         every = await self._store.runs(limit=ALL)
-        old = {run.id for run in every if run.state in ENDED_RUNS and _ended_at(run) < before}
+        ended = [run for run in every if run.state in ENDED_RUNS]
+        old = {run.id for run in ended if _ended_at(run) < before}
+        if keep is not None:
+            old |= {run.id for run in sorted(ended, key=_ended_at, reverse=True)[keep:]}
         for run in every:  # newest first: a parent comes after its copies
             if run.parent is not None and run.id not in old:
                 old.discard(run.parent)
-        if old:
+        if old and not is_dry:
             await self._service.forget(*old)
         return sorted(old)
 

@@ -194,3 +194,19 @@ def test_options_of_a_run_and_what_steers_it(folder: Path, headway: Headway) -> 
         status, _, err = headway("submit", "pair", "x", *wrong)
         assert status == 2
         assert "Traceback" not in err
+
+
+def test_the_database_is_looked_over_copied_and_pruned(folder: Path, headway: Headway) -> None:
+    for task in ("one", "two", "three"):
+        assert headway("run", "pair", task)[0] == 0
+    assert "all is well" in headway("db", "check")[1]
+    assert headway("db", "backup", "copy.db")[0] == 0
+    status, _, err = headway("db", "backup", "copy.db")
+    assert (status, "is there already" in err) == (3, True)
+    assert "would delete 2 runs" in headway("db", "prune", "--keep", "1", "--dry-run")[1]
+    assert len(json.loads(headway("db", "prune", "--keep", "1", "--json")[1])["runs"]) == 2
+    assert len(json.loads(headway("runs", "--json")[1])) == 1
+    status, _, err = headway("db", "prune")
+    assert (status, "--older-than TIME" in err) == (2, True)
+    assert "up to date" in headway("db", "migrate")[1]
+    assert "all is well" in headway("db", "check")[1]

@@ -399,3 +399,6 @@ async def test_a_database_of_the_first_format_is_migrated_with_its_rows(path: Pa
         assert (old.history, old.attempts, old.parent) == ((), 0, None)
         (row,) = await store.calls()
         assert (row.call.kind, row.arrival, row.losses, row.answer) == ("model", None, 0, "{}")
+    with closing(sqlite3.connect(f"{path}.v1")) as kept:
+        assert kept.execute("PRAGMA user_version").fetchone() == (1,)
+        assert kept.execute("SELECT id FROM calls").fetchall() == [("r-old.0",)]

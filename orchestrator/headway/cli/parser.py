@@ -164,6 +164,7 @@ def _add_looking(commands: Any) -> None:
     for command in (listed, show, head, why):
         _add_common(command)
     _add_operations(verbs)
+    _add_database(commands)
     cost = _command(commands, "cost", "cost:show", "what was spent")
     keys = ("model", "team", "workflow", "run", "day")
     cost.add_argument("--by", choices=keys, default="model", help="(default: model)")
@@ -183,6 +184,22 @@ def _add_looking(commands: Any) -> None:
     weight.add_argument("team", metavar="TEAM")
     weight.add_argument("weight", metavar="NUMBER", nargs="?", type=float, help="else configured")
     for command in (show, set_, reset, resume, weight, log):
+        _add_common(command)
+
+
+def _add_database(commands: Any) -> None:
+    """What may be done to the database itself."""
+    database = commands.add_parser("db", help="the database itself", allow_abbrev=False)
+    verbs = database.add_subparsers(metavar="VERB", required=True, title="verbs")
+    check = _command(verbs, "check", "db:check", "look through all of it")
+    backup = _command(verbs, "backup", "db:backup", "copy it, beside whoever writes it")
+    prune = _command(verbs, "prune", "db:prune", "delete old runs and give their space back")
+    migrate = _command(verbs, "migrate", "db:migrate", "bring it to the format of this version")
+    backup.add_argument("file", metavar="FILE", help="which must not exist")
+    prune.add_argument("--older-than", type=_duration, metavar="TIME", help="as 30d")
+    prune.add_argument("--keep", type=_count, metavar="N", help="the last N runs that ended")
+    prune.add_argument("--dry-run", action="store_true", help="only say how many")
+    for command in (check, backup, prune, migrate):
         _add_common(command)
 
 

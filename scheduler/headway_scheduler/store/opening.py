@@ -2,7 +2,8 @@
 
 Theory of operation. A new database is built under another name and then renamed, so the file is
 never half made. One that is there already is read before anything may write to it. Whatever was
-made on the way is undone if a later step fails. Whoever has opened it has raised the epoch: what
+made on the way is undone if a later step fails. One of an older format is copied before it is
+migrated. Whoever has opened it has raised the epoch: what
 the process before still tries to write is refused from then on. Everything here blocks: call it in
 a thread.
 """
@@ -19,6 +20,7 @@ from .lock import FileLock, Stamp
 from .network import refuse_network
 from .reading import connect, probe, read
 from .sql import APPLICATION_ID, MIGRATIONS, STATEMENTS
+from .upkeep import back_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ def open_writer(path: Path, frozen: Stamp | None = None) -> Writer:
         if not path.exists() or (path.is_file() and path.stat().st_size == 0):
             _create(path, undo)
         read(path, probe, any_age=True)
+        _keep_older(path, undo)
         db = undo.enter_context(closing(connect(path, "mode=rw")))
         _prepare(path, db)
         epoch = _raise_epoch(path, db, lock)
@@ -61,6 +64,15 @@ def _raise_epoch(path: Path, db: sqlite3.Connection, lock: FileLock) -> int:
     (epoch,) = db.execute(STATEMENTS["raise_epoch"]).fetchone()
     db.execute("COMMIT")
     return int(epoch)
+
+
+def _keep_older(path: Path, undo: ExitStack) -> None:
+    """Copy a database that is about to be migrated; a copy that is there already stays."""
+    (version,) = read(path, lambda db: db.execute("PRAGMA user_version").fetchone(), any_age=True)
+    copy = Path(f"{path}.v{version}")
+    if 0 < version < max(MIGRATIONS) and not copy.exists():
+        back_up(path, copy)
+        undo.callback(_remove, copy)
 
 
 def _make_folder(folder: Path, undo: ExitStack) -> None:

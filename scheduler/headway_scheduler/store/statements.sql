@@ -233,3 +233,25 @@ WHERE answer IS NULL AND id > :after ORDER BY id LIMIT :limit;
 
 -- letter_answer: The answer to a letter; no row if it is kept no longer.
 SELECT answer FROM inbox WHERE id = :id;
+
+-- oddities: What no journal has: rows that lack what they need, and calls alive in runs that ended.
+SELECT 'a prompt lacks a text of its own: link' AS what, hex(links.hash) AS subject
+FROM links LEFT JOIN pieces ON pieces.hash = links.piece
+WHERE pieces.hash IS NULL
+UNION ALL
+SELECT 'a prompt lacks its beginning: link', hex(links.hash)
+FROM links LEFT JOIN links AS parents ON parents.hash = links.parent
+WHERE links.parent IS NOT NULL AND parents.hash IS NULL
+UNION ALL
+SELECT 'an answer is marked as done and is not there: call', calls.id
+FROM calls WHERE calls.state = 'done' AND calls.answer IS NULL
+UNION ALL
+SELECT 'a call waits in a run that has ended: call', calls.id
+FROM calls JOIN runs ON runs.id = calls.run_id
+WHERE (calls.state = 'queued' OR calls.state = 'admitted' OR calls.state = 'sent')
+    AND runs.state IN ('completed', 'cancelled')
+UNION ALL
+SELECT 'a run is a copy of one that is gone: run', runs.id
+FROM runs LEFT JOIN runs AS parents ON parents.id = runs.parent
+WHERE runs.parent IS NOT NULL AND parents.id IS NULL
+LIMIT :limit;
