@@ -65,7 +65,7 @@ OPENING_SECONDS = 5.0
 """How long a process that follows waits for the one that leads to make the database."""
 
 
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.08
 """How often a process that waits for its turn looks whether anybody leads."""
 
 
@@ -98,6 +98,8 @@ class Headway:
         self._may_follow = follow
         self._busy: StoreBusy | None = None
         self._arrived = anyio.Event()
+        self.is_draining = False
+        self._taken_up: set[str] = set()
         self._stack = AsyncExitStack()
         self._service: Service | None = None
         self._ad_hoc: tuple[Run, RunScope] | None = None
@@ -382,13 +384,19 @@ class Headway:
     ) -> None:
         """Execute queued runs, most urgent first, ``at_once`` of them, until none is left.
 
-        ``forever``: then wait for more. ``watch`` is told of each run that starts. Raises StoreBusy
-        in a process that follows.
+        ``forever``: take up interrupted runs as well, each once, and wait for more, until
+        :meth:`drain`. ``watch`` is told of each run that starts. Raises StoreBusy in a process that
+        follows.
         """
         _ = self.service
         async with anyio.create_task_group() as group:
             for _ in range(at_once):
                 group.start_soon(self._take_runs, watch, forever)
+
+    def drain(self) -> None:
+        """Take no more runs: :meth:`work` returns when those that it executes have ended."""
+        self.is_draining = True
+        self._tell_workers()
 
     async def run(self, run_id: str) -> Run:
         """The row of a run; its id may be shortened. Raises RunNotFound."""
@@ -516,9 +524,9 @@ class Headway:
                 await self.workflows.release(handle.id)
 
     async def _take_runs(self, watch: Callable[[RunHandle], None], forever: bool) -> None:
-        while True:
+        while not self.is_draining:
             arrived = self._arrived
-            if (handle := await self._claim()) is not None:
+            if (handle := await self._claim(interrupted=forever)) is not None:
                 watch(handle)
                 await self._execute(handle)
             elif forever:
@@ -526,21 +534,32 @@ class Headway:
             else:
                 return
 
-    async def _claim(self) -> RunHandle | None:
-        """Take the most urgent queued run; from then on it is executed here."""
+    def _tell_workers(self) -> None:
+        self._arrived.set()
+        self._arrived = anyio.Event()
+
+    async def _claim(self, *, interrupted: bool) -> RunHandle | None:
+        """Take the most urgent run that waits; from then on it is executed here."""
+        states = {RunState.QUEUED, RunState.INTERRUPTED} if interrupted else {RunState.QUEUED}
         async with self._here.claims:
             # A run that was just taken here is queued until its first commit.
-            limit = len(self._handles) + 1
-            queued = await self._store.runs({RunState.QUEUED}, limit=limit, urgent_first=True)
-            for run in queued:
-                # The list may be older than the end of a run that another worker took.
-                if run.id not in self._handles and await self._is_queued(run):
+            limit = len(self._handles) + len(self._taken_up) + 1
+            for run in await self._store.runs(states, limit=limit, urgent_first=True):
+                if await self._may_take(run):
+                    if run.state is RunState.INTERRUPTED:
+                        # Once: it may stop where its workflow changed, and would again.
+                        self._taken_up.add(run.id)
                     self._handles[run.id] = RunHandle(run)
                     return self._handles[run.id]
         return None
 
-    async def _is_queued(self, run: Run) -> bool:
-        return (await self.run(run.id)).state is RunState.QUEUED and run.id not in self._handles
+    async def _may_take(self, run: Run) -> bool:
+        if run.id in self._handles:
+            return False
+        if run.state is RunState.INTERRUPTED and run.id in self._taken_up:
+            return False
+        # The list may be older than the end of a run that another worker took.
+        return (await self.run(run.id)).state is run.state and run.id not in self._handles
 
     def _asking_scope(self) -> "RunScope":
         from headway_agents import current_scope
@@ -577,8 +596,7 @@ class Headway:
 
     def _on_change(self, batch: Batch) -> None:
         if any(run.state is RunState.QUEUED for run in batch.runs):
-            self._arrived.set()
-            self._arrived = anyio.Event()
+            self._tell_workers()
         for event in of_batch(batch, self.service.now()):
             if handle := self._handles.get(event.run_id):
                 handle.publish(event)

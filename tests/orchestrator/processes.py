@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headway_scheduler.store.letters import Inbox
 from headway_scheduler.testing.provider import Ledger
 
 CONFIG = """
@@ -96,11 +97,15 @@ class World:
             time.sleep(0.02)
 
     def worker(self) -> subprocess.Popen[str]:
-        """Start ``headway work --forever``, and wait until it leads."""
+        """Start ``headway work --forever``, and wait until it leads and has nothing to do."""
         process = self.start("work", "--forever")
         lock = Path(f"{self.database}.lock")
         self.until(lambda: lock.exists() and lock.read_text() == str(process.pid), process)
-        self.until(lambda: self.rows("SELECT 1 FROM leadership"), process)
+        self.until(lambda: self.rows("SELECT 1 FROM leadership WHERE epoch > 0"), process)
+        inbox = Inbox(self.database)
+        letter_id = inbox.post("test", "asks for nothing")
+        self.until(lambda: inbox.answer(letter_id), process)
+        inbox.close()
         return process
 
 

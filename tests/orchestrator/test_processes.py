@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,6 +165,49 @@ def test_a_frozen_leader_is_replaced_and_ends_when_it_wakes_up(slow_world: World
     assert world.state(run_id) == "interrupted"
 
 
+def test_a_second_worker_takes_up_what_a_killed_one_left(world: World) -> None:
+    first = world.worker()
+    second = world.start("work", "--forever")  # waits for its turn meanwhile
+    world.headway("queue", "pause", "class:low")
+    held = world.headway("submit", "agent", "held", "-p", "low").strip()
+    done = world.headway("submit", "agent", "done").strip()
+    world.until(lambda: world.state(done) == "completed", first)
+    world.until(lambda: world.state(held) == "running", first)
+    first.kill()
+    queued = world.headway("submit", "agent", "later").strip()
+    world.headway("queue", "resume", "class:low")
+    for run_id in (held, queued):
+        world.until(lambda run_id=run_id: world.state(run_id) == "completed", second)
+    assert world.state(done) == "completed"
+    assert len(world.ledger.paid) == 3
+
+
+def test_a_worker_drains_at_sigterm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
+    with world_in(tmp_path, base_seconds=2.0) as world:
+        ids = [world.headway("submit", "agent", f"{n}").strip() for n in range(2)]
+        worker = world.start("work", "--forever", "--runs", "1")
+        world.until(lambda: in_flight(world), worker)
+        worker.send_signal(signal.SIGTERM)
+        out, err = worker.communicate()
+        assert (worker.returncode, sorted(map(world.state, ids))) == (0, ["completed", "queued"]), (
+            err
+        )
+        assert out.splitlines()[-2].startswith("1 completed")
+
+
+def test_a_worker_stops_at_the_second_sigterm(slow_world: World) -> None:
+    world = slow_world
+    run_id = world.headway("submit", "agent", "fly").strip()
+    worker = world.worker()
+    world.until(lambda: in_flight(world), worker)
+    worker.send_signal(signal.SIGTERM)
+    time.sleep(0.5)  # two at once are one
+    worker.send_signal(signal.SIGTERM)
+    _, err = worker.communicate()
+    assert (worker.returncode, world.state(run_id)) == (130, "interrupted"), err
+
+
 # A worker that is killed where its next answer would be written by itself: whatever the letter
 # changed is written then, and its answer too, if they are one commit.
 KILLED = """
@@ -181,7 +225,9 @@ sys.exit(main(["work", "--forever"]))
 
 def killed_worker(world: World) -> subprocess.Popen[str]:
     worker = world.start("-c", KILLED)
-    world.until(lambda: world.rows("SELECT 1 FROM leadership"), worker)
+    lock = Path(f"{world.database}.lock")
+    world.until(lambda: lock.exists() and lock.read_text() == str(worker.pid), worker)
+    world.until(lambda: world.rows("SELECT 1 FROM leadership WHERE epoch > 0"), worker)
     return worker
 
 

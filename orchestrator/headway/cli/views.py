@@ -72,6 +72,7 @@ class PlainLines:
 
     def __init__(self, *, several_runs: bool) -> None:
         self._several_runs = several_runs
+        self._said = ""
 
     def __enter__(self) -> Self:
         return self
@@ -87,8 +88,10 @@ class PlainLines:
             sys.stdout.flush()
 
     def status(self, text: str) -> None:
-        """Print it."""
-        complain(one_line(text))
+        """Print it, unless nothing has changed: a worker may have nothing to do for days."""
+        if text != self._said:
+            self._said = text
+            complain(one_line(text))
 
 
 def _as_object(run_id: str, event: Any) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """``headway work``."""
 
+import signal
 from argparse import Namespace
+
+import anyio
 
 from ..api import Headway
 from .output import say
@@ -14,8 +17,23 @@ def work(args: Namespace) -> int:
 
 async def _work(args: Namespace, watch: Watch) -> None:
     # One that works forever waits for its turn; another one says that somebody is at it already.
-    async with Headway(args.config, follow=not args.forever) as headway, watch.beside(headway):
+    async with (
+        Headway(args.config, follow=not args.forever) as headway,
+        watch.beside(headway),
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(_heed_signals, headway)
         await headway.work(at_once=args.runs, forever=args.forever, watch=watch.follow)
+        group.cancel_scope.cancel()
+
+
+async def _heed_signals(headway: Headway) -> None:
+    """Drain at the first SIGTERM; at the second, stop as Ctrl-C does."""
+    with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+        async for _ in signals:
+            if headway.is_draining:
+                signal.raise_signal(signal.SIGINT)
+            headway.drain()
 
 
 def _end(args: Namespace, watch: Watch) -> None:
