@@ -1,7 +1,11 @@
 """The commands that need no model, in this process: what they print and how they refuse."""
 
 import json
+import os
+import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -367,3 +371,47 @@ def test_an_error_leaves_headway_as_it_was_raised_and_not_in_a_group(folder: Pat
 
     with pytest.raises(CallerError, match="no workflow 'nothing'"):
         anyio.run(submit)
+
+
+# top
+
+
+@pytest.mark.usefixtures("held")
+def test_top_shows_the_whole_system_at_a_glance(shown: Shown) -> None:
+    picture = shown("top", "--limit", "1")
+    head, limits, calls, runs = picture.split("\n\n")
+    assert "a process works on it" in head
+    assert "in flight: 1" in head
+    assert limits.splitlines()[0].split()[:2] == ["QUOTA", "LIMIT"]
+    assert len(calls.splitlines()) == len(runs.splitlines()) == 2
+    facts = shown.json("top")
+    assert facts["in_flight"] == 1
+    assert sum(facts["waiting"].values()) + facts["parked"] == len(facts["calls"]) == 3
+    assert {each["quota"] for each in facts["limits"]} >= {"q"}
+
+
+def test_top_of_an_empty_database_is_no_error(folder: Path, shown: Shown) -> None:
+    (folder / "headway.toml").write_text(CONFIG)
+    assert "there is no such database" in shown("top", status=3)
+
+
+def test_top_on_a_terminal_lasts_until_it_is_interrupted(database: Path) -> None:
+    """In a pseudo-terminal of its own."""
+    command = [sys.executable, "-m", "headway", "top"]
+    master, slave = os.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    process = subprocess.Popen(
+        command, cwd=database.parent, stdin=slave, stdout=slave, stderr=slave, env=environment
+    )
+    os.close(slave)
+    seen = b""
+    while b"in flight" not in seen:
+        seen += os.read(master, 4096)
+    process.send_signal(signal.SIGINT)
+    while process.poll() is None:
+        try:
+            os.read(master, 4096)
+        except OSError:
+            break
+    assert process.wait(20) == 130
+    os.close(master)

@@ -16,6 +16,8 @@ from .database import Queue, load_queue, reading
 from .output import one_line, say, say_json, table
 from .words import clock
 
+GAUGES = ("QUOTA", "LIMIT", "A MINUTE", "FULL", "FREE", "STATE")
+
 
 def bump(args: Namespace) -> int:
     """Change the class of a run or a waiting call."""
@@ -60,8 +62,7 @@ def show_limits(args: Namespace) -> int:
     if args.json:
         say_json([{**each._asdict(), "resource": str(each.resource)} for each in gauges])
     else:
-        headers = ("QUOTA", "LIMIT", "A MINUTE", "FULL", "FREE", "STATE")
-        say(table(headers, [_gauge_row(each, now) for each in gauges]))
+        say(table(GAUGES, [gauge_row(each, now) for each in gauges]))
     return 0
 
 
@@ -71,7 +72,8 @@ async def _queue(args: Namespace) -> tuple[Queue, float]:
         return await load_queue(config, reader), reader.now
 
 
-def _gauge_row(gauge: Gauge, now: float) -> tuple[str, ...]:
+def gauge_row(gauge: Gauge, now: float) -> tuple[str, ...]:
+    """A line of the table of ``GAUGES`` for one limit."""
     rate = f"{60 * gauge.per_second:,.6g}" if gauge.per_second else ""
     state = "open"
     if gauge.stopped is not None:

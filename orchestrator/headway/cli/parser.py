@@ -164,6 +164,10 @@ def _add_looking(commands: Any) -> None:
     for command in (listed, show, head, why):
         _add_common(command)
     _add_operations(verbs)
+    top = _command(commands, "top", "top:top", "the whole system at a glance, again and again")
+    top.add_argument("--once", action="store_true", help="show it once, and end")
+    top.add_argument("--limit", type=_count, default=20, metavar="N", help="(default: 20)")
+    _add_common(top)
     _add_database(commands)
     cost = _command(commands, "cost", "cost:show", "what was spent")
     keys = ("model", "team", "workflow", "run", "day")

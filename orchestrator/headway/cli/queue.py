@@ -14,6 +14,8 @@ from .facts import call_facts
 from .output import say, say_json, table
 from .words import clock, counted, duration, waited_seconds, waits_for
 
+HEADERS = ("CALL", "PRIORITY", "AGENT", "MODEL", "TOKENS", "WAITED", "WAITS FOR")
+
 
 def show_list(args: Namespace) -> int:
     """List the calls that wait, next one first, with what each waits for."""
@@ -30,8 +32,7 @@ def show_list(args: Namespace) -> int:
         )
         return 0
     if shown:
-        headers = ("CALL", "PRIORITY", "AGENT", "MODEL", "TOKENS", "WAITED", "WAITS FOR")
-        say(table(headers, [_row(queue, record, reader.now) for record in shown]))
+        say(table(HEADERS, [queue_row(queue, record, reader.now) for record in shown]))
     if len(queue.calls) > len(shown):
         say(f"{len(queue.calls) - len(shown):,} more: --limit N")
     say(_footer(queue, reader))
@@ -88,7 +89,8 @@ def _only(wanted: str, known: dict[str, CallRecord], queue: Queue) -> CallRecord
     raise CallerError(f"{wanted!r} is the start of several calls: {names}{more}: write more of it")
 
 
-def _row(queue: Queue, record: CallRecord, now: float) -> tuple[str, ...]:
+def queue_row(queue: Queue, record: CallRecord, now: float) -> tuple[str, ...]:
+    """A line of the table of ``HEADERS`` for one call that waits."""
     call, why = record.call, queue.scheduler.explain(record.call.id, now)
     return (
         call.id,
