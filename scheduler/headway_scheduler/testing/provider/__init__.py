@@ -12,7 +12,7 @@ from .desk import FaultSchedule, Settings
 from .faults import FAULT_HEADER, Fault, FaultKind
 from .gate import ANY_MODEL
 from .ledger import Entry, Ledger, Load
-from .limits import Limits
+from .limits import Charging, Limits
 from .replies import Reply, ReplyFunction, ToolCall
 from .server import SimulatedProvider, simulated_provider
 
@@ -20,6 +20,7 @@ __all__ = [
     "ANY_MODEL",
     "FAULT_HEADER",
     "Body",
+    "Charging",
     "Entry",
     "Fault",
     "FaultKind",

@@ -23,7 +23,6 @@ class Asked:
     who: str
     digest: str
     prompt_tokens: int
-    charged_tokens: int
     inputs: tuple[Input, ...] | None = None
 
     @property
@@ -53,7 +52,6 @@ def read_chat(raw: bytes, headers: Mapping[str, str]) -> Asked:
         who=_who(body, headers),
         digest=digest(messages, body.get("tools")),
         prompt_tokens=prompt_tokens,
-        charged_tokens=max(output_cap(body) or 0, prompt_tokens),
     )
 
 
@@ -75,7 +73,6 @@ def read_embeddings(raw: bytes, headers: Mapping[str, str]) -> Asked:
         who=_who(body, headers),
         digest=hashlib.sha256(json.dumps(["embeddings", inputs]).encode()).hexdigest(),
         prompt_tokens=tokens,
-        charged_tokens=tokens,
         inputs=inputs,
     )
 

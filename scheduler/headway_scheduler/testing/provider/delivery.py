@@ -10,6 +10,10 @@ from .refusals import Refusal
 from .replies import Answer
 
 _BROKEN_JSON = '{"choices": ['
+_STREAM_ERROR = (
+    b'data: {"error": {"message": "The server had an error", "type": "server_error", '
+    b'"code": null}}\n\n'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +72,11 @@ def answer_delivery(
         parts, headers = _streamed(answer, latency, malformed=malformed)
     else:
         parts, headers = _single(answer, latency, malformed=malformed)
-    if fault is None or fault.kind is not FaultKind.CUT_STREAM:
+    if fault is None or fault.kind not in (FaultKind.CUT_STREAM, FaultKind.STREAM_ERROR):
         return Delivery(200, headers, parts, Ending.WHOLE, finish)
+    if fault.kind is FaultKind.STREAM_ERROR and answer.asked.streamed:
+        begun = (*_cut(parts, fault.after_chunks), Part(0.0, _STREAM_ERROR))
+        return Delivery(200, headers, begun, Ending.WHOLE, finish)
     return Delivery(200, headers, _cut(parts, fault.after_chunks), Ending.CUT, finish)
 
 

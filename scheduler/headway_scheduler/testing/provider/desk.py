@@ -61,10 +61,11 @@ class Desk:
         if error is not None and error.status < 500:
             gate.count_refused(now)
             return self._refuse(entry, error, gate)
-        refusal = gate.admit(asked.model, asked.charged_tokens, now)
+        charge = gate.charge(asked.prompt_tokens, asked.output_cap)
+        refusal = gate.admit(asked.model, charge, now)
         if refusal is not None:
             return self._refuse(entry, refusal, gate)
-        charged = replace(entry, accepted=True, charged_tokens=asked.charged_tokens)
+        charged = replace(entry, accepted=True, charged_tokens=charge)
         if error is not None:
             return self._fail(charged, error, gate)
         return self._serve(charged, asked, gate, fault)
@@ -106,7 +107,7 @@ class Desk:
         tokens = said.completion_tokens if paid else 0
         entry = replace(entry, status=200, paid=paid, why=why, completion_tokens=tokens)
         self.ledger.open(entry)
-        finish = partial(self._finish, entry.index, gate)
+        finish = partial(self._settle, entry, gate)
         delivery = answer_delivery(said, self._settings.latency, fault, finish)
         headers = {**delivery.headers, **self._headers(entry, gate)}
         return replace(delivery, headers=headers)
@@ -114,6 +115,13 @@ class Desk:
     def _headers(self, entry: Entry, gate: Gate | None) -> dict[str, str]:
         rates = {} if gate is None else gate.headers(entry.received_monotonic)
         return {"x-request-id": f"req_{entry.index}", **rates}
+
+    def _settle(self, entry: Entry, gate: Gate, why: str) -> None:
+        """An answer ended: only now is known what it took."""
+        if entry.paid:
+            output, now = entry.completion_tokens, time.monotonic()
+            gate.settle(entry.charged_tokens, entry.prompt_tokens, output, now)
+        self._finish(entry.index, gate, why)
 
     def _finish(self, index: int, gate: Gate | None, why: str) -> None:
         """A delivery ended; ``gate`` is where it held a place."""

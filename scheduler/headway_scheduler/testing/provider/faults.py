@@ -28,6 +28,10 @@ class FaultKind(StrEnum):
     """401."""
     CUT_STREAM = "cut_stream"
     """The connection closes before the answer is complete; paid."""
+    STREAM_ERROR = "stream_error"
+    """An error event inside a stream, after HTTP 200; paid. What is not streamed is cut."""
+    OVERLOADED_529 = "overloaded_529"
+    """529, as Anthropic has it; charged, not paid."""
     HANG = "hang"
     """No answer until the client leaves or the provider stops; charged, not paid."""
     MALFORMED = "malformed"
@@ -39,8 +43,8 @@ class Fault:
     """One failure.
 
     ``retry_after_seconds`` goes into the headers of an error answer. ``after_chunks`` is for
-    CUT_STREAM: events that are sent first. An answer that is not streamed is cut in the middle of
-    its body, or before its first byte if ``after_chunks`` is 0.
+    CUT_STREAM and STREAM_ERROR: events that are sent first. An answer that is not streamed is cut
+    in the middle of its body, or before its first byte if ``after_chunks`` is 0.
     """
 
     kind: FaultKind
@@ -103,6 +107,7 @@ _ERRORS: dict[FaultKind, tuple[int, str, str, str | None]] = {
         "service_unavailable_error",
         "server_is_overloaded",
     ),
+    FaultKind.OVERLOADED_529: (529, "Overloaded", "overloaded_error", None),
     FaultKind.UNAUTHORIZED: (
         401,
         "Incorrect API key provided.",

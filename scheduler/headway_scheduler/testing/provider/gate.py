@@ -1,12 +1,13 @@
 """Who gets in: one gate holds the buckets and the requests in flight of one limit scope.
 
-As OpenAI documents, a request is charged when it is admitted, 1 request and its tokens, and
-nothing is given back when the answer turns out shorter.
+A request is charged when it is admitted, 1 request and its tokens, as ``Charging`` counts them;
+where output is counted apart, or settled, that is done at its end.
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 
-from .limits import Bucket, Limits, format_duration
+from .limits import Bucket, Charging, Limits, format_duration
 from .refusals import Refusal, Shortage, rate_limited, too_large, too_many_at_once
 
 ANY_MODEL = "*"
@@ -25,6 +26,22 @@ class Gate:
         if limits.tokens_per_minute is not None:
             full = Bucket.full(limits.tokens_per_minute, limits.token_capacity, now)
             self._buckets["tokens"] = full
+        self._output: Bucket | None = None
+        if limits.output_per_minute is not None:
+            capacity = limits.output_per_minute * limits.burst_seconds / 60
+            self._output = Bucket.full(limits.output_per_minute, capacity, now)
+
+    def charge(self, prompt: int, cap: int | None) -> int:
+        """The tokens that a request takes when it is admitted."""
+        return self._limits.charging.admitted(prompt, cap)
+
+    def settle(self, charged: int, prompt: int, output: int, now: float) -> None:
+        """Take or give back what the end of an answer changes."""
+        charging, tokens = self._limits.charging, self._buckets.get("tokens")
+        if charging is Charging.BEDROCK and tokens is not None:
+            self._buckets["tokens"] = tokens.taken(prompt + output - charged, now)
+        if charging is Charging.ANTHROPIC and self._output is not None:
+            self._output = self._output.taken(output, now)
 
     def admit(self, model: str, tokens: int, now: float) -> Refusal | None:
         """Charge the request and count it in flight, or say why not."""
@@ -47,12 +64,29 @@ class Gate:
             self._buckets["requests"] = self._buckets["requests"].spilled(now)
 
     def headers(self, now: float) -> dict[str, str]:
-        """``x-ratelimit-*`` for the limits that exist."""
+        """What answers tell of the limits that exist: ``x-ratelimit-*``, or as Anthropic's."""
+        if self._limits.charging is Charging.ANTHROPIC:
+            return self._dated_headers(now)
         found: dict[str, str] = {}
+        if not self._limits.charging.has_headers:
+            return found
         for resource, bucket in self._buckets.items():
             found[f"x-ratelimit-limit-{resource}"] = f"{bucket.per_minute:.0f}"
             found[f"x-ratelimit-remaining-{resource}"] = str(bucket.remaining(now))
             found[f"x-ratelimit-reset-{resource}"] = format_duration(bucket.reset_seconds(now))
+        return found
+
+    def _dated_headers(self, now: float) -> dict[str, str]:
+        named = {"requests": "requests", "tokens": "input-tokens"}
+        buckets = {named[name]: bucket for name, bucket in self._buckets.items()}
+        if self._output is not None:
+            buckets["output-tokens"] = self._output
+        found: dict[str, str] = {}
+        for name, bucket in buckets.items():
+            reset = datetime.now(UTC) + timedelta(seconds=bucket.reset_seconds(now))
+            found[f"anthropic-ratelimit-{name}-limit"] = f"{bucket.per_minute:.0f}"
+            found[f"anthropic-ratelimit-{name}-remaining"] = str(bucket.remaining(now))
+            found[f"anthropic-ratelimit-{name}-reset"] = reset.isoformat()
         return found
 
     def _refusal(self, model: str, tokens: int, now: float) -> Refusal | None:
@@ -76,6 +110,10 @@ class Gate:
             )
             for resource, bucket in self._buckets.items()
         ]
+        if self._output is not None:  # what the answer will take is not known yet: 1 must be there
+            wait = self._output.wait_seconds(1, now)
+            limit = self._output.per_minute
+            found.append(Shortage("tokens", limit, limit, 1, wait))
         waiting = [short for short in found if short.wait_seconds > 0]
         return max(waiting, key=lambda short: short.wait_seconds, default=None)
 

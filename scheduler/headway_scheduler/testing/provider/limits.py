@@ -6,9 +6,40 @@ the bucket is full and leaves it in debt, so that a long request is slow rather 
 
 import math
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 # In requests or tokens: what float arithmetic may lose between "wait x" and being back after x.
 ROUNDING = 1e-6
+
+
+DEFAULT_CAP_TOKENS = 4096
+"""What Bedrock takes for the output of a request that names no cap."""
+
+
+class Charging(StrEnum):
+    """Whose way of counting tokens holds, as each documents it."""
+
+    OPENAI = "openai"  # the larger of prompt and output cap, at admission, for good
+    AZURE = "azure"  # prompt and output cap, at admission, for good
+    ANTHROPIC = "anthropic"  # the prompt at admission; the output at its end, of a limit of its own
+    GEMINI = "gemini"  # the prompt at admission
+    BEDROCK = "bedrock"  # prompt and output cap at admission, settled to what was used at the end
+
+    @property
+    def has_headers(self) -> bool:
+        """Whether answers tell of limits."""
+        return self not in (Charging.GEMINI, Charging.BEDROCK)
+
+    def admitted(self, prompt: int, cap: int | None) -> int:
+        """The tokens that a request takes when it arrives."""
+        match self:
+            case Charging.OPENAI:
+                return max(prompt, cap or 0)
+            case Charging.AZURE:
+                return prompt + (cap or 0)
+            case Charging.BEDROCK:
+                return prompt + (cap or DEFAULT_CAP_TOKENS)
+        return prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +48,7 @@ class Limits:
 
     ``burst_seconds`` is how long unused budget piles up. ``concurrency`` counts requests in flight.
     With ``refused_count`` a refused request takes one request too, as OpenAI documents.
+    ``output_per_minute`` is only for ``charging`` that counts output apart.
 
     Raises ValueError for a limit or a burst that is not above 0.
     """
@@ -26,6 +58,8 @@ class Limits:
     burst_seconds: float = 60.0
     concurrency: int | None = None
     refused_count: bool = False
+    output_per_minute: float | None = None
+    charging: Charging = Charging.OPENAI
 
     def __post_init__(self) -> None:
         stated = (
@@ -33,6 +67,7 @@ class Limits:
             self.tokens_per_minute,
             self.burst_seconds,
             self.concurrency,
+            self.output_per_minute,
         )
         if any(value is not None and not value > 0 for value in stated):
             raise ValueError(f"limits must be above 0, or None for no limit: {self}")
