@@ -14,7 +14,7 @@ from headway_scheduler.store.memory import MemoryStore
 from headway_scheduler.testing.provider import Charging, Fault, FaultKind, Limits, Reply
 
 pytestmark = pytest.mark.anyio
-CALLS = 30
+CALLS = 16
 PROMPT = "words " * 300  # 450 tokens
 BURST_SECONDS = 2.0
 SLACK_SECONDS = 1.0
