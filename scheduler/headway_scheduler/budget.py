@@ -51,7 +51,8 @@ class Hold:
     """What one call holds of one bucket. ``charge_at`` is None where nothing is ever charged.
 
     ``room`` is the most that can come back of it once it is charged. ``admitted_at`` is None for a
-    call that was in flight at a restart, ``taken`` what the bucket had given out by then in all.
+    call that was in flight at a restart, ``number`` its place in their order, and ``taken`` what
+    the bucket had given out by then in all.
     """
 
     amount: float
@@ -60,6 +61,7 @@ class Hold:
     settled: bool = False
     room: float = 0.0
     admitted_at: float | None = None
+    number: int = 0
     taken: float = 0.0
 
 
@@ -69,6 +71,7 @@ class Bucket:
     __slots__ = (
         "_amount",
         "_charged",
+        "_holds",
         "_in_transit",
         "_is_held",
         "_taken",
@@ -87,7 +90,8 @@ class Bucket:
         self.level = limit.capacity
         self.reserved = 0.0
         self.as_of = now
-        self._taken = self._told_of = 0.0
+        self._taken = 0.0
+        self._holds = self._told_of = 0
         self._in_transit: deque[Hold] = deque()
         self._charged: dict[Hold, None] = {}  # charged and not settled, in the order of charge
 
@@ -217,7 +221,8 @@ class Bucket:
             return Hold(amount, None)
         self._taken += amount
         charge_at = now + self._transit_seconds
-        hold = Hold(amount, charge_at, admitted_at=now, taken=self._taken)
+        self._holds += 1
+        hold = Hold(amount, charge_at, admitted_at=now, number=self._holds, taken=self._taken)
         self._in_transit.append(hold)
         return hold
 
@@ -262,9 +267,9 @@ class Bucket:
         It counts only where it is less than what is thought; an answer to an older call than the
         last one that told does not count at all.
         """
-        if hold.admitted_at is None or hold.taken <= self._told_of:
+        if hold.admitted_at is None or hold.number <= self._told_of:
             return
-        self._told_of = hold.taken
+        self._told_of = hold.number
         refilled = remaining + 1 + (now - hold.admitted_at) * self.limit.per_second
         thought = self.available(now)
         told = min(refilled, self.limit.capacity) - (self._taken - hold.taken)

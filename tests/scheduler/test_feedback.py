@@ -217,6 +217,16 @@ def test_an_older_answer_that_comes_later_is_ignored() -> None:
     assert available(core, NOW) == 50_001
 
 
+def test_a_newer_answer_counts_though_much_came_back_in_between() -> None:
+    core = one_in_flight(tokens=100_000)
+    core.observe("q", told(400_000), NOW, "a")
+    core.settle("a", Outcome(CallState.DONE, Usage(1, 1), "{}", used_tokens=0), NOW)
+    core.submit(call("b"), NOW)
+    assert admitted(core, NOW) == ["b"]
+    core.observe("q", told(50_000), NOW, "b")
+    assert available(core, NOW) == 50_001
+
+
 def test_a_refused_request_never_leaves_the_quota_in_debt() -> None:
     quota = Quota.per_minute("q", requests=60, burst_seconds=5)
     core = Scheduler([quota], NOW)

@@ -20,6 +20,7 @@ from ..model import (
     Lesson,
     Link,
     Resource,
+    Route,
     Run,
     Snapshot,
     Spent,
@@ -210,13 +211,5 @@ class MemoryStore:
 
 def _routed(old: Call, new: Call) -> Call:
     """What of a call may change: its class, and the way that it goes."""
-    return replace(
-        old,
-        priority=new.priority,
-        model=new.model,
-        quotas=new.quotas,
-        tokens=new.tokens,
-        input_tokens=new.input_tokens,
-        output_tokens=new.output_tokens,
-        usd=new.usd,
-    )
+    usage = (new.tokens, new.input_tokens, new.output_tokens, new.usd)
+    return replace(Route(new.model, new.quotas, *usage).taken_by(old), priority=new.priority)

@@ -20,7 +20,7 @@ from .lock import FileLock, Stamp
 from .network import refuse_network
 from .reading import connect, probe, read
 from .sql import APPLICATION_ID, MIGRATIONS, STATEMENTS
-from .upkeep import back_up
+from .upkeep import back_up, sync
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +107,12 @@ def _create(path: Path, undo: ExitStack) -> None:
         db.execute("PRAGMA page_size = 8192")
         _prepare(path, db)
     draft.rename(path)
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
 def _remove(path: Path) -> None:
     for suffix in ("", "-journal", "-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _prepare(path: Path, db: sqlite3.Connection) -> None:

@@ -38,12 +38,12 @@ def back_up(path: Path, target: Path) -> None:
         try:
             with closing(sqlite3.connect(draft)) as copy:
                 read(path, lambda db: db.backup(copy), any_age=True)
-            _sync(draft)
+            sync(draft)
             draft.rename(target)
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
-        _sync(target.parent)
+        sync(target.parent)
 
 
 def compact(path: Path) -> None:
@@ -70,7 +70,8 @@ def _problems(db: sqlite3.Connection) -> list[str]:
     return [f"{what} {subject}" for what, subject in rows]
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make what was written to a file, or a rename in a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
