@@ -4,14 +4,15 @@ import time
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
+from typing import NoReturn
 
 import anyio
 import pytest
 from anyio import to_thread
 from autogen_agentchat.agents import AssistantAgent
 
-from headway import Headway
-from headway.config import ConfigError
+from headway import Headway, api
+from headway.config import ConfigError, load
 from headway.testing import MODEL, QUOTA, SimulatedHeadway, simulated_headway
 from headway_scheduler.errors import CallerError, RunNotFound, StoreBusy, StoreTakenOver
 from headway_scheduler.states import RunState
@@ -84,6 +85,26 @@ async def test_a_follower_executes_nothing(leader: SimulatedHeadway) -> None:
         assert await follower.runs() == []
     with pytest.raises(CallerError, match="not open"):
         _ = follower.queue
+    with pytest.raises(CallerError, match="not open"):
+        await follower.enqueue("agent", task="x")
+
+
+async def test_one_that_fails_to_lead_may_follow_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opened the database, and then another program kept it locked for too long."""
+    headway = Headway(load(environ={"HEADWAY_DATABASE": str(tmp_path / "headway.db")}))
+
+    def locked(*_: object) -> NoReturn:
+        raise StoreBusy("another program keeps it locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "attending", locked)
+        with pytest.raises(StoreBusy):
+            await headway._lead()
+    assert not headway.is_leader
+    async with headway:
+        assert headway.is_leader
 
 
 async def test_a_follower_waits_for_whoever_writes(
