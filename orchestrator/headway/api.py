@@ -155,6 +155,13 @@ class Headway:
 
     async def _lead(self, frozen: Stamp | None = None) -> None:
         """Be the process that admits. Raises StoreBusy if another one is, and not ``frozen``."""
+        try:
+            await self._open(frozen)
+        except BaseExceptionGroup as group:
+            _raise_store_error(group)
+            raise
+
+    async def _open(self, frozen: Stamp | None) -> None:
         async with AsyncExitStack() as stack:
             store = SqliteStore(self.config.database, frozen=frozen)
             self._store = await stack.enter_async_context(store)
@@ -175,8 +182,8 @@ class Headway:
             stack.push_async_callback(self._end_ad_hoc)
             await stack.enter_async_context(attending(self._store, service, self._here))
             self._runs = await stack.enter_async_context(anyio.create_task_group())
+            await self._take_up()
             self._stack = stack.pop_all()
-        await self._take_up()
 
     async def _follow(self, busy: StoreBusy) -> None:
         """Read, and ask the process that admits for everything else."""
@@ -213,8 +220,7 @@ class Headway:
             return await self._stack.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
             # Task groups wrap even the error of their own block: it leaves as it came.
-            if (lost := group.subgroup(StoreTakenOver)) is not None:
-                raise _leaf(lost) from None
+            _raise_store_error(group, StoreTakenOver)
             _, others = group.split(lambda inner: inner is error)
             if others is not None:
                 raise
@@ -617,6 +623,12 @@ class Headway:
                 handle.calls[record.call.id] = record
 
 
-def _leaf(group: BaseExceptionGroup[StoreTakenOver]) -> StoreTakenOver:
-    first = group.exceptions[0]
-    return _leaf(first) if isinstance(first, BaseExceptionGroup) else first
+def _raise_store_error(
+    group: BaseExceptionGroup[BaseException], kind: type[StoreError] = StoreError
+) -> None:
+    """Raise the first error of a ``kind`` that task groups wrapped, as it was."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            _raise_store_error(error, kind)
+        elif isinstance(error, kind):
+            raise error from None
