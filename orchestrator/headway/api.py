@@ -61,6 +61,8 @@ if TYPE_CHECKING:
 
 OnChange = Literal["abort", "fork", "accept"]
 
+_NOT_OPEN = "Headway is not open: use it inside `async with Headway() as hw:`"
+
 OPENING_SECONDS = 5.0
 """How long a process that follows waits for the one that leads to make the database."""
 
@@ -97,6 +99,7 @@ class Headway:
         self._vigil = Vigil(config.database)
         self._may_follow = follow
         self._busy: StoreBusy | None = None
+        self._asked: Steering | None = None
         self._arrived = anyio.Event()
         self.is_draining = False
         self._taken_up: set[str] = set()
@@ -107,7 +110,6 @@ class Headway:
         self._runner: Runner
         self._control: Control
         self._here: Here
-        self._steering: Steering
         self._runs: TaskGroup
 
     def workflow(self, name: str) -> Callable[[Any], Any]:
@@ -153,9 +155,18 @@ class Headway:
 
     async def _lead(self, frozen: Stamp | None = None) -> None:
         """Be the process that admits. Raises StoreBusy if another one is, and not ``frozen``."""
+        try:
+            await self._open(frozen)
+        except BaseExceptionGroup as group:
+            _raise_store_error(group)
+            raise
+
+    async def _open(self, frozen: Stamp | None) -> None:
         async with AsyncExitStack() as stack:
             store = SqliteStore(self.config.database, frozen=frozen)
             self._store = await stack.enter_async_context(store)
+            stack.callback(self._no_longer_open)
+            self.is_draining = False
             quotas, policy = self.config.quotas.values(), Policy(weights=self.config.weights)
             service = Service(
                 self._store, quotas, policy=policy, clock=self._clock, on_change=self._on_change
@@ -166,20 +177,24 @@ class Headway:
             self._runner = Runner(service, self._store, self.workflows, self._prices)
             self._control = Control(service, self._store, self._runner)
             self._here = Here(self.config, service, self._store, self._control, self._handles)
-            self._steering = self._here
+            self._asked = self._here
             stack.push_async_callback(self.workflows.close)
             stack.push_async_callback(self._end_ad_hoc)
             await stack.enter_async_context(attending(self._store, service, self._here))
             self._runs = await stack.enter_async_context(anyio.create_task_group())
+            await self._take_up()
             self._stack = stack.pop_all()
-        await self._take_up()
 
     async def _follow(self, busy: StoreBusy) -> None:
         """Read, and ask the process that admits for everything else."""
         self._store = SqliteStore(self.config.database, read_only=True)
         await self._stack.enter_async_context(self._store)
+        self._stack.callback(self._no_longer_open)
         self._busy = busy
-        self._steering = Follower(self._store.path, self._stand_in)
+        self._asked = Follower(self._store.path, self._stand_in)
+
+    def _no_longer_open(self) -> None:
+        self._service = self._busy = self._asked = None
 
     async def _stand_in(self) -> None:
         """Lead if nobody alive does, for as long as the letters that wait need."""
@@ -205,14 +220,11 @@ class Headway:
             return await self._stack.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
             # Task groups wrap even the error of their own block: it leaves as it came.
-            if (lost := group.subgroup(StoreTakenOver)) is not None:
-                raise _leaf(lost) from None
+            _raise_store_error(group, StoreTakenOver)
             _, others = group.split(lambda inner: inner is error)
             if others is not None:
                 raise
             return False
-        finally:
-            self._service = self._busy = None
 
     # Runs
 
@@ -250,6 +262,7 @@ class Headway:
         options: RunOptions | None = None,
     ) -> Run:
         """Queue a run without starting it: :meth:`work` takes it. Same errors as :meth:`submit`."""
+        steering = self._steering
         workflow, component = self.workflows.describe(workflow)
         if isinstance(priority, str):
             priority = configuration.parse_priority(priority)
@@ -266,7 +279,7 @@ class Headway:
         run = (options or RunOptions()).applied(run, self._clock())
         existing = await self._store.run_with_key(key) if key is not None else None
         if existing is None:
-            await self._steering.submit(run)
+            await steering.submit(run)
             existing = await self._store.run_with_key(key) if key is not None else None
         return existing or run
 
@@ -331,14 +344,14 @@ class Headway:
 
     async def cancel(self, run_id: str) -> Run:
         """End a run for good, executed or not, here or by the process that this one follows."""
-        run = await self.run(run_id)
-        await self._steering.cancel(run.id)
+        steering, run = self._steering, await self.run(run_id)
+        await steering.cancel(run.id)
         return await self.run(run.id)
 
     async def pause(self, run_id: str) -> Run:
         """Stop a run at its next call, until it is resumed; executed where :meth:`cancel` says."""
-        run = await self.run(run_id)
-        await self._steering.pause(run.id)
+        steering, run = self._steering, await self.run(run_id)
+        await steering.pause(run.id)
         return await self.run(run.id)
 
     async def question(self, run_id: str) -> tuple[CallRecord, str] | None:
@@ -484,9 +497,14 @@ class Headway:
     @property
     def queue(self) -> Operations:
         """What may be changed of the queue while everything runs."""
-        if self._service is None and self._busy is None:
-            _ = self.service  # says that it is not open
         return Operations(self._steering, self._store)
+
+    @property
+    def _steering(self) -> Steering:
+        """Whoever carries out what any process may ask: this one, or the one that it follows."""
+        if self._asked is None:
+            raise CallerError(_NOT_OPEN)
+        return self._asked
 
     @property
     def service(self) -> Service:
@@ -497,7 +515,7 @@ class Headway:
         if self._busy is not None:
             raise StoreBusy(f"{self._busy}; `headway submit` queues a run beside it") from None
         if self._service is None:
-            raise CallerError("Headway is not open: use it inside `async with Headway() as hw:`")
+            raise CallerError(_NOT_OPEN)
         return self._service
 
     # Inside
@@ -605,6 +623,12 @@ class Headway:
                 handle.calls[record.call.id] = record
 
 
-def _leaf(group: BaseExceptionGroup[StoreTakenOver]) -> StoreTakenOver:
-    first = group.exceptions[0]
-    return _leaf(first) if isinstance(first, BaseExceptionGroup) else first
+def _raise_store_error(
+    group: BaseExceptionGroup[BaseException], kind: type[StoreError] = StoreError
+) -> None:
+    """Raise the first error of a ``kind`` that task groups wrapped, as it was."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            _raise_store_error(error, kind)
+        elif isinstance(error, kind):
+            raise error from None

@@ -7,6 +7,7 @@ process that is killed while it waits has asked all the same.
 """
 
 import os
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import anyio
 from anyio import to_thread
 
+from headway_scheduler.errors import StoreBusy
 from headway_scheduler.model import Priority, Run
 from headway_scheduler.store.letters import Inbox
 
@@ -21,6 +23,10 @@ from .letters import error_of, letter
 
 SHORTEST_SECONDS = 0.002
 LONGEST_SECONDS = 0.05
+"""How often the answer is looked for: less and less often."""
+
+POST_SECONDS = 60.0
+"""How long others may keep the database locked until that is an error."""
 
 
 class Follower:
@@ -66,13 +72,21 @@ class Follower:
         event = letter(verb, **values)
         inbox = await to_thread.run_sync(Inbox, self._database)
         try:
-            # Not cancelled in the middle: there is a letter then, or there is none.
-            letter_id = await to_thread.run_sync(inbox.post, str(os.getpid()), event)
+            letter_id = await self._post(inbox, event)
             answer = await self._answer(inbox, letter_id)
         finally:
             inbox.close()
         if (error := error_of(answer)) is not None:
             raise error
+
+    async def _post(self, inbox: Inbox, event: str) -> int:
+        give_up = time.monotonic() + POST_SECONDS
+        while True:
+            try:
+                return await to_thread.run_sync(inbox.post, str(os.getpid()), event)
+            except StoreBusy:
+                if time.monotonic() > give_up:
+                    raise
 
     async def _answer(self, inbox: Inbox, letter_id: int) -> str:
         pause = SHORTEST_SECONDS

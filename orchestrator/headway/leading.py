@@ -84,19 +84,27 @@ class _Desk:
         self._come.set()
 
     async def take_all(self, group: TaskGroup | None = None) -> None:
-        """Take the letters that wait; in ``group`` those that may wait for the end of a run."""
+        """Take the letters that wait; in ``group`` those that may wait for the end of a run.
+
+        Without a group, before anything is executed here, raises StoreError instead of waiting.
+        """
         while letters := await to_thread.run_sync(self._inbox.waiting, self._lookout.after):
             for letter in letters:
                 self._lookout.after = letter.id
-                if group is not None and verb_of(letter.event) in LASTING:
-                    group.start_soon(self._settle, letter)
-                else:
+                if group is None:
                     await self._settle(letter)
+                elif verb_of(letter.event) in LASTING:
+                    group.start_soon(self._settle_at_last, letter)
+                else:
+                    await self._settle_at_last(letter)
 
     async def _settle(self, letter: Letter) -> None:
+        await self._service.answer(Answer(letter.id, await self._outcome(letter)))
+
+    async def _settle_at_last(self, letter: Letter) -> None:
         while True:
             try:
-                await self._service.answer(Answer(letter.id, await self._outcome(letter)))
+                await self._settle(letter)
                 return
             except SchedulerClosed:
                 return  # whoever admits next takes it

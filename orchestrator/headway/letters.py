@@ -22,8 +22,12 @@ LASTING = frozenset({"cancel", "pause"})
 
 
 def letter(verb: str, **values: Any) -> str:
-    """Write down what is asked."""
-    return json.dumps({"verb": verb, **{name: _plain(value) for name, value in values.items()}})
+    """Write down what is asked. Raises CallerError for what JSON does not have."""
+    plain = {name: _plain(value) for name, value in values.items()}
+    try:
+        return json.dumps({"verb": verb, **plain})
+    except (TypeError, ValueError) as error:
+        raise CallerError(f"what another process is asked must be JSON: {error}") from None
 
 
 def verb_of(event: str) -> str:
@@ -78,7 +82,9 @@ _ERRORS: Mapping[str, type[HeadwayError]] = {
 
 
 def _plain(value: Any) -> Any:
-    return asdict(value) if isinstance(value, Run) else value
+    if isinstance(value, Run):
+        return asdict(value)
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _run(values: Mapping[str, Any]) -> Run:

@@ -96,11 +96,17 @@ class World:
                 assert process.poll() is None, process.communicate()
             time.sleep(0.02)
 
+    def leader(self) -> int | None:
+        """The process id that the lock names, of a process that may be dead."""
+        try:
+            return int(Path(f"{self.database}.lock").read_text())
+        except (OSError, ValueError):
+            return None
+
     def worker(self) -> subprocess.Popen[str]:
         """Start ``headway work --forever``, and wait until it leads and has nothing to do."""
         process = self.start("work", "--forever")
-        lock = Path(f"{self.database}.lock")
-        self.until(lambda: lock.exists() and lock.read_text() == str(process.pid), process)
+        self.until(lambda: self.leader() == process.pid, process)
         self.until(lambda: self.rows("SELECT 1 FROM leadership WHERE epoch > 0"), process)
         inbox = Inbox(self.database)
         letter_id = inbox.post("test", "asks for nothing")

@@ -208,6 +208,50 @@ def test_a_worker_stops_at_the_second_sigterm(slow_world: World) -> None:
     assert (worker.returncode, world.state(run_id)) == (130, "interrupted"), err
 
 
+# Asks for one thing after the other, whoever leads.
+ASKER = """
+import sys, anyio
+from headway import Headway
+
+async def main():
+    async with Headway() as headway:
+        for number in range(int(sys.argv[1])):
+            await headway.queue.set_weight(f"team-{number}", 2)
+            await headway.enqueue("agent", task=f"task {number}")
+
+anyio.run(main)
+"""
+
+
+def replace_leader(world: World, workers: list[subprocess.Popen[str]], end: signal.Signals) -> None:
+    """Kill or freeze whichever worker leads, see another one lead, and have it wake up, and end."""
+    world.until(lambda: world.leader() in {each.pid for each in workers})  # none that stands in
+    leader = next(each for each in workers if each.pid == world.leader())
+    leader.send_signal(end)
+    workers.append(world.start("work", "--forever"))
+    world.until(lambda: world.leader() not in (None, leader.pid))
+    leader.send_signal(signal.SIGCONT)
+    leader.wait()
+    workers.remove(leader)
+
+
+def test_every_letter_is_carried_out_once_whoever_is_killed_or_frozen(world: World) -> None:
+    workers = [world.worker(), world.start("work", "--forever")]
+    asker = world.start("-c", ASKER, "60")
+    for number, end in enumerate((signal.SIGKILL, signal.SIGSTOP) * 3):
+        enough = 8 * number
+        world.until(lambda enough=enough: len(changes(world)) > enough, asker)
+        replace_leader(world, workers, end)
+    _, err = asker.communicate()
+    assert asker.returncode == 0, err
+    world.until(lambda: len(world.rows("SELECT 1 FROM runs WHERE state = 'completed'")) == 60)
+    assert sorted(changes(world)) == sorted(("weight", f"team-{n}") for n in range(60))
+    assert unanswered(world) == 0
+    # What was paid twice is what a process had in flight when it ended.
+    ((losses,),) = world.rows("SELECT sum(losses) FROM calls")
+    assert 60 <= len(world.ledger.paid) <= 60 + losses
+
+
 # A worker that is killed where its next answer would be written by itself: whatever the letter
 # changed is written then, and its answer too, if they are one commit.
 KILLED = """
@@ -225,8 +269,7 @@ sys.exit(main(["work", "--forever"]))
 
 def killed_worker(world: World) -> subprocess.Popen[str]:
     worker = world.start("-c", KILLED)
-    lock = Path(f"{world.database}.lock")
-    world.until(lambda: lock.exists() and lock.read_text() == str(worker.pid), worker)
+    world.until(lambda: world.leader() == worker.pid, worker)
     world.until(lambda: world.rows("SELECT 1 FROM leadership WHERE epoch > 0"), worker)
     return worker
 

@@ -16,7 +16,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from headway_scheduler.errors import StoreBusy, StoreTakenOver
 from headway_scheduler.model import Batch, Call, CallRecord, Priority
-from headway_scheduler.store import SqliteStore, opening, reading
+from headway_scheduler.store import SqliteStore, letters, opening, reading
 from headway_scheduler.store.letters import Inbox
 from headway_scheduler.store.lock import LOOK_SECONDS, FileLock, Stamp, Vigil
 
@@ -251,20 +251,20 @@ async def test_a_watcher_counts_only_what_it_has_seen(
     assert vigil.frozen is None
 
 
-async def test_a_letter_waits_for_whoever_else_writes(
+async def test_a_letter_is_posted_whole_or_not_at_all(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "BUSY_SECONDS", 0.01)  # so that SQLite alone would give up
+    monkeypatch.setattr(letters, "BUSY_SECONDS", 0.01)
     await make(path)
     inbox, other = Inbox(path), reading.connect(path, "mode=rw")
     other.execute("BEGIN IMMEDIATE")
-    async with anyio.create_task_group() as group:
-        group.start_soon(to_thread.run_sync, inbox.post, "test", "{}")
-        await anyio.sleep(0.2)
-        assert list(inbox.waiting()) == []
-        other.execute("ROLLBACK")
+    with pytest.raises(StoreBusy, match="another program keeps it locked: end"):
+        inbox.post("test", "{}")
+    other.execute("ROLLBACK")
     other.close()
-    assert [letter.event for letter in inbox.waiting()] == ["{}"]
+    letter_id = inbox.post("test", "{}")
+    assert [letter.id for letter in inbox.waiting()] == [letter_id]
+    assert list(inbox.waiting(after=letter_id)) == []
     inbox.close()
 
 

@@ -9,8 +9,6 @@ not; if it dies in the middle of posting, there is no letter.
 Everything here blocks: what may wait for another writer is called in a thread.
 """
 
-import sqlite3
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,8 +18,8 @@ from .failures import explained
 from .reading import assert_epoch, connect, probe, read
 from .sql import STATEMENTS
 
-POST_SECONDS = 60.0
-"""How long a letter is tried to be posted while others write. SQLite's own wait is part of it."""
+BUSY_SECONDS = 1.0
+"""How long one attempt waits for other writers. It cannot be cancelled meanwhile."""
 
 LETTERS = 100
 """How many letters the leader takes at once."""
@@ -41,6 +39,7 @@ class Inbox:
         read(path, probe)
         with explained(path):
             self._db = connect(path, "mode=rw")
+            self._db.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_SECONDS)}")
             # The commit of the answer syncs the letter too; without one, nothing was promised.
             self._db.execute("PRAGMA synchronous = NORMAL")
 
@@ -49,19 +48,13 @@ class Inbox:
         self._db.close()
 
     def post(self, sender: str, event: str) -> int:
-        """Append a letter and return its id. Raises StoreError; there is no letter then."""
-        give_up = time.monotonic() + POST_SECONDS
+        """Append a letter and return its id. Raises StoreError; there is no letter then.
+
+        StoreBusy, if others have kept it locked for a second: post it again.
+        """
         with explained(self._path):
-            while True:
-                try:
-                    # One statement: a transaction that begins with a write lock, or not at all.
-                    return (
-                        self._db.execute(STATEMENTS["post_letter"], (sender, event)).lastrowid or 0
-                    )
-                except sqlite3.OperationalError as error:
-                    is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                    if not is_busy or time.monotonic() > give_up:
-                        raise
+            # One statement: it begins with the write lock, or not at all.
+            return self._db.execute(STATEMENTS["post_letter"], (sender, event)).lastrowid or 0
 
     def answer(self, letter_id: int) -> str | None:
         """The answer to a letter, None as long as there is none. Raises StoreError."""
