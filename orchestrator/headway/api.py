@@ -443,13 +443,16 @@ class Headway:
         keep: int | None = None,
         is_dry: bool = False,
     ) -> list[str]:
-        """Delete runs that ended that long ago, with their calls and texts; return their ids.
+        """Delete ended runs with their calls and texts; return their ids.
 
-        ``keep``: also those beyond the last so many that ended. ``is_dry``: only say which. A run
-        that another one began as a copy of stays as long as that one.
+        Those that ended ``older_than_seconds`` ago, or at any time; but not the last ``keep``.
+        ``is_dry``: only say which. A run that another one began as a copy of stays as long as that
+        one. Raises CallerError if neither is given.
         """
-        seconds = float("inf") if older_than_seconds is None else older_than_seconds
-        before = self.service.now() - seconds
+        if older_than_seconds is None and keep is None:
+            raise CallerError("say which runs: older_than_seconds, keep, or both")
+        is_any = older_than_seconds is None
+        before = float("inf") if is_any else self.service.now() - (older_than_seconds or 0.0)
         return await self._control.prune(before, keep=keep, is_dry=is_dry)
 
     async def costs(self, by: str = "model", *, since_seconds: float | None = None) -> list[Cost]:

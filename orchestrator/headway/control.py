@@ -161,13 +161,13 @@ class Control:
     ) -> list[str]:
         """Delete runs that ended earlier, but for those that younger ones began as copies of.
 
-        ``keep``: also those beyond the last so many that ended. ``is_dry``: only say which.
+        ``keep``: not the last so many that ended. ``is_dry``: only say which.
         """
         every = await self._store.runs(limit=ALL)
-        ended = [run for run in every if run.state in ENDED_RUNS]
-        old = {run.id for run in ended if _ended_at(run) < before}
-        if keep is not None:
-            old |= {run.id for run in sorted(ended, key=_ended_at, reverse=True)[keep:]}
+        ended = sorted(
+            (run for run in every if run.state in ENDED_RUNS), key=_ended_at, reverse=True
+        )
+        old = {run.id for run in ended[keep or 0 :] if _ended_at(run) < before}
         for run in every:  # newest first: a parent comes after its copies
             if run.parent is not None and run.id not in old:
                 old.discard(run.parent)

@@ -42,7 +42,7 @@ def backup(args: Namespace) -> int:
 
 
 def prune(args: Namespace) -> int:
-    """Delete runs that ended long ago, or beyond so many, and give their space back."""
+    """Delete runs that ended long ago, but the last ones, and give their space back."""
     if args.older_than is None and args.keep is None:
         raise CallerError("say which runs: --older-than TIME, --keep N, or both")
     path = load(args.config).database

@@ -132,9 +132,6 @@ def _add_steering(verbs: Any) -> None:
     cancel = _command(verbs, "cancel", "resume:cancel", "end a run for good")
     pause = _command(verbs, "pause", "resume:pause", "keep a run from being taken up")
     export = _command(verbs, "export", "export:export", "a run as one JSON object")
-    prune = _command(verbs, "prune", "resume:prune", "delete runs that ended long ago")
-    prune.add_argument("--older-than", required=True, type=_duration, metavar="TIME", help="as 30d")
-    _add_common(prune)
     for command in (retry, fork, follow, answer, cancel, pause, export):
         command.add_argument("id", metavar="ID", help="of the run; its start is enough")
         _add_common(command)

@@ -24,7 +24,6 @@ from .parser import CHANGED, FAILED, WAITS
 from .person import asking
 from .run import end_of_one
 from .watch import Watch, see_workflows, watched
-from .words import counted
 
 Start = Callable[[Headway, Namespace], Awaitable[Sequence[RunHandle]]]
 
@@ -70,21 +69,6 @@ def cancel(args: Namespace) -> int:
 def pause(args: Namespace) -> int:
     """Keep a run from being taken up."""
     return _told(args, anyio.run(_steered, args, Headway.pause))
-
-
-def prune(args: Namespace) -> int:
-    """Delete runs that ended long ago."""
-    ids = anyio.run(_pruned, args)
-    if args.json:
-        say_json(ids)
-    else:
-        say(f"deleted {counted(len(ids), 'run')}")
-    return 0
-
-
-async def _pruned(args: Namespace) -> list[str]:
-    async with Headway(args.config) as headway:
-        return await headway.prune(older_than_seconds=args.older_than)
 
 
 async def _resumed(headway: Headway, args: Namespace) -> Sequence[RunHandle]:

@@ -57,9 +57,14 @@ def read(path: Path, question: Callable[[sqlite3.Connection], T], *, any_age: bo
         before = _stamp(path)
         if before[0]:
             return _ask(path, "mode=ro", question, any_age)
-        answer = _ask(path, "mode=ro&immutable=1", question, any_age)
-        if _stamp(path) == before:
-            return answer
+        try:
+            answer = _ask(path, "mode=ro&immutable=1", question, any_age)
+        except (sqlite3.Error, StoreError):  # a writer that came makes it look damaged
+            if _stamp(path) == before:
+                raise
+        else:
+            if _stamp(path) == before:
+                return answer
         return _ask(path, "mode=ro", question, any_age)
 
 
