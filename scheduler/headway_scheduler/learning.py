@@ -9,10 +9,10 @@ much may pile up follows from what remains and when it is whole again.
 *Refusals.* Where no header tells, all rates of the quota are scaled together, for a refusal does
 not say which one it was about. A refusal means that the provider's bucket is empty: so what it took
 between two of them is just what it refills. Without so much to go by, a refusal takes 15 % off, not
-more than once a second. While calls wait and none is refused, the scale grows:
-by a little at first, then by twice as much each time, and twofold until the first refusal of all.
-Limits that were stated are scaled down in the same way if they are refused again and again, and
-never above what was stated.
+more than once a second. While calls wait and none is refused, the scale grows: by a little at
+first, then by twice as much each time, and twofold until the first refusal of all. Limits that were
+stated are scaled down in the same way if they are refused again and again, and never above what
+was stated.
 
 *Overload.* A server that is overloaded (503, 529) is sent a quarter less at once, and then one more
 every few seconds, up to what was stated. Its rates are left alone.
@@ -30,6 +30,8 @@ from .model import Limit, Quota, Resource, Told
 
 STEP_SECONDS = 5.0
 CUT = 0.85
+SMALLEST = 0.001
+"""A provider that refuses everything is asked now and then all the same."""
 BELOW_MEASURED = 0.97
 GROSS = 0.7
 """If less than this share of the scale was taken, it is off, and all that was lost is not to blame
@@ -101,7 +103,7 @@ class Learned:
         is_chance = last is None or now - last > CHANCE_SECONDS
         if not self._is_scaled or (is_chance and not self.stated.is_guess):
             return False
-        self.scale = self._after_refusal(measured)
+        self.scale = max(SMALLEST, self._after_refusal(measured))
         self._stepped_at, self.growth = now, FIRST_GROWTH
         self.slot_seconds = max(SHORTEST_SLOT_SECONDS, self.slot_seconds / 2)
         return True

@@ -4,7 +4,13 @@ from collections.abc import Mapping
 
 import pytest
 
-from headway_scheduler.learning import CUT, LONGEST_SLOT_SECONDS, STEP_SECONDS, Learned
+from headway_scheduler.learning import (
+    CUT,
+    LONGEST_SLOT_SECONDS,
+    SMALLEST,
+    STEP_SECONDS,
+    Learned,
+)
 from headway_scheduler.model import Quota, Resource, Told
 
 NOW = 1_772_366_400.0
@@ -134,6 +140,13 @@ def test_a_little_less_than_expected_is_no_reason_to_fall_far() -> None:
         learned.answered(ONE, NOW, is_waited_for=False)
     learned.refused(NOW + 9, NOW + 10)
     assert learned.scale == pytest.approx(max(0.97 * 0.75, CUT * scale))
+
+
+def test_a_provider_that_refuses_everything_is_asked_now_and_then_all_the_same() -> None:
+    learned = Learned(GUESS)
+    for n in range(20_000):
+        learned.refused(NOW + 2 * n, NOW + 2 * n)
+    assert per_minute(learned)[REQUESTS] == 600 * SMALLEST
 
 
 def test_after_a_refusal_it_grows_slowly_at_first() -> None:
