@@ -182,8 +182,9 @@ class LiveCall:
             self._waiter = None
 
     def _interruption(self) -> BaseException | None:
-        """What interrupted a wait, if it was one of ours."""
-        return Preempted() if self._reason is None and self._is_preempted else self._reason
+        """What interrupted a wait, if it was one of ours. A preemption does it once."""
+        is_preempted, self._is_preempted = self._is_preempted, False
+        return Preempted() if self._reason is None and is_preempted else self._reason
 
     async def done(self, answer: str, usage: Usage | None = None) -> None:
         """Record the answer; returns when it is on disk and may be delivered. Raises StoreError."""

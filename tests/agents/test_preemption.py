@@ -1,5 +1,6 @@
 """A background call gives its slot to an urgent one, over real HTTP."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -46,3 +47,28 @@ async def test_the_urgent_call_goes_at_once_and_the_other_again(
         assert (rows["background"].attempts, rows["urgent"].attempts) == (2, 1)
         (slots,) = service.statistics().gauges
         assert slots.available == 1
+
+
+async def test_one_that_made_room_can_still_be_cancelled(serve: Any, question: Any) -> None:
+    store = MemoryStore()
+    gpu = replace(Quota.per_minute("gpu", concurrency=1), is_local=True)
+    async with Service(store, [gpu]) as service, serve(latency=Latency(0.3)) as (provider, inner):
+
+        def asked(name: str, priority: Priority) -> "asyncio.Task[Any]":
+            scope = RunScope(service, name, priority)
+            client = ScheduledClient(inner, Model("m", ("gpu",)), scope, "w")
+            return asyncio.ensure_future(client.create(question(name)))
+
+        background = asked("background", Priority.BACKGROUND)
+        while len(provider.ledger) < 1:  # noqa: ASYNC110
+            await anyio.sleep(0.005)
+        urgent = asked("urgent", Priority.INTERACTIVE)
+        while len(provider.ledger) < 2:  # noqa: ASYNC110
+            await anyio.sleep(0.005)
+        background.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await background
+        assert (await urgent).content
+        rows = {row.call.run_id: row.state for row in await store.calls()}
+        assert rows == {"background": CallState.CANCELLED, "urgent": CallState.DONE}
+        assert len(provider.ledger) == 2
