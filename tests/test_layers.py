@@ -25,7 +25,7 @@ PURE = {
         "book",
         "gates",
     ),
-    *("breaker", "learning", "pace", "preemption", "quotas"),
+    *("breaker", "learning", "pace", "preemption", "quotas", "routing"),
     *("operations", "estimates", "providers", "core", "views"),
 }
 IMPURE_STDLIB = {"asyncio", "os", "random", "socket", "sqlite3", "subprocess", "threading", "time"}

@@ -47,6 +47,7 @@ from .policy import Policy
 from .preemption import URGENT, Preemption
 from .quotas import BREAKER, Attempt, QuotaState
 from .quotas import LIMITS as LEARNED
+from .routing import routed
 from .states import IN_FLIGHT, LIVE_CALLS, UNDER_WAY, CallState, check_call
 from .views import Blocker, Explanation, Gauge, Statistics
 
@@ -107,7 +108,7 @@ class Scheduler:
         """
         if call.id in self._live:
             raise InternalError(f"call {call.id} was submitted twice")
-        call = self._routed(call, routes, now)
+        call = routed(call, routes, self._lanes, self._book, now)
         self._lane(call, now).check(call)
         record = CallRecord(call, self._next_seq, parked=parked)
         self._next_seq += 1
@@ -482,7 +483,7 @@ class Scheduler:
             return
         record.not_before = None
         if live.routes:
-            record.call = call = self._routed(call, live.routes, now)
+            record.call = call = routed(call, live.routes, self._lanes, self._book, now)
             self._change(record)
         level = self._book.level(call)
         live.held = self._gates.holder(call, record.seq, level)
@@ -494,25 +495,6 @@ class Scheduler:
         live.waiter = Waiter(record, level, team, live.due, lane.cost(call))
         lane.line.push(live.waiter, now)
         self._ask_at = now
-
-    def _routed(self, call: Call, routes: tuple[Route, ...], now: float) -> Call:
-        """The call on the best of its ways: one that answers, in time, and soon."""
-        if not routes:
-            return call
-        ways = (route.taken_by(call) for route in routes)
-        outlooks = [
-            (self._outlook(way, route.rank, now), index)
-            for index, (way, route) in enumerate(zip(ways, routes, strict=True))
-        ]
-        return routes[min(outlooks)[1]].taken_by(call)
-
-    def _outlook(self, call: Call, rank: int, now: float) -> tuple[bool, bool, int, float, float]:
-        lane = self._lane(call, now)
-        is_out = any(quota.breaker.is_open for quota in lane.quotas)
-        waits = sum(waiter.cost for waiter in lane.line)
-        deadline = self._book.deadline(call)
-        is_late = deadline is not None and now + waits > deadline
-        return is_out or not lane.fits(call), is_late, rank, waits, -lane.free_share(now)
 
     def _send_elsewhere(self, quota: str, now: float) -> None:
         """Let calls that wait for a provider that stopped answering take another of their ways."""
