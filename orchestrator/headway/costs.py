@@ -14,7 +14,8 @@ KEYS = ("model", "team", "workflow", "run", "day")
 class Cost:
     """What the calls of one model, team, workflow, run or day took.
 
-    ``usd`` is what is known; ``unpriced`` of the ``calls`` have no price, or no usage. Attempts
+    ``usd`` is what is known, None if that is nothing; ``unpriced`` of the ``calls`` have no price,
+    or no usage. Attempts
     that are ``possibly_paid`` are in neither: nobody knows what they took.
     """
 
@@ -22,7 +23,7 @@ class Cost:
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
-    usd: float = 0.0
+    usd: float | None = 0.0
     unpriced: int = 0
     possibly_paid: int = 0
 
@@ -35,8 +36,10 @@ class Cost:
             self.output_tokens += spent.calls * spent.usage.output_tokens
         if usd is None:
             self.unpriced += spent.calls
+            if self.unpriced == self.calls:
+                self.usd = None
         else:
-            self.usd += spent.calls * usd
+            self.usd = (self.usd or 0.0) + spent.calls * usd
 
 
 def added_up(spent: Iterable[Spent], prices: Prices) -> list[Cost]:

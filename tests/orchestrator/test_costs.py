@@ -43,14 +43,18 @@ def test_each_call_is_priced_and_what_has_no_price_is_unknown(prices: Prices) ->
         Spent("a", "nobodys", Usage(5, 5), 2, 0),
         Spent("b", "stated", None, 1, 0),
         Spent("b", "gpt-4o", Usage(1_000_000, 0), 1, 0),
+        Spent("c", "nobodys", Usage(5, 5), 1, 0),
     ]
-    a, b, total = added_up(spent, prices)
+    a, b, c, total = added_up(spent, prices)
+    assert (c.usd, c.unpriced) == (None, 1)
+    assert a.usd is not None
+    assert b.usd is not None
     assert (a.key, a.calls, a.unpriced, a.possibly_paid) == ("a", 5, 2, 1)
     assert a.usd == pytest.approx(3 * 0.003)
     assert (a.input_tokens, a.output_tokens) == (3_010, 310)
     assert (b.calls, b.unpriced) == (2, 1)
     assert b.usd > 0  # the list price
-    assert (total.key, total.calls, total.unpriced) == ("total", 7, 3)
+    assert (total.key, total.calls, total.unpriced) == ("total", 8, 4)
     assert total.usd == pytest.approx(a.usd + b.usd)
 
 
@@ -69,7 +73,10 @@ async def test_the_costs_of_a_headway_are_what_its_provider_was_paid() -> None:
         costs = {cost.key: cost for cost in await headway.costs("team")}
         assert {key: cost.calls for key, cost in costs.items()} == {"a": 2, "b": 1, "total": 3}
         assert costs["total"].input_tokens == sum(entry.prompt_tokens for entry in paid)
-        assert costs["total"].unpriced == 3  # no price is known for the simulated model
+        assert (costs["total"].usd, costs["total"].unpriced) == (
+            None,
+            3,
+        )  # no price is known for the simulated model
         with pytest.raises(CallerError, match="not by 'colour'"):
             await headway.costs("colour")
 

@@ -37,6 +37,6 @@ def _row(cost: Cost) -> tuple[str, ...]:
 
 def _dollars(cost: Cost) -> str:
     unknown = f"{cost.unpriced:,} of unknown price" if cost.unpriced else ""
-    if cost.calls and cost.unpriced == cost.calls:
+    if cost.usd is None:
         return unknown
     return f"${cost.usd:,.4f}{' and ' if unknown else ''}{unknown}"
