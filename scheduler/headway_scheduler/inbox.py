@@ -1,12 +1,17 @@
-"""What callers tell the service, and how they get their answer. Law: it decides nothing."""
+"""What callers tell the scheduler, and how they get their answer. Law: it decides nothing.
+
+A *message* is data, so that another process can say it as well. An *event* is one or several of
+them, told together, and whoever waits for what becomes of it.
+"""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from .core import Scheduler
+from .errors import HeadwayError
 from .model import (
     NO_PROMPT,
     Answer,
@@ -16,7 +21,9 @@ from .model import (
     Change,
     Lesson,
     Outcome,
+    Priority,
     Prompt,
+    Route,
     Run,
     Signals,
 )
@@ -59,49 +66,103 @@ class Reply:
             raise error
 
 
-def _nothing(core: Scheduler, now: float) -> None:
-    pass
-
-
 @dataclass(slots=True, eq=False)
-class Event:
-    """One thing that a caller told. Once it is on disk it ``stands``, and ``reply`` is set.
+class Message:
+    """One thing that a caller tells. ``signals`` are those of an attempt at the call ``about``.
 
-    ``tell`` tells it to the core; what must be done beside that has a field of its own; ``signals``
-    are those of an attempt at the call ``about``. With
-    ``until_granted`` the reply waits on until the call is admitted, as it is ``granted``.
+    A ``submit`` that is ``parked`` asks a person; ``waits`` is a run, and the runs that it waits
+    for; ``rows`` are rows of finished calls, written anew.
     """
 
-    tell: Callable[[Scheduler, float], None] = _nothing
+    submit: Call | None = None
+    resubmit: CallRecord | None = None
+    routes: tuple[Route, ...] = ()
+    parked: bool = False
     prompt: Prompt = NO_PROMPT
-    rows: tuple[CallRecord, ...] = ()
-    forget: tuple[str, ...] = ()
+    decide: tuple[CallRecord, Outcome] | None = None
+    sent: tuple[str, float] | None = None
     settle: tuple[str, Outcome] | None = None
     signals: Mapping[str, Signals] | None = None
     about: str = ""
+    bump: tuple[str, Priority] | None = None
+    waits: tuple[str, frozenset[str]] | None = None
     run: Run | None = None
     change: Change | None = None
     lessons: tuple[Lesson, ...] = ()
-    answers: tuple[Answer, ...] = ()
-    reply: Reply | None = None
-    until_granted: bool = False
-    granted: Call | None = None
-    stands: bool = False
+    rows: tuple[CallRecord, ...] = ()
+    forget: tuple[str, ...] = ()
 
-    def told(self, core: Scheduler, now: float) -> None:
+    def tell(self, core: Scheduler, now: float) -> None:
         """Tell the core. What is raised changed nothing there.
 
         So signals, which may be wrong by themselves, come first.
         """
         for quota, signals in (self.signals or {}).items():
             core.observe(quota, signals, now, self.about)
-        self.tell(core, now)
-        if self.settle is not None:
+        if self.submit is not None:
+            core.submit(self.submit, now, routes=self.routes, parked=self.parked)
+        elif self.resubmit is not None:
+            core.resubmit(self.resubmit, now, routes=self.routes)
+        elif self.settle is not None:
             core.settle(*self.settle, now)
-        if self.run is not None:
+        elif self.decide is not None:
+            core.decide(*self.decide, now)
+        elif self.sent is not None:
+            core.sent(*self.sent)
+        elif self.bump is not None:
+            core.bump(*self.bump, now)
+        else:
+            self._tell_of_runs(core, now)
+
+    def _tell_of_runs(self, core: Scheduler, now: float) -> None:
+        if self.waits is not None:
+            core.wait(*self.waits, now)
+        elif self.run is not None:
             core.track(self.run, now)
-        if self.change is not None:
+        elif self.change is not None:
             core.apply(self.change, now)
+
+    @property
+    def as_final(self) -> "Message | None":
+        """What to record once there is room, when the caller was told that it is not recorded."""
+        if self.settle is None:
+            return None
+        call_id, outcome = self.settle
+        if outcome.state is CallState.QUEUED:
+            outcome = Outcome(CallState.FAILED, error=outcome.error, sent=outcome.sent)
+        return Message(settle=(call_id, outcome), signals=self.signals, about=self.about)
+
+
+@dataclass(slots=True, eq=False)
+class Event:
+    """What was told at once. Once it is on disk it ``stands``, and ``reply`` is set.
+
+    ``refused`` has the errors of messages that the core did not take, by number. With
+    ``until_granted`` the reply waits on until the call is admitted, as it is ``granted``.
+    """
+
+    messages: Sequence[Message]
+    answers: tuple[Answer, ...] = ()
+    reply: Reply | None = None
+    until_granted: bool = False
+    granted: Call | None = None
+    stands: bool = False
+    refused: dict[int, HeadwayError] = field(default_factory=dict[int, HeadwayError])
+
+    def tell(self, core: Scheduler, now: float) -> None:
+        """Tell the core every message, and keep what it refuses."""
+        self.refused.clear()
+        for number, message in enumerate(self.messages):
+            try:
+                message.tell(core, now)
+            except HeadwayError as error:
+                self.refused[number] = error
+
+    def accepted(self) -> Iterator[Message]:
+        """The messages that the core took."""
+        if not self.refused:
+            return iter(self.messages)
+        return (each for n, each in enumerate(self.messages) if n not in self.refused)
 
     def answer(self, error: Exception | None = None) -> None:
         """Tell the caller, if it waits."""
@@ -109,23 +170,25 @@ class Event:
             self.reply.set(error)
 
 
-def batch_with(batch: Batch, events: Iterable[Event]) -> Batch:
+def batch_with(batch: Batch, events: Sequence[Event]) -> Batch:
     """Add what goes past the core: it decides nothing."""
+    messages = [message for event in events for message in event.accepted()]
     return replace(
         batch,
-        lessons=(*batch.lessons, *(lesson for event in events for lesson in event.lessons)),
-        changes=tuple(event.change for event in events if event.change is not None),
-        runs=tuple(event.run for event in events if event.run is not None),
-        changed=(*batch.changed, *(row for event in events for row in event.rows)),
-        pieces=tuple(piece for event in events for piece in event.prompt.pieces),
-        links=tuple(link for event in events for link in event.prompt.links),
-        forget=tuple(run_id for event in events for run_id in event.forget),
+        lessons=(*batch.lessons, *(lesson for each in messages for lesson in each.lessons)),
+        changes=tuple(each.change for each in messages if each.change is not None),
+        runs=tuple(each.run for each in messages if each.run is not None),
+        changed=(*batch.changed, *(row for each in messages for row in each.rows)),
+        pieces=tuple(piece for each in messages for piece in each.prompt.pieces),
+        links=tuple(link for each in messages for link in each.prompt.links),
+        forget=tuple(run_id for each in messages for run_id in each.forget),
         answers=tuple(answer for event in events for answer in event.answers),
     )
 
 
-def as_final(call_id: str, outcome: Outcome) -> tuple[str, Outcome]:
-    """What to record once there is room, when the caller was told that it is not recorded."""
-    if outcome.state is CallState.QUEUED:
-        outcome = Outcome(CallState.FAILED, error=outcome.error, sent=outcome.sent)
-    return call_id, outcome
+def finals(events: Iterable[Event]) -> Iterator[Message]:
+    """What events that did not stand still have to say of calls that have ended."""
+    for event in events:
+        for message in event.messages:
+            if (final := message.as_final) is not None:
+                yield final
