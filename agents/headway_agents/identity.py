@@ -23,9 +23,9 @@ from typing import Any, Never
 
 from autogen_core import MessageHandlerContext
 
+from headway_scheduler.asking import Asking
 from headway_scheduler.errors import CallerError, RunClosed
 from headway_scheduler.model import Call, CallRecord, Priority
-from headway_scheduler.service import Service
 from headway_scheduler.states import CallState
 
 from .prompts import Taken
@@ -84,7 +84,7 @@ class RunScope:
 
     def __init__(
         self,
-        service: Service,
+        service: Asking,
         run_id: str,
         priority: Priority,
         journal: Journal | None = None,

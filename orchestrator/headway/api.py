@@ -3,16 +3,17 @@
 Everything that imports AutoGen is imported when the first team is built, not before.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
-from anyio.abc import TaskGroup
 
+from headway_scheduler.asking import Asking
 from headway_scheduler.clock import system_clock
 from headway_scheduler.errors import (
     CallerError,
@@ -22,8 +23,8 @@ from headway_scheduler.errors import (
     StoreError,
     StoreTakenOver,
 )
-from headway_scheduler.model import Batch, CallRecord, Priority, Run
-from headway_scheduler.policy import Policy
+from headway_scheduler.model import CallRecord, Priority, Run
+from headway_scheduler.remote import Remote, Ties
 from headway_scheduler.service import Service
 from headway_scheduler.states import CallState, RunState
 from headway_scheduler.store.lock import Stamp, Vigil
@@ -36,21 +37,22 @@ from .control import (
     new_run_id,
     question_of,
     question_text,
+    rehearsed,
     require_completed,
     require_failed,
     require_resumable,
 )
 from .costs import KEYS, Cost, added_up
-from .events import of_batch
-from .following import Follower
+from .executor import Executor, new_worker
+from .following import Follower, Vacancy
 from .handles import Plan, RunHandle, RunOptions
-from .journals import inherited_answers
-from .leading import attending
+from .journals import ALL, inherited_answers
+from .leading import Leader, Seat, raise_store_error
 from .operations import Operations
 from .prices import Prices
 from .receipt import Receipt, receipt
 from .runs import Person, Runner
-from .steering import Here, Steering
+from .steering import Steering
 from .workflows import Workflows
 
 if TYPE_CHECKING:
@@ -63,12 +65,14 @@ OnChange = Literal["abort", "fork", "accept"]
 
 _NOT_OPEN = "Headway is not open: use it inside `async with Headway() as hw:`"
 
+_log = logging.getLogger("headway")
+
 OPENING_SECONDS = 5.0
 """How long a process that follows waits for the one that leads to make the database."""
 
 
 LOOK_SECONDS = 0.08
-"""How often a process that waits for its turn looks whether anybody leads."""
+"""How often a process that can neither lead nor follow yet tries again."""
 
 
 class Headway:
@@ -78,15 +82,15 @@ class Headway:
     leaving it with an error, or cancelling it, interrupts them. Settings come from ``config``, a
     path or a Config; without one from ``HEADWAY_CONFIG`` or ``./headway.toml``.
 
-    One process leads: it admits and executes. Another one follows it, to submit and to steer; with
-    ``follow=False`` opening waits instead until this process may lead.
+    One process leads: it admits the calls of all. Others follow it: they execute runs as well, and
+    one of them leads when it is gone. ``label`` names this process where workers are listed.
     """
 
     def __init__(
         self,
         config: "str | PathLike[str] | configuration.Config | None" = None,
         *,
-        follow: bool = True,
+        label: str = "",
     ) -> None:
         if not isinstance(config, configuration.Config):
             config = configuration.load(config)
@@ -94,23 +98,18 @@ class Headway:
         self._prices = Prices(config)
         self.workflows = Workflows(config, self._prices)
         self._person: Person | None = None
-        self._handles: dict[str, RunHandle] = {}
         self._clock = system_clock()
         self._vigil = Vigil(config.database)
-        self._may_follow = follow
-        self._busy: StoreBusy | None = None
-        self._asked: Steering | None = None
-        self._arrived = anyio.Event()
-        self.is_draining = False
-        self._taken_up: set[str] = set()
+        self._label = label
+        self._steer: Steering | None = None
+        self._leader: Leader | None = None
         self._stack = AsyncExitStack()
-        self._service: Service | None = None
         self._ad_hoc: tuple[Run, RunScope] | None = None
+        self._asking: Asking
         self._store: SqliteStore
         self._runner: Runner
         self._control: Control
-        self._here: Here
-        self._runs: TaskGroup
+        self._executor: Executor
 
     def workflow(self, name: str) -> Callable[[Any], Any]:
         """Register a factory: it gets ``models`` and returns a fresh AutoGen team or agent."""
@@ -122,93 +121,121 @@ class Headway:
         return register
 
     async def __aenter__(self) -> Self:
-        """Open the database, and call interrupted what a dead process left running.
-
-        If another process works on it, follow that one. Raises StoreError.
-        """
+        """Open the database, and lead; if another process does, follow it. Raises StoreError."""
         give_up = self._clock() + OPENING_SECONDS
         while True:
             try:
-                await self._lead(self._vigil.frozen)
+                await self._open(self._lead(self._vigil.frozen))
                 return self
-            except StoreBusy as busy:
-                if self._may_follow and await self._follows(busy, give_up):
+            except StoreBusy:
+                if await self._could_follow(give_up):
                     return self
-            await self._until_maybe_free()
-
-    async def _until_maybe_free(self) -> None:
-        """Wait until it is worth trying to lead; one who may follow soon tries again anyway."""
-        while True:
             await anyio.sleep(LOOK_SECONDS)
-            if self._vigil.may_lead() or self._may_follow:
-                return
+            self._vigil.may_lead()
 
-    async def _follows(self, busy: StoreBusy, give_up: float) -> bool:
+    async def _could_follow(self, give_up: float) -> bool:
         """Follow whoever leads, unless it is still about to make or migrate the database."""
         try:
-            await self._follow(busy)
+            await self._open(self._follow())
             return True
         except StoreError:
             if self._clock() > give_up:
                 raise
             return False
 
-    async def _lead(self, frozen: Stamp | None = None) -> None:
-        """Be the process that admits. Raises StoreBusy if another one is, and not ``frozen``."""
+    async def _open(self, role: AbstractAsyncContextManager[None]) -> None:
+        """Take a role, lead or follow, and what both have. Errors of groups leave as they came."""
         try:
-            await self._open(frozen)
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(role)
+                stack.callback(self._no_longer_open)
+                await self._begin(stack)
+                self._stack = stack.pop_all()
         except BaseExceptionGroup as group:
-            _raise_store_error(group)
+            raise_store_error(group)
             raise
 
-    async def _open(self, frozen: Stamp | None) -> None:
-        async with AsyncExitStack() as stack:
-            store = SqliteStore(self.config.database, frozen=frozen)
-            self._store = await stack.enter_async_context(store)
-            stack.callback(self._no_longer_open)
-            self.is_draining = False
-            quotas, policy = self.config.quotas.values(), Policy(weights=self.config.weights)
-            service = Service(
-                self._store, quotas, policy=policy, clock=self._clock, on_change=self._on_change
-            )
-            self._service = await stack.enter_async_context(service)
-            for run in await self._store.runs({RunState.RUNNING}, limit=100_000):
-                await service.save_run(replace(run, state=RunState.INTERRUPTED))
-            self._runner = Runner(service, self._store, self.workflows, self._prices)
-            self._control = Control(service, self._store, self._runner)
-            self._here = Here(self.config, service, self._store, self._control, self._handles)
-            self._asked = self._here
-            stack.push_async_callback(self.workflows.close)
-            stack.push_async_callback(self._end_ad_hoc)
-            await stack.enter_async_context(attending(self._store, service, self._here))
-            self._runs = await stack.enter_async_context(anyio.create_task_group())
-            await self._take_up()
-            self._stack = stack.pop_all()
+    @asynccontextmanager
+    async def _lead(self, frozen: Stamp | None) -> AsyncIterator[None]:
+        """Admit the calls of all processes. Raises StoreBusy if another one does."""
+        self._executor = executor = self._new_executor()
+        leader = Leader(
+            self.config,
+            self._clock,
+            frozen,
+            seat=Seat(executor.worker, executor.handles, executor.heed, executor.committed),
+        )
+        async with leader:
+            self._store, self._asking, self._steer = leader.store, leader.service, leader.here
+            self._leader = leader
+            yield
 
-    async def _follow(self, busy: StoreBusy) -> None:
-        """Read, and ask the process that admits for everything else."""
-        self._store = SqliteStore(self.config.database, read_only=True)
-        await self._stack.enter_async_context(self._store)
-        self._stack.callback(self._no_longer_open)
-        self._busy = busy
-        self._asked = Follower(self._store.path, self._stand_in)
+    @asynccontextmanager
+    async def _follow(self) -> AsyncIterator[None]:
+        """Have another process admit the calls of this one."""
+        self._executor = executor = self._new_executor()
+        async with (
+            SqliteStore(self.config.database, read_only=True) as store,
+            anyio.create_task_group() as group,
+        ):
+            follower = Follower(store.path, self._stand_in_briefly)
+            vacancy = Vacancy()
+            group.start_soon(self._stand_in, vacancy, name="headway leader")
+            ties = Ties(executor.join, executor.committed, executor.heed, vacancy.tell)
+            async with Remote(store.path, executor.worker.id, self._clock, ties) as remote:
+                remote.know(await store.lessons())
+                self._store, self._asking, self._steer = store, remote, follower
+                yield
+                await executor.leave()
+            group.cancel_scope.cancel()
+
+    def _new_executor(self) -> Executor:
+        worker = new_worker(self._clock(), self._label, self.workflows)
+        return Executor(worker, self.workflows, self._clock)
+
+    async def _begin(self, stack: AsyncExitStack) -> None:
+        worker = self._executor.worker.id
+        self._runner = Runner(self._asking, self._store, self.workflows, self._prices, worker)
+        self._control = Control(self._asking, self._store, worker)
+        stack.push_async_callback(self.workflows.close)
+        stack.push_async_callback(self._end_ad_hoc)
+        runs = await stack.enter_async_context(anyio.create_task_group())
+        self._executor.begin(self._asking, self._steering, self._store, self._runner, runs)
+        if self.is_leader:
+            await self._take_up()
 
     def _no_longer_open(self) -> None:
-        self._service = self._busy = self._asked = None
+        self._steer = self._leader = None
 
-    async def _stand_in(self) -> None:
+    # Leading in the place of another process
+
+    async def _stand_in(self, vacancy: Vacancy) -> None:
+        """Lead as well when nobody does, until this process closes or another one takes over.
+
+        One that executes nothing does not: it may be asleep for hours.
+        """
+        while True:
+            frozen = await vacancy.come()
+            if not self._executor.has_joined:
+                continue
+            try:
+                async with Leader(self.config, self._clock, frozen):
+                    await anyio.sleep_forever()
+            except* StoreError as group:
+                _log.info("this process does not lead: %s", group.exceptions[0])
+
+    async def _stand_in_briefly(self) -> None:
         """Lead if nobody alive does, for as long as the letters that wait need."""
         if self._vigil.may_lead():
-            leader = Headway(self.config)
             with suppress(StoreBusy):
-                await leader._lead(self._vigil.frozen)
-                await leader.__aexit__(None, None, None)
+                async with Leader(self.config, self._clock, self._vigil.frozen):
+                    pass
 
     async def _take_up(self) -> None:
         """Go on with interrupted runs whose workflow is registered here."""
-        for run in await self._store.runs({RunState.INTERRUPTED}, limit=100_000):
+        for run in await self._store.runs({RunState.INTERRUPTED}, limit=ALL):
             if self.workflows.knows(run):
-                self._start(run)
+                await self._start(run)
 
     async def __aexit__(
         self,
@@ -220,7 +247,7 @@ class Headway:
             return await self._stack.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
             # Task groups wrap even the error of their own block: it leaves as it came.
-            _raise_store_error(group, StoreTakenOver)
+            raise_store_error(group, StoreTakenOver)
             _, others = group.split(lambda inner: inner is error)
             if others is not None:
                 raise
@@ -240,16 +267,17 @@ class Headway:
         """Queue a run and start it here. With a ``key`` that was used before: that run.
 
         It goes on if it was interrupted. Raises CallerError for a workflow that does not exist,
-        StoreError if it is not on disk, StoreBusy in a process that follows: it executes nothing.
+        StoreError if it is not on disk.
         """
-        _ = self.service
-        run = await self.enqueue(workflow, task=task, priority=priority, key=key, options=options)
-        handle = self._handles.get(run.id)
-        if handle is None:
-            if run.state in (RunState.QUEUED, RunState.INTERRUPTED):
-                return self._start(run)
-            handle = RunHandle(run)
-            handle.show_past(await self.calls(run.id))
+        await self._ready().join()
+        new = self._new_run(workflow, task, priority, key, options)
+        run = await self._submitted(replace(new, worker=self._executor.worker.id))
+        if (handle := self._executor.handles.get(run.id)) is not None:
+            return handle
+        if run.state in (RunState.QUEUED, RunState.INTERRUPTED):
+            return await self._start(run)
+        handle = RunHandle(run)
+        handle.show_past(await self.calls(run.id))
         return handle
 
     async def enqueue(
@@ -261,8 +289,17 @@ class Headway:
         key: str | None = None,
         options: RunOptions | None = None,
     ) -> Run:
-        """Queue a run without starting it: :meth:`work` takes it. Same errors as :meth:`submit`."""
-        steering = self._steering
+        """Queue a run without starting it: a worker takes it. Same errors as :meth:`submit`."""
+        return await self._submitted(self._new_run(workflow, task, priority, key, options))
+
+    def _new_run(
+        self,
+        workflow: str,
+        task: str,
+        priority: Priority | str | None,
+        key: str | None,
+        options: RunOptions | None,
+    ) -> Run:
         workflow, component = self.workflows.describe(workflow)
         if isinstance(priority, str):
             priority = configuration.parse_priority(priority)
@@ -276,7 +313,11 @@ class Headway:
             key=key,
             component=component,
         )
-        run = (options or RunOptions()).applied(run, self._clock())
+        return (options or RunOptions()).applied(run, self._clock())
+
+    async def _submitted(self, run: Run) -> Run:
+        """Queue a run; with a key that was used before: that one."""
+        steering, key = self._steering, run.key
         existing = await self._store.run_with_key(key) if key is not None else None
         if existing is None:
             await steering.submit(run)
@@ -299,12 +340,13 @@ class Headway:
         require_resumable(run, with_person=self.person is not None)
         plan = Plan(unknown_waits=unknown_waits)
         if on_change != "abort":
-            _, change = await self._control.check(run, plan)
+            _, change = await rehearsed(self._runner, run, plan)
             if change is not None and on_change == "fork":
-                return self._start(await self._control.copied(run, until=change.next_arrival or 0))
+                copy = await self._control.copied(run, until=change.next_arrival or 0)
+                return await self._start(copy)
             if change is not None:
                 await self._control.accept(run, change)
-        return self._start(run, plan)
+        return await self._start(run, plan)
 
     async def resume_all(self, *, unknown_waits: bool = False) -> list[RunHandle]:
         """Go on with every interrupted run, most urgent first."""
@@ -315,15 +357,15 @@ class Headway:
     async def check(self, run_id: str, *, unknown_waits: bool = False) -> Check:
         """Say what resuming a run would do: it is replayed offline, nothing is paid or written."""
         run = await self._stopped(run_id)
-        check, _ = await self._control.check(run, Plan(unknown_waits=unknown_waits))
+        check, _ = await rehearsed(self._runner, run, Plan(unknown_waits=unknown_waits))
         return check
 
     async def retry(self, run_id: str, *, options: RunOptions | None = None) -> RunHandle:
         """Go on with a failed run from its failure, with other ``options`` if given."""
         run = await self._stopped(run_id)
         require_failed(run)
-        run = (options or RunOptions()).applied(run, self.service.now())
-        return self._start(run, Plan(again=True))
+        run = (options or RunOptions()).applied(run, self._clock())
+        return await self._start(run, Plan(again=True))
 
     async def fork(self, run_id: str, *, at: str, task: str | None = None) -> RunHandle:
         """Start a copy of a run that asks call ``at`` anew; what was answered before it is free.
@@ -333,23 +375,23 @@ class Headway:
         """
         run = await self._stopped(run_id)
         until = await self._control.cut(run, at)
-        return self._start(await self._control.copied(run, task=task, until=until))
+        return await self._start(await self._control.copied(run, task=task, until=until))
 
     async def continue_run(self, run_id: str, task: str) -> RunHandle:
         """Give the team of a completed run another task, as a new run; what it did is free."""
         run = await self._stopped(run_id)
         require_completed(run)
         history = (*run.history, run.task)
-        return self._start(await self._control.copied(run, task=task, history=history))
+        return await self._start(await self._control.copied(run, task=task, history=history))
 
     async def cancel(self, run_id: str) -> Run:
-        """End a run for good, executed or not, here or by the process that this one follows."""
+        """End a run for good, executed or not, by whatever process."""
         steering, run = self._steering, await self.run(run_id)
         await steering.cancel(run.id)
         return await self.run(run.id)
 
     async def pause(self, run_id: str) -> Run:
-        """Stop a run at its next call, until it is resumed; executed where :meth:`cancel` says."""
+        """Stop a run at its next call, until it is resumed; executed by whatever process."""
         steering, run = self._steering, await self.run(run_id)
         await steering.pause(run.id)
         return await self.run(run.id)
@@ -398,18 +440,19 @@ class Headway:
         """Execute queued runs, most urgent first, ``at_once`` of them, until none is left.
 
         ``forever``: take up interrupted runs as well, each once, and wait for more, until
-        :meth:`drain`. ``watch`` is told of each run that starts. Raises StoreBusy in a process that
-        follows.
+        :meth:`drain`. ``watch`` is told of each run that starts. Other processes may work beside
+        this one: each run is executed by one of them.
         """
-        _ = self.service
-        async with anyio.create_task_group() as group:
-            for _ in range(at_once):
-                group.start_soon(self._take_runs, watch, forever)
+        await self._ready().work(at_once, forever, watch)
 
     def drain(self) -> None:
         """Take no more runs: :meth:`work` returns when those that it executes have ended."""
-        self.is_draining = True
-        self._tell_workers()
+        self._ready().drain()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether :meth:`drain` was called."""
+        return self._ready().is_draining
 
     async def run(self, run_id: str) -> Run:
         """The row of a run; its id may be shortened. Raises RunNotFound."""
@@ -433,7 +476,7 @@ class Headway:
 
     @person.setter
     def person(self, person: Person | None) -> None:
-        _ = self.service
+        self._ready()
         self._person = self._runner.person = person
 
     async def prune(
@@ -452,7 +495,7 @@ class Headway:
         if older_than_seconds is None and keep is None:
             raise CallerError("say which runs: older_than_seconds, keep, or both")
         is_any = older_than_seconds is None
-        before = float("inf") if is_any else self.service.now() - (older_than_seconds or 0.0)
+        before = float("inf") if is_any else self._clock() - (older_than_seconds or 0.0)
         return await self._control.prune(before, keep=keep, is_dry=is_dry)
 
     async def costs(self, by: str = "model", *, since_seconds: float | None = None) -> list[Cost]:
@@ -462,7 +505,7 @@ class Headway:
         """
         if by not in KEYS:
             raise CallerError(f"costs are counted by {', '.join(KEYS)}, not by {by!r}")
-        since = 0.0 if since_seconds is None else self.service.now() - since_seconds
+        since = 0.0 if since_seconds is None else self._clock() - since_seconds
         return added_up(await self._store.spent(by, since), self._prices)
 
     # Models and the queue
@@ -489,13 +532,18 @@ class Headway:
         calls of that run, else of the ad-hoc run that :meth:`model` has too.
         Raises CallerError outside of the ``async with`` block.
         """
-        _ = self.service
+        self._ready()
         return self.workflows.openai(model, self._asking_scope, priority=priority)
 
     @property
     def is_leader(self) -> bool:
-        """Whether this process admits and executes; else it follows one that does."""
-        return self._service is not None
+        """Whether this process admits calls itself; else another one does."""
+        return self._leader is not None
+
+    @property
+    def waiting_here(self) -> int:
+        """How many calls of this process wait to be admitted."""
+        return self._asking.waiting_calls if self._steer is not None else 0
 
     @property
     def queue(self) -> Operations:
@@ -505,82 +553,42 @@ class Headway:
     @property
     def _steering(self) -> Steering:
         """Whoever carries out what any process may ask: this one, or the one that it follows."""
-        if self._asked is None:
+        if self._steer is None:
             raise CallerError(_NOT_OPEN)
-        return self._asked
+        return self._steer
+
+    def _ready(self) -> Executor:
+        _ = self._steering
+        return self._executor
 
     @property
     def service(self) -> Service:
-        """The scheduler of this process. Raises CallerError while Headway is not open.
+        """The scheduler, in the process that leads. Raises StoreBusy in another one.
 
-        Raises StoreBusy in a process that follows: it admits nothing.
+        Raises CallerError while Headway is not open.
         """
-        if self._busy is not None:
-            raise StoreBusy(f"{self._busy}; `headway submit` queues a run beside it") from None
-        if self._service is None:
-            raise CallerError(_NOT_OPEN)
-        return self._service
+        _ = self._steering
+        if self._leader is None:
+            raise StoreBusy(f"{self.config.database}: another process leads, and has the scheduler")
+        return self._leader.service
 
     # Inside
 
-    def _start(self, run: Run, plan: Plan | None = None) -> RunHandle:
-        handle = self._handles[run.id] = RunHandle(run, plan)
-        self._runs.start_soon(self._execute, handle, name=f"headway run {run.id}")
-        return handle
+    async def _start(self, run: Run, plan: Plan | None = None) -> RunHandle:
+        """Have a run for this worker, and execute it. Raises RunNotResumable if another does."""
+        executor = self._executor
+        if run.worker != executor.worker.id:
+            await executor.join()
+            await self._steering.claim(run, executor.worker.id)
+        return executor.start(replace(run, worker=executor.worker.id), plan)
 
     async def _stopped(self, run_id: str) -> Run:
-        """The row of a run that is not executed here. Raises StoreBusy if this process follows."""
-        _ = self.service
+        """The row of a run that is not executed here. Others are asked when it is to be."""
+        handles = self._ready().handles
         run = await self.run(run_id)
-        if run.id in self._handles:
+        if run.id in handles:
             raise RunNotResumable(f"run {run.id} is being executed: cancel or pause it first")
         return run
-
-    async def _execute(self, handle: RunHandle) -> None:
-        try:
-            await self._runner.execute(handle)
-        finally:
-            del self._handles[handle.id]
-            with anyio.CancelScope(shield=True):
-                await self.workflows.release(handle.id)
-
-    async def _take_runs(self, watch: Callable[[RunHandle], None], forever: bool) -> None:
-        while not self.is_draining:
-            arrived = self._arrived
-            if (handle := await self._claim(interrupted=forever)) is not None:
-                watch(handle)
-                await self._execute(handle)
-            elif forever:
-                await arrived.wait()
-            else:
-                return
-
-    def _tell_workers(self) -> None:
-        self._arrived.set()
-        self._arrived = anyio.Event()
-
-    async def _claim(self, *, interrupted: bool) -> RunHandle | None:
-        """Take the most urgent run that waits; from then on it is executed here."""
-        states = {RunState.QUEUED, RunState.INTERRUPTED} if interrupted else {RunState.QUEUED}
-        async with self._here.claims:
-            # A run that was just taken here is queued until its first commit.
-            limit = len(self._handles) + len(self._taken_up) + 1
-            for run in await self._store.runs(states, limit=limit, urgent_first=True):
-                if await self._may_take(run):
-                    if run.state is RunState.INTERRUPTED:
-                        # Once: it may stop where its workflow changed, and would again.
-                        self._taken_up.add(run.id)
-                    self._handles[run.id] = RunHandle(run)
-                    return self._handles[run.id]
-        return None
-
-    async def _may_take(self, run: Run) -> bool:
-        if run.id in self._handles:
-            return False
-        if run.state is RunState.INTERRUPTED and run.id in self._taken_up:
-            return False
-        # The list may be older than the end of a run that another worker took.
-        return (await self.run(run.id)).state is run.state and run.id not in self._handles
 
     def _asking_scope(self) -> "RunScope":
         from headway_agents import current_scope
@@ -588,10 +596,11 @@ class Headway:
         return current_scope.get() or self._ad_hoc_scope()
 
     def _ad_hoc_scope(self) -> "RunScope":
+        executor = self._ready()
         if self._ad_hoc is None:
             from headway_agents import RunScope
 
-            now = self.service.now()
+            now = self._clock()
             run = Run(
                 id=new_run_id(),
                 workflow="(ad hoc)",
@@ -600,38 +609,16 @@ class Headway:
                 state=RunState.RUNNING,
                 created_at=now,
                 started_at=now,
+                worker=executor.worker.id,
             )
-            self._ad_hoc = (run, RunScope(self.service, run.id, self.config.priority))
-            self.service.note_run(run)
+            self._ad_hoc = (run, RunScope(self._asking, run.id, self.config.priority))
+            self._asking.note_run(run)
         return self._ad_hoc[1]
 
     async def _end_ad_hoc(self) -> None:
         if self._ad_hoc is not None:
             run, scope = self._ad_hoc
             scope.close()
-            finished_at = self.service.now()
-            await self.service.save_run(
-                replace(run, state=RunState.COMPLETED, finished_at=finished_at)
-            )
+            ended = replace(run, state=RunState.COMPLETED, finished_at=self._clock(), worker=None)
+            await self._asking.save_run(ended)
             self._ad_hoc = None
-
-    def _on_change(self, batch: Batch) -> None:
-        if any(run.state is RunState.QUEUED for run in batch.runs):
-            self._tell_workers()
-        for event in of_batch(batch, self.service.now()):
-            if handle := self._handles.get(event.run_id):
-                handle.publish(event)
-        for record in (*batch.new, *batch.changed):
-            if handle := self._handles.get(record.call.run_id):
-                handle.calls[record.call.id] = record
-
-
-def _raise_store_error(
-    group: BaseExceptionGroup[BaseException], kind: type[StoreError] = StoreError
-) -> None:
-    """Raise the first error of a ``kind`` that task groups wrapped, as it was."""
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            _raise_store_error(error, kind)
-        elif isinstance(error, kind):
-            raise error from None

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from headway_scheduler.asking import Asking
 from headway_scheduler.errors import CallerError, NothingToAnswer, RunNotResumable
 from headway_scheduler.model import CallRecord, Outcome, Run
-from headway_scheduler.service import Service
 from headway_scheduler.states import ENDED_RUNS, CallState, RunState
 from headway_scheduler.store.base import Store
 
@@ -53,31 +53,12 @@ class Check:
 
 
 class Control:
-    """Acts on the rows of runs through the scheduler of this process."""
+    """Acts on the rows of runs. Copies are the ``worker``'s, and of no other process."""
 
-    def __init__(self, service: Service, store: Store, runner: Runner) -> None:
+    def __init__(self, service: Asking, store: Store, worker: str | None = None) -> None:
         self._service = service
         self._store = store
-        self._runner = runner
-
-    async def check(self, run: Run, plan: Plan) -> tuple[Check, "Changed | None"]:
-        """Replay a run offline. Nothing is asked, paid or written."""
-        from headway_agents import Changed, Waits, WouldAsk
-
-        try:
-            attempt, _ = await self._runner.rehearse(run, plan)
-        except Exception as error:  # whatever its workflow raises
-            return Check(run.id, 0, "fails", f"{type(error).__name__}: {error}"), None
-        stop, replayed = attempt.stopped, attempt.scope.replayed
-        if isinstance(stop, Changed):
-            text = await self._runner.difference(stop)
-            return Check(run.id, replayed, "changed", change=text), stop
-        if isinstance(stop, WouldAsk):
-            state = "new" if stop.record is None else f"{stop.record.call.id}, {stop.record.state}"
-            return Check(run.id, replayed, "asks", f"{stop.path} ({stop.kind}, {state})"), None
-        if isinstance(stop, Waits):
-            return Check(run.id, replayed, "waits", stop.call_id), None
-        return Check(run.id, replayed, "completes"), None
+        self._worker = worker
 
     async def cancel(self, run: Run) -> Run:
         """End a run that is not executed for good; its calls leave the queue."""
@@ -153,6 +134,7 @@ class Control:
             history=run.history if history is None else history,
             parent=run.id,
             parent_until=until,
+            worker=self._worker,
         )
         return await self._saved(copy)
 
@@ -194,6 +176,26 @@ class Control:
     async def _saved(self, run: Run) -> Run:
         await self._service.save_run(run)
         return run
+
+
+async def rehearsed(runner: Runner, run: Run, plan: Plan) -> tuple[Check, "Changed | None"]:
+    """Replay a run offline. Nothing is asked, paid or written."""
+    from headway_agents import Changed, Waits, WouldAsk
+
+    try:
+        attempt, _ = await runner.rehearse(run, plan)
+    except Exception as error:  # whatever its workflow raises
+        return Check(run.id, 0, "fails", f"{type(error).__name__}: {error}"), None
+    stop, replayed = attempt.stopped, attempt.scope.replayed
+    if isinstance(stop, Changed):
+        text = await runner.difference(stop)
+        return Check(run.id, replayed, "changed", change=text), stop
+    if isinstance(stop, WouldAsk):
+        state = "new" if stop.record is None else f"{stop.record.call.id}, {stop.record.state}"
+        return Check(run.id, replayed, "asks", f"{stop.path} ({stop.kind}, {state})"), None
+    if isinstance(stop, Waits):
+        return Check(run.id, replayed, "waits", stop.call_id), None
+    return Check(run.id, replayed, "completes"), None
 
 
 async def question_of(store: Store, run: Run) -> CallRecord | None:

@@ -16,8 +16,9 @@ import anyio
 from anyio import to_thread
 
 from headway_scheduler.errors import StoreBusy
-from headway_scheduler.model import Priority, Run
+from headway_scheduler.model import Priority, Run, Worker
 from headway_scheduler.store.letters import Inbox
+from headway_scheduler.store.lock import Stamp
 
 from .letters import error_of, letter
 
@@ -27,6 +28,25 @@ LONGEST_SECONDS = 0.05
 
 POST_SECONDS = 60.0
 """How long others may keep the database locked until that is an error."""
+
+
+class Vacancy:
+    """That nobody leads, told from outside of any task."""
+
+    def __init__(self) -> None:
+        self._told = anyio.Event()
+        self._frozen: Stamp | None = None
+
+    def tell(self, frozen: Stamp | None) -> None:
+        """Nobody leads; or only one whose lock file stays in this state."""
+        self._frozen = frozen
+        self._told.set()
+
+    async def come(self) -> Stamp | None:
+        """Wait until that is told, and return what :meth:`tell` was given."""
+        await self._told.wait()
+        self._told = anyio.Event()
+        return self._frozen
 
 
 class Follower:
@@ -67,6 +87,18 @@ class Follower:
     async def resume_quota(self, quota: str) -> None:
         """Let one call try. Raises UnknownQuota."""
         await self._ask("resume_quota", quota=quota)
+
+    async def enlist(self, worker: Worker) -> None:
+        """Execute runs in this process, so many of them."""
+        await self._ask("enlist", worker=worker)
+
+    async def claim(self, run: Run, worker: str) -> None:
+        """Have a run for this process. Raises RunNotResumable."""
+        await self._ask("claim", run=run, worker=worker)
+
+    async def retire(self, worker: str) -> None:
+        """Execute runs no more."""
+        await self._ask("retire", worker=worker)
 
     async def _ask(self, verb: str, **values: Any) -> None:
         event = letter(verb, **values)

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from headway_agents import Attempt
 
 
+EXECUTE, CANCEL, PAUSE, BUMP = "execute", "cancel", "pause", "bump"
+"""What a process may be told to do with a run: the verbs of orders."""
+
+
 class RunFailed(HeadwayError):
     """The run has no result. ``state`` says how it ended, the message why."""
 
@@ -127,6 +131,13 @@ class RunHandle:
         self._is_paused = True
         if self._attempt is not None:
             self._attempt.scope.pause()
+
+    def heed(self, verb: str) -> None:
+        """Do what an operator wants: cancel or pause."""
+        if verb == CANCEL:
+            self.cancel()
+        else:
+            self.pause()
 
     def bumped(self, priority: Priority) -> Run:
         """Go on in another class: what waits of it, and what it will ask."""

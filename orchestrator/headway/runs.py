@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from headway_scheduler.asking import Asking
 from headway_scheduler.errors import (
     CallerError,
     DeadlineExceeded,
@@ -28,7 +29,6 @@ from headway_scheduler.errors import (
     StoreError,
 )
 from headway_scheduler.model import Run
-from headway_scheduler.service import Service
 from headway_scheduler.states import ENDED_RUNS, RunState, check_run
 from headway_scheduler.store.base import Store
 
@@ -53,8 +53,9 @@ class Runner:
     """Executes runs of this process through one scheduler."""
 
     def __init__(
-        self, service: Service, store: Store, workflows: Workflows, prices: Prices
+        self, service: Asking, store: Store, workflows: Workflows, prices: Prices, worker: str
     ) -> None:
+        self._worker = worker
         self._service = service
         self._store = store
         self._workflows = workflows
@@ -233,7 +234,8 @@ class Runner:
 
     async def _enter(self, handle: RunHandle, state: RunState, **changes: Any) -> None:
         check_run(handle.id, handle.run.state, state)
-        changed = replace(handle.run, state=state, **changes)
+        worker = self._worker if state is RunState.RUNNING else None
+        changed = replace(handle.run, state=state, worker=worker, **changes)
         with suppress(SchedulerClosed):
             await self._service.save_run(changed)
         handle.run = changed

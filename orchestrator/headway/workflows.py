@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headway_scheduler.asking import Asking
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model import Priority, Resource, Run, Usage
 from headway_scheduler.providers import PROVIDERS
-from headway_scheduler.service import Service
 
 from .config import Config
 from .config.keys import COMPONENT_SUFFIXES
@@ -70,7 +70,7 @@ class Workflows:
             f"or a component file ({', '.join(COMPONENT_SUFFIXES)})"
         )
 
-    async def build(self, run: Run, service: Service, journal: "Journal") -> "Attempt":
+    async def build(self, run: Run, service: Asking, journal: "Journal") -> "Attempt":
         """Make a fresh team for ``run``, its clients bound to it. Imports AutoGen."""
         from headway_agents import (
             Again,
@@ -111,6 +111,15 @@ class Workflows:
     def knows(self, run: Run) -> bool:
         """Whether the run's workflow was registered in this process."""
         return run.workflow in self._factories
+
+    def can_build(self, run: Run) -> bool:
+        """Whether a run names something that every process has, or that was registered here."""
+        return is_portable(run) or run.workflow in self.names
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What runs may name here beside component files and module:factory."""
+        return (*self._factories, *self._config.workflows)
 
     async def release(self, run_id: str) -> None:
         """Close the provider clients that a run's component file made; nobody else has them."""
@@ -226,6 +235,11 @@ class Workflows:
                 f"export it (`headway demo` runs without any key)"
             )
         return key
+
+
+def is_portable(run: Run) -> bool:
+    """Whether any process that has the code can build it: it names no table of one process."""
+    return run.component is not None or ":" in run.workflow
 
 
 def _printed_key(model: str, command: str) -> str:

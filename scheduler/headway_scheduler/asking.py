@@ -18,10 +18,10 @@ from anyio.abc import TaskGroup
 from .clock import Clock
 from .errors import InternalError, SchedulerClosed
 from .estimates import Estimates
-from .inbox import Event, Message, Reply, answers_here
+from .inbox import NOTHING, Event, Message, Reply, answers_here
 from .model import (
     NO_PROMPT,
-    Answer,
+    Batch,
     Call,
     CallRecord,
     Outcome,
@@ -106,6 +106,14 @@ class Asking(ABC):
         """Write rows of finished calls anew. Raises StoreError if they are not on disk."""
         await self._told(Message(rows=records))
 
+    async def forget(self, *run_ids: str) -> None:
+        """Delete ended runs, their calls, and texts that no other call holds.
+
+        A run that has not ended, or that one which stays began as a copy of, is left as it is.
+        Raises StoreError; nothing was deleted then.
+        """
+        await self._told(Message(forget=run_ids))
+
     def on_preempt(self, call_id: str, act: Callable[[], None] | None) -> None:
         """Say what cancels the request of a call in flight, to be queued again; None: nothing."""
         if act is None:
@@ -170,6 +178,11 @@ class Asking(ABC):
         if lessons := self._estimates.learn(path, model, characters, usage):
             self._post(Message(lessons=tuple(lessons)))
 
+    @property
+    def waiting_calls(self) -> int:
+        """How many calls of this process wait to be admitted."""
+        return len(self._waiting)
+
     def now(self) -> float:
         """The scheduler's time, epoch seconds."""
         return self._clock()
@@ -212,10 +225,10 @@ class Asking(ABC):
     def _post(self, message: Message) -> None:
         self._send(Event((message,)))
 
-    async def _told(self, message: Message, answers: tuple[Answer, ...] = ()) -> None:
+    async def _told(self, message: Message, also: Batch = NOTHING) -> None:
         """Wait until what a message tells is on disk."""
         reply = Reply()
-        self._send(Event((message,), answers, reply))
+        self._send(Event((message,), also, reply))
         await reply.wait()
 
     async def _granted(self, call_id: str, message: Message) -> Call:
@@ -258,8 +271,12 @@ class Asking(ABC):
                     await self._turn()
             finally:
                 closed = SchedulerClosed("the scheduler was closed while this call waited")
-                for event in self._waiting.values():
-                    event.answer(closed)
+                self._answer_all(closed)
+
+    def _answer_all(self, error: Exception) -> None:
+        """Let nobody wait any more."""
+        for event in (*self._events, *self._waiting.values()):
+            event.answer(error)
 
     async def _gather(self) -> None:
         """Sleep until an event, or until it is time."""

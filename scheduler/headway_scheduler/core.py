@@ -97,11 +97,18 @@ class Scheduler:
     # Events
 
     def submit(
-        self, call: Call, now: float, *, routes: tuple[Route, ...] = (), parked: bool = False
+        self,
+        call: Call,
+        now: float,
+        *,
+        routes: tuple[Route, ...] = (),
+        parked: bool = False,
+        worker: str | None = None,
     ) -> None:
         """Queue a call; a ``parked`` one is a question to a person and is never admitted.
 
-        It takes the best of its ``routes``, and another if that one stops answering.
+        It takes the best of its ``routes``, and another if that one stops answering. A ``worker``
+        asks for it, if not this process.
 
         Raises UnknownQuota or CallTooLarge, and changes nothing then; InternalError for an id that
         is already queued or in flight.
@@ -110,7 +117,7 @@ class Scheduler:
             raise InternalError(f"call {call.id} was submitted twice")
         call = routed(call, routes, self._lanes, self._book, now)
         self._lane(call, now).check(call)
-        record = CallRecord(call, self._next_seq, parked=parked)
+        record = CallRecord(call, self._next_seq, worker=worker, parked=parked)
         self._next_seq += 1
         live = self._add(record)
         live.routes = routes
@@ -118,7 +125,14 @@ class Scheduler:
         if not parked:
             self._enqueue(live, now)
 
-    def resubmit(self, record: CallRecord, now: float, *, routes: tuple[Route, ...] = ()) -> None:
+    def resubmit(
+        self,
+        record: CallRecord,
+        now: float,
+        *,
+        routes: tuple[Route, ...] = (),
+        worker: str | None = None,
+    ) -> None:
         """Queue a call without an answer again, at its old place: its run goes on.
 
         What earlier attempts reserved stays spent. Raises UnknownQuota or CallTooLarge and changes
@@ -135,7 +149,7 @@ class Scheduler:
         elif not live.record.parked:
             raise InternalError(f"call {record.call.id} was submitted twice")
         self._lane(record.call, now).check(record.call)
-        live.record.parked = False
+        live.record.parked, live.record.worker = False, worker
         live.record.not_before = None
         live = self._live.get(record.call.id) or self._add(live.record)
         live.routes = routes
@@ -242,6 +256,16 @@ class Scheduler:
         """Whether nobody got an answer from the provider since its last fault. As ``observe``."""
         return self._lanes.quota(quota).breaker.is_left_alone
 
+    def left_alone(self) -> tuple[str, ...]:
+        """Quotas of which :meth:`is_left_alone` holds."""
+        quotas = self._lanes.quotas.values()
+        return tuple(quota.name for quota in quotas if quota.breaker.is_left_alone)
+
+    def stopped(self) -> tuple[str, ...]:
+        """Quotas of which :meth:`is_stopped` holds."""
+        quotas = self._lanes.quotas.values()
+        return tuple(quota.name for quota in quotas if quota.breaker.stopped is not None)
+
     def is_probing(self, quota: str) -> bool:
         """Whether calls go only to try. As ``observe``."""
         return self._lanes.quota(quota).breaker.is_open
@@ -295,6 +319,17 @@ class Scheduler:
             self._place_again(self._live.values(), now)
         self._ask_at = now
 
+    def disown(self, worker: str, now: float) -> None:
+        """A worker is gone: what ``restore`` does with calls that nobody owns is done with its."""
+        for call_id, live in list(self._live.items()):
+            if live.record.worker != worker:
+                continue
+            if live.record.state is CallState.QUEUED:
+                self._withdraw(live, now)
+                live.record.parked = True
+            else:
+                self.settle(call_id, Outcome(CallState.UNKNOWN), now)
+
     # Decisions
 
     def admit(self, now: float) -> list[CallRecord]:
@@ -332,9 +367,9 @@ class Scheduler:
         self._ask_at = min(asks, default=None)
         return grants
 
-    def take_preempted(self) -> list[str]:
+    def take_preempted(self) -> list[CallRecord]:
         """Hand over calls in flight that are to be cancelled and queued again, for urgent ones."""
-        return self._preemption.take()
+        return [live.record for key in self._preemption.take() if (live := self._live.get(key))]
 
     @property
     def next_seq(self) -> int:
@@ -362,8 +397,8 @@ class Scheduler:
         self._new, self._changed, self._touched, self._lessons = {}, {}, set(), {}
         return batch
 
-    def restore(self, snapshot: Snapshot, now: float, owned: Callable[[str], bool]) -> None:
-        """Go on from the store. ``owned`` says whose callers are alive in this process.
+    def restore(self, snapshot: Snapshot, now: float, owned: Callable[[CallRecord], bool]) -> None:
+        """Go on from the store. ``owned`` says whose callers are alive.
 
         A call in flight without an owner becomes unknown, its reservation spent. A queued one
         without an owner is parked at its place until its run resumes.
@@ -381,7 +416,7 @@ class Scheduler:
             self._restore_bucket(state, now)
         for record in snapshot.calls:
             live = self._add(record)
-            is_owned = owned(record.call.id)
+            is_owned = owned(record)
             if record.state is CallState.QUEUED:
                 record.parked = not is_owned
                 if is_owned:
@@ -576,7 +611,8 @@ class Scheduler:
             not_before, call_id = heappop(self._delayed)
             live = self._live.get(call_id)
             # A call that ended or was delayed anew leaves its old entry behind.
-            if live is not None and live.record.not_before == not_before:
+            is_parked = live is None or live.record.parked
+            if live is not None and not is_parked and live.record.not_before == not_before:
                 self._enqueue(live, now)
 
     def _grant(self, lane: Lane, waiter: Waiter, rank: Rank, now: float) -> CallRecord:

@@ -20,6 +20,7 @@ from .model import (
     CallRecord,
     Change,
     Lesson,
+    Order,
     Outcome,
     Priority,
     Prompt,
@@ -29,7 +30,9 @@ from .model import (
 )
 from .states import CallState
 
-answers_here: ContextVar[tuple[Answer, ...]] = ContextVar("answers_here", default=())
+NOTHING = Batch()
+
+answers_here: ContextVar[Batch] = ContextVar("answers_here", default=NOTHING)
 """What the next change of this task answers: see :func:`answering`."""
 
 
@@ -39,7 +42,7 @@ def answering(answer: Answer) -> Iterator[None]:
 
     Of a verb with several commits only the last one may change runs, limits, weights or gates.
     """
-    token = answers_here.set((answer,))
+    token = answers_here.set(Batch(answers=(answer,)))
     try:
         yield
     finally:
@@ -71,7 +74,7 @@ class Message:
     """One thing that a caller tells. ``signals`` are those of an attempt at the call ``about``.
 
     A ``submit`` that is ``parked`` asks a person; ``waits`` is a run, and the runs that it waits
-    for; ``rows`` are rows of finished calls, written anew.
+    for; ``rows`` are rows of finished calls, written anew; ``disown`` names a worker that is gone.
     """
 
     submit: Call | None = None
@@ -86,23 +89,24 @@ class Message:
     about: str = ""
     bump: tuple[str, Priority] | None = None
     waits: tuple[str, frozenset[str]] | None = None
+    disown: str | None = None
     run: Run | None = None
     change: Change | None = None
     lessons: tuple[Lesson, ...] = ()
     rows: tuple[CallRecord, ...] = ()
     forget: tuple[str, ...] = ()
 
-    def tell(self, core: Scheduler, now: float) -> None:
-        """Tell the core. What is raised changed nothing there.
+    def tell(self, core: Scheduler, now: float, worker: str | None = None) -> None:
+        """Tell the core what a ``worker`` says, or this process. What is raised changed nothing.
 
         So signals, which may be wrong by themselves, come first.
         """
         for quota, signals in (self.signals or {}).items():
             core.observe(quota, signals, now, self.about)
         if self.submit is not None:
-            core.submit(self.submit, now, routes=self.routes, parked=self.parked)
+            core.submit(self.submit, now, routes=self.routes, parked=self.parked, worker=worker)
         elif self.resubmit is not None:
-            core.resubmit(self.resubmit, now, routes=self.routes)
+            core.resubmit(self.resubmit, now, routes=self.routes, worker=worker)
         elif self.settle is not None:
             core.settle(*self.settle, now)
         elif self.decide is not None:
@@ -121,6 +125,8 @@ class Message:
             core.track(self.run, now)
         elif self.change is not None:
             core.apply(self.change, now)
+        elif self.disown is not None:
+            core.disown(self.disown, now)
 
     @property
     def as_final(self) -> "Message | None":
@@ -137,13 +143,19 @@ class Message:
 class Event:
     """What was told at once. Once it is on disk it ``stands``, and ``reply`` is set.
 
-    ``refused`` has the errors of messages that the core did not take, by number. With
-    ``until_granted`` the reply waits on until the call is admitted, as it is ``granted``.
+    ``also`` is written with it. ``refused`` has the errors of messages that the core did not take,
+    by number. With ``until_granted`` the reply waits on until the call is admitted, as it is
+    ``granted``. What another process tells has its ``sender`` and the id of the letter; that of one
+    that others took for dead ``is_of_nobody``. ``orders`` go to other processes.
     """
 
     messages: Sequence[Message]
-    answers: tuple[Answer, ...] = ()
+    also: Batch = NOTHING
     reply: Reply | None = None
+    sender: str | None = None
+    letter_id: int = 0
+    is_of_nobody: bool = False
+    orders: tuple[tuple[str, Order], ...] = ()
     until_granted: bool = False
     granted: Call | None = None
     stands: bool = False
@@ -151,12 +163,17 @@ class Event:
 
     def tell(self, core: Scheduler, now: float) -> None:
         """Tell the core every message, and keep what it refuses."""
-        self.refused.clear()
         for number, message in enumerate(self.messages):
             try:
-                message.tell(core, now)
+                message.tell(core, now, self.sender)
             except HeadwayError as error:
                 self.refused[number] = error
+
+    def refused_for(self, error: HeadwayError) -> "Event":
+        """The same event, with none of its messages taken."""
+        self.refused = dict.fromkeys(range(len(self.messages)), error)
+        self.messages = ()
+        return self
 
     def accepted(self) -> Iterator[Message]:
         """The messages that the core took."""
@@ -182,13 +199,22 @@ def batch_with(batch: Batch, events: Sequence[Event]) -> Batch:
         pieces=tuple(piece for each in messages for piece in each.prompt.pieces),
         links=tuple(link for each in messages for link in each.prompt.links),
         forget=tuple(run_id for each in messages for run_id in each.forget),
-        answers=tuple(answer for event in events for answer in event.answers),
+        answers=tuple(each for event in events for each in event.also.answers),
+        taken=tuple(each for event in events for each in event.also.taken),
+        seen=tuple(each for event in events for each in event.also.seen),
+        joined=tuple(each for event in events for each in event.also.joined),
+        left=tuple(each for event in events for each in event.also.left),
     )
 
 
 def finals(events: Iterable[Event]) -> Iterator[Message]:
-    """What events that did not stand still have to say of calls that have ended."""
+    """What events that did not stand still have to say of calls that have ended.
+
+    What other processes told is still there in their letters.
+    """
     for event in events:
+        if event.sender is not None:
+            continue
         for message in event.messages:
             if (final := message.as_final) is not None:
                 yield final

@@ -5,7 +5,7 @@ that its model draws on. Times are seconds since the epoch, as told by the calle
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum, StrEnum
 
 from .errors import InvalidQuota
@@ -219,7 +219,8 @@ class CallRecord:
     ``seq`` is its place in the order of arrival, kept through retries and restarts.
     ``parked`` calls were queued when their process died; they wait for their run to resume, or for
     a person. ``arrival`` numbers the answers of a run in the order in which they were given out.
-    ``losses`` counts attempts of which nobody knows what came.
+    ``losses`` counts attempts of which nobody knows what came. ``worker`` is the process that asked
+    for it last, if not the one that admits.
     """
 
     call: Call
@@ -235,6 +236,7 @@ class CallRecord:
     error: str | None = None
     arrival: int | None = None
     losses: int = 0
+    worker: str | None = None
     parked: bool = False
 
 
@@ -367,6 +369,7 @@ class Run:
     parent's answers, those that arrived before ``parent_until`` or all. ``deadline`` is a time,
     ``waits_for`` the call that a person must decide, ``resumed_at`` the start of the last of its
     ``attempts``. ``team`` is whose share of the quotas it draws on; the workflow's, if None.
+    ``worker`` is the process that executes it, or is about to.
     """
 
     id: str
@@ -392,6 +395,7 @@ class Run:
     attempts: int = 0
     resumed_at: float | None = None
     team: str | None = None
+    worker: str | None = None
 
     @property
     def share(self) -> str:
@@ -445,12 +449,48 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Worker:
+    """A process that executes runs. ``id`` is of this life of it alone; ``label`` is its user's.
+
+    It takes queued runs while it has fewer than ``slots``; interrupted ones too, if it
+    ``takes_interrupted``; of workflows that are registered by name only those of ``workflows``.
+    """
+
+    id: str
+    pid: int
+    since: float
+    label: str = ""
+    slots: int = 0
+    takes_interrupted: bool = False
+    workflows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a process is to do with a run: execute ``run``, cancel, pause or bump it."""
+
+    verb: str
+    run_id: str
+    priority: Priority | None = None
+    run: Run | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """What a worker is told, as it was written for it."""
+
+    worker: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """What one commit writes, all or nothing. ``changed`` and ``runs`` overwrite earlier rows.
 
     Pieces and links that are there already stay as they are. ``forget`` names runs whose rows go,
     and then the texts that no call holds; a run that has not ended, or that one which stays names
-    as its parent, stays as well.
+    as its parent, stays as well. ``taken``: letters that were carried out and want no answer.
+    ``seen``: how far workers have read their mail, which goes. Workers that ``left`` are forgotten.
     """
 
     new: tuple[CallRecord, ...] = ()
@@ -463,10 +503,14 @@ class Batch:
     changes: tuple[Change, ...] = ()
     lessons: tuple[Lesson, ...] = ()
     answers: tuple[Answer, ...] = ()
+    taken: tuple[int, ...] = ()
+    mail: tuple[Mail, ...] = ()
+    seen: tuple[tuple[str, int], ...] = ()
+    joined: tuple[Worker, ...] = ()
+    left: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        rows = (self.new, self.changed, self.buckets, self.runs, self.changes, self.lessons)
-        return any((*rows, self.pieces, self.links, self.forget, self.answers))
+        return any(getattr(self, each.name) for each in fields(self))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ If the process dies: before the commit, the events never happened; after it and 
 wake-up, a granted call is found *admitted* at the next start and becomes *unknown*.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from . import operations
 from .asking import Asking
@@ -26,22 +27,29 @@ from .clock import Clock, system_clock
 from .core import Scheduler
 from .errors import KeyTaken, StoreError
 from .estimates import TOKENS
-from .inbox import Event, Message, answers_here, batch_with, finals
+from .inbox import Event, Message, Reply, answers_here, batch_with, finals
+from .mailing import mail
 from .model import (
     Answer,
     Batch,
     CallRecord,
     Change,
+    Order,
     Priority,
     Quota,
     Run,
     Signals,
     Snapshot,
+    Worker,
 )
 from .policy import Policy
-from .states import UNDER_WAY
+from .states import UNDER_WAY, RunState
 from .store.base import Store
 from .views import Explanation, Statistics
+from .wire import Parcel
+
+LULL_SECONDS = 5.0
+"""How long workers must have told nothing until it is quiet."""
 
 RETRY_COMMIT_SECONDS = 1.0
 """How long after a failed commit the next one is tried if nobody asks."""
@@ -50,7 +58,8 @@ RETRY_COMMIT_SECONDS = 1.0
 class Service(Asking):
     """Schedules the calls of this process, which admits. Use as an async context manager.
 
-    ``on_change`` is called after every commit, for live views.
+    ``on_change`` is called after every commit, for live views. One that does not ``admit`` yet
+    gives no grants before :meth:`admit_from_here`.
     """
 
     def __init__(
@@ -61,8 +70,10 @@ class Service(Asking):
         policy: Policy | None = None,
         clock: Clock | None = None,
         on_change: Callable[[Batch], None] = lambda batch: None,
+        admits: bool = True,
     ) -> None:
         super().__init__(clock or system_clock())
+        self._admits = admits
         self._store = store
         self._quotas = tuple(quotas)
         self._on_change = on_change
@@ -72,9 +83,17 @@ class Service(Asking):
         self._waited_on: dict[str, frozenset[str]] = {}
         self._sending: set[str] = set()
         self._retry_at: float | None = None
+        self._roll: dict[str, Worker] = {}
+        self._heard_at = 0.0
 
     async def _begin(self) -> None:
-        """Go on from the store. What was in flight at a crash is unknown from here on."""
+        """Go on from the store. What was in flight at a crash is unknown from here on.
+
+        What belongs to a worker is that worker's, until :meth:`lose` says that it is dead.
+        """
+        self._roll = {worker.id: worker for worker in await self._store.workers()}
+        assigned = [run for run in await self._store.assigned() if run.worker in self._roll]
+        self._under_way = {run.id: run for run in assigned if run.state in UNDER_WAY}
         snapshot = await self._rebuild()
         for lesson in snapshot.lessons:
             if lesson.kind == TOKENS:
@@ -84,14 +103,6 @@ class Service(Asking):
             await self._store.commit(batch)
 
     # What callers ask
-
-    async def forget(self, *run_ids: str) -> None:
-        """Delete ended runs, their calls, and texts that no other call holds.
-
-        A run that has not ended, or that one which stays began as a copy of, is left as it is.
-        Raises StoreError; nothing was deleted then.
-        """
-        await self._told(Message(forget=run_ids))
 
     def sent(self, call_id: str) -> None:
         """Note that the request leaves now. Written with the next commit.
@@ -153,7 +164,72 @@ class Service(Asking):
 
     async def answer(self, answer: Answer) -> None:
         """Say what became of a letter, unless a commit has said it. Raises StoreError."""
-        await self._told(Message(), (answer,))
+        await self._told(Message(), Batch(answers=(answer,)))
+
+    # Other processes
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether calls wait or fly here, or workers have told something a moment ago."""
+        return bool(self._sending or self._waiting) or self._clock() - self._heard_at < LULL_SECONDS
+
+    @property
+    def workers(self) -> Mapping[str, Worker]:
+        """Who executes runs, by id."""
+        return self._roll
+
+    def admit_from_here(self) -> None:
+        """Give grants from now on."""
+        self._admits = True
+        self._wake.set()
+
+    async def enlist(self, worker: Worker) -> None:
+        """Take a process on that executes runs, or what it says anew of itself.
+
+        Raises StoreError.
+        """
+        await self._told(Message(), Batch(joined=(worker,)))
+        self._roll[worker.id] = worker
+
+    def deliver(self, letter_id: int, parcel: Parcel) -> Reply:
+        """Take what a worker tells, at once; the reply is set when it is on disk.
+
+        What of it is refused goes back by mail. Nothing is taken from one that is not on the roll.
+        """
+        worker, self._heard_at = parcel.worker, self._clock()
+        is_known, reply = worker in self._roll, Reply()
+        also = Batch(taken=(letter_id,), seen=((worker, parcel.seen),))
+        messages = parcel.messages if is_known else ()
+        event = Event(messages, also, reply, worker, letter_id, is_of_nobody=not is_known)
+        self._send(event)
+        return reply
+
+    async def lose(self, worker: str) -> list[Run]:
+        """Take the runs of a worker that is dead away from it; on disk when this returns.
+
+        They are interrupted, or queued as they were. Everything that it told must have been
+        delivered. Raises StoreError; it may be said again then.
+        """
+        self._roll.pop(worker, None)
+        runs = [run for run in await self._store.assigned() if run.worker == worker]
+        left = [_left(run) for run in runs]
+        messages = (Message(disown=worker), *(Message(run=run) for run in left))
+        reply = Reply()
+        self._send(Event(messages, Batch(left=(worker,)), reply))
+        await reply.wait()
+        return left
+
+    async def order(self, worker: str, order: Order, run: Run | None = None) -> None:
+        """Tell a worker what an operator wants, with a row that changes for it.
+
+        Raises StoreError.
+        """
+        reply, orders = Reply(), ((worker, order),)
+        if run is None:
+            self._send(Event((), reply=reply, orders=orders))
+        else:
+            self._send(Event((Message(run=run),), answers_here.get(), reply, orders=orders))
+        await reply.wait()
 
     def explain(self, call_id: str) -> Explanation | None:
         """What a queued call waits for; None if it is not live."""
@@ -173,7 +249,9 @@ class Service(Asking):
     # The pump
 
     def _next_turn_at(self, now: float) -> float | None:
-        return self._retry_at if self._retry_at is not None else self._core.next_event(now)
+        if self._retry_at is not None or not self._admits:
+            return self._retry_at
+        return self._core.next_event(now)
 
     async def _turn(self) -> None:
         """Everything that has gathered: one batch, unless a row of it is refused."""
@@ -181,12 +259,14 @@ class Service(Asking):
         while parts:
             part = parts.pop()
             try:
-                batch, grants = await self._commit(part)
+                turn = await self._commit(part)
             except KeyTaken as error:
                 self._retry_at = self._clock()
                 if len(part) > 1:
                     middle = len(part) // 2
                     parts += [part[middle:], part[:middle]]
+                elif part and part[0].sender is not None:
+                    self._events.append(part[0].refused_for(error))
                 else:
                     self._fail(part, error)
             except Exception as error:
@@ -197,21 +277,23 @@ class Service(Asking):
                     return
                 raise
             else:
-                self._answer(part, grants)
-                if batch:
-                    self._on_change(batch)
+                self._answer(part, turn)
+                if turn.batch:
+                    self._on_change(turn.batch)
 
-    async def _commit(self, events: list[Event]) -> tuple[Batch, list[CallRecord]]:
+    async def _commit(self, events: list[Event]) -> "_Turn":
         """Tell the core, ask it, and commit. Takes out of ``events`` what the core refused."""
         if self._retry_at is not None:
             await self._rebuild()
         now = self._clock()
         events[:] = [event for event in events if self._tell(event, now)]
-        grants = [] if self._closed else self._core.admit(now)
+        grants = self._core.admit(now) if self._admits and not self._closed else []
+        preempted = self._core.take_preempted()
         batch = batch_with(self._core.take_batch(now), events)
+        batch = replace(batch, mail=mail(events, grants, preempted, self._core))
         if batch:
             await self._store.commit(batch)
-        return batch, grants
+        return _Turn(batch, grants, preempted)
 
     def _tell(self, event: Event, now: float) -> bool:
         """Tell the core one event; a caller's mistake goes back to that caller alone."""
@@ -222,13 +304,18 @@ class Service(Asking):
                 self._waited_on[run_id] = on
                 if not on:
                     del self._waited_on[run_id]
+        if event.sender is not None:
+            lessons = (each for message in event.accepted() for each in message.lessons)
+            for lesson in lessons:
+                self._estimates.load(lesson)
+            return True
         for error in event.refused.values():
             if event.reply is None:
                 raise error
             event.answer(error)
         return not event.refused
 
-    def _answer(self, accepted: list[Event], grants: list[CallRecord]) -> None:
+    def _answer(self, accepted: list[Event], turn: "_Turn") -> None:
         """The commit stands: wake those whose event it was, and those who may send."""
         for event in accepted:
             event.stands = True
@@ -236,11 +323,13 @@ class Service(Asking):
                 self._note(message)
             if not event.until_granted:
                 event.answer()
-        for call_id in self._core.take_preempted():
-            if (act := self._on_preempt.get(call_id)) is not None:
+        for record in turn.preempted:
+            if (act := self._on_preempt.get(record.call.id)) is not None:
                 act()
-        for record in grants:
+        for record in turn.grants:
             # A caller that was cancelled meanwhile has an abandon on its way.
+            if record.worker is not None:
+                continue
             self._sending.add(record.call.id)
             if waiting := self._waiting.get(record.call.id):
                 waiting.granted = record.call
@@ -275,7 +364,24 @@ class Service(Asking):
         self._retry_at = None
         return snapshot
 
-    def _has_caller(self, call_id: str) -> bool:
-        """Whether a call on disk is somebody's here; not yet, if asking again is still to stand."""
+    def _has_caller(self, record: CallRecord) -> bool:
+        """Whether a call on disk is somebody's; not yet, if asking again is still to stand."""
+        if record.worker is not None:
+            return record.worker in self._roll
+        call_id = record.call.id
         waiting = self._waiting.get(call_id)
         return call_id in self._sending or (waiting is not None and waiting.stands)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What a commit did."""
+
+    batch: Batch
+    grants: list[CallRecord]
+    preempted: list[CallRecord]
+
+
+def _left(run: Run) -> Run:
+    state = RunState.INTERRUPTED if run.state is RunState.RUNNING else run.state
+    return replace(run, state=state, worker=None)

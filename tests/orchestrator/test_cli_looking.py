@@ -248,12 +248,6 @@ def test_a_database_that_cannot_be_used_is_told_in_a_line(folder: Path, shown: S
     assert "not a Headway database" in shown("submit", "a:b", "x", status=3)
 
 
-@pytest.mark.usefixtures("held")
-def test_commands_that_execute_are_told_who_has_it_open(shown: Shown) -> None:
-    for command in (["run", "a:b", "x"], ["work"], ["runs", "retry", "r-bbb"]):
-        assert "is in use by process " in shown(*command, status=3)
-
-
 def test_submit_queues_and_prints_the_id(database: Path, shown: Shown) -> None:
     run_id = shown("submit", "a:b", "x", "--key", "k", "-p", "high").strip()
     again = shown.json("submit", "a:b", "x", "--key", "k")

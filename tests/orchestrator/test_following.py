@@ -1,7 +1,9 @@
 """A second Headway on the same database, here in the same process: it follows the first."""
 
+import os
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import NoReturn
@@ -9,12 +11,22 @@ from typing import NoReturn
 import anyio
 import pytest
 from anyio import to_thread
+from anyio.abc import TaskStatus
 from autogen_agentchat.agents import AssistantAgent
+from autogen_core.models import UserMessage
 
-from headway import Headway, api
+from headway import Headway, RunFailed, leading
 from headway.config import ConfigError, load
 from headway.testing import MODEL, QUOTA, SimulatedHeadway, simulated_headway
-from headway_scheduler.errors import CallerError, RunNotFound, StoreBusy, StoreTakenOver
+from headway_scheduler.errors import (
+    CallerError,
+    RunNotFound,
+    RunNotResumable,
+    StoreBusy,
+    StoreTakenOver,
+    UnknownQuota,
+)
+from headway_scheduler.model import Call, Priority
 from headway_scheduler.states import RunState
 from headway_scheduler.store import letters
 from headway_scheduler.store.lock import Vigil
@@ -70,40 +82,70 @@ async def test_a_follower_steers_and_gets_the_leader_s_refusals(leader: Simulate
                 await refused
 
 
-async def test_a_follower_executes_nothing(leader: SimulatedHeadway) -> None:
+async def test_a_follower_executes_and_the_leader_admits(leader: SimulatedHeadway) -> None:
     async with second(leader) as follower:
-        for refused in (
-            follower.submit("agent", task="x"),
-            follower.work(at_once=1),
-            follower.resume("r-none"),
-            follower.prune(older_than_seconds=0),
-        ):
-            with pytest.raises(StoreBusy, match="`headway submit` queues a run beside it"):
-                await refused
-        with pytest.raises(StoreBusy):
-            follower.model(MODEL)
-        assert await follower.runs() == []
+        handle = await follower.submit("agent", task="x", key="k")
+        result = await handle.result()
+        assert (result.calls, result.usage.total > 0) == (1, True)
+        again = await follower.submit("agent", task="x", key="k")
+        assert (await again.result()).text == result.text
+        following = await follower.continue_run(handle.id, "more")
+        assert (await following.result()).calls == 1
+        copy = await follower.fork(handle.id, at="0")
+        assert (await copy.result()).text == result.text
+        answer = await follower.model(MODEL).create([UserMessage(content="hi", source="me")])
+        assert answer.usage.prompt_tokens > 0
+        assert [worker.pid for worker in await leader._store.workers()] == [os.getpid()] * 2
+        assert await follower.prune(keep=2) == [handle.id] or await follower.runs()
+    rows = await leader.runs()
+    assert {run.state for run in rows} == {RunState.COMPLETED}
+    assert {run.worker for run in rows} == {None}
+    assert len(leader.provider.ledger.paid) == 4
+    assert len(await leader._store.workers()) == 1
     with pytest.raises(CallerError, match="not open"):
         _ = follower.queue
     with pytest.raises(CallerError, match="not open"):
         await follower.enqueue("agent", task="x")
 
 
-async def test_one_that_fails_to_lead_may_follow_later(
+async def test_what_a_follower_is_refused_it_is_told(leader: SimulatedHeadway) -> None:
+    """By the leader's scheduler, as it would be by its own."""
+    async with second(leader) as follower:
+        assert follower.waiting_here == 0
+        with pytest.raises(StoreBusy, match="another process leads"):
+            _ = follower.service
+        await leader.queue.pause()
+        handle = await follower.submit("agent", task="x")
+        while follower.waiting_here == 0:  # noqa: ASYNC110 (a count)
+            await anyio.sleep(0.01)
+        with pytest.raises(RunNotResumable, match="it is running"):
+            await leader.resume(handle.id)
+        with pytest.raises(RunNotResumable, match="is being executed"):
+            await leader._start(replace(await leader.run(handle.id), state=RunState.RUNNING))
+        await leader.cancel(handle.id)
+        with pytest.raises(RunFailed, match="cancelled"):
+            await handle.result()
+        await leader.queue.resume()
+        call = Call("x.0", "x", "a", "m", ("no such quota",), Priority.LOW, 1, 0.0)
+        with pytest.raises(UnknownQuota, match="no such quota"):
+            await follower._asking.acquire(call)
+
+
+async def test_one_that_fails_to_lead_leaves_the_place_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It opened the database, and then another program kept it locked for too long."""
-    headway = Headway(load(environ={"HEADWAY_DATABASE": str(tmp_path / "headway.db")}))
+    config = load(environ={"HEADWAY_DATABASE": str(tmp_path / "headway.db")})
 
     def locked(*_: object) -> NoReturn:
         raise StoreBusy("another program keeps it locked")
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "attending", locked)
-        with pytest.raises(StoreBusy):
-            await headway._lead()
-    assert not headway.is_leader
-    async with headway:
+        patch.setattr(leading, "Inbox", locked)
+        with pytest.raises(StoreBusy, match="keeps it locked"):
+            async with leading.Leader(config, time.time):
+                pytest.fail("it leads")
+    async with Headway(config) as headway:
         assert headway.is_leader
 
 
@@ -148,14 +190,21 @@ def until_frozen(database: Path) -> tuple[int, int] | None:
     return vigil.frozen
 
 
-async def test_a_follower_whose_leader_left_leads_for_its_letters() -> None:
-    async with simulated_headway() as headway:
-        config = headway.config
+async def test_a_follower_whose_leader_left_leads_for_its_letters(tmp_path: Path) -> None:
+    config = load(environ={"HEADWAY_DATABASE": str(tmp_path / "headway.db")})
+    leaving = anyio.Event()
+
+    async def lead(*, task_status: TaskStatus[None]) -> None:
+        async with Headway(config):
+            task_status.started()
+            await leaving.wait()
+
+    async with anyio.create_task_group() as group:
+        await group.start(lead)
         async with Headway(config) as follower:
-            await headway.__aexit__(None, None, None)
+            leaving.set()
             await follower.queue.pause("class:low")
             assert len(await follower.queue.changes()) == 1
             assert not follower.is_leader
-        async with Headway(config, follow=False) as next_one:
-            assert next_one.is_leader
-        await headway.__aenter__()
+            async with Headway(config) as next_one:
+                assert next_one.is_leader

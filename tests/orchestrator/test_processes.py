@@ -4,6 +4,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -224,13 +225,16 @@ anyio.run(main)
 
 
 def replace_leader(world: World, workers: list[subprocess.Popen[str]], end: signal.Signals) -> None:
-    """Kill or freeze whichever worker leads, see another one lead, and have it wake up, and end."""
+    """Kill or freeze whichever worker leads, see another lead, and have it wake up, for a while."""
     world.until(lambda: world.leader() in {each.pid for each in workers})  # none that stands in
     leader = next(each for each in workers if each.pid == world.leader())
     leader.send_signal(end)
     workers.append(world.start("work", "--forever"))
     world.until(lambda: world.leader() not in (None, leader.pid))
     leader.send_signal(signal.SIGCONT)
+    with suppress(subprocess.TimeoutExpired):
+        leader.wait(0.5)  # one that led from its beginning ends; one that stood in works on
+    leader.kill()
     leader.wait()
     workers.remove(leader)
 
@@ -316,8 +320,47 @@ def test_a_letter_that_nobody_understands_is_answered_and_hurts_nobody(world: Wo
     assert worker.poll() is None
 
 
-def test_a_process_that_follows_executes_nothing_and_says_so(world: World) -> None:
-    world.worker()
-    assert "headway submit" in world.headway("run", "agent", "task", status=3)
-    assert "in use by process" in world.headway("work", status=3)
-    assert world.rows("SELECT 1 FROM runs") == []
+def test_a_process_that_follows_executes_and_the_leader_admits(world: World) -> None:
+    leader = world.worker()
+    assert "completed" in world.headway("run", "agent", "task")
+    run_id = world.headway("submit", "agent", "later").strip()
+    world.until(lambda: world.state(run_id) == "completed", leader)
+    assert "no run is queued" in world.headway("work")
+    assert len(world.ledger.paid) == 2
+    assert world.rows("SELECT 1 FROM inbox WHERE answer IS NULL") == []
+
+
+def test_a_run_of_another_worker_is_cancelled_and_bumped_there(slow_world: World) -> None:
+    world = slow_world
+    world.headway("queue", "pause")
+    leader = world.worker()
+    follower = world.start("run", "agent", "fly")
+    world.until(lambda: world.rows("SELECT 1 FROM calls WHERE state = 'queued'"), leader, follower)
+    ((run_id, worker),) = world.rows("SELECT id, worker FROM runs")
+    assert world.rows("SELECT pid FROM workers WHERE id = ?", worker) == [(follower.pid,)]
+    world.headway("queue", "bump", run_id, "-p", "high")
+    assert world.rows("SELECT priority FROM calls") == [(1,)]
+    assert "it is running" in world.headway("resume", run_id, status=2)
+    world.headway("queue", "resume")
+    world.until(lambda: in_flight(world), leader, follower)
+    assert "cancelled" in world.headway("runs", "cancel", run_id)
+    _, err = follower.communicate()
+    assert (follower.returncode, world.state(run_id)) == (1, "cancelled"), err
+    assert world.rows("SELECT priority, worker FROM runs") == [(1, None)]
+
+
+def test_a_frozen_worker_loses_its_runs_and_tells_nothing_more(slow_world: World) -> None:
+    """What it had in flight may have been paid, and is asked again by whoever has the run now."""
+    world = slow_world
+    leader = world.worker()
+    worker = world.start("run", "agent", "fly")
+    world.until(lambda: in_flight(world), leader, worker)
+    worker.send_signal(signal.SIGSTOP)
+    world.until(lambda: world.rows("SELECT 1 FROM calls WHERE losses = 1"), leader)
+    world.until(lambda: in_flight(world), leader)
+    worker.send_signal(signal.SIGCONT)
+    _, err = worker.communicate()
+    assert (worker.returncode, "others took its runs" in err) == (3, True), err
+    assert "Traceback" not in err
+    assert world.rows("SELECT pid FROM workers") == [(leader.pid,)]
+    assert [state for (state,) in world.rows("SELECT state FROM runs")] == ["running"]

@@ -104,7 +104,7 @@ class Disk:
             max((record.seq for record in calls), default=-1) + 1,
         )
         core = Scheduler(quotas or (Q,), now)
-        core.restore(snapshot, now, owned.__contains__)
+        core.restore(snapshot, now, lambda record: record.call.id in owned)
         return core
 
 

@@ -573,7 +573,7 @@ class Lives(RuleBasedStateMachine):
         changes = tuple(self.changes.values())
         buckets = tuple(self.buckets.values())
         snapshot = Snapshot(buckets, tuple(live), len(self.rows), changes)
-        self.core.restore(snapshot, self.now, owned.__contains__)
+        self.core.restore(snapshot, self.now, lambda record: record.call.id in owned)
         self.aside = {name: at for name, at in self.aside.items() if at > self.now}
         self.restarted_at = self.true
         self.was_written = False

@@ -42,7 +42,7 @@ def test_the_youngest_background_call_makes_room(urgent: Priority) -> None:
     scheduler = full()
     ask(scheduler, "urgent", urgent, NOW + 2)
     assert admitted(scheduler, NOW + 2) == []
-    assert scheduler.take_preempted() == ["young"]
+    assert [record.call.id for record in scheduler.take_preempted()] == ["young"]
     assert admitted(scheduler, NOW + 2.1) == []  # the other one is asked only for another call
     scheduler.settle("young", AGAIN, NOW + 2.2)
     assert admitted(scheduler, NOW + 2.2) == ["urgent"]
@@ -89,7 +89,7 @@ def test_a_call_makes_room_twice_and_then_ends() -> None:
         assert admitted(scheduler, NOW + n) == []
         if n == MOST_TIMES:
             break
-        assert scheduler.take_preempted() == ["background"]
+        assert [record.call.id for record in scheduler.take_preempted()] == ["background"]
         scheduler.settle("background", AGAIN, NOW + n)
         assert admitted(scheduler, NOW + n) == [f"urgent-{n}"]
         scheduler.settle(f"urgent-{n}", Outcome(CallState.DONE, answer="{}"), NOW + n)

@@ -116,7 +116,7 @@ async def test_every_table_is_strict(path: Path) -> None:
         listed = db.execute("SELECT name, strict FROM pragma_table_list WHERE name != 'x'")
         tables = {name: strict for name, strict in listed if not name.startswith("sqlite_")}
     names = ("runs", "calls", "buckets", "pieces", "links", "changes", "lessons")
-    assert tables == dict.fromkeys((*names, "inbox", "leadership"), 1)
+    assert tables == dict.fromkeys((*names, "inbox", "outbox", "leadership", "workers"), 1)
 
 
 async def test_a_call_is_of_the_kind_model(path: Path) -> None:

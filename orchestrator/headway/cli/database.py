@@ -53,7 +53,6 @@ async def load_queue(config: Config, reader: Reader) -> Queue:
     """
     snapshot = await reader.store.snapshot()
     stopped = {run.id for run in await reader.store.runs({RunState.INTERRUPTED}, limit=100_000)}
-    run_ids = {record.call.id: record.call.run_id for record in snapshot.calls}
     in_flight = sum(record.state in IN_FLIGHT for record in snapshot.calls)
     # A quota that left the configuration limits nothing, but its calls are still there.
     named = {name: Quota(name, ()) for record in snapshot.calls for name in record.call.quotas}
@@ -62,6 +61,6 @@ async def load_queue(config: Config, reader: Reader) -> Queue:
     for run in await reader.store.runs(UNDER_WAY, limit=100_000):
         scheduler.track(run, reader.now)
     scheduler.restore(
-        snapshot, reader.now, lambda call_id: reader.is_held and run_ids[call_id] not in stopped
+        snapshot, reader.now, lambda record: reader.is_held and record.call.run_id not in stopped
     )
     return Queue(scheduler, scheduler.queued(), in_flight)

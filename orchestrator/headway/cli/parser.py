@@ -96,6 +96,7 @@ def _add_running(commands: Any) -> None:
     work = _command(commands, "work", "work:work", "take queued runs, most urgent first")
     work.add_argument("--runs", type=_count, default=8, metavar="N", help="at once (default: 8)")
     work.add_argument("--forever", action="store_true", help="wait for more when none is left")
+    work.add_argument("--label", default="", metavar="NAME", help="what `headway top` calls it")
     for command in (run, submit, work):
         _add_common(command)
 

@@ -6,16 +6,18 @@ Law of this file: it reads the database and writes the screen.
 import sys
 import time
 from argparse import Namespace
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import anyio
 
-from headway_scheduler.model import Priority, Run
+from headway_scheduler.model import Priority, Run, Worker
 from headway_scheduler.states import RunState
+from headway_scheduler.store.lock import holder, silent_seconds, worker_lock
 
 from ..config import Config, load
-from .database import Queue, load_queue, reading
+from .database import Queue, Reader, load_queue, reading
 from .facts import call_facts, run_facts
 from .operations import GAUGES, gauge_row
 from .output import say, say_json, table
@@ -24,7 +26,18 @@ from .words import age, counted
 
 EVERY_SECONDS = 1.0
 AT_WORK = (RunState.RUNNING, RunState.WAITING, RunState.QUEUED)
+WORKERS = ("WORKER", "PROCESS", "LABEL", "SINCE", "RUNS", "TAKES", "LIFE")
 RUNS = ("RUN", "WORKFLOW", "PRIORITY", "STATE", "SINCE")
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A worker, how many runs it has, and how long ago it showed life, if that can be told."""
+
+    worker: Worker
+    runs: int
+    silent_seconds: float | None
+    leads: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +47,7 @@ class Picture:
     config: Config
     queue: Queue
     runs: list[Run]
+    workers: list[Sight]
     is_held: bool
     now: float
 
@@ -65,7 +79,21 @@ async def _taken(config: Config) -> Picture:
     async with reading(config) as reader:
         queue = await load_queue(config, reader)
         runs = [reader.as_it_is(run) for run in await reader.store.runs(AT_WORK, urgent_first=True)]
-        return Picture(config, queue, runs, reader.is_held, reader.now)
+        workers = await _seen(config, reader)
+        return Picture(config, queue, runs, workers, reader.is_held, reader.now)
+
+
+async def _seen(config: Config, reader: Reader) -> list[Sight]:
+    leader = holder(config.database)
+    runs = Counter(run.worker for run in await reader.store.assigned())
+    found = []
+    for worker in await reader.store.workers():
+        leads = str(worker.pid) == leader
+        # One that led from its beginning has the leader's lock alone.
+        alone = config.database if leads else worker_lock(config.database, worker.id)
+        silent = silent_seconds(alone, reader.now)
+        found.append(Sight(worker, runs[worker.id], silent, leads))
+    return found
 
 
 def _drawn(picture: Picture, limit: int) -> str:
@@ -86,9 +114,25 @@ def _drawn(picture: Picture, limit: int) -> str:
     if queue.calls:
         rows = [queue_row(queue, record, now) for record in queue.calls[:limit]]
         parts.append(table(HEADERS, rows))
+    if picture.workers:
+        parts.append(table(WORKERS, [_worker_row(each, now) for each in picture.workers]))
     if picture.runs:
         parts.append(table(RUNS, [_run_row(run, now) for run in picture.runs[:limit]]))
     return "\n\n".join(parts)
+
+
+def _worker_row(sight: Sight, now: float) -> tuple[str, ...]:
+    worker, silent = sight.worker, sight.silent_seconds
+    life = "gone" if silent is None else f"{silent:.1f} s ago"
+    return (
+        worker.id,
+        f"{worker.pid} (leads)" if sight.leads else str(worker.pid),
+        worker.label,
+        age(worker.since, now),
+        str(sight.runs),
+        str(worker.slots),
+        life,
+    )
 
 
 def _run_row(run: Run, now: float) -> tuple[str, ...]:
@@ -109,5 +153,14 @@ def _facts(picture: Picture) -> dict[str, Any]:
             {**gauge._asdict(), "resource": str(gauge.resource)} for gauge in statistics.gauges
         ],
         "calls": [call_facts(record, now) for record in queue.calls],
+        "workers": [
+            {
+                **asdict(each.worker),
+                "runs": each.runs,
+                "leads": each.leads,
+                "silent_seconds": each.silent_seconds,
+            }
+            for each in picture.workers
+        ],
         "runs": [run_facts(run) for run in picture.runs],
     }

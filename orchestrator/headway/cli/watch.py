@@ -111,10 +111,7 @@ class Watch:
     async def _keep_status(self, headway: Headway) -> None:
         while True:
             await anyio.sleep(self._view.every_seconds)
-            service = headway.service
-            queued = service.queued()
-            head = service.explain(queued[0].call.id) if queued else None
-            line = status_line(service.statistics(), head, service.now())
+            line = _status_line(headway)
             if self._retries:
                 sent_again = counted(self._retries, "retry", "retries")
                 line = f"{line} | {sent_again}, the last: {self._last_retry}"
@@ -158,6 +155,15 @@ def say_summary(watch: Watch, first: str, last: str) -> None:
 def say_result(watch: Watch, facts: dict[str, Any]) -> None:
     """The last line of ``--json``."""
     say_json({"event": "result", **facts, **watch.totals._asdict()}, indent=None)
+
+
+def _status_line(headway: Headway) -> str:
+    if not headway.is_leader:
+        return f"waiting here: {headway.waiting_here} (another process leads: `headway top`)"
+    service = headway.service
+    queued = service.queued()
+    head = service.explain(queued[0].call.id) if queued else None
+    return status_line(service.statistics(), head, service.now())
 
 
 def _status(handle: RunHandle) -> int:

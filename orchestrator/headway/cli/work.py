@@ -16,9 +16,8 @@ def work(args: Namespace) -> int:
 
 
 async def _work(args: Namespace, watch: Watch) -> None:
-    # One that works forever waits for its turn; another one says that somebody is at it already.
     async with (
-        Headway(args.config, follow=not args.forever) as headway,
+        Headway(args.config, label=args.label) as headway,
         watch.beside(headway),
         anyio.create_task_group() as group,
     ):

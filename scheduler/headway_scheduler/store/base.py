@@ -7,7 +7,7 @@ names the file and says what to do; or KeyTaken, if a row is refused for a calle
 from collections.abc import Collection, Sequence
 from typing import Protocol, Self
 
-from ..model import Batch, CallRecord, Change, Run, Snapshot, Spent
+from ..model import Batch, CallRecord, Change, Lesson, Run, Snapshot, Spent, Worker
 from ..states import CallState, RunState
 
 
@@ -50,6 +50,15 @@ class Store(Protocol):
 
         ``urgent_first``: the best priority first, and of one priority the oldest.
         """
+
+    async def assigned(self) -> Sequence[Run]:
+        """Runs that a worker executes, or is about to."""
+
+    async def workers(self) -> Sequence[Worker]:
+        """Who executes runs, the first one to come first."""
+
+    async def lessons(self) -> Sequence[Lesson]:
+        """What was learned."""
 
     async def changes(self, *, limit: int = 1000) -> Sequence[Change]:
         """What operators changed, newest first."""

@@ -36,10 +36,12 @@ class Inbox:
         self._path = path
         self._epoch = epoch
         self._seen: int | None = None
+        self._is_syncing = False
         read(path, probe)
         with explained(path):
             self._db = connect(path, "mode=rw")
             self._db.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_SECONDS)}")
+            self._db.execute("PRAGMA wal_autocheckpoint = 0")  # the leader does that
             # The commit of the answer syncs the letter too; without one, nothing was promised.
             self._db.execute("PRAGMA synchronous = NORMAL")
 
@@ -47,12 +49,16 @@ class Inbox:
         """Close the connection. What was posted stays."""
         self._db.close()
 
-    def post(self, sender: str, event: str) -> int:
+    def post(self, sender: str, event: str, *, synced: bool = False) -> int:
         """Append a letter and return its id. Raises StoreError; there is no letter then.
 
-        StoreBusy, if others have kept it locked for a second: post it again.
+        StoreBusy, if others have kept it locked for a second: post it again. ``synced``: it
+        outlives a power cut from here on, answered or not.
         """
         with explained(self._path):
+            if synced != self._is_syncing:
+                self._db.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
+                self._is_syncing = synced
             # One statement: it begins with the write lock, or not at all.
             return self._db.execute(STATEMENTS["post_letter"], (sender, event)).lastrowid or 0
 
@@ -66,6 +72,18 @@ class Inbox:
             )
         answer: str | None = row[0]
         return answer
+
+    def mail(self, worker: str, after: int) -> Sequence[tuple[int, str]]:
+        """What a worker was told after ``after``: ids and texts, in order. Raises StoreError."""
+        with explained(self._path):
+            values = {"worker": worker, "after": after, "limit": LETTERS}
+            return self._db.execute(STATEMENTS["mail"], values).fetchall()
+
+    def is_listed(self, worker: str) -> bool:
+        """Whether a worker is known; not, if others took it for dead. Raises StoreError."""
+        with explained(self._path):
+            rows = self._db.execute(STATEMENTS["workers"])
+            return any(row[0] == worker for row in rows)
 
     def has_changed(self) -> bool:
         """Whether anyone has committed anything since this was last asked; at first, yes."""

@@ -15,6 +15,7 @@ import fcntl
 import os
 import threading
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,10 +26,16 @@ PROBES, PROBE_SECONDS = 3, 0.002
 
 BEAT_SECONDS = 0.25
 SILENT_SECONDS = 1.5
-"""How long a holder shows no life until it counts as frozen: six beats."""
+"""How long a leader shows no life until it counts as frozen: six beats."""
+
+WORKER_SILENT_SECONDS = 10.0
+"""How long a worker does: its runs are begun anew elsewhere, and what is in flight is lost."""
 
 LOOK_SECONDS = 0.2
 """What one look counts at most: one who looks late may have been stopped too, with the holder."""
+
+WORKER = "w-"
+"""What the ids of workers begin with."""
 
 Stamp = tuple[int, int]
 """A state of the lock file: which file, and when it was last touched."""
@@ -80,8 +87,9 @@ class FileLock:
 class Vigil:
     """Watches the holder of a lock, by the watcher's own clock. Look often, at least every .2 s."""
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path, silent_seconds: float = SILENT_SECONDS) -> None:
         self._database = database.resolve()
+        self._silent_seconds = silent_seconds
         self._stamp: Stamp | None = None
         self._silent = 0.0
         self._looked = 0.0
@@ -89,7 +97,7 @@ class Vigil:
     @property
     def frozen(self) -> Stamp | None:
         """The state in which the lock file stays, if its holder shows no life."""
-        return self._stamp if self._silent > SILENT_SECONDS else None
+        return self._stamp if self._silent > self._silent_seconds else None
 
     def may_lead(self) -> bool:
         """Look: whether nobody has the lock, or nobody who is alive."""
@@ -100,6 +108,20 @@ class Vigil:
             self._silent += min(now - self._looked, LOOK_SECONDS)
         self._looked = now
         return self.frozen is not None or holder(self._database) is None
+
+
+def worker_lock(database: Path, worker: str) -> Path:
+    """What a worker holds the lock of while it lives, beside the database."""
+    return Path(f"{database.resolve()}.{worker}")
+
+
+def sweep(database: Path, but: Collection[str]) -> None:
+    """Remove the lock files of workers that were killed before anybody knew of them."""
+    name = database.resolve().name
+    for lock in database.resolve().parent.glob(f"{name}.{WORKER}*.lock"):
+        worker = lock.name.removeprefix(f"{name}.").removesuffix(".lock")
+        if worker not in but and holder(lock.with_suffix("")) is None:
+            lock.unlink(missing_ok=True)
 
 
 def holder(database: Path) -> str | None:
@@ -121,6 +143,12 @@ def holder(database: Path) -> str | None:
         return os.pread(file, 20, 0).decode("ascii", "replace") or "(unknown)"
     finally:
         os.close(file)
+
+
+def silent_seconds(path: Path, now: float) -> float | None:
+    """How long ago the holder of the lock showed life, by the files' clock; None without one."""
+    stamp = _stamp(Path(f"{path}.lock"))
+    return None if stamp is None else max(0.0, now - stamp[1] / 1e9)
 
 
 def _locked(path: Path, lock: Path, frozen: Stamp | None) -> int:

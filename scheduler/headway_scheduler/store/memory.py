@@ -1,6 +1,7 @@
 """A store that forgets with its process, for tests and simulations.
 
 Law of this file: it behaves as the SQLite store does, and shares no mutable object with its caller.
+There are no other processes, so letters and mail go nowhere.
 """
 
 from collections import Counter
@@ -25,6 +26,7 @@ from ..model import (
     Snapshot,
     Spent,
     Usage,
+    Worker,
 )
 from ..states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
 from .lookup import CANDIDATES, link_hash, only_run
@@ -42,6 +44,7 @@ class MemoryStore:
         self._links: dict[bytes, Link] = {}
         self._changes: list[Change] = []
         self._lessons: dict[tuple[str, str], Lesson] = {}
+        self._workers: dict[str, Worker] = {}
 
     async def __aenter__(self) -> Self:
         """Nothing is to be opened."""
@@ -70,6 +73,10 @@ class MemoryStore:
         self._changes += batch.changes
         self._lessons |= {(lesson.kind, lesson.subject): lesson for lesson in batch.lessons}
         self._forget(batch.forget)
+        for worker in batch.joined:
+            self._workers[worker.id] = worker
+        for worker_id in batch.left:
+            self._workers.pop(worker_id, None)
 
     async def snapshot(self) -> Snapshot:
         """Load the buckets, every call that is not finished, and what was changed and learned."""
@@ -79,10 +86,22 @@ class MemoryStore:
         for change in self._changes:
             last.pop((change.kind, change.target), None)  # the order is that of the last ones
             last[change.kind, change.target] = change
-        lessons = tuple(self._lessons[key] for key in sorted(self._lessons))
-        return Snapshot(
-            buckets, calls, max(self._seqs, default=-1) + 1, tuple(last.values()), lessons
-        )
+        next_seq = max(self._seqs, default=-1) + 1
+        lessons = tuple(await self.lessons())
+        return Snapshot(buckets, calls, next_seq, tuple(last.values()), lessons)
+
+    async def assigned(self) -> Sequence[Run]:
+        """Runs that a worker executes, or is about to."""
+        found = [run for run in self._runs.values() if run.worker is not None]
+        return sorted(found, key=lambda run: run.worker or "")
+
+    async def workers(self) -> Sequence[Worker]:
+        """Who executes runs, the first one to come first."""
+        return sorted(self._workers.values(), key=lambda worker: (worker.since, worker.id))
+
+    async def lessons(self) -> Sequence[Lesson]:
+        """What was learned."""
+        return tuple(self._lessons[key] for key in sorted(self._lessons))
 
     async def changes(self, *, limit: int = 1000) -> Sequence[Change]:
         """What operators changed, newest first."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import StoreCorrupt, StoreError, StoreForeign, StoreTakenOver, StoreTooNew
-from ..model import CallRecord, Change, Lesson, Run, Snapshot, Spent
+from ..model import CallRecord, Change, Lesson, Run, Snapshot, Spent, Worker
 from ..states import LIVE_CALLS, CallState, RunState
 from . import rows
 from .failures import explained
@@ -130,8 +130,12 @@ def snapshot(db: sqlite3.Connection) -> Snapshot:
     live = _fetch(db, "live_calls", rows.call_record, states=_listed(LIVE_CALLS), limit=-1)
     (next_seq,) = db.execute(STATEMENTS["next_seq"]).fetchone()
     changes = tuple(Change(*row) for row in db.execute(STATEMENTS["standing_changes"]))
-    lessons = tuple(Lesson(*row) for row in db.execute(STATEMENTS["lessons"]))
-    return Snapshot(buckets, tuple(live), next_seq, changes, lessons)
+    return Snapshot(buckets, tuple(live), next_seq, changes, lessons(db))
+
+
+def lessons(db: sqlite3.Connection) -> tuple[Lesson, ...]:
+    """See ``Store.lessons``."""
+    return tuple(Lesson(*row) for row in db.execute(STATEMENTS["lessons"]))
 
 
 def changes(db: sqlite3.Connection, limit: int) -> Sequence[Change]:
@@ -175,6 +179,16 @@ def calls(
         )
     name = "live_calls" if states and LIVE_CALLS.issuperset(states) else "calls"
     return _fetch(db, name, rows.call_record, states=listed, limit=limit)
+
+
+def assigned(db: sqlite3.Connection) -> Sequence[Run]:
+    """See ``Store.assigned``."""
+    return _fetch(db, "assigned_runs", rows.run)
+
+
+def workers(db: sqlite3.Connection) -> Sequence[Worker]:
+    """See ``Store.workers``."""
+    return _fetch(db, "workers", rows.worker)
 
 
 def spent(db: sqlite3.Connection, by: str, since: float) -> Sequence[Spent]:

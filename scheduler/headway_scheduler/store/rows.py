@@ -10,7 +10,18 @@ from dataclasses import astuple
 from functools import lru_cache
 from typing import Any
 
-from ..model import Batch, BucketState, Call, CallRecord, Priority, Resource, Run, Spent, Usage
+from ..model import (
+    Batch,
+    BucketState,
+    Call,
+    CallRecord,
+    Priority,
+    Resource,
+    Run,
+    Spent,
+    Usage,
+    Worker,
+)
 from ..states import CallState, RunState
 from .sql import STATEMENTS
 
@@ -33,6 +44,12 @@ def work_of(batch: Batch) -> Work:
         *_forgetting(batch.forget),
         ("answer_letter", [(answer.text, answer.letter_id) for answer in batch.answers], False),
         ("forget_letters", [()] if batch.answers else [], False),
+        ("take_letter", [(letter_id,) for letter_id in batch.taken], False),
+        ("save_worker", [_worker_row(worker) for worker in batch.joined], False),
+        ("forget_worker", [(worker,) for worker in batch.left], False),
+        ("forget_lost_mail", [()] if batch.left else [], False),
+        ("forget_mail", list(batch.seen), False),
+        ("send_mail", [(mail.worker, mail.text) for mail in batch.mail], True),
     ]
     return [(STATEMENTS[name], rows, is_exact) for name, rows, is_exact in work if rows]
 
@@ -100,6 +117,7 @@ def _inserted(record: CallRecord) -> Row:
         call.input_tokens,
         call.output_tokens,
         call.usd,
+        record.worker,
     )
 
 
@@ -125,6 +143,7 @@ def _updated(record: CallRecord) -> Row:
         record.error,
         record.arrival,
         record.losses,
+        record.worker,
         record.seq,
     )
 
@@ -159,6 +178,19 @@ def _run_row(run: Run) -> Row:
         run.attempts,
         run.resumed_at,
         run.team,
+        run.worker,
+    )
+
+
+def _worker_row(worker: Worker) -> Row:
+    return (
+        worker.id,
+        worker.pid,
+        worker.since,
+        worker.label,
+        worker.slots,
+        worker.takes_interrupted,
+        json.dumps(worker.workflows),
     )
 
 
@@ -173,7 +205,7 @@ def call_record(row: Sequence[Any]) -> CallRecord:
     if input_tokens is not None:
         record.usage = Usage(input_tokens, output_tokens)
     record.answer, record.error = answer, error
-    record.arrival, record.losses = arrival, losses
+    record.arrival, record.losses, record.worker = arrival, losses, row[27]
     return record
 
 
@@ -188,6 +220,13 @@ def run(row: Sequence[Any]) -> Run:
     history = () if row[14] is None else tuple(json.loads(row[14]))
     stored = (*row[5:14], history, *row[15:])
     return Run(run_id, workflow, task, Priority(priority), RunState(state), *stored)
+
+
+def worker(row: Sequence[Any]) -> Worker:
+    """Read a worker."""
+    worker_id, pid, since, label, slots, takes_interrupted, workflows = row
+    known = tuple(json.loads(workflows))
+    return Worker(worker_id, pid, since, label, slots, bool(takes_interrupted), known)
 
 
 def spent(row: Sequence[Any]) -> Spent:

@@ -16,7 +16,7 @@ import anyio
 from anyio import to_thread
 
 from ..errors import StoreError, StoreReadOnly
-from ..model import Batch, CallRecord, Change, Run, Snapshot, Spent
+from ..model import Batch, CallRecord, Change, Lesson, Run, Snapshot, Spent, Worker
 from ..states import CallState, RunState
 from . import reading
 from .failures import explained
@@ -120,6 +120,18 @@ class SqliteStore:
         """Runs in any of ``states`` (all, if empty), newest first or the most urgent first."""
         question = partial(reading.runs, states=states, limit=limit, urgent_first=urgent_first)
         return await self._read(question)
+
+    async def assigned(self) -> Sequence[Run]:
+        """Runs that a worker executes, or is about to."""
+        return await self._read(reading.assigned)
+
+    async def workers(self) -> Sequence[Worker]:
+        """Who executes runs, the first one to come first."""
+        return await self._read(reading.workers)
+
+    async def lessons(self) -> Sequence[Lesson]:
+        """What was learned."""
+        return await self._read(reading.lessons)
 
     async def changes(self, *, limit: int = 1000) -> Sequence[Change]:
         """What operators changed, newest first."""

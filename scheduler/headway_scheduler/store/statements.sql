@@ -12,11 +12,12 @@ PRAGMA journal_size_limit = 67108864; -- one huge batch must not leave a huge lo
 INSERT INTO calls (
     seq, id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence,
     kind, state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens,
-    output_tokens, answer, error, arrival, losses, input_estimate, output_estimate, usd_estimate
+    output_tokens, answer, error, arrival, losses, input_estimate, output_estimate, usd_estimate,
+    worker
 ) VALUES (
     ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT),
     ?, ?, ?, CAST(? AS TEXT), ?, CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?,
-    CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, ?, ?
+    CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, ?, ?, ?
 );
 
 -- update_call: How far a call has come. Of what it asks for, its class and its route may change.
@@ -24,7 +25,7 @@ UPDATE calls SET
     model = CAST(? AS TEXT), quotas = CAST(? AS TEXT), tokens = ?, input_estimate = ?,
     output_estimate = ?, usd_estimate = ?, priority = ?, state = CAST(? AS TEXT), attempts = ?, not_before = ?, admitted_at = ?, sent_at = ?,
     finished_at = ?, input_tokens = ?, output_tokens = ?, answer = CAST(? AS TEXT),
-    error = CAST(? AS TEXT), arrival = ?, losses = ?
+    error = CAST(? AS TEXT), arrival = ?, losses = ?, worker = ?
 WHERE seq = ?;
 
 -- save_bucket: What is free of one limit; overwrites what was known before.
@@ -37,11 +38,12 @@ ON CONFLICT (quota, resource) DO UPDATE SET
 INSERT INTO runs (
     id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
     result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
-    waits_for, attempts, resumed_at, team
+    waits_for, attempts, resumed_at, team, worker
 ) VALUES (
     CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, CAST(? AS TEXT), ?, CAST(? AS TEXT),
     CAST(? AS TEXT), ?, ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT),
-    CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, CAST(? AS TEXT), ?, ?, CAST(? AS TEXT)
+    CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, CAST(? AS TEXT), ?, ?, CAST(? AS TEXT),
+    CAST(? AS TEXT)
 )
 ON CONFLICT (id) DO UPDATE SET
     workflow = excluded.workflow, task = excluded.task, priority = excluded.priority,
@@ -51,7 +53,7 @@ ON CONFLICT (id) DO UPDATE SET
     parameters = excluded.parameters, version = excluded.version, history = excluded.history,
     parent = excluded.parent, parent_until = excluded.parent_until, deadline = excluded.deadline,
     budget_usd = excluded.budget_usd, waits_for = excluded.waits_for, attempts = excluded.attempts,
-    resumed_at = excluded.resumed_at, team = excluded.team;
+    resumed_at = excluded.resumed_at, team = excluded.team, worker = excluded.worker;
 
 -- insert_change: What an operator changed.
 INSERT INTO changes (at, kind, target, value)
@@ -76,6 +78,28 @@ UPDATE inbox SET answer = ? WHERE id = ? AND answer IS NULL;
 
 -- forget_letters: Answered letters, but for the last thousand: their senders may still look.
 DELETE FROM inbox WHERE id <= (SELECT max(id) FROM inbox) - 1000 AND answer IS NOT NULL;
+
+-- take_letter: A letter that was carried out, and that its sender has its answer to by mail.
+DELETE FROM inbox WHERE id = ?;
+
+-- send_mail: What a worker is told.
+INSERT INTO outbox (worker, text) VALUES (?, ?);
+
+-- forget_mail: What a worker has read.
+DELETE FROM outbox WHERE worker = ? AND id <= ?;
+
+-- save_worker: A process that executes runs, and how many it takes now.
+INSERT INTO workers (id, pid, since, label, slots, takes_interrupted, workflows)
+VALUES (?, ?, ?, CAST(? AS TEXT), ?, ?, CAST(? AS TEXT))
+ON CONFLICT (id) DO UPDATE SET
+    slots = excluded.slots, takes_interrupted = excluded.takes_interrupted,
+    workflows = excluded.workflows;
+
+-- forget_worker: A process that executes runs no more.
+DELETE FROM workers WHERE id = ?;
+
+-- forget_lost_mail: What was told to processes that are gone.
+DELETE FROM outbox WHERE worker NOT IN (SELECT id FROM workers);
 
 -- insert_piece: A text, unless it is there.
 INSERT INTO pieces (hash, text) VALUES (?, CAST(? AS TEXT)) ON CONFLICT DO NOTHING;
@@ -146,7 +170,7 @@ SELECT kind, subject, value FROM lessons ORDER BY kind, subject;
 SELECT
     id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence, kind,
     seq, state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens,
-    output_tokens, answer, error, arrival, losses, input_estimate, output_estimate, usd_estimate
+    output_tokens, answer, error, arrival, losses, input_estimate, output_estimate, usd_estimate, worker
 FROM calls INDEXED BY calls_live
 WHERE (state = 'queued' OR state = 'admitted' OR state = 'sent') -- in the words of the index
     AND state IN (SELECT value FROM json_each(:states))
@@ -156,7 +180,7 @@ ORDER BY seq LIMIT :limit;
 SELECT
     id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence, kind,
     seq, state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens,
-    output_tokens, answer, error, arrival, losses, input_estimate, output_estimate, usd_estimate
+    output_tokens, answer, error, arrival, losses, input_estimate, output_estimate, usd_estimate, worker
 FROM calls
 WHERE :states = '[]' OR state IN (SELECT value FROM json_each(:states))
 ORDER BY seq LIMIT :limit;
@@ -165,7 +189,7 @@ ORDER BY seq LIMIT :limit;
 SELECT
     id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence, kind,
     seq, state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens,
-    output_tokens, answer, error, arrival, losses, input_estimate, output_estimate, usd_estimate
+    output_tokens, answer, error, arrival, losses, input_estimate, output_estimate, usd_estimate, worker
 FROM calls INDEXED BY calls_by_run
 WHERE run_id = CAST(:run_id AS TEXT)
     AND (:states = '[]' OR state IN (SELECT value FROM json_each(:states)))
@@ -175,7 +199,7 @@ ORDER BY seq LIMIT :limit;
 SELECT
     id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
     result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
-    waits_for, attempts, resumed_at, team
+    waits_for, attempts, resumed_at, team, worker
 FROM runs
 WHERE id >= CAST(:prefix AS TEXT) AND id < CAST(:prefix AS TEXT) || char(1114111)
 ORDER BY id LIMIT :limit;
@@ -184,21 +208,21 @@ ORDER BY id LIMIT :limit;
 SELECT
     id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
     result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
-    waits_for, attempts, resumed_at, team
+    waits_for, attempts, resumed_at, team, worker
 FROM runs WHERE key = CAST(:key AS TEXT);
 
 -- runs: Every run, newest first.
 SELECT
     id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
     result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
-    waits_for, attempts, resumed_at, team
+    waits_for, attempts, resumed_at, team, worker
 FROM runs ORDER BY created_at DESC, rowid DESC LIMIT :limit;
 
 -- urgent_runs: Runs in some states (JSON list), the best priority first, then the oldest.
 SELECT
     id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
     result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
-    waits_for, attempts, resumed_at, team
+    waits_for, attempts, resumed_at, team, worker
 FROM runs WHERE state IN (SELECT value FROM json_each(:states))
 ORDER BY priority, created_at, rowid LIMIT :limit;
 
@@ -206,9 +230,16 @@ ORDER BY priority, created_at, rowid LIMIT :limit;
 SELECT
     id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
     result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
-    waits_for, attempts, resumed_at, team
+    waits_for, attempts, resumed_at, team, worker
 FROM runs WHERE state IN (SELECT value FROM json_each(:states))
 ORDER BY created_at DESC, rowid DESC LIMIT :limit;
+
+-- assigned_runs: Runs that a process executes, or is about to.
+SELECT
+    id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
+    result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
+    waits_for, attempts, resumed_at, team, worker
+FROM runs WHERE worker IS NOT NULL ORDER BY worker, rowid;
 
 -- spent: What calls took that were answered, billed or lost, those alike counted together.
 SELECT
@@ -233,6 +264,12 @@ WHERE answer IS NULL AND id > :after ORDER BY id LIMIT :limit;
 
 -- letter_answer: The answer to a letter; no row if it is kept no longer.
 SELECT answer FROM inbox WHERE id = :id;
+
+-- mail: What a worker was told after what it has read.
+SELECT id, text FROM outbox WHERE worker = :worker AND id > :after ORDER BY id LIMIT :limit;
+
+-- workers: Who executes runs, the first one to come first.
+SELECT id, pid, since, label, slots, takes_interrupted, workflows FROM workers ORDER BY since, id;
 
 -- oddities: What no journal has: rows that lack what they need, and calls alive in runs that ended.
 SELECT 'a prompt lacks a text of its own: link' AS what, hex(links.hash) AS subject

@@ -1,0 +1,163 @@
+"""Executes runs in this process: those that are started here, and those that the leader gives it.
+
+Law of this file: a run is executed here only while its row names this worker.
+"""
+
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+
+import anyio
+from anyio.abc import TaskGroup
+
+from headway_scheduler.asking import Asking
+from headway_scheduler.clock import Clock
+from headway_scheduler.model import Batch, Order, Run, Worker
+from headway_scheduler.states import RunState
+from headway_scheduler.store.base import Store
+from headway_scheduler.store.lock import WORKER
+
+from .events import of_batch
+from .handles import BUMP, EXECUTE, Plan, RunHandle
+from .runs import Runner
+from .steering import Steering
+from .workflows import Workflows
+
+LOOK_SECONDS = 0.5
+"""How often one that works until nothing is left looks whether anything is."""
+
+Watch = Callable[[RunHandle], None]
+
+
+def new_worker(now: float, label: str, workflows: Workflows) -> Worker:
+    """This life of this process, which takes no runs yet."""
+    worker_id = f"{WORKER}{secrets.token_hex(6)}"
+    return Worker(worker_id, os.getpid(), now, label, workflows=workflows.names)
+
+
+class Executor:
+    """The runs of this process. ``begin`` it before anything is started."""
+
+    def __init__(self, worker: Worker, workflows: Workflows, clock: Clock) -> None:
+        self.worker = worker
+        self.handles: dict[str, RunHandle] = {}
+        self.is_draining = False
+        self.has_joined = False
+        self._workflows = workflows
+        self._clock = clock
+        self._watch: Watch = lambda handle: None
+        self._changed = anyio.Event()
+        self._asking: Asking
+        self._steering: Steering
+        self._store: Store
+        self._runner: Runner
+        self._runs: TaskGroup
+
+    def begin(
+        self, asking: Asking, steering: Steering, store: Store, runner: Runner, runs: TaskGroup
+    ) -> None:
+        """Execute from here on, in the task group ``runs``."""
+        self._asking, self._steering, self._store = asking, steering, store
+        self._runner, self._runs = runner, runs
+        self.is_draining = False
+
+    def start(self, run: Run, plan: Plan | None = None) -> RunHandle:
+        """Execute a run that is this worker's."""
+        handle = self.handles[run.id] = RunHandle(run, plan)
+        self._runs.start_soon(self._execute, handle, name=f"headway run {run.id}")
+        return handle
+
+    async def join(self) -> None:
+        """Be known as one who executes runs, before the first of them."""
+        if not self.has_joined:
+            await self._steering.enlist(self.worker)
+            self.has_joined = True
+
+    async def leave(self) -> None:
+        """Execute runs no more."""
+        if self.has_joined:
+            await self._steering.retire(self.worker.id)
+
+    async def work(self, at_once: int, forever: bool, watch: Watch) -> None:
+        """Take runs from the leader, until none is left or, ``forever``, until drained."""
+        self._watch = watch
+        await self._offer(at_once, forever)
+        try:
+            while not self.is_draining and (forever or await self._is_any_left()):
+                changed = self._changed
+                with anyio.move_on_after(None if forever else LOOK_SECONDS):
+                    await changed.wait()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._offer(0, False)
+        while self.handles:
+            await self._changed.wait()
+
+    def drain(self) -> None:
+        """Take no more runs."""
+        self.is_draining = True
+        self._tell()
+
+    def heed(self, order: Order) -> None:
+        """Do what the leader wants done with a run."""
+        handle = self.handles.get(order.run_id)
+        if order.verb == EXECUTE and order.run is not None and handle is None:
+            self._given(order.run)
+        elif handle is None:
+            return  # it has ended, and its row is on its way
+        elif order.verb == BUMP and order.priority is not None:
+            self._asking.note_run(handle.bumped(order.priority))
+        else:
+            handle.heed(order.verb)
+
+    def committed(self, batch: Batch) -> None:
+        """Show the runs of this process what became of their calls."""
+        for event in of_batch(batch, self._clock()):
+            if handle := self.handles.get(event.run_id):
+                handle.publish(event)
+        for record in (*batch.new, *batch.changed):
+            if handle := self.handles.get(record.call.run_id):
+                handle.calls[record.call.id] = record
+        if batch.runs:
+            self._tell()
+
+    def _given(self, run: Run) -> None:
+        if self.is_draining:
+            self._asking.note_run(replace(run, worker=None))
+            return
+        self._watch(self.start(run))
+
+    async def _execute(self, handle: RunHandle) -> None:
+        try:
+            await self._runner.execute(handle)
+        finally:
+            del self.handles[handle.id]
+            self._tell()
+            with anyio.CancelScope(shield=True):
+                await self._workflows.release(handle.id)
+
+    async def _offer(self, slots: int, takes_interrupted: bool) -> None:
+        self.worker = replace(
+            self.worker,
+            slots=slots,
+            takes_interrupted=takes_interrupted,
+            workflows=self._workflows.names,
+        )
+        await self._steering.enlist(self.worker)
+        self.has_joined = True
+
+    async def _is_any_left(self) -> bool:
+        """Whether a run is executed here, or waits for somebody to do it."""
+        if self.handles:
+            return True
+        waiting = await self._store.runs({RunState.QUEUED})
+        return any(run.worker in (None, self.worker.id) and self.can(run) for run in waiting)
+
+    def can(self, run: Run) -> bool:
+        """Whether the workflow of a run can be built here."""
+        return self._workflows.can_build(run)
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()

@@ -1,0 +1,314 @@
+"""The scheduler of another process, as callers here see it. Law: grants come from disk alone.
+
+Theory of operation. What callers ask gathers while the pump turns, and goes to the leader as one
+letter. Its commit makes the end of a call durable: whoever leads takes letters in order, and those
+of a dead worker before its calls are lost. For everything else the leader's commit is waited for,
+which sends a notice. A thread looks for notices: often while somebody waits for one.
+
+A worker holds the lock of a file of its own, and so is known to live. One that was frozen for long
+finds that it was taken for dead: nothing that it tells is taken any more, and everyone who waits
+here gets StoreTakenOver. It looks for that before it sends what it was granted earlier.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import anyio
+from anyio import to_thread
+
+from .asking import Asking
+from .clock import Clock
+from .errors import StoreBusy, StoreError, StoreTakenOver
+from .estimates import TOKENS
+from .inbox import Event, Message, finals
+from .model import Batch, Lesson, Order, Outcome, Signals
+from .shadow import Shadow
+from .states import LIVE_CALLS, CallState
+from .store.letters import LETTERS, Inbox
+from .store.lock import FileLock, Stamp, Vigil, worker_lock
+from .store.lookout import Lookout
+from .wire import Grant, Notice, Parcel, Refusal, dump, error_of, load_notice
+
+WAITING_SECONDS = 0.004
+IDLE_SECONDS = 0.05
+"""How often it is looked for notices while somebody waits for one, and while nobody does."""
+
+POST_SECONDS = 60.0
+"""How long others may keep the database locked until that is an error."""
+
+RETRY_SECONDS = 1.0
+"""How long after a letter that could not be written the next one is tried if nobody asks."""
+
+FROZEN_SECONDS = 1.0
+"""Whoever did not look for longer may have been taken for dead."""
+
+_log = logging.getLogger("headway")
+
+
+@dataclass(frozen=True, slots=True)
+class Ties:
+    """What a remote scheduler needs of its process.
+
+    ``enlist`` tells the leader who asks, once, before anything else; ``on_change`` is called with
+    what becomes of this process's calls, ``on_order`` with what is to become of its runs,
+    ``on_vacancy`` when
+    nobody leads, or with the state of the lock file of a leader that is frozen.
+    """
+
+    enlist: Callable[[], Awaitable[None]]
+    on_change: Callable[[Batch], None]
+    on_order: Callable[[Order], None]
+    on_vacancy: Callable[[Stamp | None], None]
+
+
+class Remote(Asking):
+    """Schedules the calls of this process through the one that leads. An async context manager.
+
+    ``worker`` is the id of this life of the process.
+    """
+
+    def __init__(self, database: Path, worker: str, clock: Clock, ties: Ties) -> None:
+        super().__init__(clock)
+        self.worker = worker
+        self._database = database
+        self._ties = ties
+        self._shadow = Shadow()
+        self._posted: dict[int, dict[int, Event]] = {}
+        self._notices: list[tuple[int, str]] = []
+        self._read = self._seen = 0
+        self._alone: frozenset[str] = frozenset()
+        self._stopped: frozenset[str] = frozenset()
+        self._retry_at: float | None = None
+        self._is_enlisted = False
+        self._lost: StoreTakenOver | None = None
+        self._vigil = Vigil(database)
+        self._vigil_at = self._looked_at = time.monotonic()
+        self._loop: asyncio.AbstractEventLoop
+        self._outgoing: Inbox
+        self._incoming: Inbox
+        self._resources = ExitStack()
+
+    def know(self, lessons: Sequence[Lesson]) -> None:
+        """Take in what was learned before."""
+        for lesson in lessons:
+            if lesson.kind == TOKENS:
+                self._estimates.load(lesson)
+
+    def sent(self, call_id: str) -> None:
+        """Note that the request leaves now. Raises StoreTakenOver; it must not leave then."""
+        if time.monotonic() - self._looked_at > FROZEN_SECONDS and not self._is_listed():
+            self._lose()
+        if self._lost is not None:
+            raise self._lost
+        self._note(Message(sent=(call_id, self._clock())))
+
+    def observed(self, call_id: str, quota: str, signals: Signals) -> None:
+        """Take in what the head of an answer told of a quota. Goes with the next letter."""
+        self._note(Message(signals={quota: signals}, about=call_id))
+        if quota in self._alone:
+            self._wake.set()
+
+    def is_stopped(self, quota: str) -> bool:
+        """Whether the provider's account was locked out when the leader last wrote."""
+        return quota in self._stopped
+
+    def is_left_alone(self, quota: str) -> bool:
+        """Whether nobody had an answer since the provider's last fault when the leader wrote."""
+        return quota in self._alone
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        try:
+            return await super().__aexit__(kind, error, trace)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(self._resources.close)
+
+    # The pump
+
+    async def _begin(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(self._open)
+
+    def _open(self) -> None:
+        with ExitStack() as stack:
+            lock = FileLock(worker_lock(self._database, self.worker))
+            stack.callback(lock.release)
+            self._outgoing, self._incoming = Inbox(self._database), Inbox(self._database)
+            stack.callback(self._outgoing.close)
+            stack.callback(self._incoming.close)
+            lookout = Lookout(self._look, self._pause_seconds)
+            stack.callback(lookout.stop)
+            lookout.start()
+            self._resources = stack.pop_all()
+
+    def _next_turn_at(self, now: float) -> float | None:
+        return self._retry_at
+
+    async def _turn(self) -> None:
+        """Heed what has come, and hand over what has gathered."""
+        self._retry_at = None
+        notices, self._notices = self._notices, []
+        for notice_id, text in notices:
+            self._heed(load_notice(text))
+            self._seen = notice_id
+        if self._lost is not None:
+            raise self._lost
+        if events := self._events:
+            self._events = []
+            await self._hand_over(events)
+        if changed := self._shadow.take_batch():
+            self._ties.on_change(changed)
+
+    async def _hand_over(self, events: list[Event]) -> None:
+        messages = tuple(message for event in events for message in event.messages)
+        try:
+            if not self._is_enlisted:
+                await self._ties.enlist()
+                self._is_enlisted = True
+            letter_id = await to_thread.run_sync(self._write, messages)
+        except StoreError as error:
+            self._fail(events, error)
+            return
+        self._shadow.told(messages, self._clock())
+        awaiting: dict[int, Event] = {}
+        for number, event in enumerate(events):  # of this process: one message each
+            if _is_end(event.messages[0]):
+                event.answer()
+            elif event.reply is not None:
+                awaiting[number] = event
+        if awaiting:
+            self._posted[letter_id] = awaiting
+
+    def _write(self, messages: tuple[Message, ...]) -> int:
+        text = dump(Parcel(self.worker, messages, self._seen))
+        give_up = time.monotonic() + POST_SECONDS
+        while True:
+            try:
+                return self._outgoing.post(self.worker, text, synced=any(map(_is_end, messages)))
+            except StoreBusy:
+                if time.monotonic() > give_up:
+                    raise
+
+    def _fail(self, events: list[Event], error: StoreError) -> None:
+        """Say that nothing was handed over, and keep what must still be."""
+        for event in events:
+            event.answer(error)
+        kept = [Event((message,)) for message in finals(events)]
+        self._events = kept + self._events
+        self._retry_at = self._clock() + RETRY_SECONDS if kept else None
+
+    # What comes back
+
+    def _heed(self, notice: Notice) -> None:
+        if notice.is_lost:
+            self._lose()
+            return
+        self._alone, self._stopped = frozenset(notice.alone), frozenset(notice.stopped)
+        for letter_id, refusals in notice.told:
+            self._answer(self._posted.pop(letter_id, {}), refusals)
+        for grant in notice.grants:
+            self._take(grant)
+        for call_id in notice.preempt:
+            if (act := self._on_preempt.get(call_id)) is not None:
+                act()
+        for order in notice.orders:
+            self._ties.on_order(order)
+
+    def _answer(self, awaiting: dict[int, Event], refusals: Sequence[Refusal]) -> None:
+        for refusal in refusals:
+            error = error_of(refusal.error)
+            if (event := awaiting.pop(refusal.number, None)) is None:
+                _log.error("the leader refused what nobody waits for: %s", error)
+                continue
+            if (call := event.messages[0].submit) is not None:
+                self._shadow.refused(call.id)
+            event.answer(error)
+        for event in awaiting.values():
+            event.stands = True
+            if not event.until_granted:
+                event.answer()
+
+    def _take(self, grant: Grant) -> None:
+        call, waiting = self._shadow.granted(grant), self._waiting.get(grant.call_id)
+        if call is not None and waiting is not None:
+            waiting.granted = call
+            waiting.answer()
+        elif call is not None:
+            self.abandon(grant.call_id, Outcome(CallState.CANCELLED, sent=False))
+
+    def _lose(self) -> None:
+        """Others took the runs of this process: nothing of it counts any more."""
+        if self._lost is not None:
+            return
+        self._lost = StoreTakenOver(
+            f"{self._database}: this process showed no life, and others took its runs: nothing "
+            "more was written; they go on there, or with `headway resume`"
+        )
+        self._answer_all(self._lost)
+        self._wake.set()
+
+    def _answer_all(self, error: Exception) -> None:
+        super()._answer_all(error)
+        for awaiting in self._posted.values():
+            for event in awaiting.values():
+                event.answer(error)
+
+    def _note(self, message: Message) -> None:
+        if not self._closed:
+            self._events.append(Event((message,)))
+
+    # In the thread that looks
+
+    def _pause_seconds(self) -> float:
+        return WAITING_SECONDS if self._waiting or self._posted else IDLE_SECONDS
+
+    def _look(self) -> bool:
+        now = time.monotonic()
+        was_frozen = now - self._looked_at > FROZEN_SECONDS
+        if was_frozen and not self._is_listed():
+            self._loop.call_soon_threadsafe(self._lose)
+        self._looked_at = now
+        if now - self._vigil_at >= IDLE_SECONDS:
+            self._vigil_at = now
+            if self._vigil.may_lead():
+                self._loop.call_soon_threadsafe(self._ties.on_vacancy, self._vigil.frozen)
+        return self._read_mail()
+
+    def _read_mail(self) -> bool:
+        if not self._incoming.has_changed():
+            return False
+        is_any = False
+        try:
+            while mail := self._incoming.mail(self.worker, self._read):
+                self._read = mail[-1][0]
+                self._loop.call_soon_threadsafe(self._arrived, mail)
+                is_any = True
+                if len(mail) < LETTERS:
+                    break
+        except StoreError:
+            self._incoming.look_again()
+            raise
+        return is_any
+
+    def _arrived(self, mail: Sequence[tuple[int, str]]) -> None:
+        self._notices += mail
+        self._wake.set()
+
+    def _is_listed(self) -> bool:
+        return not self._is_enlisted or self._incoming.is_listed(self.worker)
+
+
+def _is_end(message: Message) -> bool:
+    return message.settle is not None and message.settle[1].state not in LIVE_CALLS
