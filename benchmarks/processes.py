@@ -1,0 +1,262 @@
+"""Several processes on one database: an urgent call, throughput side by side, and doing nothing.
+
+    python -m benchmarks.processes [urgent] [throughput] [idle]
+
+``urgent``: one process has 10,000 background calls queued; a fresh process, again and again, opens
+the database and asks for one interactive call. Shown: how long from asking to the moment at which
+the request may leave, and how many background calls were admitted in that time.
+``throughput``: durable calls a second of one process with 1,000 callers, and of two with 500
+each, the leader and a follower, in rounds that alternate.
+``idle``: the share of a core of five ``headway work --forever`` that wait, and of those one by one.
+"""
+
+import argparse
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import anyio
+
+from headway import Headway
+from headway.config import load
+from headway_scheduler.model import Call, Outcome, Priority, Usage
+from headway_scheduler.states import CallState
+
+QUEUED = 10_000
+FRESH = 200
+ANSWER = '{"content": "' + "x" * 500 + '"}'
+CONFIG = """
+[database]
+path = "headway.db"
+[quotas.one]
+requests_per_minute = {rpm}
+[models.sim]
+quotas = ["one"]
+base_url = "http://127.0.0.1:9"
+"""
+
+
+def call(call_id: str, priority: Priority) -> Call:
+    run_id = call_id.partition(".")[0]
+    return Call(call_id, run_id, "writer", "sim", ("one",), priority, 900, time.time(), "hash")
+
+
+async def one(headway: Headway, call_id: str, priority: Priority) -> None:
+    """A call from its beginning to its end; the model is fake and instant."""
+    asking = headway._asking
+    await asking.acquire(call(call_id, priority))
+    asking.sent(call_id)
+    await asking.settle(call_id, Outcome(CallState.DONE, usage=Usage(800, 100), answer=ANSWER))
+
+
+def forked(act: Callable[[], Any]) -> int:
+    """Have a child process do something; everything is imported already."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            act()
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():  # noqa: ASYNC110 -- other processes have no event
+        await anyio.sleep(0.01)
+
+
+def touch(path: Path) -> None:
+    path.touch()
+
+
+def count_of(folder: Path, kind: str) -> int:
+    return len(list(folder.glob(f"*.{kind}")))
+
+
+# An urgent call
+
+
+async def crowd(folder: Path, ready: Path) -> None:
+    async with (
+        Headway(load(folder / "headway.toml")) as headway,
+        anyio.create_task_group() as group,
+    ):
+        for number in range(QUEUED):
+            group.start_soon(one, headway, f"r-crowd.{number}", Priority.BACKGROUND)
+        await until(lambda: sum(headway.service.statistics().waiting) > QUEUED * 0.9)
+        touch(ready)
+        await anyio.sleep_forever()
+
+
+async def fresh(folder: Path, number: int, report: Path) -> None:
+    opened = time.perf_counter()
+    async with Headway(load(folder / "headway.toml")) as headway:
+        urgent = call(f"r-fresh{number}.0", Priority.INTERACTIVE)
+        asked = time.perf_counter()
+        await headway._asking.acquire(urgent)
+        sent = time.perf_counter()
+        headway._asking.sent(urgent.id)
+        await headway._asking.settle(urgent.id, Outcome(CallState.DONE, answer=ANSWER))
+    with report.open("a") as file:
+        file.write(f"{asked - opened} {sent - asked}\n")
+
+
+def urgent() -> None:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        # A hundred a second: the queue lasts, and what is kept free for urgent calls suffices.
+        (folder / "headway.toml").write_text(CONFIG.format(rpm=6000))
+        ready, report = folder / "ready", folder / "report"
+        leader = forked(lambda: anyio.run(crowd, folder, ready))
+        while not ready.exists():
+            time.sleep(0.05)
+        for number in range(FRESH):
+            child = forked(lambda number=number: anyio.run(fresh, folder, number, report))
+            os.waitpid(child, 0)
+        waiting = anyio.run(left, folder)
+        os.kill(leader, signal.SIGKILL)
+        os.waitpid(leader, 0)
+        rows = [tuple(map(float, line.split())) for line in report.read_text().splitlines()]
+        between = anyio.run(admitted_between, folder)
+    opening, asking = ([1000 * row[n] for row in rows] for n in (0, 1))
+    print(f"urgent: {len(rows)} fresh processes, {waiting:,} calls still queued at the end")
+    print(f"  opening the database: {quantiles(opening)}")
+    print(f"  asking until it may leave: {quantiles(asking)} (aim 10 and 25)")
+    print(
+        f"  background calls admitted meanwhile: median {statistics.median(between)}, "
+        f"most {max(between)}"
+    )
+
+
+async def left(folder: Path) -> int:
+    from headway_scheduler.store.sqlite import SqliteStore
+
+    async with SqliteStore(folder / "headway.db", read_only=True) as store:
+        return len(await store.calls(None, {CallState.QUEUED}, limit=100_000))
+
+
+async def admitted_between(folder: Path) -> list[int]:
+    from headway_scheduler.store.sqlite import SqliteStore
+
+    async with SqliteStore(folder / "headway.db", read_only=True) as store:
+        rows = await store.calls(limit=1_000_000)
+    times = [r.admitted_at for r in rows if r.call.run_id == "r-crowd" and r.admitted_at]
+    spans = [
+        (r.call.submitted_at, r.admitted_at)
+        for r in rows
+        if r.call.run_id != "r-crowd" and r.admitted_at
+    ]
+    return [sum(start < at < end for at in times) for start, end in spans]
+
+
+def quantiles(milliseconds: list[float]) -> str:
+    ordered = sorted(milliseconds)
+    p50, p99 = statistics.median(ordered), ordered[int(0.99 * (len(ordered) - 1))]
+    return f"p50 {p50:.1f} ms, p99 {p99:.1f} ms"
+
+
+# Throughput
+
+
+async def callers(folder: Path, name: str, count: int, each: int, report: Path) -> None:
+    async with Headway(load(folder / "headway.toml")) as headway:
+        touch(folder / f"{name}.open")
+        await until((folder / "go").exists)
+
+        async def caller(number: int) -> None:
+            for turn in range(each):
+                await one(headway, f"r-{name}{number}.{turn}", Priority.NORMAL)
+
+        start = time.perf_counter()
+        async with anyio.create_task_group() as group:
+            for number in range(count):
+                group.start_soon(caller, number)
+        with report.open("a") as file:
+            file.write(f"{start} {time.perf_counter()} {count * each}\n")
+        touch(folder / f"{name}.done")
+        await until(lambda: count_of(folder, "done") == count_of(folder, "open"))
+
+
+def calls_per_second(names: list[str], count: int, each: int) -> float:
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "headway.toml").write_text(CONFIG.format(rpm=10**9))
+        report = folder / "report"
+        children = []
+        for name in names:
+            children.append(
+                forked(lambda name=name: anyio.run(callers, folder, name, count, each, report))
+            )
+            while not (folder / f"{name}.open").exists():
+                time.sleep(0.01)
+        (folder / "go").touch()
+        for child in children:
+            os.waitpid(child, 0)
+        rows = [tuple(map(float, line.split())) for line in report.read_text().splitlines()]
+    start, end = min(row[0] for row in rows), max(row[1] for row in rows)
+    return sum(row[2] for row in rows) / (end - start)
+
+
+def throughput() -> None:
+    ratios = []
+    for number in range(3):
+        alone = calls_per_second(["a"], 1000, 20)
+        both = calls_per_second(["a", "b"], 500, 20)
+        ratios.append(both / alone)
+        print(
+            f"throughput, round {number}: one process {alone:,.0f}, two {both:,.0f} calls a second"
+        )
+    print(f"  two : one = {statistics.median(ratios):.2f} (bar .5)")
+
+
+# Nothing to do
+
+
+def idle() -> None:
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "headway.toml").write_text(CONFIG.format(rpm=60))
+        workers = []
+        for _ in range(5):
+            command = [sys.executable, "-m", "headway", "work", "--forever"]
+            pipe = subprocess.DEVNULL
+            workers.append(subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=pipe))
+            time.sleep(2.5)
+        time.sleep(3)
+        before, start = [cpu_seconds(each.pid) for each in workers], time.monotonic()
+        time.sleep(30)
+        spent = [cpu_seconds(w.pid) - b for w, b in zip(workers, before, strict=True)]
+        seconds = time.monotonic() - start
+        for each in workers:
+            each.terminate()
+        for each in workers:
+            each.wait()
+    shares = ", ".join(f"{100 * each / seconds:.2f}" for each in spent)
+    print(f"idle: five workers take {100 * sum(spent) / seconds:.2f} % of a core (bar 2)")
+    print(f"  each: {shares}; the first one leads")
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    parts = {"urgent": urgent, "throughput": throughput, "idle": idle}
+    parser = argparse.ArgumentParser()
+    parser.add_argument("parts", nargs="*", choices=[*parts, []], default=[])
+    for name in parser.parse_args().parts or parts:
+        parts[name]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""Eight workers, two hundred runs, one budget; every second one worker is killed or frozen.
+
+    python -m benchmarks.workers [--seconds 120] [--runs 200] [--workers 8] [--seed 1]
+
+Every worker is a process of ``headway work --forever``. Each second one of them, or whichever
+leads, is killed with SIGKILL and started anew, or frozen with SIGSTOP for a random time, now and
+then for longer than it takes to count as dead; one that ends by itself is started anew too. When
+the time is over, the workers are left alone until every run has ended. The provider, a process of
+its own, enforces the limits and keeps a ledger of what was paid. Shown, and the exit status is 1 if
+one is not so: all runs completed, with the transcripts of runs that nobody disturbed; no request
+over a limit; no call paid more often than once and once for each attempt that is listed as lost.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import anyio
+
+from headway import Headway
+from headway.config import load
+from headway.handles import RunHandle
+from headway_scheduler.model import Run
+from headway_scheduler.states import RunState
+from headway_scheduler.testing.provider import Ledger
+
+MESSAGES = 12
+RPM = 1200
+BURST_SECONDS = 5
+CONCURRENCY = 40
+ENDED = (RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED)
+CONFIG = f"""
+[database]
+path = "headway.db"
+[quotas.one]
+requests_per_minute = {RPM}
+burst_seconds = {BURST_SECONDS}
+concurrency = {CONCURRENCY}
+[models.sim]
+quotas = ["one"]
+idempotency_header = "x-headway-call"
+base_url = "{{url}}"
+[workflows]
+team = "benchmarks.workers:team"
+"""
+
+
+def team(models: Any) -> Any:
+    from autogen_agentchat.agents import AssistantAgent
+    from autogen_agentchat.conditions import MaxMessageTermination
+    from autogen_agentchat.teams import RoundRobinGroupChat
+
+    agents = [AssistantAgent(name, models("sim")) for name in ("writer", "critic", "editor")]
+    return RoundRobinGroupChat(agents, termination_condition=MaxMessageTermination(MESSAGES + 1))
+
+
+@dataclass
+class Crowd:
+    """The workers, and what was done to them."""
+
+    folder: Path
+    chooser: random.Random
+    pids: list[int] = field(default_factory=list)
+    frozen: dict[int, float] = field(default_factory=dict)
+    done: Counter[str] = field(default_factory=Counter)
+
+    def add(self, number: int) -> None:
+        """Fork a worker; AutoGen is imported already."""
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                status = work(self.folder, number)
+            finally:
+                os._exit(status)
+        self.pids.append(pid)
+
+    def disturb(self) -> None:
+        """Kill or freeze one worker, and wake up whose time has come."""
+        self.wake()
+        awake = [pid for pid in self.pids if pid not in self.frozen]
+        if not awake:
+            return
+        pid = self.leader() if self.chooser.random() < 0.3 else self.chooser.choice(awake)
+        if pid not in awake:
+            pid = self.chooser.choice(awake)
+        who = "leader" if pid == self.leader() else "follower"
+        if self.chooser.random() < 0.5:
+            os.kill(pid, signal.SIGKILL)
+            self.done[f"{who} killed"] += 1
+        else:
+            os.kill(pid, signal.SIGSTOP)
+            seconds = 12.0 if self.chooser.random() < 0.1 else self.chooser.uniform(0.1, 4.0)
+            self.frozen[pid] = time.monotonic() + seconds
+            self.done[f"{who} frozen{' for 12 s' if seconds == 12.0 else ''}"] += 1
+
+    def wake(self, *, all_of_them: bool = False) -> None:
+        for pid, until in list(self.frozen.items()):
+            if all_of_them or time.monotonic() > until:
+                os.kill(pid, signal.SIGCONT)
+                del self.frozen[pid]
+
+    def replace(self) -> None:
+        """Start one for each that has ended."""
+        for pid in list(self.pids):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                self.pids.remove(pid)
+                self.frozen.pop(pid, None)
+                if not os.WIFSIGNALED(status):
+                    self.done[f"ended with {os.waitstatus_to_exitcode(status)}"] += 1
+                self.add(len(self.done))
+
+    def leader(self) -> int:
+        try:
+            return int((self.folder / "headway.db.lock").read_text())
+        except (OSError, ValueError):
+            return 0
+
+    def end(self) -> None:
+        self.wake(all_of_them=True)
+        for pid in self.pids:
+            os.kill(pid, signal.SIGTERM)
+        for pid in self.pids:
+            os.waitpid(pid, 0)
+
+
+def work(folder: Path, number: int) -> int:
+    from headway.cli import main as headway
+
+    os.chdir(folder)
+    with (folder / "workers.log").open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    return headway(["work", "--forever", "--runs", "8", "--label", f"worker {number}"])
+
+
+async def submit(folder: Path, runs: int) -> None:
+    async with Headway(load(folder / "headway.toml")) as headway:
+        for number in range(runs):
+            await headway.enqueue("team", task=f"Task {number}.")
+
+
+async def rows(folder: Path) -> list[Run]:
+    from headway_scheduler.store.sqlite import SqliteStore
+
+    async with SqliteStore(folder / "headway.db", read_only=True) as store:
+        return list(await store.runs(limit=10_000))
+
+
+async def undisturbed(folder: Path, runs: int) -> dict[str, Any]:
+    """What the same tasks come to in one process that is left alone, by task."""
+    async with Headway(load(folder / "headway.toml")) as headway:
+        handles = [await headway.submit("team", task=f"Task {n}.") for n in range(runs)]
+        results = [await handle.result() for handle in handles]
+    return {
+        handle.run.task: [message.content for message in result.task_result.messages]
+        for handle, result in zip(handles, results, strict=True)
+    }
+
+
+async def transcripts(folder: Path) -> dict[str, Any]:
+    """What the tasks came to, of runs that are completed."""
+    found = {}
+    async with Headway(load(folder / "headway.toml")) as headway:
+        for run in await headway.runs([RunState.COMPLETED], limit=10_000):
+            handle = RunHandle(run)
+            handle.show_past(await headway.calls(run.id))
+            result = await handle.result()
+            found[run.task] = [message.content for message in result.task_result.messages]
+    return found
+
+
+async def losses(folder: Path) -> dict[str, int]:
+    async with Headway(load(folder / "headway.toml")) as headway:
+        every = [c for run in await headway.runs(limit=10_000) for c in await headway.calls(run.id)]
+    return {record.call.id: record.losses for record in every}
+
+
+def provider(folder: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
+    command = [sys.executable, "-m", "headway_scheduler.testing.provider"]
+    command += ["--ledger", str(folder / "ledger.jsonl"), *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def disturbed(folder: Path, args: argparse.Namespace) -> Crowd:
+    """Let the workers work, and disturb them; then leave them alone until all is done."""
+    crowd = Crowd(folder, random.Random(args.seed))
+    for number in range(args.workers):
+        crowd.add(number)
+    start = time.monotonic()
+    while time.monotonic() < start + args.seconds:
+        time.sleep(1)
+        crowd.replace()
+        crowd.disturb()
+    crowd.wake(all_of_them=True)
+    give_up = time.monotonic() + 180
+    while time.monotonic() < give_up:
+        crowd.replace()
+        states = Counter(run.state.value for run in anyio.run(rows, folder))
+        if all(RunState(state) in ENDED for state in states):
+            break
+        time.sleep(1)
+    crowd.done["seconds until all had ended"] = round(time.monotonic() - start)
+    crowd.end()
+    return crowd
+
+
+def judged(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
+    ledger = Ledger.read(folder / "ledger.jsonl")
+    paid = Counter(entry.who for entry in ledger.paid)
+    lost = anyio.run(losses, folder)
+    found = anyio.run(transcripts, folder)
+    refused = Counter(e.why for e in ledger.entries if e.status == 429)
+    return {
+        "runs": dict(Counter(run.state.value for run in anyio.run(rows, folder))),
+        "attempts at runs": sum(run.attempts for run in anyio.run(rows, folder)),
+        "transcripts that differ": sum(found.get(task) != text for task, text in expected.items()),
+        "calls": len(lost),
+        "requests paid": sum(paid.values()),
+        "attempts listed as lost": sum(lost.values()),
+        "calls paid more often than once and once for each loss": sum(
+            times > 1 + lost.get(call, 0) for call, times in paid.items()
+        ),
+        "requests over a limit": dict(refused),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=int, default=120)
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="leave the database and the log here")
+    args = parser.parse_args()
+    os.environ["OPENAI_API_KEY"] = "not-a-key"
+    import autogen_ext.models.openai  # noqa: F401  imported once, before the forks
+
+    with TemporaryDirectory() as temporary:
+        folder = args.keep or Path(temporary)
+        quiet, chaos = folder / "quiet", folder / "chaos"
+        for each in (quiet, chaos):
+            each.mkdir(parents=True)
+        limits = ["--requests-per-minute", str(RPM), "--burst-seconds", str(BURST_SECONDS)]
+        limits += ["--concurrency", str(CONCURRENCY), "--base-seconds", "0.3"]
+        free, url = provider(quiet)
+        unlimited = CONFIG.format(url=url).replace(f"= {RPM}\n", "= 1000000\n")
+        (quiet / "headway.toml").write_text(unlimited)
+        expected = anyio.run(undisturbed, quiet, args.runs)
+        free.terminate()
+        strict, url = provider(chaos, *limits)
+        (chaos / "headway.toml").write_text(CONFIG.format(url=url))
+        anyio.run(submit, chaos, args.runs)
+        crowd = disturbed(chaos, args)
+        strict.terminate()
+        strict.wait()
+        report = judged(chaos, expected)
+        print(json.dumps({"done to workers": dict(crowd.done), **report}, indent=1))
+        is_well = report["runs"] == {"completed": args.runs} and not (
+            report["transcripts that differ"]
+            or report["calls paid more often than once and once for each loss"]
+            or report["requests over a limit"]
+        )
+        sys.exit(not is_well)
+
+
+if __name__ == "__main__":
+    main()
