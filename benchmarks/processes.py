@@ -37,6 +37,7 @@ CONFIG = """
 path = "headway.db"
 [quotas.one]
 requests_per_minute = {rpm}
+burst_seconds = 1
 [models.sim]
 quotas = ["one"]
 base_url = "http://127.0.0.1:9"

@@ -181,7 +181,13 @@ class Headway:
             follower = Follower(store.path, self._stand_in_briefly)
             vacancy = Vacancy()
             group.start_soon(self._stand_in, vacancy, name="headway leader")
-            ties = Ties(executor.join, executor.committed, executor.heed, vacancy.tell)
+            ties = Ties(
+                executor.joins,
+                executor.joined,
+                executor.committed,
+                executor.heed,
+                vacancy.tell,
+            )
             async with Remote(store.path, executor.worker.id, self._clock, ties) as remote:
                 remote.know(await store.lessons())
                 self._store, self._asking, self._steer = store, remote, follower

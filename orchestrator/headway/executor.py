@@ -74,6 +74,14 @@ class Executor:
             await self._steering.enlist(self.worker)
             self.has_joined = True
 
+    def joins(self) -> Worker | None:
+        """This worker, if the leader does not know it yet."""
+        return None if self.has_joined else self.worker
+
+    def joined(self) -> None:
+        """Take in that the leader knows."""
+        self.has_joined = True
+
     async def leave(self) -> None:
         """Execute runs no more."""
         if self.has_joined:

@@ -43,7 +43,8 @@ from headway_scheduler.model import Answer, Batch, Letter, Order, Run, Worker
 from headway_scheduler.policy import Policy
 from headway_scheduler.service import Service
 from headway_scheduler.states import RunState
-from headway_scheduler.store.letters import LETTERS, Inbox
+from headway_scheduler.store.bell import Bell, bell_of, ring
+from headway_scheduler.store.letters import Inbox
 from headway_scheduler.store.lock import (
     WORKER_SILENT_SECONDS,
     Stamp,
@@ -67,8 +68,8 @@ from .workflows import is_portable
 RETRY_SECONDS = 1.0
 """How long a letter waits that could not be answered, because the database cannot be written."""
 
-BUSY_SECONDS, IDLE_SECONDS = 0.004, 0.04
-"""How often it is looked for letters while calls wait or fly, and while none do."""
+UNRUNG_SECONDS = 0.25
+"""How often it is looked for letters although no bell has rung."""
 
 VIGIL_SECONDS = 0.2
 """How often it is looked whether workers live."""
@@ -141,7 +142,9 @@ class Leader:
             await stack.enter_async_context(self.service)
             inbox = await to_thread.run_sync(Inbox, self.store.path, self.store.epoch)
             stack.callback(inbox.close)
-            desk = _Desk(inbox, self.service, self.here)
+            bell = Bell(bell_of(self.store.path), kept=True)
+            stack.callback(bell.close)
+            desk = _Desk(inbox, bell, self.service, self.here)
             await desk.take_all()
             await self._bury()
             if self._seat is not None:
@@ -164,6 +167,8 @@ class Leader:
 
     def _committed(self, batch: Batch) -> None:
         self.here.noticed(batch)
+        for mail in batch.mail:
+            ring(bell_of(self.store.path, mail.worker))
         if batch.joined or batch.left or any(run.worker is None for run in batch.runs):
             self._look_for_runs()
         if self._seat is not None:
@@ -262,8 +267,9 @@ class Leader:
 class _Desk:
     """Takes letters. Until :meth:`take` it does so only when it is asked to."""
 
-    def __init__(self, inbox: Inbox, service: Service, steering: Here) -> None:
+    def __init__(self, inbox: Inbox, bell: Bell, service: Service, steering: Here) -> None:
         self._inbox = inbox
+        self._bell = bell
         self._service = service
         self._steering = steering
         self._after = 0
@@ -280,7 +286,7 @@ class _Desk:
 
     async def take(self, group: TaskGroup) -> None:
         """Take letters as they come, until cancelled; in ``group`` those that may take long."""
-        lookout = Lookout(self._look, self._pause_seconds)
+        lookout = Lookout(self._bell, self._look, UNRUNG_SECONDS)
         lookout.start()
         try:
             while True:
@@ -297,11 +303,13 @@ class _Desk:
 
     # In the thread that looks
 
-    def _look(self) -> bool:
+    def _look(self, has_rung: bool) -> None:
         if not self._inbox.has_changed():
-            return False
+            return
         try:
-            letters = self._inbox.waiting(self._after)
+            while letters := self._inbox.waiting(self._after):
+                self._after = letters[-1].id
+                self._loop.call_soon_threadsafe(self._arrived, letters)
         except StoreTakenOver:
             self._is_over = True
             self._loop.call_soon_threadsafe(self._arrived, ())
@@ -309,15 +317,6 @@ class _Desk:
         except StoreError:
             self._inbox.look_again()
             raise
-        if len(letters) == LETTERS:
-            self._inbox.look_again()
-        if letters:
-            self._after = letters[-1].id
-            self._loop.call_soon_threadsafe(self._arrived, letters)
-        return bool(letters)
-
-    def _pause_seconds(self) -> float:
-        return BUSY_SECONDS if self._service.is_busy else IDLE_SECONDS
 
     # On the loop
 

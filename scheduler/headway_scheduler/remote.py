@@ -3,7 +3,7 @@
 Theory of operation. What callers ask gathers while the pump turns, and goes to the leader as one
 letter. Its commit makes the end of a call durable: whoever leads takes letters in order, and those
 of a dead worker before its calls are lost. For everything else the leader's commit is waited for,
-which sends a notice. A thread looks for notices: often while somebody waits for one.
+which sends a notice and rings a bell for it.
 
 A worker holds the lock of a file of its own, and so is known to live. One that was frozen for long
 finds that it was taken for dead: nothing that it tells is taken any more, and everyone who waits
@@ -13,7 +13,7 @@ here gets StoreTakenOver. It looks for that before it sends what it was granted 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,17 +27,20 @@ from .clock import Clock
 from .errors import StoreBusy, StoreError, StoreTakenOver
 from .estimates import TOKENS
 from .inbox import Event, Message, finals
-from .model import Batch, Lesson, Order, Outcome, Signals
+from .model import Batch, Lesson, Order, Outcome, Signals, Worker
 from .shadow import Shadow
 from .states import LIVE_CALLS, CallState
-from .store.letters import LETTERS, Inbox
-from .store.lock import FileLock, Stamp, Vigil, worker_lock
+from .store.bell import Bell, bell_of
+from .store.letters import Inbox
+from .store.lock import WORKER_BEAT_SECONDS, FileLock, Stamp, Vigil, worker_lock
 from .store.lookout import Lookout
 from .wire import Grant, Notice, Parcel, Refusal, dump, error_of, load_notice
 
-WAITING_SECONDS = 0.004
-IDLE_SECONDS = 0.05
-"""How often it is looked for notices while somebody waits for one, and while nobody does."""
+VIGIL_SECONDS = 0.08
+"""How often it is looked whether anybody leads."""
+
+UNRUNG_SECONDS = 0.25
+"""How often it is looked for notices although no bell has rung."""
 
 POST_SECONDS = 60.0
 """How long others may keep the database locked until that is an error."""
@@ -55,13 +58,14 @@ _log = logging.getLogger("headway")
 class Ties:
     """What a remote scheduler needs of its process.
 
-    ``enlist`` tells the leader who asks, once, before anything else; ``on_change`` is called with
-    what becomes of this process's calls, ``on_order`` with what is to become of its runs,
-    ``on_vacancy`` when
-    nobody leads, or with the state of the lock file of a leader that is frozen.
+    ``joins`` says who asks if the leader does not know it yet, ``on_join`` is called once it does;
+    ``on_change`` is called with what becomes of this process's calls, ``on_order`` with what is to
+    become of its runs, ``on_vacancy`` when nobody leads, or with the state of the lock file of a
+    leader that is frozen.
     """
 
-    enlist: Callable[[], Awaitable[None]]
+    joins: Callable[[], Worker | None]
+    on_join: Callable[[], None]
     on_change: Callable[[Batch], None]
     on_order: Callable[[Order], None]
     on_vacancy: Callable[[Stamp | None], None]
@@ -85,10 +89,9 @@ class Remote(Asking):
         self._alone: frozenset[str] = frozenset()
         self._stopped: frozenset[str] = frozenset()
         self._retry_at: float | None = None
-        self._is_enlisted = False
         self._lost: StoreTakenOver | None = None
         self._vigil = Vigil(database)
-        self._vigil_at = self._looked_at = time.monotonic()
+        self._looked_at = self._read_at = time.monotonic()
         self._loop: asyncio.AbstractEventLoop
         self._outgoing: Inbox
         self._incoming: Inbox
@@ -143,12 +146,15 @@ class Remote(Asking):
 
     def _open(self) -> None:
         with ExitStack() as stack:
-            lock = FileLock(worker_lock(self._database, self.worker))
+            path = worker_lock(self._database, self.worker)
+            lock = FileLock(path, beat_seconds=WORKER_BEAT_SECONDS)
             stack.callback(lock.release)
             self._outgoing, self._incoming = Inbox(self._database), Inbox(self._database)
             stack.callback(self._outgoing.close)
             stack.callback(self._incoming.close)
-            lookout = Lookout(self._look, self._pause_seconds)
+            bell = Bell(bell_of(self._database, self.worker))
+            stack.callback(bell.close)
+            lookout = Lookout(bell, self._look, VIGIL_SECONDS)
             stack.callback(lookout.stop)
             lookout.start()
             self._resources = stack.pop_all()
@@ -173,14 +179,14 @@ class Remote(Asking):
 
     async def _hand_over(self, events: list[Event]) -> None:
         messages = tuple(message for event in events for message in event.messages)
+        joins = self._ties.joins()
         try:
-            if not self._is_enlisted:
-                await self._ties.enlist()
-                self._is_enlisted = True
-            letter_id = await to_thread.run_sync(self._write, messages)
+            letter_id = await to_thread.run_sync(self._write, messages, joins)
         except StoreError as error:
             self._fail(events, error)
             return
+        if joins is not None:
+            self._ties.on_join()
         self._shadow.told(messages, self._clock())
         awaiting: dict[int, Event] = {}
         for number, event in enumerate(events):  # of this process: one message each
@@ -191,8 +197,8 @@ class Remote(Asking):
         if awaiting:
             self._posted[letter_id] = awaiting
 
-    def _write(self, messages: tuple[Message, ...]) -> int:
-        text = dump(Parcel(self.worker, messages, self._seen))
+    def _write(self, messages: tuple[Message, ...], joins: Worker | None) -> int:
+        text = dump(Parcel(self.worker, messages, self._seen, joins))
         give_up = time.monotonic() + POST_SECONDS
         while True:
             try:
@@ -271,43 +277,36 @@ class Remote(Asking):
 
     # In the thread that looks
 
-    def _pause_seconds(self) -> float:
-        return WAITING_SECONDS if self._waiting or self._posted else IDLE_SECONDS
-
-    def _look(self) -> bool:
+    def _look(self, has_rung: bool) -> None:
         now = time.monotonic()
         was_frozen = now - self._looked_at > FROZEN_SECONDS
         if was_frozen and not self._is_listed():
             self._loop.call_soon_threadsafe(self._lose)
+        is_due = now - self._looked_at > VIGIL_SECONDS / 2
         self._looked_at = now
-        if now - self._vigil_at >= IDLE_SECONDS:
-            self._vigil_at = now
-            if self._vigil.may_lead():
-                self._loop.call_soon_threadsafe(self._ties.on_vacancy, self._vigil.frozen)
-        return self._read_mail()
+        if has_rung or now - self._read_at > UNRUNG_SECONDS:
+            self._read_mail()
+            self._read_at = now
+        if is_due and self._vigil.may_lead():
+            self._loop.call_soon_threadsafe(self._ties.on_vacancy, self._vigil.frozen)
 
-    def _read_mail(self) -> bool:
+    def _read_mail(self) -> None:
         if not self._incoming.has_changed():
-            return False
-        is_any = False
+            return
         try:
             while mail := self._incoming.mail(self.worker, self._read):
                 self._read = mail[-1][0]
                 self._loop.call_soon_threadsafe(self._arrived, mail)
-                is_any = True
-                if len(mail) < LETTERS:
-                    break
         except StoreError:
             self._incoming.look_again()
             raise
-        return is_any
 
     def _arrived(self, mail: Sequence[tuple[int, str]]) -> None:
         self._notices += mail
         self._wake.set()
 
     def _is_listed(self) -> bool:
-        return not self._is_enlisted or self._incoming.is_listed(self.worker)
+        return self._ties.joins() is not None or self._incoming.is_listed(self.worker)
 
 
 def _is_end(message: Message) -> bool:

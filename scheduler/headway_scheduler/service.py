@@ -48,9 +48,6 @@ from .store.base import Store
 from .views import Explanation, Statistics
 from .wire import Parcel
 
-LULL_SECONDS = 5.0
-"""How long workers must have told nothing until it is quiet."""
-
 RETRY_COMMIT_SECONDS = 1.0
 """How long after a failed commit the next one is tried if nobody asks."""
 
@@ -84,7 +81,6 @@ class Service(Asking):
         self._sending: set[str] = set()
         self._retry_at: float | None = None
         self._roll: dict[str, Worker] = {}
-        self._heard_at = 0.0
 
     async def _begin(self) -> None:
         """Go on from the store. What was in flight at a crash is unknown from here on.
@@ -169,11 +165,6 @@ class Service(Asking):
     # Other processes
 
     @property
-    def is_busy(self) -> bool:
-        """Whether calls wait or fly here, or workers have told something a moment ago."""
-        return bool(self._sending or self._waiting) or self._clock() - self._heard_at < LULL_SECONDS
-
-    @property
     def workers(self) -> Mapping[str, Worker]:
         """Who executes runs, by id."""
         return self._roll
@@ -196,9 +187,11 @@ class Service(Asking):
 
         What of it is refused goes back by mail. Nothing is taken from one that is not on the roll.
         """
-        worker, self._heard_at = parcel.worker, self._clock()
+        worker = parcel.worker
+        joined = () if parcel.joins is None else (parcel.joins,)
+        self._roll |= {each.id: each for each in joined}
         is_known, reply = worker in self._roll, Reply()
-        also = Batch(taken=(letter_id,), seen=((worker, parcel.seen),))
+        also = Batch(taken=(letter_id,), seen=((worker, parcel.seen),), joined=joined)
         messages = parcel.messages if is_known else ()
         event = Event(messages, also, reply, worker, letter_id, is_of_nobody=not is_known)
         self._send(event)

@@ -13,7 +13,7 @@ import msgspec
 
 from .errors import CallerError, HeadwayError, InternalError, ProviderError, StoreError
 from .inbox import Message
-from .model import Order, Route
+from .model import Order, Route, Worker
 
 WireError = tuple[str, str]
 """The name of an error's class, and its words."""
@@ -21,11 +21,15 @@ WireError = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """What a worker tells at once, in order. ``seen``: the last notice that it has read."""
+    """What a worker tells at once, in order. The first one of a worker says who it is (``joins``).
+
+    ``seen``: the last notice that it has read.
+    """
 
     worker: str
     messages: tuple[Message, ...] = ()
     seen: int = 0
+    joins: Worker | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """Letters from processes that do not admit to the one that does. Law: none is changed once posted.
 
-Theory of operation. A sender appends its letter in a short transaction and then looks for the
-answer. The leader sees by ``PRAGMA data_version`` that anything was committed by anyone, which
-costs some microseconds and no disk, and only then asks for letters. It writes the answer with the
+Theory of operation. A sender appends its letter in a short transaction, rings the leader's bell,
+and then looks for the answer. The leader looks too when nobody has rung: it sees by ``PRAGMA
+data_version`` that anything was committed by anyone, which costs no disk, and only then asks for
+letters. It writes the answer with the
 commit that carries the letter out. What was posted is carried out, whether its sender lives or
 not; if it dies in the middle of posting, there is no letter.
 
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from ..errors import StoreError
 from ..model import Letter
+from .bell import bell_of, ring
 from .failures import explained
 from .reading import assert_epoch, connect, probe, read
 from .sql import STATEMENTS
@@ -60,7 +62,9 @@ class Inbox:
                 self._db.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
                 self._is_syncing = synced
             # One statement: it begins with the write lock, or not at all.
-            return self._db.execute(STATEMENTS["post_letter"], (sender, event)).lastrowid or 0
+            letter_id = self._db.execute(STATEMENTS["post_letter"], (sender, event)).lastrowid
+        ring(bell_of(self._path))
+        return letter_id or 0
 
     def answer(self, letter_id: int) -> str | None:
         """The answer to a letter, None as long as there is none. Raises StoreError."""

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import StoreBusy
+from .bell import bell_of
 
 PROBES, PROBE_SECONDS = 3, 0.002
 """Somebody who asks who the holder is has the lock for some microseconds: try again after that."""
@@ -28,6 +29,7 @@ BEAT_SECONDS = 0.25
 SILENT_SECONDS = 1.5
 """How long a leader shows no life until it counts as frozen: six beats."""
 
+WORKER_BEAT_SECONDS = 1.0
 WORKER_SILENT_SECONDS = 10.0
 """How long a worker does: its runs are begun anew elsewhere, and what is in flight is lost."""
 
@@ -44,11 +46,15 @@ Stamp = tuple[int, int]
 class FileLock:
     """Holds the lock of the database at ``path``. Raises StoreBusy or OSError.
 
-    ``frozen``: take it even from a holder whose lock file is in this state.
+    ``frozen``: take it even from a holder whose lock file is in this state. It is touched every
+    ``beat_seconds``.
     """
 
-    def __init__(self, path: Path, *, frozen: Stamp | None = None) -> None:
+    def __init__(
+        self, path: Path, *, frozen: Stamp | None = None, beat_seconds: float = BEAT_SECONDS
+    ) -> None:
         self._path = Path(f"{path}.lock")
+        self._beat_seconds = beat_seconds
         self._file = _locked(path, self._path, frozen)
         self._end = threading.Event()
         self._pulse = threading.Thread(target=self._beat, name="headway pulse", daemon=True)
@@ -79,7 +85,7 @@ class FileLock:
             os.close(self._file)
 
     def _beat(self) -> None:
-        while not self._end.wait(BEAT_SECONDS):
+        while not self._end.wait(self._beat_seconds):
             with suppress(OSError):  # at worst, this process counts as frozen
                 os.utime(self._file)
 
@@ -88,7 +94,7 @@ class Vigil:
     """Watches the holder of a lock, by the watcher's own clock. Look often, at least every .2 s."""
 
     def __init__(self, database: Path, silent_seconds: float = SILENT_SECONDS) -> None:
-        self._database = database.resolve()
+        self._lock = Path(f"{database.resolve()}.lock")
         self._silent_seconds = silent_seconds
         self._stamp: Stamp | None = None
         self._silent = 0.0
@@ -101,13 +107,13 @@ class Vigil:
 
     def may_lead(self) -> bool:
         """Look: whether nobody has the lock, or nobody who is alive."""
-        stamp, now = _stamp(Path(f"{self._database}.lock")), time.monotonic()
+        stamp, now = _stamp(self._lock), time.monotonic()
         if stamp is None or stamp != self._stamp:
             self._stamp, self._silent = stamp, 0.0
         else:
             self._silent += min(now - self._looked, LOOK_SECONDS)
         self._looked = now
-        return self.frozen is not None or holder(self._database) is None
+        return self.frozen is not None or _holder(self._lock) is None
 
 
 def worker_lock(database: Path, worker: str) -> Path:
@@ -116,12 +122,13 @@ def worker_lock(database: Path, worker: str) -> Path:
 
 
 def sweep(database: Path, but: Collection[str]) -> None:
-    """Remove the lock files of workers that were killed before anybody knew of them."""
+    """Remove the locks and bells that workers left which were killed."""
     name = database.resolve().name
     for lock in database.resolve().parent.glob(f"{name}.{WORKER}*.lock"):
         worker = lock.name.removeprefix(f"{name}.").removesuffix(".lock")
         if worker not in but and holder(lock.with_suffix("")) is None:
             lock.unlink(missing_ok=True)
+            bell_of(database, worker).unlink(missing_ok=True)
 
 
 def holder(database: Path) -> str | None:
@@ -129,8 +136,12 @@ def holder(database: Path) -> str | None:
 
     The kernel's lock is asked, not the file: that one outlives ``kill -9``.
     """
+    return _holder(Path(f"{database.resolve()}.lock"))
+
+
+def _holder(lock: Path) -> str | None:
     try:
-        file = os.open(f"{database.resolve()}.lock", os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     except PermissionError:
