@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import anyio
 
 from headway_scheduler.asking import Asking
-from headway_scheduler.clock import system_clock
+from headway_scheduler.clock import Clock, system_clock
 from headway_scheduler.errors import (
     CallerError,
     RunNotFound,
@@ -98,7 +98,7 @@ class Headway:
         self._prices = Prices(config)
         self.workflows = Workflows(config, self._prices)
         self._person: Person | None = None
-        self._clock = system_clock()
+        self._clock: Clock = system_clock()
         self._vigil = Vigil(config.database)
         self._label = label
         self._steer: Steering | None = None
@@ -161,12 +161,12 @@ class Headway:
         self._executor = executor = self._new_executor()
         leader = Leader(
             self.config,
-            self._clock,
             frozen,
             seat=Seat(executor.worker, executor.handles, executor.heed, executor.committed),
         )
         async with leader:
             self._store, self._asking, self._steer = leader.store, leader.service, leader.here
+            self._clock = leader.store.clock
             self._leader = leader
             yield
 
@@ -188,7 +188,8 @@ class Headway:
                 executor.heed,
                 vacancy.tell,
             )
-            async with Remote(store.path, executor.worker.id, self._clock, ties) as remote:
+            self._clock = store.clock
+            async with Remote(store.path, executor.worker.id, store.clock, ties) as remote:
                 remote.know(await store.lessons())
                 self._store, self._asking, self._steer = store, remote, follower
                 yield
@@ -197,7 +198,7 @@ class Headway:
 
     def _new_executor(self) -> Executor:
         worker = new_worker(self._clock(), self._label, self.workflows)
-        return Executor(worker, self.workflows, self._clock)
+        return Executor(worker, self.workflows, lambda: self._clock())
 
     async def _begin(self, stack: AsyncExitStack) -> None:
         worker = self._executor.worker.id
@@ -225,7 +226,7 @@ class Headway:
             if not self._executor.has_joined:
                 continue
             try:
-                async with Leader(self.config, self._clock, frozen):
+                async with Leader(self.config, frozen):
                     await anyio.sleep_forever()
             except* StoreError as group:
                 _log.info("this process does not lead: %s", group.exceptions[0])
@@ -234,7 +235,7 @@ class Headway:
         """Lead if nobody alive does, for as long as the letters that wait need."""
         if self._vigil.may_lead():
             with suppress(StoreBusy):
-                async with Leader(self.config, self._clock, self._vigil.frozen):
+                async with Leader(self.config, self._vigil.frozen):
                     pass
 
     async def _take_up(self) -> None:

@@ -29,7 +29,6 @@ import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
-from headway_scheduler.clock import Clock
 from headway_scheduler.errors import (
     HeadwayError,
     InternalError,
@@ -100,7 +99,6 @@ class Leader:
     def __init__(
         self,
         config: Config,
-        clock: Clock,
         frozen: Stamp | None = None,
         seat: Seat | None = None,
     ) -> None:
@@ -111,7 +109,7 @@ class Leader:
             self.store,
             config.quotas.values(),
             policy=policy,
-            clock=clock,
+            clock=lambda: self.store.clock(),
             on_change=self._committed,
             admits=False,
         )

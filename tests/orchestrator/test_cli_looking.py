@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -99,7 +98,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("HEADWAY_CONFIG", "HEADWAY_DATABASE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TEST_KEY", "sk-test-0123456789")
-    monkeypatch.setattr("headway.cli.database.time", SimpleNamespace(time=lambda: NOW))
+    monkeypatch.setattr("headway_scheduler.clock.Anchor.now", lambda anchor: NOW)
     return tmp_path
 
 

@@ -143,7 +143,7 @@ async def test_one_that_fails_to_lead_leaves_the_place_free(
     with monkeypatch.context() as patch:
         patch.setattr(leading, "Inbox", locked)
         with pytest.raises(StoreBusy, match="keeps it locked"):
-            async with leading.Leader(config, time.time):
+            async with leading.Leader(config):
                 pytest.fail("it leads")
     async with Headway(config) as headway:
         assert headway.is_leader

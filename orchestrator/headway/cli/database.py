@@ -1,6 +1,5 @@
 """Reading the database beside whoever writes it. Law of this file: nothing is written or locked."""
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -43,7 +42,7 @@ class Queue:
 async def reading(config: Config) -> AsyncIterator[Reader]:
     """Open the database to read. Raises StoreError."""
     async with SqliteStore(config.database, read_only=True) as store:
-        yield Reader(store, holder(config.database) is not None, time.time())
+        yield Reader(store, holder(config.database) is not None, store.clock())
 
 
 async def load_queue(config: Config, reader: Reader) -> Queue:

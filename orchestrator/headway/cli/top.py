@@ -91,7 +91,7 @@ async def _seen(config: Config, reader: Reader) -> list[Sight]:
         leads = str(worker.pid) == leader
         # One that led from its beginning has the leader's lock alone.
         alone = config.database if leads else worker_lock(config.database, worker.id)
-        silent = silent_seconds(alone, reader.now)
+        silent = silent_seconds(alone)
         found.append(Sight(worker, runs[worker.id], silent, leads))
     return found
 

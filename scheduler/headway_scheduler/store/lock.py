@@ -156,10 +156,10 @@ def _holder(lock: Path) -> str | None:
         os.close(file)
 
 
-def silent_seconds(path: Path, now: float) -> float | None:
-    """How long ago the holder of the lock showed life, by the files' clock; None without one."""
+def silent_seconds(path: Path) -> float | None:
+    """How long ago the holder of the lock showed life, by the wall clock; None without one."""
     stamp = _stamp(Path(f"{path}.lock"))
-    return None if stamp is None else max(0.0, now - stamp[1] / 1e9)
+    return None if stamp is None else max(0.0, time.time() - stamp[1] / 1e9)
 
 
 def _locked(path: Path, lock: Path, frozen: Stamp | None) -> int:

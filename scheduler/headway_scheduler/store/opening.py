@@ -14,23 +14,28 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..clock import Anchor, new_anchor
 from ..errors import StoreBusy, StoreError, StoreReadOnly
 from .failures import explained
 from .lock import FileLock, Stamp
 from .network import refuse_network
-from .reading import connect, probe, read
+from .reading import connect, probe, read, read_anchor
 from .sql import APPLICATION_ID, MIGRATIONS, STATEMENTS
 from .upkeep import back_up, sync
 
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """What it takes to write: the connection, the lock, and the epoch that every commit asserts."""
+    """What it takes to write: the connection, the lock, and the epoch that every commit asserts.
+
+    ``anchor``: the time that all processes on this database have.
+    """
 
     path: Path
     connection: sqlite3.Connection
     lock: FileLock
     epoch: int
+    anchor: Anchor
 
 
 def open_writer(path: Path, frozen: Stamp | None = None) -> Writer:
@@ -50,20 +55,24 @@ def open_writer(path: Path, frozen: Stamp | None = None) -> Writer:
         _keep_older(path, undo)
         db = undo.enter_context(closing(connect(path, "mode=rw")))
         _prepare(path, db)
-        epoch = _raise_epoch(path, db, lock)
+        epoch, anchor = _raise_epoch(path, db, lock)
         undo.pop_all()
-    return Writer(path, db, lock, epoch)
+    return Writer(path, db, lock, epoch, anchor)
 
 
-def _raise_epoch(path: Path, db: sqlite3.Connection, lock: FileLock) -> int:
+def _raise_epoch(path: Path, db: sqlite3.Connection, lock: FileLock) -> tuple[int, Anchor]:
     db.execute("BEGIN IMMEDIATE")
     # Looked at inside: of two who got the lock, the later one sees what the other has put there.
     if not lock.is_ours():
         db.execute("ROLLBACK")
         raise StoreBusy(f"{path}: another process took it in this moment: ask again")
     (epoch,) = db.execute(STATEMENTS["raise_epoch"]).fetchone()
+    anchor = read_anchor(db)
+    if not anchor.is_valid:
+        anchor = new_anchor()
+        db.execute(STATEMENTS["set_anchor"], (anchor.boot, anchor.offset))
     db.execute("COMMIT")
-    return int(epoch)
+    return int(epoch), anchor
 
 
 def _keep_older(path: Path, undo: ExitStack) -> None:

@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..clock import Anchor
 from ..errors import StoreCorrupt, StoreError, StoreForeign, StoreTakenOver, StoreTooNew
 from ..model import CallRecord, Change, Lesson, Run, Snapshot, Spent, Worker
 from ..states import LIVE_CALLS, CallState, RunState
@@ -112,6 +113,11 @@ def _check_version(path: Path, db: sqlite3.Connection, any_age: bool) -> None:
 def probe(db: sqlite3.Connection) -> None:
     """Notice damage of the schema or of the upper pages early."""
     db.execute(STATEMENTS["probe"]).fetchone()
+
+
+def read_anchor(db: sqlite3.Connection) -> Anchor:
+    """The time that all processes on a database have, if the machine was not started since."""
+    return Anchor(*db.execute(STATEMENTS["anchor"]).fetchone())
 
 
 def assert_epoch(db: sqlite3.Connection, path: Path, epoch: int) -> None:

@@ -15,6 +15,7 @@ import aiosqlite
 import anyio
 from anyio import to_thread
 
+from ..clock import Clock, system_clock
 from ..errors import StoreError, StoreReadOnly
 from ..model import Batch, CallRecord, Change, Lesson, Run, Snapshot, Spent, Worker
 from ..states import CallState, RunState
@@ -46,6 +47,8 @@ class SqliteStore:
         # Resolved: two names of one file must not have two locks.
         self.path = Path(path).resolve()
         self.read_only = read_only
+        self.clock: Clock = system_clock()
+        """The time that all processes on the database have, once it is open."""
         self._frozen = frozen
         self._opened: Writer
         self._writer: aiosqlite.Connection | None = None
@@ -55,9 +58,12 @@ class SqliteStore:
         if self.read_only:
             await to_thread.run_sync(refuse_network, self.path)
             await self._read(reading.probe)
+            anchor = await self._read(reading.read_anchor)
+            self.clock = anchor.now if anchor.is_valid else system_clock()
             return self
         with anyio.CancelScope(shield=True):
             self._opened = await to_thread.run_sync(open_writer, self.path, self._frozen)
+            self.clock = self._opened.anchor.now
             # Opened before: a failed start of aiosqlite leaves its thread to end by itself.
             self._writer = await aiosqlite.Connection(lambda: self._opened.connection, 64)
         return self

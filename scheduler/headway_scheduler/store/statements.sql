@@ -67,6 +67,12 @@ ON CONFLICT (kind, subject) DO UPDATE SET value = excluded.value;
 -- raise_epoch: A new leader. What those before it write is refused from here on.
 UPDATE leadership SET epoch = epoch + 1 RETURNING epoch;
 
+-- anchor: What wall time is, since which boot.
+SELECT boot, clock_offset FROM leadership;
+
+-- set_anchor: Agree on wall time anew.
+UPDATE leadership SET boot = ?, clock_offset = ?;
+
 -- epoch: Whose turn it is to lead.
 SELECT epoch FROM leadership;
 

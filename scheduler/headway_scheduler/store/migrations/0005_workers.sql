@@ -5,6 +5,10 @@ ALTER TABLE calls ADD COLUMN worker TEXT;
 
 CREATE INDEX runs_by_worker ON runs (worker) WHERE worker IS NOT NULL;
 
+-- What wall time is, agreed on for all processes until the machine is started again.
+ALTER TABLE leadership ADD COLUMN boot TEXT NOT NULL DEFAULT '';
+ALTER TABLE leadership ADD COLUMN clock_offset REAL NOT NULL DEFAULT 0;
+
 CREATE TABLE workers (
     id                TEXT NOT NULL PRIMARY KEY,
     pid               INTEGER NOT NULL,
