@@ -1,0 +1,276 @@
+"""A day of ten million calls: the database stays as large as what is kept, and nothing leaks.
+
+    python -m benchmarks.day [--calls 10000000] [--keep 2000] [--folder DIR]
+
+One scheduler on a real file, in a clock that makes the day pass as fast as the calls do. Runs of
+fifty calls come and go, two hundred at once, each call with a prompt that goes on from the one
+before; some are tried again, fail, or are cancelled. Whenever a thousand more have ended, all but
+the last ``--keep`` ended runs are forgotten, as ``headway db prune`` does it, in the middle of the
+work. Others read all the time, now and then for three seconds. Shown for every hour: the sizes of
+the database and its log, open files, memory, and the longest commit, which is a prune. Compared
+are the last hour and the third, when what is kept has come to its size; if the database has grown
+by more than a fifth, the memory by more than a tenth, the files by any, or the log was above 512
+MB, the exit status is 1. (The log cannot begin anew while somebody reads what was there before: its
+bound is what is written during the longest read.)
+"""
+
+import argparse
+import gc
+import hashlib
+import os
+import random
+import sqlite3
+import sys
+import threading
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import anyio
+
+from headway.control import Control
+from headway_scheduler.model import (
+    Batch,
+    Call,
+    Link,
+    Outcome,
+    Piece,
+    Priority,
+    Prompt,
+    Quota,
+    Run,
+    Usage,
+)
+from headway_scheduler.service import Service
+from headway_scheduler.states import CallState, RunState
+from headway_scheduler.store.sqlite import SqliteStore
+
+DAY_SECONDS = 86_400.0
+START = 1_800_000_000.0
+CALLS_OF_RUN = 50
+AT_ONCE = 200
+WAL_BYTES = 512 << 20
+PRUNED_AT_ONCE = 1000
+QUOTAS = [
+    Quota.per_minute("org", requests=1e9, tokens=1e13, concurrency=100_000),
+    Quota.per_minute("model", requests=1e9, tokens=1e13),
+]
+ANSWER = '{"content": "' + "An answer of ordinary length, told at some length. " * 6 + '"}'
+
+
+@dataclass
+class Timed:
+    """The store, with a stopwatch on its commits."""
+
+    store: SqliteStore
+    longest: float = 0.0
+
+    async def commit(self, batch: Batch) -> None:
+        start = time.perf_counter()
+        await SqliteStore.commit(self.store, batch)
+        self.longest = max(self.longest, time.perf_counter() - start)
+
+
+class Day:
+    def __init__(self, service: Service, store: SqliteStore, calls: int) -> None:
+        self.service = service
+        self.store = store
+        self.calls = calls
+        self.done = 0
+        self.begun = 0
+        self.random = random.Random(1)
+
+    async def work(self) -> None:
+        """One run after the other, until the day is over."""
+        while self.begun < self.calls:
+            self.begun += CALLS_OF_RUN
+            await self.run(f"r-{self.begun}")
+
+    async def run(self, run_id: str) -> None:
+        priority = self.random.choice(list(Priority))
+        now = self.service.now()
+        run = Run(run_id, f"workflow {self.begun % 20}", "task", priority, RunState.RUNNING, now)
+        self.service.note_run(run)
+        link: Link | None = None
+        for number in range(CALLS_OF_RUN):
+            link = await self.call(run, number, link)
+        ended = replace(run, state=RunState.COMPLETED, finished_at=self.service.now())
+        await self.service.save_run(ended)
+
+    async def call(self, run: Run, number: int, before: Link | None) -> Link:
+        call_id = f"{run.id}.{number}"
+        text = f"{call_id}: " + "What is said here was said by nobody before. " * 5
+        piece = Piece(hashlib.blake2b(text.encode(), digest_size=16).digest(), text)
+        parent = None if before is None else before.hash
+        link = Link(
+            hashlib.blake2b((parent or b"") + piece.hash, digest_size=16).digest(),
+            parent,
+            piece.hash,
+        )
+        call = Call(
+            call_id,
+            run.id,
+            f"agent {number % 3}",
+            "model",
+            ("org", "model"),
+            run.priority,
+            900,
+            self.service.now(),
+            link.hash.hex(),
+        )
+        await self.service.acquire(call, Prompt((piece,), (link,)))
+        chance = self.random.random()
+        if chance < 0.01:
+            self.service.abandon(call_id, Outcome(CallState.CANCELLED))
+        else:
+            self.service.sent(call_id)
+            if chance < 0.03:
+                await self.service.retry(call_id, Outcome(CallState.QUEUED, error="again"))
+                self.service.sent(call_id)
+            state = CallState.FAILED if chance > 0.99 else CallState.DONE
+            outcome = Outcome(state, Usage(800, 100), ANSWER, arrival=number)
+            await self.service.settle(call_id, outcome)
+        self.done += 1
+        return link
+
+
+def look(path: Path, over: threading.Event) -> None:
+    """Read as others do: often and shortly, and now and then for three seconds."""
+    turn = 0
+    while not over.wait(0.05):
+        turn += 1
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            db.execute("BEGIN")
+            db.execute("SELECT count(*) FROM runs WHERE state = 'running'").fetchone()
+            if turn % 200 == 0:
+                over.wait(3)
+
+
+@dataclass(frozen=True)
+class Measured:
+    database: int
+    files: int
+    rss: int
+
+
+class Clerk:
+    """Prints a line for every hour, and keeps what is compared in the end."""
+
+    def __init__(self, day: Day, path: Path, timed: Timed, keep: int) -> None:
+        self.day, self.path, self.timed, self.keep = day, path, timed, keep
+        self.hours: list[Measured] = []
+        self.largest_log = 0
+        self.pruning = 0.0
+        self.began = time.perf_counter()
+        self.at = (0, self.began)
+
+    async def watch(self) -> None:
+        """Wait for each hour; prune, then measure."""
+        print(
+            "hour   calls      calls/s  prune s  database MB  log MB  files  memory MB  "
+            "longest commit ms",
+            flush=True,
+        )
+        hour, pruned = 1, 0
+        while self.day.done < self.day.calls:
+            await anyio.sleep(0.1)
+            self.largest_log = max(self.largest_log, size(self.path, "-wal"))
+            if self.day.done // CALLS_OF_RUN >= pruned + PRUNED_AT_ONCE:
+                pruned = self.day.done // CALLS_OF_RUN
+                await self.prune()
+            if self.day.done >= hour * self.day.calls / 24:
+                self.tell(hour)
+                hour += 1
+
+    async def prune(self) -> None:
+        start = time.perf_counter()
+        await Control(self.day.service, self.day.store).prune(float("inf"), keep=self.keep)
+        self.pruning += time.perf_counter() - start
+
+    def tell(self, hour: int) -> None:
+        gc.collect()
+        now, (calls, at) = time.perf_counter(), self.at
+        rate = (self.day.done - calls) / (now - at)
+        self.at = (self.day.done, now)
+        measured = Measured(size(self.path), len(os.listdir("/proc/self/fd")), rss())
+        self.hours.append(measured)
+        print(
+            f"{hour:4}  {self.day.done:10,}  {rate:8,.0f}  {self.pruning:7.1f}  "
+            f"{measured.database / 1e6:11,.0f}  {size(self.path, '-wal') / 1e6:6,.0f}  "
+            f"{measured.files:5}  {measured.rss / 1e6:9,.0f}  {1000 * self.timed.longest:8,.0f}",
+            flush=True,
+        )
+        self.timed.longest = self.pruning = 0.0
+
+    def verdict(self) -> bool:
+        third, last = self.hours[2], self.hours[-1]
+        grown = last.database / third.database, last.rss / third.rss
+        print(
+            f"from the third hour to the last: database x {grown[0]:.2f} (1.2), memory x "
+            f"{grown[1]:.2f} (1.1), files {third.files} and {last.files}, largest log "
+            f"{self.largest_log / 1e6:.0f} MB ({WAL_BYTES / 1e6:.0f})"
+        )
+        return (
+            grown[0] <= 1.2
+            and grown[1] <= 1.1
+            and last.files <= third.files
+            and self.largest_log <= WAL_BYTES
+        )
+
+
+def size(path: Path, suffix: str = "") -> int:
+    file = Path(f"{path}{suffix}")
+    return file.stat().st_size if file.exists() else 0
+
+
+def rss() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def lived(folder: Path, calls: int, keep: int) -> bool:
+    path = folder / "headway.db"
+    day: Day | None = None
+
+    def clock() -> float:
+        done = 0 if day is None else day.done
+        return START + DAY_SECONDS * done / calls
+
+    store = SqliteStore(path)
+    timed = Timed(store)
+    store.commit = timed.commit  # type: ignore[method-assign]
+    over = threading.Event()
+    reader = threading.Thread(target=look, args=(path, over))
+    async with store, Service(store, QUOTAS, clock=clock) as service:
+        day = Day(service, store, calls)
+        clerk = Clerk(day, path, timed, keep)
+        reader.start()
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(clerk.watch)
+                for _ in range(AT_ONCE):
+                    group.start_soon(day.work)
+        finally:
+            over.set()
+            reader.join()
+        if len(clerk.hours) < 24:
+            clerk.tell(24)
+    return clerk.verdict()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--calls", type=int, default=10_000_000)
+    parser.add_argument("--keep", type=int, default=2000)
+    parser.add_argument("--folder", type=Path, help="make the database here, and leave it")
+    args = parser.parse_args()
+    with TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        sys.exit(not anyio.run(lived, folder, args.calls, args.keep))
+
+
+if __name__ == "__main__":
+    main()
