@@ -1,6 +1,6 @@
 """Several processes on one database: an urgent call, throughput side by side, and doing nothing.
 
-    python -m benchmarks.processes [urgent] [throughput] [idle]
+    python -m benchmarks.processes [urgent] [throughput] [idle] [takeover]
 
 ``urgent``: one process has 10,000 background calls queued; a fresh process, again and again, opens
 the database and asks for one interactive call. Shown: how long from asking to the moment at which
@@ -8,16 +8,20 @@ the request may leave, and how many background calls were admitted in that time.
 ``throughput``: durable calls a second of one process with 1,000 callers, and of two with 500
 each, the leader and a follower, in rounds that alternate.
 ``idle``: the share of a core of five ``headway work --forever`` that wait, and of those one by one.
+``takeover``: how long after a SIGKILL, and after a SIGSTOP, of the one that leads another one does,
+of three workers.
 """
 
 import argparse
 import os
 import signal
+import sqlite3
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -228,9 +232,7 @@ def idle() -> None:
         (folder / "headway.toml").write_text(CONFIG.format(rpm=60))
         workers = []
         for _ in range(5):
-            command = [sys.executable, "-m", "headway", "work", "--forever"]
-            pipe = subprocess.DEVNULL
-            workers.append(subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=pipe))
+            workers.append(worker(folder))
             time.sleep(2.5)
         time.sleep(3)
         before, start = [cpu_seconds(each.pid) for each in workers], time.monotonic()
@@ -246,13 +248,59 @@ def idle() -> None:
     print(f"  each: {shares}; the first one leads")
 
 
+# Whoever leads is gone
+
+
+def takeover() -> None:
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "headway.toml").write_text(CONFIG.format(rpm=60))
+        workers = [worker(folder) for _ in range(3)]
+        time.sleep(4)
+        killed = [1000 * until_led(folder, workers, signal.SIGKILL) for _ in range(20)]
+        frozen = [until_led(folder, workers, signal.SIGSTOP) for _ in range(5)]
+        for each in workers:
+            each.kill()
+            each.wait()
+    print(f"takeover after SIGKILL: {quantiles(killed)}, most {max(killed):.0f} ms (bar 100)")
+    print(f"  after SIGSTOP: median {statistics.median(frozen):.2f} s, most {max(frozen):.2f} (2)")
+
+
+def worker(folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "headway", "work", "--forever"]
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=folder, stdout=quiet, stderr=quiet)
+
+
+def until_led(folder: Path, workers: list[subprocess.Popen[bytes]], end: signal.Signals) -> float:
+    """End whoever leads, and say how many seconds it took until another epoch began."""
+    pid = int((folder / "headway.db.lock").read_text())
+    leader = next(each for each in workers if each.pid == pid)
+    with closing(sqlite3.connect(folder / "headway.db")) as db:
+
+        def epoch() -> int:
+            return int(db.execute("SELECT epoch FROM leadership").fetchone()[0])
+
+        before, start = epoch(), time.perf_counter()
+        leader.send_signal(end)
+        while epoch() == before:
+            time.sleep(0.001)
+        seconds = time.perf_counter() - start
+    leader.kill()
+    leader.wait()
+    workers.remove(leader)
+    workers.append(worker(folder))
+    time.sleep(3)
+    return seconds
+
+
 def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
-    parts = {"urgent": urgent, "throughput": throughput, "idle": idle}
+    parts = {"urgent": urgent, "throughput": throughput, "idle": idle, "takeover": takeover}
     parser = argparse.ArgumentParser()
     parser.add_argument("parts", nargs="*", choices=[*parts, []], default=[])
     for name in parser.parse_args().parts or parts:

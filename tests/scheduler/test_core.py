@@ -948,3 +948,31 @@ def test_the_number_of_an_answer_is_written_with_it(state: CallState) -> None:
     core.admit(NOW)
     core.settle("a", Outcome(state, answer="{}", arrival=17), NOW)
     assert core.take_batch(NOW).new[0].arrival == 17
+
+
+def test_the_calls_of_a_worker_that_is_gone_are_unknown_or_parked_and_no_other_s() -> None:
+    core = Scheduler([Quota.per_minute("q", requests=600, concurrency=2)], NOW)
+    for number, worker in enumerate(("gone", "alive", "gone", "alive")):
+        core.submit(call(f"c{number}"), NOW, worker=worker)
+    assert [record.call.id for record in core.admit(NOW)] == ["c0", "c1"]
+    core.take_batch(NOW)
+    core.disown("gone", NOW)
+    changed = {record.call.id: record for record in core.take_batch(NOW).changed}
+    assert (changed["c0"].state, changed["c0"].losses) == (CallState.UNKNOWN, 1)
+    assert core.statistics(NOW).parked == 1
+    assert [record.call.id for record in core.admit(NOW)] == ["c3"]
+    core.settle("c1", Outcome(CallState.DONE), NOW)
+    assert core.admit(NOW) == []
+    (parked,) = [record for record in core.queued() if record.parked]
+    core.resubmit(parked, NOW, worker="alive")
+    assert [(r.call.id, r.worker) for r in core.admit(NOW)] == [("c2", "alive")]
+
+
+def test_a_delayed_call_of_a_worker_that_is_gone_stays_parked_when_its_time_comes() -> None:
+    core = Scheduler([Quota.per_minute("q", requests=600)], NOW)
+    core.submit(call("c"), NOW, worker="gone")
+    core.admit(NOW)
+    core.settle("c", Outcome(CallState.QUEUED, not_before=NOW + 5), NOW)
+    core.disown("gone", NOW)
+    assert core.admit(NOW + 10) == []
+    assert core.statistics(NOW + 10).parked == 1

@@ -27,6 +27,7 @@ from headway_scheduler.model import (
     Snapshot,
     Spent,
     Usage,
+    Worker,
 )
 from headway_scheduler.states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
 from headway_scheduler.store import MemoryStore, SqliteStore, Store
@@ -642,3 +643,34 @@ async def test_a_call_that_was_lost_and_never_answered_is_listed_as_lost(store: 
     lost = replace(paid(0, "m", None, "a", losses=2), state=CallState.UNKNOWN)
     await store.commit(Batch(new=(lost,)))
     assert await store.spent("model", 0.0) == [Spent("m", "m", None, 0, 2)]
+
+
+async def test_who_executes_runs_and_which(store: Store) -> None:
+    first = Worker("w-1", 11, 1.0, "night", 8, True, ("a", "b"))
+    second = Worker("w-2", 12, 0.5)
+    mine = replace(run("mine"), worker="w-1")
+    await store.commit(Batch(joined=(first, second), runs=(mine, run("nobody's"))))
+    assert await store.workers() == [second, first]
+    assert [each.id for each in await store.assigned()] == ["mine"]
+    assert (await store.run("mine")) == mine
+
+    fewer = replace(first, slots=0, takes_interrupted=False)
+    await store.commit(Batch(joined=(fewer,), runs=(replace(mine, worker=None),)))
+    assert await store.workers() == [second, fewer]
+    assert list(await store.assigned()) == []
+    await store.commit(Batch(left=("w-2", "w-none")))
+    assert await store.workers() == [fewer]
+
+
+async def test_a_call_keeps_who_asked_for_it(store: Store) -> None:
+    asked = replace(record(0), worker="w-1")
+    await store.commit(Batch(new=(asked, record(1))))
+    assert [row.worker for row in (await store.snapshot()).calls] == ["w-1", None]
+    await store.commit(Batch(changed=(replace(asked, worker="w-2"),)))
+    assert [row.worker for row in await store.calls()] == ["w-2", None]
+
+
+async def test_lessons_are_given_back_by_themselves_too(store: Store) -> None:
+    lessons = (Lesson("a", "x", "1"), Lesson("b", "x", "2"))
+    await store.commit(Batch(lessons=lessons[::-1]))
+    assert tuple(await store.lessons()) == lessons == (await store.snapshot()).lessons

@@ -8,7 +8,7 @@ from headway_scheduler.core import Scheduler
 from headway_scheduler.model import CallRecord, Quota, Run
 from headway_scheduler.policy import Policy
 from headway_scheduler.states import IN_FLIGHT, UNDER_WAY, RunState
-from headway_scheduler.store.lock import holder
+from headway_scheduler.store.lock import holder, worker_lock
 from headway_scheduler.store.sqlite import SqliteStore
 
 from ..config import Config
@@ -23,10 +23,13 @@ class Reader:
     now: float
 
     def as_it_is(self, run: Run) -> Run:
-        """Correct a row that says running when its process died: the next start will, too."""
-        if run.state is RunState.RUNNING and not self.is_held:
-            return replace(run, state=RunState.INTERRUPTED)
-        return run
+        """Correct a row that says running when its process died: the next leader will, too."""
+        if run.state is not RunState.RUNNING or self.is_held or self._is_alive(run.worker):
+            return run
+        return replace(run, state=RunState.INTERRUPTED)
+
+    def _is_alive(self, worker: str | None) -> bool:
+        return worker is not None and holder(worker_lock(self.store.path, worker)) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ def run_facts(run: Run) -> dict[str, Any]:
         "waits_for": run.waits_for,
         "attempts": run.attempts,
         "resumed_at": run.resumed_at,
+        "worker": run.worker,
     }
 
 
