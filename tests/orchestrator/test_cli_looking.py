@@ -366,6 +366,19 @@ def test_an_error_leaves_headway_as_it_was_raised_and_not_in_a_group(folder: Pat
         anyio.run(submit)
 
 
+# logs
+
+
+def test_logs_of_a_run_tell_its_calls_and_how_it_ended(shown: Shown, database: Path) -> None:
+    lines = shown("runs", "logs", "r-aaa").splitlines()
+    assert [line.partition("  ")[2] for line in lines[:-1]] == ["writer: hello"]
+    assert lines[-1] == "r-aaa completed"
+    assert shown("runs", "logs", "r-aaa", "-f").splitlines() == lines
+    (fact,) = map(json.loads, shown("runs", "logs", "r-aaa", "--json").splitlines())
+    assert (fact["id"], json.loads(fact["answer"])) == ("r-aaa.0", {"content": "hello"})
+    assert "no run 'r-none'" in shown("runs", "logs", "r-none", status=2)
+
+
 # top
 
 

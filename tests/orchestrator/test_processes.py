@@ -349,6 +349,41 @@ def test_a_run_of_another_worker_is_cancelled_and_bumped_there(slow_world: World
     assert world.rows("SELECT priority, worker FROM runs") == [(1, None)]
 
 
+def test_logs_follow_a_run_of_another_process_to_its_end(world: World) -> None:
+    leader = world.worker()
+    world.headway("queue", "pause")
+    run_id = world.headway("submit", "agent", "task").strip()
+    following = world.start("runs", "logs", run_id[:6], "-f")
+    world.until(lambda: world.rows("SELECT 1 FROM calls WHERE state = 'queued'"), leader, following)
+    world.headway("queue", "resume")
+    out, err = following.communicate()
+    assert (following.returncode, err) == (0, "")
+    call, end = out.splitlines()
+    assert "writer: sim answers" in call
+    assert end == f"{run_id} completed"
+
+
+def test_a_follower_drains_at_sigterm_and_others_work_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
+    with world_in(tmp_path, base_seconds=1.0) as world:
+        leader = world.start("work", "--forever", "--runs", "1")
+        world.until(lambda: world.rows("SELECT 1 FROM workers"), leader)
+        follower = world.start("work", "--forever", "--runs", "1", "--label", "night")
+        world.until(lambda: world.rows("SELECT 1 FROM workers WHERE label = 'night'"), follower)
+        ids = [world.headway("submit", "agent", f"{n}").strip() for n in range(4)]
+        mine = "SELECT runs.id FROM runs JOIN workers ON workers.id = worker WHERE label = 'night'"
+        world.until(lambda: world.rows(mine), leader, follower)
+        follower.send_signal(signal.SIGTERM)
+        _, err = follower.communicate()
+        assert follower.returncode == 0, err
+        assert world.rows("SELECT pid FROM workers") == [(leader.pid,)]
+        for run_id in ids:
+            world.until(lambda run_id=run_id: world.state(run_id) == "completed", leader)
+        assert len(world.ledger.paid) == 4
+
+
 def test_a_frozen_worker_loses_its_runs_and_tells_nothing_more(slow_world: World) -> None:
     """What it had in flight may have been paid, and is asked again by whoever has the run now."""
     world = slow_world

@@ -150,7 +150,10 @@ def _add_looking(commands: Any) -> None:
     listed = _command(verbs, "list", "runs:show_list", "newest first (the default verb)")
     listed.add_argument("--state", choices=[state.value for state in RunState])
     show = _command(verbs, "show", "runs:show_one", "one run with its calls and last messages")
-    show.add_argument("id", metavar="ID", help="of the run; its start is enough")
+    logs = _command(verbs, "logs", "logs:logs", "what happened in a run, call by call")
+    logs.add_argument("-f", "--follow", action="store_true", help="and what happens, until it ends")
+    for command in (show, logs):
+        command.add_argument("id", metavar="ID", help="of the run; its start is enough")
     _add_steering(verbs)
     queue = commands.add_parser("queue", help="which calls wait, and for what", allow_abbrev=False)
     verbs = queue.add_subparsers(metavar="VERB", required=True, title="verbs")
@@ -159,7 +162,7 @@ def _add_looking(commands: Any) -> None:
     why.add_argument("id", metavar="CALL", help="id of the call; its start is enough")
     for command in (listed, head):
         command.add_argument("--limit", type=_count, default=20, metavar="N", help="(default: 20)")
-    for command in (listed, show, head, why):
+    for command in (listed, show, logs, head, why):
         _add_common(command)
     _add_operations(verbs)
     top = _command(commands, "top", "top:top", "the whole system at a glance, again and again")

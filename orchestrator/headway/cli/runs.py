@@ -43,7 +43,7 @@ def show_list(args: Namespace) -> int:
 
 def show_one(args: Namespace) -> int:
     """Show a run with its calls, its error and its last messages."""
-    run, calls, now = anyio.run(_one, load(args.config), args.id)
+    run, calls, now = anyio.run(one_run, load(args.config), args.id)
     if args.json:
         facts = [call_facts(record, now) for record in calls]
         say_json({**run_facts(run), "calls": facts, "messages": _messages(run, calls)})
@@ -71,12 +71,13 @@ def _states(state: RunState | None, reader: Reader) -> set[RunState]:
     return set() if state is None else {state}
 
 
-async def _one(config: Config, run_id: str) -> tuple[Run, Sequence[CallRecord], float]:
+async def one_run(config: Config, run_id: str) -> tuple[Run, list[CallRecord], float]:
+    """A run with its calls, as it is now. Raises RunNotFound."""
     async with reading(config) as reader:
         run = await reader.store.run(run_id) if run_id else None
         if run is None:
             raise RunNotFound(f"no run {run_id!r}: `headway runs list` shows them")
-        calls = await reader.store.calls(run.id, limit=1_000_000)
+        calls = list(await reader.store.calls(run.id, limit=1_000_000))
         return reader.as_it_is(run), calls, reader.now
 
 
