@@ -6,6 +6,7 @@ Law of this file: a run is executed here only while its row names this worker.
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import anyio
@@ -13,6 +14,7 @@ from anyio.abc import TaskGroup
 
 from headway_scheduler.asking import Asking
 from headway_scheduler.clock import Clock
+from headway_scheduler.errors import StoreError
 from headway_scheduler.model import Batch, Order, Run, Worker
 from headway_scheduler.states import RunState
 from headway_scheduler.store.base import Store
@@ -83,9 +85,10 @@ class Executor:
         self.has_joined = True
 
     async def leave(self) -> None:
-        """Execute runs no more."""
+        """Execute runs no more. If that cannot be written, the leader sees that it is gone."""
         if self.has_joined:
-            await self._steering.retire(self.worker.id)
+            with suppress(StoreError):
+                await self._steering.retire(self.worker.id)
 
     async def work(self, at_once: int, forever: bool, watch: Watch) -> None:
         """Take runs from the leader, until none is left or, ``forever``, until drained."""

@@ -19,7 +19,7 @@ import logging
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, closing, suppress
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import groupby, repeat
 from types import TracebackType
@@ -33,7 +33,6 @@ from headway_scheduler.errors import (
     HeadwayError,
     InternalError,
     SchedulerClosed,
-    StoreBusy,
     StoreError,
     StoreTakenOver,
 )
@@ -140,7 +139,7 @@ class Leader:
             await stack.enter_async_context(self.service)
             inbox = await to_thread.run_sync(Inbox, self.store.path, self.store.epoch)
             stack.callback(inbox.close)
-            bell = Bell(bell_of(self.store.path), kept=True)
+            bell = Bell(bell_of(self.store.path))
             stack.callback(bell.close)
             desk = _Desk(inbox, bell, self.service, self.here)
             await desk.take_all()
@@ -167,6 +166,9 @@ class Leader:
         self.here.noticed(batch)
         for mail in batch.mail:
             ring(bell_of(self.store.path, mail.worker))
+        if batch.left:
+            known = self.service.workers.keys() - set(batch.left)
+            self._taken_up = {each for each in self._taken_up if each[0] in known}
         if batch.joined or batch.left or any(run.worker is None for run in batch.runs):
             self._look_for_runs()
         if self._seat is not None:
@@ -195,17 +197,22 @@ class Leader:
             others = [key for key in self.service.workers if key != own and key not in dead]
             self._vigils = {key: self._vigils.get(key) or self._vigil(key) for key in others}
             for worker, vigil in self._vigils.items():
-                if vigil.may_lead():
-                    # By a letter: what it told before it died comes first.
-                    await to_thread.run_sync(self._post, letter("retire", worker=worker))
+                # By a letter: what it told before it died comes first.
+                retire = letter("retire", worker=worker)
+                if vigil.may_lead() and await to_thread.run_sync(self._post, retire):
                     dead.add(worker)
 
     def _vigil(self, worker: str) -> Vigil:
         return Vigil(worker_lock(self.store.path, worker), WORKER_SILENT_SECONDS)
 
-    def _post(self, event: str) -> None:
-        with suppress(StoreBusy), closing(Inbox(self.store.path)) as inbox:
-            inbox.post(str(os.getpid()), event)
+    def _post(self, event: str) -> bool:
+        """Write a letter to this process; whether it could be."""
+        try:
+            with closing(Inbox(self.store.path)) as inbox:
+                inbox.post(str(os.getpid()), event)
+        except StoreError:
+            return False
+        return True
 
     # Runs
 

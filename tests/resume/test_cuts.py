@@ -127,7 +127,7 @@ team = "teams:{self.team}"
         folder = self.configured(f"copy-{self.count}")
         self.count += 1
         for file in (self.folder / "uncut").glob("headway.db*"):
-            if not file.name.endswith(("-shm", ".lock")):
+            if not file.name.endswith(("-shm", ".lock", ".bell")):
                 shutil.copy(file, folder / file.name)
 
 

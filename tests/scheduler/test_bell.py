@@ -30,14 +30,24 @@ def test_who_waits_is_woken_and_what_rang_before_is_heard_once(tmp_path: Path) -
 def test_nobody_need_be_there(tmp_path: Path) -> None:
     path = bell_of(tmp_path / "headway.db")
     ring(path)
-    kept = Bell(path, kept=True)
-    kept.close()
-    kept.close()
-    assert path.exists()
+    bell = Bell(path)
+    bell.close()
+    bell.close()
     ring(path)
-    again = Bell(path)
-    assert not again.wait(0)
-    again.close()
+    assert not path.exists()
+
+
+def test_who_comes_later_is_rung_and_keeps_its_bell(tmp_path: Path) -> None:
+    """A leader that was frozen and replaced closes when it wakes up."""
+    path = bell_of(tmp_path / "headway.db")
+    frozen, leader = Bell(path), Bell(path)
+    ring(path)
+    assert (frozen.wait(0), leader.wait(0)) == (False, True)
+    frozen.close()
+    ring(path)
+    assert leader.wait(0)
+    leader.close()
+    assert not path.exists()
 
 
 def test_one_that_is_rung_too_often_still_rings(tmp_path: Path) -> None:

@@ -30,15 +30,14 @@ def ring(bell: Path) -> None:
 
 
 class Bell:
-    """A bell that this process waits for. Close it after use; ``kept``: its pipe stays then."""
+    """A bell that this process waits for, instead of whoever did before. Close it after use."""
 
-    def __init__(self, path: Path, *, kept: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._kept = kept
         self._pipe: int | None = None
         with suppress(OSError):
-            with suppress(FileExistsError):
-                os.mkfifo(path, 0o600)
+            path.unlink(missing_ok=True)
+            os.mkfifo(path, 0o600)
             # For writing too: else it would be at its end whenever nobody has it open.
             self._pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -55,8 +54,11 @@ class Bell:
 
     def close(self) -> None:
         """Wait no more."""
-        if self._pipe is not None:
-            os.close(self._pipe)
-            self._pipe = None
-            if not self._kept:
-                self._path.unlink(missing_ok=True)
+        if self._pipe is None:
+            return
+        with suppress(OSError):
+            # Another leader may have put its own in the place.
+            if os.path.samestat(os.fstat(self._pipe), self._path.stat()):
+                self._path.unlink()
+        os.close(self._pipe)
+        self._pipe = None

@@ -7,6 +7,7 @@ thread and one synced transaction. Readers open the file anew for each question 
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
@@ -16,7 +17,7 @@ import anyio
 from anyio import to_thread
 
 from ..clock import Clock, system_clock
-from ..errors import StoreError, StoreReadOnly
+from ..errors import StoreCorrupt, StoreError, StoreReadOnly
 from ..model import Batch, CallRecord, Change, Lesson, Run, Snapshot, Spent, Worker
 from ..states import CallState, RunState
 from . import reading
@@ -58,8 +59,9 @@ class SqliteStore:
         if self.read_only:
             await to_thread.run_sync(refuse_network, self.path)
             await self._read(reading.probe)
-            anchor = await self._read(reading.read_anchor)
-            self.clock = anchor.now if anchor.is_valid else system_clock()
+            with suppress(StoreCorrupt):  # what is not damaged can be read all the same
+                anchor = await self._read(reading.read_anchor)
+                self.clock = anchor.now if anchor.is_valid else self.clock
             return self
         with anyio.CancelScope(shield=True):
             self._opened = await to_thread.run_sync(open_writer, self.path, self._frozen)
