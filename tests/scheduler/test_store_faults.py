@@ -524,9 +524,9 @@ async def lived(path: Path, faults: Faults) -> World:
 async def check(world: World, faults: Faults) -> None:
     """What was done is on disk; what was not is told by its file, and has left nothing alive."""
     found = facts(world.path)
-    for problem in world.refusals:
-        assert problem.startswith("Store"), problem
-        assert f"{world.path}: " in problem
+    for refusal in world.refusals:
+        assert refusal.startswith("Store"), refusal
+        assert f"{world.path}: " in refusal
     for name, problem in world.done.items():
         if problem is None and name in EXPECTED and (name != "lost" or not world.done["worker"]):
             assert found[name] == EXPECTED[name], (name, faults.failing)
@@ -584,7 +584,7 @@ async def test_a_fault_at_any_statement_costs_only_what_it_refused(
     assert len(chosen) / 2 < refused <= len(chosen), refused
 
 
-REAL = {
+REAL: dict[str, tuple[Fault, Callable[[range], range], str]] = {
     "locked": (locked, lambda each: each[:1], "StoreBusy"),
     "full": (full, lambda each: each[1:-1], "StoreFull"),
     "torn": (torn, lambda each: each[-1:], "StoreError"),
@@ -617,22 +617,45 @@ async def test_a_fault_that_lasts_is_outlived(
         await check(await lived(tmp_path / f"{n}.db", faults), faults)
 
 
+async def refusal(path: Path, faults: Faults) -> str | None:
+    """What is said of a database that cannot be opened, if it cannot."""
+    with meeting(faults):
+        try:
+            async with SqliteStore(path):
+                return None
+        except StoreError as error:
+            return str(error)
+
+
+def names(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir()]
+
+
 async def test_what_cannot_be_opened_is_left_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "headway.db"
-    for is_new in (True, False):
-        dumped = None if is_new else dumped_of(path)
-        for n in range(1_000):
-            faults = Faults(MADE_UP["I/O error"], range(n, n + 1))
-            try:
-                with meeting(faults):
-                    async with SqliteStore(path):
-                        break
-            except StoreError as error:
-                assert str(error).startswith(f"{path}: ")
-                left = [file.name for file in tmp_path.iterdir()]
-                assert left in ([], ["headway.db"]) if is_new else left == ["headway.db"]
-                assert is_new or dumped_of(path) == dumped
-        assert n == len(faults.seen) > 10
+    assert await refusal(path, Faults()) is None
+    dumped = dumped_of(path)
+    faults, n = Faults(MADE_UP["I/O error"], range(1)), 0
+    while (problem := await refusal(path, faults)) is not None:
+        assert problem.startswith(f"{path}: ")
+        assert names(tmp_path) == ["headway.db"]
+        assert dumped_of(path) == dumped
+        n += 1
+        faults = Faults(MADE_UP["I/O error"], range(n, n + 1))
+    assert len(faults.seen) == n > 10
+
+
+async def test_what_could_not_be_made_leaves_nothing_half_made(tmp_path: Path) -> None:
+    n, problem = 0, "yes"
+    while problem:
+        path = tmp_path / f"{n}" / "headway.db"
+        faults = Faults(MADE_UP["I/O error"], range(n, n + 1))
+        problem = await refusal(path, faults) or ""
+        assert not problem or problem.startswith(f"{path}: ")
+        assert not path.parent.exists() or names(path.parent) == ["headway.db"]
+        assert await refusal(path, Faults()) is None
+        n += 1
+    assert n > 20
 
 
 def dumped_of(path: Path) -> list[str]:
