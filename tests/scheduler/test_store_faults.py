@@ -234,9 +234,12 @@ class World:
             self.refusals.append(problem)
 
     async def until_done(self, name: str, step: Callable[[], Awaitable[object]]) -> None:
-        self.done[name] = "not yet"
-        while self.done[name] is not None and not self.is_taken_over:
+        """Ask until it is not refused: no fault lasts."""
+        for _ in range(40):
             await self.do(name, step)
+            if self.done[name] is None or self.is_taken_over:
+                return
+        raise AssertionError(f"{name}: {self.done[name]}")
 
     @property
     def is_taken_over(self) -> bool:
