@@ -168,7 +168,9 @@ class Headway:
             self._store, self._asking, self._steer = leader.store, leader.service, leader.here
             self._clock = leader.store.clock
             self._leader = leader
+            executor.joined()
             yield
+            await executor.leave()
 
     @asynccontextmanager
     async def _follow(self) -> AsyncIterator[None]:
