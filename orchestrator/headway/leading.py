@@ -39,7 +39,7 @@ from headway_scheduler.errors import (
 from headway_scheduler.inbox import Reply, answering
 from headway_scheduler.model import Answer, Batch, Letter, Order, Run, Worker
 from headway_scheduler.policy import Policy
-from headway_scheduler.service import Service
+from headway_scheduler.service import Service, let_go
 from headway_scheduler.states import RunState
 from headway_scheduler.store.bell import Bell, bell_of, ring
 from headway_scheduler.store.letters import Inbox
@@ -177,15 +177,15 @@ class Leader:
     # Workers
 
     async def _bury(self) -> None:
-        """Give back what the dead had, and what a leader had that was of an older version."""
+        """Give back what the dead had, and those had whom nobody knows any more."""
         path = self.store.path
         for worker in list(self.service.workers):
             if await to_thread.run_sync(holder, worker_lock(path, worker)) is None:
                 await self.service.lose(worker)
-        for run in await self.store.runs({RunState.RUNNING}, limit=ALL):
+        running = await self.store.runs({RunState.RUNNING}, limit=ALL)
+        for run in {run.id: run for run in (*running, *await self.store.assigned())}.values():
             if run.worker not in self.service.workers:
-                lost = replace(run, state=RunState.INTERRUPTED, worker=None)
-                await self.service.save_run(lost)
+                await self.service.save_run(let_go(run))
         await to_thread.run_sync(sweep, path, list(self.service.workers))
 
     async def _watch_over(self) -> None:

@@ -88,6 +88,8 @@ class Here:
 
     async def submit(self, run: Run) -> None:
         """Queue a run; if one has its key already, nothing happens."""
+        if run.worker not in self._service.workers:
+            run = replace(run, worker=None)  # whoever wanted to execute it is gone
         async with self._keys:
             if run.key is None or await self._store.run_with_key(run.key) is None:
                 await self._service.save_run(run)

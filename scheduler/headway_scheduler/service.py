@@ -205,7 +205,7 @@ class Service(Asking):
         """
         self._roll.pop(worker, None)
         runs = [run for run in await self._store.assigned() if run.worker == worker]
-        left = [_left(run) for run in runs]
+        left = [let_go(run) for run in runs]
         messages = (Message(disown=worker), *(Message(run=run) for run in left))
         reply = Reply()
         self._send(Event(messages, Batch(left=(worker,)), reply))
@@ -375,6 +375,7 @@ class _Turn:
     preempted: list[CallRecord]
 
 
-def _left(run: Run) -> Run:
+def let_go(run: Run) -> Run:
+    """A run that nobody executes any more."""
     state = RunState.INTERRUPTED if run.state is RunState.RUNNING else run.state
     return replace(run, state=state, worker=None)

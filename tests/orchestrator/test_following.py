@@ -26,7 +26,7 @@ from headway_scheduler.errors import (
     StoreTakenOver,
     UnknownQuota,
 )
-from headway_scheduler.model import Call, Priority
+from headway_scheduler.model import Batch, Call, Priority, Run
 from headway_scheduler.states import RunState
 from headway_scheduler.store import letters
 from headway_scheduler.store.lock import Vigil
@@ -129,6 +129,24 @@ async def test_what_a_follower_is_refused_it_is_told(leader: SimulatedHeadway) -
         call = Call("x.0", "x", "a", "m", ("no such quota",), Priority.LOW, 1, 0.0)
         with pytest.raises(UnknownQuota, match="no such quota"):
             await follower._asking.acquire(call)
+
+
+async def test_runs_of_workers_whom_nobody_knows_are_given_to_others(tmp_path: Path) -> None:
+    config = load(environ={"HEADWAY_DATABASE": str(tmp_path / "headway.db")})
+    lost = [
+        Run(f"r-{state}", "a:b", "x", Priority.LOW, state, 1.0, worker="w-nobody")
+        for state in (RunState.QUEUED, RunState.RUNNING)
+    ]
+    async with SqliteStore(tmp_path / "headway.db") as store:
+        await store.commit(Batch(runs=tuple(lost)))
+    async with Headway(config) as headway:
+        rows = {run.id: (run.state, run.worker) for run in await headway.runs()}
+        await headway._steering.submit(replace(lost[0], id="r-late"))
+        assert (await headway.run("r-late")).worker is None
+    assert rows == {
+        "r-queued": (RunState.QUEUED, None),
+        "r-running": (RunState.INTERRUPTED, None),
+    }
 
 
 async def test_one_that_fails_to_lead_leaves_the_place_free(
