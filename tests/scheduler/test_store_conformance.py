@@ -1,7 +1,9 @@
 """What every store does. One suite, run on each of them."""
 
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from headway_scheduler.errors import HeadwayError, KeyTaken, RunNotFound, StoreError
 from headway_scheduler.model import (
+    Answer,
     Batch,
     BucketState,
     Call,
@@ -19,6 +22,7 @@ from headway_scheduler.model import (
     Change,
     Lesson,
     Link,
+    Mail,
     Piece,
     Priority,
     Resource,
@@ -31,6 +35,7 @@ from headway_scheduler.model import (
 )
 from headway_scheduler.states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
 from headway_scheduler.store import MemoryStore, SqliteStore, Store
+from headway_scheduler.store.letters import Inbox
 
 pytestmark = pytest.mark.anyio
 
@@ -363,30 +368,100 @@ async def test_a_key_belongs_to_one_run(store: Store) -> None:
 # All or nothing
 
 
-@pytest.mark.parametrize(
-    ("refused", "error"),
-    [
-        (Batch(new=(record(5), record(0))), KeyTaken),
-        (Batch(new=(record(5), replace(record(6), seq=0))), KeyTaken),
-        (Batch(new=(record(5), record(5))), KeyTaken),
-        (Batch(changed=(record(1, CallState.SENT), record(99))), StoreError),
-    ],
-    ids=["id taken", "seq taken", "twice in the batch", "changed but never written"],
-)
-async def test_a_refused_batch_writes_nothing(
-    store: Store, refused: Batch, error: type[HeadwayError]
+REFUSED: dict[str, tuple[Batch, type[HeadwayError]]] = {
+    "id taken": (Batch(new=(record(5), record(0))), KeyTaken),
+    "seq taken": (Batch(new=(record(5), replace(record(6), seq=0))), KeyTaken),
+    "twice in the batch": (Batch(new=(record(5), record(5))), KeyTaken),
+    "changed but never written": (
+        Batch(changed=(record(1, CallState.SENT), record(99))),
+        StoreError,
+    ),
+    "key taken": (Batch(new=(record(5),), runs=(replace(run("c"), key="k"),)), KeyTaken),
+}
+
+
+def everything(number: int) -> Batch:
+    """Something of each kind that a batch can hold, but for calls."""
+    pieces, links = chained(f"said {number}", f"answered {number}")
+    return Batch(
+        buckets=(BucketState("openai", Resource.TOKENS, float(number), 1.0),),
+        runs=(run("a", list(RunState)[number]), run(f"b{number}"), ended(f"old {number + 1}")),
+        pieces=pieces,
+        links=links,
+        forget=(f"old {number}",),
+        changes=(Change(1.0, "weight", "a", f"{number}"),),
+        lessons=(Lesson("k", "a", f"{number}"), Lesson("k", f"{number}", "")),
+        answers=(Answer(1 + number, f"{number}"),),
+        taken=(3 + number,),
+        mail=(Mail("w", f"{number}"),),
+        seen=(("w", number),),
+        joined=(Worker("w", 1, 1.0, slots=number), Worker(f"w{number}", 1, 1.0)),
+        left=(f"w{number - 1}",),
+    )
+
+
+async def content(store: Store) -> tuple[dict[str, object], list[str]]:
+    """All that can be asked of a store, and every row of a database."""
+    links = [link for number in range(2) for link in everything(number).links]
+    asked: dict[str, object] = {
+        "snapshot": await store.snapshot(),
+        "calls": list(await store.calls()),
+        "runs": list(await store.runs()),
+        "changes": list(await store.changes()),
+        "lessons": list(await store.lessons()),
+        "workers": list(await store.workers()),
+        "spent": list(await store.spent("model", 0.0)),
+        "prompts": [await store.prompt(link.hash.hex()) for link in links],
+    }
+    if not isinstance(store, SqliteStore):
+        return asked, []
+    with closing(sqlite3.connect(store.path)) as db:
+        return asked, list(db.iterdump())
+
+
+async def begin(store: Store) -> None:
+    """Commit some of everything: a key, an old run to be forgotten, letters and mail."""
+    calls = (record(0), record(1), paid(2, "m", Usage(1, 1), "a"))
+    keyed = replace(run("keyed"), key="k")
+    await store.commit(Batch(new=calls, runs=(keyed, ended("old 0"))))
+    if isinstance(store, SqliteStore):
+        with closing(Inbox(store.path)) as inbox:
+            assert [inbox.post("w", "please") for _ in range(4)] == [1, 2, 3, 4]
+    await store.commit(everything(0))
+
+
+@pytest.mark.parametrize("why", REFUSED)
+async def test_a_refused_batch_writes_nothing(store: Store, why: str) -> None:
+    refused, error = REFUSED[why]
+    await begin(store)
+    before = await content(store)
+    rest = everything(1)
+    runs = (*rest.runs, *refused.runs)
+    for _ in range(2):
+        with pytest.raises(error, match="nothing was written"):
+            await store.commit(replace(rest, new=refused.new, changed=refused.changed, runs=runs))
+        assert await content(store) == before
+    asks = replace(record(3).call, request_hash=rest.links[-1].hash.hex())
+    await store.commit(replace(rest, new=(CallRecord(asks, 3),)))
+    after = await content(store)
+    assert [name for name in after[0] if after[0][name] == before[0][name]] == ["spent"]
+
+
+@pytest.mark.parametrize("why", REFUSED)
+async def test_after_a_refusal_everything_else_is_written_and_stays(
+    unopened: Store, why: str
 ) -> None:
-    await store.commit(Batch(new=(record(0), record(1)), runs=(run("a"), ended("old"))))
-    before = await store.snapshot(), await store.calls(), await store.runs()
-    tokens = BucketState("openai", Resource.TOKENS, 1.0, 1.0)
-    pieces, links = chained("said", "answered")
-    rest = Batch((), (), (tokens,), (run("a", RunState.FAILED), run("b")), pieces, links, ("old",))
-    with pytest.raises(error, match="nothing was written"):
-        await store.commit(replace(rest, new=refused.new, changed=refused.changed))
-    assert (await store.snapshot(), await store.calls(), await store.runs()) == before
-    assert await store.prompt(links[0].hash.hex()) is None
-    await store.commit(Batch(new=(record(2),)))
-    assert len(await store.calls()) == 3
+    refused, error = REFUSED[why]
+    async with unopened as store:
+        await begin(store)
+        with pytest.raises(error):
+            await store.commit(refused)
+        await store.commit(everything(1))
+        after, _ = await content(store)
+    async with unopened as store:
+        assert (await content(store))[0] == after
+        await store.commit(Batch(new=(record(5),), changed=(record(1, CallState.SENT),)))
+        assert [call.seq for call in (await store.snapshot()).calls] == [0, 1, 5]
 
 
 async def test_an_empty_batch_is_fine(store: Store) -> None:
