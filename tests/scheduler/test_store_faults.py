@@ -257,12 +257,14 @@ class World:
             self.service = service
             for name, step in self.steps().items():
                 await self.do(name, step)
+            # Before the others ask: it reads, and two threads take turns in no certain order.
+            await self.until_done("lost", partial(service.lose, LOST))
             for call_id in LEFT:
                 tasks.start_soon(self.do, call_id, partial(self.left, call_id))
             await anyio.lowlevel.checkpoint()
-            await self.until_done("lost", partial(service.lose, LOST))
             # Whatever was not written yet is written with what comes next.
             await self.until_done("last", partial(service.save_run, run("r-last", RunState.QUEUED)))
+            await anyio.lowlevel.checkpoint()  # whoever was granted with it goes on too
             if not self.is_taken_over:
                 self.check_in_flight()
 
@@ -548,14 +550,17 @@ async def check(world: World, faults: Faults) -> None:
 
 @pytest.fixture(scope="module")
 def statements(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The statements of a life without faults."""
-    faults = Faults()
-    path = tmp_path_factory.mktemp("whole") / "headway.db"
-    world = anyio.run(lived, path, faults)
-    assert world.refusals == []
-    assert facts(path) == EXPECTED
-    assert len(world.flying) == 1
-    assert len(world.parked) == 2
+    """The statements of a life without faults: in every life the same."""
+    folder = tmp_path_factory.mktemp("whole")
+    lives = [Faults() for _ in range(2)]
+    for number, faults in enumerate(lives):
+        path = folder / f"{number}.db"
+        world = anyio.run(lived, path, faults)
+        assert world.refusals == []
+        assert facts(path) == EXPECTED
+        assert len(world.flying) == 1
+        assert len(world.parked) == 2
+    assert lives[0].seen == lives[1].seen
     return faults.seen
 
 
