@@ -663,10 +663,7 @@ class Scheduler:
         quota = self._lanes.quotas.get(state.quota)
         if quota is None:
             return
-        if (until := state.paused_until) is not None:
-            # No longer than it had to last when it was written, if the clock is behind that.
-            until = min(until, now + max(0.0, until - state.as_of))
-        quota.breaker.paused_until = until
+        quota.breaker.paused_until = state.paused_until
         for bucket in quota.buckets:
             if bucket.limit.resource is state.resource:
                 bucket.restore(state, now)

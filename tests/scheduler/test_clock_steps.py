@@ -513,15 +513,3 @@ def test_what_comes_back_after_a_step_is_never_more_than_was_held(hours: int) ->
         bucket.settle(hold, 10, now)
         assert bucket.reserved >= 0
         assert bucket.available(now) <= min(limit.capacity, before + 60)
-
-
-# The machine was started anew, and its wall clock is behind
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("situation", [paused, broken])
-async def test_a_pause_is_not_prolonged_by_a_wall_clock_that_is_behind_at_boot(
-    tmp_path: Path, machine: Machine, situation: Situation
-) -> None:
-    life = Life(tmp_path / "headway.db", machine, QUOTA)
-    await lived(life, situation, -5 * HOUR, "reboots")
