@@ -163,11 +163,10 @@ class Executor:
         if self.handles:
             return True
         waiting = await self._store.runs({RunState.QUEUED})
-        return any(run.worker in (None, self.worker.id) and self.can(run) for run in waiting)
-
-    def can(self, run: Run) -> bool:
-        """Whether the workflow of a run can be built here."""
-        return self._workflows.can_build(run)
+        return any(
+            run.worker in (None, self.worker.id) and self._workflows.can_build(run)
+            for run in waiting
+        )
 
     def _tell(self) -> None:
         self._changed.set()

@@ -7,7 +7,6 @@ process that is killed while it waits has asked all the same.
 """
 
 import os
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from typing import Any
 import anyio
 from anyio import to_thread
 
-from headway_scheduler.errors import StoreBusy
 from headway_scheduler.model import Priority, Run, Worker
+from headway_scheduler.remote import posted
 from headway_scheduler.store.letters import Inbox
 from headway_scheduler.store.lock import Stamp
 
@@ -25,9 +24,6 @@ from .letters import error_of, letter
 SHORTEST_SECONDS = 0.002
 LONGEST_SECONDS = 0.05
 """How often the answer is looked for: less and less often."""
-
-POST_SECONDS = 60.0
-"""How long others may keep the database locked until that is an error."""
 
 
 class Vacancy:
@@ -104,21 +100,12 @@ class Follower:
         event = letter(verb, **values)
         inbox = await to_thread.run_sync(Inbox, self._database)
         try:
-            letter_id = await self._post(inbox, event)
+            letter_id = await posted(inbox, str(os.getpid()), event)
             answer = await self._answer(inbox, letter_id)
         finally:
             inbox.close()
         if (error := error_of(answer)) is not None:
             raise error
-
-    async def _post(self, inbox: Inbox, event: str) -> int:
-        give_up = time.monotonic() + POST_SECONDS
-        while True:
-            try:
-                return await to_thread.run_sync(inbox.post, str(os.getpid()), event)
-            except StoreBusy:
-                if time.monotonic() > give_up:
-                    raise
 
     async def _answer(self, inbox: Inbox, letter_id: int) -> str:
         pause = SHORTEST_SECONDS

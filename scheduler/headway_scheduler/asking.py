@@ -7,7 +7,7 @@ process (``service``), or to the process that has one (``remote``).
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -17,13 +17,14 @@ from anyio.abc import TaskGroup
 
 from .clock import Clock
 from .errors import InternalError, SchedulerClosed
-from .estimates import Estimates
+from .estimates import TOKENS, Estimates
 from .inbox import NOTHING, Event, Message, Reply, answers_here
 from .model import (
     NO_PROMPT,
     Batch,
     Call,
     CallRecord,
+    Lesson,
     Outcome,
     Prompt,
     Route,
@@ -177,6 +178,12 @@ class Asking(ABC):
         """Take in what a call took. Written with the next commit."""
         if lessons := self._estimates.learn(path, model, characters, usage):
             self._post(Message(lessons=tuple(lessons)))
+
+    def know(self, lessons: Iterable[Lesson]) -> None:
+        """Take in what was learned before, or elsewhere."""
+        for lesson in lessons:
+            if lesson.kind == TOKENS:
+                self._estimates.load(lesson)
 
     @property
     def waiting_calls(self) -> int:

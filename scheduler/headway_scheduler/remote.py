@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -25,9 +26,8 @@ from anyio import to_thread
 from .asking import Asking
 from .clock import Clock
 from .errors import StoreBusy, StoreError, StoreTakenOver
-from .estimates import TOKENS
 from .inbox import Event, Message, finals
-from .model import Batch, Lesson, Order, Outcome, Signals, Worker
+from .model import Batch, Order, Outcome, Signals, Worker
 from .shadow import Shadow
 from .states import LIVE_CALLS, CallState
 from .store.bell import Bell, bell_of
@@ -96,12 +96,6 @@ class Remote(Asking):
         self._outgoing: Inbox
         self._incoming: Inbox
         self._resources = ExitStack()
-
-    def know(self, lessons: Sequence[Lesson]) -> None:
-        """Take in what was learned before."""
-        for lesson in lessons:
-            if lesson.kind == TOKENS:
-                self._estimates.load(lesson)
 
     def sent(self, call_id: str) -> None:
         """Note that the request leaves now. Raises StoreTakenOver; it must not leave then."""
@@ -179,9 +173,10 @@ class Remote(Asking):
 
     async def _hand_over(self, events: list[Event]) -> None:
         messages = tuple(message for event in events for message in event.messages)
-        joins = self._ties.joins()
+        joins, is_synced = self._ties.joins(), any(map(_is_end, messages))
+        text = dump(Parcel(self.worker, messages, self._seen, joins))
         try:
-            letter_id = await to_thread.run_sync(self._write, messages, joins)
+            letter_id = await posted(self._outgoing, self.worker, text, synced=is_synced)
         except StoreError as error:
             self._fail(events, error)
             return
@@ -196,16 +191,6 @@ class Remote(Asking):
                 awaiting[number] = event
         if awaiting:
             self._posted[letter_id] = awaiting
-
-    def _write(self, messages: tuple[Message, ...], joins: Worker | None) -> int:
-        text = dump(Parcel(self.worker, messages, self._seen, joins))
-        give_up = time.monotonic() + POST_SECONDS
-        while True:
-            try:
-                return self._outgoing.post(self.worker, text, synced=any(map(_is_end, messages)))
-            except StoreBusy:
-                if time.monotonic() > give_up:
-                    raise
 
     def _fail(self, events: list[Event], error: StoreError) -> None:
         """Say that nothing was handed over, and keep what must still be."""
@@ -307,6 +292,20 @@ class Remote(Asking):
 
     def _is_listed(self) -> bool:
         return self._ties.joins() is not None or self._incoming.is_listed(self.worker)
+
+
+async def posted(inbox: Inbox, sender: str, text: str, *, synced: bool = False) -> int:
+    """Append a letter as soon as others let the database be written, and return its id.
+
+    Raises StoreError; there is no letter then.
+    """
+    give_up = time.monotonic() + POST_SECONDS
+    while True:
+        try:
+            return await to_thread.run_sync(partial(inbox.post, sender, text, synced=synced))
+        except StoreBusy:
+            if time.monotonic() > give_up:
+                raise
 
 
 def _is_end(message: Message) -> bool:

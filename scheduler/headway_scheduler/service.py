@@ -26,7 +26,6 @@ from .asking import Asking
 from .clock import Clock, system_clock
 from .core import Scheduler
 from .errors import KeyTaken, StoreError
-from .estimates import TOKENS
 from .inbox import Event, Message, Reply, answers_here, batch_with, finals
 from .mailing import mail
 from .model import (
@@ -91,9 +90,7 @@ class Service(Asking):
         assigned = [run for run in await self._store.assigned() if run.worker in self._roll]
         self._under_way = {run.id: run for run in assigned if run.state in UNDER_WAY}
         snapshot = await self._rebuild()
-        for lesson in snapshot.lessons:
-            if lesson.kind == TOKENS:
-                self._estimates.load(lesson)
+        self.know(snapshot.lessons)
         self._core.try_again(self._clock())
         if batch := self._core.take_batch(self._clock()):
             await self._store.commit(batch)
@@ -298,9 +295,7 @@ class Service(Asking):
                 if not on:
                     del self._waited_on[run_id]
         if event.sender is not None:
-            lessons = (each for message in event.accepted() for each in message.lessons)
-            for lesson in lessons:
-                self._estimates.load(lesson)
+            self.know(each for message in event.accepted() for each in message.lessons)
             return True
         for error in event.refused.values():
             if event.reply is None:

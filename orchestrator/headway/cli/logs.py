@@ -18,7 +18,7 @@ from ..config import Config, load
 from .facts import call_facts
 from .messages import indented
 from .output import one_line, say, say_json
-from .runs import one_run
+from .runs import one_run, text_of
 from .words import clock
 
 LOOK_SECONDS = 0.25
@@ -71,8 +71,7 @@ def _what(record: CallRecord) -> str:
         return f"{record.state}{f': {record.error}' if record.error else ''}"
     if record.call.kind != "model":
         return record.answer
-    content = json.loads(record.answer)["content"]
-    return content if isinstance(content, str) else json.dumps(content)
+    return text_of(json.loads(record.answer)["content"])
 
 
 def _state(run: Run) -> str:

@@ -53,7 +53,7 @@ def show_one(args: Namespace) -> int:
         headers = ("CALL", "KIND", "AGENT", "MODEL OR TOOL", "STATE", "TRIES", "WAITED", "TOKENS")
         say("\n" + table(headers, [_call_row(record, now) for record in calls]))
     for message in _messages(run, calls)[-LAST_MESSAGES:]:
-        source, text = one_line(str(message.get("source"))), _text(message.get("content"))
+        source, text = one_line(str(message.get("source"))), text_of(message.get("content"))
         say(f"\n{source}: {indented(text)}")
     return 0
 
@@ -151,5 +151,6 @@ def _messages(run: Run, calls: Sequence[CallRecord]) -> list[dict[str, Any]]:
     ]
 
 
-def _text(content: Any) -> str:
+def text_of(content: Any) -> str:
+    """What a message or an answer says, as text."""
     return content if isinstance(content, str) else json.dumps(content)

@@ -15,8 +15,8 @@ UNHEARD_SECONDS = 0.04
 
 
 def bell_of(database: Path, worker: str = "leader") -> Path:
-    """The bell of a worker, or of whoever leads."""
-    return Path(f"{database.resolve()}.{worker}.bell")
+    """The bell of a worker, or of whoever leads. ``database`` is resolved: this is asked often."""
+    return Path(f"{database}.{worker}.bell")
 
 
 def ring(bell: Path) -> None:

@@ -123,9 +123,9 @@ def worker_lock(database: Path, worker: str) -> Path:
 
 def sweep(database: Path, but: Collection[str]) -> None:
     """Remove the locks and bells that workers left which were killed."""
-    name = database.resolve().name
-    for lock in database.resolve().parent.glob(f"{name}.{WORKER}*.lock"):
-        worker = lock.name.removeprefix(f"{name}.").removesuffix(".lock")
+    database = database.resolve()
+    for lock in database.parent.glob(f"{database.name}.{WORKER}*.lock"):
+        worker = lock.name.removeprefix(f"{database.name}.").removesuffix(".lock")
         if worker not in but and holder(lock.with_suffix("")) is None:
             lock.unlink(missing_ok=True)
             bell_of(database, worker).unlink(missing_ok=True)
