@@ -221,11 +221,11 @@ class Headway:
     async def _stand_in(self, vacancy: Vacancy) -> None:
         """Lead as well when nobody does, until this process closes or another one takes over.
 
-        One that executes nothing does not: it may be asleep for hours.
+        One that neither executes runs nor has calls that wait does not: it may be asleep for hours.
         """
         while True:
             frozen = await vacancy.come()
-            if not self._executor.has_joined:
+            if not self._executor.has_joined and not self.waiting_here:
                 continue
             try:
                 async with Leader(self.config, frozen):

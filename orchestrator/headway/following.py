@@ -100,7 +100,7 @@ class Follower:
         event = letter(verb, **values)
         inbox = await to_thread.run_sync(Inbox, self._database)
         try:
-            letter_id = await posted(inbox, str(os.getpid()), event)
+            letter_id = await posted(inbox, str(os.getpid()), event, meanwhile=self._stand_in)
             answer = await self._answer(inbox, letter_id)
         finally:
             inbox.close()

@@ -13,7 +13,7 @@ here gets StoreTakenOver. It looks for that before it sends what it was granted 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +34,7 @@ from .store.bell import Bell, bell_of
 from .store.letters import Inbox
 from .store.lock import WORKER_BEAT_SECONDS, FileLock, Stamp, Vigil, worker_lock
 from .store.lookout import Lookout
+from .store.stopped import wake_writer
 from .wire import Grant, Notice, Parcel, Refusal, dump, error_of, load_notice
 
 VIGIL_SECONDS = 0.08
@@ -44,6 +45,9 @@ UNRUNG_SECONDS = 0.25
 
 POST_SECONDS = 60.0
 """How long others may keep the database locked until that is an error."""
+
+STOPPED_SECONDS = 3.0
+"""How long one of them may who is stopped. By then it does not lead any more, if it did."""
 
 RETRY_SECONDS = 1.0
 """How long after a letter that could not be written the next one is tried if nobody asks."""
@@ -294,18 +298,34 @@ class Remote(Asking):
         return self._ties.joins() is not None or self._incoming.is_listed(self.worker)
 
 
-async def posted(inbox: Inbox, sender: str, text: str, *, synced: bool = False) -> int:
+async def _nothing() -> None:
+    pass
+
+
+async def posted(
+    inbox: Inbox,
+    sender: str,
+    text: str,
+    *,
+    synced: bool = False,
+    meanwhile: Callable[[], Awaitable[None]] = _nothing,
+) -> int:
     """Append a letter as soon as others let the database be written, and return its id.
 
-    Raises StoreError; there is no letter then.
+    ``meanwhile`` is called again and again as long as they do not. Raises StoreError; there is no
+    letter then.
     """
-    give_up = time.monotonic() + POST_SECONDS
+    began = time.monotonic()
     while True:
         try:
             return await to_thread.run_sync(partial(inbox.post, sender, text, synced=synced))
         except StoreBusy:
-            if time.monotonic() > give_up:
+            waited = time.monotonic() - began
+            if waited > POST_SECONDS:
                 raise
+            if waited > STOPPED_SECONDS:
+                wake_writer(inbox.path)
+        await meanwhile()
 
 
 def _is_end(message: Message) -> bool:

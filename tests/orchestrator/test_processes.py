@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.orchestrator.processes import World, world_in
+from tests.scheduler.writers import WRITER, is_stopped, needs_locks
 
 
 @pytest.fixture
@@ -230,7 +231,8 @@ def replace_leader(world: World, workers: list[subprocess.Popen[str]], end: sign
     leader = next(each for each in workers if each.pid == world.leader())
     leader.send_signal(end)
     workers.append(world.start("work", "--forever"))
-    world.until(lambda: world.leader() not in (None, leader.pid))
+    alive = [each for each in workers if each is not leader]
+    world.until(lambda: world.leader() not in (None, leader.pid), *alive)
     leader.send_signal(signal.SIGCONT)
     with suppress(subprocess.TimeoutExpired):
         leader.wait(0.5)  # one that led from its beginning ends; one that stood in works on
@@ -269,6 +271,70 @@ async def killed(self, answer):
 Service.answer = killed
 sys.exit(main(["work", "--forever"]))
 """
+
+
+# A worker that is stopped in the middle of a commit, when told so: it has SQLite's write lock then.
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from headway.cli import main
+from headway_scheduler.store import reading
+
+told, checked = Path("stop"), reading.assert_epoch
+
+def stopped(db, path, epoch):
+    checked(db, path, epoch)
+    if db.in_transaction and told.exists():
+        told.unlink()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+reading.assert_epoch = stopped
+sys.exit(main(["work", "--forever"]))
+"""
+
+
+def stopped_in_commit(world: World, *beside: str) -> subprocess.Popen[str]:
+    """A worker that leads, and is stopped while it carries out a letter; its sender is killed."""
+    leader = world.start("-c", STOPPED)
+    world.until(lambda: world.rows("SELECT 1 FROM workers"), leader)
+    if beside:
+        second = world.start(*beside)
+        world.until(lambda: len(world.rows("SELECT 1 FROM workers")) == 2, leader, second)
+    assert world.leader() == leader.pid
+    (world.folder / "stop").touch()
+    sender = world.start("submit", "agent", "task")
+    world.until(lambda: not (world.folder / "stop").exists(), leader, sender)
+    sender.kill()
+    sender.wait()
+    return leader
+
+
+@needs_locks
+@pytest.mark.parametrize("beside", [[], ["work", "--forever"]])
+def test_a_leader_that_is_stopped_in_a_commit_is_replaced(world: World, beside: list[str]) -> None:
+    leader = stopped_in_commit(world, *beside)
+    world.headway("queue", "pause", "class:low")
+    _, err = leader.communicate()
+    assert (leader.returncode, "another process took over" in err) == (3, True), err
+    # What it was carrying out is as good as done before, and done once.
+    assert changes(world) == [("gate", "class:low")]
+    assert unanswered(world) == 0
+    ((run_id,),) = world.rows("SELECT id FROM runs")
+    if not beside:
+        world.worker()
+    world.until(lambda: world.state(run_id) == "completed")
+    ((losses,),) = world.rows("SELECT sum(losses) FROM calls")
+    assert 1 <= len(world.ledger.paid) <= 1 + losses
+
+
+@needs_locks
+def test_nobody_waits_for_one_that_is_stopped_in_a_write_and_does_not_lead(world: World) -> None:
+    worker = world.worker()
+    writer = world.start("-c", WRITER, str(world.database), "stopped")
+    world.until(lambda: is_stopped(writer), worker)
+    world.headway("queue", "pause", "class:low")
+    assert (writer.wait(), worker.poll()) == (0, None)
+    assert changes(world) == [("gate", "class:low")]
 
 
 def killed_worker(world: World) -> subprocess.Popen[str]:

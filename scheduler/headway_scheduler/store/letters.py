@@ -20,7 +20,7 @@ from .failures import explained
 from .reading import assert_epoch, connect, probe, read
 from .sql import STATEMENTS
 
-BUSY_SECONDS = 1.0
+BUSY_SECONDS = 0.1
 """How long one attempt waits for other writers. It cannot be cancelled meanwhile."""
 
 LETTERS = 100
@@ -35,7 +35,7 @@ class Inbox:
     """
 
     def __init__(self, path: Path, epoch: int | None = None) -> None:
-        self._path = path
+        self.path = path
         self._epoch = epoch
         self._seen: int | None = None
         self._is_syncing = False
@@ -54,44 +54,44 @@ class Inbox:
     def post(self, sender: str, event: str, *, synced: bool = False) -> int:
         """Append a letter and return its id. Raises StoreError; there is no letter then.
 
-        StoreBusy, if others have kept it locked for a second: post it again. ``synced``: it
-        outlives a power cut from here on, answered or not.
+        StoreBusy, if others keep it locked: post it again. ``synced``: it outlives a power cut from
+        here on, answered or not.
         """
-        with explained(self._path):
+        with explained(self.path):
             if synced != self._is_syncing:
                 self._db.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
                 self._is_syncing = synced
             # One statement: it begins with the write lock, or not at all.
             letter_id = self._db.execute(STATEMENTS["post_letter"], (sender, event)).lastrowid
-        ring(bell_of(self._path))
+        ring(bell_of(self.path))
         return letter_id or 0
 
     def answer(self, letter_id: int) -> str | None:
         """The answer to a letter, None as long as there is none. Raises StoreError."""
-        with explained(self._path):
+        with explained(self.path):
             row = self._db.execute(STATEMENTS["letter_answer"], {"id": letter_id}).fetchone()
         if row is None:
             raise StoreError(
-                f"{self._path}: the answer was given, and is kept no longer: see what became of it"
+                f"{self.path}: the answer was given, and is kept no longer: see what became of it"
             )
         answer: str | None = row[0]
         return answer
 
     def mail(self, worker: str, after: int) -> Sequence[tuple[int, str]]:
         """What a worker was told after ``after``: ids and texts, in order. Raises StoreError."""
-        with explained(self._path):
+        with explained(self.path):
             values = {"worker": worker, "after": after, "limit": LETTERS}
             return self._db.execute(STATEMENTS["mail"], values).fetchall()
 
     def is_listed(self, worker: str) -> bool:
         """Whether a worker is known; not, if others took it for dead. Raises StoreError."""
-        with explained(self._path):
+        with explained(self.path):
             rows = self._db.execute(STATEMENTS["workers"])
             return any(row[0] == worker for row in rows)
 
     def has_changed(self) -> bool:
         """Whether anyone has committed anything since this was last asked; at first, yes."""
-        with explained(self._path):
+        with explained(self.path):
             (version,) = self._db.execute("PRAGMA data_version").fetchone()
         before, self._seen = self._seen, version
         return bool(before != version)
@@ -105,8 +105,8 @@ class Inbox:
 
         Raises StoreTakenOver if it is another leader's to take them.
         """
-        with explained(self._path):
+        with explained(self.path):
             if self._epoch is not None:
-                assert_epoch(self._db, self._path, self._epoch)
+                assert_epoch(self._db, self.path, self._epoch)
             rows = self._db.execute(STATEMENTS["letters"], {"after": after, "limit": LETTERS})
             return [Letter(*row) for row in rows]

@@ -21,6 +21,7 @@ from .lock import FileLock, Stamp
 from .network import refuse_network
 from .reading import connect, probe, read, read_anchor
 from .sql import APPLICATION_ID, MIGRATIONS, STATEMENTS
+from .stopped import wake_writer
 from .upkeep import back_up, sync
 
 
@@ -49,6 +50,7 @@ def open_writer(path: Path, frozen: Stamp | None = None) -> Writer:
         _check_writable(path)
         lock = FileLock(path, frozen=frozen)
         undo.callback(lock.release)
+        wake_writer(path)
         if not path.exists() or (path.is_file() and path.stat().st_size == 0):
             _create(path, undo)
         read(path, probe, any_age=True)
@@ -60,8 +62,18 @@ def open_writer(path: Path, frozen: Stamp | None = None) -> Writer:
     return Writer(path, db, lock, epoch, anchor)
 
 
+def begin(db: sqlite3.Connection, path: Path) -> None:
+    """Begin to write, as soon as others let; nobody waits for long for one that is stopped."""
+    try:
+        db.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        if not wake_writer(path):
+            raise
+        db.execute("BEGIN IMMEDIATE")
+
+
 def _raise_epoch(path: Path, db: sqlite3.Connection, lock: FileLock) -> tuple[int, Anchor]:
-    db.execute("BEGIN IMMEDIATE")
+    begin(db, path)
     # Looked at inside: of two who got the lock, the later one sees what the other has put there.
     if not lock.is_ours():
         db.execute("ROLLBACK")

@@ -24,7 +24,7 @@ from . import reading
 from .failures import explained
 from .lock import Stamp
 from .network import refuse_network
-from .opening import Writer, open_writer
+from .opening import Writer, begin, open_writer
 from .rows import Work, with_bytes, work_of
 
 T = TypeVar("T")
@@ -173,7 +173,7 @@ def _write(writer: Writer, work: Work) -> None:
 
 def _transact(writer: Writer, work: Work) -> None:
     db = writer.connection
-    db.execute("BEGIN IMMEDIATE")
+    begin(db, writer.path)
     try:
         reading.assert_epoch(db, writer.path, writer.epoch)
         for statement, rows, is_exact in work:
