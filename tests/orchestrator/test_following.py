@@ -210,12 +210,13 @@ def until_frozen(database: Path) -> tuple[int, int] | None:
 
 async def test_a_follower_whose_leader_left_leads_for_its_letters(tmp_path: Path) -> None:
     config = load(environ={"HEADWAY_DATABASE": str(tmp_path / "headway.db")})
-    leaving = anyio.Event()
+    leaving, left = anyio.Event(), anyio.Event()
 
     async def lead(*, task_status: TaskStatus[None]) -> None:
         async with Headway(config):
             task_status.started()
             await leaving.wait()
+        left.set()
 
     async with anyio.create_task_group() as group:
         await group.start(lead)
@@ -224,5 +225,6 @@ async def test_a_follower_whose_leader_left_leads_for_its_letters(tmp_path: Path
             await follower.queue.pause("class:low")
             assert len(await follower.queue.changes()) == 1
             assert not follower.is_leader
+            await left.wait()  # it may have heard the letter while it was leaving
             async with Headway(config) as next_one:
                 assert next_one.is_leader
