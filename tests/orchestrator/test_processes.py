@@ -273,7 +273,8 @@ sys.exit(main(["work", "--forever"]))
 """
 
 
-# A worker that is stopped in the middle of a commit, when told so: it has SQLite's write lock then.
+# A worker that is stopped in the middle of a commit, when told so and a letter is there: it has
+# SQLite's write lock then.
 STOPPED = """
 import os, signal, sys
 from pathlib import Path
@@ -284,7 +285,8 @@ told, checked = Path("stop"), reading.assert_epoch
 
 def stopped(db, path, epoch):
     checked(db, path, epoch)
-    if db.in_transaction and told.exists():
+    letters = db.execute("SELECT 1 FROM inbox WHERE answer IS NULL").fetchall()
+    if db.in_transaction and letters and told.exists():
         told.unlink()
         os.kill(os.getpid(), signal.SIGSTOP)
 

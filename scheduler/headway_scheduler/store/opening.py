@@ -50,7 +50,7 @@ def open_writer(path: Path, frozen: Stamp | None = None) -> Writer:
         _check_writable(path)
         lock = FileLock(path, frozen=frozen)
         undo.callback(lock.release)
-        wake_writer(path)
+        wake_writer(path)  # not only in begin(): who takes over cannot wait until SQLite gives up
         if not path.exists() or (path.is_file() and path.stat().st_size == 0):
             _create(path, undo)
         read(path, probe, any_age=True)

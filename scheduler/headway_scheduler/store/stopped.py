@@ -13,8 +13,6 @@ import os
 import signal
 from pathlib import Path
 
-LOCKS, PROCESSES = Path("/proc/locks"), Path("/proc")
-
 WRITE_LOCK = 120
 """The byte of the ``-shm`` file that whoever writes has locked; part of SQLite's format."""
 
@@ -40,14 +38,14 @@ def wake_writer(path: Path) -> bool:
 
 def _writer(memory: Path) -> int | None:
     """The process that has the write lock."""
-    for line in LOCKS.read_text().splitlines():
+    status = memory.stat()
+    ours = os.major(status.st_dev), os.minor(status.st_dev), status.st_ino
+    for line in Path("/proc/locks").read_text().splitlines():
         # 1: POSIX  ADVISORY  WRITE 4711 08:01:131 120 120; a process that waits has "->" as well
         fields = line.split()
         if fields[1] == "POSIX" and fields[-5] == "WRITE" and _covers(fields[-2], fields[-1]):
             major, minor, inode = fields[-3].split(":")
-            device = os.makedev(int(major, 16), int(minor, 16))
-            status = memory.stat()
-            if (status.st_dev, status.st_ino) == (device, int(inode)):
+            if (int(major, 16), int(minor, 16), int(inode)) == ours:
                 return int(fields[-4])
     return None
 
@@ -58,5 +56,5 @@ def _covers(first: str, last: str) -> bool:
 
 def _is_stopped(process: int) -> bool:
     # 4711 (a name (with anything)) T ...
-    state = (PROCESSES / str(process) / "stat").read_text().rpartition(")")[2].split()[0]
+    state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     return state == "T"
