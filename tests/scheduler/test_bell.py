@@ -1,12 +1,16 @@
 """Bells: hints between processes, which may be lost."""
 
+import os
+import resource
 import threading
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
 from headway_scheduler.store import bell as module
 from headway_scheduler.store.bell import Bell, bell_of, ring
+from headway_scheduler.store.lookout import Lookout
 
 
 def test_who_waits_is_woken_and_what_rang_before_is_heard_once(tmp_path: Path) -> None:
@@ -66,3 +70,26 @@ def test_without_pipes_one_looks_from_time_to_time(
     bell = Bell(tmp_path / "no folder" / "bell")
     assert bell.wait(60)
     bell.close()
+
+
+def test_a_lookout_that_looks_rarely_stops_when_told(tmp_path: Path) -> None:
+    looks: list[bool] = []
+    with closing(Bell(tmp_path / "bell")) as bell:
+        lookout = Lookout(bell, looks.append, pause_seconds=3600)
+        lookout.start()
+        lookout.stop()
+    assert len(looks) == 1
+
+
+def test_a_process_with_many_open_files_is_woken_too(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    path = tmp_path / "bell"
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, hard), hard))
+        for _ in range(1024):
+            stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        bell = stack.enter_context(closing(Bell(path)))
+        assert not bell.wait(0)
+        ring(path)
+        assert bell.wait(0)

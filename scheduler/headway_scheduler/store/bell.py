@@ -46,11 +46,19 @@ class Bell:
         if self._pipe is None:
             time.sleep(min(seconds, UNHEARD_SECONDS))
             return True
-        rung, _, _ = select.select([self._pipe], [], [], seconds)
-        if rung:
+        poll = select.poll()  # select() refuses a pipe that was opened after 1,023 other files
+        poll.register(self._pipe, select.POLLIN)
+        if not poll.poll(1000 * seconds):
+            return False
+        with suppress(BlockingIOError):
+            os.read(self._pipe, 4096)
+        return True
+
+    def ring(self) -> None:
+        """Wake up whoever waits, from another thread of this process."""
+        if self._pipe is not None:
             with suppress(BlockingIOError):
-                os.read(self._pipe, 4096)
-        return bool(rung)
+                os.write(self._pipe, b"!")
 
     def close(self) -> None:
         """Wait no more."""

@@ -32,6 +32,7 @@ class Lookout:
     def stop(self) -> None:
         """Look no more. Blocks until the last look is over."""
         self._is_over = True
+        self._bell.ring()
         if self._thread.is_alive():
             self._thread.join()
 
