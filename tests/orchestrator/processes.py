@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,13 +78,10 @@ class World:
         """Ask the database as any SQLite program would; nothing, if it is not there yet."""
         import sqlite3
 
-        with suppress(sqlite3.OperationalError):
-            db = sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)
-            try:
-                return db.execute(query, values).fetchall()
-            finally:
-                db.close()
-        return []
+        if not self.database.exists():
+            return []
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as db:
+            return db.execute(query, values).fetchall()
 
     def state(self, run_id: str) -> str:
         return str(self.rows("SELECT state FROM runs WHERE id = ?", run_id)[0][0])

@@ -273,7 +273,7 @@ sys.exit(main(["work", "--forever"]))
 """
 
 
-# A worker that is stopped in the middle of a commit, when told so and a letter is there: it has
+# A worker that is stopped in the middle of a commit, when told so and a run is submitted: it has
 # SQLite's write lock then.
 STOPPED = """
 import os, signal, sys
@@ -285,8 +285,8 @@ told, checked = Path("stop"), reading.assert_epoch
 
 def stopped(db, path, epoch):
     checked(db, path, epoch)
-    letters = db.execute("SELECT 1 FROM inbox WHERE answer IS NULL").fetchall()
-    if db.in_transaction and letters and told.exists():
+    letters = "SELECT 1 FROM inbox WHERE answer IS NULL AND event LIKE '%submit%'"
+    if db.in_transaction and told.exists() and db.execute(letters).fetchall():
         told.unlink()
         os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -296,7 +296,7 @@ sys.exit(main(["work", "--forever"]))
 
 
 def stopped_in_commit(world: World, *beside: str) -> subprocess.Popen[str]:
-    """A worker that leads, and is stopped while it carries out a letter; its sender is killed."""
+    """A worker that leads, and is stopped while it queues a run; whoever submits it is killed."""
     leader = world.start("-c", STOPPED)
     world.until(lambda: world.rows("SELECT 1 FROM workers"), leader)
     if beside:
@@ -327,6 +327,32 @@ def test_a_leader_that_is_stopped_in_a_commit_is_replaced(world: World, beside: 
     world.until(lambda: world.state(run_id) == "completed")
     ((losses,),) = world.rows("SELECT sum(losses) FROM calls")
     assert 1 <= len(world.ledger.paid) <= 1 + losses
+
+
+# Executes no run: it has one call of its own.
+CALLER = """
+import anyio
+from autogen_core.models import UserMessage
+from headway import Headway
+
+async def main():
+    async with Headway() as headway:
+        await headway.model("sim").create([UserMessage(content="hi", source="me")])
+
+anyio.run(main)
+"""
+
+
+@needs_locks
+def test_a_process_with_a_call_of_its_own_replaces_one_that_is_stopped(world: World) -> None:
+    """Its call cannot even be posted, so nobody knows of this process."""
+    leader = stopped_in_commit(world)
+    caller = world.start("-c", CALLER)
+    _, said = caller.communicate()
+    assert caller.returncode == 0, said
+    _, err = leader.communicate()
+    assert (leader.returncode, "another process took over" in err) == (3, True), err
+    assert world.rows("SELECT 1 FROM calls WHERE run_id IN (SELECT id FROM runs WHERE task = '')")
 
 
 @needs_locks
