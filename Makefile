@@ -22,13 +22,16 @@ bench: $(STAMP)  ## durable calls per second, and a burst of teams against the s
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.burst
 
-wheel-test:  ## build the wheel, install it alone, test what was installed
+WHEEL_TESTS := tests/test_package.py tests/test_examples.py tests/orchestrator/test_cli.py \
+	tests/orchestrator/test_demo.py
+
+wheel-test:  ## build the wheel, install it alone, compare it with the checkout, run its commands
 	$(PYTHON) -m venv build/wheel-venv
 	build/wheel-venv/bin/python -m pip install --quiet --upgrade 'pip>=25.1' build
 	rm -rf build/wheel
 	build/wheel-venv/bin/python -m build --wheel --outdir build/wheel .
 	build/wheel-venv/bin/python -m pip install --quiet --group dev --force-reinstall build/wheel/*.whl
-	TEST_INSTALLED_WHEEL=1 build/wheel-venv/bin/python -m pytest
+	TEST_INSTALLED_WHEEL=1 build/wheel-venv/bin/python -m pytest $(WHEEL_TESTS)
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headway needs Python 3.11 or newer")'

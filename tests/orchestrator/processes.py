@@ -2,14 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.scheduler.writers import is_stopped
 
 from headway_scheduler.store.letters import Inbox
 from headway_scheduler.testing.provider import Ledger
@@ -92,6 +95,19 @@ class World:
             for process in alive:
                 assert process.poll() is None, process.communicate()
             time.sleep(0.02)
+
+    def freeze(self, process: subprocess.Popen[str]) -> None:
+        """Stop a process, but not in the middle of a write: others would continue it."""
+        import sqlite3
+
+        while True:
+            process.send_signal(signal.SIGSTOP)
+            self.until(lambda: is_stopped(process), process)
+            other = sqlite3.connect(self.database, timeout=0.1, isolation_level=None)
+            with closing(other), suppress(sqlite3.OperationalError):
+                other.execute("BEGIN IMMEDIATE")
+                return
+            process.send_signal(signal.SIGCONT)
 
     def leader(self) -> int | None:
         """The process id that the lock names, of a process that may be dead."""

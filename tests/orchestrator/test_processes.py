@@ -121,7 +121,7 @@ def waiting_letter(
     world: World, leader: subprocess.Popen[str], *command: str
 ) -> subprocess.Popen[str]:
     """Freeze the leader, and have a command wait for it."""
-    leader.send_signal(signal.SIGSTOP)
+    world.freeze(leader)
     follower = world.start(*command)
     world.until(lambda: unanswered(world) == 1, follower)
     return follower
@@ -152,7 +152,7 @@ def test_a_frozen_leader_is_replaced_and_ends_when_it_wakes_up(slow_world: World
     run_id = world.headway("submit", "agent", "fly").strip()
     worker = world.worker()
     world.until(lambda: in_flight(world), worker)
-    worker.send_signal(signal.SIGSTOP)
+    world.freeze(worker)
     world.headway("queue", "pause")
     assert changes(world) == [("gate", "all")]
     # Whatever was in flight may have been paid.
@@ -484,7 +484,7 @@ def test_a_frozen_worker_loses_its_runs_and_tells_nothing_more(slow_world: World
     leader = world.worker()
     worker = world.start("run", "agent", "fly")
     world.until(lambda: in_flight(world), leader, worker)
-    worker.send_signal(signal.SIGSTOP)
+    world.freeze(worker)
     world.until(lambda: world.rows("SELECT 1 FROM calls WHERE losses = 1"), leader)
     world.until(lambda: in_flight(world), leader)
     worker.send_signal(signal.SIGCONT)
