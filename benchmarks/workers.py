@@ -29,7 +29,6 @@ import anyio
 
 from headway import Headway
 from headway.config import load
-from headway.handles import RunHandle
 from headway_scheduler.model import Run
 from headway_scheduler.states import RunState
 from headway_scheduler.testing.provider import Ledger
@@ -174,9 +173,7 @@ async def transcripts(folder: Path) -> dict[str, Any]:
     found = {}
     async with Headway(load(folder / "headway.toml")) as headway:
         for run in await headway.runs([RunState.COMPLETED], limit=10_000):
-            handle = RunHandle(run)
-            handle.show_past(await headway.calls(run.id))
-            result = await handle.result()
+            result = await (await headway.handle(run.id)).result()
             found[run.task] = [message.content for message in result.task_result.messages]
     return found
 

@@ -45,7 +45,7 @@ from .control import (
 from .costs import KEYS, Cost, added_up
 from .executor import Executor, new_worker
 from .following import Follower, Vacancy
-from .handles import Plan, RunHandle, RunOptions
+from .handles import Plan, RunElsewhere, RunHandle, RunOptions
 from .journals import ALL, inherited_answers
 from .leading import Leader, Seat, raise_store_error
 from .operations import Operations
@@ -275,19 +275,25 @@ class Headway:
     ) -> RunHandle:
         """Queue a run and start it here. With a ``key`` that was used before: that run.
 
-        It goes on if it was interrupted. Raises CallerError for a workflow that does not exist,
-        StoreError if it is not on disk.
+        It goes on if it was interrupted; if another process executes it, it is waited for. Raises
+        CallerError for a workflow that does not exist, StoreError if it is not on disk.
         """
-        await self._ready().join()
+        executor = self._ready()
+        await executor.join()
         new = self._new_run(workflow, task, priority, key, options)
-        run = await self._submitted(replace(new, worker=self._executor.worker.id))
-        if (handle := self._executor.handles.get(run.id)) is not None:
-            return handle
+        with executor.expecting(replace(new, worker=executor.worker.id)) as handle:
+            run = await self._submitted(handle.run)
+            if run.id == new.id:
+                return executor.start(handle)
         if run.state in (RunState.QUEUED, RunState.INTERRUPTED):
-            return await self._start(run)
-        handle = RunHandle(run)
-        handle.show_past(await self.calls(run.id))
-        return handle
+            with suppress(RunNotResumable):  # it is executed here, or another process was faster
+                return await self._start(run)
+        return await self.handle(run.id)
+
+    async def handle(self, run_id: str) -> RunHandle:
+        """A run by its id, to be waited for, whoever executes it. Raises RunNotFound."""
+        run = await self.run(run_id)
+        return self._ready().handles.get(run.id) or RunElsewhere(run, self._store)
 
     async def enqueue(
         self,
@@ -586,10 +592,11 @@ class Headway:
     async def _start(self, run: Run, plan: Plan | None = None) -> RunHandle:
         """Have a run for this worker, and execute it. Raises RunNotResumable if another does."""
         executor = self._executor
-        if run.worker != executor.worker.id:
-            await executor.join()
-            await self._steering.claim(run, executor.worker.id)
-        return executor.start(replace(run, worker=executor.worker.id), plan)
+        await executor.join()
+        with executor.expecting(replace(run, worker=executor.worker.id), plan) as handle:
+            if run.worker != executor.worker.id:
+                await self._steering.claim(run, executor.worker.id)
+            return executor.start(handle)
 
     async def _stopped(self, run_id: str) -> Run:
         """The row of a run that is not executed here. Others are asked when it is to be."""

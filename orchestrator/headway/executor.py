@@ -5,8 +5,8 @@ Law of this file: a run is executed here only while its row names this worker.
 
 import os
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import anyio
@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 
 from headway_scheduler.asking import Asking
 from headway_scheduler.clock import Clock
-from headway_scheduler.errors import StoreError
+from headway_scheduler.errors import RunNotResumable, StoreError
 from headway_scheduler.model import Batch, Order, Run, Worker
 from headway_scheduler.states import RunState
 from headway_scheduler.store.base import Store
@@ -48,6 +48,7 @@ class Executor:
         self.has_joined = False
         self._workflows = workflows
         self._clock = clock
+        self._expected: set[str] = set()
         self._watch: Watch = lambda handle: None
         self._changed = anyio.Event()
         self._asking: Asking
@@ -64,10 +65,30 @@ class Executor:
         self._runner, self._runs = runner, runs
         self.is_draining = False
 
-    def start(self, run: Run, plan: Plan | None = None) -> RunHandle:
+    @contextmanager
+    def expecting(self, run: Run, plan: Plan | None = None) -> Iterator[RunHandle]:
+        """Have a handle for a run while it is written as this worker's; start it in the block.
+
+        Others see the row before this worker does, and what they want of the run is heeded.
+        Raises RunNotResumable for a run that is executed here.
+        """
+        if run.id in self.handles:
+            raise RunNotResumable(f"run {run.id} is being executed: cancel or pause it first")
+        self.handles[run.id] = handle = RunHandle(run, plan)
+        self._expected.add(run.id)
+        try:
+            yield handle
+        finally:
+            if run.id in self._expected:
+                self._expected.remove(run.id)
+                del self.handles[run.id]
+                self._tell()
+
+    def start(self, handle: RunHandle) -> RunHandle:
         """Execute a run that is this worker's."""
-        handle = self.handles[run.id] = RunHandle(run, plan)
-        self._runs.start_soon(self._execute, handle, name=f"headway run {run.id}")
+        self.handles[handle.id] = handle
+        self._expected.discard(handle.id)
+        self._runs.start_soon(self._execute, handle, name=f"headway run {handle.id}")
         return handle
 
     async def join(self) -> None:
@@ -137,7 +158,7 @@ class Executor:
         if self.is_draining:
             self._asking.note_run(replace(run, worker=None))
             return
-        self._watch(self.start(run))
+        self._watch(self.start(RunHandle(run)))
 
     async def _execute(self, handle: RunHandle) -> None:
         try:

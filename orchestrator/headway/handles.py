@@ -1,6 +1,6 @@
 """What a caller holds of a run: its options, its handle, its result.
 
-Law of this file: a handle shows what the runner tells it; it drives nothing.
+Law of this file: a handle shows what the runner tells it, or the database; it drives nothing.
 """
 
 import json
@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from headway_scheduler.errors import CallerError, HeadwayError
+from headway_scheduler.errors import CallerError, HeadwayError, RunNotFound
 from headway_scheduler.model import CallRecord, Priority, Run, Usage
+from headway_scheduler.states import ENDED_RUNS, RunState
+from headway_scheduler.store.base import Store
 
 from .events import Ended
+from .journals import ALL
 from .results import unpacked
 
 if TYPE_CHECKING:
@@ -25,6 +28,11 @@ if TYPE_CHECKING:
 
 EXECUTE, CANCEL, PAUSE, BUMP = "execute", "cancel", "pause", "bump"
 """What a process may be told to do with a run: the verbs of orders."""
+
+LOOK_SECONDS = 0.25
+"""How often it is looked whether a run of another process has stopped."""
+
+_STOPPED = ENDED_RUNS | {RunState.PAUSED, RunState.WAITING}
 
 
 class RunFailed(HeadwayError):
@@ -117,6 +125,11 @@ class RunHandle:
         """The run's id."""
         return self.run.id
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this process executes the run."""
+        return True
+
     def cancel(self) -> None:
         """Stop the run for good: its queued calls leave the queue, nothing more is bought."""
         self._is_cancelled = True
@@ -187,16 +200,6 @@ class RunHandle:
             sum((r.admitted_at or r.call.submitted_at) - r.call.submitted_at for r in records),
         )
 
-    def show_past(self, records: Sequence[CallRecord]) -> None:
-        """Be the handle of a run that is not executed here: its stream holds only its end."""
-        self.calls = {record.call.id: record for record in records}
-        if self.run.result is not None:
-            from headway_agents import load_result
-
-            self.task_result = load_result(json.dumps(unpacked(self.run.result, records)))
-        at = self.run.finished_at or self.run.created_at
-        self.publish(Ended(self.id, self.run.state, self.run.error, at))
-
     def begin(self, attempt: "Attempt", records: Sequence[CallRecord]) -> None:
         """Take note of the attempt and of what is recorded. For the runner."""
         self._attempt = attempt
@@ -209,6 +212,57 @@ class RunHandle:
         self._events.append(event)
         self._changed.set()
         self._changed = anyio.Event()
+
+
+class RunElsewhere(RunHandle):
+    """A run that this process does not execute: others do, or will, or it has ended.
+
+    Its stream is what the team said and the end, once it is there: completed, failed, cancelled,
+    paused, or waiting for a person. Cancel or pause it with ``Headway.cancel`` and ``pause``.
+    """
+
+    def __init__(self, run: Run, store: Store) -> None:
+        super().__init__(run)
+        self._store = store
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this process executes the run."""
+        return False
+
+    def interrupt(self) -> None:
+        """Raises CallerError."""
+        raise CallerError(
+            f"run {self.id} is not executed by this process: `await headway.cancel(run_id)` and "
+            "`pause` reach it"
+        )
+
+    cancel = pause = interrupt
+
+    async def stream(self) -> AsyncIterator[Any]:
+        """All messages of the team, and the end. Raises RunNotFound if it is deleted meanwhile."""
+        while not self._events:
+            run = await self._store.run(self.id)
+            if run is None:
+                raise RunNotFound(f"run {self.id} is there no more: it was pruned")
+            if run.state in _STOPPED:
+                self._show(run, await self._store.calls(self.id, limit=ALL))
+            else:
+                await anyio.sleep(LOOK_SECONDS)
+        async for event in super().stream():
+            yield event
+
+    def _show(self, run: Run, records: Sequence[CallRecord]) -> None:
+        if self._events:  # somebody else waits too, and was faster
+            return
+        self.run, self.calls = run, {record.call.id: record for record in records}
+        if run.result is not None:
+            from headway_agents import load_result
+
+            self.task_result = load_result(json.dumps(unpacked(run.result, records)))
+            for message in self.task_result.messages:
+                self.publish(message)
+        self.publish(Ended(run.id, run.state, run.error, run.finished_at or run.created_at))
 
 
 def _json(parameters: Mapping[str, Any]) -> str:

@@ -166,7 +166,8 @@ class Here:
         """
         async with self.claims:
             now = await self._run(run.id)
-            if now.id in self.handles or self.executes(now) is not None:
+            is_other = worker != self._own
+            if (is_other and now.id in self.handles) or self.executes(now) is not None:
                 raise RunNotResumable(f"run {run.id} is being executed: cancel or pause it first")
             if now.state is not run.state:
                 raise RunNotResumable(f"run {run.id} has become {now.state}: look again")

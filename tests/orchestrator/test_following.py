@@ -17,6 +17,7 @@ from autogen_core.models import UserMessage
 
 from headway import Headway, RunFailed, leading
 from headway.config import ConfigError, load
+from headway.events import Ended
 from headway.testing import MODEL, QUOTA, SimulatedHeadway, simulated_headway
 from headway_scheduler.errors import (
     CallerError,
@@ -129,6 +130,56 @@ async def test_what_a_follower_is_refused_it_is_told(leader: SimulatedHeadway) -
         call = Call("x.0", "x", "a", "m", ("no such quota",), Priority.LOW, 1, 0.0)
         with pytest.raises(UnknownQuota, match="no such quota"):
             await follower._asking.acquire(call)
+
+
+async def test_a_run_of_another_process_is_waited_for(leader: SimulatedHeadway) -> None:
+    async with second(leader) as follower:
+        await leader.queue.pause()
+        first = await leader.submit("agent", task="x", key="k")
+        others = [await follower.submit("agent", task="x", key="k") for _ in range(2)]
+        for other in others:
+            assert (other.id, other.is_here, first.is_here) == (first.id, False, True)
+            for steer in (other.cancel, other.pause, other.interrupt):
+                with pytest.raises(CallerError, match="not executed by this process"):
+                    steer()
+        events: list[list[object]] = [[], []]
+
+        async def see(number: int) -> None:
+            events[number] += [event async for event in others[number].stream()]
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(see, 0)
+            group.start_soon(see, 1)
+            await leader.queue.resume()
+        said = (await first.result()).task_result.messages
+        for own, other in zip(events, others, strict=True):
+            assert own == [*said, Ended(first.id, RunState.COMPLETED, None, other.run.finished_at)]
+            assert (await other.result()).calls == 1
+    assert len(leader.provider.ledger.paid) == 1
+
+
+async def test_a_run_that_another_process_is_about_to_execute_is_not_taken_from_it(
+    leader: SimulatedHeadway,
+) -> None:
+    """Its row is there before it begins, and what others want of it by then is heeded."""
+    new = replace(leader._new_run("agent", "x", None, "k", None), worker=leader._executor.worker.id)
+    async with second(leader) as follower, anyio.create_task_group() as group:
+        with leader._executor.expecting(new) as expected:
+            await leader._submitted(new)
+            handle = await follower.submit("agent", task="x", key="k")
+            forgotten = await follower.handle(new.id)
+            group.start_soon(follower.cancel, new.id)
+            while not expected._is_cancelled:  # noqa: ASYNC110 (a flag)
+                await anyio.sleep(0.01)
+            leader._executor.start(expected)
+        with pytest.raises(RunFailed, match="cancelled"):
+            await handle.result()
+        assert not leader.provider.ledger.entries
+        await follower.prune(keep=0)
+        with pytest.raises(RunNotFound, match="it was pruned"):
+            await forgotten.result()
+        with pytest.raises(RunNotFound):
+            await follower.handle(new.id)
 
 
 async def test_runs_of_workers_whom_nobody_knows_are_given_to_others(tmp_path: Path) -> None:

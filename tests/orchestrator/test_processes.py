@@ -424,6 +424,24 @@ def test_a_process_that_follows_executes_and_the_leader_admits(world: World) -> 
     assert world.rows("SELECT 1 FROM inbox WHERE answer IS NULL") == []
 
 
+def test_run_with_the_key_of_a_run_that_is_executed_elsewhere_waits_for_it(world: World) -> None:
+    leader = world.worker()
+    world.headway("queue", "pause")
+    run_id = world.headway("submit", "agent", "task", "--key", "k").strip()
+    world.until(lambda: world.rows("SELECT 1 FROM calls WHERE state = 'queued'"), leader)
+    waiting = [world.start("run", "agent", "task", "--key", "k") for _ in range(2)]
+    world.until(lambda: len(world.rows("SELECT 1 FROM workers")) == 3, leader, *waiting)
+    waiting[0].send_signal(signal.SIGINT)
+    _, err = waiting[0].communicate()
+    assert (waiting[0].returncode, run_id in err) == (130, False), err
+    world.headway("queue", "resume")
+    out, err = waiting[1].communicate()
+    assert waiting[1].returncode == 0, err
+    assert "sim answers" in out
+    assert f"`headway runs show {run_id}`" in out
+    assert len(world.ledger.paid) == 1
+
+
 def test_a_run_of_another_worker_is_cancelled_and_bumped_there(slow_world: World) -> None:
     world = slow_world
     world.headway("queue", "pause")

@@ -98,8 +98,7 @@ async def carry_out(folder: Path) -> list[Any]:
     async with Headway(load(folder / "headway.toml")) as headway:
         (run,) = await headway.runs()
         if run.state in (RunState.COMPLETED, RunState.FAILED):
-            handle = RunHandle(run)
-            handle.show_past(await headway.calls(run.id))
+            handle = await headway.handle(run.id)
         else:
             handle = await headway.resume(run.id)
         await handle.ended()

@@ -85,9 +85,6 @@ class Watch:
         self.status = max(self.status, _status(handle))
 
     async def _follow(self, handle: RunHandle) -> None:
-        if handle.task_result is not None:  # a run of an earlier time, asked for by its key
-            for message in handle.task_result.messages:
-                self._view.show(handle.id, message)
         async for event in handle.stream():
             if isinstance(event, Retrying):
                 self._retries, self._last_retry = self._retries + 1, event.reason
@@ -195,7 +192,7 @@ def _tell_interrupted(watch: Watch) -> None:
     stopped = []
     for handle in list(watch.live.values()):
         watch.count(handle)
-        if handle.run.state not in ENDED_RUNS:
+        if handle.is_here and handle.run.state not in ENDED_RUNS:
             stopped.append(handle.id)
         if handle.error is not None:
             _tell_failure(handle)
