@@ -97,7 +97,7 @@ async def test_a_follower_executes_and_the_leader_admits(leader: SimulatedHeadwa
         answer = await follower.model(MODEL).create([UserMessage(content="hi", source="me")])
         assert answer.usage.prompt_tokens > 0
         assert [worker.pid for worker in await leader._store.workers()] == [os.getpid()] * 2
-        assert await follower.prune(keep=2) == [handle.id] or await follower.runs()
+        assert await follower.prune(keep=2) == []  # what the copies began with is kept
     rows = await leader.runs()
     assert {run.state for run in rows} == {RunState.COMPLETED}
     assert {run.worker for run in rows} == {None}

@@ -461,6 +461,18 @@ def test_a_run_of_another_worker_is_cancelled_and_bumped_there(slow_world: World
     assert world.rows("SELECT priority, worker FROM runs") == [(1, None)]
 
 
+def test_old_runs_are_pruned_beside_whoever_works(world: World) -> None:
+    worker = world.worker()
+    runs = [world.headway("submit", "agent", f"task {n}").strip() for n in range(2)]
+    for run_id in runs:
+        world.until(lambda run_id=run_id: world.state(run_id) == "completed", worker)
+    assert "deleted 2 runs; the file stays" in world.headway(
+        "db", "prune", "--older-than", "0.001s"
+    )
+    assert world.rows("SELECT 1 FROM runs") == world.rows("SELECT 1 FROM calls") == []
+    assert worker.poll() is None
+
+
 def test_logs_follow_a_run_of_another_process_to_its_end(world: World) -> None:
     leader = world.worker()
     world.headway("queue", "pause")

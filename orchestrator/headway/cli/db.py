@@ -5,7 +5,7 @@ from pathlib import Path
 
 import anyio
 
-from headway_scheduler.errors import CallerError
+from headway_scheduler.errors import CallerError, StoreBusy
 from headway_scheduler.store.sqlite import SqliteStore
 from headway_scheduler.store.upkeep import back_up, compact, problems
 
@@ -48,15 +48,17 @@ def prune(args: Namespace) -> int:
     path = load(args.config).database
     before = path.stat().st_size if path.exists() else 0
     ids = anyio.run(_pruned, args)
+    became = f"{'would delete' if args.dry_run else 'deleted'} {counted(len(ids), 'run')}"
     if ids and not args.dry_run:
-        compact(path)
-    freed = before - path.stat().st_size
+        try:
+            compact(path)
+        except StoreBusy:
+            became += "; the file stays as large while others use it, and has room for what comes"
+    freed = max(0, before - path.stat().st_size)
     if args.json:
-        say_json({"runs": ids, "freed_bytes": max(0, freed), "dry_run": args.dry_run})
-    elif args.dry_run:
-        say(f"would delete {counted(len(ids), 'run')}")
+        say_json({"runs": ids, "freed_bytes": freed, "dry_run": args.dry_run})
     else:
-        say(f"deleted {counted(len(ids), 'run')}, {max(0, freed) / 2**20:,.1f} MB freed")
+        say(f"{became}, {freed / 2**20:,.1f} MB freed" if freed else became)
     return 0
 
 
