@@ -20,7 +20,7 @@ from headway_scheduler.states import RunState
 from headway_scheduler.store.base import Store
 from headway_scheduler.store.lock import WORKER
 
-from .events import of_batch
+from .events import Ended, of_batch
 from .handles import BUMP, EXECUTE, Plan, RunHandle
 from .runs import Runner
 from .steering import Steering
@@ -82,6 +82,7 @@ class Executor:
             if run.id in self._expected:
                 self._expected.remove(run.id)
                 del self.handles[run.id]
+                handle.publish(Ended(run.id, handle.run.state, None, self._clock()))
                 self._tell()
 
     def start(self, handle: RunHandle) -> RunHandle:

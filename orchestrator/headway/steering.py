@@ -117,6 +117,8 @@ class Here:
             if handle is not None:
                 handle.heed(verb)
                 await handle.ended()
+                if handle.run.state is RunState.QUEUED:
+                    continue  # it was not begun after all
                 return
             await let_go.wait()
             if (await self._run(run.id)).state is not RunState.INTERRUPTED:

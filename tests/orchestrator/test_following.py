@@ -158,8 +158,9 @@ async def test_a_run_of_another_process_is_waited_for(leader: SimulatedHeadway) 
     assert len(leader.provider.ledger.paid) == 1
 
 
+@pytest.mark.parametrize("is_begun", [True, False])
 async def test_a_run_that_another_process_is_about_to_execute_is_not_taken_from_it(
-    leader: SimulatedHeadway,
+    leader: SimulatedHeadway, is_begun: bool
 ) -> None:
     """Its row is there before it begins, and what others want of it by then is heeded."""
     new = replace(leader._new_run("agent", "x", None, "k", None), worker=leader._executor.worker.id)
@@ -171,7 +172,8 @@ async def test_a_run_that_another_process_is_about_to_execute_is_not_taken_from_
             group.start_soon(follower.cancel, new.id)
             while not expected._is_cancelled:  # noqa: ASYNC110 (a flag)
                 await anyio.sleep(0.01)
-            leader._executor.start(expected)
+            if is_begun:
+                leader._executor.start(expected)
         with pytest.raises(RunFailed, match="cancelled"):
             await handle.result()
         assert not leader.provider.ledger.entries
