@@ -281,10 +281,16 @@ class Headway:
         executor = self._ready()
         await executor.join()
         new = self._new_run(workflow, task, priority, key, options)
-        with executor.expecting(replace(new, worker=executor.worker.id)) as handle:
-            run = await self._submitted(handle.run)
-            if run.id == new.id:
-                return executor.start(handle)
+
+        async def written() -> tuple[Run, RunHandle | None]:
+            with executor.expecting(replace(new, worker=executor.worker.id)) as handle:
+                run = await self._submitted(handle.run)
+                return run, executor.start(handle) if run.id == new.id else None
+
+        # Were it cancelled on the way, a row could be left that names this worker for nothing.
+        run, handle = await executor.to_its_end(written)
+        if handle is not None:
+            return handle
         if run.state in (RunState.QUEUED, RunState.INTERRUPTED):
             with suppress(RunNotResumable):  # it is executed here, or another process was faster
                 return await self._start(run)
@@ -593,10 +599,14 @@ class Headway:
         """Have a run for this worker, and execute it. Raises RunNotResumable if another does."""
         executor = self._executor
         await executor.join()
-        with executor.expecting(replace(run, worker=executor.worker.id), plan) as handle:
-            if run.worker != executor.worker.id:
-                await self._steering.claim(run, executor.worker.id)
-            return executor.start(handle)
+
+        async def claimed() -> RunHandle:
+            with executor.expecting(replace(run, worker=executor.worker.id), plan) as handle:
+                if run.worker != executor.worker.id:
+                    await self._steering.claim(run, executor.worker.id)
+                return executor.start(handle)
+
+        return await executor.to_its_end(claimed)
 
     async def _stopped(self, run_id: str) -> Run:
         """The row of a run that is not executed here. Others are asked when it is to be."""

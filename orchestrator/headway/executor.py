@@ -5,16 +5,17 @@ Law of this file: a run is executed here only while its row names this worker.
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
 
 from headway_scheduler.asking import Asking
 from headway_scheduler.clock import Clock
-from headway_scheduler.errors import RunNotResumable, StoreError
+from headway_scheduler.errors import RunNotResumable, SchedulerClosed, StoreError
 from headway_scheduler.model import Batch, Order, Run, Worker
 from headway_scheduler.states import RunState
 from headway_scheduler.store.base import Store
@@ -30,6 +31,7 @@ LOOK_SECONDS = 0.5
 """How often one that works until nothing is left looks whether anything is."""
 
 Watch = Callable[[RunHandle], None]
+T = TypeVar("T")
 
 
 def new_worker(now: float, label: str, workflows: Workflows) -> Worker:
@@ -84,6 +86,26 @@ class Executor:
                 del self.handles[run.id]
                 handle.publish(Ended(run.id, handle.run.state, None, self._clock()))
                 self._tell()
+
+    async def to_its_end(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Wait for ``work``, which goes on if the wait is cancelled, until Headway closes."""
+        results: list[T] = []
+        errors: list[Exception] = []
+        is_over = anyio.Event()
+
+        async def carry_out() -> None:
+            try:
+                results.append(await work())
+            except Exception as error:  # its caller's, not that of the runs
+                errors.append(error)
+            finally:
+                is_over.set()
+
+        self._runs.start_soon(carry_out, name="headway run to be")
+        await is_over.wait()
+        if results:
+            return results[0]
+        raise errors[0] if errors else SchedulerClosed("Headway was closed meanwhile")
 
     def start(self, handle: RunHandle) -> RunHandle:
         """Execute a run that is this worker's."""

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -232,6 +233,25 @@ async def test_a_follower_waits_for_whoever_writes(
         other.execute("ROLLBACK")
         other.close()
     assert len(await leader.queue.changes()) == 1
+
+
+@pytest.mark.parametrize("who", ["leader", "follower"])
+async def test_a_run_whose_submitter_is_cancelled_meanwhile_is_executed(
+    leader: SimulatedHeadway, who: str
+) -> None:
+    async with second(leader) as follower:
+        headway = follower if who == "follower" else leader
+        await headway._executor.join()
+        with closing(connect(leader.config.database, "mode=rw")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with anyio.move_on_after(0.2) as scope:
+                await headway.submit("agent", task="x")
+            assert scope.cancelled_caught
+            assert not await headway.runs()
+            other.execute("ROLLBACK")
+        while not await headway.runs([RunState.COMPLETED]):  # noqa: ASYNC110 (rows)
+            await anyio.sleep(0.01)
+    assert len(leader.provider.ledger.paid) == 1
 
 
 async def test_a_leader_that_lost_its_place_leaves_its_block_with_that_error() -> None:
