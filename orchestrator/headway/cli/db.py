@@ -48,17 +48,20 @@ def prune(args: Namespace) -> int:
     path = load(args.config).database
     before = path.stat().st_size if path.exists() else 0
     ids = anyio.run(_pruned, args)
-    became = f"{'would delete' if args.dry_run else 'deleted'} {counted(len(ids), 'run')}"
+    note = ""
     if ids and not args.dry_run:
         try:
             compact(path)
         except StoreBusy:
-            became += "; the file stays as large while others use it, and has room for what comes"
+            note = "; the file stays as large while others use it, and has room for what comes"
     freed = max(0, before - path.stat().st_size)
+    runs = counted(len(ids), "run")
     if args.json:
         say_json({"runs": ids, "freed_bytes": freed, "dry_run": args.dry_run})
+    elif args.dry_run:
+        say(f"would delete {runs}")
     else:
-        say(f"{became}, {freed / 2**20:,.1f} MB freed" if freed else became)
+        say(f"deleted {runs}{note or f', {freed / 2**20:,.1f} MB freed'}")
     return 0
 
 
