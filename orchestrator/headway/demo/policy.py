@@ -16,7 +16,7 @@ BUDGET = Quota.per_minute("budget", tokens=600, burst_seconds=30)
 """10 tokens a second, 300 at once."""
 
 TOKENS = 20
-BAR_CHARACTERS = 40
+BAR_CHARACTERS = 36  # with its words and figures, a line of 80
 _NO_HEADROOM = replace(Policy(), headroom=(0.0,) * len(Priority))
 
 
