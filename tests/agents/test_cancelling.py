@@ -77,7 +77,7 @@ async def test_no_slot_is_lost_at_any_await(
     means: str, ask: Any, faults: int, question: Any, idle: Any
 ) -> None:
     finished, narrow = 0, Quota.per_minute("narrow", concurrency=1)
-    for turns in range(400):
+    for turns in range(10_000):  # a pause of 1 ms is as many turns as the machine is fast
         inner = Pausing(["one two three"])
         inner.faults = faults
         # A fresh one each time: faults without answers would make the quota pause.
