@@ -40,6 +40,7 @@ from .control import (
     rehearsed,
     require_completed,
     require_failed,
+    require_idle,
     require_resumable,
 )
 from .costs import KEYS, Cost, added_up
@@ -612,8 +613,7 @@ class Headway:
         """The row of a run that is not executed here. Others are asked when it is to be."""
         handles = self._ready().handles
         run = await self.run(run_id)
-        if run.id in handles:
-            raise RunNotResumable(f"run {run.id} is being executed: cancel or pause it first")
+        require_idle(run.id, run.id in handles)
         return run
 
     def _asking_scope(self) -> "RunScope":

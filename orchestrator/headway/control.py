@@ -229,6 +229,12 @@ def require_open(run: Run) -> None:
     _require(run, frozenset(RunState) - ENDED_RUNS, "bumped")
 
 
+def require_idle(run_id: str, is_executed: bool) -> None:
+    """Raise RunNotResumable for a run that is being executed."""
+    if is_executed:
+        raise RunNotResumable(f"run {run_id} is being executed: cancel or pause it first")
+
+
 def _require(run: Run, states: "frozenset[RunState] | set[RunState]", what: str) -> None:
     if run.state not in states:
         raise RunNotResumable(f"run {run.id} cannot be {what}: it {_hint(run)}")

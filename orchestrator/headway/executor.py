@@ -15,12 +15,13 @@ from anyio.abc import TaskGroup
 
 from headway_scheduler.asking import Asking
 from headway_scheduler.clock import Clock
-from headway_scheduler.errors import RunNotResumable, SchedulerClosed, StoreError
+from headway_scheduler.errors import SchedulerClosed, StoreError
 from headway_scheduler.model import Batch, Order, Run, Worker
 from headway_scheduler.states import RunState
 from headway_scheduler.store.base import Store
 from headway_scheduler.store.lock import WORKER
 
+from .control import require_idle
 from .events import Ended, of_batch
 from .handles import BUMP, EXECUTE, Plan, RunHandle
 from .runs import Runner
@@ -74,8 +75,7 @@ class Executor:
         Others see the row before this worker does, and what they want of the run is heeded.
         Raises RunNotResumable for a run that is executed here.
         """
-        if run.id in self.handles:
-            raise RunNotResumable(f"run {run.id} is being executed: cancel or pause it first")
+        require_idle(run.id, run.id in self.handles)
         self.handles[run.id] = handle = RunHandle(run, plan)
         self._expected.add(run.id)
         try:

@@ -106,6 +106,9 @@ class RunHandle:
     ``change`` says how the workflow differs, if that is why it stopped.
     """
 
+    is_here = True
+    """Whether this process executes the run."""
+
     def __init__(self, run: Run, plan: Plan | None = None) -> None:
         self.run = run
         self.plan = plan or Plan()
@@ -124,11 +127,6 @@ class RunHandle:
     def id(self) -> str:
         """The run's id."""
         return self.run.id
-
-    @property
-    def is_here(self) -> bool:
-        """Whether this process executes the run."""
-        return True
 
     def cancel(self) -> None:
         """Stop the run for good: its queued calls leave the queue, nothing more is bought."""
@@ -221,14 +219,11 @@ class RunElsewhere(RunHandle):
     paused, or waiting for a person. Cancel or pause it with ``Headway.cancel`` and ``pause``.
     """
 
+    is_here = False
+
     def __init__(self, run: Run, store: Store) -> None:
         super().__init__(run)
         self._store = store
-
-    @property
-    def is_here(self) -> bool:
-        """Whether this process executes the run."""
-        return False
 
     def interrupt(self) -> None:
         """Raises CallerError."""

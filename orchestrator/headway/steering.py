@@ -19,7 +19,7 @@ from headway_scheduler.states import RunState
 from headway_scheduler.store.base import Store
 
 from .config import Config
-from .control import Control, require_open
+from .control import Control, require_idle, require_open
 from .handles import BUMP, CANCEL, PAUSE, RunHandle
 
 
@@ -169,8 +169,8 @@ class Here:
         async with self.claims:
             now = await self._run(run.id)
             is_other = worker != self._own
-            if (is_other and now.id in self.handles) or self.executes(now) is not None:
-                raise RunNotResumable(f"run {run.id} is being executed: cancel or pause it first")
+            is_here = is_other and now.id in self.handles
+            require_idle(run.id, is_here or self.executes(now) is not None)
             if now.state is not run.state:
                 raise RunNotResumable(f"run {run.id} has become {now.state}: look again")
             if worker not in self._service.workers:

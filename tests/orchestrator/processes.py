@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -79,8 +80,6 @@ class World:
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Ask the database as any SQLite program would; nothing, if it is not there yet."""
-        import sqlite3
-
         if not self.database.exists():
             return []
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as db:
@@ -98,8 +97,6 @@ class World:
 
     def freeze(self, process: subprocess.Popen[str]) -> None:
         """Stop a process, but not in the middle of a write: others would continue it."""
-        import sqlite3
-
         while True:
             process.send_signal(signal.SIGSTOP)
             self.until(lambda: is_stopped(process), process)
