@@ -26,11 +26,11 @@ WHEEL_TESTS := tests/test_package.py tests/test_examples.py tests/orchestrator/t
 	tests/orchestrator/test_demo.py
 
 wheel-test:  ## build the wheel, install it alone, compare it with the checkout, run its commands
-	$(PYTHON) -m venv build/wheel-venv
+	$(PYTHON) -m venv --clear build/wheel-venv
 	build/wheel-venv/bin/python -m pip install --quiet --upgrade 'pip>=25.1' build
 	rm -rf build/wheel
 	build/wheel-venv/bin/python -m build --wheel --outdir build/wheel .
-	build/wheel-venv/bin/python -m pip install --quiet --group dev --force-reinstall build/wheel/*.whl
+	build/wheel-venv/bin/python -m pip install --quiet --group dev build/wheel/*.whl
 	TEST_INSTALLED_WHEEL=1 build/wheel-venv/bin/python -m pytest $(WHEEL_TESTS)
 
 $(STAMP): pyproject.toml

@@ -14,7 +14,7 @@ CHECKOUT = Path(__file__).parent.parent
 
 
 def test_version_is_the_distributions() -> None:
-    assert headway.__version__ == version("headway")
+    assert headway.__version__ == version("headway-agents")
 
 
 @pytest.mark.skipif(
