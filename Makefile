@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+LOCK := requirements-dev.lock
 
-.PHONY: demo test check bench wheel-test clean
+.PHONY: demo test check bench wheel-test lock clean
 
 demo: $(STAMP)  ## urgent and background teams on a simulated provider; no key needed
 	$(BIN)/headway demo
@@ -12,11 +13,11 @@ demo: $(STAMP)  ## urgent and background teams on a simulated provider; no key n
 test: $(STAMP)  ## the whole suite
 	$(BIN)/python -m pytest
 
-check: $(STAMP)  ## format, lint, types, docs
+check: $(STAMP)  ## format, lint, types, layers, docs, lock
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_docs.py
+	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_docs.py tests/test_repository.py
 
 bench: $(STAMP)  ## durable calls per second, and a burst of teams against the simulated provider
 	$(BIN)/python -m benchmarks.throughput
@@ -25,19 +26,27 @@ bench: $(STAMP)  ## durable calls per second, and a burst of teams against the s
 WHEEL_TESTS := tests/test_package.py tests/test_examples.py tests/orchestrator/test_cli.py \
 	tests/orchestrator/test_demo.py
 
-wheel-test:  ## build the wheel, install it alone, compare it with the checkout, run its commands
-	$(PYTHON) -m venv --clear build/wheel-venv
-	build/wheel-venv/bin/python -m pip install --quiet --upgrade 'pip>=25.1' build
+wheel-test: $(STAMP)  ## build the wheel, install it alone, compare it with the checkout, run its commands
 	rm -rf build/wheel
-	build/wheel-venv/bin/python -m build --wheel --outdir build/wheel .
-	build/wheel-venv/bin/python -m pip install --quiet --group dev build/wheel/*.whl
+	$(BIN)/hatchling build --target wheel --directory build/wheel
+	$(PYTHON) -m venv --clear --without-pip build/wheel-venv
+	$(BIN)/python -m pip hash build/wheel/*.whl | sed 's/:$$/ \\/' > build/wheel/requirements.txt
+	$(BIN)/python -m pip --python build/wheel-venv/bin/python install --quiet \
+		--constraint $(LOCK) --group test --requirement build/wheel/requirements.txt
 	TEST_INSTALLED_WHEEL=1 build/wheel-venv/bin/python -m pytest $(WHEEL_TESTS)
 
-$(STAMP): pyproject.toml
+lock:  ## pin what pyproject.toml asks for; LOCK_OPTIONS=--upgrade also takes newer versions
+	$(PYTHON) -m venv --clear build/lock-venv
+	build/lock-venv/bin/python -m pip install --quiet 'uv>=0.9,<1'
+	UV_CUSTOM_COMPILE_COMMAND='make lock' build/lock-venv/bin/uv pip compile --quiet \
+		--universal --python-version 3.11 --no-python-downloads --generate-hashes \
+		--all-extras --group dev $(LOCK_OPTIONS) --output-file $(LOCK) pyproject.toml
+
+$(STAMP): pyproject.toml $(LOCK)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headway needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --group dev --editable .
+	$(BIN)/python -m pip install --quiet --requirement $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 clean:
