@@ -13,10 +13,11 @@ demo: $(STAMP)  ## urgent and background teams on a simulated provider; no key n
 test: $(STAMP)  ## the whole suite
 	$(BIN)/python -m pytest
 
-check: $(STAMP)  ## format, lint, types, layers, docs, lock
+check: $(STAMP)  ## format, lint, types, public types, layers, docs, lock
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python tools/typed_share.py
 	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_docs.py tests/test_repository.py
 
 bench: $(STAMP)  ## durable calls per second, and a burst of teams against the simulated provider
