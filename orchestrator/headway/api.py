@@ -603,8 +603,13 @@ class Headway:
 
         async def claimed() -> RunHandle:
             with executor.expecting(replace(run, worker=executor.worker.id), plan) as handle:
-                if run.worker != executor.worker.id:
-                    await self._steering.claim(run, executor.worker.id)
+                try:
+                    if run.worker != executor.worker.id:
+                        await self._steering.claim(run, executor.worker.id)
+                except RunNotResumable:
+                    if executor.is_expected(handle):
+                        raise
+                    # The leader gave it to this worker by itself, and it has ended by now.
                 return executor.start(handle)
 
         return await executor.to_its_end(claimed)

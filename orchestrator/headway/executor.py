@@ -51,7 +51,7 @@ class Executor:
         self.has_joined = False
         self._workflows = workflows
         self._clock = clock
-        self._expected: set[str] = set()
+        self._expected: set[RunHandle] = set()
         self._watch: Watch = lambda handle: None
         self._changed = anyio.Event()
         self._asking: Asking
@@ -72,17 +72,18 @@ class Executor:
     def expecting(self, run: Run, plan: Plan | None = None) -> Iterator[RunHandle]:
         """Have a handle for a run while it is written as this worker's; start it in the block.
 
-        Others see the row before this worker does, and what they want of the run is heeded.
+        Others see the row before this worker does, and what they want of the run is heeded; the
+        leader may even give it to this worker meanwhile, and the run is begun then.
         Raises RunNotResumable for a run that is executed here.
         """
         require_idle(run.id, run.id in self.handles)
         self.handles[run.id] = handle = RunHandle(run, plan)
-        self._expected.add(run.id)
+        self._expected.add(handle)
         try:
             yield handle
         finally:
-            if run.id in self._expected:
-                self._expected.remove(run.id)
+            if self.is_expected(handle):
+                self._expected.remove(handle)
                 del self.handles[run.id]
                 handle.publish(Ended(run.id, handle.run.state, None, self._clock()))
                 self._tell()
@@ -107,11 +108,15 @@ class Executor:
             return results[0]
         raise errors[0] if errors else SchedulerClosed("Headway was closed meanwhile")
 
+    def is_expected(self, handle: RunHandle) -> bool:
+        """Whether the run of a handle has not been started yet."""
+        return handle in self._expected
+
     def start(self, handle: RunHandle) -> RunHandle:
-        """Execute a run that is this worker's."""
-        self.handles[handle.id] = handle
-        self._expected.discard(handle.id)
-        self._runs.start_soon(self._execute, handle, name=f"headway run {handle.id}")
+        """Execute an expected run, now that its row names this worker. Once: again is nothing."""
+        if self.is_expected(handle):
+            self._expected.remove(handle)
+            self._runs.start_soon(self._execute, handle, name=f"headway run {handle.id}")
         return handle
 
     async def join(self) -> None:
@@ -157,8 +162,8 @@ class Executor:
     def heed(self, order: Order) -> None:
         """Do what the leader wants done with a run."""
         handle = self.handles.get(order.run_id)
-        if order.verb == EXECUTE and order.run is not None and handle is None:
-            self._given(order.run)
+        if order.verb == EXECUTE and order.run is not None:
+            self._given(order.run, handle)
         elif handle is None:
             return  # it has ended, and its row is on its way
         elif order.verb == BUMP and order.priority is not None:
@@ -177,11 +182,15 @@ class Executor:
         if batch.runs:
             self._tell()
 
-    def _given(self, run: Run) -> None:
-        if self.is_draining:
+    def _given(self, run: Run, expected: RunHandle | None) -> None:
+        """Execute what the leader gives: its row names this worker from the order on."""
+        if expected is not None:
+            self.start(expected)
+        elif self.is_draining:
             self._asking.note_run(replace(run, worker=None))
-            return
-        self._watch(self.start(RunHandle(run)))
+        else:
+            with self.expecting(run) as handle:
+                self._watch(self.start(handle))
 
     async def _execute(self, handle: RunHandle) -> None:
         try:

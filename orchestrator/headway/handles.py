@@ -147,7 +147,7 @@ class RunHandle:
         """Do what an operator wants: cancel or pause."""
         if verb == CANCEL:
             self.cancel()
-        else:
+        elif verb == PAUSE:
             self.pause()
 
     def bumped(self, priority: Priority) -> Run:

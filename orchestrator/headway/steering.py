@@ -164,10 +164,13 @@ class Here:
     async def claim(self, run: Run, worker: str) -> None:
         """Give a run to a worker, if nobody executes it and it is in the state that was seen.
 
+        Nothing happens if it was given to that worker meanwhile: its order is on the way.
         Raises RunNotResumable; StoreTakenOver for a worker that others took for dead.
         """
         async with self.claims:
             now = await self._run(run.id)
+            if now.worker == worker:
+                return
             is_other = worker != self._own
             is_here = is_other and now.id in self.handles
             require_idle(run.id, is_here or self.executes(now) is not None)

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -183,6 +183,68 @@ async def test_a_run_that_another_process_is_about_to_execute_is_not_taken_from_
             await forgotten.result()
         with pytest.raises(RunNotFound):
             await follower.handle(new.id)
+
+
+@pytest.mark.parametrize("who", ["leader", "follower"])
+@pytest.mark.parametrize("verb", ["submit", "resume"])
+async def test_a_worker_is_asked_for_a_run_while_the_leader_gives_it_that_run(
+    leader: SimulatedHeadway, who: str, verb: str
+) -> None:
+    async with second(leader) as follower, anyio.create_task_group() as group:
+        headway = follower if who == "follower" else leader
+        group.start_soon(lambda: headway.work(at_once=4, forever=True))
+        for key in map(str, range(25)):
+            run = await headway.enqueue("agent", task="x", key=key)
+            if verb == "submit":
+                handle = await headway.submit("agent", task="x", key=key)
+            else:
+                with suppress(RunNotResumable):  # the worker has begun it
+                    await headway.resume(run.id)
+                handle = await headway.handle(run.id)
+            assert (handle.id, (await handle.result()).calls) == (run.id, 1)
+        headway.drain()
+    assert len(leader.provider.ledger.paid) == 25
+
+
+@pytest.mark.parametrize("who", ["leader", "follower"])
+async def test_an_order_to_execute_starts_the_run_that_is_expected(
+    leader: SimulatedHeadway, who: str
+) -> None:
+    """The leader gives it to the worker that is about to claim it: the claim is granted."""
+    async with second(leader) as follower:
+        headway = follower if who == "follower" else leader
+        executor, worker = headway._executor, headway._executor.worker.id
+        await executor.join()
+        run = await leader.enqueue("agent", task="x")
+        with executor.expecting(replace(run, worker=worker)) as handle:
+            assert leader._leader is not None
+            await leader._leader._give(run, worker)
+            await headway._steering.claim(run, worker)
+            executor.start(handle)
+        assert (await handle.result()).calls == 1
+    assert len(leader.provider.ledger.paid) == 1
+
+
+@pytest.mark.parametrize("who", ["leader", "follower"])
+async def test_a_run_that_was_given_may_end_before_its_claim_is_heard(
+    leader: SimulatedHeadway, who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with second(leader) as follower:
+        headway = follower if who == "follower" else leader
+        await headway._executor.join()
+        run = await leader.enqueue("agent", task="x")
+        claim = headway._steering.claim
+
+        async def claim_late(run: Run, worker: str) -> None:
+            assert leader._leader is not None
+            await leader._leader._give(run, worker)
+            while run.id in headway._executor.handles:  # noqa: ASYNC110 (a mapping)
+                await anyio.sleep(0.01)
+            await claim(run, worker)
+
+        monkeypatch.setattr(headway._steering, "claim", claim_late)
+        assert (await (await headway.resume(run.id)).result()).calls == 1
+    assert len(leader.provider.ledger.paid) == 1
 
 
 async def test_runs_of_workers_whom_nobody_knows_are_given_to_others(tmp_path: Path) -> None:
