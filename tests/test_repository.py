@@ -1,10 +1,13 @@
-"""What the repository tells those who work on it holds: the versions that its lock pins."""
+"""What the repository's own files say of each other is true: lock, CI, hooks, templates."""
 
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -17,6 +20,18 @@ PYTHONS = [
     for name in PYPROJECT["project"]["classifiers"]
     if name.startswith(CLASSIFIER)
 ]
+
+
+def load(path: str) -> Any:
+    return yaml.safe_load((ROOT / path).read_text())
+
+
+def recipe(target: str) -> list[str]:
+    """The commands of a make target, as a shell in the checkout reads them."""
+    makefile = (ROOT / "Makefile").read_text()
+    found = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+    assert found is not None, f"no target {target}"
+    return [line.strip().replace("$(BIN)", ".venv/bin") for line in found[1].splitlines()]
 
 
 def asked() -> Iterator[Requirement]:
@@ -59,3 +74,30 @@ def test_every_pin_has_a_hash_and_no_index_is_named() -> None:
     assert all("==" in entry and entry.endswith(" \\") for entry in pinned)
     assert "://" not in LOCK
     assert not [line for line in LOCK.splitlines() if line.startswith("-")]
+
+
+def test_the_workflow_calls_what_ci_run_calls_on_every_python() -> None:
+    job = load(".github/workflows/ci.yml")["jobs"]["check"]
+    calls = [line for line in (ROOT / ".ci/run").read_text().splitlines() if "make" in line]
+    assert [step["run"] for step in job["steps"] if "run" in step] == calls
+    assert calls == ["make check", "make test", "make wheel-test"]
+    assert all(recipe(call.removeprefix("make ")) for call in calls)
+    assert job["strategy"]["matrix"]["python"] == PYTHONS
+
+
+def test_the_hooks_are_local_and_call_what_make_check_calls() -> None:
+    (repo,) = load(".pre-commit-config.yaml")["repos"]
+    assert repo["repo"] == "local"
+    assert [hook["entry"] for hook in repo["hooks"]] == recipe("check")
+    assert all(hook["language"] == "system" for hook in repo["hooks"])
+    assert not any(hook["pass_filenames"] for hook in repo["hooks"])
+
+
+@pytest.mark.parametrize("form", ["bug", "feature"])
+def test_issue_forms_ask_each_question_once(form: str) -> None:
+    template = load(f".github/ISSUE_TEMPLATE/{form}.yml")
+    assert {"name", "description", "body"} <= template.keys()
+    fields = [field for field in template["body"] if field["type"] != "markdown"]
+    assert any(field.get("validations", {}).get("required") for field in fields)
+    assert len({field["id"] for field in fields}) == len(fields)
+    assert len({field["attributes"]["label"] for field in fields}) == len(fields)
