@@ -24,8 +24,8 @@ bench: $(STAMP)  ## durable calls per second, and a burst of teams against the s
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.burst
 
-WHEEL_TESTS := tests/test_package.py tests/test_examples.py tests/orchestrator/test_cli.py \
-	tests/orchestrator/test_demo.py
+WHEEL_TESTS := tests/test_package.py tests/test_examples.py tests/orchestrator/cli/test_cli.py \
+	tests/orchestrator/demo/test_demo.py
 
 wheel-test: $(STAMP)  ## build the wheel, install it alone, compare it with the checkout, run its commands
 	rm -rf build/wheel

@@ -25,13 +25,7 @@ from autogen_ext.models.openai import OpenAIChatCompletionClient
 
 from headway import Headway, RunFailed, RunHandle
 from headway.config import Config, load
-from headway_scheduler.testing.provider import (
-    Latency,
-    Ledger,
-    Limits,
-    Settings,
-    simulated_provider,
-)
+from headway_scheduler.testing.provider import Latency, Ledger, Limits, Settings, simulated_provider
 
 CALLS_PER_TEAM = 3
 LATENCY_SECONDS = 0.2

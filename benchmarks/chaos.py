@@ -20,22 +20,14 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-from headway_scheduler.core import Scheduler
-from headway_scheduler.model import (
-    Batch,
-    Call,
-    CallRecord,
-    News,
-    Outcome,
-    Priority,
-    Quota,
-    Run,
-    Signals,
-    Usage,
-)
+from headway_scheduler.backends.memory.store import MemoryStore
+from headway_scheduler.core.scheduler import Scheduler
+from headway_scheduler.model.batch import Batch
+from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Usage
+from headway_scheduler.model.quotas import News, Quota, Signals
+from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.providers import PROVIDERS, Failure, Kind
-from headway_scheduler.states import CallState, RunState
-from headway_scheduler.store.memory import MemoryStore
 from headway_scheduler.testing.provider.gate import Gate
 from headway_scheduler.testing.provider.limits import Limits
 

@@ -25,7 +25,7 @@ import anyio
 
 from headway import Headway
 from headway.config import load
-from headway_scheduler.states import CallState, RunState
+from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.testing.provider import Latency, Settings, SimulatedProvider
 from headway_scheduler.testing.provider import simulated_provider as provided
 

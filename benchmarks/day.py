@@ -31,22 +31,15 @@ from tempfile import TemporaryDirectory
 
 import anyio
 
-from headway.control import Control
-from headway_scheduler.model import (
-    Batch,
-    Call,
-    Link,
-    Outcome,
-    Piece,
-    Priority,
-    Prompt,
-    Quota,
-    Run,
-    Usage,
-)
-from headway_scheduler.service import Service
-from headway_scheduler.states import CallState, RunState
-from headway_scheduler.store.sqlite import SqliteStore
+from headway.runs.actions import Control
+from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.model.batch import Batch
+from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
+from headway_scheduler.model.prompts import Link, Piece, Prompt
+from headway_scheduler.model.quotas import Quota
+from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.runtime.local import Service
 
 DAY_SECONDS = 86_400.0
 START = 1_800_000_000.0

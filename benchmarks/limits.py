@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from headway_scheduler.core import Scheduler
-from headway_scheduler.model import Call, News, Outcome, Priority, Quota, Signals, Usage
+from headway_scheduler.core.scheduler import Scheduler
+from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
+from headway_scheduler.model.quotas import News, Quota, Signals
+from headway_scheduler.model.states import CallState
 from headway_scheduler.providers import PROVIDERS
-from headway_scheduler.states import CallState
 from headway_scheduler.testing.provider.gate import Gate
 from headway_scheduler.testing.provider.limits import Limits
 

@@ -30,8 +30,8 @@ import anyio
 
 from headway import Headway
 from headway.config import load
-from headway_scheduler.model import Call, Outcome, Priority, Usage
-from headway_scheduler.states import CallState
+from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
+from headway_scheduler.model.states import CallState
 
 QUEUED = 10_000
 FRESH = 200
@@ -143,14 +143,14 @@ def urgent() -> None:
 
 
 async def left(folder: Path) -> int:
-    from headway_scheduler.store.sqlite import SqliteStore
+    from headway_scheduler.backends.sqlite.store import SqliteStore
 
     async with SqliteStore(folder / "headway.db", read_only=True) as store:
         return len(await store.calls(None, {CallState.QUEUED}, limit=100_000))
 
 
 async def admitted_between(folder: Path) -> list[int]:
-    from headway_scheduler.store.sqlite import SqliteStore
+    from headway_scheduler.backends.sqlite.store import SqliteStore
 
     async with SqliteStore(folder / "headway.db", read_only=True) as store:
         rows = await store.calls(limit=1_000_000)

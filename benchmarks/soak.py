@@ -17,10 +17,12 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from headway_scheduler import operations
-from headway_scheduler.core import Scheduler
-from headway_scheduler.model import Call, Outcome, Priority, Quota, Run, Signals
-from headway_scheduler.states import CallState, RunState
+from headway_scheduler.core.scheduler import Scheduler
+from headway_scheduler.model import changes
+from headway_scheduler.model.calls import Call, Outcome, Priority
+from headway_scheduler.model.quotas import Quota, Signals
+from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import CallState, RunState
 
 QUOTAS = (
     Quota.per_minute("org", requests=60_000, tokens=6_000_000),
@@ -103,7 +105,7 @@ class Soak:
         elif draw < 0.06:
             tokens = self.random.choice([2_000_000, 3_000_000])
             change = Quota.per_minute("model", tokens=tokens, burst_seconds=10)
-            self.core.apply(operations.limits("model", change, self.now), self.now)
+            self.core.apply(changes.limits("model", change, self.now), self.now)
 
     def drain(self) -> None:
         """Let everything finish, runs too."""

@@ -19,10 +19,11 @@ from pathlib import Path
 import aiosqlite
 import anyio
 
-from headway_scheduler.model import Call, Outcome, Priority, Quota, Usage
-from headway_scheduler.service import Service
-from headway_scheduler.states import CallState
-from headway_scheduler.store.sqlite import SqliteStore
+from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
+from headway_scheduler.model.quotas import Quota
+from headway_scheduler.model.states import CallState
+from headway_scheduler.runtime.local import Service
 
 ANSWER = '{"content": "' + "x" * 500 + '"}'
 QUOTA = Quota.per_minute("fast", requests=1e9, tokens=1e12, concurrency=100_000)

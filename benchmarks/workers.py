@@ -29,8 +29,8 @@ import anyio
 
 from headway import Headway
 from headway.config import load
-from headway_scheduler.model import Run
-from headway_scheduler.states import RunState
+from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import RunState
 from headway_scheduler.testing.provider import Ledger
 
 MESSAGES = 12
@@ -151,7 +151,7 @@ async def submit(folder: Path, runs: int) -> None:
 
 
 async def rows(folder: Path) -> list[Run]:
-    from headway_scheduler.store.sqlite import SqliteStore
+    from headway_scheduler.backends.sqlite.store import SqliteStore
 
     async with SqliteStore(folder / "headway.db", read_only=True) as store:
         return list(await store.runs(limit=10_000))

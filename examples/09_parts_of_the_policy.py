@@ -7,8 +7,8 @@ asks now and then, and a report that someone waits for has its research done by 
 from dataclasses import replace
 
 from headway.demo.policy import Flow, waits
-from headway_scheduler.model import Priority
-from headway_scheduler.policy import STRICT, Policy
+from headway_scheduler.core.policy import STRICT, Policy
+from headway_scheduler.model.calls import Priority
 
 CRAWL = Flow("crawl", Priority.BACKGROUND, times=(0.0,) * 120)
 CHAT = Flow("chat", Priority.INTERACTIVE, times=(30.5, 31.0, 31.5, 60.5, 61.0, 61.5))

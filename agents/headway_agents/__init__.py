@@ -5,19 +5,19 @@ Wrap a client in :class:`ScheduledClient`, :func:`bind` a freshly built team to 
 """
 
 from .attempt import Attempt, dump_result, load_result
-from .behind import release
-from .binding import bind
-from .changes import difference
-from .client import Model, ScheduledClient
-from .identity import RunScope, current_scope
-from .inner import model_name, openai_client
-from .inputs import now, random, step
-from .kinds import idempotency_key, idempotent, once, pure
-from .replay import Journal
-from .steps import Again, person_answer
-from .stops import Changed, Late, Paused, Stop, Waits, WouldAsk
+from .calls.client import Model, ScheduledClient
+from .calls.wrapped_client import model_name, openai_client
+from .journal.mismatch import difference
+from .journal.outcomes import Changed, Late, Paused, Stop, Waits, WouldAsk
+from .journal.recorded import Journal
+from .requests.codec import model_answer
+from .scope import RunScope, current_scope
+from .steps.effects import idempotency_key, idempotent, once, pure
+from .steps.inputs import now, random, step
+from .steps.lazy_start import release
+from .steps.step import Again, person_answer
 from .teams import build, load_component, load_factory, redacted
-from .wire import model_answer
+from .wrappers.bind import bind
 
 __all__ = [
     "Again",

@@ -25,10 +25,10 @@ from pydantic_core import from_json, to_json
 
 from headway_scheduler.errors import RunClosed
 
-from .behind import release
-from .identity import RunScope, current_scope
-from .people import answer_handoff
-from .stops import Stop
+from .journal.outcomes import Stop
+from .scope import RunScope, current_scope
+from .steps.lazy_start import release
+from .wrappers.people import answer_handoff
 
 GRACE_SECONDS = 2.0
 """How long agents may take to end after their run did."""

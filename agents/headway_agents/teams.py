@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from headway_scheduler.errors import CallerError
 
-from .keys import scrubbed, without_keys, without_masked_keys, without_whole_keys
+from .secrets import scrubbed, without_keys, without_masked_keys, without_whole_keys
 
 Factory = Callable[[Any], Team | ChatAgent | Awaitable[Team | ChatAgent]]
 

@@ -7,9 +7,11 @@ counts: what else runs on the machine only adds.
 from dataclasses import dataclass
 from time import perf_counter
 
-from headway_scheduler.core import Scheduler
-from headway_scheduler.model import Call, Outcome, Priority, Quota, Run
-from headway_scheduler.states import CallState, RunState
+from headway_scheduler.core.scheduler import Scheduler
+from headway_scheduler.model.calls import Call, Outcome, Priority
+from headway_scheduler.model.quotas import Quota
+from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import CallState, RunState
 
 TEAMS = 1_000
 DEPTHS = (1_000, 10_000, 100_000)

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
-from headway_scheduler.core import Scheduler
-from headway_scheduler.model import Call, News, Outcome, Quota, Run, Signals, Usage
-from headway_scheduler.policy import STRICT, Policy
-from headway_scheduler.states import CallState, RunState
+from headway_scheduler.core.policy import STRICT, Policy
+from headway_scheduler.core.scheduler import Scheduler
+from headway_scheduler.model.calls import Call, Outcome, Usage
+from headway_scheduler.model.quotas import News, Quota, Signals
+from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import CallState, RunState
 
 from .provider import Budget
 from .rivals import counted

@@ -33,7 +33,7 @@ from functools import lru_cache
 from pathlib import Path
 from random import Random
 
-from headway_scheduler.model import Priority
+from headway_scheduler.model.calls import Priority
 
 DATA = Path(__file__).parent / "data"
 TEAMS = 8

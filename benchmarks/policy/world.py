@@ -16,7 +16,7 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Protocol
 
-from headway_scheduler.model import Priority
+from headway_scheduler.model.calls import Priority
 
 from .provider import SLICE_SECONDS, Budget, Provider
 from .workload import Job, Step

@@ -7,38 +7,38 @@ commands do not need them.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headway_agents.inputs import now, random, step
-    from headway_agents.kinds import idempotency_key, idempotent, once, pure
+    from headway_agents.steps.effects import idempotency_key, idempotent, once, pure
+    from headway_agents.steps.inputs import now, random, step
 
     from .api import Headway
-    from .control import Check
-    from .events import Admitted, Ended, Finished, Queued, Retrying, Started
-    from .handles import RunFailed, RunHandle, RunOptions, RunResult
-    from .receipt import Receipt
+    from .runs.actions import Check
+    from .runs.events import Admitted, Ended, Finished, Queued, Retrying, Started
+    from .runs.handle import RunFailed, RunHandle, RunOptions, RunResult
+    from .runs.receipt import Receipt
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Headway": "headway.api",
-    "Check": "headway.control",
-    "Receipt": "headway.receipt",
-    "RunFailed": "headway.handles",
-    "RunHandle": "headway.handles",
-    "RunOptions": "headway.handles",
-    "RunResult": "headway.handles",
-    "Admitted": "headway.events",
-    "Ended": "headway.events",
-    "Finished": "headway.events",
-    "Queued": "headway.events",
-    "Retrying": "headway.events",
-    "Started": "headway.events",
-    "now": "headway_agents.inputs",
-    "random": "headway_agents.inputs",
-    "step": "headway_agents.inputs",
-    "idempotency_key": "headway_agents.kinds",
-    "idempotent": "headway_agents.kinds",
-    "once": "headway_agents.kinds",
-    "pure": "headway_agents.kinds",
+    "Check": "headway.runs.actions",
+    "Receipt": "headway.runs.receipt",
+    "RunFailed": "headway.runs.handle",
+    "RunHandle": "headway.runs.handle",
+    "RunOptions": "headway.runs.handle",
+    "RunResult": "headway.runs.handle",
+    "Admitted": "headway.runs.events",
+    "Ended": "headway.runs.events",
+    "Finished": "headway.runs.events",
+    "Queued": "headway.runs.events",
+    "Retrying": "headway.runs.events",
+    "Started": "headway.runs.events",
+    "now": "headway_agents.steps.inputs",
+    "random": "headway_agents.steps.inputs",
+    "step": "headway_agents.steps.inputs",
+    "idempotency_key": "headway_agents.steps.effects",
+    "idempotent": "headway_agents.steps.effects",
+    "once": "headway_agents.steps.effects",
+    "pure": "headway_agents.steps.effects",
 }
 
 __all__ = [

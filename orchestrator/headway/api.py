@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 
-from headway_scheduler.asking import Asking
-from headway_scheduler.clock import Clock, system_clock
+from headway_scheduler.backends.sqlite.leadership import Stamp, Vigil
+from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.cluster.remote import Remote, Ties
 from headway_scheduler.errors import (
     CallerError,
     RunNotFound,
@@ -23,15 +24,18 @@ from headway_scheduler.errors import (
     StoreError,
     StoreTakenOver,
 )
-from headway_scheduler.model import CallRecord, Priority, Run
-from headway_scheduler.remote import Remote, Ties
-from headway_scheduler.service import Service
-from headway_scheduler.states import CallState, RunState
-from headway_scheduler.store.lock import Stamp, Vigil
-from headway_scheduler.store.sqlite import SqliteStore
+from headway_scheduler.model.calls import CallRecord, Priority
+from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.runtime.client import Asking
+from headway_scheduler.runtime.clock import Clock, system_clock
+from headway_scheduler.runtime.local import Service
 
 from . import config as configuration
-from .control import (
+from .pricing.costs import KEYS, Cost, added_up
+from .pricing.prices import Prices
+from .queue import Operations
+from .runs.actions import (
     Check,
     Control,
     new_run_id,
@@ -43,17 +47,14 @@ from .control import (
     require_idle,
     require_resumable,
 )
-from .costs import KEYS, Cost, added_up
-from .executor import Executor, new_worker
-from .following import Follower, Vacancy
-from .handles import Plan, RunElsewhere, RunHandle, RunOptions
-from .journals import ALL, inherited_answers
-from .leading import Leader, Seat, raise_store_error
-from .operations import Operations
-from .prices import Prices
-from .receipt import Receipt, receipt
-from .runs import Person, Runner
-from .steering import Steering
+from .runs.handle import Plan, RunElsewhere, RunHandle, RunOptions
+from .runs.journal import ALL, inherited_answers
+from .runs.receipt import Receipt, receipt
+from .runs.runner import Person, Runner
+from .workers.executor import Executor, new_worker
+from .workers.leader import Leader, Seat, raise_store_error
+from .workers.leader_commands import Steering
+from .workers.remote_commands import Follower, Vacancy
 from .workflows import Workflows
 
 if TYPE_CHECKING:

@@ -15,14 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headway_scheduler.asking import Asking
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model import Priority, Resource, Run, Usage
+from headway_scheduler.model.calls import Priority, Usage
+from headway_scheduler.model.quotas import Resource
+from headway_scheduler.model.runs import Run
 from headway_scheduler.providers import PROVIDERS
+from headway_scheduler.runtime.client import Asking
 
 from .config import Config
 from .config.keys import COMPONENT_SUFFIXES
-from .prices import Prices
+from .pricing.prices import Prices
 
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
@@ -148,7 +150,7 @@ class Workflows:
         self, name: str, scope: "Callable[[], RunScope]", *, priority: Priority | str | None = None
     ) -> "AsyncOpenAI":
         """OpenAI's own client for a model of the configuration, its calls those of ``scope()``."""
-        from headway_agents.sdk import openai_sdk, scheduled
+        from headway_agents.openai_sdk.client import openai_sdk, scheduled
 
         model = self._model(name)
         if name not in self._sdks:

@@ -10,9 +10,10 @@ from autogen_core.models import ChatCompletionClient, ModelInfo, UserMessage
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 
 from headway_agents import Model, RunScope, ScheduledClient
-from headway_scheduler.model import CallRecord, Priority, Quota
-from headway_scheduler.service import Service
-from headway_scheduler.store.memory import MemoryStore
+from headway_scheduler.backends.memory.store import MemoryStore
+from headway_scheduler.model.calls import CallRecord, Priority
+from headway_scheduler.model.quotas import Quota
+from headway_scheduler.runtime.local import Service
 from headway_scheduler.testing.provider import Settings, SimulatedProvider, simulated_provider
 
 KEY = "sk-test-0123456789abcdef"
@@ -106,6 +107,6 @@ def idle(service: Service) -> Callable[..., Any]:
 
 @pytest.fixture
 def fast_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headway_scheduler.breaker.ASIDE_SECONDS", 0.001)
-    monkeypatch.setattr("headway_scheduler.providers.base.FIRST_PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr("headway_scheduler.providers.base.LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("headway_scheduler.core.limits.breaker.ASIDE_SECONDS", 0.001)
+    monkeypatch.setattr("headway_scheduler.model.formulas.FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("headway_scheduler.model.formulas.LONGEST_PAUSE_SECONDS", 0.01)

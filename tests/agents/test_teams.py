@@ -11,16 +11,12 @@ from autogen_agentchat.teams import RoundRobinGroupChat, SelectorGroupChat
 from autogen_core.models import ChatCompletionClient
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 
-from headway_agents import (
-    RunScope,
-    bind,
-    load_component,
-    redacted,
-)
+from headway_agents import RunScope, bind, load_component, redacted
+from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model import Priority, Quota
-from headway_scheduler.service import Service
-from headway_scheduler.store.sqlite import SqliteStore
+from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.quotas import Quota
+from headway_scheduler.runtime.local import Service
 from headway_scheduler.testing.provider import Fault, FaultKind
 
 pytestmark = pytest.mark.anyio

@@ -21,8 +21,8 @@ from autogen_core.models import UserMessage
 from headway import Headway, RunFailed, RunOptions
 from headway.config import load
 from headway_scheduler.errors import BudgetExceeded, CallerError
-from headway_scheduler.model import Priority
-from headway_scheduler.states import CallState, RunState
+from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.testing.provider import (
     Fault,
     FaultKind,

@@ -21,13 +21,13 @@ from openai.resources.chat.completions import AsyncCompletions
 
 from headway import Headway
 from headway.config import load
-from headway.handles import RunHandle
-from headway.results import unpacked
+from headway.runs.handle import RunHandle
+from headway.runs.results import unpacked
 from headway_agents import RunScope
-from headway_agents.calls import LiveCall
-from headway_scheduler.service import Service
-from headway_scheduler.states import RunState
-from headway_scheduler.store.sqlite import SqliteStore
+from headway_agents.calls.live_call import LiveCall
+from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.model.states import RunState
+from headway_scheduler.runtime.local import Service
 
 
 def transcript(handle: RunHandle) -> list[Any]:

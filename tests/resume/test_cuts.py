@@ -23,8 +23,8 @@ from anyio import to_thread
 
 from headway import Headway
 from headway.config import load
-from headway_scheduler.states import CallState
-from headway_scheduler.store.sqlite import SqliteStore
+from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.model.states import CallState
 from headway_scheduler.testing.provider import (
     Latency,
     Settings,

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parse(sys.argv[1:] if argv is None else argv)
         module, _, function = args.target.partition(":")
-        status: int = getattr(import_module(f".{module}", __name__), function)(args)
+        status: int = getattr(import_module(f".commands.{module}", __name__), function)(args)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:

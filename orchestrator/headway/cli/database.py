@@ -4,12 +4,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from headway_scheduler.core import Scheduler
-from headway_scheduler.model import CallRecord, Quota, Run
-from headway_scheduler.policy import Policy
-from headway_scheduler.states import IN_FLIGHT, UNDER_WAY, RunState
-from headway_scheduler.store.lock import holder, worker_lock
-from headway_scheduler.store.sqlite import SqliteStore
+from headway_scheduler.backends.sqlite.leadership import holder, worker_lock
+from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.core.policy import Policy
+from headway_scheduler.core.scheduler import Scheduler
+from headway_scheduler.model.calls import CallRecord
+from headway_scheduler.model.quotas import Quota
+from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import IN_FLIGHT, UNDER_WAY, RunState
 
 from ..config import Config
 

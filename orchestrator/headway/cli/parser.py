@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from headway_scheduler.states import RunState
+from headway_scheduler.model.states import RunState
 
 from .. import __version__
 
@@ -170,19 +170,19 @@ def _add_looking(commands: Any) -> None:
     top.add_argument("--limit", type=_count, default=20, metavar="N", help="(default: 20)")
     _add_common(top)
     _add_database(commands)
-    cost = _command(commands, "cost", "cost:show", "what was spent")
+    cost = _command(commands, "cost", "costs:show", "what was spent")
     keys = ("model", "team", "workflow", "run", "day")
     cost.add_argument("--by", choices=keys, default="model", help="(default: model)")
     cost.add_argument("--since", type=_duration, metavar="TIME", help="how long ago, as in 12h, 7d")
     _add_common(cost)
     limits = commands.add_parser("limits", help="what may be sent, and who gets how much of it")
     verbs = limits.add_subparsers(metavar="VERB", required=True, title="verbs")
-    show = _command(verbs, "list", "operations:show_limits", "limits that hold, and what is free")
-    set_ = _command(verbs, "set", "operations:set_limits", "change limits until they are reset")
-    reset = _command(verbs, "reset", "operations:reset_limits", "go back to the configured limits")
-    resume = _command(verbs, "resume", "operations:resume_quota", "let a stopped quota try again")
-    weight = _command(verbs, "weight", "operations:set_weight", "change the share of a team")
-    log = _command(verbs, "log", "operations:show_log", "what was changed, newest first")
+    show = _command(verbs, "list", "limits:show_limits", "limits that hold, and what is free")
+    set_ = _command(verbs, "set", "limits:set_limits", "change limits until they are reset")
+    reset = _command(verbs, "reset", "limits:reset_limits", "go back to the configured limits")
+    resume = _command(verbs, "resume", "limits:resume_quota", "let a stopped quota try again")
+    weight = _command(verbs, "weight", "limits:set_weight", "change the share of a team")
+    log = _command(verbs, "log", "limits:show_log", "what was changed, newest first")
     for command in (set_, reset, resume):
         command.add_argument("quota", metavar="QUOTA", help="as in headway.toml")
     set_.add_argument("settings", metavar="KEY=NUMBER", nargs="+", help="as in headway.toml")
@@ -210,12 +210,12 @@ def _add_database(commands: Any) -> None:
 
 def _add_operations(verbs: Any) -> None:
     """What may be done to the queue."""
-    bump = _command(verbs, "bump", "operations:bump", "change the class of a run or a waiting call")
+    bump = _command(verbs, "bump", "limits:bump", "change the class of a run or a waiting call")
     bump.add_argument("id", metavar="ID", help="of the run, or of the call")
     bump.add_argument("-p", "--priority", required=True, metavar="CLASS", help=_PRIORITIES)
-    pause = _command(verbs, "pause", "operations:pause", "send nothing until resumed")
-    drain = _command(verbs, "drain", "operations:drain", "send what waits, hold what comes later")
-    resume = _command(verbs, "resume", "operations:resume", "send again what was held")
+    pause = _command(verbs, "pause", "limits:pause", "send nothing until resumed")
+    drain = _command(verbs, "drain", "limits:drain", "send what waits, hold what comes later")
+    resume = _command(verbs, "resume", "limits:resume", "send again what was held")
     for command in (pause, drain, resume):
         command.add_argument(
             "of", metavar="OF", nargs="?", default="all", help="all, class:CLASS or model:MODEL"

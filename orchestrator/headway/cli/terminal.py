@@ -5,8 +5,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.text import Text
 
-from .messages import indented, is_message
 from .output import one_line
+from .text import indented, is_message
 
 
 class Terminal:

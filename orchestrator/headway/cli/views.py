@@ -10,10 +10,10 @@ import sys
 from dataclasses import asdict, is_dataclass
 from typing import Any, Protocol, Self
 
-from headway_scheduler.model import Priority
+from headway_scheduler.model.calls import Priority
 
-from .messages import is_message
 from .output import complain, one_line, say_json
+from .text import is_message
 
 
 class View(Protocol):
@@ -41,7 +41,7 @@ def new_view(*, as_json: bool, several_runs: bool) -> View:
     is_plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
     if is_plain or not sys.stdout.isatty():
         return PlainLines(several_runs=several_runs)
-    from .terminal import Terminal  # rich takes its time
+    from .terminal import Terminal
 
     return Terminal(several_runs=several_runs)
 

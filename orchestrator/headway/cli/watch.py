@@ -16,19 +16,21 @@ from traceback import format_exception
 from typing import Any
 
 import anyio
+from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from headway_scheduler.errors import StoreError
-from headway_scheduler.model import CallRecord
-from headway_scheduler.states import ENDED_RUNS, RunState
+from headway_scheduler.model.calls import CallRecord
+from headway_scheduler.model.states import ENDED_RUNS, RunState
 
 from ..api import Headway
-from ..events import Retrying
-from ..handles import RunFailed, RunHandle
-from .output import clean, complain, say, say_json
+from ..runs.events import Retrying
+from ..runs.handle import RunFailed, RunHandle
+from ..runs.runner import Person
+from .output import clean, complain, one_line, say, say_json
 from .parser import BAD_DATABASE, CHANGED, FAILED, INTERRUPTED, WAITS
+from .text import Totals, counted, status_line
 from .views import View, new_view
-from .words import Totals, counted, status_line
 
 _REPEATING_LOGGERS = ("autogen_core", "autogen_agentchat")
 """They print a traceback for every error of an agent, and for every call that a Ctrl-C cancels.
@@ -182,7 +184,7 @@ def _tell_failure(handle: RunHandle) -> None:
     if handle.run.state is RunState.COMPLETED:
         return
     if handle.error is not None and type(handle.error).__module__ == "builtins":
-        from headway_agents.keys import scrubbed
+        from headway_agents.secrets import scrubbed
 
         sys.stderr.write(clean(scrubbed("".join(format_exception(handle.error)))))
     complain(str(RunFailed(handle.run)))
@@ -198,3 +200,15 @@ def _tell_interrupted(watch: Watch) -> None:
             _tell_failure(handle)
     if stopped:
         complain(f"interrupted {', '.join(stopped)}: `headway resume {stopped[0]}` goes on")
+
+
+def asking() -> Person | None:
+    """What asks whoever sits at the terminal; None if there is none."""
+    return _read_line if sys.stdin.isatty() and sys.stderr.isatty() else None
+
+
+async def _read_line(question: str) -> str:
+    sys.stderr.write(f"{one_line(question)} ")
+    sys.stderr.flush()
+    line: str = await to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
+    return line.rstrip("\n")

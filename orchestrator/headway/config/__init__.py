@@ -12,7 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from headway_scheduler.model import Priority, Quota
+from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.quotas import Quota
 from headway_scheduler.providers.local import Local
 
 from .keys import DEFAULT_QUOTA, KEYS, LIMITS, ConfigError, KeyPath, dotted, parse_priority, pattern

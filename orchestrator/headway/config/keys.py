@@ -14,7 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model import Priority, Resource
+from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.quotas import Resource
 from headway_scheduler.providers import PROVIDERS
 
 KeyPath = tuple[str, ...]

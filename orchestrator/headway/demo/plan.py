@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from headway_scheduler.model import Priority
+from headway_scheduler.model.calls import Priority
 from headway_scheduler.testing.provider import Limits
 
 URGENT, BACKGROUND = Priority.INTERACTIVE, Priority.BACKGROUND

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
-from headway_scheduler.core import Scheduler
-from headway_scheduler.model import Call, Outcome, Priority, Quota, Run
-from headway_scheduler.policy import Policy
-from headway_scheduler.states import CallState, RunState
+from headway_scheduler.core.policy import Policy
+from headway_scheduler.core.scheduler import Scheduler
+from headway_scheduler.model.calls import Call, Outcome, Priority
+from headway_scheduler.model.quotas import Quota
+from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import CallState, RunState
 
 BUDGET = Quota.per_minute("budget", tokens=600, burst_seconds=30)
 """10 tokens a second, 300 at once."""

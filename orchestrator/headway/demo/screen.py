@@ -12,9 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from headway_scheduler.model import Resource
-from headway_scheduler.service import Service
-from headway_scheduler.views import Explanation, Gauge
+from headway_scheduler.core.views import Explanation, Gauge
+from headway_scheduler.model.quotas import Resource
+from headway_scheduler.runtime.local import Service
 
 from .plan import BACKGROUND, CLASSES, URGENT, Plan
 from .race import Race

@@ -14,7 +14,7 @@ from enum import StrEnum
 from statistics import median
 from typing import NamedTuple
 
-from headway_scheduler.model import Priority
+from headway_scheduler.model.calls import Priority
 from headway_scheduler.testing.provider import Ledger
 
 from .plan import BACKGROUND, URGENT, Arrival, Plan

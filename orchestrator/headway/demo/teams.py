@@ -22,7 +22,7 @@ from autogen_core.models import (
 )
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 
-from headway_scheduler.model import Priority
+from headway_scheduler.model.calls import Priority
 from headway_scheduler.testing.provider import Body
 
 from ..testing import MODEL

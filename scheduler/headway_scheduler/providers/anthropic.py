@@ -8,7 +8,7 @@ What was read from the cache is free for most models, and not in the usage that 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from ..model import Resource, Told
+from ..model.quotas import Resource, Told
 from .base import Provider, number
 
 _RESOURCES = {

@@ -14,14 +14,9 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any
 
-from ..model import Resource, Told, Usage
-
-CHARACTERS_PER_TOKEN = 4
-FIRST_PAUSE_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 60.0
-LONGEST_STATED_SECONDS = 900.0
-"""Azure is known to say a day where a minute would do, and limits are raised meanwhile: however
-long a provider says, it is asked again after a quarter of an hour."""
+from ..model.calls import Usage
+from ..model.formulas import LONGEST_STATED_SECONDS, backoff_seconds
+from ..model.quotas import Resource, Told
 
 _TRANSIENT_STATUS = frozenset({408, 409})  # and everything from 500, as OpenAI's SDK has it
 _OVERLOADED_STATUS = frozenset({503, 529})
@@ -163,16 +158,6 @@ class Provider:
         return not self.account_codes.isdisjoint(failure.codes) or any(
             part in words for part in self.account_words
         )
-
-
-def backoff_seconds(attempt: int) -> float:
-    """How long to wait after the ``attempt``-th failure, from 1, if nobody says."""
-    return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(attempt - 1, 10))
-
-
-def characters_in_tokens(characters: int) -> int:
-    """What providers take for a prompt that they have not counted yet."""
-    return math.ceil(characters / CHARACTERS_PER_TOKEN)
 
 
 def retry_after_seconds(headers: Mapping[str, str], now: float) -> float | None:

@@ -7,8 +7,9 @@ An error does not say which quota it is about, and no header tells anything.
 
 from dataclasses import replace
 
-from ..model import Usage
-from .base import Failure, Provider, Verdict, characters_in_tokens
+from ..model.calls import Usage
+from ..model.formulas import characters_in_tokens
+from .base import Failure, Provider, Verdict
 
 _STATUS = {
     "throttlingexception": 429,

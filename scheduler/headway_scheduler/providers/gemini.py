@@ -5,7 +5,7 @@ minute are counted for each project. No header tells of them; the body of a 429 
 ``RetryInfo`` with the time to wait.
 """
 
-from ..model import Usage
+from ..model.calls import Usage
 from .base import Failure, Provider, retry_after_seconds
 from .openai import duration_seconds
 

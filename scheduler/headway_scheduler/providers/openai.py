@@ -8,8 +8,10 @@ from the characters of the prompt. Nothing is given back when the answer is shor
 import re
 from collections.abc import Mapping
 
-from ..model import Resource, Told, Usage
-from .base import Failure, Provider, characters_in_tokens, number
+from ..model.calls import Usage
+from ..model.formulas import characters_in_tokens
+from ..model.quotas import Resource, Told
+from .base import Failure, Provider, number
 
 _RESOURCES = {"requests": Resource.REQUESTS, "tokens": Resource.TOKENS}
 _OF_A_DAY = {

@@ -6,14 +6,14 @@ this project. ``limits``, ``gate`` and ``refusals`` say who gets in, ``replies``
 judges.
 """
 
-from .asking import Body, estimate_tokens
 from .delivery import Latency
-from .desk import FaultSchedule, Settings
 from .faults import FAULT_HEADER, Fault, FaultKind
+from .frontend import FaultSchedule, Settings
 from .gate import ANY_MODEL
 from .ledger import Entry, Ledger, Load
 from .limits import Charging, Limits
 from .replies import Reply, ReplyFunction, ToolCall
+from .request import Body, estimate_tokens
 from .server import SimulatedProvider, simulated_provider
 
 __all__ = [

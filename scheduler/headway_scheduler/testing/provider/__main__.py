@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 
 from .delivery import Latency
-from .desk import Settings
+from .frontend import Settings
 from .limits import Limits
 from .server import simulated_provider
 

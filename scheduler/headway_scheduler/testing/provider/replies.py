@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .asking import Asked, Body
+from .request import Asked, Body
 from .schemas import example
 from .vectors import embeddings
 

@@ -23,10 +23,10 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .asking import read_chat, read_embeddings
 from .delivery import Delivery, Ending
-from .desk import Desk, Read, Settings
+from .frontend import Desk, Read, Settings
 from .ledger import Ledger
+from .request import read_chat, read_embeddings
 
 CLIENT_LEFT = "client_left"
 

@@ -10,7 +10,7 @@ import re
 import struct
 from typing import Any
 
-from .asking import Asked, Body, Input
+from .request import Asked, Body, Input
 
 DIMENSIONS = 64
 

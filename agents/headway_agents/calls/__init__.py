@@ -1,0 +1,1 @@
+"""One model call from an agent's request to its end: queue, send, judge, record."""

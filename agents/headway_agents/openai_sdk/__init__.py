@@ -1,0 +1,1 @@
+"""Calls that reach a provider through OpenAI's own SDK, from its HTTP transport on."""

@@ -1,0 +1,153 @@
+"""What passes between OpenAI's SDK and a provider, as data. Law of this file: headers are not kept.
+
+Nothing here knows an HTTP library. A request is its path below the provider's address and its body,
+so the journal holds no key, and a server that moved gets the same question.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from headway_scheduler.model.calls import Usage
+from headway_scheduler.model.formulas import CHARACTERS_PER_TOKEN
+
+from ..requests.prompts import IMAGE_CHARACTERS, Taken, text_chain
+from ..secrets import without_keys
+
+_CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_WITHOUT_OUTPUT = frozenset({"embeddings", "moderations"})
+_END_MARK = b"[DONE]"
+_LAST_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
+"""Of the Responses API, which has no end mark."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request taken down, and the most tokens that its answer may have, if it says."""
+
+    taken: Taken
+    output_cap: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response as it is recorded and given back."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+    def dumped(self) -> str:
+        """As JSON; :meth:`load` gives back an equal one."""
+        data: dict[str, Any] = {"status": self.status, "content_type": self.content_type}
+        try:
+            data["text"] = self.body.decode()
+        except UnicodeDecodeError:  # speech, an image
+            data["base64"] = base64.b64encode(self.body).decode()
+        return json.dumps(data, ensure_ascii=False)
+
+    @classmethod
+    def load(cls, text: str) -> "Answer":
+        """Return the answer that was dumped."""
+        data = json.loads(text)
+        is_text = "text" in data
+        body = data["text"].encode() if is_text else base64.b64decode(data["base64"])
+        return cls(data["status"], data["content_type"], body)
+
+    def usage(self) -> Usage | None:
+        """What the provider counted, if it says."""
+        return _usage(_json(self.body))
+
+
+def read_request(path: str, content_type: str, body: bytes) -> Asked:
+    """Take down a request to ``path``, such as ``embeddings``."""
+    data = _json(body)
+    if not isinstance(data, dict):
+        return Asked(
+            replace(text_chain(f"{path}\n{_digest(content_type, body)}"), characters=0), None
+        )
+    # Line by line: a conversation that grows shares its pieces with what it was before.
+    text = json.dumps(without_keys(data), sort_keys=True, indent=1, ensure_ascii=False)
+    taken = replace(text_chain(f"{path}\n{text}"), characters=_characters(data))
+    return Asked(taken, 0 if path in _WITHOUT_OUTPUT else _output_cap(data))
+
+
+class Events:
+    """Reads a stream of server-sent events as it comes, for what must be known of it."""
+
+    def __init__(self) -> None:
+        self.is_ended = False
+        self.usage: Usage | None = None
+        self.error: dict[str, Any] | None = None
+        self._line = b""
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes; nothing more comes after an empty chunk.
+
+        Raises JSONDecodeError for an event that is no JSON.
+        """
+        *lines, self._line = (self._line + (chunk or b"\n")).split(b"\n")
+        for line in lines:
+            name, _, data = line.partition(b":")
+            if name == b"data":
+                self._take(data.strip())
+
+    def _take(self, data: bytes) -> None:
+        if data.startswith(_END_MARK):
+            self.is_ended = True
+            return
+        event = json.loads(data or b"null")
+        if not isinstance(event, dict):
+            return
+        response = event.get("response")
+        self.usage = _usage(event) or _usage(response) or self.usage
+        self.is_ended = self.is_ended or event.get("type") in _LAST_EVENTS
+        if event.get("error") or event.get("type") == "error":
+            error = event.get("error") or event
+            self.error = error if isinstance(error, dict) else {"message": str(error)}
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
+
+
+def _digest(content_type: str, body: bytes) -> str:
+    """Stand for a body that is no JSON, a file: its hash, less the boundary that was drawn."""
+    kind, _, boundary = content_type.partition("boundary=")
+    boundary = boundary.partition(";")[0].strip('" ')
+    fixed = body.replace(boundary.encode(), b"boundary") if boundary else body
+    return f"{kind}{hashlib.sha256(fixed).hexdigest()}"
+
+
+def _characters(value: Any) -> int:
+    """Count what the provider is sent, each text as whole tokens and each number as a token."""
+    if isinstance(value, str):
+        if value.startswith("data:"):
+            return IMAGE_CHARACTERS
+        return -(-len(value) // CHARACTERS_PER_TOKEN) * CHARACTERS_PER_TOKEN
+    if isinstance(value, list):
+        return sum(map(_characters, value))
+    if isinstance(value, dict):
+        return sum(map(len, value)) + sum(map(_characters, value.values()))
+    return CHARACTERS_PER_TOKEN
+
+
+def _output_cap(data: Mapping[str, Any]) -> int | None:
+    return next((data[name] for name in _CAPS if isinstance(data.get(name), int)), None)
+
+
+def _usage(data: Any) -> Usage | None:
+    usage = data.get("usage") if isinstance(data, dict) else None
+    if not isinstance(usage, dict):
+        return None
+    counts = [
+        next((usage[name] for name in names if isinstance(usage.get(name), int)), 0)
+        for names in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+    ]
+    return Usage(*counts) if any(counts) else None

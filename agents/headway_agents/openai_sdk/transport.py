@@ -1,0 +1,195 @@
+"""OpenAI's SDK on the scheduler. Law of this file: an answer is durable before the SDK has it.
+
+Theory of operation. The SDK sends through an HTTP client, and that through a transport: here it is
+ours. Each POST is a call as a model client's is. It has a place in the journal of the run that
+asks; its recorded answer is given back, or else it waits for its quotas and is sent. What goes
+wrong is the error that the SDK would make of it: if waiting can mend it, it leads back to the
+queue, else it is recorded and raised. What is no POST (a list, a file to fetch) draws on no quota,
+and passes.
+
+A streamed answer goes to the SDK as it comes, but for its end: the chunk with the end mark is given
+when all of it is recorded. Until the first chunk is there it can be asked for again unnoticed;
+after that a cut is an error of the call.
+"""
+
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from functools import partial
+from typing import Any
+
+import openai
+
+from headway_scheduler.model.calls import Priority
+from headway_scheduler.providers import PROVIDERS
+
+from ..calls.client import Model, Option, acquire
+from ..calls.live_call import LiveCall, attached
+from ..scope import SDK, RunScope, asking_agent
+from .payloads import Answer, Events, read_request
+
+# The SDK changed its HTTP library once, and knows only the classes of the one that it imports.
+_http: Any = sys.modules[openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]]
+
+_EVENTS = "text/event-stream"
+_OF_THE_WIRE = ("content-encoding", "content-length", "transfer-encoding")
+"""Headers that say how the body came; it is given on as plain bytes."""
+
+
+class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever library it is
+    """Sends what comes through the HTTP client of ``sdk``, when it is its turn.
+
+    ``scope`` is asked at every request for the run that it belongs to.
+    """
+
+    def __init__(
+        self,
+        sdk: openai.AsyncOpenAI,
+        model: Model,
+        scope: Callable[[], RunScope],
+        priority: Priority | None = None,
+    ) -> None:
+        self._sdk = sdk
+        self._inner: Any = sdk._client
+        self._model = model
+        self._option = Option(model, model.provider or PROVIDERS["openai"])
+        self._scope = scope
+        self._priority = priority
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Return the response once it is recorded, or once its first chunk is there.
+
+        Raises CallTooLarge, RunClosed, SchedulerClosed, StoreError, ProviderError for a recorded
+        failure, or the SDK's own error if waiting cannot mend it.
+        """
+        if request.method != "POST":
+            return await self._inner.send(request, stream=True)
+        content_type = request.headers.get("content-type", "")
+        asked = read_request(self._path(request), content_type, await request.aread())
+        scope = self._scope()
+        place = scope.place(SDK, asking_agent(), asked.taken)
+        async with AsyncExitStack() as stack:
+            live = await stack.enter_async_context(attached(scope, place))
+            if (recorded := await live.recorded()) is not None:
+                answer = Answer.load(recorded)
+                headers = {"content-type": answer.content_type}
+                return _http.Response(answer.status, headers=headers, content=answer.body)
+            cap = asked.output_cap
+            await acquire(live, scope, [self._option], self._priority, cap)
+            request.headers.update(self._model.headers(place.id))
+            response = await self._answered(live, request)
+            if isinstance(response, _Stream):
+                return response.given_on(live, stack.pop_all())
+            answer = _answer(response, response.content)
+            await live.done(answer.dumped(), answer.usage())
+            return _given_on(response, content=response.content)
+
+    async def _answered(self, live: LiveCall, request: Any) -> Any:
+        while True:
+            live.sent()
+            try:
+                return await live.wait(partial(self._sent, live, request))
+            except Exception as error:
+                await live.failed(error)
+
+    async def _sent(self, live: LiveCall, request: Any) -> Any:
+        """Return the response, read to its end, or a stream of which the first chunk is there."""
+        with _errors_of_the_sdk(request):
+            response = await self._inner.send(request, stream=True)
+            live.told(response.status_code, dict(response.headers))
+            try:
+                if response.is_success and _content_type(response).startswith(_EVENTS):
+                    stream = _Stream(response)
+                    await stream.advance()
+                    return stream
+                await response.aread()
+            except BaseException:
+                await response.aclose()
+                raise
+        if response.is_success:
+            if _content_type(response).startswith("application/json"):
+                response.json()  # what is none is asked for again
+            return response
+        raise self._sdk._make_status_error_from_response(response)
+
+    def _path(self, request: Any) -> str:
+        return str(request.url.path.removeprefix(self._sdk.base_url.path))
+
+
+class _Stream(_http.AsyncByteStream):  # type: ignore[misc]  # of whichever library it is
+    """A streamed answer on its way to the SDK."""
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+        self._chunks = response.aiter_bytes()
+        self._events = Events()
+        self._body = bytearray()
+        self._chunk = b""
+        self._live: LiveCall
+        self._stack: AsyncExitStack
+
+    async def advance(self) -> None:
+        """Take the next chunk. Raises APIError for an error event, or that the stream was cut."""
+        request = self._response.request
+        with _errors_of_the_sdk(request):
+            self._chunk = await anext(self._chunks, b"")
+        self._events.feed(self._chunk)
+        self._body += self._chunk
+        if (error := self._events.error) is not None:
+            message = str(error.get("message") or "an error occurred during streaming")
+            raise openai.APIError(message, request, body=error)
+        if not self._chunk and not self._events.is_ended:
+            message = "The stream ended without its end mark."
+            raise openai.APIConnectionError(message=message, request=request)
+
+    def given_on(self, live: LiveCall, stack: AsyncExitStack) -> Any:
+        """Return the response for the SDK; leaving ``stack`` is the end of the call."""
+        self._live, self._stack = live, stack
+        stack.push_async_callback(self._response.aclose)
+        return _given_on(self._response, stream=self)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async with self._stack:
+            while not self._events.is_ended:
+                yield self._chunk
+                try:
+                    await self._live.wait(self.advance)
+                except Exception as error:
+                    await self._live.refused(error)
+            answer = _answer(self._response, bytes(self._body))
+            await self._live.done(answer.dumped(), self._events.usage)
+            yield self._chunk
+            # Nothing more to say, but a connection that is read to its end is used again.
+            with suppress(_http.TransportError):
+                async for chunk in self._chunks:
+                    yield chunk
+
+    async def aclose(self) -> None:
+        """End the call. One whose end mark has not come is given up."""
+        await self._stack.aclose()
+
+
+@contextmanager
+def _errors_of_the_sdk(request: Any) -> Iterator[None]:
+    """Say what the SDK says where its HTTP library fails."""
+    try:
+        yield
+    except _http.TimeoutException as error:
+        raise openai.APITimeoutError(request) from error
+    except _http.TransportError as error:
+        raise openai.APIConnectionError(request=request) from error
+
+
+def _answer(response: Any, body: bytes) -> Answer:
+    return Answer(response.status_code, _content_type(response), body)
+
+
+def _content_type(response: Any) -> str:
+    return str(response.headers.get("content-type", ""))
+
+
+def _given_on(response: Any, **body: Any) -> Any:
+    headers = [
+        (name, value) for name, value in response.headers.multi_items() if name not in _OF_THE_WIRE
+    ]
+    return _http.Response(response.status_code, headers=headers, **body)

@@ -1,0 +1,1 @@
+"""What an agent asks, as data and as a hash: the journal's key."""

@@ -1,0 +1,67 @@
+"""Requests and answers of AutoGen's clients as data. Law: an answer comes back equal."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from autogen_core.models import CreateResult, LLMMessage, RequestUsage
+from autogen_core.tools import Tool, ToolSchema
+from pydantic import BaseModel
+
+from headway_scheduler.model.calls import Usage
+
+ToolChoice = Tool | Literal["auto", "required", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an agent asks, taken down before anything is awaited: callers go on with their list."""
+
+    messages: Sequence[LLMMessage]
+    tools: Sequence[Tool | ToolSchema] = ()
+    tool_choice: ToolChoice = "auto"
+    json_output: bool | type[BaseModel] | None = None
+    extra: Mapping[str, Any] | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of AutoGen's ``create`` and ``create_stream``, less the token."""
+        return {
+            "tools": self.tools,
+            "tool_choice": self.tool_choice,
+            "json_output": self.json_output,
+            "extra_create_args": self.extra or {},
+        }
+
+
+def output_cap(request: Request, defaults: Mapping[str, Any]) -> int | None:
+    """Return the most tokens that the answer may have; the request goes before the client."""
+    for arguments in (request.extra or {}, defaults):
+        for name in ("max_completion_tokens", "max_tokens"):
+            if isinstance(cap := arguments.get(name), int):
+                return cap
+    return None
+
+
+def usage_of(usage: RequestUsage) -> Usage | None:
+    """Return what the provider counted; None for 0 and 0, which is how clients say "unknown"."""
+    if not usage.prompt_tokens and not usage.completion_tokens:
+        return None
+    return Usage(usage.prompt_tokens, usage.completion_tokens)
+
+
+def dump_result(result: CreateResult) -> str:
+    """Return an answer as JSON; :func:`load_result` gives back an equal one."""
+    # Not pydantic's own JSON: it turns infinite logprobs into null and refuses lone surrogates.
+    return json.dumps(result.model_dump())
+
+
+def load_result(text: str) -> CreateResult:
+    """Return the answer that was dumped."""
+    return CreateResult.model_validate(json.loads(text))
+
+
+def model_answer(text: str) -> str:
+    """Return a person's words as an answer of a model: it cost nothing."""
+    usage = RequestUsage(0, 0)
+    return dump_result(CreateResult(finish_reason="stop", content=text, usage=usage, cached=True))

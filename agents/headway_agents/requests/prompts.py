@@ -1,0 +1,289 @@
+"""Requests as chains of text. Law of this file: the same request gives the same chain, anywhere.
+
+Theory of operation. A request is put into *pieces*: first everything but its messages, then each
+message, its long texts before it as pieces of their own. A prompt is a chain of them: each *link*
+hashes the one before it and one piece, and the last link's hash is the request's. So a prompt that
+grows adds only its new links, a text that several agents hear is kept once, and even a prompt that
+repeats the whole history in one text (SelectorGroupChat's) shares all but its end with the one
+before.
+
+Nothing in a piece depends on the process, the hash seed, the time, or an id that somebody drew:
+tool calls are numbered by their appearance, and an image is the hash of its pixels. Which client is
+asked, and how it is configured, is no part of it. The same walk counts characters, which is what
+providers charge at admission.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from autogen_core import FunctionCall, Image
+from autogen_core.models import (
+    AssistantMessage,
+    FunctionExecutionResult,
+    FunctionExecutionResultMessage,
+    LLMMessage,
+)
+from autogen_core.tools import Tool, ToolSchema
+from pydantic import BaseModel
+
+from headway_scheduler.model.formulas import CHARACTERS_PER_TOKEN
+from headway_scheduler.model.prompts import Link, Piece, Prompt
+
+from ..secrets import without_whole_keys
+from .codec import Request
+
+Part = str | Image | FunctionCall | FunctionExecutionResult
+
+HASH_BYTES = 16
+LONG_TEXT = 400
+"""A text with more characters is kept apart from its message: others may hear it too."""
+PIECE_CHARACTERS = 2000
+"""A piece of a long text ends at the first line break after so many."""
+MESSAGE_CHARACTERS = 16
+"""What a message costs beside its text: about 4 tokens, by OpenAI's cookbook on counting."""
+IMAGE_CHARACTERS = 765 * CHARACTERS_PER_TOKEN
+"""A square image in high detail, by OpenAI's vision guide."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A request taken down: its hash, what it is charged for, and its chain, first link first.
+
+    What leaves it holds no keys: it is kept to be read and compared, never to be sent again.
+    """
+
+    request_hash: str
+    characters: int
+    chain: tuple[tuple[Link, Piece], ...]
+
+    def pieces(self) -> list[str]:
+        """The text of every piece, as it is kept."""
+        return [without_whole_keys(piece.text) for _, piece in self.chain]
+
+    def unknown(self, known: set[bytes]) -> Prompt:
+        """What is not yet ``known`` to be on disk. A link that is known has known ones before."""
+        new: list[tuple[Link, Piece]] = []
+        for link, piece in reversed(self.chain):
+            if link.hash in known:
+                break
+            new.append((link, piece))
+        new.reverse()
+        # Only here, for a prompt that repeats the whole history has all its pieces anew each time.
+        pieces = (Piece(piece.hash, without_whole_keys(piece.text)) for _, piece in new)
+        return Prompt(tuple(pieces), tuple(link for link, _ in new))
+
+
+@dataclass(slots=True)
+class _Body:
+    """A message's pieces, and its links the last time that it was asked."""
+
+    message: LLMMessage
+    content: object
+    head: str
+    ids: tuple[str, ...]
+    texts: tuple[Piece, ...]
+    characters: int
+    before: bytes | None = None
+    numbers: tuple[int, ...] = ()
+    links: tuple[tuple[Link, Piece], ...] = field(default=())
+
+
+class Chains:
+    """Takes down the requests of one asker. What it asked before is not read again."""
+
+    def __init__(self) -> None:
+        self._bodies: dict[int, _Body] = {}
+
+    def take(self, request: Request) -> Taken:
+        """Return the chain of ``request``. Its messages may change as soon as this returns."""
+        setting = _dumps(_setting(request))
+        chain = list(_linked(None, [_piece(setting)]))
+        characters = sum(len(_dumps(_schema(tool))) for tool in request.tools)
+        if isinstance(request.json_output, type):
+            characters += len(_dumps(request.json_output))
+        numbers: dict[str, int] = {}
+        bodies: dict[int, _Body] = {}
+        for message in request.messages:
+            body = bodies[id(message)] = self._body(message)
+            chain += _links_of(body, chain[-1][0].hash, numbers)
+            characters += body.characters
+        # Only what this request holds: a context forgets, and so does this.
+        self._bodies = bodies
+        return Taken(chain[-1][0].hash.hex(), characters, tuple(chain))
+
+    def _body(self, message: LLMMessage) -> _Body:
+        known = self._bodies.get(id(message))
+        # A list of parts may have been changed in place; it is read anew.
+        if (
+            known is not None
+            and known.content is message.content
+            and isinstance(known.content, str)
+        ):
+            return known
+        return _body(message)
+
+
+def request_hash(request: Request) -> str:
+    """Return the hash of a request in hex."""
+    return Chains().take(request).request_hash
+
+
+def characters(request: Request) -> int:
+    """Count what the provider is sent: texts, names, tool schemas, and a flat rate per image."""
+    return Chains().take(request).characters
+
+
+def estimated_tokens(request: Request) -> int:
+    """Estimate the prompt's tokens. Needs no tables, and says the same every time."""
+    return math.ceil(characters(request) / CHARACTERS_PER_TOKEN)
+
+
+def text_chain(text: str) -> Taken:
+    """Return the chain of a step's request, which is one text."""
+    chain = tuple(_linked(None, _pieces(text)))
+    return Taken(chain[-1][0].hash.hex(), len(text), chain)
+
+
+def _links_of(
+    body: _Body, before: bytes, numbers: dict[str, int]
+) -> tuple[tuple[Link, Piece], ...]:
+    own = tuple(numbers.setdefault(call_id, len(numbers)) for call_id in body.ids)
+    if body.before != before or body.numbers != own:
+        head = f"{body.head} {list(own)}" if own else body.head
+        # The head last: what a text that grows has in common with its last state comes first.
+        body.links = tuple(_linked(before, [*body.texts, _piece(head)]))
+        body.before, body.numbers = before, own
+    return body.links
+
+
+def _linked(parent: bytes | None, pieces: Sequence[Piece]) -> Sequence[tuple[Link, Piece]]:
+    linked = []
+    for piece in pieces:
+        link = Link(_hash((parent or b"") + piece.hash), parent, piece.hash)
+        linked.append((link, piece))
+        parent = link.hash
+    return linked
+
+
+def _hash(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()[:HASH_BYTES]
+
+
+def _piece(text: str) -> Piece:
+    return Piece(_hash(text.encode("utf-8", "surrogatepass")), text)
+
+
+def _pieces(text: str) -> list[Piece]:
+    """Cut a text at line breaks. Where it is cut depends on what stands before, not after."""
+    pieces, start = [], 0
+    while len(text) - start > PIECE_CHARACTERS:
+        end = text.find("\n", start + PIECE_CHARACTERS) + 1
+        if not end:
+            break
+        pieces.append(_piece(text[start:end]))
+        start = end
+    pieces.append(_piece(text[start:]))
+    return pieces
+
+
+def _body(message: LLMMessage) -> _Body:
+    ids: list[str] = []
+    long: list[Piece] = []
+
+    def kept(text: str) -> Any:
+        if len(text) <= LONG_TEXT:
+            return text
+        long.extend(_pieces(text))
+        return {"characters": len(text)}
+
+    data: dict[str, Any] = {"type": message.type}
+    if not isinstance(message, FunctionExecutionResultMessage):
+        data["source"] = getattr(message, "source", None)
+    if isinstance(message, AssistantMessage):
+        data["thought"] = None if message.thought is None else kept(message.thought)
+    content = message.content
+    parts: list[Any] = [content] if isinstance(content, str) else list(content)
+    data["content"] = [_part(part, ids, kept) for part in parts]
+    if isinstance(content, str):
+        (data["content"],) = data["content"]
+    count = _message_characters(message)
+    return _Body(message, content, _dumps(data), tuple(ids), tuple(long), count)
+
+
+def _part(part: Part, ids: list[str], kept: Any) -> Any:
+    if isinstance(part, str):
+        return kept(part)
+    if isinstance(part, Image):
+        return {"image": _image_hash(part)}
+    if isinstance(part, FunctionCall):
+        ids.append(part.id)
+        return {"call": part.name, "arguments": kept(part.arguments)}
+    ids.append(part.call_id)
+    # Some clients leave is_error out where others say False.
+    return {"result": part.name, "content": kept(part.content), "is_error": bool(part.is_error)}
+
+
+def _image_hash(image: Image) -> str:
+    # Pixels, not AutoGen's dump: that encodes a PNG, a hundred times slower.
+    pixels = hashlib.sha256(image.image.tobytes())
+    pixels.update(repr((image.image.size, image.image.mode)).encode())
+    return pixels.hexdigest()
+
+
+def _message_characters(message: LLMMessage) -> int:
+    count = MESSAGE_CHARACTERS + len(getattr(message, "source", "")) + _thought_length(message)
+    if isinstance(message.content, str):
+        return count + len(message.content)
+    return count + sum(_part_characters(part) for part in message.content)
+
+
+def _thought_length(message: LLMMessage) -> int:
+    return len(message.thought or "") if isinstance(message, AssistantMessage) else 0
+
+
+def _part_characters(part: Part) -> int:
+    if isinstance(part, str):
+        return len(part)
+    if isinstance(part, Image):
+        return IMAGE_CHARACTERS
+    if isinstance(part, FunctionCall):
+        return len(part.name) + len(part.arguments)
+    return len(part.name) + len(part.content)
+
+
+def _setting(request: Request) -> dict[str, Any]:
+    choice = request.tool_choice
+    return {
+        "tools": [_schema(tool) for tool in request.tools],
+        "tool_choice": choice if isinstance(choice, str) else {"name": choice.name},
+        "json_output": request.json_output,
+        "extra_create_args": request.extra or {},
+    }
+
+
+def _schema(tool: Tool | ToolSchema) -> ToolSchema:
+    return tool.schema if isinstance(tool, Tool) else tool
+
+
+def _dumps(data: Any) -> str:
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """Put a value that JSON lacks into words that are the same in every process."""
+    if isinstance(value, type) and issubclass(value, BaseModel):
+        return value.model_json_schema()
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    if isinstance(value, tuple | Sequence):
+        return list(value)
+    # Its repr may hold an address.
+    return f"<{type(value).__module__}.{type(value).__qualname__}>"

@@ -1,0 +1,147 @@
+"""Anything else that a run asks of the outside world, as a journaled step.
+
+Law of this file: a step is on disk as begun before it acts, and as done before its result is seen.
+
+Theory of operation. A step is a row of the journal as a call is, without quotas: it is admitted at
+once. What becomes of one that was cut off while it acted is declared: *pure* and *idempotent* steps
+are done again, the latter under the same key; a step that may happen only *once* waits for a
+person, who says what came of it.
+"""
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+
+from headway_scheduler.model.calls import Call, Outcome
+from headway_scheduler.model.states import CallState
+
+from ..calls.live_call import LiveCall, attached
+from ..requests.prompts import text_chain
+from ..scope import Place, RunScope
+
+PERSON = "person"
+Act = Callable[[str], Awaitable[str]]
+"""Gets an idempotency key, the same for every attempt at the step, and returns JSON."""
+
+
+class Again(StrEnum):
+    """What becomes of a step that was cut off while it acted."""
+
+    PURE = "pure"
+    IDEMPOTENT = "idempotent"
+    ONCE = "once"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is asked: ``kind`` tool, person or input; ``request`` is text that stands for it all."""
+
+    kind: str
+    path: str
+    name: str
+    request: str
+    again: Again = Again.ONCE
+
+
+async def perform(scope: RunScope, step: Step, act: Act) -> str:
+    """Return the recorded answer, or act, record what comes of it, and return that.
+
+    An error of ``act`` is recorded and raised. An answer is JSON; if a person gave it in the
+    place of a step that was cut off, it is ``{"person": text}``.
+    """
+    async with attached(scope, _place(scope, step)) as live:
+        if (recorded := await live.recorded()) is not None:
+            return recorded
+        record = live.place.record
+        if record is not None and _must_decide(scope, step, record.state):
+            await live.for_person()
+        await live.acquire(_row(scope, step, live.place))
+        live.sent()
+        try:
+            with scope.acting(live.place):
+                answer = await live.wait(partial(act, live.place.id))
+        except Exception as error:
+            await live.refused(error)
+        await live.done(answer)
+        return answer
+
+
+async def ask_person(scope: RunScope, path: str, question: str) -> str:
+    """Return a person's words. If nobody is there, the run waits for them and the attempt ends."""
+    step = Step(PERSON, path, "question", json.dumps(question))
+    async with attached(scope, _place(scope, step)) as live:
+        if (recorded := await live.recorded()) is not None:
+            return _words(recorded)
+        await live.wait(partial(scope.door, live.place))
+        if live.place.record is None:
+            await scope.service.ask(_row(scope, step, live.place), live.place.taken.unknown(set()))
+        if scope.person is None:
+            await live.for_person()
+        words = await live.wait(partial(_asked, scope, question))
+        await _written(live, scope, words)
+        return words
+
+
+def by_person(answer: str) -> str | None:
+    """Return what a person said in a step's place, None if the step gave the answer."""
+    data = json.loads(answer)
+    return data["person"] if isinstance(data, dict) and data.keys() == {"person"} else None
+
+
+def person_answer(words: str) -> str:
+    """Return a person's words as the answer of a step."""
+    return json.dumps({"person": words})
+
+
+def _words(answer: str) -> str:
+    words = by_person(answer)
+    assert words is not None
+    return words
+
+
+async def _asked(scope: RunScope, question: str) -> str:
+    assert scope.person is not None
+    scope.begin()
+    try:
+        return await scope.person(question)
+    finally:
+        scope.end()
+
+
+async def _written(live: LiveCall, scope: RunScope, words: str) -> None:
+    arrival = scope.turns.draw()
+    outcome = Outcome(CallState.DONE, answer=person_answer(words), arrival=arrival)
+    try:
+        await scope.service.settle(live.place.id, outcome)
+    except BaseException:
+        scope.turns.skip(arrival)
+        raise
+    await live.wait(partial(scope.turn, arrival))
+
+
+def _place(scope: RunScope, step: Step) -> Place:
+    request = json.dumps([step.name, step.request])
+    return scope.place(step.kind, step.path, text_chain(request))
+
+
+def _must_decide(scope: RunScope, step: Step, state: CallState) -> bool:
+    """Whether a step that was cut off may not be done again without a person's word."""
+    return state is CallState.UNKNOWN and (step.again is Again.ONCE or scope.journal.unknown_waits)
+
+
+def _row(scope: RunScope, step: Step, place: Place) -> Call:
+    return Call(
+        id=place.id,
+        run_id=scope.run_id,
+        path=place.path,
+        model=step.name,
+        quotas=(),
+        priority=scope.priority,
+        tokens=0,
+        submitted_at=scope.service.now(),
+        request_hash=place.taken.request_hash,
+        occurrence=place.occurrence,
+        kind=step.kind,
+    )

@@ -1,0 +1,63 @@
+"""Code as journaled steps. Law of this file: what was executed is not executed by a replay."""
+
+from typing import Any
+
+from autogen_core import CancellationToken
+from autogen_core.code_executor import CodeBlock, CodeExecutor, CodeResult
+
+from ..scope import RunScope
+from ..steps.effects import Kinds, again_of
+from ..steps.lazy_start import behind
+from ..steps.step import Step
+from .workbench import TOOL, canonical, data_of
+
+EXECUTE_CODE = "execute_code"
+"""The name under which the configuration declares code executors."""
+
+
+class JournaledExecutor(CodeExecutor):
+    """A code executor whose executions are steps. Its state (Jupyter's) is not rebuilt."""
+
+    component_type = "code_executor"
+
+    def __init__(self, inner: CodeExecutor, scope: RunScope, path: str, kinds: Kinds) -> None:
+        self.inner = inner
+        self._scope = scope
+        self._path = path
+        self._again = again_of(EXECUTE_CODE, kinds, inner)
+        self._behind = behind(inner, scope)
+
+    async def execute_code_blocks(
+        self, code_blocks: list[CodeBlock], cancellation_token: CancellationToken
+    ) -> CodeResult:
+        """Execute blocks as one step."""
+
+        async def act() -> Any:
+            await self._behind.begin()
+            result = await self.inner.execute_code_blocks(code_blocks, cancellation_token)
+            return {"exit_code": result.exit_code, "output": result.output}
+
+        request = canonical([[block.language, block.code] for block in code_blocks])
+        step = Step(TOOL, self._path, EXECUTE_CODE, request, self._again)
+        return CodeResult(**await data_of(self._scope, step, act, _said))
+
+    async def start(self) -> None:
+        """Start what is behind it, before the first execution that is not replayed."""
+        self._behind.want()
+
+    async def stop(self) -> None:
+        """Stop what is behind it, if it was started here."""
+        await self._behind.end()
+
+    async def restart(self) -> None:
+        """Restart what is behind it."""
+        await self.inner.restart()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner":  # not there yet
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+def _said(words: str) -> dict[str, Any]:
+    return {"exit_code": 0, "output": words}

@@ -1,0 +1,167 @@
+"""Memories as journaled steps. Law of this file: what a run remembered, it remembers again.
+
+A ListMemory is part of the team and runs again. Any other may hold something else by the time of
+a replay, so what it found, and what it put into an agent's context, is recorded.
+"""
+
+import base64
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from autogen_core import CancellationToken, Image
+from autogen_core.memory import ListMemory, Memory, MemoryContent, MemoryQueryResult
+from autogen_core.memory import UpdateContextResult as Updated
+from autogen_core.model_context import ChatCompletionContext
+from autogen_core.models import LLMMessage
+from pydantic import TypeAdapter
+
+from ..scope import RunScope
+from ..steps.effects import Kinds, again_of, keyed
+from ..steps.inputs import INPUT
+from ..steps.step import Again, Step, by_person, perform
+
+_MESSAGES: TypeAdapter[list[LLMMessage]] = TypeAdapter(list[LLMMessage])
+
+
+class JournaledMemory(Memory):
+    """A memory whose queries are steps, and so are its additions: the latter happen once."""
+
+    def __init__(self, inner: Memory, scope: RunScope, path: str, kinds: Kinds) -> None:
+        self.inner = inner
+        self._scope = scope
+        self._path = path
+        self._kinds = kinds
+
+    async def update_context(self, model_context: ChatCompletionContext) -> Updated:
+        """Add to ``model_context`` what the memory adds, or added when the run first asked."""
+        before = await model_context.get_messages()
+
+        async def act() -> Any:
+            draft = _Draft(before)
+            updated = await self.inner.update_context(draft)
+            return {"found": _dump(updated.memories), "added": _MESSAGES.dump_python(draft.added)}
+
+        asked = getattr(before[-1], "content", None) if before else None
+        answer = await self._step("update_context", _text(asked), Again.PURE, act)
+        for message in _MESSAGES.validate_python(answer.get("added", [])):
+            await model_context.add_message(message)
+        return Updated(memories=_load(answer.get("found", [])))
+
+    async def query(
+        self,
+        query: str | MemoryContent,
+        cancellation_token: CancellationToken | None = None,
+        **kwargs: Any,
+    ) -> MemoryQueryResult:
+        """Return what the memory finds, or found when the run first asked."""
+
+        async def act() -> Any:
+            return {"found": _dump(await self.inner.query(query, cancellation_token, **kwargs))}
+
+        asked = _dumps([_asked(query), kwargs])
+        answer = await self._step("query", asked, Again.PURE, act)
+        return _load(answer.get("found", []))
+
+    async def add(
+        self, content: MemoryContent, cancellation_token: CancellationToken | None = None
+    ) -> None:
+        """Add to the memory, once in a run."""
+
+        async def act() -> Any:
+            await self.inner.add(content, cancellation_token)
+
+        again = again_of(self._name("add"), self._kinds, self.inner)
+        await self._step("add", _dumps(_dump_content(content)), again, act)
+
+    async def clear(self) -> None:
+        """Clear the memory, once in a run."""
+        again = again_of(self._name("clear"), self._kinds, self.inner)
+        await self._step("clear", "", again, self.inner.clear)
+
+    async def close(self) -> None:
+        """Close what is behind it."""
+        await self.inner.close()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner":  # not there yet
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def _name(self, method: str) -> str:
+        return f"{type(self.inner).__name__}.{method}"
+
+    async def _step(
+        self, method: str, request: str, again: Again, act: Callable[[], Awaitable[Any]]
+    ) -> dict[str, Any]:
+        async def acting(key: str) -> str:
+            with keyed(key):
+                return _dumps(await act())
+
+        step = Step(INPUT, self._path, self._name(method), request, again)
+        answer = await perform(self._scope, step, acting)
+        # A person who answers in its place says no more than that it is over.
+        return {} if by_person(answer) is not None else json.loads(answer) or {}
+
+
+class _Draft(ChatCompletionContext):
+    """Stands in for a context while a memory acts: what is added here is added to it afterwards."""
+
+    component_type = "chat_completion_context"
+
+    def __init__(self, before: list[LLMMessage]) -> None:
+        super().__init__()
+        self._before = before
+
+    @property
+    def added(self) -> list[LLMMessage]:
+        return self._messages
+
+    async def get_messages(self) -> list[LLMMessage]:
+        return [*self._before, *self._messages]
+
+
+def is_external(memory: Memory) -> bool:
+    """Whether a memory may say something else when it is asked again."""
+    return type(memory) is not ListMemory
+
+
+def _asked(query: str | MemoryContent) -> Any:
+    return query if isinstance(query, str) else _dump_content(query)
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else ""
+
+
+def _dump(found: MemoryQueryResult) -> list[Any]:
+    return [_dump_content(content) for content in found.results]
+
+
+def _load(found: list[Any]) -> MemoryQueryResult:
+    return MemoryQueryResult(results=[_load_content(content) for content in found])
+
+
+def _dump_content(content: MemoryContent) -> dict[str, Any]:
+    """As data. Pydantic's own JSON would bring bytes back as text and an image as a dictionary."""
+    data = {**content.model_dump(exclude={"content"}), "type": "plain", "content": content.content}
+    if isinstance(content.content, bytes):
+        data |= {"type": "bytes", "content": base64.b64encode(content.content).decode()}
+    elif isinstance(content.content, Image):
+        data |= {"type": "image", "content": content.content.to_base64()}
+    return data
+
+
+def _load_content(data: dict[str, Any]) -> MemoryContent:
+    fields = dict(data)
+    kind, content = fields.pop("type"), fields.pop("content")
+    if kind == "bytes":
+        content = base64.b64decode(content)
+    elif kind == "image":
+        content = Image.from_base64(content)
+    return MemoryContent(content=content, **fields)
+
+
+def _dumps(value: Any) -> str:
+    # Metadata may hold anything.
+    return json.dumps(value, sort_keys=True, default=str)

@@ -1,0 +1,153 @@
+"""Lists of tools as journaled steps. Law of this file: agents run again, what they call does not.
+
+A tool that runs agents (AgentTool, TeamTool, or one that holds an agent or a team) is no step: its
+agents keep what they heard, so they run again, and what they ask is journaled.
+"""
+
+import copy
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextvars import copy_context
+from functools import partial
+from inspect import iscoroutinefunction
+from typing import Any
+
+from autogen_agentchat.base import ChatAgent, Team
+from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage, MessageFactory
+from autogen_core import CancellationToken
+from autogen_core.tools import (
+    BaseTool,
+    FunctionTool,
+    StaticStreamWorkbench,
+    StaticWorkbench,
+    ToolResult,
+    ToolSchema,
+    Workbench,
+)
+from pydantic import BaseModel
+
+from ..scope import RunScope
+from ..steps.effects import Kinds
+from .workbench import ENDED, JournaledWorkbench, ending, failure
+
+_Message = BaseAgentEvent | BaseChatMessage
+_messages = MessageFactory()
+
+
+class JournaledTools(JournaledWorkbench, StaticWorkbench):
+    """A list of tools whose calls are steps. Listing them is none."""
+
+    async def list_tools(self) -> list[ToolSchema]:
+        """The tools, which do not change."""
+        return await self.inner.list_tools()
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        cancellation_token: CancellationToken | None = None,
+        call_id: str | None = None,
+    ) -> ToolResult:
+        """Call a tool, as a step unless it runs agents."""
+        tool = self._tool(name)
+
+        async def act() -> Any:
+            result = await self.inner.call_tool(name, arguments, cancellation_token, call_id)
+            return result.model_dump(mode="json")
+
+        with ending(self._scope):
+            is_step = tool is not None and not runs_agents(tool)
+            called = self._called(name, tool.name, arguments, act) if tool and is_step else act()
+            return ToolResult.model_validate(await called)
+        return failure(name, ENDED)
+
+    def _tool(self, name: str) -> BaseTool[Any, Any] | None:
+        own = self._override_name_to_original.get(name, name)
+        return next((tool for tool in self._tools if tool.name == own), None)
+
+    def _declared(self, name: str) -> Iterable[Any]:
+        function = getattr(self._tool(name), "_func", None)
+        return (self._tool(name), function, getattr(function, "func", None), self.inner)
+
+
+class JournaledStreamTools(JournaledTools, StaticStreamWorkbench):
+    """The same for what ``tools=`` of an AssistantAgent becomes."""
+
+    async def call_tool_stream(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        cancellation_token: CancellationToken | None = None,
+        call_id: str | None = None,
+    ) -> AsyncGenerator[Any | ToolResult, None]:
+        """Call a tool, as a step unless it runs agents: their messages come as they are said.
+
+        What any other tool streams is given out when it is done, live as in a replay.
+        """
+        assert isinstance(self.inner, StaticStreamWorkbench)
+        stream = partial(self.inner.call_tool_stream, name, arguments, cancellation_token, call_id)
+        tool = next((tool for tool in self._tools if tool.name == name), None)
+        is_over = True
+        with ending(self._scope):
+            said = (
+                stream()
+                if tool is None or runs_agents(tool)
+                else self._said(name, arguments, stream)
+            )
+            async for item in said:
+                yield item
+            is_over = False
+        if is_over:
+            yield failure(name, ENDED)
+
+    async def _said(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None,
+        stream: Callable[[], AsyncGenerator[Any | ToolResult, None]],
+    ) -> AsyncGenerator[Any | ToolResult, None]:
+        async def act() -> Any:
+            items = [item async for item in stream()]
+            result: ToolResult = items.pop()
+            messages = [item.dump() for item in items if isinstance(item, _Message)]
+            return {**result.model_dump(mode="json"), **({"said": messages} if messages else {})}
+
+        data = await self._called(name, name, arguments, act)
+        for message in data.pop("said", ()):
+            yield _messages.create(message)
+        yield ToolResult.model_validate(data)
+
+
+def journaled_workbench(
+    workbench: Workbench, scope: RunScope, path: str, kinds: Kinds, number: int = 0
+) -> Workbench:
+    """Return what stands in for ``workbench``; of static ones, the tools learn their keys."""
+    if not isinstance(workbench, StaticWorkbench):
+        return JournaledWorkbench(workbench, scope, path, kinds, number)
+    workbench._tools = [_knowing_its_key(tool) for tool in workbench._tools]
+    is_stream = isinstance(workbench, StaticStreamWorkbench)
+    kind = JournaledStreamTools if is_stream else JournaledTools
+    return kind(workbench, scope, path, kinds, number)
+
+
+def runs_agents(tool: object) -> bool:
+    """Whether a tool holds an agent or a team, which keep what they hear."""
+    values = list(getattr(tool, "__dict__", {}).values())
+    inner = [item for value in values if isinstance(value, list | tuple) for item in value]
+    return any(isinstance(value, Team | ChatAgent) for value in (*values, *inner))
+
+
+def _knowing_its_key(tool: BaseTool[Any, Any]) -> BaseTool[Any, Any]:
+    """AutoGen calls plain functions in a thread, which would not know our context."""
+    if not isinstance(tool, FunctionTool) or iscoroutinefunction(tool._func):
+        return tool
+    if "run" in vars(tool):
+        return tool
+
+    async def run(args: BaseModel, cancellation_token: CancellationToken) -> Any:
+        called = copy.copy(tool)
+        called._func = partial(copy_context().run, tool._func)
+        return await called.run(args, cancellation_token)
+
+    own = copy.copy(tool)
+    vars(own)["run"] = run
+    return own

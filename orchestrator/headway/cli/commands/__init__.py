@@ -1,0 +1,1 @@
+"""One file for each command of ``headway``. Each is imported only when it is carried out."""

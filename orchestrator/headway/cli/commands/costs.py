@@ -1,0 +1,42 @@
+"""``headway cost``. Works beside a live process, and after it died."""
+
+from argparse import Namespace
+from dataclasses import asdict
+
+import anyio
+
+from ...config import Config, load
+from ...pricing.costs import Cost, added_up
+from ...pricing.prices import Prices
+from ..database import reading
+from ..output import say, say_json, table
+
+
+def show(args: Namespace) -> int:
+    """Say what was spent."""
+    costs = anyio.run(_read, load(args.config), args.by, args.since)
+    if args.json:
+        say_json([asdict(cost) for cost in costs])
+        return 0
+    headers = (args.by.upper(), "CALLS", "IN", "OUT", "COST", "POSSIBLY PAID")
+    say(table(headers, [_row(cost) for cost in costs]))
+    return 0
+
+
+async def _read(config: Config, by: str, since_seconds: float | None) -> list[Cost]:
+    async with reading(config) as reader:
+        since = 0.0 if since_seconds is None else reader.now - since_seconds
+        return added_up(await reader.store.spent(by, since), Prices(config))
+
+
+def _row(cost: Cost) -> tuple[str, ...]:
+    lost = f"{cost.possibly_paid:,}" if cost.possibly_paid else ""
+    tokens = (f"{cost.input_tokens:,}", f"{cost.output_tokens:,}")
+    return cost.key or "(no run)", f"{cost.calls:,}", *tokens, _dollars(cost), lost
+
+
+def _dollars(cost: Cost) -> str:
+    unknown = f"{cost.unpriced:,} of unknown price" if cost.unpriced else ""
+    if cost.usd is None:
+        return unknown
+    return f"${cost.usd:,.4f}{' and ' if unknown else ''}{unknown}"

@@ -1,0 +1,59 @@
+"""``headway runs export``."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from headway_scheduler.errors import CallerError, RunNotFound
+
+from ...config import Config, load
+from ...pricing.prices import Prices
+from ...runs.export import exported
+from ..database import reading
+from ..json_views import call_facts, run_facts
+from ..output import say_json
+
+
+def export(args: Namespace) -> int:
+    """Write a run as one JSON object: transcript, calls, prompts, costs."""
+    data = anyio.run(_read, load(args.config), args.id)
+    if args.output is None:
+        say_json(data)
+        return 0
+    try:
+        Path(args.output).write_text(json.dumps(data, indent=2), encoding="utf-8")
+    except OSError as error:
+        raise CallerError(f"{args.output} cannot be written: {error}") from error
+    return 0
+
+
+async def _read(config: Config, run_id: str) -> dict[str, Any]:
+    async with reading(config) as reader:
+        run = await reader.store.run(run_id) if run_id else None
+        if run is None:
+            raise RunNotFound(f"no run {run_id!r}: `headway runs list` shows them")
+        run = reader.as_it_is(run)
+        data = await exported(reader.store, run, Prices(config).cost)
+        facts = [call_facts(record, reader.now) for record in data.records]
+        answers = (record.answer for record in data.records)
+        calls = [
+            {
+                **fact,
+                "answer": None if text is None else json.loads(text),
+                "prompt": prompt,
+                "usd": usd,
+            }
+            for fact, text, prompt, usd in zip(
+                facts, answers, data.prompts, data.costs, strict=True
+            )
+        ]
+        return {
+            "run": run_facts(run),
+            "messages": data.messages,
+            "pieces": data.pieces,
+            "calls": calls,
+            "receipt": data.receipt,
+        }

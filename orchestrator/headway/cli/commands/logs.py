@@ -1,0 +1,80 @@
+"""``headway runs logs``: what happened in a run, a line for each call, beside whoever executes it.
+
+Law of this file: it reads the database. A call is told when it has come to an end, and once more if
+it is made again and comes to another one.
+"""
+
+import json
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+
+import anyio
+
+from headway_scheduler.model.calls import CallRecord
+from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import ENDED_RUNS, LIVE_CALLS, RunState
+
+from ...config import Config, load
+from ..json_views import call_facts
+from ..output import one_line, say, say_json
+from ..text import clock, indented
+from .runs import one_run, text_of
+
+LOOK_SECONDS = 0.25
+"""How often ``--follow`` looks for more."""
+
+Told = set[tuple[str, str, float | None]]
+
+
+def logs(args: Namespace) -> int:
+    """Say what happened; with ``--follow`` what happens, until the run has ended."""
+    config, told = load(args.config), Told()
+    run = _tell(config, args.id, told, args.json)
+    while args.follow and run.state not in ENDED_RUNS:
+        time.sleep(LOOK_SECONDS)
+        run = _tell(config, run.id, told, args.json)
+    if not args.json:
+        say(_state(run))
+    return int(args.follow and run.state is not RunState.COMPLETED)
+
+
+def _tell(config: Config, run_id: str, told: Told, as_json: bool) -> Run:
+    """Say what is new."""
+    run, calls, now = anyio.run(one_run, config, run_id)
+    for record in _ended(calls, told):
+        if as_json:
+            say_json({**call_facts(record, now), "answer": record.answer}, indent=None)
+        else:
+            say(_line(record, now))
+    return run
+
+
+def _ended(calls: list[CallRecord], told: Told) -> Iterator[CallRecord]:
+    for record in sorted(calls, key=lambda each: (each.finished_at or 0.0, each.seq)):
+        end = (record.call.id, record.state.value, record.finished_at)
+        if record.state not in LIVE_CALLS and end not in told:
+            told.add(end)
+            yield record
+
+
+def _line(record: CallRecord, now: float) -> str:
+    at = clock(record.finished_at or record.call.submitted_at, now)
+    who = one_line(record.call.path)
+    if not record.call.is_paid:
+        who = f"{who} ({record.call.kind} {one_line(record.call.model)})"
+    return f"{at}  {who}: {indented(_what(record))}"
+
+
+def _what(record: CallRecord) -> str:
+    if record.answer is None:
+        return f"{record.state}{f': {record.error}' if record.error else ''}"
+    if record.call.kind != "model":
+        return record.answer
+    return text_of(json.loads(record.answer)["content"])
+
+
+def _state(run: Run) -> str:
+    if run.state is RunState.WAITING:
+        return f"{run.id} waits for a person: `headway runs answer {run.id}`"
+    return f"{run.id} {run.state}{f': {one_line(run.error)}' if run.error else ''}"

@@ -1,0 +1,117 @@
+"""``headway queue``. Works beside a live process, and after it died."""
+
+from argparse import Namespace
+from typing import Any
+
+import anyio
+
+from headway_scheduler.errors import CallerError
+from headway_scheduler.model.calls import CallRecord
+
+from ...config import Config, load
+from ..database import Queue, Reader, load_queue, reading
+from ..json_views import call_facts
+from ..output import say, say_json, table
+from ..text import clock, counted, duration, waited_seconds, waits_for
+
+HEADERS = ("CALL", "PRIORITY", "AGENT", "MODEL", "TOKENS", "WAITED", "WAITS FOR")
+
+
+def show_list(args: Namespace) -> int:
+    """List the calls that wait, next one first, with what each waits for."""
+    queue, reader = anyio.run(_load, load(args.config))
+    shown = queue.calls[: args.limit]
+    if args.json:
+        say_json(
+            {
+                "is_held": reader.is_held,
+                "queued": len(queue.calls),
+                "in_flight": queue.in_flight,
+                "calls": [_wait_facts(queue, record, reader.now) for record in shown],
+            }
+        )
+        return 0
+    if shown:
+        say(table(HEADERS, [queue_row(queue, record, reader.now) for record in shown]))
+    if len(queue.calls) > len(shown):
+        say(f"{len(queue.calls) - len(shown):,} more: --limit N")
+    say(_footer(queue, reader))
+    return 0
+
+
+def show_why(args: Namespace) -> int:
+    """Say what one call waits for, its place, and when it should go."""
+    record, queue, reader = anyio.run(_find, load(args.config), args.id)
+    why = queue.scheduler.explain(record.call.id, reader.now)
+    if args.json:
+        say_json(_wait_facts(queue, record, reader.now))
+    elif why is None:
+        waited = duration(waited_seconds(record, reader.now))
+        say(f"{record.call.id} of {record.call.path} is {record.state}; it waited {waited}")
+    else:
+        say(f"{record.call.id} of {record.call.path} waits: {waits_for(why, reader.now)}")
+        if why.place is not None:
+            starts = why.starts_at
+            when = "" if starts is None else f"; goes at {clock(starts, reader.now)}"
+            say(f"place {why.place} of those on {', '.join(record.call.quotas)}{when}")
+        if record.error is not None:
+            say(f"last try: {record.error}")
+    return 0
+
+
+async def _load(config: Config) -> tuple[Queue, Reader]:
+    async with reading(config) as reader:
+        return await load_queue(config, reader), reader
+
+
+async def _find(config: Config, call_id: str) -> tuple[CallRecord, Queue, Reader]:
+    """Find a call by its id, ``run.number``; the run's part may be shortened, or all of it."""
+    async with reading(config) as reader:
+        queue = await load_queue(config, reader)
+        run_id, dot, number = call_id.partition(".")
+        run = await reader.store.run(run_id) if dot and run_id else None
+        wanted = call_id if run is None else f"{run.id}.{number}"
+        past = [] if run is None else await reader.store.calls(run.id, limit=1_000_000)
+        known = {record.call.id: record for record in (*past, *queue.calls)}
+        return _only(wanted, known, queue), queue, reader
+
+
+def _only(wanted: str, known: dict[str, CallRecord], queue: Queue) -> CallRecord:
+    if wanted in known:
+        return known[wanted]
+    starting = [r for r in queue.calls if wanted and r.call.id.startswith(wanted)]
+    if len(starting) == 1:
+        return starting[0]
+    if not starting:
+        raise CallerError(f"no call {wanted!r}: `headway queue list` shows those that wait")
+    names = ", ".join(record.call.id for record in starting[:5])
+    more = ", …" if len(starting) > 5 else ""
+    raise CallerError(f"{wanted!r} is the start of several calls: {names}{more}: write more of it")
+
+
+def queue_row(queue: Queue, record: CallRecord, now: float) -> tuple[str, ...]:
+    """A line of the table of ``HEADERS`` for one call that waits."""
+    call, why = record.call, queue.scheduler.explain(record.call.id, now)
+    return (
+        call.id,
+        (why.level if why is not None and why.level is not None else call.priority).label,
+        call.path,
+        call.model,
+        f"{call.tokens:,}",
+        duration(waited_seconds(record, now)),
+        "" if why is None else waits_for(why, now),
+    )
+
+
+def _wait_facts(queue: Queue, record: CallRecord, now: float) -> dict[str, Any]:
+    why = queue.scheduler.explain(record.call.id, now)
+    facts = call_facts(record, now)
+    if why is None:
+        return facts | {"waits_for": None, "place": None, "starts_at": None}
+    sentence = waits_for(why, now)
+    return facts | {"waits_for": sentence, "place": why.place, "starts_at": why.starts_at}
+
+
+def _footer(queue: Queue, reader: Reader) -> str:
+    counts = f"{counted(len(queue.calls), 'call')} queued, {queue.in_flight} in flight"
+    return counts if reader.is_held else f"{counts}; no process is working on them"

@@ -1,0 +1,156 @@
+"""``headway runs``."""
+
+import json
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import anyio
+
+from headway_scheduler.errors import RunNotFound
+from headway_scheduler.model.calls import CallRecord
+from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import RunState
+
+from ...config import Config, load
+from ...runs.results import unpacked
+from ..database import Reader, reading
+from ..json_views import call_facts, run_facts
+from ..output import one_line, say, say_json, shortened, table
+from ..text import Totals, age, clock, counted, duration, indented, waited_seconds
+
+TASK_WIDTH = 60
+LAST_MESSAGES = 5
+
+
+def show_list(args: Namespace) -> int:
+    """List runs, newest first."""
+    state = None if args.state is None else RunState(args.state)
+    runs, now = anyio.run(_list, load(args.config), state, args.limit + 1)
+    shown = runs[: args.limit]
+    if args.json:
+        say_json([run_facts(run) for run in shown])
+        return 0
+    if not shown:
+        say("no runs" if state is None else f"no {state} runs")
+        return 0
+    headers = ("ID", "STATE", "PRIORITY", "WORKFLOW", "SUBMITTED", "TASK")
+    say(table(headers, [_row(run, now) for run in shown]))
+    if len(runs) > len(shown):
+        say("there are more: --limit N")
+    return 0
+
+
+def show_one(args: Namespace) -> int:
+    """Show a run with its calls, its error and its last messages."""
+    run, calls, now = anyio.run(one_run, load(args.config), args.id)
+    if args.json:
+        facts = [call_facts(record, now) for record in calls]
+        say_json({**run_facts(run), "calls": facts, "messages": _messages(run, calls)})
+        return 0
+    say("\n".join(_facts(run, calls, now)))
+    if calls:
+        headers = ("CALL", "KIND", "AGENT", "MODEL OR TOOL", "STATE", "TRIES", "WAITED", "TOKENS")
+        say("\n" + table(headers, [_call_row(record, now) for record in calls]))
+    for message in _messages(run, calls)[-LAST_MESSAGES:]:
+        source, text = one_line(str(message.get("source"))), text_of(message.get("content"))
+        say(f"\n{source}: {indented(text)}")
+    return 0
+
+
+async def _list(config: Config, state: RunState | None, limit: int) -> tuple[Sequence[Run], float]:
+    async with reading(config) as reader:
+        runs = await reader.store.runs(_states(state, reader), limit=limit)
+        return [run for run in map(reader.as_it_is, runs) if state in (None, run.state)], reader.now
+
+
+def _states(state: RunState | None, reader: Reader) -> set[RunState]:
+    """The states of rows that may be in ``state``: see ``Reader.as_it_is``."""
+    if state is RunState.INTERRUPTED and not reader.is_held:
+        return {RunState.INTERRUPTED, RunState.RUNNING}
+    return set() if state is None else {state}
+
+
+async def one_run(config: Config, run_id: str) -> tuple[Run, list[CallRecord], float]:
+    """A run with its calls, as it is now. Raises RunNotFound."""
+    async with reading(config) as reader:
+        run = await reader.store.run(run_id) if run_id else None
+        if run is None:
+            raise RunNotFound(f"no run {run_id!r}: `headway runs list` shows them")
+        calls = list(await reader.store.calls(run.id, limit=1_000_000))
+        return reader.as_it_is(run), calls, reader.now
+
+
+def _row(run: Run, now: float) -> tuple[str, ...]:
+    return (
+        run.id,
+        run.state,
+        run.priority.label,
+        run.workflow,
+        age(run.created_at, now),
+        shortened(run.task, TASK_WIDTH),
+    )
+
+
+def _facts(run: Run, calls: Sequence[CallRecord], now: float) -> Iterator[str]:
+    yield f"{run.id}  {run.state}"
+    yield f"workflow   {one_line(run.workflow)}"
+    yield f"task       {one_line(run.task)}"
+    yield f"priority   {run.priority.label}"
+    if run.parent is not None:
+        yield f"began as   a copy of {run.parent}"
+    if run.deadline is not None:
+        yield f"deadline   {clock(run.deadline, now)}"
+    if run.budget_usd is not None:
+        yield f"budget     ${run.budget_usd:.4f}"
+    if run.waits_for is not None:
+        yield f"waits for  a person: `headway runs answer {run.id}` (call {run.waits_for})"
+    if run.key is not None:
+        yield f"key        {one_line(run.key)}"
+    yield f"submitted  {age(run.created_at, now)}"
+    if run.started_at is not None and run.finished_at is not None:
+        yield f"took       {duration(run.finished_at - run.started_at)}"
+    yield f"calls      {Totals.of(calls, now)}"
+    steps = sum(not record.call.is_paid for record in calls)
+    if steps:
+        yield f"steps      {steps}"
+    retries = sum(max(0, record.attempts - 1) for record in calls)
+    if retries:
+        yield f"sent again {counted(retries, 'time')}"
+    if run.error is not None:
+        yield f"error      {one_line(run.error)}"
+
+
+def _call_row(record: CallRecord, now: float) -> tuple[str, ...]:
+    usage = record.usage
+    return (
+        record.call.id,
+        record.call.kind,
+        record.call.path,
+        record.call.model,
+        record.state,
+        str(record.attempts),
+        duration(waited_seconds(record, now)),
+        f"{record.call.tokens:,} reserved" if usage is None else f"{usage.total:,}",
+    )
+
+
+def _messages(run: Run, calls: Sequence[CallRecord]) -> list[dict[str, Any]]:
+    """The messages of a result as AutoGen dumped them; without one, the answers that are kept.
+
+    Read as JSON: AutoGen itself would take seconds.
+    """
+    if run.result is not None:
+        messages: list[dict[str, Any]] = unpacked(run.result, calls)["messages"]
+        return messages
+    answers = ((r.call.path, r.answer) for r in calls if r.call.kind == "model")
+    return [
+        {"source": path, "content": json.loads(answer)["content"]}
+        for path, answer in answers
+        if answer is not None
+    ]
+
+
+def text_of(content: Any) -> str:
+    """What a message or an answer says, as text."""
+    return content if isinstance(content, str) else json.dumps(content)

@@ -1,0 +1,167 @@
+"""``headway top``: the whole system at a glance, beside whatever process works on it.
+
+Law of this file: it reads the database and writes the screen.
+"""
+
+import sys
+import time
+from argparse import Namespace
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import anyio
+
+from headway_scheduler.backends.sqlite.leadership import holder, silent_seconds, worker_lock
+from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.runs import Run, Worker
+from headway_scheduler.model.states import RunState
+
+from ...config import Config, load
+from ..database import Queue, Reader, load_queue, reading
+from ..json_views import call_facts, run_facts
+from ..output import say, say_json, table
+from ..text import age, counted
+from .limits import GAUGES, gauge_row
+from .queue import HEADERS, queue_row
+
+EVERY_SECONDS = 1.0
+AT_WORK = (RunState.RUNNING, RunState.WAITING, RunState.QUEUED)
+WORKERS = ("WORKER", "PROCESS", "LABEL", "SINCE", "RUNS", "TAKES", "LIFE")
+RUNS = ("RUN", "WORKFLOW", "PRIORITY", "STATE", "SINCE")
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A worker, how many runs it has, and how long ago it showed life, if that can be told."""
+
+    worker: Worker
+    runs: int
+    silent_seconds: float | None
+    leads: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What there was to see at one moment."""
+
+    config: Config
+    queue: Queue
+    runs: list[Run]
+    workers: list[Sight]
+    is_held: bool
+    now: float
+
+
+def top(args: Namespace) -> int:
+    """Show it, again and again on a terminal, else once."""
+    config = load(args.config)
+    if args.json:
+        say_json(_facts(anyio.run(_taken, config)))
+    elif args.once or not sys.stdout.isatty():
+        say(_drawn(anyio.run(_taken, config), args.limit))
+    else:
+        _live(config, args.limit)
+    return 0
+
+
+def _live(config: Config, limit: int) -> None:
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(screen=True, auto_refresh=False) as live:
+        while True:
+            # As text, never as markup: what agents are called may be anything.
+            live.update(Text(_drawn(anyio.run(_taken, config), limit)), refresh=True)
+            time.sleep(EVERY_SECONDS)
+
+
+async def _taken(config: Config) -> Picture:
+    async with reading(config) as reader:
+        queue = await load_queue(config, reader)
+        runs = [reader.as_it_is(run) for run in await reader.store.runs(AT_WORK, urgent_first=True)]
+        workers = await _seen(config, reader)
+        return Picture(config, queue, runs, workers, reader.is_held, reader.now)
+
+
+async def _seen(config: Config, reader: Reader) -> list[Sight]:
+    leader = holder(config.database)
+    runs = Counter(run.worker for run in await reader.store.assigned())
+    found = []
+    for worker in await reader.store.workers():
+        leads = str(worker.pid) == leader
+        # One that led from its beginning has the leader's lock alone.
+        alone = config.database if leads else worker_lock(config.database, worker.id)
+        silent = silent_seconds(alone)
+        found.append(Sight(worker, runs[worker.id], silent, leads))
+    return found
+
+
+def _drawn(picture: Picture, limit: int) -> str:
+    queue, now = picture.queue, picture.now
+    statistics = queue.scheduler.statistics(now)
+    waiting = zip(Priority, statistics.waiting, strict=True)
+    classes = ", ".join(f"{count:,} {each.label}" for each, count in waiting if count)
+    head = [
+        f"{picture.config.database}: "
+        f"{'a process works on it' if picture.is_held else 'no process works on it'}",
+        f"waiting: {classes or 'none'} | parked: {statistics.parked:,} | "
+        f"in flight: {queue.in_flight:,} | runs: {counted(len(picture.runs), 'run')}",
+    ]
+    parts = [
+        "\n".join(head),
+        table(GAUGES, [gauge_row(each, now) for each in statistics.gauges]),
+    ]
+    if queue.calls:
+        rows = [queue_row(queue, record, now) for record in queue.calls[:limit]]
+        parts.append(table(HEADERS, rows))
+    if picture.workers:
+        parts.append(table(WORKERS, [_worker_row(each, now) for each in picture.workers]))
+    if picture.runs:
+        parts.append(table(RUNS, [_run_row(run, now) for run in picture.runs[:limit]]))
+    return "\n\n".join(parts)
+
+
+def _worker_row(sight: Sight, now: float) -> tuple[str, ...]:
+    worker, silent = sight.worker, sight.silent_seconds
+    life = "gone" if silent is None else f"{silent:.1f} s ago"
+    return (
+        worker.id,
+        f"{worker.pid} (leads)" if sight.leads else str(worker.pid),
+        worker.label,
+        age(worker.since, now),
+        str(sight.runs),
+        str(worker.slots),
+        life,
+    )
+
+
+def _run_row(run: Run, now: float) -> tuple[str, ...]:
+    since = age(run.resumed_at or run.started_at or run.created_at, now)
+    return run.id, run.workflow, run.priority.label, run.state.value, since
+
+
+def _facts(picture: Picture) -> dict[str, Any]:
+    queue, now = picture.queue, picture.now
+    statistics = queue.scheduler.statistics(now)
+    waiting = zip(Priority, statistics.waiting, strict=True)
+    return {
+        "is_held": picture.is_held,
+        "waiting": {each.label: count for each, count in waiting},
+        "parked": statistics.parked,
+        "in_flight": queue.in_flight,
+        "limits": [
+            {**gauge._asdict(), "resource": str(gauge.resource)} for gauge in statistics.gauges
+        ],
+        "calls": [call_facts(record, now) for record in queue.calls],
+        "workers": [
+            {
+                **asdict(each.worker),
+                "runs": each.runs,
+                "leads": each.leads,
+                "silent_seconds": each.silent_seconds,
+            }
+            for each in picture.workers
+        ],
+        "runs": [run_facts(run) for run in picture.runs],
+    }

@@ -1,0 +1,1 @@
+"""What calls cost: list prices, the prices of the configuration, and sums over calls."""

@@ -1,0 +1,49 @@
+"""What calls cost. Law: an unknown price is unknown, never 0, and nothing is fetched."""
+
+from headway_scheduler.errors import CallerError
+from headway_scheduler.model.calls import Usage
+
+from ..config import Config, ModelConfig
+
+_MILLION = 1_000_000
+
+
+class Prices:
+    """Dollars by model: what the configuration states, else the list price of genai-prices."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def cost(self, model: str, usage: Usage) -> float | None:
+        """Dollars for ``usage`` of what workflows call ``model``; None if no price is known."""
+        configured = self._config.model(model)
+        stated = _stated(configured, usage)
+        return _listed(configured.name, usage) if stated is None else stated
+
+    def stated_cost(self, model: str, usage: Usage) -> float:
+        """As :meth:`cost`. Raises CallerError if no price is known."""
+        usd = self.cost(model, usage)
+        if usd is None:
+            raise CallerError(
+                f"a quota of model {model!r} is of dollars, and no price is known for the model: "
+                f"state usd_per_million_input_tokens and usd_per_million_output_tokens in "
+                f"[models.{model}]"
+            )
+        return usd
+
+
+def _stated(model: ModelConfig, usage: Usage) -> float | None:
+    prices = (model.usd_per_million_input_tokens, model.usd_per_million_output_tokens)
+    if prices[0] is None or prices[1] is None:
+        return None
+    return (usage.input_tokens * prices[0] + usage.output_tokens * prices[1]) / _MILLION
+
+
+def _listed(name: str, usage: Usage) -> float | None:
+    import genai_prices  # takes a fifth of a second
+
+    tokens = genai_prices.Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+    try:
+        return float(genai_prices.calc_price(tokens, model_ref=name).total_price)
+    except LookupError:
+        return None

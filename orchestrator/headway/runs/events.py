@@ -1,0 +1,124 @@
+"""Typed progress of a run, beside AutoGen's own messages. Law of this file: frozen data.
+
+Times are epoch seconds, durations are seconds.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from headway_scheduler.model.batch import Batch
+from headway_scheduler.model.calls import CallRecord, Priority, Usage
+from headway_scheduler.model.states import CallState, RunState
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The run has begun, or goes on with ``answers`` that are recorded.
+
+    ``is_changed``: the code of its workflow is not what it was when the run was submitted.
+    """
+
+    run_id: str
+    at: float
+    answers: int = 0
+    is_changed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """An agent asks its model; the call waits its turn."""
+
+    run_id: str
+    call_id: str
+    agent: str
+    model: str
+    priority: Priority
+    tokens: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The call may be sent: all its quotas had room, and it was next.
+
+    ``model`` is the one that it goes to, which may be another than it was queued for.
+    """
+
+    run_id: str
+    call_id: str
+    agent: str
+    waited_seconds: float
+    at: float
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """The provider refused or failed in a way that waiting mends; the call keeps its place."""
+
+    run_id: str
+    call_id: str
+    agent: str
+    attempts: int
+    not_before: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A call has ended: done, failed, cancelled or unknown."""
+
+    run_id: str
+    call_id: str
+    agent: str
+    state: CallState
+    usage: Usage | None
+    error: str | None
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The run is over, or stopped for now."""
+
+    run_id: str
+    state: RunState
+    error: str | None
+    at: float
+
+
+Progress = Started | Queued | Admitted | Retrying | Finished | Ended
+
+
+def of_batch(batch: Batch, now: float) -> Iterator[Progress]:
+    """What a commit means to those who watch, in order of the calls."""
+    for record in batch.new:
+        call = record.call
+        yield Queued(
+            call.run_id,
+            call.id,
+            call.path,
+            call.model,
+            call.priority,
+            call.tokens,
+            call.submitted_at,
+        )
+        if record.state is not CallState.QUEUED:
+            yield of_record(record, now)
+    for record in batch.changed:
+        if record.state is not CallState.SENT:
+            yield of_record(record, now)
+
+
+def of_record(record: CallRecord, now: float) -> Progress:
+    """The event that the state of a call stands for."""
+    call, state = record.call, record.state
+    if state in (CallState.ADMITTED, CallState.SENT):
+        at = record.admitted_at or now
+        waited_seconds = at - call.submitted_at
+        return Admitted(call.run_id, call.id, call.path, waited_seconds, at, call.model)
+    if state is CallState.QUEUED:
+        reason = record.error or "sent again"
+        return Retrying(call.run_id, call.id, call.path, record.attempts, record.not_before, reason)
+    at = record.finished_at or now
+    return Finished(call.run_id, call.id, call.path, state, record.usage, record.error, at)

@@ -1,0 +1,53 @@
+"""All that is recorded of a run. Law of this file: each text once, however many prompts hold it."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from headway_scheduler.model.calls import CallRecord
+from headway_scheduler.model.runs import Run
+from headway_scheduler.ports import Store
+
+from .journal import ALL, inherited_answers
+from .receipt import Cost, receipt
+from .results import unpacked
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """``records`` are calls and steps by arrival, those of parents first.
+
+    ``prompts`` has for each the indexes of its texts in ``pieces``, ``costs`` its dollars, None if
+    they are unknown. ``messages`` are those of the result, as AutoGen dumps them.
+    """
+
+    records: tuple[CallRecord, ...]
+    prompts: tuple[tuple[int, ...], ...]
+    pieces: tuple[str, ...]
+    costs: tuple[float | None, ...]
+    messages: list[Any]
+    receipt: dict[str, Any]
+
+
+async def exported(store: Store, run: Run, cost: Cost) -> Export:
+    """Read a run, its calls and what they asked."""
+    inherited = sorted(await inherited_answers(store, run), key=lambda record: record.seq)
+    own = list(await store.calls(run.id, limit=ALL))
+    records = (*inherited, *own)
+    indexes: dict[str, int] = {}
+    prompts = []
+    for record in records:
+        pieces = await store.prompt(record.call.request_hash) or ()
+        prompts.append(tuple(indexes.setdefault(piece, len(indexes)) for piece in pieces))
+    return Export(
+        records=records,
+        prompts=tuple(prompts),
+        pieces=tuple(indexes),
+        costs=tuple(_usd(record, cost) for record in records),
+        messages=[] if run.result is None else unpacked(run.result, own)["messages"],
+        receipt=asdict(receipt(run, own, inherited, cost)),
+    )
+
+
+def _usd(record: CallRecord, cost: Cost) -> float | None:
+    is_counted = record.call.is_paid and record.usage is not None
+    return cost(record.call.model, record.usage) if is_counted and record.usage else None

@@ -1,0 +1,268 @@
+"""What a caller holds of a run: its options, its handle, its result.
+
+Law of this file: a handle shows what the runner tells it, or the database; it drives nothing.
+"""
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from headway_scheduler.errors import CallerError, HeadwayError, RunNotFound
+from headway_scheduler.model.calls import CallRecord, Priority, Usage
+from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import ENDED_RUNS, RunState
+from headway_scheduler.ports import Store
+
+from .events import Ended
+from .journal import ALL
+from .results import unpacked
+
+if TYPE_CHECKING:
+    from autogen_agentchat.base import TaskResult
+
+    from headway_agents import Attempt
+
+
+EXECUTE, CANCEL, PAUSE, BUMP = "execute", "cancel", "pause", "bump"
+"""What a process may be told to do with a run: the verbs of orders."""
+
+LOOK_SECONDS = 0.25
+"""How often it is looked whether a run of another process has stopped."""
+
+_STOPPED = ENDED_RUNS | {RunState.PAUSED, RunState.WAITING}
+
+
+class RunFailed(HeadwayError):
+    """The run has no result. ``state`` says how it ended, the message why."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(
+            f"run {run.id} ({run.workflow}) {run.state}: {run.error or 'no reason kept'}"
+        )
+        self.run_id = run.id
+        self.state = run.state
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How an attempt takes the journal: see ``headway_agents.Journal``."""
+
+    again: bool = False
+    unknown_waits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a run is given beside its task: ``parameters`` go to the factory, and are JSON values.
+
+    ``deadline_seconds`` from when it is submitted or retried; ``budget_usd`` for all its calls.
+    ``team``: whose share of the quotas it draws on, beside other teams; its workflow's, if None.
+    """
+
+    parameters: Mapping[str, Any] | None = None
+    deadline_seconds: float | None = None
+    budget_usd: float | None = None
+    team: str | None = None
+
+    def applied(self, run: Run, now: float) -> Run:
+        """Return ``run`` with these options; what is None stays as it is. Raises CallerError."""
+        changes: dict[str, Any] = {}
+        if self.parameters is not None:
+            changes["parameters"] = _json(self.parameters)
+        if self.deadline_seconds is not None:
+            changes["deadline"] = now + self.deadline_seconds
+        if self.budget_usd is not None:
+            changes["budget_usd"] = self.budget_usd
+        if self.team is not None:
+            changes["team"] = self.team
+        return replace(run, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a completed run said and what it took.
+
+    ``waited_seconds`` is the sum over its calls of the time spent in the queue.
+    """
+
+    run_id: str
+    task_result: "TaskResult"
+    calls: int
+    usage: Usage
+    waited_seconds: float
+
+    @property
+    def text(self) -> str:
+        """The last message."""
+        return self.task_result.messages[-1].to_text() if self.task_result.messages else ""
+
+
+class RunHandle:
+    """A run of this process: watch it, wait for it, pause it, cancel it.
+
+    ``change`` says how the workflow differs, if that is why it stopped.
+    """
+
+    is_here = True
+    """Whether this process executes the run."""
+
+    def __init__(self, run: Run, plan: Plan | None = None) -> None:
+        self.run = run
+        self.plan = plan or Plan()
+        self.change: str | None = None
+        self.error: Exception | None = None
+        self.task_result: TaskResult | None = None
+        self.calls: dict[str, CallRecord] = {}
+        self._events: list[Any] = []
+        self._changed = anyio.Event()
+        self._scope = anyio.CancelScope()
+        self._is_cancelled = False
+        self._is_paused = False
+        self._attempt: Attempt | None = None
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.run.id
+
+    def cancel(self) -> None:
+        """Stop the run for good: its queued calls leave the queue, nothing more is bought."""
+        self._is_cancelled = True
+        self._scope.cancel()
+
+    def interrupt(self) -> None:
+        """Stop the run at once, as Ctrl-C does: what is in flight is cut off."""
+        self._scope.cancel()
+
+    def pause(self) -> None:
+        """Stop the run at its next call; what is in flight comes back first."""
+        self._is_paused = True
+        if self._attempt is not None:
+            self._attempt.scope.pause()
+
+    def heed(self, verb: str) -> None:
+        """Do what an operator wants: cancel or pause."""
+        if verb == CANCEL:
+            self.cancel()
+        elif verb == PAUSE:
+            self.pause()
+
+    def bumped(self, priority: Priority) -> Run:
+        """Go on in another class: what waits of it, and what it will ask."""
+        self.run = replace(self.run, priority=priority)
+        if self._attempt is not None:
+            self._attempt.scope.priority = priority
+        return self.run
+
+    async def stream(self) -> AsyncIterator[Any]:
+        """All messages of the team and all progress events, from the first one to the end."""
+        seen = 0
+        while True:
+            for event in self._events[seen:]:
+                seen += 1
+                yield event
+                if isinstance(event, Ended):
+                    return
+            if seen == len(self._events):
+                await self._changed.wait()
+
+    async def ended(self) -> None:
+        """Wait for the end, whatever it is. A run that waits for another makes it as urgent."""
+        with self._awaited():
+            async for _ in self.stream():
+                pass
+
+    def _awaited(self) -> AbstractContextManager[None]:
+        from headway_agents import current_scope
+
+        scope = current_scope.get()
+        if scope is None or scope.run_id == self.id:
+            return nullcontext()
+        return scope.service.waiting(scope.run_id, on=self.id)
+
+    async def result(self) -> RunResult:
+        """Wait for the end. Raises RunFailed unless the run completed."""
+        await self.ended()
+        if self.task_result is None:
+            raise RunFailed(self.run) from self.error
+        records = self.calls.values()
+        usages = [record.usage for record in records if record.usage is not None]
+        return RunResult(
+            self.id,
+            self.task_result,
+            sum(record.call.is_paid for record in records),
+            Usage(sum(u.input_tokens for u in usages), sum(u.output_tokens for u in usages)),
+            sum((r.admitted_at or r.call.submitted_at) - r.call.submitted_at for r in records),
+        )
+
+    def begin(self, attempt: "Attempt", records: Sequence[CallRecord]) -> None:
+        """Take note of the attempt and of what is recorded. For the runner."""
+        self._attempt = attempt
+        self.calls |= {record.call.id: record for record in records}
+        if self._is_paused:
+            attempt.scope.pause()
+
+    def publish(self, event: Any) -> None:
+        """Add to the stream. For the runner and the listener to commits."""
+        self._events.append(event)
+        self._changed.set()
+        self._changed = anyio.Event()
+
+
+class RunElsewhere(RunHandle):
+    """A run that this process does not execute: others do, or will, or it has ended.
+
+    Its stream is what the team said and the end, once it is there: completed, failed, cancelled,
+    paused, or waiting for a person. Cancel or pause it with ``Headway.cancel`` and ``pause``.
+    """
+
+    is_here = False
+
+    def __init__(self, run: Run, store: Store) -> None:
+        super().__init__(run)
+        self._store = store
+
+    def interrupt(self) -> None:
+        """Raises CallerError."""
+        raise CallerError(
+            f"run {self.id} is not executed by this process: `await headway.cancel(run_id)` and "
+            "`pause` reach it"
+        )
+
+    cancel = pause = interrupt
+
+    async def stream(self) -> AsyncIterator[Any]:
+        """All messages of the team, and the end. Raises RunNotFound if it is deleted meanwhile."""
+        while not self._events:
+            run = await self._store.run(self.id)
+            if run is None:
+                raise RunNotFound(f"run {self.id} is there no more: it was pruned")
+            if run.state in _STOPPED:
+                self._show(run, await self._store.calls(self.id, limit=ALL))
+            else:
+                await anyio.sleep(LOOK_SECONDS)
+        async for event in super().stream():
+            yield event
+
+    def _show(self, run: Run, records: Sequence[CallRecord]) -> None:
+        if self._events:  # somebody else waits too, and was faster
+            return
+        self.run, self.calls = run, {record.call.id: record for record in records}
+        if run.result is not None:
+            from headway_agents import load_result
+
+            self.task_result = load_result(json.dumps(unpacked(run.result, records)))
+            for message in self.task_result.messages:
+                self.publish(message)
+        self.publish(Ended(run.id, run.state, run.error, run.finished_at or run.created_at))
+
+
+def _json(parameters: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(parameters))
+    except (TypeError, ValueError) as error:
+        raise CallerError(f"parameters of a run must be JSON values: {error}") from None

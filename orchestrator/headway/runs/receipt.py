@@ -1,0 +1,81 @@
+"""What resuming a run saved. Law of this file: computed from the journal alone."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from headway_scheduler.model.calls import CallRecord, Usage
+from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import CallState
+
+Cost = Callable[[str, Usage], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The last attempt at a run. Dollars are None if the price of a model is unknown.
+
+    ``replayed`` calls and ``steps_replayed`` were answered before it began, ``paid`` calls since.
+    ``possibly_paid_twice`` are ids of calls that were cut off in flight and sent again.
+    ``seconds_saved`` is how long the replayed ones took when they were made.
+    """
+
+    run_id: str
+    replayed: int
+    steps_replayed: int
+    paid: int
+    possibly_paid_twice: tuple[str, ...]
+    seconds_saved: float
+    usd_saved: float | None
+    usd_paid: float | None
+
+    def __str__(self) -> str:
+        lost = self.possibly_paid_twice
+        twice = f"{len(lost)} ({', '.join(lost)})" if lost else "0"
+        saved = f"{self.seconds_saved:.1f} s"
+        if self.usd_saved is not None:
+            saved += f" and ${self.usd_saved:.4f}"
+        paid = "" if self.usd_paid is None else f" for ${self.usd_paid:.4f}"
+        return (
+            f"calls replayed: {self.replayed} · steps replayed: {self.steps_replayed} · "
+            f"calls paid: {self.paid}{paid} · possibly paid twice: {twice} · saved: {saved}"
+        )
+
+
+def receipt(
+    run: Run, records: Sequence[CallRecord], inherited: Sequence[CallRecord], cost: Cost
+) -> Receipt:
+    """Sum up the last attempt at ``run`` from its rows and those that it inherited."""
+    since = run.resumed_at or run.created_at
+    done = [row for row in records if row.state is CallState.DONE]
+    old = [*inherited, *(row for row in done if (row.finished_at or 0) < since)]
+    new = [row for row in done if (row.finished_at or 0) >= since and _is_paid(row)]
+    return Receipt(
+        run_id=run.id,
+        replayed=sum(map(_is_paid, old)),
+        steps_replayed=sum(not _is_paid(row) for row in old),
+        paid=len(new),
+        possibly_paid_twice=tuple(r.call.id for r in records if r.losses and _is_paid(r)),
+        seconds_saved=sum(map(_seconds, old)),
+        usd_saved=total_usd(old, cost),
+        usd_paid=total_usd(new, cost),
+    )
+
+
+def total_usd(records: Iterable[CallRecord], cost: Cost) -> float | None:
+    """Dollars of all paid calls that have a usage; None if the price of one is unknown."""
+    costs = [
+        cost(row.call.model, row.usage)
+        for row in records
+        if _is_paid(row) and row.usage is not None
+    ]
+    known = [usd for usd in costs if usd is not None]
+    return sum(known) if len(known) == len(costs) else None
+
+
+def _is_paid(row: CallRecord) -> bool:
+    return row.call.is_paid
+
+
+def _seconds(row: CallRecord) -> float:
+    sent_at = row.sent_at or row.admitted_at
+    return 0.0 if sent_at is None or row.finished_at is None else row.finished_at - sent_at

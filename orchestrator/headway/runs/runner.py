@@ -1,0 +1,248 @@
+"""Executes runs: builds a team, drives it to its end, and writes down what became of it.
+
+Law of this file: a run's row is written before the thing that it says is relied upon.
+
+Theory of operation. A run is *queued* when its row is on disk, *running* before its team is built,
+and ends as *completed*, *failed* or *cancelled* with its result in the same row. When its task is
+cancelled from outside (Ctrl-C, the end of the process), it becomes *interrupted*. If the process
+dies on any line, the next start finds it *running* and calls it *interrupted*. Whatever way it
+ends, its scope is closed first: AutoGen alone would go on buying calls.
+"""
+
+import asyncio
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Iterator,
+)
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from headway_scheduler.errors import CallerError, DeadlineExceeded, SchedulerClosed, StoreError
+from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import ENDED_RUNS, RunState, check_run
+from headway_scheduler.ports import Store
+from headway_scheduler.runtime.client import Asking
+
+from ..pricing.prices import Prices
+from ..workflows import Workflows
+from .budget import Budget
+from .events import Ended, Started
+from .handle import Plan, RunHandle
+from .journal import answered, journal_of
+from .results import packed
+
+if TYPE_CHECKING:
+    from autogen_agentchat.base import TaskResult
+
+    from headway_agents import Attempt, Changed, Stop
+
+Person = Callable[[str], Awaitable[str]]
+"""Asks somebody who is there a question, and returns the words."""
+
+
+class Runner:
+    """Executes runs of this process through one scheduler."""
+
+    def __init__(
+        self, service: Asking, store: Store, workflows: Workflows, prices: Prices, worker: str
+    ) -> None:
+        self._worker = worker
+        self._service = service
+        self._store = store
+        self._workflows = workflows
+        self._prices = prices
+        self.person: Person | None = None
+
+    async def execute(self, handle: RunHandle) -> None:
+        """Drive one run to its end. Errors of the run stay with the run; ours are raised."""
+        before, now = handle.run, self._service.now()
+        await self._enter(
+            handle,
+            RunState.RUNNING,
+            version=before.version or self._version(before),
+            started_at=before.started_at or now,
+            resumed_at=now,
+            attempts=before.attempts + 1,
+            finished_at=None,
+            error=None,
+        )
+        ended = RunState.INTERRUPTED
+        try:
+            with handle._scope:
+                ended = await self._drive(handle)
+            if handle._is_cancelled:
+                ended = RunState.CANCELLED
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._end(handle, ended, before)
+
+    async def rehearse(self, run: Run, plan: Plan) -> tuple["Attempt", "TaskResult | None"]:
+        """Replay a run up to what it would ask of the world, and ask nothing.
+
+        Raises what the run raises by then.
+        """
+        from headway_agents import current_scope
+
+        # Whoever asks for this goes on in the same task, and is no part of the run.
+        outside = current_scope.get()
+        try:
+            return await self._rehearsed(run, plan)
+        finally:
+            current_scope.set(outside)
+
+    async def _rehearsed(self, run: Run, plan: Plan) -> tuple["Attempt", "TaskResult | None"]:
+        attempt = await self._attempt(run, plan)
+        attempt.scope.is_check = True
+        try:
+            await _watched(attempt, run, lambda event: None)
+        except Exception:
+            if attempt.stopped is None:
+                raise
+        finally:
+            attempt.close()
+            await self._workflows.release(run.id)
+        return attempt, attempt.result
+
+    async def difference(self, changed: "Changed") -> str:
+        """What a changed workflow asks, against what it asked before."""
+        from headway_agents import difference
+
+        near = changed.nearest
+        recorded = None if near is None else await self._store.prompt(near.call.request_hash)
+        return difference(changed, recorded or ())
+
+    async def _drive(self, handle: RunHandle) -> RunState:
+        attempt = None
+        try:
+            attempt = await self._attempt(handle.run, handle.plan, handle)
+            with self._until_deadline(handle.run, attempt):
+                await _watched(attempt, handle.run, handle.publish)
+            if attempt.stopped is not None:
+                return await self._stopped(handle, attempt.stopped)
+            handle.task_result = attempt.result
+            return RunState.COMPLETED
+        except Exception as error:
+            if attempt is not None and attempt.stopped is not None:
+                return await self._stopped(handle, attempt.stopped)
+            handle.error = _original(error, attempt)
+            if isinstance(handle.error, SchedulerClosed):
+                return RunState.INTERRUPTED
+            return RunState.FAILED
+        finally:
+            if attempt is not None:
+                attempt.close()
+
+    async def _attempt(self, run: Run, plan: Plan, handle: RunHandle | None = None) -> "Attempt":
+        """Build a fresh team on the run's journal, and tell the handle where it starts."""
+        journal = await journal_of(
+            self._store, run, again=plan.again, unknown_waits=plan.unknown_waits
+        )
+        attempt = await self._workflows.build(run, self._service, journal)
+        attempt.scope.person = self.person
+        if handle is not None:
+            handle.begin(attempt, journal.records)
+            attempt.scope.may_pay = Budget(run, handle.calls, self._prices).claim
+            answers = len(answered([*journal.inherited, *journal.records]))
+            is_changed = run.version not in (None, self._version(run))
+            handle.publish(Started(run.id, self._service.now(), answers, is_changed))
+        return attempt
+
+    async def _stopped(self, handle: RunHandle, reason: "Stop") -> RunState:
+        from headway_agents import Changed, Late, Paused, Waits
+
+        if isinstance(reason, Late):
+            handle.error = DeadlineExceeded(
+                f"run {handle.id} passed its deadline: `headway runs retry {handle.id} "
+                "--deadline TIME` goes on with more time"
+            )
+            return RunState.FAILED
+        if isinstance(reason, Changed):
+            handle.change = await self.difference(reason)
+        if isinstance(reason, Waits):
+            handle.run = replace(handle.run, waits_for=reason.call_id)
+            return RunState.WAITING
+        return RunState.PAUSED if isinstance(reason, Paused) else RunState.INTERRUPTED
+
+    def _version(self, run: Run) -> str | None:
+        try:
+            return self._workflows.version(run)
+        except CallerError:
+            return None  # building it says so, with what to do
+
+    @contextmanager
+    def _until_deadline(self, run: Run, attempt: "Attempt") -> Iterator[None]:
+        """Stop the attempt at the run's deadline, if it has one."""
+        if run.deadline is None:
+            yield
+            return
+        from headway_agents import Late
+
+        seconds = max(0.0, run.deadline - self._service.now())
+        timer = asyncio.get_running_loop().call_later(seconds, attempt.scope.stop, Late())
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    async def _end(self, handle: RunHandle, state: RunState, before: Run) -> None:
+        if handle.change is not None:
+            # Nothing happened: the row is as it was, but for a run that was not begun before.
+            was_over = before.state in ENDED_RUNS
+            state = before.state if was_over else RunState.INTERRUPTED
+            handle.run = replace(before, state=RunState.RUNNING)
+            changes: dict[str, Any] = {}
+        else:
+            changes = self._outcome(handle, state)
+        try:
+            await self._enter(handle, state, **changes)
+        except StoreError as problem:
+            # The row still says running: the next start will call it interrupted, nothing is lost.
+            handle.error, handle.task_result = problem, None
+            handle.run = replace(handle.run, state=RunState.INTERRUPTED, error=str(problem))
+        finally:
+            handle.publish(
+                Ended(handle.id, handle.run.state, handle.run.error, self._service.now())
+            )
+
+    def _outcome(self, handle: RunHandle, state: RunState) -> dict[str, Any]:
+        error = text = None
+        if handle.error is not None:
+            from headway_agents.secrets import scrubbed
+
+            error = scrubbed(f"{type(handle.error).__name__}: {handle.error}")
+        if handle.task_result is not None:
+            from headway_agents import dump_result
+
+            text = packed(dump_result(handle.task_result), handle.calls.values())
+        finished_at = self._service.now() if state in ENDED_RUNS else None
+        waits_for = handle.run.waits_for if state is RunState.WAITING else None
+        return {
+            "finished_at": finished_at,
+            "result": text,
+            "error": error,
+            "waits_for": waits_for,
+        }
+
+    async def _enter(self, handle: RunHandle, state: RunState, **changes: Any) -> None:
+        check_run(handle.id, handle.run.state, state)
+        worker = self._worker if state is RunState.RUNNING else None
+        changed = replace(handle.run, state=state, worker=worker, **changes)
+        with suppress(SchedulerClosed):
+            await self._service.save_run(changed)
+        handle.run = changed
+
+
+async def _watched(attempt: "Attempt", run: Run, publish: Callable[[Any], None]) -> None:
+    async with aclosing(attempt.events(run.task, run.history)) as events:
+        async for event in events:
+            publish(event)
+
+
+def _original(error: Exception, attempt: "Attempt | None") -> Exception:
+    """What an agent raised: a team wraps its text in a RuntimeError, and the type is lost."""
+    raised = attempt.error if attempt is not None else None
+    return raised if raised is not None and str(raised) in str(error) else error

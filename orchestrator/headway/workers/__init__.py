@@ -1,0 +1,1 @@
+"""Which process leads and which execute: leadership, requests to the leader, assignment of runs."""

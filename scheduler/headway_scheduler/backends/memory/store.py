@@ -1,0 +1,224 @@
+"""A store that forgets with its process, for tests and simulations.
+
+Law of this file: it behaves as the SQLite store does, and shares no mutable object with its caller.
+There are no other processes, so letters and mail go nowhere.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Self
+
+from ...errors import KeyTaken, StoreError
+from ...model.batch import Batch, Lesson, Snapshot
+from ...model.calls import Call, CallRecord, Route, Spent, Usage
+from ...model.changes import Change
+from ...model.prompts import Link
+from ...model.quotas import BucketState, Resource
+from ...model.runs import Run, Worker
+from ...model.states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
+from ..lookup import CANDIDATES, link_hash, only_run
+
+
+class MemoryStore:
+    """Keeps everything in dictionaries. What was committed stays when it is closed."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, CallRecord] = {}
+        self._seqs: set[int] = set()
+        self._buckets: dict[tuple[str, Resource], BucketState] = {}
+        self._runs: dict[str, Run] = {}
+        self._texts: dict[bytes, str] = {}
+        self._links: dict[bytes, Link] = {}
+        self._changes: list[Change] = []
+        self._lessons: dict[tuple[str, str], Lesson] = {}
+        self._workers: dict[str, Worker] = {}
+
+    async def __aenter__(self) -> Self:
+        """Nothing is to be opened."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing is to be closed."""
+
+    async def commit(self, batch: Batch) -> None:
+        """Write all of ``batch``. Raises StoreError or KeyTaken, and writes nothing then."""
+        self._check_calls(batch)
+        self._check_keys(batch)
+        for record in batch.new:
+            self._calls[record.call.id] = replace(record, parked=False)
+            self._seqs.add(record.seq)
+        for record in batch.changed:
+            old = self._calls[record.call.id]
+            call = _routed(old.call, record.call)
+            self._calls[record.call.id] = replace(record, call=call, seq=old.seq, parked=False)
+        self._buckets |= {(bucket.quota, bucket.resource): bucket for bucket in batch.buckets}
+        self._runs |= {run.id: run for run in batch.runs}
+        for piece in batch.pieces:
+            self._texts.setdefault(piece.hash, piece.text)
+        for link in batch.links:
+            self._links.setdefault(link.hash, link)
+        self._changes += batch.changes
+        self._lessons |= {(lesson.kind, lesson.subject): lesson for lesson in batch.lessons}
+        self._forget(batch.forget)
+        for worker in batch.joined:
+            self._workers[worker.id] = worker
+        for worker_id in batch.left:
+            self._workers.pop(worker_id, None)
+
+    async def snapshot(self) -> Snapshot:
+        """Load the buckets, every call that is not finished, and what was changed and learned."""
+        buckets = tuple(self._buckets[key] for key in sorted(self._buckets))
+        calls = tuple(map(replace, self._in_states(None, LIVE_CALLS)))
+        last: dict[tuple[str, str], Change] = {}
+        for change in self._changes:
+            last.pop((change.kind, change.target), None)  # the order is that of the last ones
+            last[change.kind, change.target] = change
+        next_seq = max(self._seqs, default=-1) + 1
+        lessons = tuple(await self.lessons())
+        return Snapshot(buckets, calls, next_seq, tuple(last.values()), lessons)
+
+    async def assigned(self) -> Sequence[Run]:
+        """Runs that a worker executes, or is about to."""
+        found = [run for run in self._runs.values() if run.worker is not None]
+        return sorted(found, key=lambda run: run.worker or "")
+
+    async def workers(self) -> Sequence[Worker]:
+        """Who executes runs, the first one to come first."""
+        return sorted(self._workers.values(), key=lambda worker: (worker.since, worker.id))
+
+    async def lessons(self) -> Sequence[Lesson]:
+        """What was learned."""
+        return tuple(self._lessons[key] for key in sorted(self._lessons))
+
+    async def changes(self, *, limit: int = 1000) -> Sequence[Change]:
+        """What operators changed, newest first."""
+        return self._changes[::-1][:limit]
+
+    async def run(self, run_id: str) -> Run | None:
+        """The run with this id, or the only one whose id starts with it."""
+        found = sorted(key for key in self._runs if key.startswith(run_id))
+        return only_run(run_id, [self._runs[key] for key in found[: CANDIDATES + 1]])
+
+    async def run_with_key(self, key: str) -> Run | None:
+        """The run that was submitted under this idempotency key."""
+        return next((run for run in self._runs.values() if run.key == key), None)
+
+    async def runs(
+        self,
+        states: Collection[RunState] = (),
+        *,
+        limit: int = 1000,
+        urgent_first: bool = False,
+    ) -> Sequence[Run]:
+        """Runs in any of ``states`` (all, if empty), newest first or the most urgent first."""
+        found = [run for run in self._runs.values() if not states or run.state in states]
+        if urgent_first:
+            return sorted(found, key=lambda run: (run.priority, run.created_at))[:limit]
+        # Of runs of one instant, the one that was written later is newer.
+        found.reverse()
+        found.sort(key=lambda run: run.created_at, reverse=True)
+        return found[:limit]
+
+    async def calls(
+        self, run_id: str | None = None, states: Collection[CallState] = (), *, limit: int = 1000
+    ) -> Sequence[CallRecord]:
+        """Calls of a run (of all, if None) in any of ``states`` (all, if empty), by arrival."""
+        return [replace(record) for record in islice(self._in_states(run_id, states), limit)]
+
+    async def spent(self, by: str, since: float) -> Sequence[Spent]:
+        """What calls took that came at ``since`` or later, by model, team, workflow, run or day."""
+        calls: Counter[tuple[str, str, Usage | None]] = Counter()
+        lost: Counter[tuple[str, str, Usage | None]] = Counter()
+        for record in self._calls.values():
+            call, usage = record.call, record.usage
+            is_done = record.state is CallState.DONE or usage is not None
+            if call.is_paid and call.submitted_at >= since and (is_done or record.losses):
+                alike = (self._key(call, by), call.model, usage)
+                calls[alike] += is_done
+                lost[alike] += record.losses
+        return [Spent(*alike, calls[alike], lost[alike]) for alike in calls]
+
+    def _key(self, call: Call, by: str) -> str:
+        run = self._runs.get(call.run_id)
+        if by == "model":
+            return call.model
+        if by == "day":
+            return datetime.fromtimestamp(call.submitted_at, UTC).date().isoformat()
+        if run is None:
+            return ""
+        return {"run": run.id, "workflow": run.workflow, "team": run.share}[by]
+
+    async def prompt(self, request_hash: str) -> Sequence[str] | None:
+        """The texts of a recorded request, in order; None if it is not recorded."""
+        links = self._links_of([request_hash])
+        return [self._texts[link.piece] for link in reversed(links)] or None
+
+    def _links_of(self, request_hashes: Iterable[str]) -> list[Link]:
+        """Every link of some requests once, last ones first."""
+        found: dict[bytes, Link] = {}
+        for request_hash in request_hashes:
+            link = self._links.get(link_hash(request_hash))
+            while link is not None and link.hash not in found:
+                found[link.hash] = link
+                link = None if link.parent is None else self._links.get(link.parent)
+        return list(found.values())
+
+    def _forget(self, run_ids: Sequence[str]) -> None:
+        if not run_ids:
+            return
+        for run_id in self._forgettable(run_ids):
+            del self._runs[run_id]
+        gone = set(run_ids).difference(self._runs)
+        self._calls = {k: v for k, v in self._calls.items() if v.call.run_id not in gone}
+        self._seqs = {record.seq for record in self._calls.values()}
+        links = self._links_of(record.call.request_hash for record in self._calls.values())
+        held = {link.piece for link in links}
+        self._links = {link.hash: link for link in links}
+        self._texts = {key: text for key, text in self._texts.items() if key in held}
+
+    def _forgettable(self, run_ids: Sequence[str]) -> set[str]:
+        """Those that have ended, but for the ancestors of runs that stay."""
+        named = set(run_ids).intersection(self._runs)
+        found = {run_id for run_id in named if self._runs[run_id].state in ENDED_RUNS}
+        for run in self._runs.values():
+            child = run
+            while child.id not in found and child.parent in found:
+                found.discard(child.parent)
+                child = self._runs[child.parent]
+        return found
+
+    def _in_states(self, run_id: str | None, states: Collection[CallState]) -> Iterator[CallRecord]:
+        for record in sorted(self._calls.values(), key=lambda record: record.seq):
+            if run_id in (None, record.call.run_id) and (not states or record.state in states):
+                yield record
+
+    def _check_calls(self, batch: Batch) -> None:
+        ids, seqs = {record.call.id for record in batch.new}, {record.seq for record in batch.new}
+        if min(len(ids), len(seqs)) < len(batch.new):
+            raise KeyTaken("two new calls have the same id or seq: nothing was written")
+        if not (ids.isdisjoint(self._calls) and seqs.isdisjoint(self._seqs)):
+            raise KeyTaken("a new call has the id or seq of an older one: nothing was written")
+        for record in batch.changed:
+            if record.call.id not in self._calls and record.call.id not in ids:
+                raise StoreError(f"call {record.call.id} was never written: nothing was written")
+
+    def _check_keys(self, batch: Batch) -> None:
+        if not batch.runs:
+            return
+        after = self._runs | {run.id: run for run in batch.runs}
+        keys = Counter(run.key for run in after.values())
+        for run in batch.runs:
+            if run.key is not None and keys[run.key] > 1:
+                raise KeyTaken(
+                    f"another run has the key {run.key!r} already: nothing was written; "
+                    "take that run or use a new key"
+                )
+
+
+def _routed(old: Call, new: Call) -> Call:
+    """What of a call may change: its class, and the way that it goes."""
+    usage = (new.tokens, new.input_tokens, new.output_tokens, new.usd)
+    return replace(Route(new.model, new.quotas, *usage).taken_by(old), priority=new.priority)

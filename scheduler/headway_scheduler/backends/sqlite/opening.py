@@ -1,0 +1,158 @@
+"""From a path to the connection that writes. Law: what cannot be opened is left as it was found.
+
+Theory of operation. A new database is built under another name and then renamed, so the file is
+never half made. One that is there already is read before anything may write to it. Whatever was
+made on the way is undone if a later step fails. One of an older format is copied before it is
+migrated. Whoever has opened it has raised the epoch: what
+the process before still tries to write is refused from then on. Everything here blocks: call it in
+a thread.
+"""
+
+import os
+import sqlite3
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import StoreBusy, StoreError, StoreReadOnly
+from ...runtime.clock import Anchor, new_anchor
+from .errors import explained
+from .leadership import FileLock, Stamp
+from .maintenance import back_up, sync
+from .network import refuse_network
+from .reads import connect, probe, read, read_anchor
+from .sql import APPLICATION_ID, MIGRATIONS, STATEMENTS
+from .stopped_writer import wake_writer
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """What it takes to write: the connection, the lock, and the epoch that every commit asserts.
+
+    ``anchor``: the time that all processes on this database have.
+    """
+
+    path: Path
+    connection: sqlite3.Connection
+    lock: FileLock
+    epoch: int
+    anchor: Anchor
+
+
+def open_writer(path: Path, frozen: Stamp | None = None) -> Writer:
+    """Lock the database at ``path``, make it if it is missing, check and migrate it.
+
+    ``frozen``: see ``FileLock``. Raises StoreError; nothing was changed then.
+    """
+    refuse_network(path)
+    with explained(path), ExitStack() as undo:
+        _make_folder(path.parent, undo)
+        _check_writable(path)
+        lock = FileLock(path, frozen=frozen)
+        undo.callback(lock.release)
+        wake_writer(path)  # not only in begin(): who takes over cannot wait until SQLite gives up
+        if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+            _create(path, undo)
+        read(path, probe, any_age=True)
+        _keep_older(path, undo)
+        db = undo.enter_context(closing(connect(path, "mode=rw")))
+        _prepare(path, db)
+        epoch, anchor = _raise_epoch(path, db, lock)
+        undo.pop_all()
+    return Writer(path, db, lock, epoch, anchor)
+
+
+def begin(db: sqlite3.Connection, path: Path) -> None:
+    """Begin to write, as soon as others let; nobody waits for long for one that is stopped."""
+    try:
+        db.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        if not wake_writer(path):
+            raise
+        db.execute("BEGIN IMMEDIATE")
+
+
+def _raise_epoch(path: Path, db: sqlite3.Connection, lock: FileLock) -> tuple[int, Anchor]:
+    begin(db, path)
+    # Looked at inside: of two who got the lock, the later one sees what the other has put there.
+    if not lock.is_ours():
+        db.execute("ROLLBACK")
+        raise StoreBusy(f"{path}: another process took it in this moment: ask again")
+    (epoch,) = db.execute(STATEMENTS["raise_epoch"]).fetchone()
+    anchor = read_anchor(db)
+    if not anchor.is_valid:
+        anchor = new_anchor()
+        db.execute(STATEMENTS["set_anchor"], (anchor.boot, anchor.offset))
+    db.execute("COMMIT")
+    return int(epoch), anchor
+
+
+def _keep_older(path: Path, undo: ExitStack) -> None:
+    """Copy a database that is about to be migrated; a copy that is there already stays."""
+    (version,) = read(path, lambda db: db.execute("PRAGMA user_version").fetchone(), any_age=True)
+    copy = Path(f"{path}.v{version}")
+    if 0 < version < max(MIGRATIONS) and not copy.exists():
+        back_up(path, copy)
+        undo.callback(_remove, copy)
+
+
+def _make_folder(folder: Path, undo: ExitStack) -> None:
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    for place in reversed(missing):
+        place.mkdir(mode=0o700)
+        undo.callback(_remove_folder, place)
+
+
+def _remove_folder(folder: Path) -> None:
+    with suppress(OSError):  # someone else has begun to use it
+        folder.rmdir()
+
+
+def _check_writable(path: Path) -> None:
+    for place in (path.parent, path):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise StoreReadOnly(
+                f"{path}: {place} may not be written: see who owns it, or use another database "
+                "(HEADWAY_DATABASE)"
+            )
+
+
+def _create(path: Path, undo: ExitStack) -> None:
+    draft = Path(f"{path}.new")
+    _remove(draft)  # of a process that was killed while it was here
+    undo.callback(_remove, draft)
+    # SQLite gives its -wal and -shm files the mode of the database.
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    with closing(connect(draft, "mode=rw")) as db:
+        # Answers have some KB: more of them fit without a gap than into SQLite's 4096.
+        db.execute("PRAGMA page_size = 8192")
+        _prepare(path, db)
+    draft.rename(path)
+    sync(path.parent)
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def _prepare(path: Path, db: sqlite3.Connection) -> None:
+    db.executescript(STATEMENTS["writer_settings"])
+    (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise StoreError(f"{path}: its file system cannot share memory: use a local disk")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    for number, script in MIGRATIONS.items():
+        if number > version:
+            _migrate(db, number, script)
+
+
+def _migrate(db: sqlite3.Connection, number: int, script: str) -> None:
+    # One script, because executescript would commit a transaction that is already open.
+    mark = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
+    try:
+        db.executescript(f"BEGIN IMMEDIATE;\n{script}\n{mark}\nCOMMIT;")
+    except sqlite3.Error:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise

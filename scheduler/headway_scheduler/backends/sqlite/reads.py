@@ -1,0 +1,221 @@
+"""Questions to the database, each on a connection of its own, so that none delays a commit.
+
+Theory of operation. A database that nobody has open for writing has no ``-wal`` file. Reading it as
+usual would leave one behind, so it is then read as *immutable*: no locks, no traces. If a writer
+came meanwhile, it is read again as usual. Nothing but SQLite may read the file: closing it after
+any other read would drop the locks that this process has on it. Everything here blocks: call it in
+a thread.
+"""
+
+import json
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ...errors import StoreCorrupt, StoreError, StoreForeign, StoreTakenOver, StoreTooNew
+from ...model.batch import Lesson, Snapshot
+from ...model.calls import CallRecord, Spent
+from ...model.changes import Change
+from ...model.runs import Run, Worker
+from ...model.states import LIVE_CALLS, CallState, RunState
+from ...runtime.clock import Anchor
+from ..lookup import CANDIDATES, link_hash, only_run
+from . import rows
+from .errors import explained
+from .sql import APPLICATION_ID, NEWEST, STATEMENTS
+
+T = TypeVar("T")
+
+BUSY_SECONDS = 5.0
+"""How long SQLite waits for a lock of another program; the sqlite3 module's own default."""
+
+
+def connect(path: Path, options: str) -> sqlite3.Connection:
+    """Open ``path`` with SQLite's URI ``options``; transactions are begun by hand."""
+    db = sqlite3.connect(
+        f"{path.as_uri()}?{options}",
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+        uri=True,
+    )
+    db.text_factory = rows.as_text
+    return db
+
+
+def read(path: Path, question: Callable[[sqlite3.Connection], T], *, any_age: bool = False) -> T:
+    """Ask the database at ``path`` in one read transaction. Raises StoreError.
+
+    ``any_age`` is for a question that fits a database that is still to be migrated.
+    """
+    with explained(path):
+        if not path.exists():
+            raise StoreError(
+                f"{path}: there is no such database: start a run to make it, or say where it is "
+                "(HEADWAY_DATABASE)"
+            )
+        if not path.is_file():
+            raise StoreError(f"{path}: is not a file: name a file in a folder of yours")
+        before = _stamp(path)
+        if before[0]:
+            return _ask(path, "mode=ro", question, any_age)
+        try:
+            answer = _ask(path, "mode=ro&immutable=1", question, any_age)
+        except (sqlite3.Error, StoreError):  # a writer that came makes it look damaged
+            if _stamp(path) == before:
+                raise
+        else:
+            if _stamp(path) == before:
+                return answer
+        return _ask(path, "mode=ro", question, any_age)
+
+
+def _stamp(path: Path) -> tuple[bool, int, int]:
+    status = path.stat()
+    return Path(f"{path}-wal").exists(), status.st_size, status.st_mtime_ns
+
+
+def _ask(path: Path, options: str, question: Callable[[sqlite3.Connection], T], any_age: bool) -> T:
+    with closing(connect(path, options)) as db:
+        db.execute("BEGIN")
+        _check_version(path, db, any_age)
+        try:
+            return question(db)
+        except ValueError as error:
+            raise StoreCorrupt(
+                f"{path}: the file is damaged: it has a value that was never written ({error}); "
+                "bring back a backup"
+            ) from error
+
+
+def _check_version(path: Path, db: sqlite3.Connection, any_age: bool) -> None:
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    if application != APPLICATION_ID:
+        raise StoreForeign(
+            f"{path}: this is a database of another program: move it away or use another path "
+            "(HEADWAY_DATABASE)"
+        )
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > NEWEST:
+        raise StoreTooNew(
+            f"{path}: was written by a newer Headway (format {version}, this one knows {NEWEST}): "
+            "upgrade Headway"
+        )
+    if version < NEWEST and not any_age:
+        raise StoreError(
+            f"{path}: was written by an older Headway (format {version}, now {NEWEST}): "
+            "start a run once to migrate it"
+        )
+
+
+# The questions
+
+
+def probe(db: sqlite3.Connection) -> None:
+    """Notice damage of the schema or of the upper pages early."""
+    db.execute(STATEMENTS["probe"]).fetchone()
+
+
+def read_anchor(db: sqlite3.Connection) -> Anchor:
+    """The time that all processes on a database have, if the machine was not started since."""
+    return Anchor(*db.execute(STATEMENTS["anchor"]).fetchone())
+
+
+def assert_epoch(db: sqlite3.Connection, path: Path, epoch: int) -> None:
+    """Raise StoreTakenOver if another process has come to lead since ``epoch``."""
+    (now,) = db.execute(STATEMENTS["epoch"]).fetchone()
+    if now != epoch:
+        raise StoreTakenOver(
+            f"{path}: another process took over, because this one showed no life: nothing was "
+            "written; its runs go on there, or with `headway resume`"
+        )
+
+
+def snapshot(db: sqlite3.Connection) -> Snapshot:
+    """See ``Store.snapshot``."""
+    buckets = tuple(map(rows.bucket, db.execute(STATEMENTS["buckets"])))
+    live = _fetch(db, "live_calls", rows.call_record, states=_listed(LIVE_CALLS), limit=-1)
+    (next_seq,) = db.execute(STATEMENTS["next_seq"]).fetchone()
+    changes = tuple(Change(*row) for row in db.execute(STATEMENTS["standing_changes"]))
+    return Snapshot(buckets, tuple(live), next_seq, changes, lessons(db))
+
+
+def lessons(db: sqlite3.Connection) -> tuple[Lesson, ...]:
+    """See ``Store.lessons``."""
+    return tuple(Lesson(*row) for row in db.execute(STATEMENTS["lessons"]))
+
+
+def changes(db: sqlite3.Connection, limit: int) -> Sequence[Change]:
+    """See ``Store.changes``."""
+    return _fetch(db, "changes", lambda row: Change(*row), limit=limit)
+
+
+def run(db: sqlite3.Connection, run_id: str) -> Run | None:
+    """See ``Store.run``."""
+    return only_run(
+        run_id,
+        _fetch(db, "runs_like", rows.run, prefix=rows.as_bytes(run_id), limit=CANDIDATES + 1),
+    )
+
+
+def run_with_key(db: sqlite3.Connection, key: str) -> Run | None:
+    """See ``Store.run_with_key``."""
+    return next(iter(_fetch(db, "run_with_key", rows.run, key=rows.as_bytes(key))), None)
+
+
+def runs(
+    db: sqlite3.Connection, states: Collection[RunState], limit: int, urgent_first: bool
+) -> Sequence[Run]:
+    """See ``Store.runs``."""
+    if urgent_first:
+        return _fetch(db, "urgent_runs", rows.run, states=_listed(states or RunState), limit=limit)
+    if not states:
+        return _fetch(db, "runs", rows.run, limit=limit)
+    return _fetch(db, "runs_in", rows.run, states=_listed(states), limit=limit)
+
+
+def calls(
+    db: sqlite3.Connection, run_id: str | None, states: Collection[CallState], limit: int
+) -> Sequence[CallRecord]:
+    """See ``Store.calls``."""
+    listed = _listed(states)
+    if run_id is not None:
+        name = "calls_of_run"
+        return _fetch(
+            db, name, rows.call_record, run_id=rows.as_bytes(run_id), states=listed, limit=limit
+        )
+    name = "live_calls" if states and LIVE_CALLS.issuperset(states) else "calls"
+    return _fetch(db, name, rows.call_record, states=listed, limit=limit)
+
+
+def assigned(db: sqlite3.Connection) -> Sequence[Run]:
+    """See ``Store.assigned``."""
+    return _fetch(db, "assigned_runs", rows.run)
+
+
+def workers(db: sqlite3.Connection) -> Sequence[Worker]:
+    """See ``Store.workers``."""
+    return _fetch(db, "workers", rows.worker)
+
+
+def spent(db: sqlite3.Connection, by: str, since: float) -> Sequence[Spent]:
+    """See ``Store.spent``."""
+    return _fetch(db, "spent", rows.spent, by=by, since=since)
+
+
+def prompt(db: sqlite3.Connection, request_hash: str) -> Sequence[str] | None:
+    """See ``Store.prompt``."""
+    found = db.execute(STATEMENTS["prompt"], {"hash": link_hash(request_hash)}).fetchall()
+    return [text for (text,) in reversed(found)] or None
+
+
+def _listed(states: Iterable[CallState | RunState]) -> str:
+    return json.dumps([state.value for state in states])
+
+
+def _fetch(
+    db: sqlite3.Connection, name: str, convert: Callable[[Sequence[Any]], T], **values: object
+) -> list[T]:
+    return [convert(row) for row in db.execute(STATEMENTS[name], values)]

@@ -1,0 +1,190 @@
+"""The store in one SQLite file. Linux and macOS: the lock beside the file is ``flock``.
+
+Theory of operation. One connection writes, on aiosqlite's thread: each commit is one hop to that
+thread and one synced transaction. Readers open the file anew for each question (see ``reading``).
+"""
+
+import os
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Self, TypeVar
+
+import aiosqlite
+import anyio
+from anyio import to_thread
+
+from ...errors import StoreCorrupt, StoreError, StoreReadOnly
+from ...model.batch import Batch, Lesson, Snapshot
+from ...model.calls import CallRecord, Spent
+from ...model.changes import Change
+from ...model.runs import Run, Worker
+from ...model.states import CallState, RunState
+from ...runtime.clock import Clock, system_clock
+from . import reads
+from .errors import explained
+from .leadership import Stamp
+from .network import refuse_network
+from .opening import Writer, begin, open_writer
+from .rows import Work, with_bytes, work_of
+
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """The journal in the file at ``path``; made, with its folder, if it is missing.
+
+    ``read_only`` takes no lock and writes nothing: any number of processes may read while one
+    writes. ``frozen``: take it even from a process that keeps its lock file in this state. Once
+    another process took it from this one, every commit raises StoreTakenOver. Linux and macOS.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        read_only: bool = False,
+        frozen: Stamp | None = None,
+    ) -> None:
+        # Resolved: two names of one file must not have two locks.
+        self.path = Path(path).resolve()
+        self.read_only = read_only
+        self.clock: Clock = system_clock()
+        """The time that all processes on the database have, once it is open."""
+        self._frozen = frozen
+        self._opened: Writer
+        self._writer: aiosqlite.Connection | None = None
+
+    async def __aenter__(self) -> Self:
+        """Open, and migrate if needed. Raises StoreError; nothing was changed then."""
+        if self.read_only:
+            await to_thread.run_sync(refuse_network, self.path)
+            await self._read(reads.probe)
+            with suppress(StoreCorrupt):  # what is not damaged can be read all the same
+                anchor = await self._read(reads.read_anchor)
+                self.clock = anchor.now if anchor.is_valid else self.clock
+            return self
+        with anyio.CancelScope(shield=True):
+            self._opened = await to_thread.run_sync(open_writer, self.path, self._frozen)
+            self.clock = self._opened.anchor.now
+            # Opened before: a failed start of aiosqlite leaves its thread to end by itself.
+            self._writer = await aiosqlite.Connection(lambda: self._opened.connection, 64)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close. What was committed stays."""
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        with anyio.CancelScope(shield=True):
+            try:
+                await writer.close()
+            finally:
+                await to_thread.run_sync(self._opened.lock.release)
+
+    @property
+    def epoch(self) -> int:
+        """Which leader this process is; every commit asserts that it still is."""
+        return self._opened.epoch
+
+    async def commit(self, batch: Batch) -> None:
+        """Write all of ``batch`` and sync it, or raise StoreError or KeyTaken and write nothing.
+
+        A cancellation waits for the end: the caller always knows which of the two it was.
+        """
+        if self.read_only:
+            raise StoreReadOnly(f"{self.path}: was opened to be read only")
+        if self._writer is None:
+            raise StoreError(f"{self.path}: the store is not open")
+        if not batch:
+            return
+        work = work_of(batch)
+        with anyio.CancelScope(shield=True), explained(self.path):
+            # Private, but the same in all versions that we allow: aiosqlite's public methods cost
+            # one hop to the thread for each statement, ten times the work of a small commit.
+            await self._writer._execute(_write, self._opened, work)  # type: ignore[no-untyped-call]
+
+    async def snapshot(self) -> Snapshot:
+        """Load the buckets and every call that is queued, admitted or sent, by arrival."""
+        return await self._read(reads.snapshot)
+
+    async def run(self, run_id: str) -> Run | None:
+        """The run with this id, or the only one whose id starts with it.
+
+        Raises RunNotFound if several do.
+        """
+        return await self._read(partial(reads.run, run_id=run_id))
+
+    async def run_with_key(self, key: str) -> Run | None:
+        """The run that was submitted under this idempotency key."""
+        return await self._read(partial(reads.run_with_key, key=key))
+
+    async def runs(
+        self,
+        states: Collection[RunState] = (),
+        *,
+        limit: int = 1000,
+        urgent_first: bool = False,
+    ) -> Sequence[Run]:
+        """Runs in any of ``states`` (all, if empty), newest first or the most urgent first."""
+        question = partial(reads.runs, states=states, limit=limit, urgent_first=urgent_first)
+        return await self._read(question)
+
+    async def assigned(self) -> Sequence[Run]:
+        """Runs that a worker executes, or is about to."""
+        return await self._read(reads.assigned)
+
+    async def workers(self) -> Sequence[Worker]:
+        """Who executes runs, the first one to come first."""
+        return await self._read(reads.workers)
+
+    async def lessons(self) -> Sequence[Lesson]:
+        """What was learned."""
+        return await self._read(reads.lessons)
+
+    async def changes(self, *, limit: int = 1000) -> Sequence[Change]:
+        """What operators changed, newest first."""
+        return await self._read(partial(reads.changes, limit=limit))
+
+    async def calls(
+        self, run_id: str | None = None, states: Collection[CallState] = (), *, limit: int = 1000
+    ) -> Sequence[CallRecord]:
+        """Calls of a run (of all, if None) in any of ``states`` (all, if empty), by arrival."""
+        return await self._read(partial(reads.calls, run_id=run_id, states=states, limit=limit))
+
+    async def spent(self, by: str, since: float) -> Sequence[Spent]:
+        """What calls took that came at ``since`` or later, by model, team, workflow, run or day."""
+        return await self._read(partial(reads.spent, by=by, since=since))
+
+    async def prompt(self, request_hash: str) -> Sequence[str] | None:
+        """The texts of a recorded request, in order; None if it is not recorded."""
+        return await self._read(partial(reads.prompt, request_hash=request_hash))
+
+    async def _read(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        return await to_thread.run_sync(reads.read, self.path, question)
+
+
+def _write(writer: Writer, work: Work) -> None:
+    try:
+        _transact(writer, work)
+    except UnicodeEncodeError:
+        # A lone surrogate. Rare, so only then is every text handed over as bytes.
+        _transact(writer, with_bytes(work))
+
+
+def _transact(writer: Writer, work: Work) -> None:
+    db = writer.connection
+    begin(db, writer.path)
+    try:
+        reads.assert_epoch(db, writer.path, writer.epoch)
+        for statement, rows, is_exact in work:
+            if db.executemany(statement, rows).rowcount != len(rows) and is_exact:
+                raise sqlite3.IntegrityError("a call that changed was never written")
+        db.execute("COMMIT")
+    except BaseException:
+        # SQLite may have rolled back by itself, as it does when the disk is full.
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise

@@ -1,0 +1,42 @@
+"""What an operator holds back: a class, a model, or everything. Law of this file: rules, no calls.
+
+*Paused*: nothing of it is admitted. *Drained*: what waits goes, what comes later is held. What is
+in flight ends as it would, and nothing is lost: held calls keep their places.
+"""
+
+from ...errors import CallerError
+from ...model.calls import Call, Priority
+from ...model.changes import ALL, DRAINED, OPEN, PAUSED
+
+
+class Gates:
+    """Which calls are held."""
+
+    def __init__(self) -> None:
+        self._from: dict[str, tuple[str, int]] = {}
+
+    def set(self, target: str, state: str, next_seq: int) -> None:
+        """Open, pause or drain ``all``, ``class:NAME`` or ``model:NAME``. Raises CallerError.
+
+        ``next_seq`` numbers the first call that comes later.
+        """
+        kind, _, name = target.partition(":")
+        is_class = kind == "class" and name in {each.label for each in Priority}
+        if not (target == ALL or is_class or (kind == "model" and name)):
+            raise CallerError(f"cannot hold {target!r}: say all, class:CLASS or model:MODEL")
+        if state == OPEN:
+            self._from.pop(target, None)
+        elif state in (PAUSED, DRAINED):
+            self._from[target] = state, 0 if state == PAUSED else next_seq
+        else:
+            raise CallerError(f"{state!r} is not {OPEN}, {PAUSED} or {DRAINED}")
+
+    def holder(self, call: Call, seq: int, level: Priority) -> str | None:
+        """What holds a call, as in ``class:background paused``; None if nothing does."""
+        if not self._from:
+            return None
+        for target in (ALL, f"class:{level.label}", f"model:{call.model}"):
+            state, first = self._from.get(target, ("", 0))
+            if state and seq >= first:
+                return f"{target} {state}"
+        return None

@@ -1,0 +1,212 @@
+"""Calls that draw on the same quotas, and what stops the first of them.
+
+Law of this file: a lane answers whether a call may go; it never takes anything.
+
+Theory of operation. A blocked head holds the buckets that block it: no later call may take from
+those, but any call that does not need them goes past. Where only time stops the head, its other
+buckets keep what it needs until then: a later call takes from them what will have refilled, no
+more, or the head would wait for each of its buckets in turn, for ever.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from ...errors import CallTooLarge, UnknownQuota
+from ...model.calls import Call
+from ...model.quotas import Quota
+from ..limits.bucket import Bucket
+from ..limits.quota import QuotaState
+from ..policy import Policy
+from .queue import Line, Pool, Waiter
+
+Blocker = Bucket | QuotaState
+
+
+@dataclass(slots=True)
+class Claims:
+    """What blocked heads keep from later calls in one round of admission.
+
+    ``held`` are their blockers; ``kept`` says what they need of their other buckets, and when.
+    """
+
+    held: set[Blocker] = field(default_factory=set)
+    kept: dict[Bucket, list[tuple[float, float]]] = field(default_factory=dict)
+
+    def leave(self, bucket: Bucket, amount: float, now: float) -> bool:
+        """Whether ``amount`` may be taken from ``bucket`` as far as better calls go."""
+        if not self.held:
+            return True
+        return bucket not in self.held and all(
+            bucket.spares(amount, need, at, now) for need, at in self.kept.get(bucket, ())
+        )
+
+
+class Lane:
+    """A queue of calls with the same set of quotas."""
+
+    __slots__ = ("buckets", "line", "quotas")
+
+    def __init__(self, quotas: tuple[QuotaState, ...], line: Line) -> None:
+        self.quotas = quotas
+        self.buckets = tuple(bucket for quota in quotas for bucket in quota.buckets)
+        self.line = line
+
+    def check(self, call: Call) -> None:
+        """Raise CallTooLarge for a call that no wait can help."""
+        for bucket in self.buckets:
+            amount = bucket.amount(call)
+            if amount > bucket.limit.largest:
+                raise CallTooLarge(
+                    f"call {call.id} of {call.path!r} needs {_number(amount)} "
+                    f"{bucket.limit.resource}, but quota {bucket.quota!r} never allows more than "
+                    f"{_number(bucket.limit.largest)}: shorten the prompt or raise the limit"
+                )
+
+    def fits(self, call: Call) -> bool:
+        """Whether no limit is below what one call takes."""
+        return all(bucket.amount(call) <= bucket.limit.largest for bucket in self.buckets)
+
+    def free_share(self, now: float) -> float:
+        """What is free of the limit of which least is, as a share of it; 1 without limits."""
+        shares = (bucket.available(now) / bucket.limit.capacity for bucket in self.buckets)
+        return min(shares, default=1.0)
+
+    def cost(self, call: Call) -> float:
+        """What a call takes of its scarcest limit, in budget-seconds.
+
+        Of daily limits only if there are no others: they are to be spent, not to be spread.
+        """
+        passing = [bucket for bucket in self.buckets if not bucket.limit.resource.is_daily]
+        return max((bucket.cost(call) for bucket in passing or self.buckets), default=0.0)
+
+    def blockers(self, call: Call, now: float, claims: Claims, headroom: float) -> list[Blocker]:
+        """What stops ``call``: paused quotas; buckets that are short or kept for a better call."""
+        blocked: list[Blocker] = [quota for quota in self.quotas if quota.breaker.is_shut(now)]
+        for bucket in self.buckets:
+            amount = bucket.amount(call)
+            if not (bucket.passes(amount, now, headroom) and claims.leave(bucket, amount, now)):
+                blocked.append(bucket)
+        return blocked
+
+    def claim(
+        self, call: Call, now: float, claims: Claims, headroom: float, blocked: list[Blocker]
+    ) -> list[float]:
+        """Keep the place of a blocked head; answer when its blockers give way by time alone.
+
+        Each of these times matters: a bucket that suffices is free again for later calls, even if
+        the head still waits for another.
+        """
+        times = [_ready_at(call, b, now, headroom) for b in blocked if b not in claims.held]
+        # A bucket that passes by itself waits for the turn of a better call, which has its time.
+        known = [at for at in times if at is not None and at > now]
+        if len(known) == len(blocked):
+            self._keep(call, max(known), claims, headroom)
+        claims.held.update(blocked)
+        return known
+
+    def _keep(self, call: Call, at: float, claims: Claims, headroom: float) -> None:
+        for bucket in self.buckets:
+            if bucket.limit.per_second:  # a slot is not kept: it would stand idle
+                need = bucket.need(bucket.amount(call), headroom)
+                claims.kept.setdefault(bucket, []).append((need, at))
+
+    def obstacles(
+        self, call: Call, before: list[Call], now: float, headroom: float
+    ) -> Iterator[tuple[QuotaState, Bucket | None, float | None]]:
+        """What ``call`` must wait for if all of ``before`` go first: quota, bucket, until when.
+
+        Without a bucket, the quota is paused; without a time, only the end of a call can tell.
+        """
+        for quota in self.quotas:
+            opens_at = quota.breaker.paused(now)
+            if quota.breaker.is_shut(now):
+                yield quota, None, opens_at
+            sharing = [other for other in before if quota.name in other.quotas]
+            for bucket in quota.buckets:
+                need = bucket.need(bucket.amount(call), headroom)
+                amount = sum(map(bucket.amount, sharing)) + need
+                if amount > bucket.available(now):
+                    yield quota, bucket, bucket.refilled_at(amount, now, opens_at or now)
+
+
+class Lanes:
+    """Every quota, and the lanes of the calls that draw on them."""
+
+    def __init__(self, quotas: Iterable[Quota], policy: Policy, now: float) -> None:
+        self._configured = {quota.name: quota for quota in quotas}
+        self.quotas = {name: QuotaState(quota, now) for name, quota in self._configured.items()}
+        self._policy = policy
+        self._weights = dict(policy.weights)
+        self._lanes: dict[tuple[str, ...], Lane] = {}
+        self._pools: dict[str, Pool] = {}
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes.values())
+
+    def pools(self) -> list[Pool]:
+        """Each pool once."""
+        return list(dict.fromkeys(lane.line.pool for lane in self))
+
+    def quota(self, name: str) -> QuotaState:
+        """One quota. Raises UnknownQuota."""
+        try:
+            return self.quotas[name]
+        except KeyError:
+            known = ", ".join(sorted(self.quotas)) or "none"
+            raise UnknownQuota(f"no quota {name!r}; configured: {known}") from None
+
+    def of(self, names: tuple[str, ...], now: float) -> Lane:
+        """The lane of calls that draw on these quotas. Raises UnknownQuota."""
+        lane = self._lanes.get(names)
+        if lane is None:
+            quotas = tuple(map(self.quota, names))
+            lane = self._lanes[names] = Lane(quotas, Line(self._pool(names, now)))
+        return lane
+
+    def set_limits(self, name: str, quota: Quota | None, now: float) -> None:
+        """Change a quota's limits, or go back to the configured ones. Raises UnknownQuota."""
+        state = self.quota(name)
+        state.restate(quota or self._configured[name], now)
+        self._share_out()
+
+    def _share_out(self) -> None:
+        """Let every lane see the buckets that its quotas have now."""
+        for lane in self:
+            lane.buckets = tuple(bucket for each in lane.quotas for bucket in each.buckets)
+
+    def is_waited_for(self, quota: QuotaState) -> bool:
+        """Whether any call that draws on it stands in a line."""
+        return any(lane.line for lane in self if quota in lane.quotas)
+
+    def set_weight(self, team: str, weight: float | None) -> None:
+        """Change a team's share, or go back to the configured one."""
+        self._weights[team] = weight or self._policy.weights.get(team, 1.0)
+        for pool in self.pools():
+            pool.reweigh(team)
+
+    def waiting(self, pool: Pool) -> list[Waiter]:
+        """Every call that waits in a pool."""
+        return [waiter for lane in self if lane.line.pool is pool for waiter in lane.line]
+
+    def _pool(self, names: tuple[str, ...], now: float) -> Pool:
+        """The pool of a new lane: lanes that it links become one."""
+        linked = dict.fromkeys(self._pools[name] for name in names if name in self._pools)
+        pool, *others = linked or [Pool(self._policy, self._weights, now)]
+        for other in others:
+            pool.absorb(other)
+        for lane in self:
+            if lane.line.pool in others:
+                lane.line.pool = pool
+        joined = [name for name, theirs in self._pools.items() if theirs in others]
+        self._pools |= dict.fromkeys((*names, *joined), pool)
+        return pool
+
+
+def _number(amount: float) -> str:
+    return f"{amount:,.2f}".rstrip("0").rstrip(".") if amount >= 0.1 else f"{amount:.2g}"
+
+
+def _ready_at(call: Call, blocker: Blocker, now: float, headroom: float) -> float | None:
+    if isinstance(blocker, QuotaState):
+        return blocker.breaker.paused(now)
+    return blocker.ready_at(blocker.amount(call), now, headroom)

@@ -1,0 +1,52 @@
+"""Which call makes room for a more urgent one. Law of this file: it names, it cancels nothing.
+
+Only slots of a server of one's own are taken back: a provider that charges for a request would be
+paid for nothing. A background call that has just begun loses little; one that made room twice is
+left to end.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+
+from ...model.calls import Priority
+
+YOUNG_SECONDS = 5.0
+MOST_TIMES = 2
+URGENT = (Priority.INTERACTIVE, Priority.HIGH)
+
+
+class Preemption:
+    """The background calls that began a moment ago, in their order."""
+
+    def __init__(self) -> None:
+        self._young: deque[tuple[float, str, frozenset[str]]] = deque()
+        self._times: dict[str, int] = {}
+        self._named: list[str] = []
+
+    def admitted(self, call_id: str, level: Priority, local: Iterable[str], now: float) -> None:
+        """Take note of a call that takes slots of ``local`` quotas."""
+        quotas = frozenset(local)
+        if level is Priority.BACKGROUND and quotas and self._times.get(call_id, 0) < MOST_TIMES:
+            self._young.append((now, call_id, quotas))
+
+    def ended(self, call_id: str) -> None:
+        """Forget a call that is over."""
+        self._times.pop(call_id, None)
+
+    def make_room(self, quota: str, flying: Iterable[str], now: float) -> None:
+        """Name the youngest call in flight that holds a slot of ``quota``, if any is young."""
+        while self._young and self._young[0][0] < now - YOUNG_SECONDS:
+            self._young.popleft()
+        in_flight = set(flying)
+        for entry in reversed(self._young):
+            _, call_id, quotas = entry
+            if quota in quotas and call_id in in_flight:
+                self._young.remove(entry)
+                self._times[call_id] = self._times.get(call_id, 0) + 1
+                self._named.append(call_id)
+                return
+
+    def take(self) -> list[str]:
+        """Hand over the calls that were named since the last time."""
+        named, self._named = self._named, []
+        return named

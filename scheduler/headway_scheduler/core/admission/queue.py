@@ -1,0 +1,327 @@
+"""Who is next. Law of this file: an ordering decides order, never permission.
+
+Theory of operation. Lanes that share a quota, directly or through others, compete: they form a
+*pool*, and in a pool
+
+1. the more urgent class goes first. A class that waits earns credit, its promised share of the
+   time; once that covers its next call, the call is *lifted* before the most urgent class;
+2. inside a class, teams share alike, by start-time fair queueing: a call starts when its team's
+   last one finished in virtual time, or now, and takes its cost over the team's weight. What a
+   team did not use is not saved up;
+3. inside a team, calls go by *due* time: their arrival, plus what their run takes yet. It does not
+   change while a call waits, so that a heap suffices, and no call is passed for ever.
+
+A team has one clock in the whole pool but calls in many lanes. Its start only ever grows, so a
+lane's heap of teams may lag behind: what surfaces too early is put back.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush, heapreplace
+
+from ...model.calls import CallRecord, Priority
+from ..policy import Policy
+
+Rank = tuple[float, ...]
+"""Compares across the lanes of a pool; the smaller goes first. It begins with the class whose place
+and headroom the call has."""
+
+Turn = tuple[float, int]
+"""When a team's next call starts, in virtual time, and since when the team waits."""
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """A queued call. ``cost`` is in budget-seconds, ``due`` a time, ``level`` its class.
+
+    ``level`` is more urgent than what the call asks for if a more urgent run waits for it.
+    """
+
+    record: CallRecord
+    level: Priority
+    team: str
+    due: float
+    cost: float
+    is_gone: bool = False
+
+    def __lt__(self, other: "Waiter") -> bool:
+        return False  # only a dead entry has the due time and number of another: its own call's
+
+
+@dataclass(slots=True)
+class _Team:
+    """A team in one class of one pool: when its next call starts, in virtual time.
+
+    ``since`` numbers when it began to wait: of teams that start together, the first goes first.
+    """
+
+    weight: float
+    start: float
+    since: int = 0
+    waiting: int = 0
+
+
+class _Class:
+    """One class in one pool. ``version`` grows with every change: older findings are stale."""
+
+    __slots__ = ("credit", "teams", "version", "virtual", "waiting")
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.virtual = 0.0
+        self.credit = 0.0
+        self.waiting = 0
+        self.teams: dict[str, _Team] = {}
+
+    def join(self, waiter: Waiter, weight: float, number: int) -> None:
+        self.version += 1
+        self.waiting += 1
+        team = self.teams.get(waiter.team)
+        if team is None:
+            team = self.teams[waiter.team] = _Team(weight, self.virtual)
+        if not team.waiting:
+            team.start, team.since = max(team.start, self.virtual), number
+        team.waiting += 1
+
+    def serve(self, waiter: Waiter) -> None:
+        team = self.teams[waiter.team]
+        self.virtual = max(self.virtual, team.start)
+        team.start += waiter.cost / team.weight
+        self.leave(waiter)
+
+    def turn(self, name: str) -> Turn:
+        team = self.teams[name]
+        return team.start, team.since
+
+    def leave(self, waiter: Waiter) -> None:
+        self.version += 1
+        self.waiting -= 1
+        team = self.teams[waiter.team]
+        team.waiting -= 1
+        if not self.waiting:
+            # Nobody waits, so nobody is owed: all start anew, no earlier than any has been.
+            self.virtual = max(each.start for each in self.teams.values())
+            self.credit = min(self.credit, 0.0)
+            self.teams.clear()
+        elif not team.waiting and team.start <= self.virtual:
+            del self.teams[waiter.team]
+
+
+class Pool:
+    """Lanes that compete with each other: their classes, credits and teams."""
+
+    def __init__(self, policy: Policy, weights: Mapping[str, float], now: float) -> None:
+        self.policy = policy
+        self._weights = weights
+        self._at = now
+        self._joined = 0
+        self.classes = tuple(_Class() for _ in Priority)
+
+    def advance(self, now: float) -> None:
+        """Let classes that wait earn what they are promised."""
+        elapsed, self._at = max(0.0, now - self._at), max(now, self._at)
+        for each, floor in zip(self.classes, self.policy.floors, strict=True):
+            if each.waiting and floor and elapsed:
+                each.credit = min(self.policy.credit_seconds, each.credit + floor * elapsed)
+
+    def join(self, waiter: Waiter, now: float) -> None:
+        """Count a call in. Time before that earns its class nothing."""
+        self.advance(now)
+        weight = self._weights.get(waiter.team, 1.0)
+        self._joined += 1
+        self.classes[waiter.level].join(waiter, weight, self._joined)
+
+    def leave(self, waiter: Waiter) -> None:
+        """Count out a call that was not served."""
+        self.classes[waiter.level].leave(waiter)
+
+    def serve(self, waiter: Waiter, rank: Rank) -> None:
+        """Count out a call that goes now at ``rank``, and charge its team and its class."""
+        each = self.classes[waiter.level]
+        least = each.credit - waiter.cost
+        # In its turn a class uses up what it was promised, but makes no debts.
+        each.credit = least if _is_lifted(rank) else max(least, min(each.credit, 0.0))
+        each.serve(waiter)
+
+    def rank(self, waiter: Waiter, turn: Turn) -> Rank:
+        """Where a call stands that is the next of its class in some lane."""
+        level = waiter.level
+        if self.has_credit(waiter):
+            top = next(each for each in Priority if self.classes[each].waiting)
+            if top < level:
+                return (top, 0, level, *turn, waiter.due, waiter.record.seq)
+        return (level, 1, level, *turn, waiter.due, waiter.record.seq)
+
+    def has_credit(self, waiter: Waiter) -> bool:
+        """Whether its class has earned what a call costs."""
+        credit = self.classes[waiter.level].credit
+        # Of a class that is promised nothing there is no credit, and a call may cost nothing.
+        return credit > 0 and credit >= min(waiter.cost, self.policy.credit_seconds)
+
+    def turn(self, waiter: Waiter) -> Turn:
+        """When its team's next call starts."""
+        return self.classes[waiter.level].turn(waiter.team)
+
+    def reweigh(self, team: str) -> None:
+        """A team's share has changed: from its next call on."""
+        for each in self.classes:
+            if team in each.teams:
+                each.teams[team].weight = self._weights[team]
+
+    def absorb(self, other: "Pool") -> None:
+        """Become one with another pool. Nobody's start moves back."""
+        for mine, theirs in zip(self.classes, other.classes, strict=True):
+            mine.version += theirs.version + 1
+            mine.virtual = max(mine.virtual, theirs.virtual)
+            mine.credit = min(mine.credit, theirs.credit)
+            mine.waiting += theirs.waiting
+            for name, team in theirs.teams.items():
+                own = mine.teams.setdefault(name, _Team(team.weight, team.start))
+                own.start, own.since = max(own.start, team.start), max(own.since, team.since)
+                own.waiting += team.waiting
+        self._joined = max(self._joined, other._joined)
+
+    def ranked(self, waiters: Iterable[Waiter]) -> list[tuple[Rank, Waiter]]:
+        """Every call of the pool in the order in which they go if nothing comes. O(n log n)."""
+        ranks: list[tuple[Rank, Waiter]] = []
+        starts: dict[tuple[Priority, str], float] = {}
+        for waiter in sorted(waiters, key=lambda each: (each.due, each.record.seq)):
+            level, key = waiter.level, (waiter.level, waiter.team)
+            team = self.classes[level].teams[waiter.team]
+            start = starts.get(key, team.start)
+            starts[key] = start + waiter.cost / team.weight
+            own = (start, team.since, waiter.due, waiter.record.seq)
+            ranks.append(((level, 1, level, *own), waiter))
+        ranks.sort(key=lambda pair: pair[0])
+        first = {waiter.level: index for index, (_, waiter) in reversed(list(enumerate(ranks)))}
+        for index in first.values():
+            rank, waiter = ranks[index]
+            ranks[index] = self.rank(waiter, (rank[3], int(rank[4]))), waiter
+        ranks.sort(key=lambda pair: pair[0])
+        return ranks
+
+
+def _is_lifted(rank: Rank) -> bool:
+    return rank[1] == 0
+
+
+class _Turns:
+    """The calls of one class in one lane: a heap of teams, and of each team a heap of calls."""
+
+    __slots__ = ("_calls", "_entries", "_head", "_seen", "_teams", "live")
+
+    def __init__(self) -> None:
+        self._teams: list[tuple[Turn, str]] = []
+        self._calls: dict[str, list[tuple[float, int, Waiter]]] = {}
+        self._entries = 0
+        self.live = 0
+        self._head: tuple[Turn, Waiter]
+        self._seen = -1
+
+    def __iter__(self) -> Iterator[Waiter]:
+        for calls in self._calls.values():
+            yield from (waiter for _, _, waiter in calls if not waiter.is_gone)
+
+    def push(self, waiter: Waiter, turn: Turn) -> None:
+        self.live += 1
+        self._entries += 1
+        calls = self._calls.get(waiter.team)
+        if calls is None:
+            calls = self._calls[waiter.team] = []
+            heappush(self._teams, (turn, waiter.team))
+        heappush(calls, (waiter.due, waiter.record.seq, waiter))
+
+    def head(self, level: _Class) -> tuple[Turn, Waiter]:
+        """The next call and its turn, as found before if nothing of the class has changed.
+
+        There must be one that is ``live``.
+        """
+        if self._seen != level.version:
+            self._head, self._seen = self._find(level), level.version
+        return self._head
+
+    def _find(self, level: _Class) -> tuple[Turn, Waiter]:
+        """Drop dead calls on the way."""
+        while True:
+            turn, team = self._teams[0]
+            calls = self._calls[team]
+            while calls and calls[0][2].is_gone:
+                heappop(calls)
+                self._entries -= 1
+            if not calls:
+                heappop(self._teams)
+                del self._calls[team]
+                continue
+            waiter = calls[0][2]
+            current = level.turn(team)
+            if current == turn:
+                return turn, waiter
+            heapreplace(self._teams, (current, team))
+
+    def drop(self, waiter: Waiter) -> None:
+        """Take a call out wherever it stands: it dies, and its entry goes when it surfaces."""
+        waiter.is_gone = True
+        self.live -= 1
+        if self._entries > 2 * self.live + 8:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        for team, calls in list(self._calls.items()):
+            calls[:] = [entry for entry in calls if not entry[2].is_gone]
+            heapify(calls)
+            if not calls:
+                del self._calls[team]
+        self._teams = [entry for entry in self._teams if entry[1] in self._calls]
+        heapify(self._teams)
+        self._entries = self.live
+
+
+class Line:
+    """The queue of one lane. Operations are O(log n)."""
+
+    __slots__ = ("_turns", "_waiting", "pool")
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self._waiting = 0
+        self._turns = tuple(_Turns() for _ in Priority)
+
+    def push(self, waiter: Waiter, now: float) -> None:
+        """Add a call."""
+        self._waiting += 1
+        self.pool.join(waiter, now)
+        self._turns[waiter.level].push(waiter, self.pool.turn(waiter))
+
+    def head(self) -> tuple[Rank, Waiter] | None:
+        """Show the next call and its rank."""
+        best: tuple[Rank, Waiter] | None = None
+        pool = self.pool
+        for turns, level in zip(self._turns, pool.classes, strict=True):
+            # After the first, only one that is lifted can go before it.
+            if turns.live and (best is None or level.credit > 0):
+                turn, waiter = turns.head(level)
+                if best is None:
+                    best = pool.rank(waiter, turn), waiter
+                elif pool.has_credit(waiter) and (rank := pool.rank(waiter, turn)) < best[0]:
+                    best = rank, waiter
+        return best
+
+    def serve(self, waiter: Waiter, rank: Rank) -> None:
+        """Take out a call that goes now."""
+        self._waiting -= 1
+        self._turns[waiter.level].drop(waiter)
+        self.pool.serve(waiter, rank)
+
+    def remove(self, waiter: Waiter) -> None:
+        """Take out a call that does not go."""
+        self._waiting -= 1
+        self._turns[waiter.level].drop(waiter)
+        self.pool.leave(waiter)
+
+    def __iter__(self) -> Iterator[Waiter]:
+        """All calls, in no particular order."""
+        for turns in self._turns:
+            yield from turns
+
+    def __len__(self) -> int:
+        return self._waiting

@@ -1,0 +1,33 @@
+"""Which of its routes a call takes. Law of this file: it compares, and changes nothing.
+
+A model that answers, in time, before one that does not; of those the one of the best rank; of equal
+ones that for which the least is waiting, and then the one with most room.
+"""
+
+from ...model.calls import Call, Route
+from ..runs.registry import RunBook
+from .lanes import Lanes
+
+
+def routed(call: Call, routes: tuple[Route, ...], lanes: Lanes, book: RunBook, now: float) -> Call:
+    """The call on the best of its ``routes``; as it is, if it has none. Raises UnknownQuota."""
+    if not routes:
+        return call
+    ways = [route.taken_by(call) for route in routes]
+    deadline = book.deadline(call)
+
+    def outlook(index: int) -> tuple[bool, bool, int, float, float]:
+        return _outlook(ways[index], routes[index].rank, lanes, deadline, now)
+
+    return ways[min(range(len(ways)), key=outlook)]
+
+
+def _outlook(
+    call: Call, rank: int, lanes: Lanes, deadline: float | None, now: float
+) -> tuple[bool, bool, int, float, float]:
+    """What speaks against a way, the weightiest first."""
+    lane = lanes.of(call.quotas, now)
+    is_out = any(quota.breaker.is_open for quota in lane.quotas) or not lane.fits(call)
+    waits = sum(waiter.cost for waiter in lane.line)
+    is_late = deadline is not None and now + waits > deadline
+    return is_out, is_late, rank, waits, -lane.free_share(now)

@@ -1,0 +1,352 @@
+"""Reserve, charge, settle: the mirror of one provider limit.
+
+Law of this file: ``available = level - reserved``. Level and reservations are two numbers; one
+number for both drifts away from the provider's.
+
+Theory of operation. The provider takes a call's amount out of its own bucket when the request
+arrives, some moment after we admitted it. If we took it out of our level at admission, our level
+would start to refill before the provider's and run ahead of it by the jitter of the network. So
+an admitted amount is first *reserved*, and is *charged* to the level at the answer or after the
+transit time, whichever comes first. A level is capped at its capacity, so a charge that
+comes later leaves it lower or equal: what we call available is never more than what the provider
+has, whatever the delays, as long as requests travel no longer than the transit time.
+
+*Settling* corrects the charge to what was used. What comes back is what the level would have more
+of by now had it never been taken: a bucket that was full in between would have lost it, and so has
+the provider, who gave it back before we heard. Each charge keeps its *room*, how far the level
+stays below one that was full right after the charge; no more than that comes back.
+
+Concurrency is never charged: it is reserved while the call is in flight. A daily limit is charged
+like the others, but is full again at the start of a day, and not before.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil, floor
+
+from ...model.calls import Call, Outcome
+from ...model.quotas import DAY_SECONDS, BucketState, Limit, Resource
+
+TRANSIT_SECONDS = 0.5
+"""How long a request may travel before we count it as charged."""
+
+_AMOUNTS: Mapping[Resource, Callable[[Call], float]] = {
+    Resource.TOKENS: lambda call: call.tokens,
+    Resource.TOKENS_PER_DAY: lambda call: call.tokens,
+    Resource.INPUT_TOKENS: lambda call: call.input_tokens,
+    Resource.OUTPUT_TOKENS: lambda call: call.output_tokens,
+    Resource.USD_PER_DAY: lambda call: call.usd,
+}
+"""What a call takes; of all other limits, 1."""
+
+_TRANSIT_SHARE = 0.05
+_EPSILON = 1e-9
+_TICK_SECONDS = 1e-6
+"""Epoch seconds are no finer than 2.4e-7 as floats: a time named for asking again is this much
+late, so that it is later than now and finds the bucket filled."""
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """What one call holds of one bucket. ``charge_at`` is None where nothing is ever charged.
+
+    ``room`` is the most that can come back of it once it is charged. ``admitted_at`` is None for a
+    call that was in flight at a restart, ``number`` its place in their order, and ``taken`` what
+    the bucket had given out by then in all.
+    """
+
+    amount: float
+    charge_at: float | None
+    charged: bool = False
+    settled: bool = False
+    room: float = 0.0
+    admitted_at: float | None = None
+    number: int = 0
+    taken: float = 0.0
+
+
+class Bucket:
+    """One limit of one quota. All times are epoch seconds and are told by the caller."""
+
+    __slots__ = (
+        "_amount",
+        "_charged",
+        "_holds",
+        "_in_transit",
+        "_is_held",
+        "_taken",
+        "_told_of",
+        "_transit_seconds",
+        "as_of",
+        "level",
+        "limit",
+        "quota",
+        "reserved",
+    )
+
+    def __init__(self, quota: str, limit: Limit, now: float) -> None:
+        self.quota = quota
+        self._set_limit(limit)
+        self.level = limit.capacity
+        self.reserved = 0.0
+        self.as_of = now
+        self._taken = 0.0
+        self._holds = self._told_of = 0
+        self._in_transit: deque[Hold] = deque()
+        self._charged: dict[Hold, None] = {}  # charged and not settled, in the order of charge
+
+    def change(self, limit: Limit, now: float) -> None:
+        """Go on with another limit for the same resource.
+
+        What is free stays so, as far as there is room: a higher limit fills up at its own rate.
+        """
+        self._advance(now)
+        grown = limit.capacity - self.limit.capacity
+        if grown < 0:
+            self._charge_all()  # or the level would be cut first, and charged for them after that
+        for hold in self._charged:
+            hold.room = max(0.0, hold.room + grown)
+        self._set_limit(limit)
+        if self._is_held:
+            self.level = limit.capacity
+        elif limit.resource.is_daily:
+            self.level += grown  # what was taken today stays taken
+        else:
+            self.level = min(self.level, limit.capacity)
+
+    def _set_limit(self, limit: Limit) -> None:
+        self.limit = limit
+        self._amount = _AMOUNTS.get(limit.resource)
+        self._is_held = limit.resource is Resource.CONCURRENCY
+        # A tiny bucket would lose all its refill to the wait: bound it by a share of the fill time.
+        fill_seconds = limit.capacity / limit.per_second if limit.per_second else 0.0
+        self._transit_seconds = min(TRANSIT_SECONDS, _TRANSIT_SHARE * fill_seconds)
+
+    def amount(self, call: Call) -> float:
+        """What ``call`` takes of this limit."""
+        return 1 if self._amount is None else self._amount(call)
+
+    def cost(self, call: Call) -> float:
+        """How long ``call`` takes all that refills, in seconds; of concurrency, its share."""
+        per_second = self.limit.per_second
+        if self.limit.resource.is_daily:
+            per_second = self.limit.capacity / DAY_SECONDS
+        return self.amount(call) / (per_second or self.limit.capacity)
+
+    def used(self, outcome: Outcome, hold: Hold) -> float:
+        """What an attempt took of this limit in the end, of what it holds."""
+        if not outcome.sent:
+            return 0.0
+        if outcome.refused:
+            return self._spilled(hold)
+        match self.limit.resource:
+            case Resource.TOKENS | Resource.TOKENS_PER_DAY if outcome.used_tokens is not None:
+                return outcome.used_tokens
+            case Resource.INPUT_TOKENS if outcome.usage is not None:
+                return outcome.usage.input_tokens
+            case Resource.OUTPUT_TOKENS if outcome.usage is not None:
+                return outcome.usage.output_tokens
+            case Resource.USD_PER_DAY if outcome.usd is not None:
+                return outcome.usd
+        return hold.amount
+
+    def _spilled(self, hold: Hold) -> float:
+        """What a refused request takes: it may empty the provider's bucket, but never owes."""
+        if self.limit.resource not in (Resource.REQUESTS, Resource.REQUESTS_PER_DAY):
+            return 0.0
+        level = self.level + (hold.amount if hold.charged else 0.0)
+        return max(0.0, min(hold.amount, level))
+
+    def available(self, now: float) -> float:
+        """What a new call may take at ``now``; below 0 while in debt."""
+        if now > self.as_of or self._in_transit:
+            self._advance(now)
+        return self.level - self.reserved
+
+    def passes(self, amount: float, now: float, headroom: float = 0.0) -> bool:
+        """Whether ``amount`` may be reserved: it is free, or the bucket is full."""
+        deficit = self.need(amount, headroom) - self.available(now)
+        return deficit <= _EPSILON * self.limit.capacity
+
+    def need(self, amount: float, headroom: float = 0.0) -> float:
+        """What must be free for ``amount``: more than the capacity goes into debt.
+
+        ``headroom`` is a share of the capacity that stays for others. Of slots nothing is kept:
+        what refills is only lent, but a slot that is kept stands idle.
+        """
+        limit = self.limit
+        if limit.per_second:
+            amount += headroom * limit.capacity
+        return amount if amount < limit.capacity else limit.capacity
+
+    def ready_at(self, amount: float, now: float, headroom: float = 0.0) -> float | None:
+        """When to ask again for ``amount``; None when only the end of a call can tell."""
+        deficit = self.need(amount, headroom) - self.available(now)
+        limit = self.limit
+        if deficit <= _EPSILON * limit.capacity:
+            return now
+        if self._is_held:
+            return None
+        if limit.resource.is_daily:
+            return self._day_after(now)
+        if self.level + deficit > (1 + _EPSILON) * limit.capacity and self._in_transit:
+            # The level is capped below what is needed until reserved amounts become charges.
+            return max(now, self._in_transit[0].charge_at or now)
+        return max(now, self.as_of) + deficit / limit.per_second + _TICK_SECONDS
+
+    def spares(self, amount: float, need: float, at: float, now: float) -> bool:
+        """Whether ``amount`` may be taken at ``now`` and ``need`` be available again at ``at``."""
+        refills = max(0.0, at - now - self._transit_seconds) * self.limit.per_second
+        return self.available(now) - amount + refills + _EPSILON * self.limit.capacity >= need
+
+    def refilled_at(self, amount: float, now: float, opens_at: float) -> float | None:
+        """When ``amount`` in all can have been taken, if nothing is before ``opens_at``.
+
+        None when only the end of a call can tell.
+        """
+        rate = self.limit.per_second
+        if self._is_held:
+            return None
+        if self.limit.resource.is_daily:
+            days = ceil((amount - self.available(now)) / self.limit.capacity)
+            return opens_at if days < 1 else self._day_after(opens_at) + (days - 1) * DAY_SECONDS
+        free = min(self.limit.capacity, self.available(now) + (opens_at - now) * rate)
+        return opens_at + max(0.0, amount - free) / rate
+
+    def reserve(self, amount: float, now: float) -> Hold:
+        """Set ``amount`` aside for a call that is about to be sent."""
+        self._advance(now)
+        self.reserved += amount
+        if self._is_held:
+            return Hold(amount, None)
+        self._taken += amount
+        charge_at = now + self._transit_seconds
+        self._holds += 1
+        hold = Hold(amount, charge_at, admitted_at=now, number=self._holds, taken=self._taken)
+        self._in_transit.append(hold)
+        return hold
+
+    def adopt(self, amount: float) -> Hold:
+        """Hold for a call that was in flight when the stored state was written.
+
+        The stored state counts it as spent already, so only concurrency is reserved anew. Nothing
+        of it can come back: how full the bucket was since its charge is not known.
+        """
+        if not self._is_held:
+            return Hold(amount, None, charged=True)
+        self.reserved += amount
+        return Hold(amount, None)
+
+    def settle(self, hold: Hold, used: float, now: float, *, refused: bool = False) -> None:
+        """End a hold at what the call turned out to use; 0 gives all of it back.
+
+        What was ``refused`` the provider never took: no debt stays of it.
+        """
+        self._advance(now)
+        hold.settled = True
+        self._taken += 0.0 if self._is_held else used - hold.amount
+        if not hold.charged:
+            self.reserved -= hold.amount
+            self.level -= 0.0 if self._is_held else used
+        elif used < hold.amount:
+            owed = max(0.0, -self.level) if refused else 0.0
+            self._give_back(hold, hold.amount - used, owed)
+        else:
+            self.level -= used - hold.amount
+        self._charged.pop(hold, None)
+
+    def drain(self, now: float) -> None:
+        """Take in that the provider has nothing left to refill from."""
+        if self.limit.per_second:
+            self.level -= max(0.0, self.available(now))
+
+    def correct(self, hold: Hold, remaining: float, now: float) -> None:
+        """Take in what the provider had left when it had charged ``hold``, rounded down by it.
+
+        What it has now follows from that, from the refill since and from what was admitted since.
+        It counts only where it is less than what is thought; an answer to an older call than the
+        last one that told does not count at all.
+        """
+        if hold.admitted_at is None or hold.number <= self._told_of:
+            return
+        self._told_of = hold.number
+        refilled = remaining + 1 + (now - hold.admitted_at) * self.limit.per_second
+        thought = self.available(now)
+        told = min(refilled, self.limit.capacity) - (self._taken - hold.taken)
+        self.level -= max(0.0, thought - told)
+
+    def state(self, now: float, paused_until: float | None) -> BucketState:
+        """What to store: reservations count as spent, for a crash cannot tell.
+
+        It refills from the time when the last of them has surely arrived.
+        """
+        resource, available = self.limit.resource, self.available(now)
+        last = self._in_transit[-1].charge_at if self._in_transit else None
+        as_of = max(self.as_of, last or self.as_of)
+        return BucketState(self.quota, resource, available, as_of, paused_until)
+
+    def restore(self, state: BucketState, now: float) -> None:
+        """Go on from a stored state. If the clock went back, nothing has refilled."""
+        if not self._is_held:
+            self.level = min(self.limit.capacity, state.available)
+            self.as_of = min(state.as_of, now + self._transit_seconds)
+
+    def _day_after(self, now: float) -> float:
+        """When the next day starts."""
+        starts = self.limit.day_starts
+        return (floor((now - starts) / DAY_SECONDS) + 1) * DAY_SECONDS + starts
+
+    def _advance(self, now: float) -> None:
+        in_transit = self._in_transit
+        while in_transit:
+            hold = in_transit[0]
+            if not hold.settled:
+                due = hold.charge_at
+                if due is None or due > now:
+                    break
+                self._refill(due)
+                self._charge(hold)
+            in_transit.popleft()
+        if now > self.as_of:
+            self._refill(now)
+
+    def _charge_all(self) -> None:
+        for hold in self._in_transit:
+            if not (hold.settled or hold.charged):
+                self._charge(hold)
+        self._in_transit.clear()
+
+    def _charge(self, hold: Hold) -> None:
+        self.reserved -= hold.amount
+        self.level -= hold.amount
+        hold.charged = True
+        hold.room = self.limit.capacity - self.level
+        self._charged[hold] = None
+
+    def _give_back(self, hold: Hold, unused: float, owed: float) -> None:
+        """Raise the level as if ``unused`` had not been charged, and adapt the rooms to that."""
+        given = min(unused, max(hold.room, owed))
+        self.level += given
+        is_earlier = True
+        for other in self._charged:
+            if other is hold:
+                is_earlier = False
+            elif is_earlier:
+                other.room = min(other.room + unused, hold.room) - given
+            else:
+                other.room -= given
+
+    def _refill(self, now: float) -> None:
+        if now > self.as_of:
+            if self.limit.resource.is_daily and self._day_after(self.as_of) <= now:
+                self.level = self.limit.capacity
+            refilled = self.level + (now - self.as_of) * self.limit.per_second
+            self.level = min(self.limit.capacity, refilled)
+            self.as_of = now
+            # Rooms grow from the earliest charge to the latest, so only the last ones can shrink.
+            room = self.limit.capacity - self.level
+            for hold in reversed(self._charged):
+                if hold.room <= room:
+                    break
+                hold.room = room

@@ -1,0 +1,143 @@
+"""One quota as it stands: its buckets, what was learned of its limits, and whether it is asked.
+
+Law of this file: what an answer told goes from here to the one part that it concerns.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ...model.batch import Lesson
+from ...model.quotas import News, Quota, Resource, Signals, Told
+from .breaker import Breaker
+from .bucket import Bucket, Hold
+from .learning import Learned
+from .write_speed import Pace
+
+LIMITS = "limits"
+BREAKER = "breaker"
+"""The kinds of lessons that are learned here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """The attempt at a call that told something: what it held, and when it was admitted."""
+
+    call_id: str
+    admitted_at: float
+    holds: Mapping[Bucket, Hold] = field(default_factory=dict[Bucket, Hold])
+
+
+class QuotaState:
+    """One quota. All times are epoch seconds and are told by the caller."""
+
+    __slots__ = ("_pace", "_unsaved", "breaker", "buckets", "learned", "name")
+
+    def __init__(self, stated: Quota, now: float) -> None:
+        self.name = stated.name
+        self.breaker = Breaker()
+        self.learned = Learned(stated)
+        self._pace = Pace()
+        limits = self.learned.limits()
+        self.buckets = tuple(Bucket(self.name, limit, now) for limit in limits)
+        self._unsaved: set[str] = set()
+
+    def restate(self, stated: Quota, now: float) -> None:
+        """Go on with other limits. What was learned was about the old ones."""
+        self.learned = Learned(stated)
+        self._unsaved.add(LIMITS)
+        self._fit(now)
+
+    def observe(
+        self, signals: Signals, attempt: Attempt, now: float, *, is_waited_for: bool
+    ) -> bool:
+        """Take in what an attempt told. Return whether more may go now than before."""
+        is_reopened = self._tell_breaker(signals, attempt, now)
+        is_changed = bool(signals.told) and self.learned.heard(signals.told)
+        if signals.news is News.ANSWERED:
+            amounts = {b.limit.resource: hold.amount for b, hold in attempt.holds.items()}
+            is_changed |= self.learned.answered(amounts, now, is_waited_for=is_waited_for)
+        elif signals.news is News.REFUSED and self.learned.refused(attempt.admitted_at, now):
+            is_changed = True
+            for bucket in self.buckets:
+                bucket.drain(now)
+        elif signals.news is News.OVERLOADED:
+            is_changed |= self.learned.overloaded(attempt.admitted_at, self._in_use, now)
+        if is_changed:
+            self._unsaved.add(LIMITS)
+            self._fit(now)
+        self._correct(signals.told, attempt, now)
+        return is_changed or is_reopened
+
+    def wrote(self, seconds: float, output_tokens: int, now: float) -> bool:
+        """Take in how long a server of one's own took. Return whether it is sent less now."""
+        if not (self.is_local and self._pace.add(seconds, output_tokens)):
+            return False
+        if self.learned.overloaded(now, self._in_use, now):
+            self._unsaved.add(LIMITS)
+            self._fit(now)
+        return True
+
+    @property
+    def _in_use(self) -> float:
+        slots = (b.reserved for b in self.buckets if b.limit.resource is Resource.CONCURRENCY)
+        return next(slots, 0.0)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a call that is cancelled costs nothing but its time."""
+        return self.learned.stated.is_local
+
+    def try_again(self) -> None:
+        """Let one call try although the account was locked out."""
+        self.breaker.try_again()
+        self._unsaved.add(BREAKER)
+
+    def take_lessons(self) -> Iterator[Lesson]:
+        """Hand over what was learned since the last time."""
+        if LIMITS in self._unsaved:
+            yield Lesson(LIMITS, self.name, self.learned.dump())
+        if BREAKER in self._unsaved:
+            yield Lesson(BREAKER, self.name, self.breaker.dump())
+        self._unsaved.clear()
+
+    def load(self, lesson: Lesson, now: float) -> None:
+        """Go on from what was learned in an earlier life."""
+        if lesson.kind == BREAKER:
+            self.breaker.load(lesson.value)
+        else:
+            self.learned.load(lesson.value)
+            self._fit(now)
+
+    def _tell_breaker(self, signals: Signals, attempt: Attempt, now: float) -> bool:
+        """Return whether that reopened the quota."""
+        if signals.pause_until is not None:
+            self.breaker.pause(signals.pause_until)
+        is_opened = is_reopened = False
+        match signals.news:
+            case News.ANSWERED | News.REFUSED:
+                is_reopened = self.breaker.answered()
+            case News.OVERLOADED | News.FAILED:
+                is_opened = self.breaker.failed(attempt.call_id, now)
+            case News.LOCKED_OUT:
+                self.breaker.stop(signals.error)
+                is_opened = True
+        if is_opened or is_reopened:
+            self._unsaved.add(BREAKER)
+        return is_reopened
+
+    def _fit(self, now: float) -> None:
+        """Give the buckets the limits that hold now. Buckets of the same resource go on."""
+        old = {bucket.limit.resource: bucket for bucket in self.buckets}
+        limits = self.learned.limits()
+        for limit in limits:
+            if limit.resource in old:
+                old[limit.resource].change(limit, now)
+        self.buckets = tuple(
+            old.get(limit.resource) or Bucket(self.name, limit, now) for limit in limits
+        )
+
+    def _correct(self, told: Mapping[Resource, Told], attempt: Attempt, now: float) -> None:
+        for bucket in self.buckets:
+            news, hold = told.get(bucket.limit.resource), attempt.holds.get(bucket)
+            if news is not None and news.remaining is not None and hold is not None:
+                bucket.correct(hold, news.remaining, now)

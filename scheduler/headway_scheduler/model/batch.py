@@ -1,0 +1,87 @@
+"""What one commit writes, and what a scheduler is built from again. Data only."""
+
+from dataclasses import dataclass, fields
+
+from .calls import CallRecord
+from .changes import Change
+from .prompts import Link, Piece
+from .quotas import BucketState
+from .runs import Run, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What was learned about ``subject``, as its learner wrote it down. ``kind``: who learned."""
+
+    kind: str
+    subject: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What another process asks of the one that admits. ``event`` is as its sender wrote it."""
+
+    id: int
+    sender: str
+    event: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a letter. Written with what the letter changed, so it is carried out once."""
+
+    letter_id: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """What a worker is told, as it was written for it."""
+
+    worker: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one commit writes, all or nothing. ``changed`` and ``runs`` overwrite earlier rows.
+
+    Pieces and links that are there already stay as they are. ``forget`` names runs whose rows go,
+    and then the texts that no call holds; a run that has not ended, or that one which stays names
+    as its parent, stays as well. ``taken``: letters that were carried out and want no answer.
+    ``seen``: how far workers have read their mail, which goes. Workers that ``left`` are forgotten.
+    """
+
+    new: tuple[CallRecord, ...] = ()
+    changed: tuple[CallRecord, ...] = ()
+    buckets: tuple[BucketState, ...] = ()
+    runs: tuple[Run, ...] = ()
+    pieces: tuple[Piece, ...] = ()
+    links: tuple[Link, ...] = ()
+    forget: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
+    lessons: tuple[Lesson, ...] = ()
+    answers: tuple[Answer, ...] = ()
+    taken: tuple[int, ...] = ()
+    mail: tuple[Mail, ...] = ()
+    seen: tuple[tuple[str, int], ...] = ()
+    joined: tuple[Worker, ...] = ()
+    left: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, each.name) for each in fields(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the core needs to go on: buckets, the calls that are not finished, what was learned.
+
+    ``changes`` has the last one of each kind and target.
+    """
+
+    buckets: tuple[BucketState, ...] = ()
+    calls: tuple[CallRecord, ...] = ()
+    next_seq: int = 0
+    changes: tuple[Change, ...] = ()
+    lessons: tuple[Lesson, ...] = ()

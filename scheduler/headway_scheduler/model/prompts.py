@@ -1,0 +1,34 @@
+"""A prompt as a chain of texts, each of which is stored once. Data only."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A distinct text of prompts, stored once. ``hash`` has 16 bytes."""
+
+    hash: bytes
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A prompt, as the prompt before it and one piece more.
+
+    A call's request hash is the hex of the ``hash`` of its prompt's last link.
+    """
+
+    hash: bytes
+    parent: bytes | None
+    piece: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What of a prompt may not be on disk yet. What is there already is left as it is."""
+
+    pieces: tuple[Piece, ...] = ()
+    links: tuple[Link, ...] = ()
+
+
+NO_PROMPT = Prompt()

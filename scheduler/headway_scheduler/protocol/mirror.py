@@ -1,0 +1,75 @@
+"""The rows of a worker's calls as the leader will have written them. Law: pure.
+
+What watches a run, sums its dollars and packs its result needs them, and must not ask the database.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ..model.batch import Batch
+from ..model.calls import Call, CallRecord, Outcome
+from ..model.runs import Run
+from ..model.states import LIVE_CALLS, CallState
+from ..runtime.pending import Message
+from .codec import Grant
+
+
+class Shadow:
+    """The calls that this process has handed over and that have not ended."""
+
+    def __init__(self) -> None:
+        self._live: dict[str, CallRecord] = {}
+        self._new: list[CallRecord] = []
+        self._changed: list[CallRecord] = []
+        self._runs: list[Run] = []
+
+    def told(self, messages: Iterable[Message], now: float) -> None:
+        """Take in what was handed over."""
+        for message in messages:
+            if message.submit is not None:
+                record = CallRecord(message.submit, seq=0, parked=message.parked)
+                self._live[record.call.id] = record
+                self._new.append(record)
+            elif message.resubmit is not None:
+                again = replace(message.resubmit, state=CallState.QUEUED, error=None, parked=False)
+                again.finished_at = again.arrival = None
+                self._live[again.call.id] = again
+                self._changed.append(again)
+            elif message.settle is not None:
+                self._settled(*message.settle, now)
+            if message.run is not None:
+                self._runs.append(message.run)
+
+    def granted(self, grant: Grant) -> Call | None:
+        """Take in that a call may be sent, and return it as it goes; None if it is over."""
+        record = self._live.get(grant.call_id)
+        if record is None:
+            return None
+        record.call = grant.route.taken_by(record.call)
+        record.state, record.attempts = CallState.ADMITTED, grant.attempts
+        record.admitted_at = grant.admitted_at
+        self._changed.append(record)
+        return record.call
+
+    def refused(self, call_id: str) -> None:
+        """Take in that a call was not taken."""
+        self._live.pop(call_id, None)
+
+    def take_batch(self) -> Batch:
+        """What changed since the last time."""
+        batch = Batch(tuple(self._new), tuple(self._changed), runs=tuple(self._runs))
+        self._new, self._changed, self._runs = [], [], []
+        return batch
+
+    def _settled(self, call_id: str, outcome: Outcome, now: float) -> None:
+        record = self._live.get(call_id)
+        if record is None:
+            return
+        record.state, record.error = outcome.state, outcome.error
+        record.losses += outcome.state is CallState.UNKNOWN
+        record.not_before = outcome.not_before
+        self._changed.append(record)
+        if outcome.state not in LIVE_CALLS:
+            record.finished_at, record.arrival = now, outcome.arrival
+            record.usage, record.answer = outcome.usage, outcome.answer
+            del self._live[call_id]

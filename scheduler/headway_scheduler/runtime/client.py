@@ -1,0 +1,286 @@
+"""What callers ask of the scheduler, and how they wait. Law: nobody goes on before it is on disk.
+
+Theory of operation. Callers leave events in a list and wake the pump, which takes all that have
+gathered at once. Where an event goes from there is for the subclass to say: to the core of this
+process (``service``), or to the process that has one (``remote``).
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ..core.runs.token_estimates import TOKENS, Estimates
+from ..errors import InternalError, SchedulerClosed
+from ..model.batch import Batch, Lesson
+from ..model.calls import Call, CallRecord, Outcome, Route, Usage
+from ..model.prompts import NO_PROMPT, Prompt
+from ..model.quotas import Signals
+from ..model.runs import Run
+from ..model.states import CallState
+from .clock import Clock
+from .pending import NOTHING, Event, Message, Reply, answers_here
+
+
+class Asking(ABC):
+    """Schedules the calls of this process. Use as an async context manager."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._estimates = Estimates()
+        self._waits: Counter[tuple[str, str]] = Counter()
+        self._events: list[Event] = []
+        self._wake = anyio.Event()
+        self._waiting: dict[str, Event] = {}
+        self._on_preempt: dict[str, Callable[[], None]] = {}
+        self._closed = False
+        self._life = anyio.CancelScope(shield=True)
+        self._tasks: TaskGroup
+
+    async def __aenter__(self) -> Self:
+        """Begin. Raises StoreError."""
+        await self._begin()
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._pump, name="headway pump")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        self._life.cancel()
+        return await self._tasks.__aexit__(kind, error, trace)
+
+    # Calls
+
+    async def acquire(
+        self, call: Call, prompt: Prompt = NO_PROMPT, routes: tuple[Route, ...] = ()
+    ) -> Call:
+        """Queue ``call`` and wait until it may be sent; that is on disk then, and its ``prompt``.
+
+        Return it as it is to be sent: on one of its ``routes``, if it has any.
+
+        The caller then owes one :meth:`settle`, :meth:`retry` or :meth:`abandon`. Cancelling the
+        wait takes the call out of the queue.
+
+        Raises UnknownQuota, CallTooLarge, KeyTaken or StoreError: it is not queued then;
+        SchedulerClosed: a call that was queued before stays on disk, parked.
+        """
+        message = Message(submit=call, prompt=prompt, routes=routes)
+        return await self._granted(call.id, message)
+
+    async def reacquire(self, record: CallRecord, routes: tuple[Route, ...] = ()) -> Call:
+        """Queue a call of an earlier attempt again, at its old place, and wait as for a new one.
+
+        It is parked, unknown, failed or cancelled. Raises what :meth:`acquire` does.
+        """
+        return await self._granted(record.call.id, Message(resubmit=record, routes=routes))
+
+    async def ask(self, call: Call, prompt: Prompt = NO_PROMPT) -> None:
+        """Write down a question to a person; on disk when this returns. It is never admitted."""
+        await self._told(Message(submit=call, parked=True, prompt=prompt))
+
+    async def decide(self, record: CallRecord, outcome: Outcome) -> None:
+        """Record a person's decision on a parked or unknown call: done, queued or cancelled.
+
+        Raises IllegalTransition, or StoreError if it is not on disk.
+        """
+        await self._told(Message(decide=(record, outcome)))
+
+    async def amend(self, *records: CallRecord) -> None:
+        """Write rows of finished calls anew. Raises StoreError if they are not on disk."""
+        await self._told(Message(rows=records))
+
+    async def forget(self, *run_ids: str) -> None:
+        """Delete ended runs, their calls, and texts that no other call holds.
+
+        A run that has not ended, or that one which stays began as a copy of, is left as it is.
+        Raises StoreError; nothing was deleted then.
+        """
+        await self._told(Message(forget=run_ids))
+
+    def on_preempt(self, call_id: str, act: Callable[[], None] | None) -> None:
+        """Say what cancels the request of a call in flight, to be queued again; None: nothing."""
+        if act is None:
+            self._on_preempt.pop(call_id, None)
+        else:
+            self._on_preempt[call_id] = act
+
+    async def settle(
+        self, call_id: str, outcome: Outcome, signals: Mapping[str, Signals] | None = None
+    ) -> None:
+        """Record how a call ended; on disk when this returns.
+
+        Cancelling the wait does not undo it. Raises StoreError if it is not on disk yet: it will
+        be recorded with the next commit that succeeds.
+        """
+        await self._told(Message(settle=(call_id, outcome), signals=signals, about=call_id))
+
+    async def retry(
+        self, call_id: str, outcome: Outcome, signals: Mapping[str, Signals] | None = None
+    ) -> Call:
+        """Queue an attempted call again at its old place and wait until it may be sent again.
+
+        ``outcome`` has the state queued. Raises StoreError; the call has failed then.
+        """
+        message = Message(settle=(call_id, outcome), signals=signals, about=call_id)
+        return await self._granted(call_id, message)
+
+    def abandon(self, call_id: str, outcome: Outcome) -> None:
+        """Settle without waiting, for a caller that is being cancelled."""
+        if not self._closed:
+            self._post(Message(settle=(call_id, outcome)))
+
+    async def save_run(self, run: Run) -> None:
+        """Write a run; on disk when this returns. Raises KeyTaken or StoreError if it is not."""
+        await self._told(Message(run=run), answers_here.get())
+
+    def note_run(self, run: Run) -> None:
+        """Write a run no later than the calls that are asked for after this."""
+        self._post(Message(run=run))
+
+    @contextmanager
+    def waiting(self, run_id: str, on: str) -> Iterator[None]:
+        """While this is open, a run waits for another: its calls go as urgently as they would."""
+        self._waits[run_id, on] += 1
+        self._post(self._waited(run_id))
+        try:
+            yield
+        finally:
+            self._waits -= Counter([(run_id, on)])
+            if not self._closed:
+                self._post(self._waited(run_id))
+
+    def _waited(self, run_id: str) -> Message:
+        return Message(waits=(run_id, frozenset(on for run, on in self._waits if run == run_id)))
+
+    def expected(self, path: str, model: str, characters: int, cap: int | None) -> Usage:
+        """What a call of an agent to a model will take, as its earlier calls show."""
+        return self._estimates.of(path, model, characters, cap)
+
+    def learn(self, path: str, model: str, characters: int, usage: Usage) -> None:
+        """Take in what a call took. Written with the next commit."""
+        if lessons := self._estimates.learn(path, model, characters, usage):
+            self._post(Message(lessons=tuple(lessons)))
+
+    def know(self, lessons: Iterable[Lesson]) -> None:
+        """Take in what was learned before, or elsewhere."""
+        for lesson in lessons:
+            if lesson.kind == TOKENS:
+                self._estimates.load(lesson)
+
+    @property
+    def waiting_calls(self) -> int:
+        """How many calls of this process wait to be admitted."""
+        return len(self._waiting)
+
+    def now(self) -> float:
+        """The scheduler's time, epoch seconds."""
+        return self._clock()
+
+    @abstractmethod
+    def sent(self, call_id: str) -> None:
+        """Note that the request leaves now. Written with the next commit."""
+
+    @abstractmethod
+    def observed(self, call_id: str, quota: str, signals: Signals) -> None:
+        """Take in what the head of an answer told of a quota. Written with the next commit.
+
+        Nobody is woken for it, unless everybody waits for a sign of life of the provider.
+        """
+
+    @abstractmethod
+    def is_stopped(self, quota: str) -> bool:
+        """Whether the provider's account is locked out: a bad key, no money."""
+
+    @abstractmethod
+    def is_left_alone(self, quota: str) -> bool:
+        """Whether nobody got an answer from the provider since its last fault."""
+
+    # What becomes of it
+
+    @abstractmethod
+    async def _begin(self) -> None:
+        """Do what comes before the first turn."""
+
+    @abstractmethod
+    async def _turn(self) -> None:
+        """Tell everything that has gathered."""
+
+    @abstractmethod
+    def _next_turn_at(self, now: float) -> float | None:
+        """When there is a turn although nobody asked for anything; None for never."""
+
+    # How callers wait
+
+    def _post(self, message: Message) -> None:
+        self._send(Event((message,)))
+
+    async def _told(self, message: Message, also: Batch = NOTHING) -> None:
+        """Wait until what a message tells is on disk."""
+        reply = Reply()
+        self._send(Event((message,), also, reply))
+        await reply.wait()
+
+    async def _granted(self, call_id: str, message: Message) -> Call:
+        if call_id in self._waiting:
+            raise InternalError(f"call {call_id}: somebody waits for its turn already")
+        reply = Reply()
+        event = Event((message,), reply=reply, until_granted=True)
+        self._send(event)
+        self._waiting[call_id] = event
+        try:
+            await reply.wait()
+        except anyio.get_cancelled_exc_class():
+            self.abandon(call_id, Outcome(CallState.CANCELLED, sent=False))
+            raise
+        finally:
+            self._waiting.pop(call_id, None)
+        assert event.granted is not None
+        return event.granted
+
+    def _send(self, event: Event) -> None:
+        if self._closed:
+            raise SchedulerClosed("the scheduler is closed: nothing more can be asked of it")
+        self._events.append(event)
+        self._wake.set()
+
+    # The pump
+
+    async def _pump(self) -> None:
+        try:
+            # Only closing ends it: callers that are being cancelled still have things to tell.
+            with self._life:
+                while True:
+                    await self._gather()
+                    with anyio.CancelScope(shield=True):
+                        await self._turn()
+        finally:
+            self._closed = True
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self._turn()
+            finally:
+                closed = SchedulerClosed("the scheduler was closed while this call waited")
+                self._answer_all(closed)
+
+    def _answer_all(self, error: Exception) -> None:
+        """Let nobody wait any more."""
+        for event in (*self._events, *self._waiting.values()):
+            event.answer(error)
+
+    async def _gather(self) -> None:
+        """Sleep until an event, or until it is time."""
+        now = self._clock()
+        at = self._next_turn_at(now)
+        with anyio.move_on_after(None if at is None else at - now):
+            await self._wake.wait()
+        self._wake = anyio.Event()

@@ -1,0 +1,368 @@
+"""The async shell around the core: one pump, one batch, one commit.
+
+Law of this file: nobody is woken before the commit that says so. Memory is never ahead of disk.
+
+Theory of operation. Callers leave events in a list and wake the pump. The pump takes all events
+that have gathered, tells them to the core, asks it whom to admit, commits everything that changed
+at once, and only then answers the callers. While a commit runs, the next batch gathers: the busier
+it is, the more calls share a sync. Idle, the pump sleeps until an event or until the time that the
+core named; there is no polling.
+
+If a commit fails, nothing that the batch promised holds: its callers get the error, the core is
+thrown away and built again from the store, and calls that others still wait for go on. What the
+failed batch could not record about calls whose callers are gone is recorded with the next commit.
+If it fails because a row of it is refused, its halves are tried one after the other, and so on:
+only the event that brought the row fails.
+
+If the process dies: before the commit, the events never happened; after it and before the
+wake-up, a granted call is found *admitted* at the next start and becomes *unknown*.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from ..core.policy import Policy
+from ..core.scheduler import Scheduler
+from ..core.views import Explanation, Statistics
+from ..errors import KeyTaken, StoreError
+from ..model import changes
+from ..model.batch import Answer, Batch, Snapshot
+from ..model.calls import CallRecord, Priority
+from ..model.changes import Change
+from ..model.quotas import Quota, Signals
+from ..model.runs import Order, Run, Worker
+from ..model.states import UNDER_WAY, RunState
+from ..ports import Store
+from ..protocol.codec import Parcel
+from ..protocol.outbox import mail
+from .client import Asking
+from .clock import Clock, system_clock
+from .pending import Event, Message, Reply, answers_here, batch_with, finals
+
+RETRY_COMMIT_SECONDS = 1.0
+"""How long after a failed commit the next one is tried if nobody asks."""
+
+
+class Service(Asking):
+    """Schedules the calls of this process, which admits. Use as an async context manager.
+
+    ``on_change`` is called after every commit, for live views. One that does not ``admit`` yet
+    gives no grants before :meth:`admit_from_here`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        quotas: Iterable[Quota],
+        *,
+        policy: Policy | None = None,
+        clock: Clock | None = None,
+        on_change: Callable[[Batch], None] = lambda batch: None,
+        admits: bool = True,
+    ) -> None:
+        super().__init__(clock or system_clock())
+        self._admits = admits
+        self._store = store
+        self._quotas = tuple(quotas)
+        self._on_change = on_change
+        self._policy = policy or Policy()
+        self._core = Scheduler(self._quotas, self._clock(), self._policy)
+        self._under_way: dict[str, Run] = {}
+        self._waited_on: dict[str, frozenset[str]] = {}
+        self._sending: set[str] = set()
+        self._retry_at: float | None = None
+        self._roll: dict[str, Worker] = {}
+
+    async def _begin(self) -> None:
+        """Go on from the store. What was in flight at a crash is unknown from here on.
+
+        What belongs to a worker is that worker's, until :meth:`lose` says that it is dead.
+        """
+        self._roll = {worker.id: worker for worker in await self._store.workers()}
+        assigned = [run for run in await self._store.assigned() if run.worker in self._roll]
+        self._under_way = {run.id: run for run in assigned if run.state in UNDER_WAY}
+        snapshot = await self._rebuild()
+        self.know(snapshot.lessons)
+        self._core.try_again(self._clock())
+        if batch := self._core.take_batch(self._clock()):
+            await self._store.commit(batch)
+
+    # What callers ask
+
+    def sent(self, call_id: str) -> None:
+        """Note that the request leaves now. Written with the next commit.
+
+        The core may run ahead of the disk in this alone: a crash cannot tell admitted from sent.
+        """
+        self._core.sent(call_id, self._clock())
+
+    def observed(self, call_id: str, quota: str, signals: Signals) -> None:
+        """Take in what the head of an answer told of a quota. Written with the next commit.
+
+        Nobody is woken for it, unless everybody waits for a sign of life of the provider.
+        """
+        if not self._closed:
+            self._events.append(Event((Message(signals={quota: signals}, about=call_id),)))
+            if self._core.is_probing(quota):
+                self._wake.set()
+
+    def is_stopped(self, quota: str) -> bool:
+        """Whether the provider's account is locked out: a bad key, no money."""
+        return self._core.is_stopped(quota)
+
+    def is_left_alone(self, quota: str) -> bool:
+        """Whether nobody got an answer from the provider since its last fault."""
+        return self._core.is_left_alone(quota)
+
+    async def bump(self, call_id: str, priority: Priority) -> None:
+        """Change the class of a queued call. Raises IllegalTransition or StoreError."""
+        await self._told(Message(bump=(call_id, priority)), answers_here.get())
+
+    async def set_limits(self, quota: str, limits: Quota | None) -> None:
+        """Change a quota's limits, or go back to the configured ones; on disk when this returns.
+
+        Raises UnknownQuota or StoreError.
+        """
+        await self._change(changes.limits(quota, limits, self._clock()))
+
+    async def set_weight(self, team: str, weight: float | None) -> None:
+        """Change a team's share, or go back to the configured one; on disk when this returns.
+
+        Raises CallerError or StoreError.
+        """
+        await self._change(changes.weight(team, weight, self._clock()))
+
+    async def resume_quota(self, quota: str) -> None:
+        """Let one call try of a quota whose account was locked out; on disk when this returns.
+
+        Raises UnknownQuota or StoreError.
+        """
+        await self._change(changes.resume(quota, self._clock()))
+
+    async def set_gate(self, target: str, state: str) -> None:
+        """Open, pause or drain all, a class or a model; on disk when this returns.
+
+        Raises CallerError or StoreError.
+        """
+        change = changes.gate(target, state, self._core.next_seq, self._clock())
+        await self._change(change)
+
+    async def answer(self, answer: Answer) -> None:
+        """Say what became of a letter, unless a commit has said it. Raises StoreError."""
+        await self._told(Message(), Batch(answers=(answer,)))
+
+    # Other processes
+
+    @property
+    def workers(self) -> Mapping[str, Worker]:
+        """Who executes runs, by id."""
+        return self._roll
+
+    def admit_from_here(self) -> None:
+        """Give grants from now on."""
+        self._admits = True
+        self._wake.set()
+
+    async def enlist(self, worker: Worker) -> None:
+        """Take a process on that executes runs, or what it says anew of itself.
+
+        Raises StoreError.
+        """
+        await self._told(Message(), Batch(joined=(worker,)))
+        self._roll[worker.id] = worker
+
+    def deliver(self, letter_id: int, parcel: Parcel) -> Reply:
+        """Take what a worker tells, at once; the reply is set when it is on disk.
+
+        What of it is refused goes back by mail. Nothing is taken from one that is not on the roll.
+        """
+        worker = parcel.worker
+        joined = () if parcel.joins is None else (parcel.joins,)
+        self._roll |= {each.id: each for each in joined}
+        is_known, reply = worker in self._roll, Reply()
+        also = Batch(taken=(letter_id,), seen=((worker, parcel.seen),), joined=joined)
+        messages = parcel.messages if is_known else ()
+        event = Event(messages, also, reply, worker, letter_id, is_of_nobody=not is_known)
+        self._send(event)
+        return reply
+
+    async def lose(self, worker: str) -> list[Run]:
+        """Take the runs of a worker that is dead away from it; on disk when this returns.
+
+        They are interrupted, or queued as they were. Everything that it told must have been
+        delivered. Raises StoreError; it may be said again then.
+        """
+        self._roll.pop(worker, None)
+        runs = [run for run in await self._store.assigned() if run.worker == worker]
+        left = [let_go(run) for run in runs]
+        messages = (Message(disown=worker), *(Message(run=run) for run in left))
+        reply = Reply()
+        self._send(Event(messages, Batch(left=(worker,)), reply))
+        await reply.wait()
+        return left
+
+    async def order(self, worker: str, order: Order, run: Run | None = None) -> None:
+        """Tell a worker what an operator wants, with a row that changes for it.
+
+        Raises StoreError.
+        """
+        reply, orders = Reply(), ((worker, order),)
+        if run is None:
+            self._send(Event((), reply=reply, orders=orders))
+        else:
+            self._send(Event((Message(run=run),), answers_here.get(), reply, orders=orders))
+        await reply.wait()
+
+    def explain(self, call_id: str) -> Explanation | None:
+        """What a queued call waits for; None if it is not live."""
+        return self._core.explain(call_id, self._clock())
+
+    def queued(self) -> list[CallRecord]:
+        """Every queued call, next one first. Read only."""
+        return self._core.queued()
+
+    def statistics(self) -> Statistics:
+        """How many wait and are in flight, and every gauge."""
+        return self._core.statistics(self._clock())
+
+    async def _change(self, change: Change) -> None:
+        await self._told(Message(change=change), answers_here.get())
+
+    # The pump
+
+    def _next_turn_at(self, now: float) -> float | None:
+        if self._retry_at is not None or not self._admits:
+            return self._retry_at
+        return self._core.next_event(now)
+
+    async def _turn(self) -> None:
+        """Everything that has gathered: one batch, unless a row of it is refused."""
+        parts, self._events = [self._events], []
+        while parts:
+            part = parts.pop()
+            try:
+                turn = await self._commit(part)
+            except KeyTaken as error:
+                self._retry_at = self._clock()
+                if len(part) > 1:
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+                elif part and part[0].sender is not None:
+                    self._events.append(part[0].refused_for(error))
+                else:
+                    self._fail(part, error)
+            except Exception as error:
+                for failed in (part, *reversed(parts)):
+                    self._fail(failed, error)
+                self._retry_at = self._clock() + RETRY_COMMIT_SECONDS
+                if isinstance(error, StoreError):
+                    return
+                raise
+            else:
+                self._answer(part, turn)
+                if turn.batch:
+                    self._on_change(turn.batch)
+
+    async def _commit(self, events: list[Event]) -> "_Turn":
+        """Tell the core, ask it, and commit. Takes out of ``events`` what the core refused."""
+        if self._retry_at is not None:
+            await self._rebuild()
+        now = self._clock()
+        events[:] = [event for event in events if self._tell(event, now)]
+        grants = self._core.admit(now) if self._admits and not self._closed else []
+        preempted = self._core.take_preempted()
+        batch = batch_with(self._core.take_batch(now), events)
+        batch = replace(batch, mail=mail(events, grants, preempted, self._core))
+        if batch:
+            await self._store.commit(batch)
+        return _Turn(batch, grants, preempted)
+
+    def _tell(self, event: Event, now: float) -> bool:
+        """Tell the core one event; a caller's mistake goes back to that caller alone."""
+        event.tell(self._core, now)
+        for message in event.accepted():
+            if message.waits is not None:
+                run_id, on = message.waits
+                self._waited_on[run_id] = on
+                if not on:
+                    del self._waited_on[run_id]
+        if event.sender is not None:
+            self.know(each for message in event.accepted() for each in message.lessons)
+            return True
+        for error in event.refused.values():
+            if event.reply is None:
+                raise error
+            event.answer(error)
+        return not event.refused
+
+    def _answer(self, accepted: list[Event], turn: "_Turn") -> None:
+        """The commit stands: wake those whose event it was, and those who may send."""
+        for event in accepted:
+            event.stands = True
+            for message in event.accepted():
+                self._note(message)
+            if not event.until_granted:
+                event.answer()
+        for record in turn.preempted:
+            if (act := self._on_preempt.get(record.call.id)) is not None:
+                act()
+        for record in turn.grants:
+            # A caller that was cancelled meanwhile has an abandon on its way.
+            if record.worker is not None:
+                continue
+            self._sending.add(record.call.id)
+            if waiting := self._waiting.get(record.call.id):
+                waiting.granted = record.call
+                waiting.answer()
+
+    def _note(self, message: Message) -> None:
+        """Keep what the store does not tell a core that is built again."""
+        if message.settle is not None:
+            self._sending.discard(message.settle[0])
+        if (run := message.run) is not None:
+            self._under_way[run.id] = run
+            if run.state not in UNDER_WAY:
+                del self._under_way[run.id]
+
+    def _fail(self, events: list[Event], error: Exception) -> None:
+        """The commit does not stand: say so, keep what must still be recorded, rebuild later."""
+        for event in events:
+            event.answer(error)
+        self._events += [Event((message,)) for message in finals(events)]
+
+    async def _rebuild(self) -> Snapshot:
+        """Build the core from the store. Raises StoreError and leaves the old one then."""
+        snapshot = await self._store.snapshot()
+        now = self._clock()
+        core = Scheduler(self._quotas, now, self._policy)
+        for run in self._under_way.values():
+            core.track(run, now)
+        for run_id, on in self._waited_on.items():
+            core.wait(run_id, on, now)
+        core.restore(snapshot, now, self._has_caller)
+        self._core = core
+        self._retry_at = None
+        return snapshot
+
+    def _has_caller(self, record: CallRecord) -> bool:
+        """Whether a call on disk is somebody's; not yet, if asking again is still to stand."""
+        if record.worker is not None:
+            return record.worker in self._roll
+        call_id = record.call.id
+        waiting = self._waiting.get(call_id)
+        return call_id in self._sending or (waiting is not None and waiting.stands)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What a commit did."""
+
+    batch: Batch
+    grants: list[CallRecord]
+    preempted: list[CallRecord]
+
+
+def let_go(run: Run) -> Run:
+    """A run that nobody executes any more."""
+    state = RunState.INTERRUPTED if run.state is RunState.RUNNING else run.state
+    return replace(run, state=state, worker=None)

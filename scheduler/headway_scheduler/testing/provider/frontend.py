@@ -1,0 +1,141 @@
+"""Decides what every request gets: a refusal, a fault or an answer, and enters it in the ledger.
+
+Order: a request that cannot be read, then a fault that refuses, then the limits, then any other
+fault. No I/O but the ledger's file: what comes out is a ``Delivery`` for the server to carry out.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from .delivery import Delivery, Latency, answer_delivery, error_delivery
+from .faults import FAULT_HEADER, Fault, FaultKind
+from .gate import Gate, Gates
+from .ledger import Entry, Ledger
+from .limits import Limits
+from .refusals import Refusal, bad_request
+from .replies import ReplyFunction, answer
+from .request import Asked, Body
+
+FaultSchedule = Callable[[int, Body], Fault | None]
+"""Gets the request's number, from 1, and its body; says what goes wrong with it."""
+Read = Callable[[bytes, Mapping[str, str]], Asked]
+"""Understands a request by its body and headers; raises ValueError if it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a provider behaves; by default it has no limits, answers at once and never fails."""
+
+    limits: Limits | Mapping[str, Limits] = field(default_factory=Limits)
+    latency: Latency = field(default_factory=Latency)
+    reply: ReplyFunction | None = None
+    faults: FaultSchedule | None = None
+
+
+class Desk:
+    """The provider without its network: requests in, deliveries out."""
+
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._settings = settings
+        self._gates = Gates(settings.limits, time.monotonic())
+
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that have limits of their own."""
+        return self._gates.names()
+
+    def take(self, raw: bytes, headers: Mapping[str, str], read: Read) -> Delivery:
+        """Decide one request, understood by ``read``; from here on it is in the ledger."""
+        entry = self._blank_entry()
+        try:
+            asked = read(raw, headers)
+            fault = self._fault(entry.index, asked, headers)
+        except ValueError as problem:
+            return self._refuse(entry, bad_request(str(problem)), None)
+        entry = _described(entry, asked)
+        now = entry.received_monotonic
+        gate = self._gates.of(asked.model, now)
+        error = None if fault is None else fault.refusal(asked.model)
+        if error is not None and error.status < 500:
+            gate.count_refused(now)
+            return self._refuse(entry, error, gate)
+        charge = gate.charge(asked.prompt_tokens, asked.output_cap)
+        refusal = gate.admit(asked.model, charge, now)
+        if refusal is not None:
+            return self._refuse(entry, refusal, gate)
+        charged = replace(entry, accepted=True, charged_tokens=charge)
+        if error is not None:
+            return self._fail(charged, error, gate)
+        return self._serve(charged, asked, gate, fault)
+
+    def _fault(self, index: int, asked: Asked, headers: Mapping[str, str]) -> Fault | None:
+        if FAULT_HEADER in headers:
+            return Fault.parse(headers[FAULT_HEADER])
+        schedule = self._settings.faults
+        return None if schedule is None else schedule(index, asked.body)
+
+    def _blank_entry(self) -> Entry:
+        return Entry(
+            index=len(self.ledger) + 1,
+            received_at=time.time(),
+            received_monotonic=time.monotonic(),
+            model="",
+            status=400,
+            accepted=False,
+            paid=False,
+        )
+
+    def _refuse(self, entry: Entry, refusal: Refusal, gate: Gate | None) -> Delivery:
+        """Answer with an error and charge nothing."""
+        self.ledger.open(replace(entry, status=refusal.status, why=refusal.why))
+        headers = self._headers(entry, gate)
+        return error_delivery(refusal, headers, partial(self._finish, entry.index, None))
+
+    def _fail(self, entry: Entry, error: Refusal, gate: Gate) -> Delivery:
+        """Answer a request that was admitted with an error of ours."""
+        self.ledger.open(replace(entry, status=error.status, why=error.why))
+        finish = partial(self._finish, entry.index, gate)
+        return error_delivery(error, self._headers(entry, gate), finish)
+
+    def _serve(self, entry: Entry, asked: Asked, gate: Gate, fault: Fault | None) -> Delivery:
+        """Answer a request that was admitted."""
+        why = "" if fault is None else fault.kind.value
+        said = answer(asked, entry.index, int(entry.received_at), self._settings.reply)
+        paid = fault is None or fault.kind is not FaultKind.HANG
+        tokens = said.completion_tokens if paid else 0
+        entry = replace(entry, status=200, paid=paid, why=why, completion_tokens=tokens)
+        self.ledger.open(entry)
+        finish = partial(self._settle, entry, gate)
+        delivery = answer_delivery(said, self._settings.latency, fault, finish)
+        headers = {**delivery.headers, **self._headers(entry, gate)}
+        return replace(delivery, headers=headers)
+
+    def _headers(self, entry: Entry, gate: Gate | None) -> dict[str, str]:
+        rates = {} if gate is None else gate.headers(entry.received_monotonic)
+        return {"x-request-id": f"req_{entry.index}", **rates}
+
+    def _settle(self, entry: Entry, gate: Gate, why: str) -> None:
+        """An answer ended: only now is known what it took."""
+        if entry.paid:
+            output, now = entry.completion_tokens, time.monotonic()
+            gate.settle(entry.charged_tokens, entry.prompt_tokens, output, now)
+        self._finish(entry.index, gate, why)
+
+    def _finish(self, index: int, gate: Gate | None, why: str) -> None:
+        """A delivery ended; ``gate`` is where it held a place."""
+        if gate is not None:
+            gate.leave()
+        self.ledger.finish(index, why, wall=time.time(), monotonic=time.monotonic())
+
+
+def _described(entry: Entry, asked: Asked) -> Entry:
+    return replace(
+        entry,
+        model=asked.model,
+        who=asked.who,
+        digest=asked.digest,
+        prompt_tokens=asked.prompt_tokens,
+        streamed=asked.streamed,
+    )

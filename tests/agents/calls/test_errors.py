@@ -1,0 +1,378 @@
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from json import JSONDecodeError
+from typing import Any, ClassVar
+
+import anyio
+import openai
+import pytest
+
+from headway_agents import Model, RunScope, ScheduledClient
+from headway_agents.calls.errors import judged, paid_usage, told
+from headway_agents.calls.live_call import MAX_ATTEMPTS
+from headway_scheduler.backends.memory.store import MemoryStore
+from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.quotas import Quota
+from headway_scheduler.model.states import CallState
+from headway_scheduler.providers import PROVIDERS, Kind
+from headway_scheduler.runtime.local import Service
+from headway_scheduler.testing.provider import Fault, FaultKind, Latency, Limits
+
+pytestmark = pytest.mark.anyio
+MODEL = Model("m", ("q",))
+
+
+def once(fault: Fault) -> Any:
+    return lambda number, _: fault if number == 1 else None
+
+
+async def test_a_429_pauses_the_quota_and_is_paid_once(
+    scope: RunScope, serve: Any, question: Any, records: Any, service: Service
+) -> None:
+    paused: list[float] = []
+
+    def faults(number: int, _: Any) -> Fault | None:
+        if number == 1:
+            return Fault(FaultKind.RATE_LIMIT, retry_after_seconds=0.05)
+        paused.extend(g.paused_until or 0.0 for g in service.statistics().gauges)
+        return None
+
+    async with serve(faults=faults) as (provider, inner):
+        result = await ScheduledClient(inner, MODEL, scope, "w").create(question())
+        assert result.content
+        assert [entry.status for entry in provider.ledger.entries] == [429, 200]
+        assert len(provider.ledger.paid) == 1
+        (record,) = await records()
+        assert (record.state, record.attempts) == (CallState.DONE, 2)
+        first, second = provider.ledger.entries
+        assert second.received_at - first.received_at >= 0.045
+
+
+async def test_a_429_gives_its_tokens_back(serve: Any, question: Any) -> None:
+    """Else the retry would wait most of a minute for tokens that nobody used."""
+    fault = Fault(FaultKind.RATE_LIMIT, retry_after_seconds=0.01)
+    async with (
+        Service(MemoryStore(), [Quota.per_minute("q", tokens=1000)]) as service,
+        serve(client={"max_tokens": 900}, faults=once(fault)) as (_, inner),
+    ):
+        scope = RunScope(service, "run", Priority.NORMAL)
+        with anyio.fail_after(5):
+            await ScheduledClient(inner, MODEL, scope, "w").create(question())
+
+
+async def test_a_429_without_a_quota_pauses_the_call(
+    scope: RunScope, serve: Any, question: Any
+) -> None:
+    fault = Fault(FaultKind.RATE_LIMIT, retry_after_seconds=0.05)
+    async with serve(faults=once(fault)) as (provider, inner):
+        await ScheduledClient(inner, Model("free", ()), scope, "w").create(question())
+        first, second = provider.ledger.entries
+        assert second.received_at - first.received_at >= 0.045
+
+
+@pytest.mark.usefixtures("fast_pauses")
+async def test_a_500_is_asked_again(
+    scope: RunScope, serve: Any, question: Any, records: Any
+) -> None:
+    async with serve(faults=once(Fault(FaultKind.SERVER_ERROR))) as (provider, inner):
+        assert (await ScheduledClient(inner, MODEL, scope, "w").create(question())).content
+        assert [entry.status for entry in provider.ledger.entries] == [500, 200]
+        (record,) = await records()
+        assert (record.state, record.attempts) == (CallState.DONE, 2)
+
+
+@pytest.mark.usefixtures("fast_pauses")
+async def test_a_call_that_fails_while_others_are_answered_is_given_up(
+    scope: RunScope, serve: Any, question: Any, records: Any, idle: Any
+) -> None:
+    def faults(_: int, body: Any) -> Fault | None:
+        is_bad = body["messages"][0]["content"] == "bad"
+        return Fault(FaultKind.SERVER_ERROR) if is_bad else None
+
+    async def others(client: ScheduledClient) -> None:
+        while True:
+            await client.create(question("good"))
+
+    async with serve(faults=faults) as (provider, inner), anyio.create_task_group() as group:
+        client = ScheduledClient(inner, MODEL, scope, "w")
+        group.start_soon(others, client)
+        with pytest.raises(openai.InternalServerError):
+            await client.create(question("bad"))
+        group.cancel_scope.cancel()
+    (record,) = [row for row in await records() if row.state is CallState.FAILED]
+    assert record.error.startswith("InternalServerError: ")
+    assert record.attempts >= MAX_ATTEMPTS
+    assert sum(entry.status == 500 for entry in provider.ledger.entries) == record.attempts
+    await idle()
+
+
+@pytest.mark.usefixtures("fast_pauses")
+async def test_a_provider_that_answers_nobody_is_waited_for(
+    scope: RunScope, serve: Any, question: Any, records: Any
+) -> None:
+    down = 3 * MAX_ATTEMPTS
+
+    def faults(number: int, _: Any) -> Fault | None:
+        return Fault(FaultKind.SERVER_ERROR) if number <= down else None
+
+    async with serve(faults=faults) as (provider, inner):
+        assert (await ScheduledClient(inner, MODEL, scope, "w").create(question())).content
+        assert len(provider.ledger) == down + 1
+        (record,) = await records()
+        assert (record.state, record.attempts) == (CallState.DONE, down + 1)
+
+
+async def streamed(client: ScheduledClient, messages: Any) -> list[Any]:
+    return [item async for item in client.create_stream(messages)]
+
+
+FINAL = {
+    FaultKind.UNAUTHORIZED: openai.AuthenticationError,
+    FaultKind.INSUFFICIENT_QUOTA: openai.RateLimitError,
+}
+
+
+@pytest.mark.parametrize("kind", list(FINAL))
+@pytest.mark.parametrize("ask", [ScheduledClient.create, streamed])
+async def test_what_no_wait_mends_reaches_the_agent_as_it_came(
+    kind: FaultKind, ask: Any, scope: RunScope, serve: Any, question: Any, records: Any
+) -> None:
+    async with serve(faults=lambda *_: Fault(kind)) as (provider, inner):
+        with pytest.raises(FINAL[kind]) as caught:
+            await ask(ScheduledClient(inner, MODEL, scope, "w"), question())
+        assert scope.error is caught.value
+        assert len(provider.ledger) == 1
+        (record,) = await records()
+        assert record.state is CallState.FAILED
+        assert record.error.startswith(FINAL[kind].__name__)
+
+
+async def test_a_bad_key_fails_its_call_and_holds_the_others_until_it_is_mended(
+    scope: RunScope, serve: Any, question: Any, service: Service, caplog: Any
+) -> None:
+    caplog.set_level(logging.WARNING, "headway")
+    async with serve(faults=once(Fault(FaultKind.UNAUTHORIZED))) as (provider, inner):
+        client = ScheduledClient(inner, MODEL, scope, "w")
+        with pytest.raises(openai.AuthenticationError):
+            await client.create(question())
+        (alert,) = caplog.records
+        assert "quota 'q' is stopped" in alert.getMessage()
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.create, question())
+            group.start_soon(client.create, question())
+            while sum(service.statistics().waiting) < 2:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+            await anyio.sleep(0.05)
+            assert len(provider.ledger) == 1
+            await service.resume_quota("q")
+        assert [entry.status for entry in provider.ledger.entries] == [401, 200, 200]
+
+
+@pytest.mark.usefixtures("fast_pauses")
+@pytest.mark.parametrize("kind", [FaultKind.HANG, FaultKind.OVERLOADED, FaultKind.MALFORMED])
+@pytest.mark.parametrize("ask", [ScheduledClient.create, streamed])
+async def test_every_fault_leaves_nothing_held(
+    kind: FaultKind, ask: Any, scope: RunScope, serve: Any, question: Any, idle: Any
+) -> None:
+    client = {"timeout": 0.1}
+    async with serve(client=client, faults=once(Fault(kind))) as (provider, inner):
+        await ask(ScheduledClient(inner, MODEL, scope, "w"), question())
+        assert len(provider.ledger) == 2
+        await idle()
+
+
+@pytest.mark.usefixtures("fast_pauses")
+async def test_a_cut_stream_comes_again_from_its_start(
+    scope: RunScope, serve: Any, question: Any, records: Any
+) -> None:
+    fault = Fault(FaultKind.CUT_STREAM, after_chunks=3)
+    async with serve(faults=once(fault)) as (_, inner):
+        client = ScheduledClient(inner, MODEL, scope, "w")
+        *chunks, last = [item async for item in client.create_stream(question())]
+        text = "".join(chunks)
+        assert text.endswith(last.content)
+        assert len(text) > len(last.content)
+        (record,) = await records()
+        assert (record.state, record.attempts) == (CallState.DONE, 2)
+
+
+@pytest.mark.usefixtures("fast_pauses")
+async def test_a_refused_connection_is_waited_for(
+    scope: RunScope, serve: Any, question: Any, records: Any
+) -> None:
+    async with serve() as (provider, inner), anyio.create_task_group() as group:
+        address, inner._client.base_url = inner._client.base_url, "http://127.0.0.1:9/v1"
+        group.start_soon(ScheduledClient(inner, MODEL, scope, "w").create, question())
+        await attempted(records, MAX_ATTEMPTS + 1)
+        inner._client.base_url = address
+    assert len(provider.ledger.paid) == 1
+    (record,) = await records()
+    assert record.state is CallState.DONE
+
+
+@pytest.mark.usefixtures("fast_pauses")
+@pytest.mark.parametrize("ask", [ScheduledClient.create, streamed])
+async def test_a_page_instead_of_json_is_asked_again(
+    ask: Any, scope: RunScope, serve: Any, question: Any, records: Any
+) -> None:
+    """As a proxy in between sends it, with 200: openai takes it for a text."""
+    async with serve() as (provider, inner), a_page() as address:
+        good, inner._client.base_url = inner._client.base_url, address
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask, ScheduledClient(inner, MODEL, scope, "w"), question())
+            await attempted(records, 3)
+            inner._client.base_url = good
+    assert len(provider.ledger.paid) == 1
+
+
+async def attempted(records: Any, times: int) -> None:
+    while not [row for row in await records() if row.attempts >= times]:  # noqa: ASYNC110
+        await anyio.sleep(0.01)
+
+
+@asynccontextmanager
+async def a_page() -> AsyncIterator[str]:
+    """A server that answers everything with a page."""
+
+    async def answer(stream: Any) -> None:
+        async with stream:
+            await stream.receive()
+            page = b"<html>Please log in</html>"
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(page)}"
+            await stream.send(head.encode() + b"\r\nConnection: close\r\n\r\n" + page)
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with anyio.create_task_group() as group:
+        group.start_soon(listener.serve, answer)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        yield f"http://127.0.0.1:{port}/v1"
+        group.cancel_scope.cancel()
+    await listener.aclose()
+
+
+def test_a_key_in_an_error_stays_out_of_the_journal() -> None:
+    error = ValueError(
+        "Incorrect API key provided: sk-proj-abc***xyz. Bearer abc.def-123 "
+        'api_key="0123abcd" AIzaSyA0123456789012345678901'
+    )
+    text = told(error)
+    assert text.startswith("ValueError: Incorrect")
+    for secret in ("sk-proj", "abc.def", "0123abcd", "AIzaSy"):
+        assert secret not in text
+    assert len(told(ValueError("x" * 10_000))) <= 2000
+
+
+class _Response(Exception):
+    def __init__(self, status_code: int, **fields: Any) -> None:
+        super().__init__("no")
+        self.status_code = status_code
+        vars(self).update(fields)
+
+
+def _wrapped(cause: Exception) -> Exception:
+    error = RuntimeError("an adapter's own")
+    error.__cause__ = cause
+    return error
+
+
+class _Amazon(Exception):
+    """As botocore's ClientError."""
+
+    def __init__(self, code: str, status: int) -> None:
+        super().__init__(f"An error occurred ({code})")
+        self.response = {
+            "Error": {"Code": code, "Message": "no"},
+            "ResponseMetadata": {"HTTPStatusCode": status},
+        }
+
+
+class _Slow:
+    headers: ClassVar = {"Retry-After": "7"}
+
+
+class TransportError(Exception):
+    """As in httpx and httpx2."""
+
+
+class ReadTimeout(TransportError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "pause"),
+    [
+        (ValueError("model does not support vision"), Kind.FINAL, 0.0),
+        (AttributeError("'str' object has no attribute 'choices'"), Kind.FINAL, 0.0),
+        (_Response(400), Kind.FINAL, 0.0),
+        (_Response(529), Kind.OVERLOADED, 1.0),
+        (_Response(429, response=_Slow), Kind.RATE_LIMITED, 7.0),
+        (_Response(429, body={"error": {"code": "insufficient_quota"}}), Kind.ACCOUNT, 0.0),
+        (_wrapped(_Response(429, response=_Slow)), Kind.RATE_LIMITED, 7.0),
+        (ConnectionResetError(), Kind.TRANSIENT, 1.0),
+        (TimeoutError(), Kind.TRANSIENT, 1.0),
+        (JSONDecodeError("cut", "", 0), Kind.TRANSIENT, 1.0),
+        (_Amazon("ThrottlingException", 400), Kind.RATE_LIMITED, 1.0),
+        (_Amazon("ValidationException", 400), Kind.FINAL, 0.0),
+        (ReadTimeout("cut"), Kind.TRANSIENT, 1.0),
+        (openai.APITimeoutError(None), Kind.TRANSIENT, 1.0),  # type: ignore[arg-type]
+        (openai.APIError("mid-stream", None, body={"code": "rate_limit_exceeded"}),  # type: ignore[arg-type]
+         Kind.RATE_LIMITED, 1.0),
+        (openai.APIError("mid-stream", None, body={"type": "server_error"}),  # type: ignore[arg-type]
+         Kind.TRANSIENT, 1.0),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_errors_are_judged_by_their_looks(error: Exception, kind: Kind, pause: float) -> None:
+    provider = PROVIDERS["bedrock" if isinstance(error, _Amazon) else "openai"]
+    verdict = judged(error, provider, 1, now=0.0)
+    assert (verdict.kind, verdict.pause_seconds) == (kind, pause)
+
+
+def test_what_a_refused_answer_cost_is_kept() -> None:
+    class Usage:
+        prompt_tokens, completion_tokens = 3, 5
+
+    class Completion:
+        usage = Usage
+
+    error = ValueError("cut off at its length")
+    assert paid_usage(error) is None
+    vars(error)["completion"] = Completion
+    usage = paid_usage(error)
+    assert usage is not None
+    assert usage.total == 8
+
+
+async def test_a_request_above_the_providers_limit_ends_the_call(
+    scope: RunScope, serve: Any, question: Any, records: Any
+) -> None:
+    async with serve(limits=Limits(tokens_per_minute=100)) as (provider, inner):
+        with pytest.raises(openai.RateLimitError, match="too large"):
+            await ScheduledClient(inner, MODEL, scope, "w").create(question("x" * 1000))
+        assert [entry.why for entry in provider.ledger.entries] == ["too_large"]
+        (record,) = await records()
+        assert record.state is CallState.FAILED
+
+
+@pytest.mark.usefixtures("fast_pauses")
+async def test_200_streams_at_once_of_which_every_fifth_is_cut_leave_no_slot_taken(
+    serve: Any, question: Any
+) -> None:
+    def faults(number: int, _: Any) -> Fault | None:
+        return Fault(FaultKind.CUT_STREAM, after_chunks=2) if number % 5 == 0 else None
+
+    store = MemoryStore()
+    quota = Quota.per_minute("q", concurrency=200)
+    async with (
+        Service(store, [quota]) as service,
+        serve(faults=faults, latency=Latency(0.01)) as (provider, inner),
+        anyio.create_task_group() as group,
+    ):
+        for n in range(200):
+            client = ScheduledClient(inner, MODEL, RunScope(service, f"r{n}", Priority.NORMAL), "w")
+            group.start_soon(streamed, client, question(str(n)))
+    assert {row.state for row in await store.calls()} == {CallState.DONE}
+    assert len(provider.ledger) > 240
+    (slots,) = service.statistics().gauges
+    assert slots.available == slots.capacity == 200

@@ -1,0 +1,417 @@
+"""The commands that need no model, in this process: what they print and how they refuse."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import headway
+from headway.cli import main
+from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.errors import CallerError
+from headway_scheduler.model.batch import Batch
+from headway_scheduler.model.calls import Call, CallRecord, Priority, Usage
+from headway_scheduler.model.quotas import BucketState, Resource
+from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import CallState, RunState
+
+NOW = time.time()
+RESULT = json.dumps({"messages": [{"source": "wri\x1b[31mter", "content": "one\ntwo\x07"}]})
+
+
+def run(run_id: str, state: RunState, **changes: Any) -> Run:
+    base = Run(run_id, "pair", "Say\nit\x1b[2J", Priority.NORMAL, state, NOW - 200)
+    return replace(base, **changes)
+
+
+def record(call_id: str, seq: int, state: CallState, **changes: Any) -> CallRecord:
+    quota = changes.pop("quota", "q")
+    priority = changes.pop("priority", Priority.NORMAL)
+    run_id = call_id.split(".")[0]
+    call = Call(call_id, run_id, "writer", "m", (quota,), priority, 12_345, NOW - 60)
+    return CallRecord(call, seq, state, **changes)
+
+
+BATCH = Batch(
+    new=(
+        record(
+            "r-aaa.0",
+            0,
+            CallState.DONE,
+            attempts=2,
+            admitted_at=NOW - 50,
+            finished_at=NOW - 49,
+            usage=Usage(100, 20),
+            answer=json.dumps({"content": "hello"}),
+        ),
+        record("r-aab.0", 1, CallState.QUEUED, error="RateLimitError: slow\x1b[0m down"),
+        record("r-bbb.0", 2, CallState.QUEUED, priority=Priority.BACKGROUND),
+        record("r-bbb.1", 3, CallState.SENT, quota="gone", admitted_at=NOW - 1),
+        record("r-bbb.10", 4, CallState.QUEUED, priority=Priority.LOW),
+    ),
+    buckets=(BucketState("q", Resource.REQUESTS, 0.4, NOW),),
+    runs=(
+        run("r-aaa", RunState.COMPLETED, result=RESULT, started_at=NOW - 90, finished_at=NOW),
+        run("r-aab", RunState.INTERRUPTED, created_at=NOW - 7200),
+        run(
+            "r-bbb",
+            RunState.RUNNING,
+            priority=Priority.BACKGROUND,
+            created_at=NOW - 5,
+            error="x\x1b]0;t\x07",
+        ),
+    ),
+)
+
+CONFIG = """
+[database]
+path = "headway.db"
+[quotas.q]
+requests_per_minute = 2
+[models.m]
+quotas = ["q"]
+api_key_env = "TEST_KEY"
+[workflows]
+lost = "lost.json"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("HEADWAY_CONFIG", "HEADWAY_DATABASE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TEST_KEY", "sk-test-0123456789")
+    monkeypatch.setattr("headway_scheduler.runtime.clock.Anchor.now", lambda anchor: NOW)
+    return tmp_path
+
+
+@pytest.fixture
+def database(folder: Path) -> Path:
+    (folder / "headway.toml").write_text(CONFIG)
+
+    async def fill() -> None:
+        async with SqliteStore(folder / "headway.db") as store:
+            await store.commit(BATCH)
+
+    anyio.run(fill)
+    return folder / "headway.db"
+
+
+@pytest.fixture
+def held(database: Path) -> Iterator[None]:
+    """Somebody has the database open for writing."""
+    from headway_scheduler.backends.sqlite.leadership import FileLock
+
+    lock = FileLock(database)
+    yield
+    lock.release()
+
+
+class Shown:
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str, status: int = 0) -> str:
+        assert main(arguments) == status
+        out, err = self._capsys.readouterr()
+        assert "sk-test" not in out + err
+        assert "\x1b" not in out + err
+        if status in (2, 3):
+            assert out == ""
+            assert all(line.startswith("headway: ") for line in err.splitlines())
+            return err
+        assert err == ""
+        return out
+
+    def json(self, *arguments: str, status: int = 0) -> Any:
+        return json.loads(self(*arguments, "--json", status=status))
+
+
+@pytest.fixture
+def shown(capsys: pytest.CaptureFixture[str]) -> Shown:
+    return Shown(capsys)
+
+
+# runs
+
+
+def test_a_bare_noun_lists_and_a_run_without_a_process_is_interrupted(
+    database: Path, shown: Shown
+) -> None:
+    lines = shown("runs").splitlines()
+    assert lines[0].split() == ["ID", "STATE", "PRIORITY", "WORKFLOW", "SUBMITTED", "TASK"]
+    assert [line.split()[0] for line in lines[1:]] == ["r-bbb", "r-aaa", "r-aab"]
+    assert [line.split()[1] for line in lines[1:]] == ["interrupted", "completed", "interrupted"]
+    assert "2h ago" in lines[3]
+    assert r"Say\nit\x1b[2J" in lines[1]
+    assert shown("runs", "list") == "\n".join(lines) + "\n"
+
+
+@pytest.mark.usefixtures("held")
+def test_beside_a_process_a_running_run_is_running(shown: Shown) -> None:
+    assert [r["id"] for r in shown.json("runs", "--state", "running")] == ["r-bbb"]
+    assert [r["id"] for r in shown.json("runs", "--state", "interrupted")] == ["r-aab"]
+
+
+def test_runs_by_state_and_limit(database: Path, shown: Shown) -> None:
+    interrupted = shown.json("runs", "list", "--state", "interrupted")
+    assert [r["id"] for r in interrupted] == ["r-bbb", "r-aab"]
+    assert shown.json("runs", "--state", "running") == []
+    assert shown("runs", "--state", "failed") == "no failed runs\n"
+    assert shown("runs", "--limit", "1").endswith("there are more: --limit N\n")
+
+
+def test_a_run_is_shown_with_its_calls_and_last_messages(database: Path, shown: Shown) -> None:
+    out = shown("runs", "show", "r-aaa")
+    assert "1 call · 120 tokens (100 in, 20 out) · waited 10.0 s" in out
+    assert "sent again 1 time" in out
+    assert "took       1 min 30 s" in out
+    assert "wri\\x1b[31mter: one\n  two\\x07" in out
+    facts = shown.json("runs", "show", "r-aaa")
+    assert facts["calls"][0]["waited_seconds"] == pytest.approx(10)
+    assert facts["messages"] == json.loads(RESULT)["messages"]
+    assert r"error      x\x1b]0;t\x07" in shown("runs", "show", "r-b")
+
+
+def test_an_id_that_is_ambiguous_unknown_or_empty(database: Path, shown: Shown) -> None:
+    assert "r-aaa, r-aab" in shown("runs", "show", "r-a", status=2)
+    assert "headway runs list" in shown("runs", "show", "r-zzz", status=2)
+    assert "headway runs list" in shown("runs", "show", "", status=2)
+
+
+# queue
+
+
+@pytest.mark.usefixtures("held")
+def test_the_queue_is_explained_beside_a_live_process(shown: Shown) -> None:
+    facts = shown.json("queue")
+    assert (facts["is_held"], facts["queued"], facts["in_flight"]) == (True, 3, 1)
+    by_id = {call["id"]: call for call in facts["calls"]}
+    assert list(by_id) == ["r-bbb.10", "r-bbb.0", "r-aab.0"]
+    assert by_id["r-bbb.10"]["waits_for"].startswith("requests: needs 1, 0.4 free, ")
+    assert by_id["r-bbb.10"]["place"] == 1
+    assert by_id["r-bbb.0"]["waits_for"].endswith("behind r-bbb.10")
+    assert by_id["r-aab.0"]["waits_for"] == "its run is interrupted"
+    lines = shown("queue", "list", "--limit", "1").splitlines()
+    assert lines[0].split()[:3] == ["CALL", "PRIORITY", "AGENT"]
+    assert lines[1].startswith("r-bbb.10")
+    assert lines[2:] == ["2 more: --limit N", "3 calls queued, 1 in flight"]
+
+
+@pytest.mark.usefixtures("held")
+def test_why_finds_a_call_by_any_unique_start(shown: Shown) -> None:
+    assert "place 1 of those on q; goes at " in shown("queue", "why", "r-bbb.10")
+    assert shown.json("queue", "why", "r-bbb.1")["id"] == "r-bbb.1"
+    assert shown.json("queue", "why", "r-aa", status=0)["id"] == "r-aab.0"
+    assert shown.json("queue", "why", "r-b.0")["id"] == "r-bbb.0"
+    assert "is done; it waited 10.0 s" in shown("queue", "why", "r-aaa.0")
+    assert r"last try: RateLimitError: slow\x1b[0m down" in shown("queue", "why", "r-aab.0")
+    assert "several calls: r-bbb.10, r-bbb.0" in shown("queue", "why", "r-bbb", status=2)
+    assert "no call 'r-zzz.0'" in shown("queue", "why", "r-zzz.0", status=2)
+    assert "no call ''" in shown("queue", "why", "", status=2)
+
+
+def test_the_queue_of_a_dead_process_is_parked(database: Path, shown: Shown) -> None:
+    calls = shown.json("queue")["calls"]
+    assert {call["waits_for"] for call in calls} == {"its run is interrupted"}
+    assert shown("queue").endswith("no process is working on them\n")
+    assert not Path(f"{database}.lock").exists()
+
+
+# the database
+
+
+def test_a_database_that_cannot_be_used_is_told_in_a_line(folder: Path, shown: Shown) -> None:
+    for noun in ("runs", "queue"):
+        assert "no such database" in shown(noun, status=3)
+    Path(".headway").mkdir()
+    Path(".headway/headway.db").write_text("this is not SQLite, and longer than its header " * 9)
+    assert "not a Headway database" in shown("runs", status=3)
+    assert "not a Headway database" in shown("submit", "a:b", "x", status=3)
+
+
+def test_submit_queues_and_prints_the_id(database: Path, shown: Shown) -> None:
+    run_id = shown("submit", "a:b", "x", "--key", "k", "-p", "high").strip()
+    again = shown.json("submit", "a:b", "x", "--key", "k")
+    assert (again["id"], again["priority"], again["state"]) == (run_id, "high", "queued")
+
+
+# configuration
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["submit", "nothing", "x"], "no workflow 'nothing'"),
+        (["submit", "none.json", "x"], "no component file"),
+        (["submit", "broken.json", "x"], "broken.json: no valid JSON"),
+        (["submit", "a:b", "x", "-p", "urgent"], "'urgent' is not a priority"),
+        (["run", "nothing", "x"], "no workflow 'nothing'"),
+        (["runs", "--config", "none.toml"], "none.toml: no such file"),
+        (["work", "--config", "broken.json"], "broken.json:1: is not valid TOML"),
+    ],
+)
+def test_bad_input_is_one_line_that_says_what_is_wrong(
+    folder: Path, shown: Shown, arguments: list[str], said: str
+) -> None:
+    Path("broken.json").write_text('{"provider"')
+    err = shown(*arguments, status=2)
+    assert said in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["nonsense"], ["runs", "r-abc"], ["runs", "--limit", "0"], ["runs", "--state", "x"]],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "usage: headway" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"headway {headway.__version__}\n"
+
+
+def test_init_writes_once_and_what_it_writes_loads(folder: Path, shown: Shown) -> None:
+    assert "headway doctor" in shown("init")
+    written = Path("headway.toml").read_text()
+    assert "is there already" in shown("init", status=2)
+    assert Path("headway.toml").read_text() == written
+    assert shown.json("init", "--config", "other.toml") == {"file": "other.toml"}
+    assert "cannot be written" in shown("init", "--config", "none/x.toml", status=2)
+    assert "gpt-5.4" in shown("config")
+
+
+def test_config_shows_where_values_come_from(
+    database: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADWAY_PRIORITY", "high")
+    settings = {row["key"]: row for row in shown.json("config", "show")}
+    assert settings["defaults.priority"]["value"] == "high"
+    assert settings["defaults.priority"]["source"] == "HEADWAY_PRIORITY"
+    assert settings["quotas.q.requests_per_minute"]["value"] == 2
+    assert "TEST_KEY" in shown("config")
+
+
+# doctor
+
+
+def findings(shown: Shown, status: int) -> dict[str, tuple[bool, str]]:
+    answer = shown.json("doctor", status=status)
+    assert answer["ok"] is (status == 0)
+    return {found["subject"]: (found["ok"], found["says"]) for found in answer["findings"]}
+
+
+def test_doctor_says_what_is_wrong_and_what_to_do(
+    database: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = findings(shown, status=1)
+    assert found["workflow lost"][0] is False
+    assert found["model m"] == (True, "TEST_KEY is set")
+    assert found["database"] == (True, f"{database}: no process works on it")
+    monkeypatch.delenv("TEST_KEY")
+    assert "BAD  model m        TEST_KEY is not set: export it" in shown("doctor", status=1)
+
+
+def test_doctor_is_content_before_the_first_run(
+    folder: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-1")
+    found = findings(shown, status=0)
+    assert "the first run makes it" in found["database"][1]
+    assert not Path(".headway").exists()
+
+
+@pytest.mark.parametrize("text", ["[databas]\n", "[database]\npath = 3\n"])
+def test_doctor_reports_a_bad_configuration(folder: Path, shown: Shown, text: str) -> None:
+    Path("headway.toml").write_text(text)
+    assert findings(shown, status=1)["configuration"][0] is False
+
+
+def test_doctor_reports_a_database_of_another_program(folder: Path, shown: Shown) -> None:
+    (folder / "headway.toml").write_text(CONFIG)
+    other = sqlite3.connect("headway.db")
+    other.execute("CREATE TABLE t (x)")
+    other.close()
+    assert "another program" in findings(shown, status=1)["database"][1]
+
+
+def test_an_error_leaves_headway_as_it_was_raised_and_not_in_a_group(folder: Path) -> None:
+    async def submit() -> None:
+        async with headway.Headway() as opened:
+            await opened.submit("nothing", task="x")
+
+    with pytest.raises(CallerError, match="no workflow 'nothing'"):
+        anyio.run(submit)
+
+
+# logs
+
+
+def test_logs_of_a_run_tell_its_calls_and_how_it_ended(shown: Shown, database: Path) -> None:
+    lines = shown("runs", "logs", "r-aaa").splitlines()
+    assert [line.partition("  ")[2] for line in lines[:-1]] == ["writer: hello"]
+    assert lines[-1] == "r-aaa completed"
+    assert shown("runs", "logs", "r-aaa", "-f").splitlines() == lines
+    (fact,) = map(json.loads, shown("runs", "logs", "r-aaa", "--json").splitlines())
+    assert (fact["id"], json.loads(fact["answer"])) == ("r-aaa.0", {"content": "hello"})
+    assert "no run 'r-none'" in shown("runs", "logs", "r-none", status=2)
+
+
+# top
+
+
+@pytest.mark.usefixtures("held")
+def test_top_shows_the_whole_system_at_a_glance(shown: Shown) -> None:
+    picture = shown("top", "--limit", "1")
+    head, limits, calls, runs = picture.split("\n\n")
+    assert "a process works on it" in head
+    assert "in flight: 1" in head
+    assert limits.splitlines()[0].split()[:2] == ["QUOTA", "LIMIT"]
+    assert len(calls.splitlines()) == len(runs.splitlines()) == 2
+    facts = shown.json("top")
+    assert facts["in_flight"] == 1
+    assert sum(facts["waiting"].values()) + facts["parked"] == len(facts["calls"]) == 3
+    assert {each["quota"] for each in facts["limits"]} >= {"q"}
+
+
+def test_top_of_an_empty_database_is_no_error(folder: Path, shown: Shown) -> None:
+    (folder / "headway.toml").write_text(CONFIG)
+    assert "there is no such database" in shown("top", status=3)
+
+
+def test_top_on_a_terminal_lasts_until_it_is_interrupted(database: Path) -> None:
+    """In a pseudo-terminal of its own."""
+    command = [sys.executable, "-m", "headway", "top"]
+    master, slave = os.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    process = subprocess.Popen(
+        command, cwd=database.parent, stdin=slave, stdout=slave, stderr=slave, env=environment
+    )
+    os.close(slave)
+    seen = b""
+    while b"in flight" not in seen:
+        seen += os.read(master, 4096)
+    process.send_signal(signal.SIGINT)
+    while process.poll() is None:
+        try:
+            os.read(master, 4096)
+        except OSError:
+            break
+    assert process.wait(20) == 130
+    os.close(master)

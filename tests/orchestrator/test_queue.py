@@ -1,0 +1,212 @@
+"""Changes of the queue while everything runs, from Python and from the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from autogen_agentchat.agents import AssistantAgent
+
+from headway import Headway, RunFailed, RunOptions
+from headway.config import ConfigError
+from headway.testing import MODEL, QUOTA, simulated_headway
+from headway_scheduler.errors import CallerError, RunNotFound, RunNotResumable
+from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.quotas import Resource
+from headway_scheduler.testing.provider import Latency, Settings, simulated_provider
+
+pytestmark = pytest.mark.anyio
+
+
+def register(headway: Headway) -> None:
+    @headway.workflow("agent")
+    def agent(models: object) -> AssistantAgent:
+        return AssistantAgent("writer", models(MODEL))  # type: ignore[operator]
+
+
+async def test_a_paused_class_waits_a_bumped_run_goes_and_the_rest_follows() -> None:
+    async with simulated_headway() as headway:
+        register(headway)
+        await headway.queue.pause("class:background")
+        held = [await headway.submit("agent", task=str(n), priority="background") for n in range(2)]
+        free = await headway.submit("agent", task="free")
+        await free.result()
+        while len(headway.service.queued()) < 2:
+            await next_event(headway)
+        assert len(headway.provider.ledger.paid) == 1
+        why = headway.service.explain(headway.service.queued()[0].call.id)
+        assert why is not None
+        assert why.held == "class:background paused"
+        await headway.queue.bump(held[1].id, "interactive")
+        await held[1].result()
+        assert (await headway.run(held[1].id)).priority is Priority.INTERACTIVE
+        await headway.queue.resume("class:background")
+        await held[0].result()
+        assert [(c.kind, c.target) for c in await headway.queue.changes()] == [
+            ("gate", "class:background"),
+            ("gate", "class:background"),
+        ]
+        with pytest.raises(RunNotResumable, match="cannot be bumped"):
+            await headway.queue.bump(held[0].id, "low")
+        with pytest.raises(RunNotFound):
+            await headway.queue.bump("r-none", "low")
+
+
+async def next_event(headway: Headway) -> None:
+    """Let others run."""
+    import anyio
+
+    await anyio.sleep(0.01)
+
+
+async def test_limits_change_by_their_names_and_come_back() -> None:
+    async with simulated_headway() as headway:
+        configured = headway.service.statistics().gauges
+        await headway.queue.set_limits(QUOTA, {"requests_per_minute": 60, "usd_per_day": 5})
+        rates = {
+            g.resource: (g.capacity, g.per_second) for g in headway.service.statistics().gauges
+        }
+        assert rates[Resource.REQUESTS][1] == 1
+        assert rates[Resource.USD_PER_DAY] == (5, 0)
+        for limits in ({"rpm": 1}, {"concurrency": 0}):
+            with pytest.raises(ConfigError):
+                await headway.queue.set_limits(QUOTA, limits)
+        with pytest.raises(CallerError):
+            await headway.queue.set_weight("team", 0)
+        await headway.queue.reset_limits(QUOTA)
+        now = headway.service.statistics().gauges
+        assert [replace_free(g) for g in now] == [replace_free(g) for g in configured]
+
+
+def replace_free(gauge: object) -> object:
+    return gauge._replace(available=0.0)  # type: ignore[attr-defined]
+
+
+async def test_a_run_is_of_the_team_that_is_named_else_of_its_workflow() -> None:
+    async with simulated_headway() as headway:
+        register(headway)
+        named = await headway.enqueue("agent", task="a", options=RunOptions(team="research"))
+        other = await headway.enqueue("agent", task="b")
+        assert (await headway.run(named.id)).share == "research"
+        assert (await headway.run(other.id)).share == "agent"
+
+
+TEAM_QUOTAS = """
+[database]
+path = "headway.db"
+[quotas.wide]
+requests_per_minute = 60_000
+[quotas.one]
+concurrency = 1
+[quotas.money]
+usd_per_day = 2.0
+[models.sim]
+quotas = ["wide"]
+base_url = "{url}"
+usd_per_million_input_tokens = 10_000
+usd_per_million_output_tokens = 1
+[models.unpriced]
+quotas = ["wide"]
+base_url = "{url}"
+[teams.narrow]
+quotas = ["one"]
+[teams.poor]
+quotas = ["money"]
+"""
+
+
+@pytest.fixture
+async def teams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+    """A Headway of teams with quotas of their own, and the provider behind it."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-1")
+    settings = Settings(latency=Latency(0.02))
+    async with simulated_provider(settings) as provider:
+        file = tmp_path / "headway.toml"
+        file.write_text(TEAM_QUOTAS.format(url=provider.base_url))
+        async with Headway(file) as headway:
+
+            @headway.workflow("agent")
+            def agent(models: Any, model: str = "sim") -> AssistantAgent:
+                return AssistantAgent("writer", models(model))
+
+            yield headway, provider
+
+
+async def test_a_team_waits_for_its_own_quota_and_no_other_does(teams: Any) -> None:
+    headway, _ = teams
+    for team, is_narrow in (("narrow", True), ("others", False)):
+        options = RunOptions(team=team)
+        runs = [await headway.submit("agent", task=str(n), options=options) for n in range(6)]
+        most = 0
+        while headway.service.statistics().in_flight or headway.service.queued() or not most:
+            most = max(most, headway.service.statistics().in_flight)
+            await next_event(headway)
+        assert (most == 1) is is_narrow
+        for run in runs:
+            await run.result()
+
+
+async def test_a_team_that_has_spent_its_dollars_waits_for_the_next_day(teams: Any) -> None:
+    headway, provider = teams
+    options = RunOptions(team="poor")
+    runs = [await headway.submit("agent", task=str(n), options=options) for n in range(20)]
+    await runs[0].result()
+    while headway.service.statistics().in_flight:
+        await next_event(headway)
+    spent = sum(entry.prompt_tokens for entry in provider.ledger.paid) / 100
+    await (await headway.submit("agent", task="of another team")).result()
+    waiting = headway.service.queued()
+    assert waiting
+    assert 1.0 < spent <= 2.0
+    for record in waiting:
+        why = headway.service.explain(record.call.id)
+        assert [blocker.quota for blocker in why.blockers] == ["money"]
+        await headway.cancel(record.call.run_id)
+
+
+async def test_a_team_that_counts_dollars_needs_a_price_and_no_other_does(teams: Any) -> None:
+    headway, _ = teams
+    options = RunOptions(parameters={"model": "unpriced"})
+    await (await headway.submit("agent", task="x", options=options)).result()
+    options = RunOptions(parameters={"model": "unpriced"}, team="poor")
+    failing = await headway.submit("agent", task="x", options=options)
+    with pytest.raises(RunFailed, match="usd_per_million_input_tokens"):
+        await failing.result()
+
+
+def headway_command(folder: Path, *words: str, status: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "headway", *words],
+        cwd=folder,
+        env=os.environ | {"HEADWAY_DATABASE": str(folder / "headway.db")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_commands_write_what_they_say(tmp_path: Path) -> None:
+    headway_command(tmp_path, "queue", "pause", "class:background")
+    headway_command(tmp_path, "limits", "set", "default", "requests_per_minute=200")
+    headway_command(tmp_path, "limits", "weight", "research", "3")
+    headway_command(tmp_path, "queue", "resume", "class:background")
+    log = json.loads(headway_command(tmp_path, "limits", "log", "--json"))
+    assert [(row["kind"], row["target"]) for row in reversed(log)] == [
+        ("gate", "class:background"),
+        ("limits", "default"),
+        ("weight", "research"),
+        ("gate", "class:background"),
+    ]
+    assert "class:background" in headway_command(tmp_path, "limits", "log")
+    assert "no setting 'rpm'" in headway_command(
+        tmp_path, "limits", "set", "default", "rpm=1", status=2
+    )
+    assert "cannot hold" in headway_command(tmp_path, "queue", "pause", "everything", status=2)
+    assert "no run" in headway_command(tmp_path, "queue", "bump", "r-x", "-p", "low", status=2)

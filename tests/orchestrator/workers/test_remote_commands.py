@@ -1,0 +1,368 @@
+"""A second Headway on the same database, here in the same process: it follows the first."""
+
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import closing, suppress
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import NoReturn
+
+import anyio
+import pytest
+from anyio import to_thread
+from anyio.abc import TaskStatus
+from autogen_agentchat.agents import AssistantAgent
+from autogen_core.models import UserMessage
+
+from headway import Headway, RunFailed
+from headway.config import ConfigError, load
+from headway.runs.events import Ended
+from headway.testing import MODEL, QUOTA, SimulatedHeadway, simulated_headway
+from headway.workers import leader as leader_module
+from headway_scheduler.backends.sqlite import mailbox
+from headway_scheduler.backends.sqlite.leadership import Vigil
+from headway_scheduler.backends.sqlite.reads import connect
+from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.errors import (
+    CallerError,
+    RunNotFound,
+    RunNotResumable,
+    StoreBusy,
+    StoreTakenOver,
+    UnknownQuota,
+)
+from headway_scheduler.model.batch import Batch
+from headway_scheduler.model.calls import Call, Priority
+from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import RunState
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def leader() -> AsyncIterator[SimulatedHeadway]:
+    async with simulated_headway() as headway:
+
+        @headway.workflow("agent")
+        def agent(models: object) -> AssistantAgent:
+            return AssistantAgent("writer", models(MODEL))  # type: ignore[operator]
+
+        yield headway
+
+
+def second(leader: Headway) -> Headway:
+    headway = Headway(leader.config)
+    headway.workflow("agent")(lambda models: AssistantAgent("writer", models(MODEL)))
+    return headway
+
+
+async def test_what_a_follower_submits_the_leader_executes(leader: SimulatedHeadway) -> None:
+    async with second(leader) as follower, anyio.create_task_group() as group:
+        assert (leader.is_leader, follower.is_leader) == (True, False)
+        group.start_soon(lambda: leader.work(at_once=2, forever=True))
+        runs = [await follower.enqueue("agent", task=f"{n}", key=f"{n % 2}") for n in range(4)]
+        assert (runs[0].id, runs[1].id) == (runs[2].id, runs[3].id)
+        while len(await follower.runs([RunState.COMPLETED])) < 2:  # noqa: ASYNC110 (rows)
+            await anyio.sleep(0.01)
+        leader.drain()
+    assert len(leader.provider.ledger.paid) == 2
+
+
+async def test_a_follower_steers_and_gets_the_leader_s_refusals(leader: SimulatedHeadway) -> None:
+    async with second(leader) as follower:
+        await follower.queue.pause("class:low")
+        await follower.queue.set_limits(QUOTA, {"requests_per_minute": 60})
+        assert [change.kind for change in await leader.queue.changes()] == ["limits", "gate"]
+        run = await follower.enqueue("agent", task="x")
+        assert (await follower.pause(run.id)).state is RunState.PAUSED
+        assert (await follower.cancel(run.id)).state is RunState.CANCELLED
+        for refused, error in (
+            (follower.queue.set_limits(QUOTA, {"rpm": 1}), ConfigError),
+            (follower.queue.bump("r-none", "low"), RunNotFound),
+            (follower.queue.set_limits(QUOTA, {"requests_per_minute": Decimal(1)}), CallerError),
+        ):
+            with pytest.raises(error):
+                await refused
+
+
+async def test_a_follower_executes_and_the_leader_admits(leader: SimulatedHeadway) -> None:
+    async with second(leader) as follower:
+        handle = await follower.submit("agent", task="x", key="k")
+        result = await handle.result()
+        assert (result.calls, result.usage.total > 0) == (1, True)
+        again = await follower.submit("agent", task="x", key="k")
+        assert (await again.result()).text == result.text
+        following = await follower.continue_run(handle.id, "more")
+        assert (await following.result()).calls == 1
+        copy = await follower.fork(handle.id, at="0")
+        assert (await copy.result()).text == result.text
+        answer = await follower.model(MODEL).create([UserMessage(content="hi", source="me")])
+        assert answer.usage.prompt_tokens > 0
+        assert [worker.pid for worker in await leader._store.workers()] == [os.getpid()] * 2
+        assert await follower.prune(keep=2) == []  # what the copies began with is kept
+    rows = await leader.runs()
+    assert {run.state for run in rows} == {RunState.COMPLETED}
+    assert {run.worker for run in rows} == {None}
+    assert len(leader.provider.ledger.paid) == 4
+    assert len(await leader._store.workers()) == 1
+    with pytest.raises(CallerError, match="not open"):
+        _ = follower.queue
+    with pytest.raises(CallerError, match="not open"):
+        await follower.enqueue("agent", task="x")
+
+
+async def test_what_a_follower_is_refused_it_is_told(leader: SimulatedHeadway) -> None:
+    """By the leader's scheduler, as it would be by its own."""
+    async with second(leader) as follower:
+        assert follower.waiting_here == 0
+        with pytest.raises(StoreBusy, match="another process leads"):
+            _ = follower.service
+        await leader.queue.pause()
+        handle = await follower.submit("agent", task="x")
+        while follower.waiting_here == 0:  # noqa: ASYNC110 (a count)
+            await anyio.sleep(0.01)
+        with pytest.raises(RunNotResumable, match="it is running"):
+            await leader.resume(handle.id)
+        with pytest.raises(RunNotResumable, match="is being executed"):
+            await leader._start(replace(await leader.run(handle.id), state=RunState.RUNNING))
+        await leader.cancel(handle.id)
+        with pytest.raises(RunFailed, match="cancelled"):
+            await handle.result()
+        await leader.queue.resume()
+        call = Call("x.0", "x", "a", "m", ("no such quota",), Priority.LOW, 1, 0.0)
+        with pytest.raises(UnknownQuota, match="no such quota"):
+            await follower._asking.acquire(call)
+
+
+async def test_a_run_of_another_process_is_waited_for(leader: SimulatedHeadway) -> None:
+    async with second(leader) as follower:
+        await leader.queue.pause()
+        first = await leader.submit("agent", task="x", key="k")
+        others = [await follower.submit("agent", task="x", key="k") for _ in range(2)]
+        for other in others:
+            assert (other.id, other.is_here, first.is_here) == (first.id, False, True)
+            for steer in (other.cancel, other.pause, other.interrupt):
+                with pytest.raises(CallerError, match="not executed by this process"):
+                    steer()
+        events: list[list[object]] = [[], []]
+
+        async def see(number: int) -> None:
+            events[number] += [event async for event in others[number].stream()]
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(see, 0)
+            group.start_soon(see, 1)
+            await leader.queue.resume()
+        said = (await first.result()).task_result.messages
+        for own, other in zip(events, others, strict=True):
+            assert own == [*said, Ended(first.id, RunState.COMPLETED, None, other.run.finished_at)]
+            assert (await other.result()).calls == 1
+    assert len(leader.provider.ledger.paid) == 1
+
+
+@pytest.mark.parametrize("is_begun", [True, False])
+async def test_a_run_that_another_process_is_about_to_execute_is_not_taken_from_it(
+    leader: SimulatedHeadway, is_begun: bool
+) -> None:
+    """Its row is there before it begins, and what others want of it by then is heeded."""
+    new = replace(leader._new_run("agent", "x", None, "k", None), worker=leader._executor.worker.id)
+    async with second(leader) as follower, anyio.create_task_group() as group:
+        with leader._executor.expecting(new) as expected:
+            await leader._submitted(new)
+            handle = await follower.submit("agent", task="x", key="k")
+            forgotten = await follower.handle(new.id)
+            group.start_soon(follower.cancel, new.id)
+            while not expected._is_cancelled:  # noqa: ASYNC110 (a flag)
+                await anyio.sleep(0.01)
+            if is_begun:
+                leader._executor.start(expected)
+        with pytest.raises(RunFailed, match="cancelled"):
+            await handle.result()
+        assert not leader.provider.ledger.entries
+        await follower.prune(keep=0)
+        with pytest.raises(RunNotFound, match="it was pruned"):
+            await forgotten.result()
+        with pytest.raises(RunNotFound):
+            await follower.handle(new.id)
+
+
+@pytest.mark.parametrize("who", ["leader", "follower"])
+@pytest.mark.parametrize("verb", ["submit", "resume"])
+async def test_a_worker_is_asked_for_a_run_while_the_leader_gives_it_that_run(
+    leader: SimulatedHeadway, who: str, verb: str
+) -> None:
+    async with second(leader) as follower, anyio.create_task_group() as group:
+        headway = follower if who == "follower" else leader
+        group.start_soon(lambda: headway.work(at_once=4, forever=True))
+        for key in map(str, range(25)):
+            run = await headway.enqueue("agent", task="x", key=key)
+            if verb == "submit":
+                handle = await headway.submit("agent", task="x", key=key)
+            else:
+                with suppress(RunNotResumable):  # the worker has begun it
+                    await headway.resume(run.id)
+                handle = await headway.handle(run.id)
+            assert (handle.id, (await handle.result()).calls) == (run.id, 1)
+        headway.drain()
+    assert len(leader.provider.ledger.paid) == 25
+
+
+@pytest.mark.parametrize("who", ["leader", "follower"])
+async def test_an_order_to_execute_starts_the_run_that_is_expected(
+    leader: SimulatedHeadway, who: str
+) -> None:
+    """The leader gives it to the worker that is about to claim it: the claim is granted."""
+    async with second(leader) as follower:
+        headway = follower if who == "follower" else leader
+        executor, worker = headway._executor, headway._executor.worker.id
+        await executor.join()
+        run = await leader.enqueue("agent", task="x")
+        with executor.expecting(replace(run, worker=worker)) as handle:
+            assert leader._leader is not None
+            await leader._leader._give(run, worker)
+            await headway._steering.claim(run, worker)
+            executor.start(handle)
+        assert (await handle.result()).calls == 1
+    assert len(leader.provider.ledger.paid) == 1
+
+
+@pytest.mark.parametrize("who", ["leader", "follower"])
+async def test_a_run_that_was_given_may_end_before_its_claim_is_heard(
+    leader: SimulatedHeadway, who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with second(leader) as follower:
+        headway = follower if who == "follower" else leader
+        await headway._executor.join()
+        run = await leader.enqueue("agent", task="x")
+        claim = headway._steering.claim
+
+        async def claim_late(run: Run, worker: str) -> None:
+            assert leader._leader is not None
+            await leader._leader._give(run, worker)
+            while run.id in headway._executor.handles:  # noqa: ASYNC110 (a mapping)
+                await anyio.sleep(0.01)
+            await claim(run, worker)
+
+        monkeypatch.setattr(headway._steering, "claim", claim_late)
+        assert (await (await headway.resume(run.id)).result()).calls == 1
+    assert len(leader.provider.ledger.paid) == 1
+
+
+async def test_runs_of_workers_whom_nobody_knows_are_given_to_others(tmp_path: Path) -> None:
+    config = load(environ={"HEADWAY_DATABASE": str(tmp_path / "headway.db")})
+    lost = [
+        Run(f"r-{state}", "a:b", "x", Priority.LOW, state, 1.0, worker="w-nobody")
+        for state in (RunState.QUEUED, RunState.RUNNING)
+    ]
+    async with SqliteStore(tmp_path / "headway.db") as store:
+        await store.commit(Batch(runs=tuple(lost)))
+    async with Headway(config) as headway:
+        rows = {run.id: (run.state, run.worker) for run in await headway.runs()}
+        await headway._steering.submit(replace(lost[0], id="r-late"))
+        assert (await headway.run("r-late")).worker is None
+    assert rows == {
+        "r-queued": (RunState.QUEUED, None),
+        "r-running": (RunState.INTERRUPTED, None),
+    }
+
+
+async def test_one_that_fails_to_lead_leaves_the_place_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opened the database, and then another program kept it locked for too long."""
+    config = load(environ={"HEADWAY_DATABASE": str(tmp_path / "headway.db")})
+
+    def locked(*_: object) -> NoReturn:
+        raise StoreBusy("another program keeps it locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leader_module, "Inbox", locked)
+        with pytest.raises(StoreBusy, match="keeps it locked"):
+            async with leader_module.Leader(config):
+                pytest.fail("it leads")
+    async with Headway(config) as headway:
+        assert headway.is_leader
+
+
+async def test_a_follower_waits_for_whoever_writes(
+    leader: SimulatedHeadway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailbox, "BUSY_SECONDS", 0.01)  # many attempts
+    async with second(leader) as follower, anyio.create_task_group() as group:
+        other = connect(leader.config.database, "mode=rw")
+        other.execute("BEGIN IMMEDIATE")
+        group.start_soon(follower.queue.pause)
+        await anyio.sleep(0.2)
+        other.execute("ROLLBACK")
+        other.close()
+    assert len(await leader.queue.changes()) == 1
+
+
+@pytest.mark.parametrize("who", ["leader", "follower"])
+async def test_a_run_whose_submitter_is_cancelled_meanwhile_is_executed(
+    leader: SimulatedHeadway, who: str
+) -> None:
+    async with second(leader) as follower:
+        headway = follower if who == "follower" else leader
+        await headway._executor.join()
+        with closing(connect(leader.config.database, "mode=rw")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with anyio.move_on_after(0.2) as scope:
+                await headway.submit("agent", task="x")
+            assert scope.cancelled_caught
+            assert not await headway.runs()
+            other.execute("ROLLBACK")
+        while not await headway.runs([RunState.COMPLETED]):  # noqa: ASYNC110 (rows)
+            await anyio.sleep(0.01)
+    assert len(leader.provider.ledger.paid) == 1
+
+
+async def test_a_leader_that_lost_its_place_leaves_its_block_with_that_error() -> None:
+    with pytest.raises(StoreTakenOver, match="another process took over"):
+        await lose()
+
+
+async def lose() -> None:
+    async with simulated_headway() as headway:
+        freeze(headway)
+        frozen = await to_thread.run_sync(until_frozen, headway.config.database)
+        async with SqliteStore(headway.config.database, frozen=frozen):
+            await anyio.sleep_forever()
+
+
+def freeze(headway: Headway) -> None:
+    """Stop the pulse of a leader of this process, as SIGSTOP would."""
+    lock = headway._store._opened.lock
+    lock._end.set()
+    lock._pulse.join()
+
+
+def until_frozen(database: Path) -> tuple[int, int] | None:
+    vigil = Vigil(database)
+    while not vigil.may_lead():
+        time.sleep(0.05)
+    return vigil.frozen
+
+
+async def test_a_follower_whose_leader_left_leads_for_its_letters(tmp_path: Path) -> None:
+    config = load(environ={"HEADWAY_DATABASE": str(tmp_path / "headway.db")})
+    leaving, left = anyio.Event(), anyio.Event()
+
+    async def lead(*, task_status: TaskStatus[None]) -> None:
+        async with Headway(config):
+            task_status.started()
+            await leaving.wait()
+        left.set()
+
+    async with anyio.create_task_group() as group:
+        await group.start(lead)
+        async with Headway(config) as follower:
+            leaving.set()
+            await follower.queue.pause("class:low")
+            assert len(await follower.queue.changes()) == 1
+            assert not follower.is_leader
+            await left.wait()  # it may have heard the letter while it was leaving
+            async with Headway(config) as next_one:
+                assert next_one.is_leader

@@ -1,0 +1,739 @@
+"""What every store does. One suite, run on each of them."""
+
+import sqlite3
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from headway_scheduler.backends.memory.store import MemoryStore
+from headway_scheduler.backends.sqlite.mailbox import Inbox
+from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.errors import HeadwayError, KeyTaken, RunNotFound, StoreError
+from headway_scheduler.model.batch import Answer, Batch, Lesson, Mail, Snapshot
+from headway_scheduler.model.calls import Call, CallRecord, Priority, Route, Spent, Usage
+from headway_scheduler.model.changes import Change
+from headway_scheduler.model.prompts import Link, Piece
+from headway_scheduler.model.quotas import BucketState, Resource
+from headway_scheduler.model.runs import Run, Worker
+from headway_scheduler.model.states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
+from headway_scheduler.ports import Store
+
+pytestmark = pytest.mark.anyio
+
+Make = Callable[[Path], Store]
+STORES: dict[str, Make] = {
+    "memory": lambda folder: MemoryStore(),
+    "sqlite": lambda folder: SqliteStore(folder / "headway.db"),
+}
+
+
+@pytest.fixture(params=STORES)
+def unopened(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return STORES[request.param](tmp_path)
+
+
+@pytest.fixture
+async def store(unopened: Store) -> AsyncIterator[Store]:
+    async with unopened:
+        yield unopened
+
+
+def record(seq: int, state: CallState = CallState.QUEUED, *, run_id: str = "run") -> CallRecord:
+    call = Call(
+        id=f"call-{seq}",
+        run_id=run_id,
+        path="team/writer",
+        model="small",
+        quotas=("openai", "openai/small"),
+        priority=Priority.HIGH,
+        tokens=1200,
+        submitted_at=100.5 + seq,
+        request_hash="abc",
+        occurrence=seq,
+        kind="tool",
+    )
+    return CallRecord(call, seq, state)
+
+
+def run(run_id: str, state: RunState = RunState.QUEUED, created_at: float = 1.0) -> Run:
+    return Run(run_id, "report", "write it", Priority.NORMAL, state, created_at)
+
+
+def ended(run_id: str, parent: str | None = None) -> Run:
+    return replace(run(run_id, RunState.COMPLETED), parent=parent)
+
+
+def every_field(seq: int) -> CallRecord:
+    full = record(seq, CallState.DONE)
+    full.attempts = 3
+    full.not_before, full.admitted_at, full.sent_at, full.finished_at = 1.25, 2.25, 3.25, 4.25
+    full.usage = Usage(11, 22)
+    full.answer, full.error = '{"content": "yes"}', "first try: 500"
+    full.arrival, full.losses = 7, 2
+    return full
+
+
+def chained(*texts: str, after: bytes | None = None) -> tuple[tuple[Piece, ...], tuple[Link, ...]]:
+    """A chain of texts with the hashes that they have in the database: of 16 bytes."""
+    pieces, links = [], []
+    for text in texts:
+        piece = Piece(sha256(text.encode()).digest()[:16], text)
+        link = Link(sha256((after or b"") + piece.hash).digest()[:16], after, piece.hash)
+        pieces.append(piece)
+        links.append(link)
+        after = link.hash
+    return tuple(pieces), tuple(links)
+
+
+# Calls
+
+
+async def test_an_empty_store_has_nothing(store: Store) -> None:
+    assert await store.snapshot() == Snapshot()
+    assert await store.run("any") is None
+    assert await store.run_with_key("any") is None
+    assert list(await store.runs()) == []
+    assert list(await store.calls()) == []
+
+
+async def test_every_field_of_a_new_call_comes_back(store: Store) -> None:
+    await store.commit(Batch(new=(every_field(0),)))
+    assert list(await store.calls()) == [every_field(0)]
+
+
+async def test_every_field_of_a_changed_call_comes_back(store: Store) -> None:
+    await store.commit(Batch(new=(record(0), record(1))))
+    await store.commit(Batch(changed=(every_field(0),)))
+    assert list(await store.calls()) == [every_field(0), record(1)]
+
+
+async def test_what_comes_back_has_the_types_of_the_model(store: Store) -> None:
+    await store.commit(Batch(new=(every_field(0),), runs=(run("a"),)))
+    (found,) = await store.calls()
+    assert type(found.call.priority) is Priority
+    assert type(found.state) is CallState
+    assert type(found.call.quotas) is tuple
+    (found_run,) = await store.runs()
+    assert type(found_run.priority) is Priority
+    assert type(found_run.state) is RunState
+
+
+async def test_fields_can_be_emptied_again(store: Store) -> None:
+    await store.commit(Batch(new=(every_field(0),)))
+    await store.commit(Batch(changed=(record(0),)))
+    assert list(await store.calls()) == [record(0)]
+
+
+async def test_a_change_written_twice_is_the_same_as_once(store: Store) -> None:
+    await store.commit(Batch(new=(record(0),)))
+    for _ in range(2):
+        await store.commit(Batch(changed=(every_field(0),), runs=(run("a"),)))
+    assert list(await store.calls()) == [every_field(0)]
+    assert list(await store.runs()) == [run("a")]
+
+
+async def test_what_a_call_asks_for_never_changes(store: Store) -> None:
+    await store.commit(Batch(new=(record(0),)))
+    changes = {"run_id": "other", "path": "other", "request_hash": "other", "occurrence": 9}
+    other = replace(every_field(0), call=replace(record(0).call, **changes, submitted_at=0.0))
+    await store.commit(Batch(changed=(other,)))
+    assert list(await store.calls()) == [every_field(0)]
+
+
+async def test_only_its_class_and_its_route_may_change(store: Store) -> None:
+    await store.commit(Batch(new=(record(0),)))
+    route = Route("other", ("a", "b"), 7, 3, 4, 0.5)
+    call = replace(route.taken_by(record(0).call), priority=Priority.LOW)
+    changed = replace(record(0), call=call)
+    await store.commit(Batch(changed=(changed,)))
+    assert list(await store.calls()) == [changed]
+
+
+async def test_the_last_change_of_each_target_stands_and_all_are_kept(store: Store) -> None:
+    changes = [
+        Change(1.0, "gate", "all", '["paused", 0]'),
+        Change(2.0, "weight", "a", "2"),
+        Change(3.0, "gate", "all", '["open", 0]'),
+        Change(3.0, "gate", "all", '["open", 0]'),
+    ]
+    for change in changes:
+        await store.commit(Batch(changes=(change,)))
+    assert (await store.snapshot()).changes == (changes[1], changes[3])
+    assert list(await store.changes()) == changes[::-1]
+    assert list(await store.changes(limit=1)) == changes[3:]
+
+
+async def test_a_lesson_replaces_the_one_before(store: Store) -> None:
+    await store.commit(Batch(lessons=(Lesson("k", "b", "1"), Lesson("k", "a", "1"))))
+    await store.commit(Batch(lessons=(Lesson("k", "b", "2"),)))
+    assert (await store.snapshot()).lessons == (Lesson("k", "a", "1"), Lesson("k", "b", "2"))
+
+
+async def test_a_call_without_a_quota_comes_back(store: Store) -> None:
+    free = CallRecord(replace(record(0).call, quotas=()), 0)
+    await store.commit(Batch(new=(free,)))
+    assert list(await store.calls()) == [free]
+
+
+async def test_later_changes_of_a_record_do_not_leak_in(store: Store) -> None:
+    mine = record(0)
+    await store.commit(Batch(new=(mine,)))
+    mine.state = CallState.DONE
+    (loaded,) = (await store.snapshot()).calls
+    loaded.answer = "not yet"
+    assert list(await store.calls()) == [record(0)]
+
+
+async def test_calls_come_by_arrival(store: Store) -> None:
+    await store.commit(Batch(new=(record(5), record(2))))
+    await store.commit(Batch(new=(record(10), record(0))))
+    assert [found.seq for found in await store.calls()] == [0, 2, 5, 10]
+    assert [found.seq for found in (await store.snapshot()).calls] == [0, 2, 5, 10]
+
+
+async def test_calls_are_chosen_by_run_and_by_state(store: Store) -> None:
+    states = list(CallState)
+    new = [record(seq, states[seq % 7], run_id=f"run-{seq % 2}") for seq in range(28)]
+    await store.commit(Batch(new=tuple(new)))
+    for run_id in (None, "run-0", "run-1", "run"):
+        for wanted in ((), (CallState.QUEUED,), LIVE_CALLS, {CallState.DONE, CallState.SENT}):
+            expected = [
+                call
+                for call in new
+                if run_id in (None, call.call.run_id) and (not wanted or call.state in wanted)
+            ]
+            assert list(await store.calls(run_id, wanted)) == expected
+
+
+async def test_calls_are_limited_to_the_first(store: Store) -> None:
+    await store.commit(Batch(new=tuple(record(seq) for seq in range(9))))
+    for states in ((), (CallState.QUEUED,), (CallState.QUEUED, CallState.DONE)):
+        for run_id in (None, "run"):
+            found = await store.calls(run_id, states, limit=4)
+            assert [call.seq for call in found] == [0, 1, 2, 3]
+
+
+# Snapshots
+
+
+async def test_a_snapshot_has_the_live_calls_only(store: Store) -> None:
+    await store.commit(Batch(new=tuple(map(record, range(7), CallState))))
+    loaded = await store.snapshot()
+    assert {call.state for call in loaded.calls} == LIVE_CALLS
+    assert loaded.next_seq == 7
+
+
+async def test_the_next_place_counts_finished_calls(store: Store) -> None:
+    await store.commit(Batch(new=(record(3), record(41, CallState.DONE))))
+    assert (await store.snapshot()).next_seq == 42
+
+
+async def test_a_call_leaves_and_joins_the_snapshot_with_its_state(store: Store) -> None:
+    await store.commit(Batch(new=(record(0),)))
+    await store.commit(Batch(changed=(record(0, CallState.UNKNOWN),)))
+    assert (await store.snapshot()).calls == ()
+    await store.commit(Batch(changed=(record(0, CallState.QUEUED),)))
+    assert (await store.snapshot()).calls == (record(0),)
+
+
+async def test_being_parked_is_not_stored(store: Store) -> None:
+    await store.commit(Batch(new=(replace(record(0), parked=True), record(1))))
+    await store.commit(Batch(changed=(replace(record(1), parked=True),)))
+    assert (await store.snapshot()).calls == (record(0), record(1))
+
+
+async def test_a_bucket_is_overwritten(store: Store) -> None:
+    tokens = BucketState("openai", Resource.TOKENS, -12.5, 100.0, 160.0)
+    requests = BucketState("openai", Resource.REQUESTS, 3.0, 100.0)
+    other = BucketState("azure", Resource.REQUESTS, 1.0, 99.0)
+    await store.commit(Batch(buckets=(tokens, requests, other)))
+    later = replace(tokens, available=7.0, as_of=101.0, paused_until=None)
+    await store.commit(Batch(buckets=(later,)))
+    assert (await store.snapshot()).buckets == (other, requests, later)
+
+
+# Runs
+
+
+async def test_every_field_of_a_run_comes_back(store: Store) -> None:
+    full = Run(
+        id="a",
+        workflow="report",
+        task="write it",
+        priority=Priority.BACKGROUND,
+        state=RunState.FAILED,
+        created_at=1.5,
+        key="order-7",
+        component='{"provider": "team"}',
+        started_at=2.5,
+        finished_at=3.5,
+        result="[]",
+        error="no money",
+    )
+    await store.commit(Batch(runs=(full,)))
+    assert await store.run("a") == full
+    assert await store.run_with_key("order-7") == full
+    assert list(await store.runs()) == [full]
+    await store.commit(Batch(runs=(run("a"),)))
+    assert await store.run("a") == run("a")
+    assert await store.run_with_key("order-7") is None
+
+
+async def test_runs_come_newest_first(store: Store) -> None:
+    await store.commit(Batch(runs=(run("b", created_at=2.0), run("a", created_at=3.0))))
+    await store.commit(Batch(runs=(run("c", created_at=1.0), run("d", created_at=3.0))))
+    await store.commit(Batch(runs=(run("b", RunState.RUNNING, created_at=2.0),)))
+    assert [found.id for found in await store.runs()] == ["d", "a", "b", "c"]
+    assert [found.id for found in await store.runs(limit=2)] == ["d", "a"]
+
+
+async def test_runs_are_chosen_by_state(store: Store) -> None:
+    new = [run(f"{at}", list(RunState)[at % 8], float(at)) for at in range(16)]
+    await store.commit(Batch(runs=tuple(new)))
+    wanted = {RunState.QUEUED, RunState.FAILED}
+    expected = [found for found in reversed(new) if found.state in wanted]
+    assert list(await store.runs(wanted)) == expected
+    assert list(await store.runs(wanted, limit=3)) == expected[:3]
+
+
+async def test_the_most_urgent_run_that_waits_longest_can_be_asked_for(store: Store) -> None:
+    priorities = [Priority.LOW, Priority.HIGH, Priority.NORMAL]
+    new = [
+        replace(run(f"{at}", created_at=float(at // 2)), priority=priorities[at % 3])
+        for at in range(12)
+    ]
+    busy = replace(run("busy", RunState.RUNNING, 0.0), priority=Priority.INTERACTIVE)
+    await store.commit(Batch(runs=(busy, *reversed(new))))
+    expected = ["1", "4", "7", "10", "2", "5", "8", "11", "0", "3", "6", "9"]
+    found = await store.runs({RunState.QUEUED}, urgent_first=True)
+    assert [each.id for each in found] == expected
+    (first,) = await store.runs({RunState.QUEUED}, limit=1, urgent_first=True)
+    assert first == new[1]
+    both = await store.runs({RunState.QUEUED, RunState.RUNNING}, limit=2, urgent_first=True)
+    assert [each.id for each in both] == ["busy", "1"]
+    assert [each.id for each in await store.runs(limit=1, urgent_first=True)] == ["busy"]
+    same = replace(new[1], id="same")
+    await store.commit(Batch(runs=(same,)))
+    await store.commit(Batch(runs=(replace(new[1], attempts=1),)))
+    (first,) = await store.runs({RunState.QUEUED}, limit=1, urgent_first=True)
+    assert first.id == "1"
+
+
+async def test_a_run_is_found_by_the_start_of_its_id(store: Store) -> None:
+    await store.commit(Batch(runs=(run("aa1"), run("aa"), run("ab"), run("b%_1"), run("bé2"))))
+    for prefix, found in {"aa": "aa", "aa1": "aa1", "ab": "ab", "b%": "b%_1", "bé": "bé2"}.items():
+        assert await store.run(prefix) == run(found)
+    for prefix in ("c", "aa11", "AB", "%", "b_", "_", "a*"):
+        assert await store.run(prefix) is None
+
+
+async def test_an_ambiguous_start_names_five_candidates(store: Store) -> None:
+    await store.commit(Batch(runs=tuple(run(f"ab{number}") for number in range(7))))
+    with pytest.raises(RunNotFound, match=r"'ab' .* ab0, ab1, ab2, ab3, ab4, …: write more of it"):
+        await store.run("ab")
+    await store.commit(Batch(runs=(run("x1"), run("x2"))))
+    with pytest.raises(RunNotFound, match="x1, x2: write"):
+        await store.run("x")
+
+
+async def test_a_key_belongs_to_one_run(store: Store) -> None:
+    first = replace(run("a"), key="k")
+    await store.commit(Batch(runs=(first,)))
+    await store.commit(Batch(runs=(replace(first, state=RunState.RUNNING),)))
+    with pytest.raises(KeyTaken, match="nothing was written"):
+        await store.commit(Batch(new=(record(0),), runs=(replace(run("b"), key="k"),)))
+    assert [found.id for found in await store.runs()] == ["a"]
+    assert list(await store.calls()) == []
+
+
+# All or nothing
+
+
+REFUSED: dict[str, tuple[Batch, type[HeadwayError]]] = {
+    "id taken": (Batch(new=(record(5), record(0))), KeyTaken),
+    "seq taken": (Batch(new=(record(5), replace(record(6), seq=0))), KeyTaken),
+    "twice in the batch": (Batch(new=(record(5), record(5))), KeyTaken),
+    "changed but never written": (
+        Batch(changed=(record(1, CallState.SENT), record(99))),
+        StoreError,
+    ),
+    "key taken": (Batch(new=(record(5),), runs=(replace(run("c"), key="k"),)), KeyTaken),
+}
+
+
+def everything(number: int) -> Batch:
+    """Something of each kind that a batch can hold, but for calls."""
+    pieces, links = chained(f"said {number}", f"answered {number}")
+    return Batch(
+        buckets=(BucketState("openai", Resource.TOKENS, float(number), 1.0),),
+        runs=(run("a", list(RunState)[number]), run(f"b{number}"), ended(f"old {number + 1}")),
+        pieces=pieces,
+        links=links,
+        forget=(f"old {number}",),
+        changes=(Change(1.0, "weight", "a", f"{number}"),),
+        lessons=(Lesson("k", "a", f"{number}"), Lesson("k", f"{number}", "")),
+        answers=(Answer(1 + number, f"{number}"),),
+        taken=(3 + number,),
+        mail=(Mail("w", f"{number}"),),
+        seen=(("w", number),),
+        joined=(Worker("w", 1, 1.0, slots=number), Worker(f"w{number}", 1, 1.0)),
+        left=(f"w{number - 1}",),
+    )
+
+
+async def content(store: Store) -> tuple[dict[str, object], list[str]]:
+    """All that can be asked of a store, and every row of a database."""
+    links = [link for number in range(2) for link in everything(number).links]
+    asked: dict[str, object] = {
+        "snapshot": await store.snapshot(),
+        "calls": list(await store.calls()),
+        "runs": list(await store.runs()),
+        "changes": list(await store.changes()),
+        "lessons": list(await store.lessons()),
+        "workers": list(await store.workers()),
+        "spent": list(await store.spent("model", 0.0)),
+        "prompts": [await store.prompt(link.hash.hex()) for link in links],
+    }
+    if not isinstance(store, SqliteStore):
+        return asked, []
+    with closing(sqlite3.connect(store.path)) as db:
+        return asked, list(db.iterdump())
+
+
+async def begin(store: Store) -> None:
+    """Commit some of everything: a key, an old run to be forgotten, letters and mail."""
+    calls = (record(0), record(1), paid(2, "m", Usage(1, 1), "a"))
+    keyed = replace(run("keyed"), key="k")
+    await store.commit(Batch(new=calls, runs=(keyed, ended("old 0"))))
+    if isinstance(store, SqliteStore):
+        with closing(Inbox(store.path)) as inbox:
+            assert [inbox.post("w", "please") for _ in range(4)] == [1, 2, 3, 4]
+    await store.commit(everything(0))
+
+
+@pytest.mark.parametrize("why", REFUSED)
+async def test_a_refused_batch_writes_nothing(store: Store, why: str) -> None:
+    refused, error = REFUSED[why]
+    await begin(store)
+    before = await content(store)
+    rest = everything(1)
+    runs = (*rest.runs, *refused.runs)
+    for _ in range(2):
+        with pytest.raises(error, match="nothing was written"):
+            await store.commit(replace(rest, new=refused.new, changed=refused.changed, runs=runs))
+        assert await content(store) == before
+    asks = replace(record(3).call, request_hash=rest.links[-1].hash.hex())
+    await store.commit(replace(rest, new=(CallRecord(asks, 3),)))
+    after = await content(store)
+    assert [name for name in after[0] if after[0][name] == before[0][name]] == ["spent"]
+
+
+@pytest.mark.parametrize("why", REFUSED)
+async def test_after_a_refusal_everything_else_is_written_and_stays(
+    unopened: Store, why: str
+) -> None:
+    refused, error = REFUSED[why]
+    async with unopened as store:
+        await begin(store)
+        with pytest.raises(error):
+            await store.commit(refused)
+        await store.commit(everything(1))
+        after, _ = await content(store)
+    async with unopened as store:
+        assert (await content(store))[0] == after
+        await store.commit(Batch(new=(record(5),), changed=(record(1, CallState.SENT),)))
+        assert [call.seq for call in (await store.snapshot()).calls] == [0, 1, 5]
+
+
+async def test_an_empty_batch_is_fine(store: Store) -> None:
+    await store.commit(Batch())
+    assert await store.snapshot() == Snapshot()
+
+
+async def test_a_call_may_be_new_and_changed_in_one_batch(store: Store) -> None:
+    await store.commit(Batch(new=(record(0),), changed=(every_field(0),)))
+    assert list(await store.calls()) == [every_field(0)]
+
+
+async def test_commits_from_many_tasks_all_arrive(store: Store) -> None:
+    async with anyio.create_task_group() as tasks:
+        for seq in range(40):
+            tasks.start_soon(store.commit, Batch(new=(record(seq),)))
+            tasks.start_soon(store.snapshot)
+    assert (await store.snapshot()).next_seq == 40
+
+
+async def test_a_commit_under_cancellation_is_whole_and_known(store: Store) -> None:
+    committed = []
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await store.commit(Batch(new=(record(0),)))
+        committed.append(0)
+    assert [call.seq for call in await store.calls()] == committed == [0]
+
+
+async def test_what_was_committed_stays_when_it_is_closed(unopened: Store) -> None:
+    async with unopened as store:
+        await store.commit(Batch(new=(every_field(0),), runs=(run("a"),)))
+    async with unopened as store:
+        assert list(await store.calls()) == [every_field(0)]
+        assert await store.run("a") == run("a")
+
+
+# Texts
+
+
+TEXTS = {
+    "a megabyte": "x" * 1_000_000,
+    "unicode": "Grüße, 你好, 🚂, \u0000, \r\n, '\"\\",
+    "a lone surrogate": "half of a pair: \ud83d",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+async def test_any_text_comes_back_as_it_was(store: Store, text: str) -> None:
+    """An answer that could not be stored would be paid for again, so none is refused."""
+    answered = replace(every_field(0), answer=text, error=text)
+    await store.commit(Batch(new=(record(0),)))
+    await store.commit(Batch(new=(record(1),), changed=(answered,)))
+    assert list(await store.calls()) == [answered, record(1)]
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+async def test_any_text_can_be_asked_for(store: Store, text: str) -> None:
+    odd = replace(run(f"id {text}"), key=text, task=text)
+    call = CallRecord(replace(record(0).call, run_id=odd.id, quotas=(text,)), 0)
+    await store.commit(Batch(new=(call,), runs=(odd,)))
+    assert await store.run(odd.id) == odd
+    assert await store.run_with_key(text) == odd
+    assert list(await store.calls(odd.id)) == [call]
+
+
+# Prompts
+
+
+async def test_a_prompt_comes_back_in_order_and_twice_is_once(store: Store) -> None:
+    pieces, links = chained("first", "second", "third")
+    await store.commit(Batch(pieces=pieces[:2], links=links[:2]))
+    await store.commit(Batch(pieces=pieces, links=links))
+    await store.commit(Batch(pieces=pieces, links=(*links, *links)))
+    assert list(await store.prompt(links[2].hash.hex()) or ()) == ["first", "second", "third"]
+    assert list(await store.prompt(links[0].hash.hex()) or ()) == ["first"]
+    assert await store.prompt("00" * 16) is None
+
+
+async def test_a_forgotten_run_takes_its_texts_and_leaves_those_of_others(store: Store) -> None:
+    pieces, links = chained("shared", "mine")
+    other_pieces, other_links = chained("theirs", after=links[0].hash)
+    calls = [record(0, CallState.DONE, run_id="old"), record(1, CallState.DONE, run_id="new")]
+    for row, link in zip(calls, (links[1], other_links[0]), strict=True):
+        row.call = replace(row.call, request_hash=link.hash.hex())
+    await store.commit(
+        Batch(
+            new=tuple(calls),
+            runs=(ended("old"), run("new")),
+            pieces=(*pieces, *other_pieces),
+            links=(*links, *other_links),
+        )
+    )
+    await store.commit(Batch(forget=("old",)))
+    assert [found.id for found in await store.runs()] == ["new"]
+    assert [found.call.run_id for found in await store.calls()] == ["new"]
+    assert await store.prompt(links[1].hash.hex()) is None
+    assert list(await store.prompt(other_links[0].hash.hex()) or ()) == ["shared", "theirs"]
+
+
+@pytest.mark.parametrize("state", RunState)
+async def test_only_a_run_that_has_ended_is_forgotten(store: Store, state: RunState) -> None:
+    await store.commit(Batch(new=(record(0, run_id="a"),), runs=(run("a", state), run("ab"))))
+    await store.commit(Batch(forget=("a",)))
+    is_gone = state in ENDED_RUNS
+    assert [found.id for found in await store.runs()] == ["ab", "a"][: 2 - is_gone]
+    assert len(await store.calls()) == 1 - is_gone
+
+
+async def test_a_run_that_another_begins_with_is_not_forgotten(store: Store) -> None:
+    family = (ended("a"), ended("b", "a"), ended("c", "b"), ended("d", "b"), ended("alone"))
+    calls = [record(seq, CallState.DONE, run_id=each.id) for seq, each in enumerate(family)]
+    await store.commit(Batch(new=tuple(calls), runs=family))
+    await store.commit(Batch(forget=("a", "b", "c", "alone")))
+    # The copy d stays, so what it begins with does, and what that begins with.
+    assert {found.id for found in await store.runs()} == {"a", "b", "d"}
+    assert [found.call.run_id for found in await store.calls()] == ["a", "b", "d"]
+    await store.commit(Batch(forget=("a", "nobody")))
+    assert {found.id for found in await store.runs()} == {"a", "b", "d"}
+    await store.commit(Batch(forget=("a", "b", "d")))
+    assert list(await store.runs()) == []
+    assert list(await store.calls()) == []
+
+
+async def test_a_forgotten_id_may_be_written_anew(store: Store) -> None:
+    await store.commit(Batch(new=(record(0, run_id="a"),), runs=(replace(ended("a"), key="k"),)))
+    await store.commit(Batch(forget=("a",)))
+    assert await store.run_with_key("k") is None
+    assert await store.snapshot() == Snapshot()
+    await store.commit(Batch(new=(record(0, run_id="a"),), runs=(replace(run("a"), key="k"),)))
+    assert [found.seq for found in await store.calls("a")] == [0]
+
+
+async def test_a_long_prompt_comes_back_whole_and_stays_while_its_end_is_asked(
+    store: Store,
+) -> None:
+    pieces, links = chained(*(f"said {number}" for number in range(10_000)))
+    asked = [
+        CallRecord(replace(record(seq).call, run_id=run_id, request_hash=link.hash.hex()), seq)
+        for seq, (run_id, link) in enumerate((("old", links[-1]), ("new", links[5_000])))
+    ]
+    await store.commit(
+        Batch(new=tuple(asked), runs=(ended("old"), run("new")), pieces=pieces, links=links)
+    )
+    assert list(await store.prompt(links[-1].hash.hex()) or ()) == [p.text for p in pieces]
+    await store.commit(Batch(forget=("old",)))
+    assert await store.prompt(links[5_001].hash.hex()) is None
+    kept = await store.prompt(links[5_000].hash.hex())
+    assert list(kept or ()) == [piece.text for piece in pieces[:5_001]]
+
+
+async def test_a_text_that_is_there_stays_as_it_is(store: Store) -> None:
+    (piece,), (link,) = chained("first")
+    other = Piece(b"o" * 16, "other")
+    await store.commit(Batch(pieces=(piece,), links=(link,)))
+    await store.commit(
+        Batch(
+            pieces=(replace(piece, text="second"), other), links=(replace(link, piece=other.hash),)
+        )
+    )
+    assert list(await store.prompt(link.hash.hex()) or ()) == ["first"]
+
+
+async def test_texts_may_come_before_their_links(store: Store) -> None:
+    pieces, links = chained("first", "second")
+    await store.commit(Batch(pieces=pieces))
+    await store.commit(Batch(links=links))
+    assert list(await store.prompt(links[1].hash.hex()) or ()) == ["first", "second"]
+
+
+@pytest.mark.parametrize("words", ["", "abc", "no hash at all", "é", "00" * 32])
+async def test_what_is_no_hash_has_no_prompt(store: Store, words: str) -> None:
+    asked = CallRecord(replace(record(0).call, request_hash=words), 0)
+    await store.commit(Batch(new=(asked,), runs=(ended("old"),)))
+    assert await store.prompt(words) is None
+    await store.commit(Batch(forget=("old",)))
+    assert list(await store.calls()) == [asked]
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+async def test_any_text_can_be_a_piece(store: Store, text: str) -> None:
+    piece = Piece(b"t" * 16, text)
+    await store.commit(Batch(pieces=(piece,), links=(Link(b"l" * 16, None, piece.hash),)))
+    assert list(await store.prompt((b"l" * 16).hex()) or ()) == [text]
+
+
+async def test_every_field_of_a_run_that_goes_on_comes_back(store: Store) -> None:
+    full = replace(
+        run("a"),
+        parameters='{"x": 1}',
+        version="abc",
+        history=("first", "second"),
+        parent="b",
+        parent_until=4,
+        deadline=5.5,
+        budget_usd=0.25,
+        waits_for="a.3",
+        attempts=2,
+        resumed_at=6.5,
+    )
+    await store.commit(Batch(runs=(full, run("b"))))
+    assert await store.run("a") == full
+
+
+def paid(seq: int, model: str, usage: Usage | None, run_id: str, **changes: Any) -> CallRecord:
+    row = record(seq, CallState.DONE, run_id=run_id)
+    kind = changes.pop("kind", "model")
+    return replace(row, call=replace(row.call, model=model, kind=kind), usage=usage, **changes)
+
+
+@pytest.mark.parametrize(
+    ("by", "keys"),
+    [
+        ("model", {"m": 4, "n": 1}),
+        ("run", {"a": 3, "b": 1, "": 1}),
+        ("workflow", {"report": 4, "": 1}),
+        ("team", {"report": 3, "team": 1, "": 1}),
+        ("day", {"1970-01-01": 4, "1970-01-02": 1}),
+    ],
+)
+async def test_what_was_spent_is_counted_by_what_is_asked(
+    store: Store, by: str, keys: dict[str, int]
+) -> None:
+    day = 86_400.0
+    later = paid(4, "m", Usage(1, 1), "none")
+    await store.commit(
+        Batch(
+            runs=(run("a"), replace(run("b"), team="team")),
+            new=(
+                paid(0, "m", Usage(10, 2), "a"),
+                paid(1, "m", Usage(10, 2), "a", losses=1),
+                paid(2, "m", None, "a", kind="sdk"),
+                paid(3, "n", Usage(7, 0), "b"),
+                replace(later, call=replace(later.call, submitted_at=day + 5)),
+                paid(5, "m", Usage(99, 99), "a", kind="tool"),
+                replace(paid(6, "m", None, "a"), state=CallState.QUEUED),
+            ),
+        )
+    )
+    spent = await store.spent(by, 0.0)
+    found: Counter[str] = Counter()
+    for each in spent:
+        found[each.key] += each.calls
+    assert found == keys
+    assert sum(each.lost for each in spent) == 1
+    tokens = sum(each.calls * each.usage.total for each in spent if each.usage is not None)
+    assert tokens == 12 + 12 + 7 + 2
+    assert sum(each.calls for each in spent if each.usage is None) == 1
+    assert [each.calls for each in await store.spent(by, day)] == [1]
+
+
+async def test_a_call_that_was_lost_and_never_answered_is_listed_as_lost(store: Store) -> None:
+    lost = replace(paid(0, "m", None, "a", losses=2), state=CallState.UNKNOWN)
+    await store.commit(Batch(new=(lost,)))
+    assert await store.spent("model", 0.0) == [Spent("m", "m", None, 0, 2)]
+
+
+async def test_who_executes_runs_and_which(store: Store) -> None:
+    first = Worker("w-1", 11, 1.0, "night", 8, True, ("a", "b"))
+    second = Worker("w-2", 12, 0.5)
+    mine = replace(run("mine"), worker="w-1")
+    await store.commit(Batch(joined=(first, second), runs=(mine, run("nobody's"))))
+    assert await store.workers() == [second, first]
+    assert [each.id for each in await store.assigned()] == ["mine"]
+    assert (await store.run("mine")) == mine
+
+    fewer = replace(first, slots=0, takes_interrupted=False)
+    await store.commit(Batch(joined=(fewer,), runs=(replace(mine, worker=None),)))
+    assert await store.workers() == [second, fewer]
+    assert list(await store.assigned()) == []
+    await store.commit(Batch(left=("w-2", "w-none")))
+    assert await store.workers() == [fewer]
+
+
+async def test_a_call_keeps_who_asked_for_it(store: Store) -> None:
+    asked = replace(record(0), worker="w-1")
+    await store.commit(Batch(new=(asked, record(1))))
+    assert [row.worker for row in (await store.snapshot()).calls] == ["w-1", None]
+    await store.commit(Batch(changed=(replace(asked, worker="w-2"),)))
+    assert [row.worker for row in await store.calls()] == ["w-2", None]
+
+
+async def test_lessons_are_given_back_by_themselves_too(store: Store) -> None:
+    lessons = (Lesson("a", "x", "1"), Lesson("b", "x", "2"))
+    await store.commit(Batch(lessons=lessons[::-1]))
+    assert tuple(await store.lessons()) == lessons == (await store.snapshot()).lessons

@@ -1,0 +1,378 @@
+"""A worker's calls through the scheduler of another process: here in one, over a real database."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from headway_scheduler.backends.sqlite.mailbox import Inbox
+from headway_scheduler.backends.sqlite.notifier import bell_of, ring
+from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.cluster.remote import Remote, Ties
+from headway_scheduler.errors import (
+    CallTooLarge,
+    SchedulerClosed,
+    StoreFull,
+    StoreTakenOver,
+    UnknownQuota,
+)
+from headway_scheduler.model.batch import Batch, Lesson
+from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Route, Usage
+from headway_scheduler.model.prompts import NO_PROMPT
+from headway_scheduler.model.quotas import News, Quota, Signals
+from headway_scheduler.model.runs import Order, Run, Worker
+from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.protocol.codec import load_parcel
+from headway_scheduler.runtime.local import Service
+
+pytestmark = pytest.mark.anyio
+
+ME = Worker("w-me", 1, 0.0)
+DONE = Outcome(CallState.DONE, Usage(3, 4), "answer", arrival=0)
+QUOTAS = (
+    Quota.per_minute("q", requests=600, tokens=100_000, concurrency=2),
+    Quota.per_minute("other", requests=600),
+)
+
+
+def call(number: int, priority: Priority = Priority.NORMAL, tokens: int = 10) -> Call:
+    return Call(f"r-1.{number}", "r-1", "writer", "m", ("q",), priority, tokens, 1.0, "hash")
+
+
+@dataclass
+class Office:
+    """A leader that takes letters while it is open, and a worker."""
+
+    path: Path
+    service: Service
+    store: SqliteStore
+    is_open: bool = True
+    seen: list[Batch] = field(default_factory=list)
+    orders: list[Order] = field(default_factory=list)
+    joined: bool = False
+
+    async def take_letters(self) -> None:
+        inbox = await to_thread.run_sync(Inbox, self.path, self.store.epoch)
+        try:
+            while True:
+                for letter in inbox.waiting() if self.is_open else ():
+                    await self.service.deliver(letter.id, load_parcel(letter.event)).wait()
+                await anyio.sleep(0.002)
+        finally:
+            inbox.close()
+
+    def join(self) -> None:
+        self.joined = True
+
+    def ties(self) -> Ties:
+        return Ties(
+            lambda: None if self.joined else ME,
+            self.join,
+            self.seen.append,
+            self.orders.append,
+            lambda frozen: None,
+        )
+
+    async def row(self, number: int) -> CallRecord:
+        rows = await self.store.calls("r-1")
+        return next(row for row in rows if row.call.id == f"r-1.{number}")
+
+    async def until_done(self, count: int) -> None:
+        """Wait until so many calls have come to their end on disk."""
+        done = 0
+        while done < count:  # rows have no event
+            await anyio.sleep(0.002)
+            done = len(await self.store.calls("r-1", {CallState.DONE}))
+
+    def states(self, number: int) -> list[CallState]:
+        """What the worker saw become of its call."""
+        records = [r for batch in self.seen for r in (*batch.new, *batch.changed)]
+        return [record.state for record in records if record.call.id == f"r-1.{number}"]
+
+
+@asynccontextmanager
+async def led(path: Path) -> AsyncIterator[Office]:
+    def rung(batch: Batch) -> None:
+        for mail in batch.mail:
+            ring(bell_of(path, mail.worker))
+
+    async with SqliteStore(path) as store, Service(store, QUOTAS, on_change=rung) as service:
+        office = Office(path, service, store)
+        async with anyio.create_task_group() as group:
+            group.start_soon(office.take_letters)
+            yield office
+            group.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def office(tmp_path: Path) -> AsyncIterator[Office]:
+    async with led(tmp_path / "headway.db") as office:
+        yield office
+
+
+@pytest.fixture
+async def remote(office: Office) -> AsyncIterator[Remote]:
+    ties = office.ties()
+    async with Remote(office.path, ME.id, office.store.clock, ties) as remote:
+        yield remote
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():  # noqa: ASYNC110 -- rows and counts have no event
+        await anyio.sleep(0.002)
+
+
+async def test_a_call_goes_all_its_way(office: Office, remote: Remote) -> None:
+    granted = await remote.acquire(call(0))
+    assert granted == call(0)
+    row = await office.row(0)
+    assert (row.state, row.worker) == (CallState.ADMITTED, ME.id)
+    remote.sent(granted.id)
+    await remote.settle(granted.id, DONE)
+    await remote.save_run(Run("r-1", "w", "t", Priority.LOW, RunState.COMPLETED, 1.0))
+    row = await office.row(0)
+    assert (row.state, row.usage, row.answer, row.arrival) == (CallState.DONE, *_told(DONE))
+    assert row.sent_at is not None
+    assert [state.value for state in office.states(0)][-1] == "done"
+    assert await office.store.workers() == [ME]
+
+
+def _told(outcome: Outcome) -> tuple[Usage | None, str | None, int | None]:
+    return outcome.usage, outcome.answer, outcome.arrival
+
+
+async def test_what_the_core_refuses_is_raised_where_it_was_asked(
+    office: Office, remote: Remote
+) -> None:
+    with pytest.raises(CallTooLarge):
+        await remote.acquire(call(0, tokens=10**9))
+    with pytest.raises(UnknownQuota, match="nowhere"):
+        await remote.acquire(Call("r-1.1", "r-1", "a", "m", ("nowhere",), Priority.LOW, 1, 1.0))
+    assert (await remote.acquire(call(2))).id == "r-1.2"
+    await remote.settle("r-1.2", DONE)
+    assert {row.call.id for row in await office.store.calls("r-1")} == {"r-1.2"}
+
+
+async def test_an_urgent_call_goes_before_those_of_the_leader(
+    office: Office, remote: Remote
+) -> None:
+    here = [Call(f"here.{n}", "here", "a", "m", ("q",), Priority.LOW, 1, 1.0) for n in range(3)]
+    for each in here[:2]:
+        await office.service.acquire(each)
+    async with anyio.create_task_group() as group:
+        group.start_soon(office.service.acquire, here[2])
+        group.start_soon(remote.acquire, call(0, Priority.INTERACTIVE))
+        await until(lambda: sum(office.service.statistics().waiting) == 2)
+        await office.service.settle("here.0", DONE)
+        await until(lambda: office.states(0)[-1:] == [CallState.ADMITTED])
+        assert sum(office.service.statistics().waiting) == 1
+        await remote.settle("r-1.0", DONE)
+    for call_id in ("here.1", "here.2"):
+        await office.service.settle(call_id, DONE)
+
+
+async def test_one_that_is_tried_again_keeps_its_place_and_one_that_is_cancelled_leaves(
+    office: Office, remote: Remote
+) -> None:
+    await remote.acquire(call(0))
+    await remote.retry("r-1.0", Outcome(CallState.QUEUED, error="busy"))
+    assert (await office.row(0)).attempts == 2
+    await remote.acquire(call(1))
+    async with anyio.create_task_group() as group:
+        group.start_soon(remote.acquire, call(2))  # which finds no slot
+        await until(lambda: sum(office.service.statistics().waiting) == 1)
+        group.cancel_scope.cancel()
+    await until(lambda: office.states(2)[-1:] == [CallState.CANCELLED])
+    await remote.save_run(Run("r-1", "w", "t", Priority.LOW, RunState.RUNNING, 1.0))
+    assert (await office.row(2)).state is CallState.CANCELLED
+    remote.abandon("r-1.0", Outcome(CallState.CANCELLED))
+    await until(lambda: office.service.statistics().in_flight == 1)
+
+
+async def test_the_end_of_a_call_is_durable_whether_anybody_leads_or_not(tmp_path: Path) -> None:
+    path = tmp_path / "headway.db"
+    async with led(path) as office:
+        ties = office.ties()
+        async with Remote(path, ME.id, office.store.clock, ties) as remote:
+            await remote.acquire(call(0))
+            office.is_open = False
+            await remote.settle("r-1.0", DONE)
+            assert (await office.row(0)).state is CallState.ADMITTED
+    async with led(path) as office:
+        await office.until_done(1)
+        assert (await office.row(0)).losses == 0
+
+
+async def test_the_next_leader_goes_on_with_what_waits_and_flies(tmp_path: Path) -> None:
+    """Grants that are told of in the database are not lost, nor given twice."""
+    path = tmp_path / "headway.db"
+    async with anyio.create_task_group() as group:
+        async with led(path) as first:
+            group.start_soon(_work, Remote(path, ME.id, first.store.clock, first.ties()), 6)
+            await until(lambda: sum(first.service.statistics().waiting) == 4)
+        async with led(path) as second:
+            statistics = second.service.statistics()
+            assert (statistics.in_flight, sum(statistics.waiting)) == (2, 4)
+            await until(lambda: _done(first.seen) == 6)
+            await second.until_done(6)
+            assert {r.attempts for r in await second.store.calls("r-1")} == {1}
+
+
+def _done(seen: list[Batch]) -> int:
+    changed = {r.call.id: r.state for batch in seen for r in (*batch.new, *batch.changed)}
+    return sum(state is CallState.DONE for state in changed.values())
+
+
+async def _work(remote: Remote, calls: int) -> None:
+    async def one(number: int) -> None:
+        granted = await remote.acquire(call(number))
+        await anyio.sleep(0.3)
+        await remote.settle(granted.id, DONE)
+
+    async with remote, anyio.create_task_group() as group:
+        for number in range(calls):
+            group.start_soon(one, number)
+
+
+async def test_one_that_others_took_for_dead_is_told_and_sends_nothing(office: Office) -> None:
+    with pytest.raises(ExceptionGroup) as raised:
+        await dead_with_two_in_flight(office)
+    assert raised.group_contains(StoreTakenOver)
+    assert len(await office.store.calls("r-1")) == 2
+
+
+async def dead_with_two_in_flight(office: Office) -> None:
+    async with Remote(office.path, ME.id, office.store.clock, office.ties()) as remote:
+        await remote.acquire(call(0))
+        await remote.acquire(call(1))
+        await office.service.lose(ME.id)
+        assert [(await office.row(n)).state for n in (0, 1)] == [CallState.UNKNOWN] * 2
+        remote._looked_at -= 60  # as if it had been stopped for so long
+        with pytest.raises(StoreTakenOver, match="showed no life"):
+            remote.sent("r-1.0")
+        with pytest.raises(StoreTakenOver):
+            await remote.acquire(call(2))
+        await anyio.sleep_forever()
+
+
+async def test_letters_of_the_dead_are_refused_and_its_calls_parked(office: Office) -> None:
+    with pytest.raises(ExceptionGroup) as raised:
+        await dead_with_one_waiting(office)
+    assert raised.group_contains(StoreTakenOver)
+    assert (await office.row(0)).state is CallState.UNKNOWN
+    again = await office.service.reacquire(await office.row(2))
+    assert (await office.row(2)).worker is None
+    await office.service.settle(again.id, DONE)
+
+
+async def dead_with_one_waiting(office: Office) -> None:
+    async with (
+        Remote(office.path, ME.id, office.store.clock, office.ties()) as remote,
+        anyio.create_task_group() as group,
+    ):
+        run = Run("r-1", "w", "t", Priority.LOW, RunState.RUNNING, 1.0, worker=ME.id)
+        await remote.save_run(run)
+        for number in range(3):
+            group.start_soon(remote.acquire, call(number))
+        await until(lambda: sum(office.service.statistics().waiting) == 1)
+        (lost,) = await office.service.lose(ME.id)
+        assert (lost.state, lost.worker) == (RunState.INTERRUPTED, None)
+        assert office.service.statistics().parked == 1
+        await remote.settle("r-1.0", DONE)  # its letter is written, and not taken
+        await anyio.sleep_forever()
+
+
+async def test_it_goes_where_its_routes_lead_and_knows_who_answers_nobody(
+    office: Office, remote: Remote
+) -> None:
+    elsewhere = Route("m2", ("other",), 10)
+    for number in range(2):
+        await remote.acquire(call(number))
+    granted = await remote.acquire(call(2), NO_PROMPT, (Route("m", ("q",), 10), elsewhere))
+    assert (granted.model, granted.quotas) == ("m2", ("other",))
+    assert office.states(2)[-1] is CallState.ADMITTED
+    locked = {"other": Signals(news=News.LOCKED_OUT, error="no money")}
+    await remote.settle("r-1.2", Outcome(CallState.FAILED, error="no money"), locked)
+    remote.observed("r-1.0", "q", Signals(news=News.ANSWERED))
+    for number in range(2):
+        await remote.settle(f"r-1.{number}", DONE)
+    await remote.save_run(Run("r-1", "w", "t", Priority.LOW, RunState.COMPLETED, 1.0))
+    assert (remote.is_stopped("other"), remote.is_stopped("q")) == (True, False)
+    assert (remote.is_left_alone("other"), remote.is_left_alone("q")) == (True, False)
+
+
+async def test_orders_and_what_is_learned_pass(office: Office, remote: Remote) -> None:
+    remote.learn("writer", "m", 400, Usage(100, 7))
+    await remote.save_run(Run("r-1", "w", "t", Priority.LOW, RunState.RUNNING, 1.0))
+    assert office.service.expected("writer", "m", 400, None).output_tokens == 7
+    await office.service.order(ME.id, Order("pause", "r-1"))
+    await until(lambda: office.orders == [Order("pause", "r-1")])
+    other = Remote(office.path, "w-other", office.store.clock, office.ties())
+    other.know([Lesson("something else", "x", "y"), *await office.store.lessons()])
+    assert other.expected("writer", "m", 400, None).output_tokens == 7
+
+
+async def test_a_young_call_gives_its_slot_back_when_it_is_told(tmp_path: Path) -> None:
+    local = Quota("q", QUOTAS[0].limits, is_local=True)
+    path = tmp_path / "headway.db"
+
+    def rung(batch: Batch) -> None:
+        for mail in batch.mail:
+            ring(bell_of(path, mail.worker))
+
+    async with (
+        SqliteStore(path) as store,
+        Service(store, [local], on_change=rung) as service,
+        anyio.create_task_group() as group,
+    ):
+        office = Office(path, service, store)
+        group.start_soon(office.take_letters)
+        ties = office.ties()
+        async with Remote(path, ME.id, store.clock, ties) as remote:
+            preempted = anyio.Event()
+            for number in range(2):
+                await remote.acquire(call(number, Priority.BACKGROUND))
+                remote.on_preempt(f"r-1.{number}", preempted.set)
+            urgent = Call("u.0", "u", "a", "m", ("q",), Priority.INTERACTIVE, 1, 1.0)
+            group.start_soon(service.acquire, urgent)
+            await preempted.wait()
+        group.cancel_scope.cancel()
+
+
+async def test_what_cannot_be_written_is_told_and_ends_are_kept(
+    office: Office, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await remote.acquire(call(0))
+
+    def full(*_: object, **__: object) -> int:
+        raise StoreFull("headway.db: no room to write")
+
+    monkeypatch.setattr("headway_scheduler.cluster.remote.RETRY_SECONDS", 0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(remote._outgoing, "post", full)
+        with pytest.raises(StoreFull, match="no room"):
+            await remote.acquire(call(1))
+        with pytest.raises(StoreFull):
+            await remote.settle("r-1.0", DONE)
+    await office.until_done(1)
+    assert len(await office.store.calls("r-1")) == 1
+
+
+async def test_closing_lets_nobody_wait(office: Office) -> None:
+    async def ask(remote: Remote, errors: list[Exception]) -> None:
+        try:
+            await remote.acquire(call(0))
+        except SchedulerClosed as error:
+            errors.append(error)
+
+    errors: list[Exception] = []
+    await office.service.set_gate("all", "paused")
+    async with anyio.create_task_group() as group:
+        async with Remote(office.path, ME.id, office.store.clock, office.ties()) as remote:
+            group.start_soon(ask, remote, errors)
+            await until(lambda: len(office.service.queued()) == 1)
+        await until(lambda: len(errors) == 1)

@@ -1,0 +1,85 @@
+"""The order of calls as it is written down: no heaps, nothing remembered that can be looked up."""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+
+from headway_scheduler.core.admission.queue import Rank, Waiter
+from headway_scheduler.core.policy import Policy
+from headway_scheduler.model.calls import Priority
+
+
+@dataclass
+class PlainOrder:
+    """The order as it is written down, worked out anew for every question."""
+
+    policy: Policy
+    weights: Mapping[str, float]
+    waiting: list[tuple[Hashable, Waiter]] = field(default_factory=list)  # (line, call)
+    starts: dict[tuple[int, str], float] = field(default_factory=dict)
+    since: dict[tuple[int, str], int] = field(default_factory=dict)
+    joined: int = 0
+    virtual: dict[int, float] = field(default_factory=dict)
+    credit: dict[int, float] = field(default_factory=dict)
+    at: float = 0.0
+
+    def level(self, level: int) -> list[Waiter]:
+        return [each for _, each in self.waiting if each.level == level]
+
+    def advance(self, now: float) -> None:
+        for level in Priority:
+            if self.level(level):
+                earned = self.credit.get(level, 0.0) + self.policy.floors[level] * max(
+                    0.0, now - self.at
+                )
+                self.credit[level] = min(self.policy.credit_seconds, earned)
+        self.at = max(self.at, now)
+
+    def push(self, where: Hashable, each: Waiter) -> None:
+        key = each.level, each.team
+        if not any(other.team == each.team for other in self.level(each.level)):
+            start = max(self.starts.get(key, 0.0), self.virtual.get(each.level, 0.0))
+            self.starts[key] = start
+            self.since[key] = self.joined
+        self.joined += 1
+        self.waiting.append((where, each))
+
+    def in_turn(self, each: Waiter) -> Rank:
+        key = each.level, each.team
+        return self.starts[key], self.since[key], each.due, each.record.seq
+
+    def rank(self, each: Waiter) -> Rank:
+        level = each.level
+        start, since, *rest = self.in_turn(each)
+        own = (level, start, since + 1, *rest)
+        top = min(other.level for _, other in self.waiting)
+        needed = min(each.cost, self.policy.credit_seconds)
+        is_lifted = (
+            top < level and self.policy.floors[level] > 0 and self.credit.get(level, 0.0) >= needed
+        )
+        return (top, 0, *own) if is_lifted else (level, 1, *own)
+
+    def head(self, where: Hashable) -> Waiter | None:
+        """The best of the first calls of each class: only the first of a class can be lifted."""
+        first = []
+        for level in Priority:
+            here = [each for at, each in self.waiting if at == where and each.level == level]
+            if here:
+                first.append(min(here, key=self.in_turn))
+        return min(first, key=self.rank, default=None)
+
+    def leave(self, each: Waiter) -> None:
+        self.waiting = [pair for pair in self.waiting if pair[1] is not each]
+        if not self.level(each.level):
+            mine = [start for (level, _), start in self.starts.items() if level == each.level]
+            self.virtual[each.level] = max(mine)
+            self.credit[each.level] = min(self.credit.get(each.level, 0.0), 0.0)
+
+    def serve(self, each: Waiter) -> None:
+        key, level = (each.level, each.team), each.level
+        is_lifted = self.rank(each)[1] == 0
+        credit = self.credit.get(level, 0.0)
+        in_turn = max(credit - each.cost, min(credit, 0.0))
+        self.credit[level] = credit - each.cost if is_lifted else in_turn
+        self.virtual[level] = max(self.virtual.get(level, 0.0), self.starts[key])
+        self.starts[key] += each.cost / self.weights.get(each.team, 1.0)
+        self.leave(each)

@@ -1,0 +1,307 @@
+"""What answers do to a quota, through the core: pauses, probes, corrections, lessons."""
+
+import pytest
+
+from headway_scheduler.core.limits.breaker import ASIDE_SECONDS, FIRST_RETRIES
+from headway_scheduler.core.policy import STRICT
+from headway_scheduler.core.scheduler import Scheduler
+from headway_scheduler.model import changes
+from headway_scheduler.model.batch import Batch, Snapshot
+from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
+from headway_scheduler.model.formulas import LONGEST_PAUSE_SECONDS
+from headway_scheduler.model.quotas import News, Quota, Resource, Signals, Told
+from headway_scheduler.model.states import CallState
+
+NOW = 1_772_366_400.0
+WIDE = Quota.per_minute("q", requests=6_000, tokens=600_000)
+DONE = Outcome(CallState.DONE, usage=Usage(1, 1), answer="{}")
+AGAIN = Outcome(CallState.QUEUED, error="500")
+ANSWERED, FAILED = Signals(news=News.ANSWERED), Signals(news=News.FAILED)
+
+
+def call(name: str, priority: Priority = Priority.NORMAL, tokens: int = 1) -> Call:
+    return Call(name, "run", "agent", "model", ("q",), priority, tokens, NOW)
+
+
+def admitted(core: Scheduler, now: float) -> list[str]:
+    return [record.call.id for record in core.admit(now)]
+
+
+def fail(core: Scheduler, name: str, now: float) -> None:
+    core.observe("q", FAILED, now, name)
+    core.settle(name, AGAIN, now)
+
+
+def answer(core: Scheduler, name: str, now: float) -> None:
+    core.observe("q", ANSWERED, now, name)
+    core.settle(name, DONE, now)
+
+
+def down(*names: str, now: float = NOW) -> Scheduler:
+    """A core whose provider has failed until the retry budget was spent: it pauses from now."""
+    core = Scheduler([WIDE], now, STRICT)
+    for name in names:
+        core.submit(call(name), now)
+    first, *_ = admitted(core, now)
+    for _ in range(int(FIRST_RETRIES)):
+        fail(core, first, now)
+        assert not core.is_left_alone("q")
+        assert first in admitted(core, now)
+    for name in reversed(names):
+        fail(core, name, now)
+    assert core.is_left_alone("q")
+    return core
+
+
+def test_without_retry_budget_the_quota_pauses_and_one_call_tries() -> None:
+    core = down("a", "b", "c")
+    assert admitted(core, NOW + 0.9) == []
+    assert core.next_event(NOW) == NOW + 1
+    assert admitted(core, NOW + 1) == ["a"]
+    assert admitted(core, NOW + 100) == []  # the others wait for what becomes of it
+    answer(core, "a", NOW + 100)
+    assert not core.is_left_alone("q")
+    assert admitted(core, NOW + 100) == ["b", "c"]
+
+
+def test_the_most_urgent_call_tries_first() -> None:
+    core = down("a", "b")
+    core.submit(call("urgent", Priority.INTERACTIVE), NOW + 0.5)
+    core.submit(call("more urgent still", Priority.INTERACTIVE), NOW + 0.6)
+    assert admitted(core, NOW + 1) == ["urgent"]
+
+
+def test_each_pause_is_twice_as_long_up_to_a_minute_and_costs_one_request() -> None:
+    core = down(*(f"c{n}" for n in range(20)))
+    now, sent = NOW, 0
+    while now < NOW + 300:
+        at = core.next_event(now)
+        assert at is not None
+        now = max(now, at)
+        for name in admitted(core, now):
+            sent += 1
+            fail(core, name, now)
+    assert sent == 10  # after 1, 2, 4, 8, 16, 32 and then every 60 s
+    assert core.statistics(now).gauges[0].paused_until == now + LONGEST_PAUSE_SECONDS
+
+
+def test_a_call_that_failed_as_the_probe_lets_the_next_one_try() -> None:
+    """Else a call that the provider can never answer would keep all the others waiting."""
+    core = down("bad", "good")
+    assert admitted(core, NOW + 1) == ["bad"]
+    fail(core, "bad", NOW + 1)
+    assert admitted(core, NOW + 3) == ["good"]
+    answer(core, "good", NOW + 3)
+    assert admitted(core, NOW + 3 + ASIDE_SECONDS) == ["bad"]
+
+
+def test_a_probe_that_is_cancelled_leaves_its_turn_to_the_next_one() -> None:
+    core = down("a", "b")
+    assert admitted(core, NOW + 1) == ["a"]
+    core.settle("a", Outcome(CallState.CANCELLED), NOW + 1)
+    assert admitted(core, NOW + 1) == ["b"]
+
+
+def test_after_an_answer_twice_as_many_go_and_after_ten_all() -> None:
+    names = [f"c{n:02}" for n in range(40)]
+    core = down(*names)
+    waves = []
+    while wave := admitted(core, NOW + 1):
+        waves.append(len(wave))
+        for name in wave:
+            answer(core, name, NOW + 1)
+    assert waves == [1, 2, 4, 8, 25]
+
+
+def test_answers_earn_retries() -> None:
+    core = down("a")
+    core.submit(call("b"), NOW)
+    (probe,) = admitted(core, NOW + 1)
+    answer(core, probe, NOW + 1)
+    for n in range(20):
+        core.observe("q", ANSWERED, NOW + 1, f"other-{n}")
+    (second,) = admitted(core, NOW + 1)
+    for _ in range(2):
+        fail(core, second, NOW + 1)
+        assert not core.is_left_alone("q")
+        admitted(core, NOW + 1)
+    fail(core, second, NOW + 1)
+    assert core.is_left_alone("q")
+
+
+def test_an_explanation_says_that_the_quota_pauses() -> None:
+    core = down("a", "b")
+    explanation = core.explain("b", NOW)
+    assert explanation is not None
+    (blocker,) = [each for each in explanation.blockers if each.resource is None]
+    assert (blocker.quota, blocker.at) == ("q", NOW + 1)
+    admitted(core, NOW + 1)
+    explanation = core.explain("b", NOW + 1)
+    assert explanation is not None
+    assert explanation.starts_at is None  # only the end of the probe can tell
+
+
+def test_an_open_breaker_survives_a_restart() -> None:
+    core = down("a", "b")
+    assert admitted(core, NOW + 1) == ["a"]
+    fail(core, "a", NOW + 1)
+    again = restarted(core, NOW + 2)
+    assert again.is_left_alone("q")
+    again.submit(call("c"), NOW + 2)
+    again.submit(call("d"), NOW + 2)
+    assert admitted(again, NOW + 2.9) == []
+    assert admitted(again, NOW + 3) == ["c"]  # one, not both
+
+
+def restarted(core: Scheduler, now: float, quota: Quota = WIDE) -> Scheduler:
+    batch: Batch = core.take_batch(now)
+    again = Scheduler([quota], now)
+    snapshot = Snapshot(batch.buckets, lessons=batch.lessons)
+    again.restore(snapshot, now, lambda call_id: False)
+    return again
+
+
+def available(core: Scheduler, now: float, resource: Resource = Resource.TOKENS) -> float:
+    (gauge,) = [each for each in core.statistics(now).gauges if each.resource is resource]
+    return gauge.available
+
+
+def told(remaining: float) -> Signals:
+    return Signals(news=News.ANSWERED, told={Resource.TOKENS: Told(remaining=remaining)})
+
+
+def one_in_flight(tokens: int = 1_000) -> Scheduler:
+    core = Scheduler([WIDE], NOW)
+    core.submit(call("a", tokens=tokens), NOW)
+    assert admitted(core, NOW) == ["a"]
+    return core
+
+
+def test_what_remains_corrects_the_budget_downwards() -> None:
+    core = one_in_flight()
+    assert available(core, NOW) == 599_000
+    core.observe("q", told(100_000), NOW, "a")
+    assert available(core, NOW) == 100_001
+
+
+def test_what_remains_never_adds_to_the_budget() -> None:
+    core = one_in_flight()
+    core.observe("q", told(1e9), NOW, "a")
+    assert available(core, NOW) == 599_000
+
+
+def test_what_was_admitted_since_and_the_refill_since_are_counted() -> None:
+    core = one_in_flight()
+    core.submit(call("b", tokens=20_000), NOW)
+    assert admitted(core, NOW) == ["b"]
+    core.observe("q", told(100_000), NOW + 3, "a")
+    assert available(core, NOW + 3) == pytest.approx(100_001 + 3 * 10_000 - 20_000)
+
+
+def test_an_older_answer_that_comes_later_is_ignored() -> None:
+    core = one_in_flight()
+    core.submit(call("b"), NOW)
+    assert admitted(core, NOW) == ["b"]
+    core.observe("q", told(50_000), NOW, "b")
+    core.observe("q", told(10), NOW, "a")
+    assert available(core, NOW) == 50_001
+
+
+def test_a_newer_answer_counts_though_much_came_back_in_between() -> None:
+    core = one_in_flight(tokens=100_000)
+    core.observe("q", told(400_000), NOW, "a")
+    core.settle("a", Outcome(CallState.DONE, Usage(1, 1), "{}", used_tokens=0), NOW)
+    core.submit(call("b"), NOW)
+    assert admitted(core, NOW) == ["b"]
+    core.observe("q", told(50_000), NOW, "b")
+    assert available(core, NOW) == 50_001
+
+
+def test_a_refused_request_never_leaves_the_quota_in_debt() -> None:
+    quota = Quota.per_minute("q", requests=60, burst_seconds=5)
+    core = Scheduler([quota], NOW)
+    for n in range(5):
+        core.submit(call(f"c{n}", Priority.INTERACTIVE), NOW)
+    assert len(admitted(core, NOW)) == 5
+    for n in range(5):
+        core.settle(f"c{n}", Outcome(CallState.QUEUED, refused=True), NOW + 0.01)
+    assert available(core, NOW + 0.01, Resource.REQUESTS) == pytest.approx(0.01, abs=0.02)
+
+
+def test_a_learned_limit_lets_more_go_and_survives_a_restart() -> None:
+    guess = Quota("q", Quota.per_minute("q", requests=60).limits, is_guess=True)
+    core = Scheduler([guess], NOW)
+    core.submit(call("a", Priority.INTERACTIVE), NOW)
+    assert admitted(core, NOW) == ["a"]
+    signals = Signals(news=News.ANSWERED, told={Resource.REQUESTS: Told(6_000, 5_999, 0.01)})
+    core.observe("q", signals, NOW, "a")
+    for n in range(300):
+        core.submit(call(f"c{n}", Priority.INTERACTIVE), NOW)
+    assert len(admitted(core, NOW + 2)) == pytest.approx(200, abs=2)
+    again = restarted(core, NOW + 2, guess)
+    (gauge,) = again.statistics(NOW + 2).gauges
+    assert (gauge.per_second, gauge.capacity) == (100, 6_000)
+
+
+def test_a_refusal_without_headers_empties_a_guess() -> None:
+    guess = Quota("q", Quota.per_minute("q", requests=600).limits, is_guess=True)
+    core = Scheduler([guess], NOW)
+    core.submit(call("a", Priority.INTERACTIVE), NOW)
+    assert admitted(core, NOW) == ["a"]
+    assert available(core, NOW, Resource.REQUESTS) == 9
+    core.observe("q", Signals(NOW + 0.5, News.REFUSED), NOW + 0.1, "a")
+    assert available(core, NOW + 0.1, Resource.REQUESTS) < 1
+    assert core.statistics(NOW).gauges[0].per_second == pytest.approx(8.5)
+
+
+LOCKED = Signals(news=News.LOCKED_OUT, error="AuthenticationError: no such key")
+
+
+def locked(*names: str) -> Scheduler:
+    """A core of which one call was answered that the account is locked out; ``names`` wait."""
+    core = Scheduler([WIDE], NOW, STRICT)
+    core.submit(call("first"), NOW)
+    assert admitted(core, NOW) == ["first"]
+    core.observe("q", LOCKED, NOW, "first")
+    core.settle("first", Outcome(CallState.FAILED, error="401"), NOW)
+    for name in names:
+        core.submit(call(name), NOW)
+    return core
+
+
+def test_a_locked_account_stops_the_quota_and_its_calls_wait() -> None:
+    core = locked("a", "b")
+    assert admitted(core, NOW + 1e6) == []
+    assert core.next_event(NOW + 1e6) is None
+    explanation = core.explain("a", NOW)
+    assert explanation is not None
+    (blocker,) = explanation.blockers
+    assert (blocker.quota, blocker.resource, blocker.stopped) == ("q", None, LOCKED.error)
+    assert {gauge.stopped for gauge in core.statistics(NOW).gauges} == {LOCKED.error}
+
+
+def test_after_it_was_mended_one_call_tries_and_the_others_follow() -> None:
+    core = locked("a", "b", "c")
+    core.apply(changes.resume("q", NOW), NOW)
+    assert admitted(core, NOW) == ["a"]
+    answer(core, "a", NOW + 5)
+    assert admitted(core, NOW + 5) == ["b", "c"]
+
+
+def test_it_stops_again_if_it_was_not_mended() -> None:
+    core = locked("a", "b")
+    core.apply(changes.resume("q", NOW), NOW)
+    assert admitted(core, NOW) == ["a"]
+    core.observe("q", LOCKED, NOW, "a")
+    core.settle("a", Outcome(CallState.FAILED, error="401"), NOW)
+    assert admitted(core, NOW + 1e6) == []
+
+
+def test_a_stop_is_seen_after_a_restart_and_a_new_process_tries_once() -> None:
+    again = restarted(locked(), NOW)
+    assert {gauge.stopped for gauge in again.statistics(NOW).gauges} == {LOCKED.error}
+    for name in "ab":
+        again.submit(call(name), NOW)
+    assert admitted(again, NOW) == []
+    again.try_again(NOW)
+    assert admitted(again, NOW) == ["a"]

@@ -1,0 +1,122 @@
+"""What processes write to each other comes back as it was."""
+
+import json
+
+import pytest
+
+from headway_scheduler.errors import (
+    CallTooLarge,
+    HeadwayError,
+    IllegalTransition,
+    InternalError,
+    StoreFull,
+    UnknownQuota,
+)
+from headway_scheduler.model.batch import Lesson
+from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Route, Usage
+from headway_scheduler.model.changes import Change
+from headway_scheduler.model.prompts import Link, Piece, Prompt
+from headway_scheduler.model.quotas import News, Resource, Signals, Told
+from headway_scheduler.model.runs import Order, Run, Worker
+from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.protocol.codec import (
+    Grant,
+    Notice,
+    Parcel,
+    Refusal,
+    dump,
+    error_of,
+    error_text,
+    is_parcel,
+    load_notice,
+    load_parcel,
+)
+from headway_scheduler.runtime.pending import Message
+
+CALL = Call(
+    "r.0", "r", "team/writer", "m", ("a", "b"), Priority.HIGH, 9, 1.5, "ab", 1, "sdk", 4, 5, 0.1
+)
+RUN = Run("r", "w", "task", Priority.LOW, RunState.RUNNING, 1.0, history=("before",), worker="w-1")
+ROUTE = Route("other", ("a",), 9, rank=1)
+RECORD = CallRecord(CALL, 7, CallState.UNKNOWN, attempts=2, usage=Usage(1, 2), losses=1)
+SIGNALS = Signals(2.0, News.REFUSED, {Resource.TOKENS: Told(1.0, 0.0, 3.0)}, "slow down")
+
+MESSAGES = (
+    Message(
+        submit=CALL,
+        routes=(ROUTE,),
+        prompt=Prompt((Piece(b"\x00\xff", "t"),), (Link(b"l", None, b"\xff"),)),
+    ),
+    Message(submit=CALL, parked=True),
+    Message(resubmit=RECORD),
+    Message(decide=(RECORD, Outcome(CallState.DONE, answer="words", arrival=3))),
+    Message(sent=("r.0", 2.5)),
+    Message(
+        settle=("r.0", Outcome(CallState.QUEUED, refused=True)), signals={"a": SIGNALS}, about="r.0"
+    ),
+    Message(bump=("r.0", Priority.INTERACTIVE)),
+    Message(waits=("r", frozenset({"s", "t"}))),
+    Message(run=RUN),
+    Message(change=Change(1.0, "gate", "all", "[]")),
+    Message(lessons=(Lesson("tokens", "s", "{}"),)),
+    Message(rows=(RECORD,)),
+    Message(forget=("r", "s")),
+    Message(disown="w-1"),
+    Message(),
+)
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: repr(message)[:0])
+def test_a_message_comes_back_as_it_was(message: Message) -> None:
+    parcel = Parcel("w-1", (message,), 3, Worker("w-1", 1, 2.0, "label", 3, True, ("a",)))
+    assert is_parcel(dump(parcel))
+    assert repr(load_parcel(dump(parcel))) == repr(parcel)
+
+
+def test_every_field_of_a_message_is_tried() -> None:
+    tried = {
+        name
+        for m in MESSAGES
+        for name in Message.__slots__
+        if getattr(m, name) != getattr(Message(), name)
+    }
+    assert tried == set(Message.__slots__)
+
+
+def test_a_notice_comes_back_as_it_was() -> None:
+    notice = Notice(
+        (Grant("r.0", 1.5, 2, ROUTE),),
+        ((4, (Refusal(0, ("CallTooLarge", "words")),)), (5, ())),
+        ("r.1",),
+        (Order("execute", "r", run=RUN), Order("bump", "r", Priority.LOW)),
+        ("a",),
+        ("b",),
+        True,
+    )
+    assert load_notice(dump(notice)) == notice
+
+
+def test_lone_surrogates_pass() -> None:
+    parcel = Parcel("w-1", (Message(settle=("r.0", Outcome(CallState.DONE, answer="a\ud800b"))),))
+    text = dump(parcel)
+    assert text.isascii()
+    assert repr(load_parcel(text)) == repr(parcel)
+
+
+@pytest.mark.parametrize("error", [CallTooLarge, UnknownQuota, StoreFull, IllegalTransition])
+def test_an_error_comes_back_in_its_class_and_words(error: type[HeadwayError]) -> None:
+    again = error_of(error_text(error("what to do")))
+    assert (type(again), str(again)) == (error, "what to do")
+
+
+def test_an_error_of_another_version_keeps_its_words() -> None:
+    again = error_of(("FromTheFuture", "what to do"))
+    assert (type(again), str(again)) == (HeadwayError, "what to do")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"worker": 1}', json.dumps({"worker": "w", "messages": [{"submit": 3}]})]
+)
+def test_what_is_no_parcel_is_our_fault(text: str) -> None:
+    with pytest.raises(InternalError, match="another version of Headway"):
+        load_parcel(text)

@@ -1,0 +1,460 @@
+"""What every provider's documented headers and errors are to us: one table for each."""
+
+import time
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headway_scheduler.model.calls import Usage
+from headway_scheduler.model.formulas import LONGEST_STATED_SECONDS
+from headway_scheduler.model.quotas import Resource, Told
+from headway_scheduler.providers import PROVIDERS, Failure, Kind, Verdict
+from headway_scheduler.providers.anthropic import seconds_until
+from headway_scheduler.providers.base import retry_after_seconds
+from headway_scheduler.providers.openai import duration_seconds
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC).timestamp()
+LATER = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after-ms": "1500"}, 1.5),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "0.25"}, 0.25),
+        ({"retry-after": "0"}, 0.0),
+        ({"retry-after": "86400"}, 86_400.0),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
+        ({"retry-after-ms": "-1", "retry-after": "9"}, 9.0),
+        ({"retry-after": format_datetime(LATER, usegmt=True)}, 30.0),
+        ({"retry-after": "Sun, 01 Mar 2026 13:00:30 +0100"}, 30.0),
+        ({"retry-after": "Sun, 01 Mar 2026 11:00:00 GMT"}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-5"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": ""}, None),
+    ],
+)
+def test_a_retry_time_is_read_in_each_of_its_forms(
+    headers: dict[str, str], seconds: float | None
+) -> None:
+    assert retry_after_seconds(headers, NOW) == seconds
+
+
+@pytest.mark.parametrize("zone", ["", " -0000"])
+def test_a_date_without_a_zone_is_utc_wherever_we_run(
+    monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        headers = {"retry-after": f"Sun, 01 Mar 2026 12:00:30{zone}"}
+        assert retry_after_seconds(headers, NOW) == 30.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@settings(deadline=None)
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_no_header_however_garbled_raises_or_gives_a_negative_wait(ms: str, after: str) -> None:
+    seconds = retry_after_seconds({"retry-after-ms": ms, "retry-after": after}, NOW)
+    assert seconds is None or seconds >= 0
+
+
+@settings(deadline=None)
+@given(
+    st.integers(-10, 40), st.integers(0, 99_999), st.integers(-10, 70), st.integers(-9_999, 9_999)
+)
+def test_no_date_however_wrong_raises(day: int, year: int, minute: int, zone: int) -> None:
+    text = f"Sun, {day:02} Jan {year:04} 00:{minute:02}:00 {zone:+05}"
+    seconds = retry_after_seconds({"retry-after": text}, NOW)
+    assert seconds is None or seconds >= 0
+
+
+Row = tuple[int | None, dict[str, str], Any, str, Verdict]
+
+TRANSIENT = Verdict(Kind.TRANSIENT, 1.0)
+OVERLOADED = Verdict(Kind.OVERLOADED, 1.0)
+LIMITED = Verdict(Kind.RATE_LIMITED, 1.0)
+FINAL = Verdict(Kind.FINAL)
+ACCOUNT = Verdict(Kind.ACCOUNT)
+AFTER_7 = {"retry-after": "7"}
+
+
+def limited(seconds: float) -> Verdict:
+    return Verdict(Kind.RATE_LIMITED, seconds)
+
+
+def error(message: str = "", **fields: Any) -> dict[str, Any]:
+    return {"error": {"message": message, **fields}}
+
+
+# status, headers, body, message, what it is to us after a first attempt
+OF_ANY: list[Row] = [
+    (429, {}, None, "", LIMITED),
+    (429, AFTER_7, None, "", limited(7.0)),
+    (429, {"retry-after": "86400"}, None, "", limited(LONGEST_STATED_SECONDS)),
+    (401, {}, None, "", ACCOUNT),
+    (401, AFTER_7, None, "", ACCOUNT),
+    (400, {}, None, "", FINAL),
+    (403, {}, None, "", FINAL),
+    (404, {}, None, "", FINAL),
+    (422, {}, None, "", FINAL),
+    (408, {}, None, "", TRANSIENT),
+    (409, {}, None, "", TRANSIENT),
+    (500, {}, None, "", TRANSIENT),
+    (502, {}, None, "", TRANSIENT),
+    (504, {}, None, "", TRANSIENT),
+    (520, {}, None, "", TRANSIENT),
+    (524, {}, None, "", TRANSIENT),
+    (503, {}, None, "", OVERLOADED),
+    (503, {"retry-after-ms": "40"}, None, "", Verdict(Kind.OVERLOADED, 0.04)),
+    (529, {}, None, "", OVERLOADED),
+    (None, {}, None, "connection refused", TRANSIENT),
+    (None, {}, "no json", "", TRANSIENT),
+]
+OPENAI: list[Row] = [
+    (429, {}, error(type="requests", code="rate_limit_exceeded"), "", LIMITED),
+    (429, {}, error(type="tokens", code="rate_limit_exceeded"), "", LIMITED),
+    (429, {}, error(type="slow_down", code="slow_down"), "", LIMITED),
+    (429, {}, error(code="rate_limit_exceeded"), "Request too large for gpt-4o", FINAL),
+    (429, {}, error(type="insufficient_quota", code="insufficient_quota"), "", ACCOUNT),
+    (429, AFTER_7, error(code="insufficient_quota"), "", limited(7.0)),
+    (429, {"retry-after": "0"}, error(code="insufficient_quota"), "", ACCOUNT),
+    (429, {}, error(code="credit_balance_exhausted"), "", ACCOUNT),
+    (429, {}, error(code="billing_hard_limit_reached"), "", ACCOUNT),
+    (429, {}, error(code="billing_not_active"), "", ACCOUNT),
+    (401, {}, error(type="invalid_request_error", code="invalid_api_key"), "", ACCOUNT),
+    (403, {}, error(code="unsupported_country_region_territory"), "", FINAL),
+    (404, {}, error(code="model_not_found"), "", FINAL),
+    (400, {}, error(code="context_length_exceeded"), "", FINAL),
+    (400, {}, error(code="content_policy_violation"), "", FINAL),
+    (500, {}, error(type="server_error", code=None), "", TRANSIENT),
+    (503, {}, error(code="server_is_overloaded"), "", OVERLOADED),
+    # inside a stream, after HTTP 200
+    (None, {}, {"type": "server_error", "code": None}, "", TRANSIENT),
+    (None, {}, {"code": "rate_limit_exceeded"}, "", LIMITED),
+    (None, {}, {"code": "server_is_overloaded"}, "", OVERLOADED),
+    (None, {}, {"code": "context_length_exceeded"}, "", FINAL),
+    (None, {}, {"code": "content_filter"}, "", FINAL),
+    (None, {}, {"code": "insufficient_quota"}, "", ACCOUNT),
+]
+AZURE_ROWS: list[Row] = [
+    (429, {"retry-after-ms": "1500", "retry-after": "2"}, error(code="429"), "", limited(1.5)),
+    (429, {}, error(code="429"), "Rate limit is exceeded. Try again in 2 seconds.", limited(2.0)),
+    (
+        429,
+        {},
+        error(code="429"),
+        "… exceeded token rate limit of your current OpenAI S0 pricing tier. "
+        "Please retry after 86400 seconds.",
+        limited(LONGEST_STATED_SECONDS),
+    ),
+    (401, {}, error(code="401"), "Access denied due to invalid subscription key", ACCOUNT),
+    (
+        400,
+        {},
+        error(code="content_filter", innererror={"code": "ResponsibleAIPolicyViolation"}),
+        "",
+        FINAL,
+    ),
+    (404, {}, error(code="DeploymentNotFound"), "", FINAL),
+    (424, {}, error(code="424"), "", FINAL),
+    (503, {}, error(code="ServiceUnavailable"), "", OVERLOADED),
+]
+ANTHROPIC_ROWS: list[Row] = [
+    (429, AFTER_7, {"type": "error", **error(type="rate_limit_error")}, "", limited(7.0)),
+    (529, {}, {"type": "error", **error(type="overloaded_error")}, "Overloaded", OVERLOADED),
+    (500, {}, {"type": "error", **error(type="api_error")}, "", TRANSIENT),
+    (504, {}, {"type": "error", **error(type="timeout_error")}, "", TRANSIENT),
+    (401, {}, {"type": "error", **error(type="authentication_error")}, "", ACCOUNT),
+    (402, {}, {"type": "error", **error(type="billing_error")}, "", ACCOUNT),
+    (403, {}, {"type": "error", **error(type="permission_error")}, "", FINAL),
+    (404, {}, {"type": "error", **error(type="not_found_error")}, "", FINAL),
+    (413, {}, {"type": "error", **error(type="request_too_large")}, "", FINAL),
+    (400, {}, error(type="invalid_request_error"), "prompt is too long", FINAL),
+    (400, {}, error(type="invalid_request_error"), "Your credit balance is too low", ACCOUNT),
+    (
+        400,
+        {},
+        error(type="invalid_request_error"),
+        "You have reached your specified API usage limits.",
+        ACCOUNT,
+    ),
+    (429, {}, error(type="rate_limit_error"), "… your workspace's spend limit", ACCOUNT),
+    # inside a stream, after HTTP 200
+    (None, {}, {"type": "error", **error(type="overloaded_error")}, "", OVERLOADED),
+    (None, {}, {"type": "error", **error(type="rate_limit_error")}, "", LIMITED),
+    (None, {}, {"type": "error", **error(type="api_error")}, "", TRANSIENT),
+    (None, {}, {"type": "error", **error(type="invalid_request_error")}, "", FINAL),
+]
+RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.07s"}
+ERROR_INFO = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
+GEMINI_ROWS: list[Row] = [
+    (429, {}, [error(code=429, status="RESOURCE_EXHAUSTED")], "", LIMITED),
+    (
+        429,
+        {},
+        [error(code=429, details=[{"@type": "…QuotaFailure"}, RETRY_INFO])],
+        "",
+        limited(34.07),
+    ),
+    (429, {}, error(code=429, details=[RETRY_INFO]), "", limited(34.07)),
+    (400, {}, [error(code=400, status="INVALID_ARGUMENT", details=[ERROR_INFO])], "", ACCOUNT),
+    (400, {}, [error(code=400, status="INVALID_ARGUMENT")], "API key not valid.", ACCOUNT),
+    (400, {}, [error(code=400, status="INVALID_ARGUMENT")], "", FINAL),
+    (403, {}, [error(code=403, status="PERMISSION_DENIED")], "", FINAL),
+    (500, {}, [error(code=500, status="INTERNAL")], "", TRANSIENT),
+    (503, {}, [error(code=503, status="UNAVAILABLE")], "", OVERLOADED),
+    (504, {}, [error(code=504, status="DEADLINE_EXCEEDED")], "", TRANSIENT),
+]
+BEDROCK_ROWS: list[Row] = [
+    (429, {}, {"code": "ThrottlingException"}, "Too many tokens, please wait", LIMITED),
+    (None, {}, {"code": "ThrottlingException"}, "Too many tokens, please wait", LIMITED),
+    (None, {}, {"code": "ModelNotReadyException"}, "", LIMITED),
+    (None, {}, {"code": "ServiceQuotaExceededException"}, "", LIMITED),
+    (None, {}, {"code": "ServiceUnavailableException"}, "", OVERLOADED),
+    (None, {}, {"code": "ModelTimeoutException"}, "", TRANSIENT),
+    (None, {}, {"code": "ModelStreamErrorException"}, "", TRANSIENT),
+    (None, {}, {"code": "ValidationException"}, "", FINAL),
+    (403, {}, {"code": "UnrecognizedClientException"}, "", ACCOUNT),
+    (403, {}, {"code": "ExpiredTokenException"}, "", ACCOUNT),
+    (403, {}, {"code": "AccessDeniedException"}, "", FINAL),
+]
+LOCAL_ROWS: list[Row] = [
+    (503, {}, error(code=503, type="unavailable_error"), "Loading model", OVERLOADED),
+    (503, {}, None, "server busy, please try again", OVERLOADED),
+    (404, {}, None, "model 'x' not found", FINAL),
+]
+VERDICTS = {
+    "openai": OF_ANY + OPENAI,
+    "azure": OF_ANY + OPENAI + AZURE_ROWS,
+    "anthropic": OF_ANY + ANTHROPIC_ROWS,
+    "gemini": OF_ANY + GEMINI_ROWS,
+    "bedrock": OF_ANY + BEDROCK_ROWS,
+    "local": OF_ANY[3:] + LOCAL_ROWS,
+    "other": OF_ANY,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "row"), [(name, row) for name, rows in VERDICTS.items() for row in rows], ids=repr
+)
+def test_what_an_error_means(name: str, row: Row) -> None:
+    *failure, verdict = row
+    assert PROVIDERS[name].judge(Failure(*failure), 1, NOW) == verdict
+
+
+def test_every_provider_has_its_table() -> None:
+    assert VERDICTS.keys() == PROVIDERS.keys()
+
+
+def test_a_429_of_a_server_of_ones_own_says_that_it_has_fewer_slots() -> None:
+    assert PROVIDERS["local"].judge(Failure(429), 1, NOW) == OVERLOADED
+
+
+@pytest.mark.parametrize(
+    ("attempt", "seconds"), [(1, 1.0), (2, 2.0), (3, 4.0), (6, 32.0), (7, 60.0), (5_000, 60.0)]
+)
+def test_without_a_stated_time_the_wait_doubles_up_to_a_minute(
+    attempt: int, seconds: float
+) -> None:
+    assert PROVIDERS["other"].judge(Failure(429), attempt, NOW) == limited(seconds)
+
+
+@pytest.mark.parametrize("headers", [{"retry-after": "0"}, {"retry-after-ms": "0"}])
+def test_a_stated_time_of_zero_is_no_leave_to_hammer(headers: dict[str, str]) -> None:
+    assert PROVIDERS["openai"].judge(Failure(429, headers), 3, NOW) == limited(4.0)
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(sorted(PROVIDERS)),
+    st.none() | st.integers(-1, 999),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["error", "code", "type", "details", "retryDelay", "message"]),
+                inner,
+            )
+        ),
+    ),
+)
+def test_no_body_however_garbled_raises(name: str, status: int | None, body: Any) -> None:
+    verdict = PROVIDERS[name].judge(Failure(status, {}, body, str(body)), 1, NOW)
+    assert verdict.pause_seconds >= 0
+
+
+# Headers
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1s", 1.0),
+        ("6m0s", 360.0),
+        ("120ms", 0.12),
+        ("7.66s", 7.66),
+        ("1m30.5s", 90.5),
+        ("1h0m0s", 3_600.0),
+        ("1d2h", 93_600.0),
+        ("34.074824224s", 34.074824224),
+        ("0s", 0.0),
+        ("17", 17.0),
+        ("soon", None),
+        ("6m soon", None),
+        ("-1", None),
+        ("nan", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_reset_is_read_in_each_of_its_forms(text: str | None, seconds: float | None) -> None:
+    assert duration_seconds(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2026-03-01T12:00:30Z", 30.0),
+        ("2026-03-01T12:00:30+00:00", 30.0),
+        ("2026-03-01T13:00:30+01:00", 30.0),
+        ("2026-03-01T12:00:30", 30.0),
+        ("2026-03-01T12:00:00.500Z", 0.5),
+        ("2026-03-01T11:00:00Z", 0.0),
+        ("soon", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_reset_at_a_date_is_read(text: str | None, seconds: float | None) -> None:
+    assert seconds_until(text, NOW) == seconds
+
+
+MINUTE = {
+    "x-ratelimit-limit-requests": "60",
+    "x-ratelimit-remaining-requests": "59",
+    "x-ratelimit-reset-requests": "1s",
+    "x-ratelimit-limit-tokens": "150000",
+    "x-ratelimit-remaining-tokens": "149984",
+    "x-ratelimit-reset-tokens": "6ms",
+}
+OF_OPENAI = {
+    Resource.REQUESTS: Told(60, 59, 1.0),
+    Resource.TOKENS: Told(150_000, 149_984, 0.006),
+}
+UNPAID = {
+    "x-ratelimit-limit-requests": "200",
+    "x-ratelimit-remaining-requests": "199",
+    "x-ratelimit-reset-requests": "7m12s",
+}
+OF_AZURE = {
+    "x-ratelimit-limit-requests": "8",
+    "x-ratelimit-remaining-requests": "7",
+    "x-ratelimit-limit-tokens": "8000",
+    "x-ratelimit-remaining-tokens": "-1",
+}
+OF_ANTHROPIC = {
+    f"anthropic-ratelimit-{kind}-{field}": value
+    for kind, limit in (("requests", 50), ("input-tokens", 30_000), ("output-tokens", 8_000))
+    for field, value in (
+        ("limit", str(limit)),
+        ("remaining", str(limit - 1)),
+        ("reset", "2026-03-01T12:00:30Z"),
+    )
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "headers", "told"),
+    [
+        ("openai", MINUTE, OF_OPENAI),
+        ("openai", UNPAID, {Resource.REQUESTS_PER_DAY: Told(200, 199, 432.0)}),
+        ("openai", {"x-ratelimit-remaining-tokens": "5"}, {Resource.TOKENS: Told(None, 5)}),
+        ("openai", {"x-ratelimit-limit-tokens": "many"}, {}),
+        ("openai", OF_ANTHROPIC, {}),
+        ("openai", {}, {}),
+        ("azure", MINUTE, OF_OPENAI),
+        (
+            "azure",
+            OF_AZURE,
+            {Resource.REQUESTS: Told(8, 7), Resource.TOKENS: Told(8000)},
+        ),
+        (
+            "anthropic",
+            OF_ANTHROPIC,
+            {
+                Resource.REQUESTS: Told(50, 49, 30.0),
+                Resource.INPUT_TOKENS: Told(30_000, 29_999, 30.0),
+                Resource.OUTPUT_TOKENS: Told(8_000, 7_999, 30.0),
+            },
+        ),
+        (
+            "anthropic",
+            {"anthropic-ratelimit-tokens-remaining": "77000"},
+            {Resource.TOKENS: Told(None, 77_000)},
+        ),
+        ("anthropic", MINUTE, {}),
+        ("gemini", MINUTE, {}),
+        ("bedrock", MINUTE, {}),
+        ("local", MINUTE, {}),
+        ("other", MINUTE, {}),
+    ],
+)
+def test_what_headers_tell(name: str, headers: dict[str, str], told: dict[Resource, Told]) -> None:
+    assert PROVIDERS[name].told(headers, NOW) == told
+
+
+# Charges
+
+
+@pytest.mark.parametrize(
+    ("name", "characters", "cap", "tokens"),
+    [
+        ("openai", 0, None, 1),
+        ("openai", 1, None, 1),
+        ("openai", 4_001, None, 1_001),
+        ("openai", 400, 50, 100),
+        ("openai", 400, 500, 500),
+        ("openai", 0, 0, 1),
+        ("azure", 400, 500, 600),
+        ("azure", 400, None, 130),
+        ("anthropic", 400, 500, 120),
+        ("gemini", 400, 500, 90),
+        ("bedrock", 400, 500, 600),
+        ("bedrock", 400, None, 4_196),
+        ("local", 400, 500, 120),
+        ("other", 400, 500, 120),
+    ],
+)
+def test_what_is_charged_when_a_request_arrives(
+    name: str, characters: int, cap: int | None, tokens: int
+) -> None:
+    assert PROVIDERS[name].reserved_tokens(characters, cap, Usage(90, 30)) == tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        ("openai", None),
+        ("azure", None),
+        ("anthropic", 15),
+        ("gemini", 10),
+        ("bedrock", 15),
+        ("local", 15),
+        ("other", 15),
+    ],
+)
+def test_what_is_charged_when_the_answer_is_there(name: str, tokens: int | None) -> None:
+    assert PROVIDERS[name].settled_tokens(Usage(10, 5)) == tokens

@@ -1,0 +1,1060 @@
+"""The shell around the core: who is woken when, and what is on disk by then."""
+
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import pytest
+
+from headway_scheduler.backends.memory.store import MemoryStore
+from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.errors import (
+    CallTooLarge,
+    HeadwayError,
+    InternalError,
+    KeyTaken,
+    SchedulerClosed,
+    StoreError,
+    StoreFull,
+    UnknownQuota,
+)
+from headway_scheduler.model.batch import Batch, Snapshot
+from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority
+from headway_scheduler.model.prompts import Link, Piece, Prompt
+from headway_scheduler.model.quotas import Quota, Signals
+from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.runtime import local as service_module
+from headway_scheduler.runtime.local import Service
+
+pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
+
+SLOT = Quota.per_minute("slot", concurrency=1)
+WIDE = Quota.per_minute("wide", requests=600_000)
+BOTH = (SLOT, WIDE)
+DONE = Outcome(CallState.DONE, answer="{}")
+AGAIN = Outcome(CallState.QUEUED, error="again")
+
+
+def call(id: str, *quotas: str, priority: Priority = Priority.NORMAL) -> Call:
+    return Call(id, "run", "agent", "model", quotas or ("slot",), priority, 1, 0.0)
+
+
+def run(id: str) -> Run:
+    return Run(id, "workflow", "task", Priority.NORMAL, RunState.QUEUED, 0.0)
+
+
+class FaultyStore(MemoryStore):
+    """A memory store whose commits are kept, and can be held up or made to fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[Batch] = []
+        self.tries = 0
+        self.snapshots = 0
+        self.error: Exception | None = None
+        self.fails_once = False
+        self.snapshot_error: Exception | None = None
+        self.gate = anyio.Event()
+        self.gate.set()
+
+    def hold(self) -> None:
+        self.gate = anyio.Event()
+
+    async def commit(self, batch: Batch) -> None:
+        self.tries += 1
+        await self.gate.wait()
+        if self.error is not None:
+            error = self.error
+            if self.fails_once:
+                self.error = None
+            raise error
+        await super().commit(batch)
+        self.batches.append(batch)
+
+    async def snapshot(self) -> Snapshot:
+        self.snapshots += 1
+        if self.snapshot_error is not None:
+            raise self.snapshot_error
+        return await super().snapshot()
+
+    async def state(self, id: str) -> CallState | None:
+        return {record.call.id: record.state for record in await self.calls()}.get(id)
+
+
+class Asking:
+    """Callers, each in a task of its own, and how it went for them."""
+
+    def __init__(self, service: Service, tasks: anyio.abc.TaskGroup) -> None:
+        self.service, self.tasks = service, tasks
+        self.granted: list[str] = []
+        self.recorded: list[str] = []
+        self.errors: dict[str, HeadwayError] = {}
+        self.scopes: dict[str, anyio.CancelScope] = {}
+
+    def acquire(self, *calls: Call) -> None:
+        for each in calls:
+            self.start(each.id, self.service.acquire, each, self.granted)
+
+    def settle(self, id: str, outcome: Outcome = DONE) -> None:
+        self.start(id, lambda _: self.service.settle(id, outcome), id, self.recorded)
+
+    def retry(self, id: str) -> None:
+        self.start(id, lambda _: self.service.retry(id, AGAIN), id, self.granted)
+
+    def start(
+        self, id: str, ask: Callable[[T], Awaitable[None]], what: T, answered: list[str]
+    ) -> None:
+        self.scopes[id] = scope = anyio.CancelScope()
+
+        async def wait() -> None:
+            with scope:
+                try:
+                    await ask(what)
+                    answered.append(id)
+                except HeadwayError as error:
+                    self.errors[id] = error
+
+        self.tasks.start_soon(wait)
+
+
+@asynccontextmanager
+async def scheduling(
+    store: MemoryStore | SqliteStore, *quotas: Quota
+) -> AsyncIterator[tuple[Service, Asking]]:
+    async with Service(store, quotas or BOTH) as service, anyio.create_task_group() as tasks:
+        try:
+            yield service, Asking(service, tasks)
+        finally:
+            # A failed assertion must not leave the pump in a commit that never ends.
+            if isinstance(store, FaultyStore):
+                store.gate.set()
+            tasks.cancel_scope.cancel()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with anyio.fail_after(10):
+        while not condition():  # noqa: ASYNC110 - any state of the service may be asked for
+            await anyio.sleep(0.001)
+
+
+rest = anyio.wait_all_tasks_blocked
+
+
+@pytest.fixture
+def store() -> FaultyStore:
+    return FaultyStore()
+
+
+@pytest.fixture
+def quick_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "RETRY_COMMIT_SECONDS", 0.02)
+
+
+# Commit first
+
+
+async def test_a_granted_call_is_admitted_on_disk(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, _):
+        await service.acquire(call("a"))
+        assert await store.state("a") is CallState.ADMITTED
+
+
+async def test_a_settled_call_is_done_on_disk_with_its_answer(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, _):
+        await service.acquire(call("a"))
+        await service.settle("a", DONE)
+        [record] = await store.calls()
+        assert (record.state, record.answer) == (CallState.DONE, "{}")
+
+
+async def test_nobody_is_woken_before_the_commit(store: FaultyStore) -> None:
+    async with scheduling(store) as (_, asking):
+        store.hold()
+        asking.acquire(call("a"))
+        await rest()
+        assert (store.tries, asking.granted) == (1, [])
+        store.gate.set()
+        await rest()
+        assert asking.granted == ["a"]
+
+
+async def test_what_gathers_during_a_commit_is_one_batch(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        store.hold()
+        asking.acquire(call("first", "wide"))
+        await rest()
+        asking.acquire(*(call(str(n), "wide") for n in range(100)))
+        asking.tasks.start_soon(service.save_run, run("r"))
+        await rest()
+        store.gate.set()
+        await rest()
+        assert len(asking.granted) == 101
+        assert [(len(batch.new), len(batch.runs)) for batch in store.batches] == [(1, 0), (100, 1)]
+
+
+async def test_sent_is_written_with_the_next_commit(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, _):
+        await service.acquire(call("a"))
+        service.sent("a")
+        await service.save_run(run("r"))
+        assert await store.state("a") is CallState.SENT
+
+
+async def test_a_view_is_told_of_every_commit_and_of_nothing_else(store: FaultyStore) -> None:
+    seen: list[Batch] = []
+    async with Service(store, BOTH, on_change=seen.append) as service:
+        await service.acquire(call("a"))
+        service.abandon("unknown call", DONE)
+        await rest()
+        await service.settle("a", DONE)
+    assert seen == store.batches
+
+
+# Mistakes of callers
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [(call("x", "other"), UnknownQuota), (replace(call("x", "t"), tokens=99), CallTooLarge)],
+)
+async def test_a_refused_call_fails_alone(
+    store: FaultyStore, wrong: Call, error: type[HeadwayError]
+) -> None:
+    tokens = Quota.per_minute("t", tokens=9)
+    async with scheduling(store, WIDE, tokens) as (_, asking):
+        asking.acquire(call("a", "wide"), wrong, call("b", "wide"))
+        await rest()
+        assert isinstance(asking.errors["x"], error)
+        assert asking.granted == ["a", "b"]
+        assert await store.state("x") is None
+
+
+async def test_a_call_that_is_asked_for_twice_fails_alone_and_the_first_goes_on(
+    store: FaultyStore,
+) -> None:
+    async with scheduling(store) as (service, asking):
+        asking.acquire(call("holder"), call("a"))
+        await rest()
+        with pytest.raises(InternalError):
+            await service.acquire(call("a"))
+        with pytest.raises(InternalError):
+            await service.acquire(call("holder"))
+        await service.settle("holder", DONE)
+        await rest()
+        assert asking.granted == ["holder", "a"]
+
+
+async def test_an_end_that_cannot_be_fails_alone(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        asking.acquire(call("holder"), call("a"))
+        await rest()
+        with pytest.raises(InternalError):
+            await service.settle("a", DONE)
+        await service.settle("holder", DONE)
+        await rest()
+        assert asking.granted == ["holder", "a"]
+
+
+async def test_signals_of_an_unknown_quota_are_refused_before_anything_is_told(
+    store: FaultyStore,
+) -> None:
+    async with scheduling(store) as (service, _):
+        await service.acquire(call("a"))
+        with pytest.raises(UnknownQuota):
+            await service.settle("a", DONE, {"other": Signals(pause_until=1.0)})
+        assert await store.state("a") is CallState.ADMITTED
+        await service.settle("a", DONE)
+        assert await store.state("a") is CallState.DONE
+
+
+async def gathered(store: FaultyStore, service: Service, *tell: Callable[[], None]) -> None:
+    """Have the service take everything that is told into one batch."""
+    store.hold()
+    service.note_run(run("in the commit that is held up"))
+    await rest()
+    for each in tell:
+        each()
+    await rest()
+    store.gate.set()
+    await rest()
+
+
+@pytest.mark.parametrize("others", [0, 1, 2, 30])
+async def test_a_row_that_is_taken_fails_alone(store: FaultyStore, others: int) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("taken", "wide"))
+        await service.settle("taken", DONE)
+        await service.acquire(call("flies", "wide"))
+        names = [f"a{number}" for number in range(others)]
+        crowd = [call(name, "wide") for name in names]
+        await gathered(
+            store,
+            service,
+            lambda: asking.acquire(*crowd[: others // 2]),
+            lambda: asking.acquire(call("taken", "wide")),
+            lambda: asking.settle("flies"),
+            lambda: asking.acquire(*crowd[others // 2 :]),
+        )
+        assert asking.granted == names
+        assert asking.recorded == ["flies"]
+        assert list(asking.errors) == ["taken"]
+        assert isinstance(asking.errors["taken"], KeyTaken)
+        assert await store.state("taken") is await store.state("flies") is CallState.DONE
+        for name in names:
+            await service.settle(name, DONE)
+        await same_as_disk(service, store)
+        assert service.statistics().in_flight == 0
+
+
+async def test_of_two_runs_with_one_key_the_second_fails_alone(store: FaultyStore) -> None:
+    runs = [replace(run(name), key="k") for name in ("first", "second")]
+    async with scheduling(store) as (service, asking):
+        tell = [
+            partial(asking.start, each.id, service.save_run, each, asking.recorded)
+            for each in (*runs, run("other"))
+        ]
+        await gathered(store, service, *tell)
+        assert asking.recorded == ["first", "other"]
+        assert isinstance(asking.errors["second"], KeyTaken)
+        assert await store.run("second") is None
+
+
+async def test_what_waits_and_flies_goes_on_when_a_row_is_refused(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("taken", "wide"))
+        await service.settle("taken", DONE)
+        asking.acquire(call("holder"), call("low", priority=Priority.LOW), call("a"), call("b"))
+        await rest()
+        asking.scopes["b"].cancel()
+        await gathered(
+            store,
+            service,
+            lambda: asking.retry("holder"),
+            lambda: asking.acquire(call("taken")),
+            lambda: asking.acquire(call("urgent", priority=Priority.HIGH)),
+        )
+        assert isinstance(asking.errors["taken"], KeyTaken)
+        # What came before the row that is taken had its turn before what came after it.
+        for turn, name in enumerate(("holder", "urgent", "a", "low")):
+            assert len(asking.granted) == turn + 2
+            await service.settle(name, DONE)
+            await rest()
+        assert asking.granted == ["holder", "holder", "urgent", "a", "low"]
+        assert await store.state("b") is CallState.CANCELLED
+        await same_as_disk(service, store)
+
+
+async def test_when_a_refused_batch_meets_a_full_disk_everybody_is_told(
+    store: FaultyStore, quick_retry: None
+) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("taken", "wide"))
+        await service.settle("taken", DONE)
+        await service.acquire(call("flies", "wide"))
+        store.snapshot_error = StoreFull("no room")
+        await gathered(
+            store,
+            service,
+            lambda: asking.acquire(call("taken", "wide"), call("a", "wide")),
+            lambda: asking.settle("flies"),
+        )
+        assert {type(error) for error in asking.errors.values()} == {StoreFull}
+        assert set(asking.errors) == {"taken", "a", "flies"}
+        store.snapshot_error = None
+        await until(lambda: service._retry_at is None)
+        await rest()
+        assert await store.state("flies") is CallState.DONE
+        assert await store.state("a") is None
+
+
+# Order
+
+
+@pytest.mark.parametrize("crowd", [1_000, 10_000])
+async def test_an_urgent_call_behind_a_crowd_is_the_very_next(
+    store: FaultyStore, crowd: int
+) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("holder"))
+        asking.acquire(*(call(str(n), priority=Priority.BACKGROUND) for n in range(crowd)))
+        await rest()
+        asking.acquire(call("urgent", priority=Priority.INTERACTIVE))
+        await rest()
+        assert service.statistics().waiting == (1, 0, 0, 0, crowd)
+        await service.settle("holder", DONE)
+        await rest()
+        assert asking.granted == ["urgent"]
+
+
+async def test_a_retry_goes_before_those_that_came_after_it(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("a"))
+        asking.acquire(call("b"))
+        await rest()
+        asking.retry("a")
+        await rest()
+        assert asking.granted == ["a"]
+
+
+async def test_a_pause_holds_back_its_quota_alone(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("a"))
+        await service.settle("a", DONE, {"slot": Signals(pause_until=service.now() + 60)})
+        asking.acquire(call("b"), call("c", "wide"))
+        await rest()
+        assert asking.granted == ["c"]
+
+
+async def test_time_alone_lets_the_next_one_go(store: FaultyStore) -> None:
+    quick = Quota.per_minute("quick", requests=1_200, burst_seconds=0.05)
+    async with scheduling(store, quick) as (_, asking):
+        asking.acquire(*(call(str(n), "quick") for n in range(3)))
+        await until(lambda: asking.granted == ["0", "1", "2"])
+
+
+# Cancelling
+
+
+async def nothing_is_stuck(service: Service, store: FaultyStore, id: str) -> None:
+    """The slot is free for another, and ``id`` is over on disk if it ever came there."""
+    with anyio.fail_after(5):
+        await service.acquire(call("another"))
+    assert await store.state(id) in (None, CallState.CANCELLED)
+    assert service.statistics().in_flight == 1
+
+
+async def test_cancelled_before_the_pump_took_it(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        store.hold()
+        asking.tasks.start_soon(service.save_run, run("r"))
+        await rest()
+        asking.acquire(call("a"))
+        await rest()
+        asking.scopes["a"].cancel()
+        await rest()
+        store.gate.set()
+        await nothing_is_stuck(service, store, "a")
+
+
+async def test_cancelled_during_the_commit_of_its_grant(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        store.hold()
+        asking.acquire(call("a"))
+        await rest()
+        asking.scopes["a"].cancel()
+        await rest()
+        store.gate.set()
+        await nothing_is_stuck(service, store, "a")
+
+
+async def test_cancelled_while_queued(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("holder"))
+        asking.acquire(call("a"))
+        await rest()
+        asking.scopes["a"].cancel()
+        await rest()
+        await service.settle("holder", DONE)
+        await nothing_is_stuck(service, store, "a")
+
+
+async def test_cancelled_after_the_grant_before_the_caller_ran(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        wake = service._answer
+
+        def wake_and_cancel(*args: object) -> None:
+            wake(*args)  # type: ignore[arg-type]
+            asking.scopes["a"].cancel()
+
+        service._answer = wake_and_cancel  # type: ignore[method-assign, assignment]
+        asking.acquire(call("a"))
+        await rest()
+        service._answer = wake  # type: ignore[method-assign]
+        if "a" in asking.granted:
+            await service.settle("a", Outcome(CallState.CANCELLED, sent=False))
+        await nothing_is_stuck(service, store, "a")
+
+
+async def test_cancelled_while_it_waits_for_its_retry(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("a"))
+        later = replace(AGAIN, not_before=service.now() + 60)
+        asking.start("a", lambda _: service.retry("a", later), None, asking.granted)
+        await rest()
+        asking.scopes["a"].cancel()
+        await nothing_is_stuck(service, store, "a")
+
+
+async def test_a_cancelled_settlement_is_recorded_all_the_same(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("a"))
+        store.hold()
+        asking.settle("a")
+        await rest()
+        asking.scopes["a"].cancel()
+        store.gate.set()
+        await rest()
+        assert await store.state("a") is CallState.DONE
+
+
+# Failing commits
+
+
+async def same_as_disk(service: Service, store: MemoryStore) -> None:
+    """Every call that lives in memory is on disk in that state, and the other way round."""
+    live = {r.call.id: r.state for r in (await store.snapshot()).calls}
+    assert {key: entry.record.state for key, entry in service._core._live.items()} == live
+
+
+async def test_a_call_that_cannot_be_written_is_not_queued(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        store.error = StoreFull("no room")
+        asking.acquire(call("a"))
+        await rest()
+        assert isinstance(asking.errors["a"], StoreFull)
+        store.error = None
+        await service.save_run(run("r"))
+        await same_as_disk(service, store)
+        assert await store.state("a") is None
+
+
+async def test_after_a_failed_commit_memory_is_as_a_fresh_service_would_be(
+    store: FaultyStore, quick_retry: None
+) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("w", "wide"))
+        asking.acquire(call("holder"), call("b"), call("c", priority=Priority.HIGH))
+        await rest()
+        store.error = StoreFull("no room")
+        asking.settle("holder")
+        await rest()
+        store.error = None
+        await until(lambda: service._retry_at is None)
+        fresh = Service(store, BOTH)
+        fresh._waiting, fresh._sending = service._waiting, service._sending
+        await fresh._rebuild()
+        await same_as_disk(service, store)
+        assert [r.call.id for r in service.queued()] == [r.call.id for r in fresh.queued()]
+        for ours, theirs in zip(
+            service.statistics().gauges, fresh.statistics().gauges, strict=True
+        ):
+            assert ours.available == pytest.approx(theirs.available)
+
+
+async def test_those_who_wait_keep_their_place_through_a_failed_commit(
+    store: FaultyStore, quick_retry: None
+) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("holder"))
+        asking.acquire(call("low", priority=Priority.LOW), call("a"), call("b"))
+        await rest()
+        store.error = StoreFull("no room")
+        asking.settle("holder")
+        await rest()
+        assert isinstance(asking.errors["holder"], StoreFull)
+        store.error = None
+        for name in ("a", "b", "low"):
+            await until(partial(asking.granted.__contains__, name))
+            await service.settle(name, DONE)
+        assert asking.granted == ["a", "b", "low"]
+
+
+async def test_an_answer_that_could_not_be_recorded_is_recorded_with_the_next_commit(
+    store: FaultyStore,
+) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("a"))
+        store.error = StoreFull("no room")
+        asking.settle("a")
+        await rest()
+        assert isinstance(asking.errors["a"], StoreFull)
+        store.error = None
+        await service.save_run(run("r"))
+        [record] = await store.calls()
+        assert (record.state, record.answer) == (CallState.DONE, "{}")
+
+
+async def test_it_is_recorded_even_if_nobody_asks(store: FaultyStore, quick_retry: None) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("a"))
+        store.error = StoreFull("no room")
+        asking.settle("a")
+        await rest()
+        store.error = None
+        await until(lambda: len(store.batches) == 2)
+        assert await store.state("a") is CallState.DONE
+
+
+async def test_a_retry_that_could_not_be_recorded_ends_as_failed(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("a"))
+        store.error = StoreFull("no room")
+        asking.retry("a")
+        await rest()
+        assert isinstance(asking.errors["a"], StoreFull)
+        store.error = None
+        await service.save_run(run("r"))
+        assert await store.state("a") is CallState.FAILED
+
+
+async def test_what_was_refused_is_not_recorded_after_a_failed_commit(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("a"))
+        store.error = StoreFull("no room")
+        wrong = {"other": Signals(pause_until=1.0)}
+        asking.start("a", lambda _: service.settle("a", DONE, wrong), None, asking.recorded)
+        asking.acquire(call("b", "wide"))
+        await rest()
+        assert isinstance(asking.errors["a"], UnknownQuota)
+        store.error = None
+        await service.save_run(run("r"))
+        assert await store.state("a") is CallState.ADMITTED
+
+
+async def test_a_call_in_flight_stays_in_flight_through_a_failed_commit(
+    store: FaultyStore,
+) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("a"))
+        store.error = StoreFull("no room")
+        asking.acquire(call("b"))
+        await rest()
+        store.error = None
+        asking.acquire(call("c"))
+        await rest()
+        assert await store.state("a") is CallState.ADMITTED
+        assert asking.granted == []
+        await service.settle("a", DONE)
+        await rest()
+        assert asking.granted == ["c"]
+
+
+async def test_cancelled_during_a_commit_that_fails(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("holder"))
+        asking.acquire(call("a"))
+        await rest()
+        store.hold()
+        store.error = StoreFull("no room")
+        asking.settle("holder")
+        await rest()
+        asking.scopes["a"].cancel()
+        await rest()
+        store.gate.set()
+        await rest()
+        store.error = None
+        await nothing_is_stuck(service, store, "a")
+
+
+async def test_while_the_store_keeps_failing_it_is_not_hammered(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("a"))
+        asking.acquire(call("b"))
+        await rest()
+        store.error = StoreFull("no room")
+        before = store.tries
+        asking.settle("a")
+        await anyio.sleep(0.2)
+        assert store.tries == before + 1
+        store.error = None
+
+
+async def test_a_snapshot_that_fails_is_tried_again_and_nothing_is_lost(
+    store: FaultyStore, quick_retry: None
+) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("a"))
+        asking.acquire(call("b"))
+        await rest()
+        store.error = store.snapshot_error = StoreFull("no room")
+        asking.settle("a")
+        await until(lambda: store.snapshots >= 3)
+        assert asking.granted == []
+        store.error = store.snapshot_error = None
+        await until(lambda: asking.granted == ["b"])
+        assert await store.state("a") is CallState.DONE
+
+
+async def test_an_unexpected_error_ends_the_service_and_leaves_nobody_waiting(
+    store: FaultyStore,
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012 - the pump raises where it ends
+            async with Service(store, BOTH) as service:
+                asking = Asking(service, tasks)
+                asking.acquire(call("holder"), call("a"))
+                await rest()
+                store.error = ZeroDivisionError()
+                service.abandon("holder", DONE)
+                await anyio.sleep_forever()
+        assert caught.group_contains(ZeroDivisionError)
+        await rest()
+        assert isinstance(asking.errors["a"], SchedulerClosed)
+
+
+async def test_a_service_whose_first_snapshot_fails_does_not_start(store: FaultyStore) -> None:
+    store.snapshot_error = StoreFull("no room")
+    with pytest.raises(StoreError):
+        async with Service(store, BOTH):
+            pass
+
+
+# Closing
+
+
+async def test_closing_tells_those_who_wait(store: FaultyStore) -> None:
+    async with anyio.create_task_group() as tasks:
+        async with Service(store, BOTH) as service:
+            asking = Asking(service, tasks)
+            asking.acquire(call("holder"), call("a"))
+            await rest()
+        await rest()
+        assert isinstance(asking.errors["a"], SchedulerClosed)
+
+
+async def test_closing_tells_those_who_wait_even_if_the_last_commit_breaks(
+    store: FaultyStore,
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        with pytest.raises(ExceptionGroup):  # noqa: PT012 - the pump raises where it ends
+            async with Service(store, BOTH) as service:
+                asking = Asking(service, tasks)
+                asking.acquire(call("holder"), call("a"))
+                await rest()
+                store.error = ZeroDivisionError()
+                service.abandon("holder", DONE)
+        await rest()
+        assert isinstance(asking.errors["a"], SchedulerClosed)
+
+
+async def test_closing_writes_what_was_told_before(store: FaultyStore) -> None:
+    async with Service(store, BOTH) as service:
+        await service.acquire(call("a"))
+        service.abandon("a", Outcome(CallState.CANCELLED))
+    assert await store.state("a") is CallState.CANCELLED
+
+
+async def test_after_closing_nothing_more_can_be_asked(store: FaultyStore) -> None:
+    async with Service(store, BOTH) as service:
+        pass
+    with pytest.raises(SchedulerClosed):
+        await service.acquire(call("a"))
+    with pytest.raises(SchedulerClosed):
+        await service.save_run(run("r"))
+    service.abandon("a", DONE)
+
+
+# Rest
+
+
+async def test_with_nothing_to_do_it_neither_commits_nor_turns(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        asking.acquire(call("holder"), call("waits"))
+        await rest()
+        turns, turn, tries = 0, service._turn, store.tries
+
+        async def counted() -> None:
+            nonlocal turns
+            turns += 1
+            await turn()
+
+        service._turn = counted  # type: ignore[method-assign]
+        await anyio.sleep(0.2)
+        assert (turns, store.tries) == (0, tries)
+
+
+# Restart after a death
+
+
+def remains(store: FaultyStore) -> MemoryStore:
+    """What is on disk if the process dies now."""
+    left = MemoryStore()
+    left._calls, left._buckets = deepcopy(store._calls), deepcopy(store._buckets)
+    left._seqs, left._runs = set(store._seqs), dict(store._runs)
+    return left
+
+
+CROWD = (
+    call("low", priority=Priority.LOW),
+    call("a"),
+    call("b"),
+    call("urgent", priority=Priority.HIGH),
+)
+
+
+async def live_until_death(store: MemoryStore | SqliteStore) -> AsyncIterator[Service]:
+    """A life with one call sent, one admitted and four queued."""
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("sent", "wide"))
+        service.sent("sent")
+        await service.acquire(call("admitted", "slot", "wide"))
+        asking.acquire(*CROWD)
+        await rest()
+        await service.save_run(run("r"))
+        yield service
+
+
+async def check_after_death(store: MemoryStore | SqliteStore, before: Service) -> None:
+    async with Service(store, BOTH) as service:
+        rows = {record.call.id: record for record in await store.calls()}
+        assert rows["sent"].state is rows["admitted"].state is CallState.UNKNOWN
+        assert [r.call.id for r in service.queued()] == ["urgent", "a", "b", "low"]
+        assert all(record.parked for record in service.queued())
+        was, now = (s.statistics().gauges[1].available for s in (before, service))
+        assert now == pytest.approx(was, abs=1e-3)
+        assert service.statistics().gauges[0].available == 1
+
+
+async def test_after_a_death_what_flew_is_unknown_and_the_queue_is_as_it_was(
+    store: FaultyStore,
+) -> None:
+    async for service in live_until_death(store):
+        await check_after_death(remains(store), service)
+
+
+async def test_so_it_is_in_a_file(tmp_path: Path) -> None:
+    async with SqliteStore(tmp_path / "a.db") as store:
+        async for service in live_until_death(store):
+            for file in tmp_path.glob("a.db*"):  # noqa: ASYNC240 - nothing else runs here
+                shutil.copy(file, tmp_path / file.name.replace("a.db", "b.db"))
+            async with SqliteStore(tmp_path / "b.db") as left:
+                await check_after_death(left, service)
+
+
+async def test_a_second_death_changes_nothing_more(store: FaultyStore) -> None:
+    async for _ in live_until_death(store):
+        left = remains(store)
+        async with Service(left, BOTH):
+            pass
+        once: list[CallRecord] = list(await left.calls())
+        async with Service(left, BOTH):
+            pass
+        assert list(await left.calls()) == once
+
+
+async def test_a_file_serves_a_life_from_submission_to_answer(tmp_path: Path) -> None:
+    async with SqliteStore(tmp_path / "a.db") as store, scheduling(store) as (service, asking):
+        asking.acquire(call("a"), call("b"))
+        await until(lambda: asking.granted == ["a"])
+        await service.settle("a", DONE)
+        await until(lambda: asking.granted == ["a", "b"])
+        rows = await store.calls()
+        assert [row.state for row in rows] == [CallState.DONE, CallState.ADMITTED]
+
+
+# Calls of earlier attempts, and people
+
+
+async def left_behind(store: FaultyStore, state: CallState) -> CallRecord:
+    """A call that an earlier process left in ``state``."""
+    if state is CallState.QUEUED:
+        await store.commit(Batch(new=(CallRecord(call("a"), 5),)))
+    else:
+        async with scheduling(store) as (service, _):
+            await service.acquire(call("a"))
+            if state is not CallState.ADMITTED:
+                await service.settle("a", Outcome(state, error="no"))
+    async with Service(store, BOTH):
+        pass  # whatever was in flight is unknown from here on
+    return (await store.calls())[-1]
+
+
+@pytest.mark.parametrize(
+    "state", [CallState.QUEUED, CallState.ADMITTED, CallState.FAILED, CallState.CANCELLED]
+)
+async def test_a_call_without_an_answer_goes_again_in_its_old_row(
+    store: FaultyStore, state: CallState
+) -> None:
+    row = await left_behind(store, state)
+    async with scheduling(store) as (service, _):
+        await service.reacquire(row)
+        assert await store.state("a") is CallState.ADMITTED
+        await service.settle("a", Outcome(CallState.DONE, answer="{}", arrival=3))
+        found = [record for record in await store.calls() if record.call.id == "a"]
+    assert [(record.seq, record.state, record.arrival) for record in found] == [
+        (row.seq, CallState.DONE, 3)
+    ]
+    assert found[0].losses == (state is CallState.ADMITTED)
+    assert found[0].attempts == (1 if state is CallState.QUEUED else 2)
+
+
+async def test_a_call_with_an_answer_does_not_go_again(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, _):
+        await service.acquire(call("a"))
+        await service.settle("a", DONE)
+        (row,) = await store.calls()
+        with pytest.raises(InternalError):
+            await service.reacquire(row)
+        assert await store.state("a") is CallState.DONE
+
+
+async def test_what_an_unknown_call_reserved_stays_spent_and_it_reserves_again() -> None:
+    store, tokens = FaultyStore(), Quota.per_minute("tokens", tokens=100)
+    asked = replace(call("a", "tokens"), tokens=40)
+    async with Service(store, [tokens], clock=lambda: 0.0) as service:
+        await service.acquire(asked)
+    async with Service(store, [tokens], clock=lambda: 0.0) as service:
+        (row,) = await store.calls()
+        await service.reacquire(row)
+        (gauge,) = service.statistics().gauges
+        assert gauge.available == 20
+
+
+async def test_a_question_is_never_admitted_and_survives(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, asking):
+        await service.ask(replace(call("a"), quotas=(), kind="person"))
+        asking.acquire(call("b"))
+        await rest()
+        assert asking.granted == ["b"]
+    async with scheduling(store) as (service, _):
+        row = (await store.calls(states={CallState.QUEUED}))[0]
+        outcome = Outcome(CallState.DONE, answer="yes", arrival=0)
+        await service.decide(row, outcome)
+        (row,) = await store.calls(states={CallState.DONE})
+        assert (row.call.id, row.answer, row.arrival) == ("a", "yes", 0)
+        with pytest.raises(InternalError):
+            await service.decide(row, outcome)
+
+
+@pytest.mark.parametrize("state", [CallState.DONE, CallState.QUEUED, CallState.CANCELLED])
+async def test_a_person_decides_what_became_of_an_unknown_call(
+    store: FaultyStore, state: CallState
+) -> None:
+    row = await left_behind(store, CallState.ADMITTED)
+    assert row.state is CallState.UNKNOWN
+    async with scheduling(store) as (service, _):
+        await service.decide(row, Outcome(state, answer="yes", arrival=0))
+        assert await store.state("a") is state
+        assert service.statistics().parked == (state is CallState.QUEUED)
+        if state is CallState.QUEUED:
+            await service.reacquire((await store.calls())[0])
+            assert await store.state("a") is CallState.ADMITTED
+
+
+async def test_a_prompt_is_on_disk_with_its_call(store: FaultyStore) -> None:
+    prompt = Prompt((Piece(b"p" * 16, "hello"),), (Link(b"l" * 16, None, b"p" * 16),))
+    async with scheduling(store) as (service, _):
+        await service.acquire(call("a"), prompt)
+        assert list(await store.prompt((b"l" * 16).hex()) or ()) == ["hello"]
+
+
+async def test_a_prompt_and_its_call_are_one_commit_or_none(store: FaultyStore) -> None:
+    prompt = Prompt((Piece(b"p" * 16, "hello"),), (Link(b"l" * 16, None, b"p" * 16),))
+    async with scheduling(store) as (service, asking):
+        store.error = StoreFull("no room")
+        for name, ask in (("a", service.acquire), ("b", service.ask)):
+            asking.start(name, partial(ask, prompt=prompt), call(name), asking.granted)
+            await rest()
+            assert isinstance(asking.errors[name], StoreFull)
+        assert await store.prompt((b"l" * 16).hex()) is None
+        store.error = None
+        await service.ask(call("c"), prompt)
+        [batch] = store.batches
+        assert [record.call.id for record in batch.new] == ["c"]
+        assert (batch.pieces, batch.links) == (prompt.pieces, prompt.links)
+        assert list(await store.prompt((b"l" * 16).hex()) or ()) == ["hello"]
+
+
+@pytest.mark.parametrize("state", [CallState.QUEUED, CallState.ADMITTED])
+async def test_asking_again_that_could_not_be_written_can_be_tried_again(
+    store: FaultyStore, state: CallState
+) -> None:
+    row = await left_behind(store, state)
+    async with scheduling(store) as (service, asking):
+        store.error = StoreFull("no room")
+        asking.start("a", service.reacquire, row, asking.granted)
+        await rest()
+        assert isinstance(asking.errors["a"], StoreFull)
+        store.error = None
+        await service.reacquire(row)
+        assert await store.state("a") is CallState.ADMITTED
+
+
+async def test_asking_again_right_after_a_failed_commit_takes_the_old_place(
+    store: FaultyStore,
+) -> None:
+    """The core is built anew before it hears of it, and must not take the call for queued."""
+    row = await left_behind(store, CallState.QUEUED)
+    async with scheduling(store) as (service, asking):
+        store.hold()
+        store.error, store.fails_once = StoreFull("no room"), True
+        asking.acquire(call("other", "wide"))
+        await rest()
+        asking.start("a", service.reacquire, row, asking.granted)
+        await rest()
+        store.gate.set()
+        await until(lambda: asking.granted == ["a"])
+        assert list(asking.errors) == ["other"]
+        assert (await store.calls())[0].seq == row.seq
+
+
+async def test_asking_again_that_is_cancelled_takes_the_call_out(store: FaultyStore) -> None:
+    row = await left_behind(store, CallState.ADMITTED)
+    async with scheduling(store) as (service, asking):
+        await service.acquire(call("holder"))
+        asking.start("a", service.reacquire, row, asking.granted)
+        await rest()
+        assert await store.state("a") is CallState.QUEUED
+        asking.scopes["a"].cancel()
+        await rest()
+        assert await store.state("a") is CallState.CANCELLED
+        await service.settle("holder", DONE)
+        await rest()
+        assert asking.granted == []
+
+
+async def test_a_question_that_was_cancelled_is_not_written_twice(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, _):
+        await service.ask(replace(call("a"), quotas=(), kind="person"))
+        (row,) = await store.calls()
+        await service.decide(row, Outcome(CallState.CANCELLED, sent=False))
+        assert await store.state("a") is CallState.CANCELLED
+        assert service.queued() == []
+
+
+async def test_a_decision_that_could_not_be_written_is_none(store: FaultyStore) -> None:
+    row = await left_behind(store, CallState.ADMITTED)
+    async with scheduling(store) as (service, _):
+        store.error = StoreFull("no room")
+        with pytest.raises(StoreFull):
+            await service.decide(row, Outcome(CallState.DONE, answer="yes", arrival=0))
+        store.error = None
+        assert await store.state("a") is CallState.UNKNOWN
+        await service.decide(row, Outcome(CallState.CANCELLED))
+        assert await store.state("a") is CallState.CANCELLED
+
+
+async def test_every_restart_over_a_call_in_flight_is_a_loss(store: FaultyStore) -> None:
+    row = await left_behind(store, CallState.ADMITTED)
+    for losses in (1, 2):
+        assert (row.state, row.losses) == (CallState.UNKNOWN, losses)
+        async with scheduling(store) as (service, _):
+            await service.reacquire(row)
+        async with Service(store, BOTH):
+            pass
+        (row,) = await store.calls()
+    assert (row.losses, row.attempts) == (3, 3)
+
+
+async def test_an_ended_run_is_forgotten_with_its_calls(store: FaultyStore) -> None:
+    async with scheduling(store) as (service, _):
+        await service.save_run(replace(run("run"), state=RunState.FAILED))
+        await service.save_run(run("queued"))
+        await service.acquire(call("a"))
+        await service.settle("a", DONE)
+        await service.forget("run", "queued")
+        assert [found.id for found in await store.runs()] == ["queued"]
+        assert list(await store.calls()) == []
+        store.error = StoreFull("no room")
+        with pytest.raises(StoreFull):
+            await service.forget("queued")
+        store.error = None

@@ -1,0 +1,148 @@
+"""Several models for one: which of them takes a call, and when it changes its mind."""
+
+from dataclasses import replace
+
+import pytest
+
+from headway_scheduler.core.policy import STRICT
+from headway_scheduler.core.scheduler import Scheduler
+from headway_scheduler.errors import CallTooLarge
+from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Route
+from headway_scheduler.model.quotas import News, Quota, Signals
+from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import CallState, RunState
+
+NOW = 1_772_366_400.0
+EAST = Quota.per_minute("east", requests=60, tokens=60_000, burst_seconds=2)
+WEST = Quota.per_minute("west", requests=60, tokens=60_000, burst_seconds=2)
+SMALL = Quota.per_minute("small", requests=60, tokens=600, burst_seconds=2)
+ROUTES = (
+    Route("m-east", ("east",), 10),
+    Route("m-west", ("west",), 10),
+    Route("m-small", ("small",), 10, rank=1),
+)
+DOWN = Signals(news=News.FAILED)
+
+
+def core() -> Scheduler:
+    return Scheduler([EAST, WEST, SMALL], NOW, STRICT)
+
+
+def ask(scheduler: Scheduler, name: str, routes: tuple[Route, ...] = ROUTES) -> None:
+    first = routes[0]
+    call = Call(name, "r", "a", first.model, first.quotas, Priority.NORMAL, first.tokens, NOW)
+    scheduler.submit(call, NOW, routes=routes)
+
+
+def went(scheduler: Scheduler, now: float = NOW) -> dict[str, str]:
+    return {record.call.id: record.call.model for record in scheduler.admit(now)}
+
+
+def shut(scheduler: Scheduler, quota: str) -> None:
+    """Have faults until nobody is asked any more."""
+    for n in range(4):
+        scheduler.observe(quota, DOWN, NOW, f"elsewhere-{n}")
+    assert scheduler.is_left_alone(quota)
+
+
+def test_deployments_share_what_comes() -> None:
+    scheduler = core()
+    for n in range(6):
+        ask(scheduler, f"c{n}")
+    models = list(went(scheduler).values())
+    assert sorted(models) == ["m-east", "m-east", "m-west", "m-west"]
+    waiting = [record.call.model for record in scheduler.queued()]
+    assert sorted(waiting) == ["m-east", "m-west"]
+
+
+def test_a_call_takes_of_the_quota_that_it_goes_to_and_of_no_other() -> None:
+    scheduler = core()
+    ask(scheduler, "c", (replace(ROUTES[0], tokens=100), replace(ROUTES[1], tokens=7)))
+    assert went(scheduler) == {"c": "m-east"}
+    free = {
+        (g.quota, g.resource): g.capacity - g.available for g in scheduler.statistics(NOW).gauges
+    }
+    assert {key: taken for key, taken in free.items() if taken} == {
+        ("east", "requests"): 1,
+        ("east", "tokens"): 100,
+    }
+
+
+def test_a_fallback_is_asked_only_when_no_deployment_answers() -> None:
+    scheduler = core()
+    shut(scheduler, "east")
+    ask(scheduler, "a")
+    assert went(scheduler) == {"a": "m-west"}
+    shut(scheduler, "west")
+    ask(scheduler, "b")
+    assert went(scheduler) == {"b": "m-small"}
+
+
+def test_if_none_answers_it_waits_for_the_first() -> None:
+    scheduler = core()
+    for quota in ("east", "west", "small"):
+        shut(scheduler, quota)
+    ask(scheduler, "a")
+    assert went(scheduler) == {}
+    (record,) = scheduler.queued()
+    assert record.call.model == "m-east"
+
+
+def test_those_that_wait_take_another_way_when_a_provider_stops_answering() -> None:
+    scheduler = core()
+    only_east_or_small = (ROUTES[0], ROUTES[2])
+    for n in range(4):
+        ask(scheduler, f"c{n}", only_east_or_small)
+    assert went(scheduler) == {"c0": "m-east", "c1": "m-east"}
+    scheduler.take_batch(NOW)
+    shut(scheduler, "east")
+    assert went(scheduler) == {"c2": "m-small", "c3": "m-small"}
+    changed = {record.call.id: record.call.model for record in scheduler.take_batch(NOW).changed}
+    assert changed == {"c2": "m-small", "c3": "m-small"}
+
+
+def test_a_call_that_failed_goes_again_where_it_is_answered() -> None:
+    scheduler = core()
+    ask(scheduler, "c", (ROUTES[0], ROUTES[2]))
+    assert went(scheduler) == {"c": "m-east"}
+    shut(scheduler, "east")
+    scheduler.observe("east", DOWN, NOW, "c")
+    scheduler.settle("c", Outcome(CallState.QUEUED, error="500", not_before=NOW), NOW)
+    assert went(scheduler) == {"c": "m-small"}
+
+
+def test_an_account_that_is_locked_out_is_left_for_another() -> None:
+    scheduler = core()
+    ask(scheduler, "c", ROUTES[:2])
+    assert went(scheduler) == {"c": "m-east"}
+    scheduler.observe("east", Signals(news=News.LOCKED_OUT, error="no money"), NOW, "c")
+    scheduler.settle("c", Outcome(CallState.QUEUED, error="429", not_before=NOW), NOW)
+    assert went(scheduler) == {"c": "m-west"}
+
+
+def test_a_deadline_that_cannot_be_met_is_met_elsewhere() -> None:
+    scheduler = core()
+    for n in range(20):
+        ask(scheduler, f"before-{n}", ROUTES[:1])
+    run = Run("r", "w", "", Priority.NORMAL, RunState.RUNNING, NOW, deadline=NOW + 5, attempts=1)
+    scheduler.track(run, NOW)
+    ask(scheduler, "late", (ROUTES[0], ROUTES[2]))
+    assert went(scheduler)["late"] == "m-small"
+
+
+def test_a_call_that_is_too_large_for_one_goes_to_another() -> None:
+    scheduler = core()
+    large = tuple(replace(route, tokens=1_000) for route in ROUTES)
+    ask(scheduler, "a", (large[2], large[0]))
+    assert went(scheduler) == {"a": "m-east"}
+    with pytest.raises(CallTooLarge):
+        ask(scheduler, "b", (large[2],))
+
+
+def test_a_call_that_is_queued_again_after_a_restart_chooses_anew() -> None:
+    scheduler = core()
+    shut(scheduler, "east")
+    first = ROUTES[0]
+    call = Call("c", "r", "a", first.model, first.quotas, Priority.NORMAL, first.tokens, NOW)
+    scheduler.resubmit(CallRecord(call, 0, CallState.UNKNOWN), NOW, routes=ROUTES)
+    assert went(scheduler) == {"c": "m-west"}
