@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from headway import __version__
 from headway.cli.parser import parse
 from headway.testing import simulated_headway
 
@@ -75,3 +76,40 @@ def test_links_lead_to_files(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text())
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_commands_are_targets(page: Path) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = re.findall(r"(?:^|`)make\s([a-z-]+)", page.read_text(), re.MULTILINE)
+    assert set(named) <= set(targets)
+
+
+def test_the_changelog_begins_with_the_version_to_be_released() -> None:
+    headings = re.findall(r"^## (.*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert re.fullmatch(rf"{__version__} \((unreleased|\d{{4}}-\d\d-\d\d)\)", headings[0])
+
+
+DECISIONS = sorted((ROOT / "docs/adr").glob("[0-9]*.md"))
+PARTS = ["Status", "Context", "Decision", "Consequences", "Considered"]
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_a_decision_has_all_its_parts(page: Path) -> None:
+    assert re.findall(r"^## (.*)", page.read_text(), re.MULTILINE) == PARTS
+
+
+def test_the_index_of_decisions_has_each_with_its_title_and_status() -> None:
+    rows = [row(page) for page in DECISIONS]
+    index = (ROOT / "docs/adr/README.md").read_text()
+    assert re.findall(r"^\| \[.*", index, re.MULTILINE) == rows
+
+
+def row(page: Path) -> str:
+    """A page's line in the index, from its title and its status."""
+    text = page.read_text()
+    title = re.match(r"# \d{4}: (.*)", text)
+    status = re.search(r"^## Status\n\n([^.]*)\.", text, re.MULTILINE)
+    assert title is not None
+    assert status is not None
+    return f"| [{page.name[:4]}]({page.name}) | {title[1]} | {status[1].lower()} |"
