@@ -202,9 +202,7 @@ class Chaos:
             self.core.track(job.run, self.now)
         self.core.restore(_finished(self.store.snapshot()), self.now, lambda call_id: False)
         self._commit(self.core.take_batch(self.now))
-        rows: dict[str, CallRecord] = {
-            row.call.id: row for row in _finished(self.store.calls(limit=10**9))
-        }
+        rows: dict[str, CallRecord] = {row.call.id: row for row in _finished(self.store.calls())}
         for job in list(self.jobs.values()):
             row = rows.get(job.call_id)
             if row is None:  # it was not written yet
@@ -337,7 +335,7 @@ class Chaos:
 
     def _check(self) -> None:
         report = self.report
-        rows = list(_finished(self.store.calls(limit=10**9)))
+        rows = list(_finished(self.store.calls()))
         for row in rows:
             id, paid, lost = row.call.id, self.paid[row.call.id], self.paid_for_nothing[row.call.id]
             if row.state not in (CallState.DONE, CallState.FAILED):

@@ -96,7 +96,7 @@ def crash(folder: Path, kills: int, seed: int, runs: int) -> Counter[str]:
 async def judged(folder: Path, provider: SimulatedProvider, runs: int) -> dict[str, Any]:
     """Compare the journal with the ledger."""
     async with Headway(load(folder / "headway.toml")) as headway:
-        every = await headway.runs(limit=10_000)
+        every = await headway.runs()
         rows = [row for run in every for row in await headway.calls(run.id)]
         states = Counter(run.state.value for run in every)
         gauge = headway.service.statistics()

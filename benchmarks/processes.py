@@ -146,14 +146,14 @@ async def left(folder: Path) -> int:
     from headway_scheduler.backends.sqlite.store import SqliteStore
 
     async with SqliteStore(folder / "headway.db", read_only=True) as store:
-        return len(await store.calls(None, {CallState.QUEUED}, limit=100_000))
+        return len(await store.calls(None, {CallState.QUEUED}))
 
 
 async def admitted_between(folder: Path) -> list[int]:
     from headway_scheduler.backends.sqlite.store import SqliteStore
 
     async with SqliteStore(folder / "headway.db", read_only=True) as store:
-        rows = await store.calls(limit=1_000_000)
+        rows = await store.calls()
     times = [r.admitted_at for r in rows if r.call.run_id == "r-crowd" and r.admitted_at]
     spans = [
         (r.call.submitted_at, r.admitted_at)

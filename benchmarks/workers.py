@@ -154,7 +154,7 @@ async def rows(folder: Path) -> list[Run]:
     from headway_scheduler.backends.sqlite.store import SqliteStore
 
     async with SqliteStore(folder / "headway.db", read_only=True) as store:
-        return list(await store.runs(limit=10_000))
+        return list(await store.runs())
 
 
 async def undisturbed(folder: Path, runs: int) -> dict[str, Any]:
@@ -172,7 +172,7 @@ async def transcripts(folder: Path) -> dict[str, Any]:
     """What the tasks came to, of runs that are completed."""
     found = {}
     async with Headway(load(folder / "headway.toml")) as headway:
-        for run in await headway.runs([RunState.COMPLETED], limit=10_000):
+        for run in await headway.runs([RunState.COMPLETED]):
             result = await (await headway.handle(run.id)).result()
             found[run.task] = [message.content for message in result.task_result.messages]
     return found
@@ -180,7 +180,7 @@ async def transcripts(folder: Path) -> dict[str, Any]:
 
 async def losses(folder: Path) -> dict[str, int]:
     async with Headway(load(folder / "headway.toml")) as headway:
-        every = [c for run in await headway.runs(limit=10_000) for c in await headway.calls(run.id)]
+        every = [c for run in await headway.runs() for c in await headway.calls(run.id)]
     return {record.call.id: record.losses for record in every}
 
 

@@ -48,7 +48,7 @@ from .runs.actions import (
     require_resumable,
 )
 from .runs.handle import Plan, RunElsewhere, RunHandle, RunOptions
-from .runs.journal import ALL, inherited_answers
+from .runs.journal import inherited_answers
 from .runs.receipt import Receipt, receipt
 from .runs.runner import Person, Runner
 from .workers.executor import Executor, new_worker
@@ -244,7 +244,7 @@ class Headway:
 
     async def _take_up(self) -> None:
         """Go on with interrupted runs whose workflow is registered here."""
-        for run in await self._store.runs({RunState.INTERRUPTED}, limit=ALL):
+        for run in await self._store.runs({RunState.INTERRUPTED}):
             if self.workflows.knows(run):
                 await self._start(run)
 
@@ -374,7 +374,7 @@ class Headway:
     async def resume_all(self, *, unknown_waits: bool = False) -> list[RunHandle]:
         """Go on with every interrupted run, most urgent first."""
         interrupted = {RunState.INTERRUPTED}
-        runs = await self._store.runs(interrupted, limit=100_000, urgent_first=True)
+        runs = await self._store.runs(interrupted, urgent_first=True)
         return [await self.resume(run.id, unknown_waits=unknown_waits) for run in runs]
 
     async def check(self, run_id: str, *, unknown_waits: bool = False) -> Check:
@@ -484,13 +484,15 @@ class Headway:
             raise RunNotFound(f"no run {run_id!r}: `headway runs list` shows them")
         return run
 
-    async def runs(self, states: Sequence[RunState] = (), *, limit: int = 1000) -> Sequence[Run]:
-        """Rows of runs, newest first."""
+    async def runs(
+        self, states: Sequence[RunState] = (), *, limit: int | None = None
+    ) -> Sequence[Run]:
+        """Rows of runs, newest first; at most ``limit``, if given."""
         return await self._store.runs(states, limit=limit)
 
     async def calls(self, run_id: str) -> Sequence[CallRecord]:
         """Rows of a run's calls, by arrival."""
-        return await self._store.calls(run_id, limit=1_000_000)
+        return await self._store.calls(run_id)
 
     @property
     def person(self) -> Person | None:

@@ -15,7 +15,10 @@ from .workers.leader_commands import Steering
 
 
 class Operations:
-    """Priorities, gates, limits and weights. ``Headway.queue`` is one."""
+    """Priorities, gates, limits and weights. ``Headway.queue`` is one.
+
+    What changes a gate, a limit or a weight returns the change, as :meth:`changes` lists it.
+    """
 
     def __init__(self, steering: Steering, store: Store) -> None:
         self._steering = steering
@@ -30,40 +33,40 @@ class Operations:
         level = parse_priority(priority) if isinstance(priority, str) else priority
         await self._steering.bump(id, level)
 
-    async def pause(self, target: str = ALL) -> None:
+    async def pause(self, target: str = ALL) -> Change:
         """Admit nothing of ``all``, ``class:CLASS`` or ``model:MODEL``; what is in flight ends."""
-        await self._steering.set_gate(target, PAUSED)
+        return await self._steering.set_gate(target, PAUSED)
 
-    async def drain(self, target: str = ALL) -> None:
+    async def drain(self, target: str = ALL) -> Change:
         """Admit of it what waits already, and hold what comes later."""
-        await self._steering.set_gate(target, DRAINED)
+        return await self._steering.set_gate(target, DRAINED)
 
-    async def resume(self, target: str = ALL) -> None:
+    async def resume(self, target: str = ALL) -> Change:
         """Admit it again; what was held kept its place."""
-        await self._steering.set_gate(target, OPEN)
+        return await self._steering.set_gate(target, OPEN)
 
-    async def set_limits(self, quota: str, limits: Mapping[str, object]) -> None:
+    async def set_limits(self, quota: str, limits: Mapping[str, object]) -> Change:
         """Change some of a quota's settings, by their names in the configuration.
 
         The others are as configured. Raises ConfigError.
         """
-        await self._steering.set_limits(quota, limits)
+        return await self._steering.set_limits(quota, limits)
 
-    async def reset_limits(self, quota: str) -> None:
+    async def reset_limits(self, quota: str) -> Change:
         """Go back to the configured limits. Raises UnknownQuota."""
-        await self._steering.set_limits(quota, None)
+        return await self._steering.set_limits(quota, None)
 
-    async def resume_quota(self, quota: str) -> None:
+    async def resume_quota(self, quota: str) -> Change:
         """Let one call try of a quota that is stopped for a bad key or an empty account.
 
         Raises UnknownQuota.
         """
-        await self._steering.resume_quota(quota)
+        return await self._steering.resume_quota(quota)
 
-    async def set_weight(self, team: str, weight: float | None) -> None:
+    async def set_weight(self, team: str, weight: float | None) -> Change:
         """Change a team's share; None: back to the configured one. Raises CallerError."""
-        await self._steering.set_weight(team, weight)
+        return await self._steering.set_weight(team, weight)
 
-    async def changes(self, *, limit: int = 1000) -> Sequence[Change]:
-        """What was changed and when, newest first."""
+    async def changes(self, *, limit: int | None = None) -> Sequence[Change]:
+        """What was changed and when, newest first; at most ``limit``, if given."""
         return await self._store.changes(limit=limit)

@@ -46,10 +46,10 @@ class Store(Protocol):
         self,
         states: Collection[RunState] = (),
         *,
-        limit: int = 1000,
+        limit: int | None = None,
         urgent_first: bool = False,
     ) -> Sequence[Run]:
-        """Runs in any of ``states`` (all, if empty), newest first.
+        """Runs in any of ``states`` (all, if empty), newest first; at most ``limit``, if given.
 
         ``urgent_first``: the best priority first, and of one priority the oldest.
         """
@@ -63,8 +63,8 @@ class Store(Protocol):
     async def lessons(self) -> Sequence[Lesson]:
         """What was learned."""
 
-    async def changes(self, *, limit: int = 1000) -> Sequence[Change]:
-        """What operators changed, newest first."""
+    async def changes(self, *, limit: int | None = None) -> Sequence[Change]:
+        """What operators changed, newest first; at most ``limit``, if given."""
 
     async def spent(self, by: str, since: float) -> Sequence[Spent]:
         """What calls took that came at ``since`` or later, by model, team, workflow, run or day.
@@ -76,6 +76,13 @@ class Store(Protocol):
         """The texts of a recorded request, in order; None if it is not recorded."""
 
     async def calls(
-        self, run_id: str | None = None, states: Collection[CallState] = (), *, limit: int = 1000
+        self,
+        run_id: str | None = None,
+        states: Collection[CallState] = (),
+        *,
+        limit: int | None = None,
     ) -> Sequence[CallRecord]:
-        """Calls of a run (of all, if None) in any of ``states`` (all, if empty), by arrival."""
+        """Calls of a run (of all, if None) in any of ``states`` (all, if empty), by arrival.
+
+        At most ``limit``, if given.
+        """

@@ -4,19 +4,25 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from anyio import to_thread
 from autogen_agentchat.agents import AssistantAgent
 
 from headway import Headway, RunFailed, RunOptions
 from headway.config import ConfigError
-from headway.testing import MODEL, QUOTA, simulated_headway
+from headway.testing import MODEL, QUOTA, SimulatedHeadway, simulated_headway
 from headway_scheduler.errors import CallerError, RunNotFound, RunNotResumable
+from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.changes import Change
 from headway_scheduler.model.quotas import Resource
+from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import RunState
 from headway_scheduler.testing.provider import Latency, Settings, simulated_provider
 
 pytestmark = pytest.mark.anyio
@@ -93,6 +99,62 @@ async def test_a_run_is_of_the_team_that_is_named_else_of_its_workflow() -> None
         other = await headway.enqueue("agent", task="b")
         assert (await headway.run(named.id)).share == "research"
         assert (await headway.run(other.id)).share == "agent"
+
+
+@pytest.fixture
+async def changed() -> AsyncIterator[SimulatedHeadway]:
+    """A Headway of which very much was changed before."""
+    async with simulated_headway() as headway:
+        before = tuple(Change(1.0, "weight", f"team-{n}", "2") for n in range(1500))
+        await headway._store.commit(Batch(changes=before))
+        yield headway
+
+
+async def test_each_act_returns_what_it_changed(changed: SimulatedHeadway) -> None:
+    """The leader's act and a follower's, after however many others."""
+    async with Headway(changed.config) as follower:
+        for headway in (changed, follower):
+            queue, acts = headway.queue, list[tuple[Awaitable[Change], str, str]]()
+            acts += [(act(), "gate", "all") for act in (queue.pause, queue.drain, queue.resume)]
+            acts += [(queue.set_limits(QUOTA, {"concurrency": 2}), "limits", QUOTA)]
+            acts += [(queue.reset_limits(QUOTA), "limits", QUOTA)]
+            acts += [(queue.resume_quota(QUOTA), "resume", QUOTA)]
+            acts += [(queue.set_weight("team", 3.0), "weight", "team")]
+            for act, kind, target in acts:
+                change = await act
+                assert (change.kind, change.target) == (kind, target)
+                assert [change] == await queue.changes(limit=1)
+        assert len(await follower.queue.changes()) == 1500 + 2 * len(acts)
+
+
+async def test_a_command_says_what_it_changed_after_however_many_changes(
+    changed: SimulatedHeadway,
+) -> None:
+    folder = changed.config.database.parent
+    for words, kind in (
+        (["queue", "resume"], "gate"),
+        (["limits", "set", QUOTA, "concurrency=3"], "limits"),
+    ):
+        said = await to_thread.run_sync(partial(headway_command, folder, *words, "--json"))
+        (change,) = json.loads(said)
+        assert change["kind"] == kind
+    log = json.loads(await to_thread.run_sync(headway_command, folder, "limits", "log", "--json"))
+    assert len(log) == 1502
+
+
+async def test_a_worker_sees_a_run_behind_however_many_that_it_cannot_execute() -> None:
+    async with simulated_headway() as headway:
+        register(headway)
+        mine = await headway.enqueue("agent", task="x")
+        others = (
+            Run(f"r-{n}", "other", "x", Priority.LOW, RunState.QUEUED, mine.created_at + 1)
+            for n in range(1500)
+        )
+        await headway._store.commit(Batch(runs=tuple(others)))
+        assert await headway._executor._is_any_left()
+        await headway.work(at_once=1)
+        assert (await headway.run(mine.id)).state is RunState.COMPLETED
+        assert len(await headway.runs([RunState.QUEUED])) == 1500
 
 
 TEAM_QUOTAS = """

@@ -56,13 +56,13 @@ async def load_queue(config: Config, reader: Reader) -> Queue:
     Calls of runs that nobody drives any more are parked, as they are in the live process.
     """
     snapshot = await reader.store.snapshot()
-    stopped = {run.id for run in await reader.store.runs({RunState.INTERRUPTED}, limit=100_000)}
+    stopped = {run.id for run in await reader.store.runs({RunState.INTERRUPTED})}
     in_flight = sum(record.state in IN_FLIGHT for record in snapshot.calls)
     # A quota that left the configuration limits nothing, but its calls are still there.
     named = {name: Quota(name, ()) for record in snapshot.calls for name in record.call.quotas}
     policy = Policy(weights=config.weights)
     scheduler = Scheduler({**named, **config.quotas}.values(), reader.now, policy)
-    for run in await reader.store.runs(UNDER_WAY, limit=100_000):
+    for run in await reader.store.runs(UNDER_WAY):
         scheduler.track(run, reader.now)
     scheduler.restore(
         snapshot, reader.now, lambda record: reader.is_held and record.call.run_id not in stopped

@@ -17,7 +17,7 @@ from headway_scheduler.ports import Store
 from headway_scheduler.runtime.client import Asking
 
 from .handle import Plan
-from .journal import ALL, answered, inherited_answers
+from .journal import answered, inherited_answers
 from .runner import Runner
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Control:
         if run.state is _R.CANCELLED:
             return run
         _require(run, {_R.QUEUED, _R.WAITING, _R.PAUSED, _R.INTERRUPTED}, "cancelled")
-        for record in await self._store.calls(run.id, {CallState.QUEUED}, limit=ALL):
+        for record in await self._store.calls(run.id, {CallState.QUEUED}):
             await self._service.decide(record, Outcome(CallState.CANCELLED, sent=False))
         now = self._service.now()
         return await self._saved(replace(run, state=_R.CANCELLED, finished_at=now, waits_for=None))
@@ -105,7 +105,7 @@ class Control:
 
     async def accept(self, run: Run, change: "Changed") -> None:
         """Set aside the answers that the changed workflow does not want."""
-        records = await self._store.calls(run.id, limit=ALL)
+        records = await self._store.calls(run.id)
         first = change.next_arrival
         unwanted = [
             replace(record, arrival=None)
@@ -146,7 +146,7 @@ class Control:
 
         ``keep``: not the last so many that ended. ``is_dry``: only say which.
         """
-        every = await self._store.runs(limit=ALL)
+        every = await self._store.runs()
         ended = sorted(
             (run for run in every if run.state in ENDED_RUNS), key=_ended_at, reverse=True
         )
@@ -161,7 +161,7 @@ class Control:
     async def cut(self, run: Run, at: str) -> int:
         """The number of the answer of call ``at`` of a run; ``at`` is its id or its number."""
         records = [*await inherited_answers(self._store, run)]
-        records += await self._store.calls(run.id, limit=ALL)
+        records += await self._store.calls(run.id)
         found = [r for r in records if at == r.call.id or f"{run.id}.{at}" == r.call.id]
         if not found or found[0].arrival is None:
             raise CallerError(
@@ -171,7 +171,7 @@ class Control:
 
     async def _next_arrival(self, run: Run) -> int:
         rows = [*await inherited_answers(self._store, run)]
-        rows += await self._store.calls(run.id, limit=ALL)
+        rows += await self._store.calls(run.id)
         return max((row.arrival for row in rows if row.arrival is not None), default=-1) + 1
 
     async def _saved(self, run: Run) -> Run:
@@ -201,7 +201,7 @@ async def rehearsed(runner: Runner, run: Run, plan: Plan) -> tuple[Check, "Chang
 
 async def question_of(store: Store, run: Run) -> CallRecord | None:
     """The call of a run that a person must answer or decide."""
-    records = await store.calls(run.id, limit=ALL)
+    records = await store.calls(run.id)
     return next((record for record in records if record.call.id == run.waits_for), None)
 
 

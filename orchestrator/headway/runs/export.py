@@ -7,7 +7,7 @@ from headway_scheduler.model.calls import CallRecord
 from headway_scheduler.model.runs import Run
 from headway_scheduler.ports import Store
 
-from .journal import ALL, inherited_answers
+from .journal import inherited_answers
 from .receipt import Cost, receipt
 from .results import unpacked
 
@@ -31,7 +31,7 @@ class Export:
 async def exported(store: Store, run: Run, cost: Cost) -> Export:
     """Read a run, its calls and what they asked."""
     inherited = sorted(await inherited_answers(store, run), key=lambda record: record.seq)
-    own = list(await store.calls(run.id, limit=ALL))
+    own = list(await store.calls(run.id))
     records = (*inherited, *own)
     indexes: dict[str, int] = {}
     prompts = []

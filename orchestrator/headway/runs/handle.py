@@ -18,7 +18,6 @@ from headway_scheduler.model.states import ENDED_RUNS, RunState
 from headway_scheduler.ports import Store
 
 from .events import Ended
-from .journal import ALL
 from .results import unpacked
 
 if TYPE_CHECKING:
@@ -242,7 +241,7 @@ class RunElsewhere(RunHandle):
             if run is None:
                 raise RunNotFound(f"run {self.id} is there no more: it was pruned")
             if run.state in _STOPPED:
-                self._show(run, await self._store.calls(self.id, limit=ALL))
+                self._show(run, await self._store.calls(self.id))
             else:
                 await anyio.sleep(LOOK_SECONDS)
         async for event in super().stream():

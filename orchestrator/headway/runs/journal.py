@@ -16,9 +16,6 @@ from headway_scheduler.ports import Store
 if TYPE_CHECKING:
     from headway_agents import Journal
 
-ALL = 1_000_000
-"""More calls than a run may have."""
-
 
 async def inherited_answers(store: Store, run: Run) -> list[CallRecord]:
     """Answers of the runs that ``run`` began as a copy of, in no order."""
@@ -26,7 +23,7 @@ async def inherited_answers(store: Store, run: Run) -> list[CallRecord]:
     until = inf
     while run.parent is not None:
         until = min(until, inf if run.parent_until is None else run.parent_until)
-        found += [row for row in await store.calls(run.parent, limit=ALL) if _is_before(row, until)]
+        found += [row for row in await store.calls(run.parent) if _is_before(row, until)]
         parent = await store.run(run.parent)
         if parent is None:
             break
@@ -41,7 +38,7 @@ async def journal_of(
     from headway_agents import Journal
 
     inherited = await inherited_answers(store, run)
-    own = await store.calls(run.id, limit=ALL)
+    own = await store.calls(run.id)
     by_order = await _has_other_task(store, run)
     return Journal(own, inherited, again=again, unknown_waits=unknown_waits, by_order=by_order)
 

@@ -59,10 +59,9 @@ from headway_scheduler.runtime.pending import Reply, answering
 from ..config import Config
 from ..runs.actions import Control
 from ..runs.handle import EXECUTE, RunHandle
-from ..runs.journal import ALL
 from ..workflows import is_portable
 from .leader_commands import Here
-from .letters import DONE, LASTING, carry_out, letter, refusal, verb_of
+from .letters import LASTING, carry_out, done, letter, refusal, verb_of
 
 RETRY_SECONDS = 1.0
 """How long a letter waits that could not be answered, because the database cannot be written."""
@@ -183,7 +182,7 @@ class Leader:
         for worker in list(self.service.workers):
             if await to_thread.run_sync(holder, worker_lock(path, worker)) is None:
                 await self.service.lose(worker)
-        running = await self.store.runs({RunState.RUNNING}, limit=ALL)
+        running = await self.store.runs({RunState.RUNNING})
         for run in {run.id: run for run in (*running, *await self.store.assigned())}.values():
             if run.worker not in self.service.workers:
                 await self.service.save_run(let_go(run))
@@ -385,15 +384,14 @@ class _Desk:
 
     async def _outcome(self, letter: Letter) -> str:
         try:
-            with answering(Answer(letter.id, DONE)):
-                await carry_out(letter.event, self._steering)
+            with answering(lambda change: Answer(letter.id, done(change))):
+                return done(await carry_out(letter.event, self._steering))
         except (StoreError, SchedulerClosed):
             raise
         except HeadwayError as error:
             return refusal(error)
         except Exception as error:  # a bug; it must not take this process with it, nor the next
             return refusal(InternalError(f"{type(error).__name__}: {error}"))
-        return DONE
 
 
 def raise_store_error(

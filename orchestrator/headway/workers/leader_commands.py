@@ -15,6 +15,7 @@ import anyio
 from headway_scheduler.errors import RunNotFound, RunNotResumable, StoreTakenOver
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.changes import Change
 from headway_scheduler.model.runs import Order, Run, Worker
 from headway_scheduler.model.states import RunState
 from headway_scheduler.ports import Store
@@ -26,7 +27,7 @@ from ..runs.handle import BUMP, CANCEL, PAUSE, RunHandle
 
 
 class Steering(Protocol):
-    """The verbs. All values can be written as JSON."""
+    """The verbs. All values can be written as JSON. What an operator changes, they return."""
 
     async def submit(self, run: Run) -> None:
         """Queue a run; if one has its key already, nothing happens."""
@@ -40,16 +41,16 @@ class Steering(Protocol):
     async def bump(self, target: str, priority: Priority) -> None:
         """Change the class of a run, or of one waiting call."""
 
-    async def set_gate(self, target: str, state: str) -> None:
+    async def set_gate(self, target: str, state: str) -> Change:
         """Open, pause or drain."""
 
-    async def set_limits(self, quota: str, limits: Mapping[str, object] | None) -> None:
+    async def set_limits(self, quota: str, limits: Mapping[str, object] | None) -> Change:
         """Change some of a quota's settings; None: as configured."""
 
-    async def set_weight(self, team: str, weight: float | None) -> None:
+    async def set_weight(self, team: str, weight: float | None) -> Change:
         """Change a team's share; None: as configured."""
 
-    async def resume_quota(self, quota: str) -> None:
+    async def resume_quota(self, quota: str) -> Change:
         """Let one call try of a quota that is stopped."""
 
     async def enlist(self, worker: Worker) -> None:
@@ -142,22 +143,22 @@ class Here:
             else:
                 await self._service.save_run(bumped)
 
-    async def set_gate(self, target: str, state: str) -> None:
+    async def set_gate(self, target: str, state: str) -> Change:
         """Open, pause or drain. Raises CallerError."""
-        await self._service.set_gate(target, state)
+        return await self._service.set_gate(target, state)
 
-    async def set_limits(self, quota: str, limits: Mapping[str, object] | None) -> None:
+    async def set_limits(self, quota: str, limits: Mapping[str, object] | None) -> Change:
         """Change limits over the configuration of this process. Raises ConfigError."""
         stated = None if limits is None else self._config.quota_with(quota, limits)
-        await self._service.set_limits(quota, stated)
+        return await self._service.set_limits(quota, stated)
 
-    async def set_weight(self, team: str, weight: float | None) -> None:
+    async def set_weight(self, team: str, weight: float | None) -> Change:
         """Change a share. Raises CallerError."""
-        await self._service.set_weight(team, weight)
+        return await self._service.set_weight(team, weight)
 
-    async def resume_quota(self, quota: str) -> None:
+    async def resume_quota(self, quota: str) -> Change:
         """Let one call try. Raises UnknownQuota."""
-        await self._service.resume_quota(quota)
+        return await self._service.resume_quota(quota)
 
     async def enlist(self, worker: Worker) -> None:
         """Take a process on that executes runs. Raises StoreError."""

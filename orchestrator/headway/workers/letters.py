@@ -1,7 +1,8 @@
 """What one process asks of another, as text and back. Law of this file: no I/O of its own.
 
-A letter is the name of a verb of ``Steering`` and its values. The answer is ``done``, or the class
-and the words of an error; whoever asked raises it as if it had happened there.
+A letter is the name of a verb of ``Steering`` and its values. The answer is ``done``, or the change
+that was made, or the class and the words of an error; whoever asked raises it as if it had happened
+there.
 """
 
 import json
@@ -9,13 +10,13 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from headway_scheduler.errors import CallerError, HeadwayError, InternalError
-from headway_scheduler.protocol.codec import error_of as error_written
-from headway_scheduler.protocol.codec import error_text
+from headway_scheduler.errors import CallerError, InternalError
+from headway_scheduler.model.changes import Change
+from headway_scheduler.protocol.codec import error_of, error_text
 
 from .leader_commands import Steering
 
-DONE = json.dumps("done")
+DONE = "done"
 
 LASTING = frozenset({"cancel", "pause"})
 """Verbs that may wait for the end of a run: others are carried out meanwhile."""
@@ -39,17 +40,21 @@ def verb_of(event: str) -> str:
         return ""
 
 
-async def carry_out(event: str, steering: Steering) -> None:
-    """Do what a letter asks. Raises what the verb does; InternalError for a letter that is none."""
+async def carry_out(event: str, steering: Steering) -> Change | None:
+    """Do what a letter asks, and return what an operator changed by it.
+
+    Raises what the verb does; InternalError for a letter that is none.
+    """
     verb = verb_of(event)
     if verb not in _VERBS:
         raise InternalError(f"a letter asks for {verb!r}: another version of Headway wrote it")
     values = json.loads(event)
     del values["verb"]
     types = get_type_hints(getattr(Steering, verb))
-    await getattr(steering, verb)(
+    change: Change | None = await getattr(steering, verb)(
         **{name: msgspec.convert(value, types[name]) for name, value in values.items()}
     )
+    return change
 
 
 def refusal(error: Exception) -> str:
@@ -57,6 +62,16 @@ def refusal(error: Exception) -> str:
     return json.dumps(error_text(error))
 
 
-def error_of(answer: str) -> HeadwayError | None:
-    """The error that an answer is; None if it is done."""
-    return None if answer == DONE else error_written(json.loads(answer))
+def done(change: Change | None = None) -> str:
+    """The answer that a letter was carried out, and what an operator changed by it."""
+    return json.dumps(DONE if change is None else msgspec.to_builtins(change))
+
+
+def outcome_of(answer: str) -> Change | None:
+    """What an operator changed, if an answer says so. Raises the error that it is."""
+    written = json.loads(answer)
+    if written == DONE:
+        return None
+    if isinstance(written, dict):
+        return msgspec.convert(written, Change)
+    raise error_of(written)

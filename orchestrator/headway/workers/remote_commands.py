@@ -17,10 +17,12 @@ from anyio import to_thread
 from headway_scheduler.backends.sqlite.leadership import Stamp
 from headway_scheduler.backends.sqlite.mailbox import Inbox
 from headway_scheduler.cluster.remote import posted
+from headway_scheduler.errors import InternalError
 from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.changes import Change
 from headway_scheduler.model.runs import Run, Worker
 
-from .letters import error_of, letter
+from .letters import letter, outcome_of
 
 SHORTEST_SECONDS = 0.002
 LONGEST_SECONDS = 0.05
@@ -69,21 +71,21 @@ class Follower:
         """Change a class. Raises RunNotFound, RunNotResumable or IllegalTransition."""
         await self._ask("bump", target=target, priority=priority)
 
-    async def set_gate(self, target: str, state: str) -> None:
+    async def set_gate(self, target: str, state: str) -> Change:
         """Open, pause or drain. Raises CallerError."""
-        await self._ask("set_gate", target=target, state=state)
+        return await self._change("set_gate", target=target, state=state)
 
-    async def set_limits(self, quota: str, limits: Mapping[str, object] | None) -> None:
+    async def set_limits(self, quota: str, limits: Mapping[str, object] | None) -> Change:
         """Change limits over the configuration of the leader. Raises ConfigError."""
-        await self._ask("set_limits", quota=quota, limits=limits)
+        return await self._change("set_limits", quota=quota, limits=limits)
 
-    async def set_weight(self, team: str, weight: float | None) -> None:
+    async def set_weight(self, team: str, weight: float | None) -> Change:
         """Change a share. Raises CallerError."""
-        await self._ask("set_weight", team=team, weight=weight)
+        return await self._change("set_weight", team=team, weight=weight)
 
-    async def resume_quota(self, quota: str) -> None:
+    async def resume_quota(self, quota: str) -> Change:
         """Let one call try. Raises UnknownQuota."""
-        await self._ask("resume_quota", quota=quota)
+        return await self._change("resume_quota", quota=quota)
 
     async def enlist(self, worker: Worker) -> None:
         """Execute runs in this process, so many of them."""
@@ -97,7 +99,13 @@ class Follower:
         """Execute runs no more."""
         await self._ask("retire", worker=worker)
 
-    async def _ask(self, verb: str, **values: Any) -> None:
+    async def _change(self, verb: str, **values: Any) -> Change:
+        change = await self._ask(verb, **values)
+        if change is None:
+            raise InternalError(f"the leader, of another version, does not say what {verb} changed")
+        return change
+
+    async def _ask(self, verb: str, **values: Any) -> Change | None:
         event = letter(verb, **values)
         inbox = await to_thread.run_sync(Inbox, self._database)
         try:
@@ -105,8 +113,7 @@ class Follower:
             answer = await self._answer(inbox, letter_id)
         finally:
             inbox.close()
-        if (error := error_of(answer)) is not None:
-            raise error
+        return outcome_of(answer)
 
     async def _answer(self, inbox: Inbox, letter_id: int) -> str:
         pause = SHORTEST_SECONDS

@@ -24,7 +24,7 @@ from ..model.quotas import Signals
 from ..model.runs import Run
 from ..model.states import CallState
 from .clock import Clock
-from .pending import NOTHING, Event, Message, Reply, answers_here
+from .pending import NOTHING, Event, Message, Reply, answer_here
 
 
 class Asking(ABC):
@@ -141,7 +141,7 @@ class Asking(ABC):
 
     async def save_run(self, run: Run) -> None:
         """Write a run; on disk when this returns. Raises KeyTaken or StoreError if it is not."""
-        await self._told(Message(run=run), answers_here.get())
+        await self._told(Message(run=run), answer_here())
 
     def note_run(self, run: Run) -> None:
         """Write a run no later than the calls that are asked for after this."""

@@ -37,7 +37,7 @@ from ..protocol.codec import Parcel
 from ..protocol.outbox import mail
 from .client import Asking
 from .clock import Clock, system_clock
-from .pending import Event, Message, Reply, answers_here, batch_with, finals
+from .pending import Event, Message, Reply, answer_here, batch_with, finals
 
 RETRY_COMMIT_SECONDS = 1.0
 """How long after a failed commit the next one is tried if nobody asks."""
@@ -116,36 +116,36 @@ class Service(Asking):
 
     async def bump(self, call_id: str, priority: Priority) -> None:
         """Change the class of a queued call. Raises IllegalTransition or StoreError."""
-        await self._told(Message(bump=(call_id, priority)), answers_here.get())
+        await self._told(Message(bump=(call_id, priority)), answer_here())
 
-    async def set_limits(self, quota: str, limits: Quota | None) -> None:
+    async def set_limits(self, quota: str, limits: Quota | None) -> Change:
         """Change a quota's limits, or go back to the configured ones; on disk when this returns.
 
         Raises UnknownQuota or StoreError.
         """
-        await self._change(changes.limits(quota, limits, self._clock()))
+        return await self._change(changes.limits(quota, limits, self._clock()))
 
-    async def set_weight(self, team: str, weight: float | None) -> None:
+    async def set_weight(self, team: str, weight: float | None) -> Change:
         """Change a team's share, or go back to the configured one; on disk when this returns.
 
         Raises CallerError or StoreError.
         """
-        await self._change(changes.weight(team, weight, self._clock()))
+        return await self._change(changes.weight(team, weight, self._clock()))
 
-    async def resume_quota(self, quota: str) -> None:
+    async def resume_quota(self, quota: str) -> Change:
         """Let one call try of a quota whose account was locked out; on disk when this returns.
 
         Raises UnknownQuota or StoreError.
         """
-        await self._change(changes.resume(quota, self._clock()))
+        return await self._change(changes.resume(quota, self._clock()))
 
-    async def set_gate(self, target: str, state: str) -> None:
+    async def set_gate(self, target: str, state: str) -> Change:
         """Open, pause or drain all, a class or a model; on disk when this returns.
 
         Raises CallerError or StoreError.
         """
         change = changes.gate(target, state, self._core.next_seq, self._clock())
-        await self._change(change)
+        return await self._change(change)
 
     async def answer(self, answer: Answer) -> None:
         """Say what became of a letter, unless a commit has said it. Raises StoreError."""
@@ -210,7 +210,7 @@ class Service(Asking):
         if run is None:
             self._send(Event((), reply=reply, orders=orders))
         else:
-            self._send(Event((Message(run=run),), answers_here.get(), reply, orders=orders))
+            self._send(Event((Message(run=run),), answer_here(), reply, orders=orders))
         await reply.wait()
 
     def explain(self, call_id: str) -> Explanation | None:
@@ -225,8 +225,9 @@ class Service(Asking):
         """How many wait and are in flight, and every gauge."""
         return self._core.statistics(self._clock())
 
-    async def _change(self, change: Change) -> None:
-        await self._told(Message(change=change), answers_here.get())
+    async def _change(self, change: Change) -> Change:
+        await self._told(Message(change=change), answer_here(change))
+        return change
 
     # The pump
 

@@ -5,7 +5,7 @@ them, told together, and whoever waits for what becomes of it.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -22,21 +22,29 @@ from ..model.states import CallState
 
 NOTHING = Batch()
 
-answers_here: ContextVar[Batch] = ContextVar("answers_here", default=NOTHING)
-"""What the next change of this task answers: see :func:`answering`."""
+Answering = Callable[[Change | None], Answer]
+"""Writes down that a letter was carried out, with the change that an operator made by it."""
+
+_answering: ContextVar[Answering | None] = ContextVar("answering", default=None)
 
 
 @contextmanager
-def answering(answer: Answer) -> Iterator[None]:
+def answering(answer: Answering) -> Iterator[None]:
     """Carry out a letter of another process: whatever commit changes something here answers it.
 
     Of a verb with several commits only the last one may change runs, limits, weights or gates.
     """
-    token = answers_here.set(Batch(answers=(answer,)))
+    token = _answering.set(answer)
     try:
         yield
     finally:
-        answers_here.reset(token)
+        _answering.reset(token)
+
+
+def answer_here(change: Change | None = None) -> Batch:
+    """What the commit of a change of this task answers: the letter that it carries out, if any."""
+    answer = _answering.get()
+    return NOTHING if answer is None else Batch(answers=(answer(change),))
 
 
 class Reply:

@@ -390,6 +390,17 @@ def test_top_shows_the_whole_system_at_a_glance(shown: Shown) -> None:
     assert {each["quota"] for each in facts["limits"]} >= {"q"}
 
 
+def test_top_counts_every_run(database: Path, shown: Shown) -> None:
+    async def fill() -> None:
+        async with SqliteStore(database) as store:
+            waiting = tuple(run(f"r-{number}", RunState.QUEUED) for number in range(2000))
+            await store.commit(Batch(runs=waiting))
+
+    anyio.run(fill)
+    assert "runs: 2,001 runs" in shown("top", "--limit", "1")
+    assert len(shown.json("top")["runs"]) == 2001
+
+
 def test_top_of_an_empty_database_is_no_error(folder: Path, shown: Shown) -> None:
     (folder / "headway.toml").write_text(CONFIG)
     assert "there is no such database" in shown("top", status=3)

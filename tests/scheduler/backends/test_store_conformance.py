@@ -170,6 +170,24 @@ async def test_the_last_change_of_each_target_stands_and_all_are_kept(store: Sto
     assert list(await store.changes(limit=1)) == changes[3:]
 
 
+async def test_without_a_limit_there_is_none(store: Store) -> None:
+    count = 2500
+    await store.commit(
+        Batch(
+            new=tuple(record(seq) for seq in range(count)),
+            runs=tuple(run(f"r-{number}") for number in range(count)),
+            changes=tuple(Change(1.0, "weight", f"{number}", "2") for number in range(count)),
+        )
+    )
+    assert len(await store.changes()) == count
+    for states in ((), {RunState.QUEUED}):
+        assert len(await store.runs(states)) == count
+        assert len(await store.runs(states, urgent_first=True)) == count
+    for run_id in (None, "run"):
+        assert len(await store.calls(run_id)) == count
+        assert len(await store.calls(run_id, {CallState.QUEUED})) == count
+
+
 async def test_a_lesson_replaces_the_one_before(store: Store) -> None:
     await store.commit(Batch(lessons=(Lesson("k", "b", "1"), Lesson("k", "a", "1"))))
     await store.commit(Batch(lessons=(Lesson("k", "b", "2"),)))

@@ -361,7 +361,7 @@ class World:
             for event in ("do this", "do that"):
                 await to_thread.run_sync(inbox.post, "sender", event)
             first, second = inbox.waiting()
-            with answering(Answer(first.id, "done")):
+            with answering(lambda change: Answer(first.id, "done")):
                 await self.service.set_gate("model:other", "drained")
             await self.service.answer(Answer(second.id, "no"))
             assert [inbox.answer(each.id) for each in (first, second)] == ["done", "no"]

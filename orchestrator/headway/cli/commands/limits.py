@@ -100,19 +100,16 @@ def show_log(args: Namespace) -> int:
     return 0
 
 
-def _done(args: Namespace, act: Callable[[Operations], Awaitable[None]]) -> int:
-    """Do one thing, and say what was written of it."""
+def _done(args: Namespace, act: Callable[[Operations], Awaitable[Change | None]]) -> int:
+    """Do one thing, and say which change was written for it, if it is one."""
 
-    async def change() -> Sequence[Change]:
+    async def do() -> Change | None:
         async with Headway(args.config) as headway:
-            before = len(await headway.queue.changes())
-            await act(headway.queue)
-            changes = await headway.queue.changes()
-            return changes[: len(changes) - before]
+            return await act(headway.queue)
 
-    written = anyio.run(change)
+    change = anyio.run(do)
     if args.json:
-        say_json([_facts(each) for each in written])
+        say_json([] if change is None else [_facts(change)])
     else:
         say("done; it holds for every process that works on this queue from now on")
     return 0

@@ -71,7 +71,7 @@ async def _find(config: Config, call_id: str) -> tuple[CallRecord, Queue, Reader
         run_id, dot, number = call_id.partition(".")
         run = await reader.store.run(run_id) if dot and run_id else None
         wanted = call_id if run is None else f"{run.id}.{number}"
-        past = [] if run is None else await reader.store.calls(run.id, limit=1_000_000)
+        past = [] if run is None else await reader.store.calls(run.id)
         known = {record.call.id: record for record in (*past, *queue.calls)}
         return _only(wanted, known, queue), queue, reader
 

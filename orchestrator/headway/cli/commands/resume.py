@@ -158,7 +158,7 @@ def _check(args: Namespace) -> int:
 
 async def _checked(args: Namespace) -> list[Check]:
     async with Headway(args.config) as headway:
-        runs = await headway.runs([RunState.INTERRUPTED], limit=100_000) if args.all else []
+        runs = await headway.runs([RunState.INTERRUPTED]) if args.all else []
         ids = [run.id for run in runs] if args.all else [args.id]
         return [await headway.check(key, unknown_waits=args.unknown == "wait") for key in ids]
 

@@ -77,7 +77,7 @@ async def one_run(config: Config, run_id: str) -> tuple[Run, list[CallRecord], f
         run = await reader.store.run(run_id) if run_id else None
         if run is None:
             raise RunNotFound(f"no run {run_id!r}: `headway runs list` shows them")
-        calls = list(await reader.store.calls(run.id, limit=1_000_000))
+        calls = list(await reader.store.calls(run.id))
         return reader.as_it_is(run), calls, reader.now
 
 

@@ -93,7 +93,7 @@ class MemoryStore:
         """What was learned."""
         return tuple(self._lessons[key] for key in sorted(self._lessons))
 
-    async def changes(self, *, limit: int = 1000) -> Sequence[Change]:
+    async def changes(self, *, limit: int | None = None) -> Sequence[Change]:
         """What operators changed, newest first."""
         return self._changes[::-1][:limit]
 
@@ -110,7 +110,7 @@ class MemoryStore:
         self,
         states: Collection[RunState] = (),
         *,
-        limit: int = 1000,
+        limit: int | None = None,
         urgent_first: bool = False,
     ) -> Sequence[Run]:
         """Runs in any of ``states`` (all, if empty), newest first or the most urgent first."""
@@ -123,7 +123,11 @@ class MemoryStore:
         return found[:limit]
 
     async def calls(
-        self, run_id: str | None = None, states: Collection[CallState] = (), *, limit: int = 1000
+        self,
+        run_id: str | None = None,
+        states: Collection[CallState] = (),
+        *,
+        limit: int | None = None,
     ) -> Sequence[CallRecord]:
         """Calls of a run (of all, if None) in any of ``states`` (all, if empty), by arrival."""
         return [replace(record) for record in islice(self._in_states(run_id, states), limit)]

@@ -136,7 +136,7 @@ def assert_epoch(db: sqlite3.Connection, path: Path, epoch: int) -> None:
 def snapshot(db: sqlite3.Connection) -> Snapshot:
     """See ``Store.snapshot``."""
     buckets = tuple(map(rows.bucket, db.execute(STATEMENTS["buckets"])))
-    live = _fetch(db, "live_calls", rows.call_record, states=_listed(LIVE_CALLS), limit=-1)
+    live = _fetch(db, "live_calls", rows.call_record, states=_listed(LIVE_CALLS), limit=None)
     (next_seq,) = db.execute(STATEMENTS["next_seq"]).fetchone()
     changes = tuple(Change(*row) for row in db.execute(STATEMENTS["standing_changes"]))
     return Snapshot(buckets, tuple(live), next_seq, changes, lessons(db))
@@ -147,7 +147,7 @@ def lessons(db: sqlite3.Connection) -> tuple[Lesson, ...]:
     return tuple(Lesson(*row) for row in db.execute(STATEMENTS["lessons"]))
 
 
-def changes(db: sqlite3.Connection, limit: int) -> Sequence[Change]:
+def changes(db: sqlite3.Connection, limit: int | None) -> Sequence[Change]:
     """See ``Store.changes``."""
     return _fetch(db, "changes", lambda row: Change(*row), limit=limit)
 
@@ -166,7 +166,7 @@ def run_with_key(db: sqlite3.Connection, key: str) -> Run | None:
 
 
 def runs(
-    db: sqlite3.Connection, states: Collection[RunState], limit: int, urgent_first: bool
+    db: sqlite3.Connection, states: Collection[RunState], limit: int | None, urgent_first: bool
 ) -> Sequence[Run]:
     """See ``Store.runs``."""
     if urgent_first:
@@ -177,7 +177,7 @@ def runs(
 
 
 def calls(
-    db: sqlite3.Connection, run_id: str | None, states: Collection[CallState], limit: int
+    db: sqlite3.Connection, run_id: str | None, states: Collection[CallState], limit: int | None
 ) -> Sequence[CallRecord]:
     """See ``Store.calls``."""
     listed = _listed(states)

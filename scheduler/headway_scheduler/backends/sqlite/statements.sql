@@ -1,5 +1,5 @@
 -- Every statement that is run on an open database, by name.
--- Texts are cast because one with a lone surrogate is handed over as bytes.
+-- Texts are cast because one with a lone surrogate is handed over as bytes. LIMIT -1 is no limit.
 
 -- writer_settings: A commit is on the disk when it returns.
 PRAGMA synchronous = FULL;
@@ -167,7 +167,7 @@ SELECT at, kind, target, value FROM changes
 WHERE id IN (SELECT max(id) FROM changes GROUP BY kind, target) ORDER BY id;
 
 -- changes: Every change, newest first.
-SELECT at, kind, target, value FROM changes ORDER BY id DESC LIMIT :limit;
+SELECT at, kind, target, value FROM changes ORDER BY id DESC LIMIT coalesce(:limit, -1);
 
 -- lessons: Everything that was learned.
 SELECT kind, subject, value FROM lessons ORDER BY kind, subject;
@@ -180,7 +180,7 @@ SELECT
 FROM calls INDEXED BY calls_live
 WHERE (state = 'queued' OR state = 'admitted' OR state = 'sent') -- in the words of the index
     AND state IN (SELECT value FROM json_each(:states))
-ORDER BY seq LIMIT :limit;
+ORDER BY seq LIMIT coalesce(:limit, -1);
 
 -- calls: Calls of every run in some states (JSON list; all, if empty), by arrival.
 SELECT
@@ -189,7 +189,7 @@ SELECT
     output_tokens, answer, error, arrival, losses, input_estimate, output_estimate, usd_estimate, worker
 FROM calls
 WHERE :states = '[]' OR state IN (SELECT value FROM json_each(:states))
-ORDER BY seq LIMIT :limit;
+ORDER BY seq LIMIT coalesce(:limit, -1);
 
 -- calls_of_run: The same of one run.
 SELECT
@@ -199,7 +199,7 @@ SELECT
 FROM calls INDEXED BY calls_by_run
 WHERE run_id = CAST(:run_id AS TEXT)
     AND (:states = '[]' OR state IN (SELECT value FROM json_each(:states)))
-ORDER BY seq LIMIT :limit;
+ORDER BY seq LIMIT coalesce(:limit, -1);
 
 -- runs_like: Runs whose id starts with a text. No text sorts after U+10FFFF, so this is a range.
 SELECT
@@ -222,7 +222,7 @@ SELECT
     id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
     result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
     waits_for, attempts, resumed_at, team, worker
-FROM runs ORDER BY created_at DESC, rowid DESC LIMIT :limit;
+FROM runs ORDER BY created_at DESC, rowid DESC LIMIT coalesce(:limit, -1);
 
 -- urgent_runs: Runs in some states (JSON list), the best priority first, then the oldest.
 SELECT
@@ -230,7 +230,7 @@ SELECT
     result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
     waits_for, attempts, resumed_at, team, worker
 FROM runs WHERE state IN (SELECT value FROM json_each(:states))
-ORDER BY priority, created_at, rowid LIMIT :limit;
+ORDER BY priority, created_at, rowid LIMIT coalesce(:limit, -1);
 
 -- runs_in: Runs in some states (JSON list), newest first.
 SELECT
@@ -238,7 +238,7 @@ SELECT
     result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
     waits_for, attempts, resumed_at, team, worker
 FROM runs WHERE state IN (SELECT value FROM json_each(:states))
-ORDER BY created_at DESC, rowid DESC LIMIT :limit;
+ORDER BY created_at DESC, rowid DESC LIMIT coalesce(:limit, -1);
 
 -- assigned_runs: Runs that a process executes, or is about to.
 SELECT

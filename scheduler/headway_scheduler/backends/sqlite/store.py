@@ -125,7 +125,7 @@ class SqliteStore:
         self,
         states: Collection[RunState] = (),
         *,
-        limit: int = 1000,
+        limit: int | None = None,
         urgent_first: bool = False,
     ) -> Sequence[Run]:
         """Runs in any of ``states`` (all, if empty), newest first or the most urgent first."""
@@ -144,12 +144,16 @@ class SqliteStore:
         """What was learned."""
         return await self._read(reads.lessons)
 
-    async def changes(self, *, limit: int = 1000) -> Sequence[Change]:
+    async def changes(self, *, limit: int | None = None) -> Sequence[Change]:
         """What operators changed, newest first."""
         return await self._read(partial(reads.changes, limit=limit))
 
     async def calls(
-        self, run_id: str | None = None, states: Collection[CallState] = (), *, limit: int = 1000
+        self,
+        run_id: str | None = None,
+        states: Collection[CallState] = (),
+        *,
+        limit: int | None = None,
     ) -> Sequence[CallRecord]:
         """Calls of a run (of all, if None) in any of ``states`` (all, if empty), by arrival."""
         return await self._read(partial(reads.calls, run_id=run_id, states=states, limit=limit))
