@@ -24,10 +24,10 @@ from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Usage
-from headway_scheduler.model.quotas import News, Quota, Signals
+from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
-from headway_scheduler.providers import PROVIDERS, Failure, Kind
+from headway_scheduler.providers import PROVIDERS, ErrorClass, Failure
 from headway_scheduler.testing.provider.gate import Gate
 from headway_scheduler.testing.provider.limits import Limits
 
@@ -286,12 +286,14 @@ class Chaos:
 
     def _heard(self, flight: Flight, headers: dict[str, str]) -> None:
         if flight.life == self.life and self.flying.get(flight.call.id) is flight:
-            told = PROVIDER.told(headers, self.now)
-            self.core.observe(QUOTA, Signals(None, News.ANSWERED, told), self.now, flight.call.id)
+            told = PROVIDER.rate_limits(headers, self.now)
+            self.core.observe(
+                QUOTA, Observation(None, ProviderEvent.ANSWERED, told), self.now, flight.call.id
+            )
 
     def _answered(self, flight: Flight, headers: dict[str, str]) -> None:
         del self.flying[flight.call.id]
-        self._tell(flight, News.ANSWERED, None, headers)
+        self._tell(flight, ProviderEvent.ANSWERED, None, headers)
         usage = Usage(flight.call.tokens, 10)
         self.core.settle(flight.call.id, Outcome(CallState.DONE, usage, "{}"), self.now)
         self._commit(self.core.take_batch(self.now))
@@ -306,30 +308,37 @@ class Chaos:
         if fault == "429" and headers:
             failure = Failure(429, headers, failure.body)
         verdict = PROVIDER.judge(failure, flight.attempt, self.now)
-        if verdict.kind in (Kind.TRANSIENT, Kind.OVERLOADED):
+        if verdict.kind in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
             self.faults[call.id] += not self.core.is_left_alone(QUOTA)
-        if verdict.kind is Kind.FINAL or self.faults[call.id] >= MAX_ATTEMPTS:
-            reason = "a bad request" if verdict.kind is Kind.FINAL else "it failed eight times"
-            self._tell(flight, News.ANSWERED if failure.status else News.FAILED, None, headers)
+        if verdict.kind is ErrorClass.FINAL or self.faults[call.id] >= MAX_ATTEMPTS:
+            reason = (
+                "a bad request" if verdict.kind is ErrorClass.FINAL else "it failed eight times"
+            )
+            self._tell(
+                flight,
+                ProviderEvent.ANSWERED if failure.status else ProviderEvent.FAILED,
+                None,
+                headers,
+            )
             self.core.settle(call.id, Outcome(CallState.FAILED, error=reason), self.now)
             self._commit(self.core.take_batch(self.now))
             self._ended(self.jobs[call.run_id], reason)
             return
         until = self.now + verdict.pause_seconds
-        if verdict.kind is Kind.RATE_LIMITED:
-            self._tell(flight, News.REFUSED, until, headers)
+        if verdict.kind is ErrorClass.RATE_LIMITED:
+            self._tell(flight, ProviderEvent.REFUSED, until, headers)
             outcome = Outcome(CallState.QUEUED, error=fault, refused=True)
         else:
             self.report.retries += 1
-            self._tell(flight, News.FAILED, None, headers)
+            self._tell(flight, ProviderEvent.FAILED, None, headers)
             outcome = Outcome(CallState.QUEUED, error=fault, not_before=until)
         self.core.settle(call.id, outcome, self.now)
 
     def _tell(
-        self, flight: Flight, news: News, until: float | None, headers: dict[str, str]
+        self, flight: Flight, news: ProviderEvent, until: float | None, headers: dict[str, str]
     ) -> None:
-        told = PROVIDER.told(headers, self.now)
-        self.core.observe(QUOTA, Signals(until, news, told), self.now, flight.call.id)
+        told = PROVIDER.rate_limits(headers, self.now)
+        self.core.observe(QUOTA, Observation(until, news, told), self.now, flight.call.id)
 
     # In the end
 
@@ -343,7 +352,7 @@ class Chaos:
             if paid - lost != (row.state is CallState.DONE):
                 report.broken.append(f"call {id} was paid {paid} times, {lost} of them for nothing")
             # Lost in a crash, or failed after it was paid: the journal says so of each.
-            if paid > 1 and not (row.losses or row.attempts > 1):
+            if paid > 1 and not (row.lost_attempts or row.attempts > 1):
                 report.broken.append(f"call {id} was paid twice, and is not listed")
             report.possibly_twice += paid > 1
         if report.retries > 0.1 * report.calls + 60:

@@ -101,7 +101,7 @@ async def judged(folder: Path, provider: SimulatedProvider, runs: int) -> dict[s
         states = Counter(run.state.value for run in every)
         gauge = headway.service.statistics()
         slots = [g for g in gauge.gauges if g.resource == "concurrency"]
-        lost = sum(row.losses for row in rows)
+        lost = sum(row.lost_attempts for row in rows)
         paid = len(provider.ledger.paid)
         return {
             "runs": dict(states),

@@ -35,11 +35,11 @@ from headway.runs.actions import Control
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
-from headway_scheduler.model.prompts import Link, Piece, Prompt
+from headway_scheduler.model.prompts import ChainNode, Chunk, Prompt
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 
 DAY_SECONDS = 86_400.0
 START = 1_800_000_000.0
@@ -70,7 +70,7 @@ class Timed:
 
 
 class Day:
-    def __init__(self, service: Service, store: SqliteStore, calls: int) -> None:
+    def __init__(self, service: LocalScheduler, store: SqliteStore, calls: int) -> None:
         self.service = service
         self.store = store
         self.calls = calls
@@ -89,18 +89,18 @@ class Day:
         now = self.service.now()
         run = Run(run_id, f"workflow {self.begun % 20}", "task", priority, RunState.RUNNING, now)
         self.service.note_run(run)
-        link: Link | None = None
+        link: ChainNode | None = None
         for number in range(CALLS_OF_RUN):
             link = await self.call(run, number, link)
         ended = replace(run, state=RunState.COMPLETED, finished_at=self.service.now())
         await self.service.save_run(ended)
 
-    async def call(self, run: Run, number: int, before: Link | None) -> Link:
+    async def call(self, run: Run, number: int, before: ChainNode | None) -> ChainNode:
         call_id = f"{run.id}.{number}"
         text = f"{call_id}: " + "What is said here was said by nobody before. " * 5
-        piece = Piece(hashlib.blake2b(text.encode(), digest_size=16).digest(), text)
+        piece = Chunk(hashlib.blake2b(text.encode(), digest_size=16).digest(), text)
         parent = None if before is None else before.hash
-        link = Link(
+        link = ChainNode(
             hashlib.blake2b((parent or b"") + piece.hash, digest_size=16).digest(),
             parent,
             piece.hash,
@@ -242,7 +242,7 @@ async def lived(folder: Path, calls: int, keep: int) -> bool:
     store.commit = timed.commit  # type: ignore[method-assign]
     over = threading.Event()
     reader = threading.Thread(target=look, args=(path, over))
-    async with store, Service(store, QUOTAS, clock=clock) as service:
+    async with store, LocalScheduler(store, QUOTAS, clock=clock) as service:
         day = Day(service, store, calls)
         clerk = Clerk(day, path, timed, keep)
         reader.start()

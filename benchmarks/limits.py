@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
-from headway_scheduler.model.quotas import News, Quota, Signals
+from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.states import CallState
 from headway_scheduler.providers import PROVIDERS
 from headway_scheduler.testing.provider.gate import Gate
@@ -132,13 +132,13 @@ class World:
         return self.now >= (60.0 if self.row.after == 1.0 else CHANGE_AT + 60.0)
 
     def _heard(self, call: Call, headers: dict[str, str]) -> None:
-        told = PROVIDERS["openai"].told(headers, self.now)
-        signals = Signals(news=News.ANSWERED, told=told)
+        told = PROVIDERS["openai"].rate_limits(headers, self.now)
+        signals = Observation(event=ProviderEvent.ANSWERED, headers=told)
         self.core.observe(QUOTA, signals, self.now, call.id)
 
     def _refused(self, call: Call, headers: dict[str, str], pause: float) -> None:
-        told = PROVIDERS["openai"].told(headers, self.now)
-        signals = Signals(self.now + pause, News.REFUSED, told)
+        told = PROVIDERS["openai"].rate_limits(headers, self.now)
+        signals = Observation(self.now + pause, ProviderEvent.REFUSED, told)
         self.core.observe(QUOTA, signals, self.now, call.id)
         self.core.settle(call.id, Outcome(CallState.QUEUED, error="429", refused=True), self.now)
         self.waiting += 1

@@ -20,7 +20,7 @@ from pathlib import Path
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model import changes
 from headway_scheduler.model.calls import Call, Outcome, Priority
-from headway_scheduler.model.quotas import Quota, Signals
+from headway_scheduler.model.quotas import Observation, Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
 
@@ -97,7 +97,7 @@ class Soak:
         """What operators and providers do: each now and then."""
         draw = self.random.random()
         if draw < 0.02:
-            self.core.observe("model", Signals(pause_until=self.now + 0.5), self.now)
+            self.core.observe("model", Observation(pause_until=self.now + 0.5), self.now)
         elif draw < 0.04:
             name, on = self.random.sample(list(self.runs), 2)
             self.core.wait(name, frozenset({on}), self.now)

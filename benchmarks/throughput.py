@@ -23,7 +23,7 @@ from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.states import CallState
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 
 ANSWER = '{"content": "' + "x" * 500 + '"}'
 QUOTA = Quota.per_minute("fast", requests=1e9, tokens=1e12, concurrency=100_000)
@@ -64,7 +64,7 @@ async def measure(callers: int, each: int, one: Callable[[str], Awaitable[None]]
 async def headway(folder: Path, callers: int, each: int) -> float:
     async with (
         SqliteStore(folder / "headway.db") as store,
-        Service(store, [QUOTA]) as service,
+        LocalScheduler(store, [QUOTA]) as service,
     ):
 
         async def one(call_id: str) -> None:

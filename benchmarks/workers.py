@@ -178,10 +178,10 @@ async def transcripts(folder: Path) -> dict[str, Any]:
     return found
 
 
-async def losses(folder: Path) -> dict[str, int]:
+async def lost_attempts(folder: Path) -> dict[str, int]:
     async with Headway(load(folder / "headway.toml")) as headway:
         every = [c for run in await headway.runs() for c in await headway.calls(run.id)]
-    return {record.call.id: record.losses for record in every}
+    return {record.call.id: record.lost_attempts for record in every}
 
 
 def provider(folder: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
@@ -218,7 +218,7 @@ def disturbed(folder: Path, args: argparse.Namespace) -> Crowd:
 def judged(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
     ledger = Ledger.read(folder / "ledger.jsonl")
     paid = Counter(entry.who for entry in ledger.paid)
-    lost = anyio.run(losses, folder)
+    lost = anyio.run(lost_attempts, folder)
     found = anyio.run(transcripts, folder)
     refused = Counter(e.why for e in ledger.entries if e.status == 429)
     return {

@@ -26,7 +26,7 @@ from autogen_core import MessageHandlerContext
 from headway_scheduler.errors import CallerError, RunClosed
 from headway_scheduler.model.calls import Call, CallRecord, Priority
 from headway_scheduler.model.states import CallState
-from headway_scheduler.runtime.client import Asking
+from headway_scheduler.runtime.client import SchedulerClient
 
 from .journal.outcomes import Changed, Paused, Stop, Waits, WouldAsk
 from .journal.recorded import INSIDE, Journal, Replay, Turns
@@ -84,7 +84,7 @@ class RunScope:
 
     def __init__(
         self,
-        service: Asking,
+        service: SchedulerClient,
         run_id: str,
         priority: Priority,
         journal: Journal | None = None,
@@ -121,7 +121,7 @@ class RunScope:
         self._is_paused = False
         self._for_person: str | None = None
 
-    # Asking
+    # SchedulerClient
 
     def place(self, kind: str, path: str, taken: Taken) -> Place:
         """Find the place of a request, or make one. Raises RunClosed."""

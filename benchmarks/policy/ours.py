@@ -11,7 +11,7 @@ from functools import partial
 from headway_scheduler.core.policy import STRICT, Policy
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model.calls import Call, Outcome, Usage
-from headway_scheduler.model.quotas import News, Quota, Signals
+from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
 
@@ -22,15 +22,15 @@ from .world import Request, Running, World
 QUOTA = "simulated"
 
 FULL = Policy()
-_SHORT_FIRST = replace(FULL, floors=STRICT.floors)
+_SHORT_FIRST = replace(FULL, promised_share=STRICT.promised_share)
 VARIANTS: Mapping[str, tuple[str, tuple[Policy, bool]]] = {
     "c": ("strict priority", (STRICT, False)),
     "ours": ("Headway", (FULL, True)),
     "e": ("c, short runs first", (replace(_SHORT_FIRST, headroom=STRICT.headroom), False)),
     "g": ("c, headroom", (replace(STRICT, headroom=FULL.headroom), False)),
     "g4": ("c, headroom, short runs first", (_SHORT_FIRST, False)),
-    "g5": ("c, headroom, short runs first, floors", (FULL, False)),
-    "fair": ("c, headroom, floors, teams", (replace(FULL, patience_seconds=0.0), True)),
+    "g5": ("c, headroom, short runs first, promised_share", (FULL, False)),
+    "fair": ("c, headroom, promised_share, teams", (replace(FULL, patience_seconds=0.0), True)),
 }
 """The whole policy and parts of it, and whether it is told of teams."""
 
@@ -78,7 +78,7 @@ class Core:
 
     def refused(self, request: Request, retry_after: float) -> None:
         # A refused request costs no tokens, and a request only where refused ones count.
-        signals = Signals(self._world.now + retry_after, News.REFUSED)
+        signals = Observation(self._world.now + retry_after, ProviderEvent.REFUSED)
         self._core.observe(QUOTA, signals, self._world.now, request.id)
         is_charged = self._budget.refused_count
         outcome = Outcome(CallState.QUEUED, sent=is_charged, refused=True)
@@ -90,7 +90,9 @@ class Core:
         used = self._budget.settled(step.input_tokens, step.output_tokens)
         usage = Usage(step.input_tokens, step.output_tokens)
         outcome = Outcome(CallState.DONE, usage=usage, used_tokens=used)
-        self._core.observe(QUOTA, Signals(news=News.ANSWERED), self._world.now, request.id)
+        self._core.observe(
+            QUOTA, Observation(event=ProviderEvent.ANSWERED), self._world.now, request.id
+        )
         self._core.settle(request.id, outcome, self._world.now)
         del self._requests[request.id]
         self._decide()

@@ -15,7 +15,7 @@ import anyio
 
 from headway_scheduler.backends.sqlite.leadership import Stamp, Vigil
 from headway_scheduler.backends.sqlite.store import SqliteStore
-from headway_scheduler.cluster.remote import Remote, Ties
+from headway_scheduler.cluster.remote import FollowerCallbacks, RemoteScheduler
 from headway_scheduler.errors import (
     CallerError,
     RunNotFound,
@@ -27,9 +27,9 @@ from headway_scheduler.errors import (
 from headway_scheduler.model.calls import CallRecord, Priority
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
-from headway_scheduler.runtime.client import Asking
+from headway_scheduler.runtime.client import SchedulerClient
 from headway_scheduler.runtime.clock import Clock, system_clock
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 
 from . import config as configuration
 from .pricing.costs import KEYS, Cost, added_up
@@ -47,14 +47,14 @@ from .runs.actions import (
     require_idle,
     require_resumable,
 )
-from .runs.handle import Plan, RunElsewhere, RunHandle, RunOptions
+from .runs.handle import RemoteRunHandle, ReplayOptions, RunHandle, RunOptions
 from .runs.journal import inherited_answers
 from .runs.receipt import Receipt, receipt
 from .runs.runner import Person, Runner
 from .workers.executor import Executor, new_worker
-from .workers.leader import Leader, Seat, raise_store_error
-from .workers.leader_commands import Steering
-from .workers.remote_commands import Follower, Vacancy
+from .workers.leader import Leader, LocalWorker, raise_store_error
+from .workers.leader_commands import Commands
+from .workers.remote_commands import RemoteCommands, Vacancy
 from .workflows import Workflows
 
 if TYPE_CHECKING:
@@ -103,11 +103,11 @@ class Headway:
         self._clock: Clock = system_clock()
         self._vigil = Vigil(config.database)
         self._label = label
-        self._steer: Steering | None = None
+        self._steer: Commands | None = None
         self._leader: Leader | None = None
         self._stack = AsyncExitStack()
         self._ad_hoc: tuple[Run, RunScope] | None = None
-        self._asking: Asking
+        self._asking: SchedulerClient
         self._store: SqliteStore
         self._runner: Runner
         self._control: Control
@@ -164,10 +164,12 @@ class Headway:
         leader = Leader(
             self.config,
             frozen,
-            seat=Seat(executor.worker, executor.handles, executor.heed, executor.committed),
+            local_worker=LocalWorker(
+                executor.worker, executor.handles, executor.heed, executor.committed
+            ),
         )
         async with leader:
-            self._store, self._asking, self._steer = leader.store, leader.service, leader.here
+            self._store, self._asking, self._steer = leader.store, leader.service, leader.commands
             self._clock = leader.store.clock
             self._leader = leader
             executor.joined()
@@ -182,10 +184,10 @@ class Headway:
             SqliteStore(self.config.database, read_only=True) as store,
             anyio.create_task_group() as group,
         ):
-            follower = Follower(store.path, self._stand_in_briefly)
+            follower = RemoteCommands(store.path, self._stand_in_briefly)
             vacancy = Vacancy()
             group.start_soon(self._stand_in, vacancy, name="headway leader")
-            ties = Ties(
+            callbacks = FollowerCallbacks(
                 executor.joins,
                 executor.joined,
                 executor.committed,
@@ -193,7 +195,9 @@ class Headway:
                 vacancy.tell,
             )
             self._clock = store.clock
-            async with Remote(store.path, executor.worker.id, store.clock, ties) as remote:
+            async with RemoteScheduler(
+                store.path, executor.worker.id, store.clock, callbacks
+            ) as remote:
                 remote.know(await store.lessons())
                 self._store, self._asking, self._steer = store, remote, follower
                 yield
@@ -211,7 +215,7 @@ class Headway:
         stack.push_async_callback(self.workflows.close)
         stack.push_async_callback(self._end_ad_hoc)
         runs = await stack.enter_async_context(anyio.create_task_group())
-        self._executor.begin(self._asking, self._steering, self._store, self._runner, runs)
+        self._executor.begin(self._asking, self._commands, self._store, self._runner, runs)
         if self.is_leader:
             await self._take_up()
 
@@ -227,7 +231,7 @@ class Headway:
         """
         while True:
             frozen = await vacancy.come()
-            if not self._executor.has_joined and not self.waiting_here:
+            if not self._executor.has_joined and not self.waiting_calls:
                 continue
             try:
                 async with Leader(self.config, frozen):
@@ -301,7 +305,7 @@ class Headway:
     async def handle(self, run_id: str) -> RunHandle:
         """A run by its id, to be waited for, whoever executes it. Raises RunNotFound."""
         run = await self.run(run_id)
-        return self._ready().handles.get(run.id) or RunElsewhere(run, self._store)
+        return self._ready().handles.get(run.id) or RemoteRunHandle(run, self._store)
 
     async def enqueue(
         self,
@@ -340,10 +344,10 @@ class Headway:
 
     async def _submitted(self, run: Run) -> Run:
         """Queue a run; with a key that was used before: that one."""
-        steering, key = self._steering, run.key
+        commands, key = self._commands, run.key
         existing = await self._store.run_with_key(key) if key is not None else None
         if existing is None:
-            await steering.submit(run)
+            await commands.submit(run)
             existing = await self._store.run_with_key(key) if key is not None else None
         return existing or run
 
@@ -361,7 +365,7 @@ class Headway:
         """
         run = await self._stopped(run_id)
         require_resumable(run, with_person=self.person is not None)
-        plan = Plan(unknown_waits=unknown_waits)
+        plan = ReplayOptions(unknown_waits=unknown_waits)
         if on_change != "abort":
             _, change = await rehearsed(self._runner, run, plan)
             if change is not None and on_change == "fork":
@@ -380,7 +384,7 @@ class Headway:
     async def check(self, run_id: str, *, unknown_waits: bool = False) -> Check:
         """Say what resuming a run would do: it is replayed offline, nothing is paid or written."""
         run = await self._stopped(run_id)
-        check, _ = await rehearsed(self._runner, run, Plan(unknown_waits=unknown_waits))
+        check, _ = await rehearsed(self._runner, run, ReplayOptions(unknown_waits=unknown_waits))
         return check
 
     async def retry(self, run_id: str, *, options: RunOptions | None = None) -> RunHandle:
@@ -388,7 +392,7 @@ class Headway:
         run = await self._stopped(run_id)
         require_failed(run)
         run = (options or RunOptions()).applied(run, self._clock())
-        return await self._start(run, Plan(again=True))
+        return await self._start(run, ReplayOptions(again=True))
 
     async def fork(self, run_id: str, *, at: str, task: str | None = None) -> RunHandle:
         """Start a copy of a run that asks call ``at`` anew; what was answered before it is free.
@@ -409,14 +413,14 @@ class Headway:
 
     async def cancel(self, run_id: str) -> Run:
         """End a run for good, executed or not, by whatever process."""
-        steering, run = self._steering, await self.run(run_id)
-        await steering.cancel(run.id)
+        commands, run = self._commands, await self.run(run_id)
+        await commands.cancel(run.id)
         return await self.run(run.id)
 
     async def pause(self, run_id: str) -> Run:
         """Stop a run at its next call, until it is resumed; executed by whatever process."""
-        steering, run = self._steering, await self.run(run_id)
-        await steering.pause(run.id)
+        commands, run = self._commands, await self.run(run_id)
+        await commands.pause(run.id)
         return await self.run(run.id)
 
     async def question(self, run_id: str) -> tuple[CallRecord, str] | None:
@@ -566,40 +570,40 @@ class Headway:
         return self._leader is not None
 
     @property
-    def waiting_here(self) -> int:
+    def waiting_calls(self) -> int:
         """How many calls of this process wait to be admitted."""
         return self._asking.waiting_calls if self._steer is not None else 0
 
     @property
     def queue(self) -> Operations:
         """What may be changed of the queue while everything runs."""
-        return Operations(self._steering, self._store)
+        return Operations(self._commands, self._store)
 
     @property
-    def _steering(self) -> Steering:
+    def _commands(self) -> Commands:
         """Whoever carries out what any process may ask: this one, or the one that it follows."""
         if self._steer is None:
             raise CallerError(_NOT_OPEN)
         return self._steer
 
     def _ready(self) -> Executor:
-        _ = self._steering
+        _ = self._commands
         return self._executor
 
     @property
-    def service(self) -> Service:
+    def service(self) -> LocalScheduler:
         """The scheduler, in the process that leads. Raises StoreBusy in another one.
 
         Raises CallerError while Headway is not open.
         """
-        _ = self._steering
+        _ = self._commands
         if self._leader is None:
             raise StoreBusy(f"{self.config.database}: another process leads, and has the scheduler")
         return self._leader.service
 
     # Inside
 
-    async def _start(self, run: Run, plan: Plan | None = None) -> RunHandle:
+    async def _start(self, run: Run, plan: ReplayOptions | None = None) -> RunHandle:
         """Have a run for this worker, and execute it. Raises RunNotResumable if another does."""
         executor = self._executor
         await executor.join()
@@ -608,7 +612,7 @@ class Headway:
             with executor.expecting(replace(run, worker=executor.worker.id), plan) as handle:
                 try:
                     if run.worker != executor.worker.id:
-                        await self._steering.claim(run, executor.worker.id)
+                        await self._commands.claim(run, executor.worker.id)
                 except RunNotResumable:
                     if executor.is_expected(handle):
                         raise

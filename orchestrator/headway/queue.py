@@ -11,7 +11,7 @@ from headway_scheduler.model.changes import ALL, DRAINED, OPEN, PAUSED, Change
 from headway_scheduler.ports import Store
 
 from .config import parse_priority
-from .workers.leader_commands import Steering
+from .workers.leader_commands import Commands
 
 
 class Operations:
@@ -20,8 +20,8 @@ class Operations:
     What changes a gate, a limit or a weight returns the change, as :meth:`changes` lists it.
     """
 
-    def __init__(self, steering: Steering, store: Store) -> None:
-        self._steering = steering
+    def __init__(self, commands: Commands, store: Store) -> None:
+        self._commands = commands
         self._store = store
 
     async def bump(self, id: str, priority: Priority | str) -> None:
@@ -31,41 +31,41 @@ class Operations:
         that does not wait.
         """
         level = parse_priority(priority) if isinstance(priority, str) else priority
-        await self._steering.bump(id, level)
+        await self._commands.bump(id, level)
 
     async def pause(self, target: str = ALL) -> Change:
         """Admit nothing of ``all``, ``class:CLASS`` or ``model:MODEL``; what is in flight ends."""
-        return await self._steering.set_gate(target, PAUSED)
+        return await self._commands.set_gate(target, PAUSED)
 
     async def drain(self, target: str = ALL) -> Change:
         """Admit of it what waits already, and hold what comes later."""
-        return await self._steering.set_gate(target, DRAINED)
+        return await self._commands.set_gate(target, DRAINED)
 
     async def resume(self, target: str = ALL) -> Change:
         """Admit it again; what was held kept its place."""
-        return await self._steering.set_gate(target, OPEN)
+        return await self._commands.set_gate(target, OPEN)
 
     async def set_limits(self, quota: str, limits: Mapping[str, object]) -> Change:
         """Change some of a quota's settings, by their names in the configuration.
 
         The others are as configured. Raises ConfigError.
         """
-        return await self._steering.set_limits(quota, limits)
+        return await self._commands.set_limits(quota, limits)
 
     async def reset_limits(self, quota: str) -> Change:
         """Go back to the configured limits. Raises UnknownQuota."""
-        return await self._steering.set_limits(quota, None)
+        return await self._commands.set_limits(quota, None)
 
     async def resume_quota(self, quota: str) -> Change:
         """Let one call try of a quota that is stopped for a bad key or an empty account.
 
         Raises UnknownQuota.
         """
-        return await self._steering.resume_quota(quota)
+        return await self._commands.resume_quota(quota)
 
     async def set_weight(self, team: str, weight: float | None) -> Change:
         """Change a team's share; None: back to the configured one. Raises CallerError."""
-        return await self._steering.set_weight(team, weight)
+        return await self._commands.set_weight(team, weight)
 
     async def changes(self, *, limit: int | None = None) -> Sequence[Change]:
         """What was changed and when, newest first; at most ``limit``, if given."""

@@ -20,7 +20,7 @@ from headway_scheduler.model.calls import Priority, Usage
 from headway_scheduler.model.quotas import Resource
 from headway_scheduler.model.runs import Run
 from headway_scheduler.providers import PROVIDERS
-from headway_scheduler.runtime.client import Asking
+from headway_scheduler.runtime.client import SchedulerClient
 
 from .config import Config
 from .config.keys import COMPONENT_SUFFIXES
@@ -72,7 +72,7 @@ class Workflows:
             f"or a component file ({', '.join(COMPONENT_SUFFIXES)})"
         )
 
-    async def build(self, run: Run, service: Asking, journal: "Journal") -> "Attempt":
+    async def build(self, run: Run, service: SchedulerClient, journal: "Journal") -> "Attempt":
         """Make a fresh team for ``run``, its clients bound to it. Imports AutoGen."""
         from headway_agents import (
             Again,

@@ -13,7 +13,7 @@ from headway_agents import Model, RunScope, ScheduledClient
 from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.model.calls import CallRecord, Priority
 from headway_scheduler.model.quotas import Quota
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 from headway_scheduler.testing.provider import Settings, SimulatedProvider, simulated_provider
 
 KEY = "sk-test-0123456789abcdef"
@@ -33,15 +33,15 @@ def store() -> MemoryStore:
 
 
 @pytest.fixture
-async def service(store: MemoryStore) -> AsyncIterator[Service]:
+async def service(store: MemoryStore) -> AsyncIterator[LocalScheduler]:
     quota = Quota.per_minute("q", requests=60_000, tokens=60_000_000, concurrency=100)
     narrow = Quota.per_minute("narrow", concurrency=1)
-    async with Service(store, [quota, narrow]) as service:
+    async with LocalScheduler(store, [quota, narrow]) as service:
         yield service
 
 
 @pytest.fixture
-def scope(service: Service) -> RunScope:
+def scope(service: LocalScheduler) -> RunScope:
     return RunScope(service, "run", Priority.NORMAL)
 
 
@@ -90,10 +90,10 @@ def records(store: MemoryStore) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def idle(service: Service) -> Callable[..., Any]:
+def idle(service: LocalScheduler) -> Callable[..., Any]:
     """Wait until the scheduler has taken in what it was told, and show that nothing is held."""
 
-    async def check(service: Service = service) -> None:
+    async def check(service: LocalScheduler = service) -> None:
         for _ in range(20):
             await anyio.lowlevel.checkpoint()
         statistics = service.statistics()

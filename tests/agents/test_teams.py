@@ -16,7 +16,7 @@ from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.quotas import Quota
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 from headway_scheduler.testing.provider import Fault, FaultKind
 
 pytestmark = pytest.mark.anyio
@@ -163,7 +163,7 @@ async def test_no_key_reaches_the_database(
 ) -> None:
     async with SqliteStore(tmp_path / "h.db") as store:
         async with (
-            Service(store, [Quota.per_minute("q", requests=1000)]) as service,
+            LocalScheduler(store, [Quota.per_minute("q", requests=1000)]) as service,
             serve(faults=lambda *_: Fault(FaultKind.UNAUTHORIZED)) as (_, inner),
         ):
             client = models(inner).bound(RunScope(service, "run", Priority.NORMAL), "w")

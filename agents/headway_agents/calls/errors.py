@@ -12,7 +12,7 @@ from json import JSONDecodeError
 from typing import Any
 
 from headway_scheduler.model.calls import Usage
-from headway_scheduler.providers import Failure, Kind, Provider, Verdict
+from headway_scheduler.providers import ErrorClass, Failure, Provider, Verdict
 
 from ..secrets import scrubbed
 
@@ -28,7 +28,7 @@ def judged(error: Exception, provider: Provider, attempt: int, now: float) -> Ve
         failure = _failure(cause)
         if failure.status is not None or failure.body is not None or _is_broken(cause):
             return provider.judge(failure, attempt, now)
-    return Verdict(Kind.FINAL)
+    return Verdict(ErrorClass.FINAL)
 
 
 def told(error: Exception) -> str:

@@ -25,9 +25,9 @@ from autogen_core import CancellationToken
 
 from headway_scheduler.errors import ProviderError
 from headway_scheduler.model.calls import Call, Outcome, Route, Usage
-from headway_scheduler.model.quotas import News, Signals
+from headway_scheduler.model.quotas import Observation, ProviderEvent
 from headway_scheduler.model.states import CallState
-from headway_scheduler.providers import OTHER, Failure, Kind, Provider, Verdict
+from headway_scheduler.providers import OTHER, ErrorClass, Failure, Provider, Verdict
 
 from ..scope import Place, RunScope
 from .errors import judged, paid_usage, told
@@ -52,10 +52,10 @@ MAX_ATTEMPTS = 8
 that answers nobody is waited for, and so is being rate limited."""
 
 _NEWS = {
-    Kind.RATE_LIMITED: News.REFUSED,
-    Kind.OVERLOADED: News.OVERLOADED,
-    Kind.TRANSIENT: News.FAILED,
-    Kind.ACCOUNT: News.LOCKED_OUT,
+    ErrorClass.RATE_LIMITED: ProviderEvent.REFUSED,
+    ErrorClass.OVERLOADED: ProviderEvent.OVERLOADED,
+    ErrorClass.TRANSIENT: ProviderEvent.FAILED,
+    ErrorClass.ACCOUNT: ProviderEvent.LOCKED_OUT,
 }
 _READABLE = ("json", "event-stream")
 
@@ -128,7 +128,7 @@ class LiveCall:
         """Wait until the call may be sent. ``call`` is how it is written if it has no row yet.
 
         It goes on one of its ``routes``, if it has any; ``ways`` says how each model is asked.
-        Raises what ``Service.acquire`` and the scope's ``may_pay`` do.
+        Raises what ``LocalScheduler.acquire`` and the scope's ``may_pay`` do.
         """
         self._call, self._ways, self._routes = call, ways or {}, routes
         await self.wait(partial(self._scope.door, self.place))
@@ -156,10 +156,10 @@ class LiveCall:
         kind = headers.get("content-type", "json")
         self._is_garbled = status == 200 and not any(each in kind for each in _READABLE)
         self._is_heard = True
-        news = News.ANSWERED if status < 400 and not self._is_garbled else None
+        news = ProviderEvent.ANSWERED if status < 400 and not self._is_garbled else None
         if (quota := self._quota) is not None:
-            told = self._way.provider.told(headers, self._service.now())
-            self._service.observed(self.place.id, quota, Signals(news=news, told=told))
+            told = self._way.provider.rate_limits(headers, self._service.now())
+            self._service.observed(self.place.id, quota, Observation(event=news, headers=told))
 
     async def wait(self, step: Callable[[], Awaitable[T]]) -> T:
         """Await ``step()``, but raise the reason once the call is cancelled."""
@@ -195,7 +195,7 @@ class LiveCall:
         if self._call is not None and usage is not None:
             agent, model = self.place.agent, self._call.model
             self._service.learn(agent, model, self.place.taken.characters, usage)
-        signals = Signals() if self._is_heard else Signals(news=News.ANSWERED)
+        signals = Observation() if self._is_heard else Observation(event=ProviderEvent.ANSWERED)
         outcome = Outcome(CallState.DONE, usage, answer, used_tokens=used, usd=usd)
         await self._arrive(outcome, signals)
 
@@ -209,22 +209,26 @@ class LiveCall:
             return
         now = self._service.now()
         verdict = judged(error, self._way.provider, self._attempts, now)
-        if verdict.kind is Kind.FINAL and self._is_garbled:
+        if verdict.kind is ErrorClass.FINAL and self._is_garbled:
             # Clients stumble over a page that is no JSON, each in its own way.
             verdict = self._way.provider.judge(Failure(), self._attempts, now)
-        if verdict.kind in (Kind.TRANSIENT, Kind.OVERLOADED):
+        if verdict.kind in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
             self._faults += not (self._quota and self._service.is_left_alone(self._quota))
-        if verdict.kind is Kind.ACCOUNT:
+        if verdict.kind is ErrorClass.ACCOUNT:
             self._alert(error)
             if not self._routes:
-                await self.refused(error, Signals(news=News.LOCKED_OUT, error=told(error)))
-        if verdict.kind is Kind.FINAL:
-            await self.refused(error, Signals(news=News.ANSWERED) if self._is_heard else None)
+                await self.refused(
+                    error, Observation(event=ProviderEvent.LOCKED_OUT, error=told(error))
+                )
+        if verdict.kind is ErrorClass.FINAL:
+            await self.refused(
+                error, Observation(event=ProviderEvent.ANSWERED) if self._is_heard else None
+            )
         if self._faults >= MAX_ATTEMPTS:
-            await self.refused(error, Signals(news=_NEWS[verdict.kind]))
+            await self.refused(error, Observation(event=_NEWS[verdict.kind]))
         await self._again(verdict, now, told(error))
 
-    async def refused(self, error: Exception, signals: Signals | None = None) -> Never:
+    async def refused(self, error: Exception, signals: Observation | None = None) -> Never:
         """Record ``error`` as what the agent gets, and raise it; not if the call was cut off."""
         if self._reason is not None:
             raise self._reason
@@ -308,10 +312,10 @@ class LiveCall:
         quotas = () if self._call is None else self._call.quotas
         return quotas[0] if quotas else None
 
-    def _signals(self, signals: Signals) -> Mapping[str, Signals]:
+    def _signals(self, signals: Observation) -> Mapping[str, Observation]:
         return {} if self._quota is None else {self._quota: signals}
 
-    async def _arrive(self, outcome: Outcome, told: Signals | None = None) -> None:
+    async def _arrive(self, outcome: Outcome, told: Observation | None = None) -> None:
         # The event is posted before the first await, so from here the service ends the call.
         self._owes_an_end = False
         signals = None if told is None else self._signals(told)
@@ -332,13 +336,13 @@ class LiveCall:
     async def _again(self, verdict: Verdict, now: float, error: str) -> None:
         until = now + verdict.pause_seconds
         news = _NEWS[verdict.kind]
-        if news is News.REFUSED and self._quota is not None:
+        if news is ProviderEvent.REFUSED and self._quota is not None:
             # The quota pauses, and with it all that would be refused as well. Requests stay spent.
             outcome = Outcome(CallState.QUEUED, error=error, refused=True)
-            signals = self._signals(Signals(until, news))
+            signals = self._signals(Observation(until, news))
         else:
             outcome = Outcome(CallState.QUEUED, error=error, not_before=until)
-            signals = self._signals(Signals(news=news, error=error))
+            signals = self._signals(Observation(event=news, error=error))
         self._owes_an_end = False
         retry = partial(self._service.retry, self.place.id, outcome, signals)
         self._admitted(await self.wait(retry))

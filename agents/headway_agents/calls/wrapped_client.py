@@ -65,7 +65,7 @@ def model_name(inner: ChatCompletionClient) -> str | None:
     return name if isinstance(name, str) else None
 
 
-Told = Callable[[int, Mapping[str, str]], None]
+RateLimitHeader = Callable[[int, Mapping[str, str]], None]
 """Takes the status of an HTTP answer, and its headers with lower-case names."""
 
 
@@ -79,7 +79,7 @@ class Exchange:
     """
 
     headers: Mapping[str, str]
-    told: Told
+    told: RateLimitHeader
     responses: list[Any] = field(default_factory=list[Any])
 
     async def during(self, step: Callable[[], Awaitable[T]]) -> T:

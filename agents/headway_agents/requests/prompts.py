@@ -31,7 +31,7 @@ from autogen_core.tools import Tool, ToolSchema
 from pydantic import BaseModel
 
 from headway_scheduler.model.formulas import CHARACTERS_PER_TOKEN
-from headway_scheduler.model.prompts import Link, Piece, Prompt
+from headway_scheduler.model.prompts import ChainNode, Chunk, Prompt
 
 from ..secrets import without_whole_keys
 from .codec import Request
@@ -58,7 +58,7 @@ class Taken:
 
     request_hash: str
     characters: int
-    chain: tuple[tuple[Link, Piece], ...]
+    chain: tuple[tuple[ChainNode, Chunk], ...]
 
     def pieces(self) -> list[str]:
         """The text of every piece, as it is kept."""
@@ -66,14 +66,14 @@ class Taken:
 
     def unknown(self, known: set[bytes]) -> Prompt:
         """What is not yet ``known`` to be on disk. A link that is known has known ones before."""
-        new: list[tuple[Link, Piece]] = []
+        new: list[tuple[ChainNode, Chunk]] = []
         for link, piece in reversed(self.chain):
             if link.hash in known:
                 break
             new.append((link, piece))
         new.reverse()
         # Only here, for a prompt that repeats the whole history has all its pieces anew each time.
-        pieces = (Piece(piece.hash, without_whole_keys(piece.text)) for _, piece in new)
+        pieces = (Chunk(piece.hash, without_whole_keys(piece.text)) for _, piece in new)
         return Prompt(tuple(pieces), tuple(link for link, _ in new))
 
 
@@ -85,11 +85,11 @@ class _Body:
     content: object
     head: str
     ids: tuple[str, ...]
-    texts: tuple[Piece, ...]
+    texts: tuple[Chunk, ...]
     characters: int
     before: bytes | None = None
     numbers: tuple[int, ...] = ()
-    links: tuple[tuple[Link, Piece], ...] = field(default=())
+    links: tuple[tuple[ChainNode, Chunk], ...] = field(default=())
 
 
 class Chains:
@@ -150,7 +150,7 @@ def text_chain(text: str) -> Taken:
 
 def _links_of(
     body: _Body, before: bytes, numbers: dict[str, int]
-) -> tuple[tuple[Link, Piece], ...]:
+) -> tuple[tuple[ChainNode, Chunk], ...]:
     own = tuple(numbers.setdefault(call_id, len(numbers)) for call_id in body.ids)
     if body.before != before or body.numbers != own:
         head = f"{body.head} {list(own)}" if own else body.head
@@ -160,10 +160,10 @@ def _links_of(
     return body.links
 
 
-def _linked(parent: bytes | None, pieces: Sequence[Piece]) -> Sequence[tuple[Link, Piece]]:
+def _linked(parent: bytes | None, pieces: Sequence[Chunk]) -> Sequence[tuple[ChainNode, Chunk]]:
     linked = []
     for piece in pieces:
-        link = Link(_hash((parent or b"") + piece.hash), parent, piece.hash)
+        link = ChainNode(_hash((parent or b"") + piece.hash), parent, piece.hash)
         linked.append((link, piece))
         parent = link.hash
     return linked
@@ -173,11 +173,11 @@ def _hash(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()[:HASH_BYTES]
 
 
-def _piece(text: str) -> Piece:
-    return Piece(_hash(text.encode("utf-8", "surrogatepass")), text)
+def _piece(text: str) -> Chunk:
+    return Chunk(_hash(text.encode("utf-8", "surrogatepass")), text)
 
 
-def _pieces(text: str) -> list[Piece]:
+def _pieces(text: str) -> list[Chunk]:
     """Cut a text at line breaks. Where it is cut depends on what stands before, not after."""
     pieces, start = [], 0
     while len(text) - start > PIECE_CHARACTERS:
@@ -192,7 +192,7 @@ def _pieces(text: str) -> list[Piece]:
 
 def _body(message: LLMMessage) -> _Body:
     ids: list[str] = []
-    long: list[Piece] = []
+    long: list[Chunk] = []
 
     def kept(text: str) -> Any:
         if len(text) <= LONG_TEXT:

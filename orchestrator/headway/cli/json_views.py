@@ -57,5 +57,5 @@ def call_facts(record: CallRecord, now: float) -> dict[str, Any]:
         "waited_seconds": waited_seconds(record, now),
         "error": record.error,
         "arrival": record.arrival,
-        "losses": record.losses,
+        "losses": record.lost_attempts,
     }

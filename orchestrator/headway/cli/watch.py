@@ -158,7 +158,7 @@ def say_result(watch: Watch, facts: dict[str, Any]) -> None:
 
 def _status_line(headway: Headway) -> str:
     if not headway.is_leader:
-        return f"waiting here: {headway.waiting_here} (`headway top` shows all)"
+        return f"waiting here: {headway.waiting_calls} (`headway top` shows all)"
     service = headway.service
     queued = service.queued()
     head = service.explain(queued[0].call.id) if queued else None
@@ -194,7 +194,7 @@ def _tell_interrupted(watch: Watch) -> None:
     stopped = []
     for handle in list(watch.live.values()):
         watch.count(handle)
-        if handle.is_here and handle.run.state not in ENDED_RUNS:
+        if handle.is_local and handle.run.state not in ENDED_RUNS:
             stopped.append(handle.id)
         if handle.error is not None:
             _tell_failure(handle)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from headway_scheduler.core.views import Explanation, Gauge
 from headway_scheduler.model.quotas import Resource
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 
 from .plan import BACKGROUND, CLASSES, URGENT, Plan
 from .race import Race
@@ -103,7 +103,7 @@ def _panel(
     return Panel(table, title=title, title_align="left", width=_PANEL_WIDTH)
 
 
-def _gauges(service: Service | None) -> Iterator[tuple[str, RenderableType]]:
+def _gauges(service: LocalScheduler | None) -> Iterator[tuple[str, RenderableType]]:
     for gauge in service.statistics().gauges if service is not None else ():
         yield gauge.resource, _gauge(gauge)
 
@@ -153,7 +153,7 @@ def _alarm(count: int, word: str) -> Text:
     return Text(f"{count} {word}", "bold red" if count else "")
 
 
-def _next(service: Service | None) -> str:
+def _next(service: LocalScheduler | None) -> str:
     """The head of the queue and what it waits for."""
     queued = service.queued() if service is not None else []
     if service is None or not queued:

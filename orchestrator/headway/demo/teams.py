@@ -28,7 +28,7 @@ from headway_scheduler.testing.provider import Body
 from ..testing import MODEL
 from .plan import BACKGROUND
 
-Asking = Callable[[], AbstractContextManager[str]]
+SchedulerClient = Callable[[], AbstractContextManager[str]]
 """Entered when an agent asks, left when it has its answer or an error; gives the call's mark."""
 
 _SOME_TEXT = "Noted. What was asked, what was found and what is to be done, in a few words. " * 3
@@ -41,7 +41,7 @@ class Stopwatch(ChatCompletionClient):
     The wrapped client is in ``client``, as in AutoGen's cache: there Headway finds and binds it.
     """
 
-    def __init__(self, client: ChatCompletionClient, asking: Asking) -> None:
+    def __init__(self, client: ChatCompletionClient, asking: SchedulerClient) -> None:
         self.client = client
         self._asking = asking
 
@@ -95,7 +95,7 @@ def _marked(options: Mapping[str, Any], mark: str) -> dict[str, Any]:
     return {**options, "extra_create_args": extra}
 
 
-def build(priority: Priority, client: ChatCompletionClient, asking: Asking) -> Team:
+def build(priority: Priority, client: ChatCompletionClient, asking: SchedulerClient) -> Team:
     """A fresh team of a class, its calls noted by ``asking``."""
     watched = Stopwatch(client, asking)
     return _labelers(watched) if priority is BACKGROUND else _triage(watched)

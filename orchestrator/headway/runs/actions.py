@@ -14,9 +14,9 @@ from headway_scheduler.model.calls import CallRecord, Outcome
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import ENDED_RUNS, CallState, RunState
 from headway_scheduler.ports import Store
-from headway_scheduler.runtime.client import Asking
+from headway_scheduler.runtime.client import SchedulerClient
 
-from .handle import Plan
+from .handle import ReplayOptions
 from .journal import answered, inherited_answers
 from .runner import Runner
 
@@ -56,7 +56,7 @@ class Check:
 class Control:
     """Acts on the rows of runs. Copies are the ``worker``'s, and of no other process."""
 
-    def __init__(self, service: Asking, store: Store, worker: str | None = None) -> None:
+    def __init__(self, service: SchedulerClient, store: Store, worker: str | None = None) -> None:
         self._service = service
         self._store = store
         self._worker = worker
@@ -179,7 +179,9 @@ class Control:
         return run
 
 
-async def rehearsed(runner: Runner, run: Run, plan: Plan) -> tuple[Check, "Changed | None"]:
+async def rehearsed(
+    runner: Runner, run: Run, plan: ReplayOptions
+) -> tuple[Check, "Changed | None"]:
     """Replay a run offline. Nothing is asked, paid or written."""
     from headway_agents import Changed, Waits, WouldAsk
 

@@ -58,7 +58,7 @@ class Budget:
             return 0.0
         usage = record.usage
         paid = 0.0 if usage is None else self._usd(record.call, usage)
-        estimates = record.losses + (record.state in LIVE_CALLS and usage is None)
+        estimates = record.lost_attempts + (record.state in LIVE_CALLS and usage is None)
         return paid + estimates * self._usd(record.call, Usage(record.call.tokens, 0))
 
     def _usd(self, call: Call, usage: Usage) -> float:

@@ -47,7 +47,7 @@ class RunFailed(HeadwayError):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ReplayOptions:
     """How an attempt takes the journal: see ``headway_agents.Journal``."""
 
     again: bool = False
@@ -106,12 +106,12 @@ class RunHandle:
     ``change`` says how the workflow differs, if that is why it stopped.
     """
 
-    is_here = True
+    is_local = True
     """Whether this process executes the run."""
 
-    def __init__(self, run: Run, plan: Plan | None = None) -> None:
+    def __init__(self, run: Run, plan: ReplayOptions | None = None) -> None:
         self.run = run
-        self.plan = plan or Plan()
+        self.plan = plan or ReplayOptions()
         self.change: str | None = None
         self.error: Exception | None = None
         self.task_result: TaskResult | None = None
@@ -212,14 +212,14 @@ class RunHandle:
         self._changed = anyio.Event()
 
 
-class RunElsewhere(RunHandle):
+class RemoteRunHandle(RunHandle):
     """A run that this process does not execute: others do, or will, or it has ended.
 
     Its stream is what the team said and the end, once it is there: completed, failed, cancelled,
     paused, or waiting for a person. Cancel or pause it with ``Headway.cancel`` and ``pause``.
     """
 
-    is_here = False
+    is_local = False
 
     def __init__(self, run: Run, store: Store) -> None:
         super().__init__(run)

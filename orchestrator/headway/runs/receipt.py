@@ -54,7 +54,7 @@ def receipt(
         replayed=sum(map(_is_paid, old)),
         steps_replayed=sum(not _is_paid(row) for row in old),
         paid=len(new),
-        possibly_paid_twice=tuple(r.call.id for r in records if r.losses and _is_paid(r)),
+        possibly_paid_twice=tuple(r.call.id for r in records if r.lost_attempts and _is_paid(r)),
         seconds_saved=sum(map(_seconds, old)),
         usd_saved=total_usd(old, cost),
         usd_paid=total_usd(new, cost),

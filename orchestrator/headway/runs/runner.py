@@ -25,13 +25,13 @@ from headway_scheduler.errors import CallerError, DeadlineExceeded, SchedulerClo
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import ENDED_RUNS, RunState, check_run
 from headway_scheduler.ports import Store
-from headway_scheduler.runtime.client import Asking
+from headway_scheduler.runtime.client import SchedulerClient
 
 from ..pricing.prices import Prices
 from ..workflows import Workflows
 from .budget import Budget
 from .events import Ended, Started
-from .handle import Plan, RunHandle
+from .handle import ReplayOptions, RunHandle
 from .journal import answered, journal_of
 from .results import packed
 
@@ -48,7 +48,12 @@ class Runner:
     """Executes runs of this process through one scheduler."""
 
     def __init__(
-        self, service: Asking, store: Store, workflows: Workflows, prices: Prices, worker: str
+        self,
+        service: SchedulerClient,
+        store: Store,
+        workflows: Workflows,
+        prices: Prices,
+        worker: str,
     ) -> None:
         self._worker = worker
         self._service = service
@@ -80,7 +85,9 @@ class Runner:
             with anyio.CancelScope(shield=True):
                 await self._end(handle, ended, before)
 
-    async def rehearse(self, run: Run, plan: Plan) -> tuple["Attempt", "TaskResult | None"]:
+    async def rehearse(
+        self, run: Run, plan: ReplayOptions
+    ) -> tuple["Attempt", "TaskResult | None"]:
         """Replay a run up to what it would ask of the world, and ask nothing.
 
         Raises what the run raises by then.
@@ -94,7 +101,9 @@ class Runner:
         finally:
             current_scope.set(outside)
 
-    async def _rehearsed(self, run: Run, plan: Plan) -> tuple["Attempt", "TaskResult | None"]:
+    async def _rehearsed(
+        self, run: Run, plan: ReplayOptions
+    ) -> tuple["Attempt", "TaskResult | None"]:
         attempt = await self._attempt(run, plan)
         attempt.scope.is_check = True
         try:
@@ -136,7 +145,9 @@ class Runner:
             if attempt is not None:
                 attempt.close()
 
-    async def _attempt(self, run: Run, plan: Plan, handle: RunHandle | None = None) -> "Attempt":
+    async def _attempt(
+        self, run: Run, plan: ReplayOptions, handle: RunHandle | None = None
+    ) -> "Attempt":
         """Build a fresh team on the run's journal, and tell the handle where it starts."""
         journal = await journal_of(
             self._store, run, again=plan.again, unknown_waits=plan.unknown_waits

@@ -19,15 +19,15 @@ from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.runs import Order, Run, Worker
 from headway_scheduler.model.states import RunState
 from headway_scheduler.ports import Store
-from headway_scheduler.runtime.client import Asking
+from headway_scheduler.runtime.client import SchedulerClient
 from headway_scheduler.runtime.clock import Clock
 
 from ..runs.actions import require_idle
 from ..runs.events import Ended, of_batch
-from ..runs.handle import BUMP, EXECUTE, Plan, RunHandle
+from ..runs.handle import BUMP, EXECUTE, ReplayOptions, RunHandle
 from ..runs.runner import Runner
 from ..workflows import Workflows
-from .leader_commands import Steering
+from .leader_commands import Commands
 
 LOOK_SECONDS = 0.5
 """How often one that works until nothing is left looks whether anything is."""
@@ -55,22 +55,27 @@ class Executor:
         self._expected: set[RunHandle] = set()
         self._watch: Watch = lambda handle: None
         self._changed = anyio.Event()
-        self._asking: Asking
-        self._steering: Steering
+        self._asking: SchedulerClient
+        self._commands: Commands
         self._store: Store
         self._runner: Runner
         self._runs: TaskGroup
 
     def begin(
-        self, asking: Asking, steering: Steering, store: Store, runner: Runner, runs: TaskGroup
+        self,
+        asking: SchedulerClient,
+        commands: Commands,
+        store: Store,
+        runner: Runner,
+        runs: TaskGroup,
     ) -> None:
         """Execute from here on, in the task group ``runs``."""
-        self._asking, self._steering, self._store = asking, steering, store
+        self._asking, self._commands, self._store = asking, commands, store
         self._runner, self._runs = runner, runs
         self.is_draining = False
 
     @contextmanager
-    def expecting(self, run: Run, plan: Plan | None = None) -> Iterator[RunHandle]:
+    def expecting(self, run: Run, plan: ReplayOptions | None = None) -> Iterator[RunHandle]:
         """Have a handle for a run while it is written as this worker's; start it in the block.
 
         Others see the row before this worker does, and what they want of the run is heeded; the
@@ -123,7 +128,7 @@ class Executor:
     async def join(self) -> None:
         """Be known as one who executes runs, before the first of them."""
         if not self.has_joined:
-            await self._steering.enlist(self.worker)
+            await self._commands.enlist(self.worker)
             self.has_joined = True
 
     def joins(self) -> Worker | None:
@@ -138,7 +143,7 @@ class Executor:
         """Execute runs no more. If that cannot be written, the leader sees that it is gone."""
         if self.has_joined:
             with suppress(StoreError):
-                await self._steering.retire(self.worker.id)
+                await self._commands.retire(self.worker.id)
 
     async def work(self, at_once: int, forever: bool, watch: Watch) -> None:
         """Take runs from the leader, until none is left or, ``forever``, until drained."""
@@ -209,7 +214,7 @@ class Executor:
             takes_interrupted=takes_interrupted,
             workflows=self._workflows.names,
         )
-        await self._steering.enlist(self.worker)
+        await self._commands.enlist(self.worker)
         self.has_joined = True
 
     async def _is_any_left(self) -> bool:

@@ -53,20 +53,20 @@ from headway_scheduler.model.batch import Answer, Batch, Letter
 from headway_scheduler.model.runs import Order, Run, Worker
 from headway_scheduler.model.states import RunState
 from headway_scheduler.protocol.codec import Parcel, is_parcel, load_parcel
-from headway_scheduler.runtime.local import Service, let_go
+from headway_scheduler.runtime.local import LocalScheduler, let_go
 from headway_scheduler.runtime.pending import Reply, answering
 
 from ..config import Config
 from ..runs.actions import Control
 from ..runs.handle import EXECUTE, RunHandle
 from ..workflows import is_portable
-from .leader_commands import Here
+from .leader_commands import LeaderCommands
 from .letters import LASTING, carry_out, done, letter, refusal, verb_of
 
 RETRY_SECONDS = 1.0
 """How long a letter waits that could not be answered, because the database cannot be written."""
 
-UNRUNG_SECONDS = 0.25
+POLL_SECONDS = 0.25
 """How often it is looked for letters although no bell has rung."""
 
 VIGIL_SECONDS = 0.2
@@ -77,7 +77,7 @@ _log = logging.getLogger("headway")
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class LocalWorker:
     """Who executes runs in the process that leads: ``handles`` are those that are executed.
 
     ``on_order`` is told which are to be; ``on_change`` is called after each commit.
@@ -92,19 +92,19 @@ class Seat:
 class Leader:
     """Leads while it is open: an async context manager. Raises StoreBusy if another process does.
 
-    ``seat``: who executes runs beside it, not through letters.
+    ``local_worker``: who executes runs beside it, not through letters.
     """
 
     def __init__(
         self,
         config: Config,
         frozen: Stamp | None = None,
-        seat: Seat | None = None,
+        local_worker: LocalWorker | None = None,
     ) -> None:
-        self._seat = seat
+        self._local_worker = local_worker
         self.store = SqliteStore(config.database, frozen=frozen)
         policy = Policy(weights=config.weights)
-        self.service = Service(
+        self.service = LocalScheduler(
             self.store,
             config.quotas.values(),
             policy=policy,
@@ -113,10 +113,10 @@ class Leader:
             admits=False,
         )
         control = Control(self.service, self.store)
-        own = None if seat is None else seat.worker.id
-        handles = {} if seat is None else seat.handles
-        self.here = Here(config, self.service, self.store, control, handles, own)
-        self._taken_up: set[tuple[str, str]] = set()
+        own = None if local_worker is None else local_worker.worker.id
+        handles = {} if local_worker is None else local_worker.handles
+        self.commands = LeaderCommands(config, self.service, self.store, control, handles, own)
+        self._adopted: set[tuple[str, str]] = set()
         self._vigils: dict[str, Vigil] = {}
         self._runs_changed = anyio.Event()
         self._stack = AsyncExitStack()
@@ -141,11 +141,11 @@ class Leader:
             stack.callback(inbox.close)
             bell = Bell(bell_of(self.store.path))
             stack.callback(bell.close)
-            desk = _Desk(inbox, bell, self.service, self.here)
+            desk = _Desk(inbox, bell, self.service, self.commands)
             await desk.take_all()
             await self._bury()
-            if self._seat is not None:
-                await self.service.enlist(self._seat.worker)
+            if self._local_worker is not None:
+                await self.service.enlist(self._local_worker.worker)
             self.service.admit_from_here()
             group = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(group.cancel_scope.cancel)
@@ -163,16 +163,16 @@ class Leader:
         return await self._stack.__aexit__(kind, error, trace)
 
     def _committed(self, batch: Batch) -> None:
-        self.here.noticed(batch)
+        self.commands.noticed(batch)
         for mail in batch.mail:
             ring(bell_of(self.store.path, mail.worker))
         if batch.left:
             known = self.service.workers.keys() - set(batch.left)
-            self._taken_up = {each for each in self._taken_up if each[0] in known}
+            self._adopted = {each for each in self._adopted if each[0] in known}
         if batch.joined or batch.left or any(run.worker is None for run in batch.runs):
             self._look_for_runs()
-        if self._seat is not None:
-            self._seat.on_change(batch)
+        if self._local_worker is not None:
+            self._local_worker.on_change(batch)
 
     # Workers
 
@@ -190,7 +190,7 @@ class Leader:
 
     async def _watch_over(self) -> None:
         """Have the runs of workers that die taken from them, as long as this process leads."""
-        own = None if self._seat is None else self._seat.worker.id
+        own = None if self._local_worker is None else self._local_worker.worker.id
         dead: set[str] = set()
         while True:
             await anyio.sleep(VIGIL_SECONDS)
@@ -234,17 +234,17 @@ class Leader:
         self._runs_changed = anyio.Event()
 
     async def _assign(self) -> None:
-        async with self.here.claims:
+        async with self.commands.claims:
             busy = Counter(run.worker for run in await self.store.assigned())
             workers = self.service.workers
             room = {key: worker.slots - busy[key] for key, worker in workers.items()}
             if not any(free > 0 for free in room.values()):
                 return
             # As many as may be passed over, and one more for each that can be taken.
-            limit = sum(map(max, room.values(), repeat(0))) + busy.total() + len(self._taken_up)
+            limit = sum(map(max, room.values(), repeat(0))) + busy.total() + len(self._adopted)
             for run in await self.store.runs(WAITING, limit=limit, urgent_first=True):
                 able = [key for key in room if room[key] > 0 and self._may_take(workers[key], run)]
-                if run.worker is None and run.id not in self.here.handles and able:
+                if run.worker is None and run.id not in self.commands.handles and able:
                     worker = max(able, key=lambda key: room[key])
                     await self._give(run, worker)
                     room[worker] -= 1
@@ -255,28 +255,30 @@ class Leader:
         if run.state is RunState.QUEUED:
             return True
         # Once: it may stop where its workflow changed, and would again.
-        return worker.takes_interrupted and (worker.id, run.id) not in self._taken_up
+        return worker.takes_interrupted and (worker.id, run.id) not in self._adopted
 
     async def _give(self, run: Run, worker: str) -> None:
         taken = replace(run, worker=worker)
         order = Order(EXECUTE, run.id, run=taken)
-        if self._seat is not None and worker == self._seat.worker.id:
+        if self._local_worker is not None and worker == self._local_worker.worker.id:
             await self.service.save_run(taken)
-            self._seat.on_order(order)
+            self._local_worker.on_order(order)
         else:
             await self.service.order(worker, order, taken)
         if run.state is RunState.INTERRUPTED:
-            self._taken_up.add((worker, run.id))
+            self._adopted.add((worker, run.id))
 
 
 class _Desk:
     """Takes letters. Until :meth:`take` it does so only when it is asked to."""
 
-    def __init__(self, inbox: Inbox, bell: Bell, service: Service, steering: Here) -> None:
+    def __init__(
+        self, inbox: Inbox, bell: Bell, service: LocalScheduler, commands: LeaderCommands
+    ) -> None:
         self._inbox = inbox
         self._bell = bell
         self._service = service
-        self._steering = steering
+        self._commands = commands
         self._after = 0
         self._is_over = False
         self._come = anyio.Event()
@@ -291,7 +293,7 @@ class _Desk:
 
     async def take(self, group: TaskGroup) -> None:
         """Take letters as they come, until cancelled; in ``group`` those that may take long."""
-        lookout = Lookout(self._bell, self._look, UNRUNG_SECONDS)
+        lookout = Lookout(self._bell, self._look, POLL_SECONDS)
         lookout.start()
         try:
             while True:
@@ -385,7 +387,7 @@ class _Desk:
     async def _outcome(self, letter: Letter) -> str:
         try:
             with answering(lambda change: Answer(letter.id, done(change))):
-                return done(await carry_out(letter.event, self._steering))
+                return done(await carry_out(letter.event, self._commands))
         except (StoreError, SchedulerClosed):
             raise
         except HeadwayError as error:

@@ -19,14 +19,14 @@ from headway_scheduler.model.changes import Change
 from headway_scheduler.model.runs import Order, Run, Worker
 from headway_scheduler.model.states import RunState
 from headway_scheduler.ports import Store
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 
 from ..config import Config
 from ..runs.actions import Control, require_idle, require_open
 from ..runs.handle import BUMP, CANCEL, PAUSE, RunHandle
 
 
-class Steering(Protocol):
+class Commands(Protocol):
     """The verbs. All values can be written as JSON. What an operator changes, they return."""
 
     async def submit(self, run: Run) -> None:
@@ -63,7 +63,7 @@ class Steering(Protocol):
         """Let a process execute runs no more; what it has not begun goes to others."""
 
 
-class Here:
+class LeaderCommands:
     """Carries the verbs out in this process, which admits.
 
     ``handles`` are the runs that are executed here, if any are, by the worker ``own``.
@@ -72,7 +72,7 @@ class Here:
     def __init__(
         self,
         config: Config,
-        service: Service,
+        service: LocalScheduler,
         store: Store,
         control: Control,
         handles: Mapping[str, RunHandle],

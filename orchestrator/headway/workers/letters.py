@@ -1,6 +1,6 @@
 """What one process asks of another, as text and back. Law of this file: no I/O of its own.
 
-A letter is the name of a verb of ``Steering`` and its values. The answer is ``done``, or the change
+A letter is the name of a verb of ``Commands`` and its values. The answer is ``done``, or the change
 that was made, or the class and the words of an error; whoever asked raises it as if it had happened
 there.
 """
@@ -14,14 +14,14 @@ from headway_scheduler.errors import CallerError, InternalError
 from headway_scheduler.model.changes import Change
 from headway_scheduler.protocol.codec import error_of, error_text
 
-from .leader_commands import Steering
+from .leader_commands import Commands
 
 DONE = "done"
 
 LASTING = frozenset({"cancel", "pause"})
 """Verbs that may wait for the end of a run: others are carried out meanwhile."""
 
-_VERBS = frozenset(name for name in vars(Steering) if not name.startswith("_"))
+_VERBS = frozenset(name for name in vars(Commands) if not name.startswith("_"))
 
 
 def letter(verb: str, **values: Any) -> str:
@@ -40,7 +40,7 @@ def verb_of(event: str) -> str:
         return ""
 
 
-async def carry_out(event: str, steering: Steering) -> Change | None:
+async def carry_out(event: str, commands: Commands) -> Change | None:
     """Do what a letter asks, and return what an operator changed by it.
 
     Raises what the verb does; InternalError for a letter that is none.
@@ -50,8 +50,8 @@ async def carry_out(event: str, steering: Steering) -> Change | None:
         raise InternalError(f"a letter asks for {verb!r}: another version of Headway wrote it")
     values = json.loads(event)
     del values["verb"]
-    types = get_type_hints(getattr(Steering, verb))
-    change: Change | None = await getattr(steering, verb)(
+    types = get_type_hints(getattr(Commands, verb))
+    change: Change | None = await getattr(commands, verb)(
         **{name: msgspec.convert(value, types[name]) for name, value in values.items()}
     )
     return change

@@ -48,7 +48,7 @@ class Vacancy:
         return self._frozen
 
 
-class Follower:
+class RemoteCommands:
     """Asks the leader. ``stand_in`` leads for a moment, or does nothing if somebody leads."""
 
     def __init__(self, database: Path, stand_in: Callable[[], Awaitable[None]]) -> None:

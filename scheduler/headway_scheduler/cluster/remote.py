@@ -31,19 +31,19 @@ from ..backends.sqlite.stopped_writer import wake_writer
 from ..errors import StoreBusy, StoreError, StoreTakenOver
 from ..model.batch import Batch
 from ..model.calls import Outcome
-from ..model.quotas import Signals
+from ..model.quotas import Observation
 from ..model.runs import Order, Worker
 from ..model.states import LIVE_CALLS, CallState
 from ..protocol.codec import Grant, Notice, Parcel, Refusal, dump, error_of, load_notice
-from ..protocol.mirror import Shadow
-from ..runtime.client import Asking
+from ..protocol.mirror import Mirror
+from ..runtime.client import SchedulerClient
 from ..runtime.clock import Clock
 from ..runtime.pending import Event, Message, finals
 
 VIGIL_SECONDS = 0.08
 """How often it is looked whether anybody leads."""
 
-UNRUNG_SECONDS = 0.25
+POLL_SECONDS = 0.25
 """How often it is looked for notices although no bell has rung."""
 
 POST_SECONDS = 60.0
@@ -62,7 +62,7 @@ _log = logging.getLogger("headway")
 
 
 @dataclass(frozen=True, slots=True)
-class Ties:
+class FollowerCallbacks:
     """What a remote scheduler needs of its process.
 
     ``joins`` says who asks if the leader does not know it yet, ``on_join`` is called once it does;
@@ -78,18 +78,20 @@ class Ties:
     on_vacancy: Callable[[Stamp | None], None]
 
 
-class Remote(Asking):
+class RemoteScheduler(SchedulerClient):
     """Schedules the calls of this process through the one that leads. An async context manager.
 
     ``worker`` is the id of this life of the process.
     """
 
-    def __init__(self, database: Path, worker: str, clock: Clock, ties: Ties) -> None:
+    def __init__(
+        self, database: Path, worker: str, clock: Clock, callbacks: FollowerCallbacks
+    ) -> None:
         super().__init__(clock)
         self.worker = worker
         self._database = database
-        self._ties = ties
-        self._shadow = Shadow()
+        self._callbacks = callbacks
+        self._mirror = Mirror()
         self._posted: dict[int, dict[int, Event]] = {}
         self._notices: list[tuple[int, str]] = []
         self._read = self._seen = 0
@@ -112,7 +114,7 @@ class Remote(Asking):
             raise self._lost
         self._note(Message(sent=(call_id, self._clock())))
 
-    def observed(self, call_id: str, quota: str, signals: Signals) -> None:
+    def observed(self, call_id: str, quota: str, signals: Observation) -> None:
         """Take in what the head of an answer told of a quota. Goes with the next letter."""
         self._note(Message(signals={quota: signals}, about=call_id))
         if quota in self._alone:
@@ -160,10 +162,10 @@ class Remote(Asking):
             lookout.start()
             self._resources = stack.pop_all()
 
-    def _next_turn_at(self, now: float) -> float | None:
+    def _next_iteration_at(self, now: float) -> float | None:
         return self._retry_at
 
-    async def _turn(self) -> None:
+    async def _iterate(self) -> None:
         """Heed what has come, and hand over what has gathered."""
         self._retry_at = None
         notices, self._notices = self._notices, []
@@ -175,12 +177,12 @@ class Remote(Asking):
         if events := self._events:
             self._events = []
             await self._hand_over(events)
-        if changed := self._shadow.take_batch():
-            self._ties.on_change(changed)
+        if changed := self._mirror.take_batch():
+            self._callbacks.on_change(changed)
 
     async def _hand_over(self, events: list[Event]) -> None:
         messages = tuple(message for event in events for message in event.messages)
-        joins, is_synced = self._ties.joins(), any(map(_is_end, messages))
+        joins, is_synced = self._callbacks.joins(), any(map(_is_end, messages))
         text = dump(Parcel(self.worker, messages, self._seen, joins))
         try:
             letter_id = await posted(self._outgoing, self.worker, text, synced=is_synced)
@@ -188,8 +190,8 @@ class Remote(Asking):
             self._fail(events, error)
             return
         if joins is not None:
-            self._ties.on_join()
-        self._shadow.told(messages, self._clock())
+            self._callbacks.on_join()
+        self._mirror.told(messages, self._clock())
         awaiting: dict[int, Event] = {}
         for number, event in enumerate(events):  # of this process: one message each
             if _is_end(event.messages[0]):
@@ -222,7 +224,7 @@ class Remote(Asking):
             if (act := self._on_preempt.get(call_id)) is not None:
                 act()
         for order in notice.orders:
-            self._ties.on_order(order)
+            self._callbacks.on_order(order)
 
     def _answer(self, awaiting: dict[int, Event], refusals: Sequence[Refusal]) -> None:
         for refusal in refusals:
@@ -231,7 +233,7 @@ class Remote(Asking):
                 _log.error("the leader refused what nobody waits for: %s", error)
                 continue
             if (call := event.messages[0].submit) is not None:
-                self._shadow.refused(call.id)
+                self._mirror.refused(call.id)
             event.answer(error)
         for event in awaiting.values():
             event.stands = True
@@ -239,7 +241,7 @@ class Remote(Asking):
                 event.answer()
 
     def _take(self, grant: Grant) -> None:
-        call, waiting = self._shadow.granted(grant), self._waiting.get(grant.call_id)
+        call, waiting = self._mirror.granted(grant), self._waiting.get(grant.call_id)
         if call is not None and waiting is not None:
             waiting.granted = call
             waiting.answer()
@@ -276,11 +278,11 @@ class Remote(Asking):
             self._loop.call_soon_threadsafe(self._lose)
         is_due = now - self._looked_at > VIGIL_SECONDS / 2
         self._looked_at = now
-        if has_rung or now - self._read_at > UNRUNG_SECONDS:
+        if has_rung or now - self._read_at > POLL_SECONDS:
             self._read_mail()
             self._read_at = now
         if is_due and self._vigil.may_lead():
-            self._loop.call_soon_threadsafe(self._ties.on_vacancy, self._vigil.frozen)
+            self._loop.call_soon_threadsafe(self._callbacks.on_vacancy, self._vigil.frozen)
 
     def _read_mail(self) -> None:
         if not self._incoming.has_changed():
@@ -298,7 +300,7 @@ class Remote(Asking):
         self._wake.set()
 
     def _is_listed(self) -> bool:
-        return self._ties.joins() is not None or self._incoming.is_listed(self.worker)
+        return self._callbacks.joins() is not None or self._incoming.is_listed(self.worker)
 
 
 async def _nothing() -> None:

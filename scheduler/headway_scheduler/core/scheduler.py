@@ -23,22 +23,22 @@ from ..errors import IllegalTransition, InternalError, UnknownQuota
 from ..model.batch import Batch, Lesson, Snapshot
 from ..model.calls import Call, CallRecord, Outcome, Priority, Route
 from ..model.changes import LIMITS, RESUME, WEIGHT, Change, gate_of, quota_of, weight_of
-from ..model.quotas import BucketState, News, Quota, Resource, Signals
+from ..model.quotas import BucketState, Observation, ProviderEvent, Quota, Resource
 from ..model.runs import Run
 from ..model.states import IN_FLIGHT, LIVE_CALLS, UNDER_WAY, CallState, check_call
-from .admission.holds import Gates
+from .admission.holds import OperatorHolds
 from .admission.lanes import Claims, Lane, Lanes
 from .admission.preemption import URGENT, Preemption
 from .admission.queue import Rank, Waiter
 from .admission.routing import routed
-from .limits.bucket import Bucket, Hold
+from .limits.bucket import Bucket, Reservation
 from .limits.quota import BREAKER, Attempt, QuotaState
 from .limits.quota import LIMITS as LEARNED
 from .policy import Policy
-from .runs.registry import RunBook
+from .runs.registry import RunRegistry
 from .views import Blocker, Explanation, Gauge, Statistics
 
-_FAULTS = (News.FAILED, News.OVERLOADED, News.LOCKED_OUT)
+_FAULTS = (ProviderEvent.FAILED, ProviderEvent.OVERLOADED, ProviderEvent.LOCKED_OUT)
 SIZES = "run size"
 """The kind of lessons about how much the runs of a workflow take."""
 
@@ -51,7 +51,7 @@ class _Live:
     """
 
     record: CallRecord
-    holds: tuple[tuple[Bucket, Hold], ...] = ()
+    holds: tuple[tuple[Bucket, Reservation], ...] = ()
     waiter: Waiter | None = None
     due: float | None = None
     held: str | None = None
@@ -69,8 +69,8 @@ class Scheduler:
     ) -> None:
         self._policy = policy or Policy()
         self._lanes = Lanes(quotas, self._policy, now)
-        self._book = RunBook()
-        self._gates = Gates()
+        self._registry = RunRegistry()
+        self._operator_holds = OperatorHolds()
         self._preemption = Preemption()
         self._live: dict[str, _Live] = {}
         self._delayed: list[tuple[float, str]] = []
@@ -102,7 +102,7 @@ class Scheduler:
         """
         if call.id in self._live:
             raise InternalError(f"call {call.id} was submitted twice")
-        call = routed(call, routes, self._lanes, self._book, now)
+        call = routed(call, routes, self._lanes, self._registry, now)
         self._lane(call, now).check(call)
         record = CallRecord(call, self._next_seq, worker=worker, parked=parked)
         self._next_seq += 1
@@ -187,7 +187,7 @@ class Scheduler:
         if was_queued and outcome.state is CallState.DONE and not record.parked:
             raise IllegalTransition(f"call {call_id}: it was never admitted, and asks no person")
         record.state = outcome.state
-        record.losses += outcome.state is CallState.UNKNOWN
+        record.lost_attempts += outcome.state is CallState.UNKNOWN
         self._note_pace(record, outcome, now)
         self._return_holds(live, outcome, now)
         self._change(record)
@@ -203,15 +203,15 @@ class Scheduler:
         record.arrival = outcome.arrival
         del self._live[call_id]
         self._preemption.ended(call_id)
-        self._book.remove(record.call)
+        self._registry.remove(record.call)
 
-    def observe(self, quota: str, signals: Signals, now: float, call_id: str = "") -> None:
+    def observe(self, quota: str, signals: Observation, now: float, call_id: str = "") -> None:
         """Take in what an attempt at a call told of a quota. A 429 pauses its quota, not the world.
 
         Raises UnknownQuota.
         """
         state = self._lanes.quota(quota)
-        if signals == Signals():
+        if signals == Observation():
             return
         live = self._live.get(call_id)
         holds = {} if live is None else dict(live.holds)
@@ -224,7 +224,7 @@ class Scheduler:
         )
         self._touched.add((quota,))
         self._ask_at = now
-        if signals.news in _FAULTS and state.breaker.is_open:
+        if signals.event in _FAULTS and state.breaker.is_open:
             self._send_elsewhere(quota, now)
 
     def try_again(self, now: float) -> None:
@@ -263,21 +263,23 @@ class Scheduler:
         Its calls that asked for its class follow it into a new one.
         """
         if run.state not in UNDER_WAY:
-            lifted = self._book.dependents(run.id)
-            if (workflow := self._book.end(run)) is not None:
-                self._lessons[workflow] = Lesson(SIZES, workflow, self._book.sizes.dump(workflow))
+            lifted = self._registry.dependents(run.id)
+            if (workflow := self._registry.end(run)) is not None:
+                self._lessons[workflow] = Lesson(
+                    SIZES, workflow, self._registry.sizes.dump(workflow)
+                )
             self._place_runs_again(lifted, now)
             return
-        before = self._book.track(run)
-        for call_id in self._book.calls(run.id):
+        before = self._registry.track(run)
+        for call_id in self._registry.calls(run.id):
             record = self._live[call_id].record
             if before is not None and record.call.priority is before.priority is not run.priority:
                 self._reclass(record, run.priority)
-        self._place_runs_again(self._book.dependents(run.id), now)
+        self._place_runs_again(self._registry.dependents(run.id), now)
 
     def wait(self, run_id: str, on: frozenset[str], now: float) -> None:
         """Note that a run waits for other runs, and no more: their calls are as urgent as it is."""
-        self._place_runs_again(self._book.wait(run_id, on), now)
+        self._place_runs_again(self._registry.wait(run_id, on), now)
 
     def bump(self, call_id: str, priority: Priority, now: float) -> None:
         """Change the class of a queued call. Raises IllegalTransition for any other."""
@@ -302,7 +304,7 @@ class Scheduler:
         elif change.kind == WEIGHT:
             self._lanes.set_weight(change.target, weight_of(change))
         else:
-            self._gates.set(change.target, *gate_of(change))
+            self._operator_holds.set(change.target, *gate_of(change))
             self._place_again(self._live.values(), now)
         self._ask_at = now
 
@@ -396,7 +398,7 @@ class Scheduler:
                 self.apply(change, now)
         for lesson in snapshot.lessons:
             if lesson.kind == SIZES:
-                self._book.sizes.load(lesson.subject, lesson.value)
+                self._registry.sizes.load(lesson.subject, lesson.value)
             elif lesson.subject in self._lanes.quotas and lesson.kind in (LEARNED, BREAKER):
                 self._lanes.quotas[lesson.subject].load(lesson, now)
         for state in snapshot.buckets:
@@ -448,7 +450,7 @@ class Scheduler:
             behind=before[0].id if before else None,
             blockers=blockers,
             starts_at=max([now, *known]) if len(known) == len(starts) else None,
-            level=waiter.level,
+            level=waiter.effective_priority,
         )
 
     def queued(self) -> list[CallRecord]:
@@ -493,7 +495,7 @@ class Scheduler:
 
     def _add(self, record: CallRecord) -> _Live:
         live = self._live[record.call.id] = _Live(record)
-        self._book.add(record.call)
+        self._registry.add(record.call)
         return live
 
     def _enqueue(self, live: _Live, now: float) -> None:
@@ -505,15 +507,15 @@ class Scheduler:
             return
         record.not_before = None
         if live.routes:
-            record.call = call = routed(call, live.routes, self._lanes, self._book, now)
+            record.call = call = routed(call, live.routes, self._lanes, self._registry, now)
             self._change(record)
-        level = self._book.level(call)
-        live.held = self._gates.holder(call, record.seq, level)
+        level = self._registry.effective_priority(call)
+        live.held = self._operator_holds.holder(call, record.seq, level)
         if live.held is not None:
             return
         if live.due is None:  # a call that comes back has its old place
-            live.due = self._book.due(call, self._policy)
-        lane, team = self._lane(call, now), self._book.team(call)
+            live.due = self._registry.due(call, self._policy)
+        lane, team = self._lane(call, now), self._registry.team(call)
         live.waiter = Waiter(record, level, team, live.due, lane.cost(call))
         lane.line.push(live.waiter, now)
         self._ask_at = now
@@ -529,7 +531,7 @@ class Scheduler:
         self, waiter: Waiter, blocked: list[Bucket | QuotaState], claims: Claims, now: float
     ) -> None:
         """Have a young background call give its slot to an urgent one that lacks only that."""
-        if waiter.level not in URGENT or len(blocked) != 1:
+        if waiter.effective_priority not in URGENT or len(blocked) != 1:
             return
         (bucket,) = blocked
         if not isinstance(bucket, Bucket) or bucket in claims.held:
@@ -565,7 +567,7 @@ class Scheduler:
             self._ask_at = now
 
     def _place_runs_again(self, run_ids: Iterable[str], now: float) -> None:
-        calls = (call_id for run_id in run_ids for call_id in self._book.calls(run_id))
+        calls = (call_id for run_id in run_ids for call_id in self._registry.calls(run_id))
         self._place_again((self._live[call_id] for call_id in calls), now)
 
     def _place_again(self, calls: Iterable[_Live], now: float) -> None:
@@ -580,11 +582,11 @@ class Scheduler:
 
     def _is_placed(self, live: _Live) -> bool:
         call, waiter = live.record.call, live.waiter
-        level = self._book.level(call)
-        held = self._gates.holder(call, live.record.seq, level)
+        level = self._registry.effective_priority(call)
+        held = self._operator_holds.holder(call, live.record.seq, level)
         if waiter is None or held is not None:
             return waiter is None and live.held == held
-        return (waiter.level, waiter.team) == (level, self._book.team(call))
+        return (waiter.effective_priority, waiter.team) == (level, self._registry.team(call))
 
     def _reclass(self, record: CallRecord, priority: Priority) -> None:
         record.call = replace(record.call, priority=priority)
@@ -610,12 +612,12 @@ class Scheduler:
         record.state = CallState.ADMITTED
         record.admitted_at = now
         record.attempts += 1
-        self._book.charge(call, waiter.cost)
+        self._registry.charge(call, waiter.cost)
         holds = [(bucket, bucket.reserve(bucket.amount(call), now)) for bucket in lane.buckets]
         for quota in lane.quotas:
             quota.breaker.admitted(call.id)
         local = (quota.name for quota in lane.quotas if quota.is_local)
-        self._preemption.admitted(call.id, waiter.level, local, now)
+        self._preemption.admitted(call.id, waiter.effective_priority, local, now)
         live = self._live[call.id]
         live.holds, live.waiter = tuple(holds), None
         self._change(record)
@@ -626,7 +628,7 @@ class Scheduler:
         if outcome.usage is not None and record.sent_at is not None and record.call.quotas:
             first = self._lanes.quotas.get(record.call.quotas[0])
             if first is not None and first.is_local:
-                first.wrote(now - record.sent_at, outcome.usage.output_tokens, now)
+                first.record_write_speed(now - record.sent_at, outcome.usage.output_tokens, now)
 
     def _return_holds(self, live: _Live, outcome: Outcome, now: float) -> None:
         for name in live.record.call.quotas:

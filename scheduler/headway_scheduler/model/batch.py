@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 from .calls import CallRecord
 from .changes import Change
-from .prompts import Link, Piece
+from .prompts import ChainNode, Chunk
 from .quotas import BucketState
 from .runs import Run, Worker
 
@@ -57,8 +57,8 @@ class Batch:
     changed: tuple[CallRecord, ...] = ()
     buckets: tuple[BucketState, ...] = ()
     runs: tuple[Run, ...] = ()
-    pieces: tuple[Piece, ...] = ()
-    links: tuple[Link, ...] = ()
+    pieces: tuple[Chunk, ...] = ()
+    links: tuple[ChainNode, ...] = ()
     forget: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
     lessons: tuple[Lesson, ...] = ()

@@ -110,8 +110,8 @@ class CallRecord:
     ``seq`` is its place in the order of arrival, kept through retries and restarts.
     ``parked`` calls were queued when their process died; they wait for their run to resume, or for
     a person. ``arrival`` numbers the answers of a run in the order in which they were given out.
-    ``losses`` counts attempts of which nobody knows what came. ``worker`` is the process that asked
-    for it last, if not the one that admits.
+    ``lost_attempts`` counts attempts of which nobody knows what came. ``worker`` is the process
+    that asked for it last, if not the one that admits.
     """
 
     call: Call
@@ -126,7 +126,7 @@ class CallRecord:
     answer: str | None = None
     error: str | None = None
     arrival: int | None = None
-    losses: int = 0
+    lost_attempts: int = 0
     worker: str | None = None
     parked: bool = False
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Chunk:
     """A distinct text of prompts, stored once. ``hash`` has 16 bytes."""
 
     hash: bytes
@@ -12,7 +12,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class ChainNode:
     """A prompt, as the prompt before it and one piece more.
 
     A call's request hash is the hex of the ``hash`` of its prompt's last link.
@@ -27,8 +27,8 @@ class Link:
 class Prompt:
     """What of a prompt may not be on disk yet. What is there already is left as it is."""
 
-    pieces: tuple[Piece, ...] = ()
-    links: tuple[Link, ...] = ()
+    pieces: tuple[Chunk, ...] = ()
+    links: tuple[ChainNode, ...] = ()
 
 
 NO_PROMPT = Prompt()

@@ -116,7 +116,7 @@ def _limit(resource: Resource, number: float, burst_seconds: float, day_starts: 
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class RateLimitHeader:
     """What a provider said of one limit with an answer. None: it did not say.
 
     ``limit`` is for a minute, or for a day where the resource is; ``remaining`` is what was left of
@@ -128,7 +128,7 @@ class Told:
     reset_seconds: float | None = None
 
 
-class News(StrEnum):
+class ProviderEvent(StrEnum):
     """What an answer, or its absence, says of the provider behind a quota."""
 
     ANSWERED = "answered"  # it lives, whatever it said of this call
@@ -139,7 +139,7 @@ class News(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Signals:
+class Observation:
     """What was learned of a quota by one attempt at a call.
 
     ``pause_until``: a time before which nothing is sent. ``told``: what headers said. ``error``:
@@ -147,8 +147,10 @@ class Signals:
     """
 
     pause_until: float | None = None
-    news: News | None = None
-    told: Mapping[Resource, Told] = field(default_factory=dict[Resource, Told])
+    event: ProviderEvent | None = None
+    headers: Mapping[Resource, RateLimitHeader] = field(
+        default_factory=dict[Resource, RateLimitHeader]
+    )
     error: str = ""
 
 

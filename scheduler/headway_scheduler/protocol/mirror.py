@@ -14,7 +14,7 @@ from ..runtime.pending import Message
 from .codec import Grant
 
 
-class Shadow:
+class Mirror:
     """The calls that this process has handed over and that have not ended."""
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Shadow:
         if record is None:
             return
         record.state, record.error = outcome.state, outcome.error
-        record.losses += outcome.state is CallState.UNKNOWN
+        record.lost_attempts += outcome.state is CallState.UNKNOWN
         record.not_before = outcome.not_before
         self._changed.append(record)
         if outcome.state not in LIVE_CALLS:

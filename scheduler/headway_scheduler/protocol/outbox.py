@@ -17,7 +17,7 @@ from .codec import Grant, Notice, Refusal, dump, error_text
 
 
 @dataclass(slots=True)
-class _Draft:
+class _OutboxBuilder:
     grants: list[Grant] = field(default_factory=list[Grant])
     told: list[tuple[int, tuple[Refusal, ...]]] = field(
         default_factory=list[tuple[int, tuple[Refusal, ...]]]
@@ -38,7 +38,7 @@ def mail(
     core: Scheduler,
 ) -> tuple[Mail, ...]:
     """What a commit tells workers: what became of what they told, and what they may send."""
-    drafts: dict[str, _Draft] = defaultdict(_Draft)
+    drafts: dict[str, _OutboxBuilder] = defaultdict(_OutboxBuilder)
     for event in events:
         for worker, order in event.orders:
             drafts[worker].orders.append(order)

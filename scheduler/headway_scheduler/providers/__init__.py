@@ -2,13 +2,13 @@
 
 from .anthropic import Anthropic
 from .azure import Azure
-from .base import Failure, Kind, Provider, Verdict
+from .base import ErrorClass, Failure, Provider, Verdict
 from .bedrock import Bedrock
 from .gemini import Gemini
 from .local import Local
 from .openai import OpenAI
 
-__all__ = ["OTHER", "PROVIDERS", "Failure", "Kind", "Provider", "Verdict"]
+__all__ = ["OTHER", "PROVIDERS", "ErrorClass", "Failure", "Provider", "Verdict"]
 
 OTHER = Provider()
 PROVIDERS = {

@@ -8,7 +8,7 @@ What was read from the cache is free for most models, and not in the usage that 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from ..model.quotas import Resource, Told
+from ..model.quotas import RateLimitHeader, Resource
 from .base import Provider, number
 
 _RESOURCES = {
@@ -27,17 +27,19 @@ class Anthropic(Provider):
     # The spending limit comes as a 400 or a 429 with the type of any other.
     account_words = ("credit balance is too low", "api usage limits", "spend limit")
 
-    def told(self, headers: Mapping[str, str], now: float) -> dict[Resource, Told]:
+    def rate_limits(
+        self, headers: Mapping[str, str], now: float
+    ) -> dict[Resource, RateLimitHeader]:
         """Read ``anthropic-ratelimit-…-{limit,remaining,reset}`` of each resource."""
         found = {}
         for word, resource in _RESOURCES.items():
             name = f"anthropic-ratelimit-{word}"
-            told = Told(
+            told = RateLimitHeader(
                 limit=number(headers.get(f"{name}-limit")) or None,
                 remaining=number(headers.get(f"{name}-remaining")),
                 reset_seconds=seconds_until(headers.get(f"{name}-reset"), now),
             )
-            if told != Told():
+            if told != RateLimitHeader():
                 found[resource] = told
         return found
 

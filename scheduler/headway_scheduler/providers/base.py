@@ -16,7 +16,7 @@ from typing import Any
 
 from ..model.calls import Usage
 from ..model.formulas import LONGEST_STATED_SECONDS, backoff_seconds
-from ..model.quotas import Resource, Told
+from ..model.quotas import RateLimitHeader, Resource
 
 _TRANSIENT_STATUS = frozenset({408, 409})  # and everything from 500, as OpenAI's SDK has it
 _OVERLOADED_STATUS = frozenset({503, 529})
@@ -42,7 +42,7 @@ _ABOUT_THE_CALL = frozenset(
 )
 
 
-class Kind(StrEnum):
+class ErrorClass(StrEnum):
     """What can be done about an error."""
 
     RATE_LIMITED = "rate limited"  # the quota pauses, the call goes again
@@ -56,7 +56,7 @@ class Kind(StrEnum):
 class Verdict:
     """What an error means: ``pause_seconds`` is how long to wait before the next try."""
 
-    kind: Kind
+    kind: ErrorClass
     pause_seconds: float = 0.0
 
 
@@ -119,7 +119,9 @@ class Provider:
         """What such a limit has taken once the answer is there; None if that does not matter."""
         return usage.total
 
-    def told(self, headers: Mapping[str, str], now: float) -> dict[Resource, Told]:
+    def rate_limits(
+        self, headers: Mapping[str, str], now: float
+    ) -> dict[Resource, RateLimitHeader]:
         """What the headers of an answer tell of each limit. They have lower-case names."""
         return {}
 
@@ -137,17 +139,19 @@ class Provider:
         # A stated 0 (or a date gone by) is no time at all: taken at its word, we would hammer.
         pause = min(LONGEST_STATED_SECONDS, stated or backoff_seconds(attempt))
         if status == 401 or (not stated and self._is_about_the_account(failure)):
-            return Verdict(Kind.ACCOUNT)
+            return Verdict(ErrorClass.ACCOUNT)
         if status == 429:
             is_final = self.is_too_large(failure)
-            return Verdict(Kind.FINAL) if is_final else Verdict(Kind.RATE_LIMITED, pause)
+            return (
+                Verdict(ErrorClass.FINAL) if is_final else Verdict(ErrorClass.RATE_LIMITED, pause)
+            )
         if status in _OVERLOADED_STATUS:
-            return Verdict(Kind.OVERLOADED, pause)
+            return Verdict(ErrorClass.OVERLOADED, pause)
         if status is None and not codes & _ABOUT_THE_CALL:
-            return Verdict(Kind.TRANSIENT, pause)
+            return Verdict(ErrorClass.TRANSIENT, pause)
         if status is not None and (status in _TRANSIENT_STATUS or status >= 500):
-            return Verdict(Kind.TRANSIENT, pause)
-        return Verdict(Kind.FINAL)
+            return Verdict(ErrorClass.TRANSIENT, pause)
+        return Verdict(ErrorClass.FINAL)
 
     def is_too_large(self, failure: Failure) -> bool:
         """Whether a 429 speaks of a request that no wait makes smaller."""

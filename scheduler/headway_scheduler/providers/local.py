@@ -4,7 +4,7 @@ Sources: their pages on parallel requests. What is limited is how many requests 
 server that is too full answers 503, or 429, or slowly. There is no account.
 """
 
-from .base import Failure, Kind, Provider, Verdict
+from .base import ErrorClass, Failure, Provider, Verdict
 
 
 class Local(Provider):
@@ -16,6 +16,6 @@ class Local(Provider):
     def judge(self, failure: Failure, attempt: int, now: float) -> Verdict:
         """A 429 means what a 503 does."""
         verdict = super().judge(failure, attempt, now)
-        if verdict.kind is Kind.RATE_LIMITED:
-            return Verdict(Kind.OVERLOADED, verdict.pause_seconds)
+        if verdict.kind is ErrorClass.RATE_LIMITED:
+            return Verdict(ErrorClass.OVERLOADED, verdict.pause_seconds)
         return verdict

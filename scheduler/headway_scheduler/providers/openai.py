@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from ..model.calls import Usage
 from ..model.formulas import characters_in_tokens
-from ..model.quotas import Resource, Told
+from ..model.quotas import RateLimitHeader, Resource
 from .base import Failure, Provider, number
 
 _RESOURCES = {"requests": Resource.REQUESTS, "tokens": Resource.TOKENS}
@@ -46,7 +46,9 @@ class OpenAI(Provider):
         """Nothing comes back."""
         return None
 
-    def told(self, headers: Mapping[str, str], now: float) -> dict[Resource, Told]:
+    def rate_limits(
+        self, headers: Mapping[str, str], now: float
+    ) -> dict[Resource, RateLimitHeader]:
         """Read ``x-ratelimit-{limit,remaining,reset}-{requests,tokens}``.
 
         Accounts without a payment have a limit of requests per day under the same name: its reset
@@ -54,12 +56,12 @@ class OpenAI(Provider):
         """
         found = {}
         for word, resource in _RESOURCES.items():
-            told = Told(
+            told = RateLimitHeader(
                 limit=number(headers.get(f"x-ratelimit-limit-{word}")) or None,
                 remaining=number(headers.get(f"x-ratelimit-remaining-{word}")),
                 reset_seconds=duration_seconds(headers.get(f"x-ratelimit-reset-{word}")),
             )
-            if told != Told():
+            if told != RateLimitHeader():
                 found[_OF_A_DAY[resource] if _is_of_a_day(told) else resource] = told
         return found
 
@@ -79,7 +81,7 @@ def duration_seconds(text: str | None) -> float | None:
     return sum(float(amount) * _SECONDS[unit] for amount, unit in parts)
 
 
-def _is_of_a_day(told: Told) -> bool:
+def _is_of_a_day(told: RateLimitHeader) -> bool:
     if told.limit is None or told.remaining is None or told.reset_seconds is None:
         return False
     missing_share = max(0.0, 1 - told.remaining / told.limit)

@@ -20,14 +20,14 @@ from ..errors import InternalError, SchedulerClosed
 from ..model.batch import Batch, Lesson
 from ..model.calls import Call, CallRecord, Outcome, Route, Usage
 from ..model.prompts import NO_PROMPT, Prompt
-from ..model.quotas import Signals
+from ..model.quotas import Observation
 from ..model.runs import Run
 from ..model.states import CallState
 from .clock import Clock
 from .pending import NOTHING, Event, Message, Reply, answer_here
 
 
-class Asking(ABC):
+class SchedulerClient(ABC):
     """Schedules the calls of this process. Use as an async context manager."""
 
     def __init__(self, clock: Clock) -> None:
@@ -115,7 +115,7 @@ class Asking(ABC):
             self._on_preempt[call_id] = act
 
     async def settle(
-        self, call_id: str, outcome: Outcome, signals: Mapping[str, Signals] | None = None
+        self, call_id: str, outcome: Outcome, signals: Mapping[str, Observation] | None = None
     ) -> None:
         """Record how a call ended; on disk when this returns.
 
@@ -125,7 +125,7 @@ class Asking(ABC):
         await self._told(Message(settle=(call_id, outcome), signals=signals, about=call_id))
 
     async def retry(
-        self, call_id: str, outcome: Outcome, signals: Mapping[str, Signals] | None = None
+        self, call_id: str, outcome: Outcome, signals: Mapping[str, Observation] | None = None
     ) -> Call:
         """Queue an attempted call again at its old place and wait until it may be sent again.
 
@@ -191,7 +191,7 @@ class Asking(ABC):
         """Note that the request leaves now. Written with the next commit."""
 
     @abstractmethod
-    def observed(self, call_id: str, quota: str, signals: Signals) -> None:
+    def observed(self, call_id: str, quota: str, signals: Observation) -> None:
         """Take in what the head of an answer told of a quota. Written with the next commit.
 
         Nobody is woken for it, unless everybody waits for a sign of life of the provider.
@@ -212,11 +212,11 @@ class Asking(ABC):
         """Do what comes before the first turn."""
 
     @abstractmethod
-    async def _turn(self) -> None:
+    async def _iterate(self) -> None:
         """Tell everything that has gathered."""
 
     @abstractmethod
-    def _next_turn_at(self, now: float) -> float | None:
+    def _next_iteration_at(self, now: float) -> float | None:
         """When there is a turn although nobody asked for anything; None for never."""
 
     # How callers wait
@@ -262,12 +262,12 @@ class Asking(ABC):
                 while True:
                     await self._gather()
                     with anyio.CancelScope(shield=True):
-                        await self._turn()
+                        await self._iterate()
         finally:
             self._closed = True
             try:
                 with anyio.CancelScope(shield=True):
-                    await self._turn()
+                    await self._iterate()
             finally:
                 closed = SchedulerClosed("the scheduler was closed while this call waited")
                 self._answer_all(closed)
@@ -280,7 +280,7 @@ class Asking(ABC):
     async def _gather(self) -> None:
         """Sleep until an event, or until it is time."""
         now = self._clock()
-        at = self._next_turn_at(now)
+        at = self._next_iteration_at(now)
         with anyio.move_on_after(None if at is None else at - now):
             await self._wake.wait()
         self._wake = anyio.Event()

@@ -29,13 +29,13 @@ from ..model import changes
 from ..model.batch import Answer, Batch, Snapshot
 from ..model.calls import CallRecord, Priority
 from ..model.changes import Change
-from ..model.quotas import Quota, Signals
+from ..model.quotas import Observation, Quota
 from ..model.runs import Order, Run, Worker
 from ..model.states import UNDER_WAY, RunState
 from ..ports import Store
 from ..protocol.codec import Parcel
 from ..protocol.outbox import mail
-from .client import Asking
+from .client import SchedulerClient
 from .clock import Clock, system_clock
 from .pending import Event, Message, Reply, answer_here, batch_with, finals
 
@@ -43,7 +43,7 @@ RETRY_COMMIT_SECONDS = 1.0
 """How long after a failed commit the next one is tried if nobody asks."""
 
 
-class Service(Asking):
+class LocalScheduler(SchedulerClient):
     """Schedules the calls of this process, which admits. Use as an async context manager.
 
     ``on_change`` is called after every commit, for live views. One that does not ``admit`` yet
@@ -96,7 +96,7 @@ class Service(Asking):
         """
         self._core.sent(call_id, self._clock())
 
-    def observed(self, call_id: str, quota: str, signals: Signals) -> None:
+    def observed(self, call_id: str, quota: str, signals: Observation) -> None:
         """Take in what the head of an answer told of a quota. Written with the next commit.
 
         Nobody is woken for it, unless everybody waits for a sign of life of the provider.
@@ -231,12 +231,12 @@ class Service(Asking):
 
     # The pump
 
-    def _next_turn_at(self, now: float) -> float | None:
+    def _next_iteration_at(self, now: float) -> float | None:
         if self._retry_at is not None or not self._admits:
             return self._retry_at
         return self._core.next_event(now)
 
-    async def _turn(self) -> None:
+    async def _iterate(self) -> None:
         """Everything that has gathered: one batch, unless a row of it is refused."""
         parts, self._events = [self._events], []
         while parts:
@@ -264,7 +264,7 @@ class Service(Asking):
                 if turn.batch:
                     self._on_change(turn.batch)
 
-    async def _commit(self, events: list[Event]) -> "_Turn":
+    async def _commit(self, events: list[Event]) -> "_Iteration":
         """Tell the core, ask it, and commit. Takes out of ``events`` what the core refused."""
         if self._retry_at is not None:
             await self._rebuild()
@@ -276,7 +276,7 @@ class Service(Asking):
         batch = replace(batch, mail=mail(events, grants, preempted, self._core))
         if batch:
             await self._store.commit(batch)
-        return _Turn(batch, grants, preempted)
+        return _Iteration(batch, grants, preempted)
 
     def _tell(self, event: Event, now: float) -> bool:
         """Tell the core one event; a caller's mistake goes back to that caller alone."""
@@ -296,7 +296,7 @@ class Service(Asking):
             event.answer(error)
         return not event.refused
 
-    def _answer(self, accepted: list[Event], turn: "_Turn") -> None:
+    def _answer(self, accepted: list[Event], turn: "_Iteration") -> None:
         """The commit stands: wake those whose event it was, and those who may send."""
         for event in accepted:
             event.stands = True
@@ -355,7 +355,7 @@ class Service(Asking):
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
+class _Iteration:
     """What a commit did."""
 
     batch: Batch

@@ -16,7 +16,7 @@ from ..model.batch import Answer, Batch, Lesson
 from ..model.calls import Call, CallRecord, Outcome, Priority, Route
 from ..model.changes import Change
 from ..model.prompts import NO_PROMPT, Prompt
-from ..model.quotas import Signals
+from ..model.quotas import Observation
 from ..model.runs import Order, Run
 from ..model.states import CallState
 
@@ -83,7 +83,7 @@ class Message:
     decide: tuple[CallRecord, Outcome] | None = None
     sent: tuple[str, float] | None = None
     settle: tuple[str, Outcome] | None = None
-    signals: Mapping[str, Signals] | None = None
+    signals: Mapping[str, Observation] | None = None
     about: str = ""
     bump: tuple[str, Priority] | None = None
     waits: tuple[str, frozenset[str]] | None = None

@@ -22,7 +22,7 @@ from headway_scheduler.errors import RunClosed
 from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.states import CallState
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 from headway_scheduler.testing.provider import Fault, FaultKind, Latency
 
 pytestmark = pytest.mark.anyio
@@ -82,7 +82,7 @@ async def test_no_slot_is_lost_at_any_await(
         inner = Pausing(["one two three"])
         inner.faults = faults
         # A fresh one each time: faults without answers would make the quota pause.
-        async with Service(MemoryStore(), [narrow]) as service:
+        async with LocalScheduler(MemoryStore(), [narrow]) as service:
             scope = RunScope(service, f"run-{turns}", Priority.NORMAL)
             client = ScheduledClient(inner, NARROW, scope, "w")
             token = CancellationToken()
@@ -203,7 +203,7 @@ async def test_a_stream_is_dropped_in_the_middle(
 
 
 async def test_a_connection_is_not_lost_with_the_call(
-    service: Service, question: Any, serve: Any
+    service: LocalScheduler, question: Any, serve: Any
 ) -> None:
     """The pool of the shared client is as large after many drops as after one."""
     hang = {"on": True}
@@ -297,7 +297,7 @@ async def test_an_outer_timeout_is_still_a_timeout(scope: RunScope, question: An
 class holding_the_only_slot:
     """Another run's call that is in flight on the quota with one slot."""
 
-    def __init__(self, service: Service, question: Any) -> None:
+    def __init__(self, service: LocalScheduler, question: Any) -> None:
         inner = ReplayChatCompletionClient(["a b c"])
         scope = RunScope(service, "other", Priority.NORMAL)
         self._items = ScheduledClient(inner, NARROW, scope, "w").create_stream(question())

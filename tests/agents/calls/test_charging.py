@@ -11,7 +11,7 @@ from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.quotas import Quota, Resource
 from headway_scheduler.model.states import CallState
 from headway_scheduler.providers import PROVIDERS
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 from headway_scheduler.testing.provider import Charging, Fault, FaultKind, Limits, Reply
 
 pytestmark = pytest.mark.anyio
@@ -49,7 +49,7 @@ async def test_no_request_is_refused(charging: Charging, serve: Any, question: A
         client={"max_tokens": 700}, limits=limits_of(charging), reply=lambda body: WORDS
     )
     model = Model("m", ("q",), provider=PROVIDERS[charging.value])
-    async with Service(store, [quota_of(charging)]) as service, serving as (provider, inner):
+    async with LocalScheduler(store, [quota_of(charging)]) as service, serving as (provider, inner):
         async with anyio.create_task_group() as group:
             for n in range(CALLS):
                 scope = RunScope(service, f"r{n}", Priority.INTERACTIVE)

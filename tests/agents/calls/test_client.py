@@ -16,7 +16,7 @@ from headway_scheduler.errors import CallerError, CallTooLarge, RunClosed
 from headway_scheduler.model.calls import Priority, Usage
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.states import CallState
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 
 pytestmark = pytest.mark.anyio
 MODEL = Model("m", ("q",))
@@ -161,7 +161,7 @@ async def test_a_handle_does_not_close_what_it_shares(scope: RunScope) -> None:
 
 
 async def test_priority_of_the_agent_goes_before_the_run_s(
-    service: Service, records: Any, question: Any
+    service: LocalScheduler, records: Any, question: Any
 ) -> None:
     scope = RunScope(service, "run", Priority.BACKGROUND)
     inner = ReplayChatCompletionClient(["a", "b"])
@@ -216,7 +216,7 @@ async def test_a_closed_run_asks_for_nothing(scope: RunScope, records: Any, ques
 
 
 async def test_an_attempt_of_a_changed_workflow_stops_before_it_asks(
-    service: Service, question: Any, records: Any
+    service: LocalScheduler, question: Any, records: Any
 ) -> None:
     for number in range(2):
         scope = RunScope(service, "run", Priority.NORMAL, Journal(await records()))
@@ -228,7 +228,7 @@ async def test_an_attempt_of_a_changed_workflow_stops_before_it_asks(
 
 
 async def test_a_call_above_its_limit_is_refused_and_kept_on_the_run(question: Any) -> None:
-    async with Service(MemoryStore(), [Quota.per_minute("q", tokens=100)]) as service:
+    async with LocalScheduler(MemoryStore(), [Quota.per_minute("q", tokens=100)]) as service:
         scope = RunScope(service, "run", Priority.NORMAL)
         client = ScheduledClient(ReplayChatCompletionClient(["a"]), MODEL, scope, "w")
         with pytest.raises(CallTooLarge) as caught:

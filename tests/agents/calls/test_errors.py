@@ -15,8 +15,8 @@ from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.states import CallState
-from headway_scheduler.providers import PROVIDERS, Kind
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.providers import PROVIDERS, ErrorClass
+from headway_scheduler.runtime.local import LocalScheduler
 from headway_scheduler.testing.provider import Fault, FaultKind, Latency, Limits
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +28,7 @@ def once(fault: Fault) -> Any:
 
 
 async def test_a_429_pauses_the_quota_and_is_paid_once(
-    scope: RunScope, serve: Any, question: Any, records: Any, service: Service
+    scope: RunScope, serve: Any, question: Any, records: Any, service: LocalScheduler
 ) -> None:
     paused: list[float] = []
 
@@ -53,7 +53,7 @@ async def test_a_429_gives_its_tokens_back(serve: Any, question: Any) -> None:
     """Else the retry would wait most of a minute for tokens that nobody used."""
     fault = Fault(FaultKind.RATE_LIMIT, retry_after_seconds=0.01)
     async with (
-        Service(MemoryStore(), [Quota.per_minute("q", tokens=1000)]) as service,
+        LocalScheduler(MemoryStore(), [Quota.per_minute("q", tokens=1000)]) as service,
         serve(client={"max_tokens": 900}, faults=once(fault)) as (_, inner),
     ):
         scope = RunScope(service, "run", Priority.NORMAL)
@@ -149,7 +149,7 @@ async def test_what_no_wait_mends_reaches_the_agent_as_it_came(
 
 
 async def test_a_bad_key_fails_its_call_and_holds_the_others_until_it_is_mended(
-    scope: RunScope, serve: Any, question: Any, service: Service, caplog: Any
+    scope: RunScope, serve: Any, question: Any, service: LocalScheduler, caplog: Any
 ) -> None:
     caplog.set_level(logging.WARNING, "headway")
     async with serve(faults=once(Fault(FaultKind.UNAUTHORIZED))) as (provider, inner):
@@ -302,28 +302,28 @@ class ReadTimeout(TransportError):
 @pytest.mark.parametrize(
     ("error", "kind", "pause"),
     [
-        (ValueError("model does not support vision"), Kind.FINAL, 0.0),
-        (AttributeError("'str' object has no attribute 'choices'"), Kind.FINAL, 0.0),
-        (_Response(400), Kind.FINAL, 0.0),
-        (_Response(529), Kind.OVERLOADED, 1.0),
-        (_Response(429, response=_Slow), Kind.RATE_LIMITED, 7.0),
-        (_Response(429, body={"error": {"code": "insufficient_quota"}}), Kind.ACCOUNT, 0.0),
-        (_wrapped(_Response(429, response=_Slow)), Kind.RATE_LIMITED, 7.0),
-        (ConnectionResetError(), Kind.TRANSIENT, 1.0),
-        (TimeoutError(), Kind.TRANSIENT, 1.0),
-        (JSONDecodeError("cut", "", 0), Kind.TRANSIENT, 1.0),
-        (_Amazon("ThrottlingException", 400), Kind.RATE_LIMITED, 1.0),
-        (_Amazon("ValidationException", 400), Kind.FINAL, 0.0),
-        (ReadTimeout("cut"), Kind.TRANSIENT, 1.0),
-        (openai.APITimeoutError(None), Kind.TRANSIENT, 1.0),  # type: ignore[arg-type]
+        (ValueError("model does not support vision"), ErrorClass.FINAL, 0.0),
+        (AttributeError("'str' object has no attribute 'choices'"), ErrorClass.FINAL, 0.0),
+        (_Response(400), ErrorClass.FINAL, 0.0),
+        (_Response(529), ErrorClass.OVERLOADED, 1.0),
+        (_Response(429, response=_Slow), ErrorClass.RATE_LIMITED, 7.0),
+        (_Response(429, body={"error": {"code": "insufficient_quota"}}), ErrorClass.ACCOUNT, 0.0),
+        (_wrapped(_Response(429, response=_Slow)), ErrorClass.RATE_LIMITED, 7.0),
+        (ConnectionResetError(), ErrorClass.TRANSIENT, 1.0),
+        (TimeoutError(), ErrorClass.TRANSIENT, 1.0),
+        (JSONDecodeError("cut", "", 0), ErrorClass.TRANSIENT, 1.0),
+        (_Amazon("ThrottlingException", 400), ErrorClass.RATE_LIMITED, 1.0),
+        (_Amazon("ValidationException", 400), ErrorClass.FINAL, 0.0),
+        (ReadTimeout("cut"), ErrorClass.TRANSIENT, 1.0),
+        (openai.APITimeoutError(None), ErrorClass.TRANSIENT, 1.0),  # type: ignore[arg-type]
         (openai.APIError("mid-stream", None, body={"code": "rate_limit_exceeded"}),  # type: ignore[arg-type]
-         Kind.RATE_LIMITED, 1.0),
+         ErrorClass.RATE_LIMITED, 1.0),
         (openai.APIError("mid-stream", None, body={"type": "server_error"}),  # type: ignore[arg-type]
-         Kind.TRANSIENT, 1.0),
+         ErrorClass.TRANSIENT, 1.0),
     ],
     ids=repr,
 )  # fmt: skip
-def test_errors_are_judged_by_their_looks(error: Exception, kind: Kind, pause: float) -> None:
+def test_errors_are_judged_by_their_looks(error: Exception, kind: ErrorClass, pause: float) -> None:
     provider = PROVIDERS["bedrock" if isinstance(error, _Amazon) else "openai"]
     verdict = judged(error, provider, 1, now=0.0)
     assert (verdict.kind, verdict.pause_seconds) == (kind, pause)
@@ -365,7 +365,7 @@ async def test_200_streams_at_once_of_which_every_fifth_is_cut_leave_no_slot_tak
     store = MemoryStore()
     quota = Quota.per_minute("q", concurrency=200)
     async with (
-        Service(store, [quota]) as service,
+        LocalScheduler(store, [quota]) as service,
         serve(faults=faults, latency=Latency(0.01)) as (provider, inner),
         anyio.create_task_group() as group,
     ):

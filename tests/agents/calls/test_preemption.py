@@ -12,7 +12,7 @@ from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.states import CallState
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 from headway_scheduler.testing.provider import Latency
 
 pytestmark = pytest.mark.anyio
@@ -29,7 +29,10 @@ async def test_the_urgent_call_goes_at_once_and_the_other_again(
     store = MemoryStore()
     gpu = replace(Quota.per_minute("gpu", concurrency=1), is_local=True)
     ended: list[str] = []
-    async with Service(store, [gpu]) as service, serve(latency=Latency(0.3)) as (provider, inner):
+    async with (
+        LocalScheduler(store, [gpu]) as service,
+        serve(latency=Latency(0.3)) as (provider, inner),
+    ):
 
         async def run(name: str, priority: Priority) -> None:
             scope = RunScope(service, name, priority)
@@ -53,7 +56,10 @@ async def test_the_urgent_call_goes_at_once_and_the_other_again(
 async def test_one_that_made_room_can_still_be_cancelled(serve: Any, question: Any) -> None:
     store = MemoryStore()
     gpu = replace(Quota.per_minute("gpu", concurrency=1), is_local=True)
-    async with Service(store, [gpu]) as service, serve(latency=Latency(0.3)) as (provider, inner):
+    async with (
+        LocalScheduler(store, [gpu]) as service,
+        serve(latency=Latency(0.3)) as (provider, inner),
+    ):
 
         def asked(name: str, priority: Priority) -> "asyncio.Task[Any]":
             scope = RunScope(service, name, priority)

@@ -13,7 +13,7 @@ from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.states import CallState
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 from headway_scheduler.testing.provider import Fault, FaultKind, Latency
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("fast_pauses")]
@@ -37,7 +37,7 @@ async def world(serve: Any) -> AsyncIterator[World]:
     world = World()
     quotas = [Quota.per_minute(name, concurrency=2) for name in ("east", "west", "small")]
     async with AsyncExitStack() as stack:
-        service = await stack.enter_async_context(Service(world.store, quotas))
+        service = await stack.enter_async_context(LocalScheduler(world.store, quotas))
         inners = {}
         for name in ("east", "west", "small"):
 

@@ -25,7 +25,7 @@ from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.model.calls import Priority, Usage
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.states import CallState
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("fast_pauses")]
 
@@ -264,11 +264,11 @@ async def server() -> AsyncIterator[Server]:
 
 
 @dataclass
-class Asking:
+class SchedulerClient:
     """A wrapped client, and the scheduler and journal behind it."""
 
     client: ScheduledClient
-    service: Service
+    service: LocalScheduler
     store: MemoryStore
 
     async def row(self) -> Any:
@@ -282,12 +282,12 @@ def stock(request: pytest.FixtureRequest) -> tuple[str, Stock]:
 
 
 @pytest.fixture
-async def asking(server: Server, stock: tuple[str, Stock]) -> AsyncIterator[Asking]:
+async def asking(server: Server, stock: tuple[str, Stock]) -> AsyncIterator[SchedulerClient]:
     store = MemoryStore()
-    async with Service(store, [GUESS]) as service:
+    async with LocalScheduler(store, [GUESS]) as service:
         scope = RunScope(service, "run", Priority.INTERACTIVE)
         client = ScheduledClient(stock[1].make(server.url), Model("m", ("q",)), scope, "w")
-        yield Asking(client, service, store)
+        yield SchedulerClient(client, service, store)
         await client.close()
 
 
@@ -304,7 +304,7 @@ def saying(stock: Stock, how: str) -> Said:
 
 @pytest.mark.parametrize("how", ASK)
 async def test_it_says_what_the_bare_client_says_and_its_usage_is_recorded(
-    asking: Asking, server: Server, stock: tuple[str, Stock], question: Any, how: str
+    asking: SchedulerClient, server: Server, stock: tuple[str, Stock], question: Any, how: str
 ) -> None:
     server.says = [saying(stock[1], how), saying(stock[1], how)]
     bare = await ASK[how](asking.client.inner, question())
@@ -318,7 +318,7 @@ async def test_it_says_what_the_bare_client_says_and_its_usage_is_recorded(
 
 @pytest.mark.parametrize("how", ASK)
 async def test_one_that_is_busy_is_asked_again_by_us_and_not_by_the_sdk(
-    asking: Asking, server: Server, stock: tuple[str, Stock], question: Any, how: str
+    asking: SchedulerClient, server: Server, stock: tuple[str, Stock], question: Any, how: str
 ) -> None:
     server.says = [stock[1].busy, stock[1].busy, saying(stock[1], how)]
     assert (await ASK[how](asking.client, question())).content == "Hello."
@@ -328,7 +328,7 @@ async def test_one_that_is_busy_is_asked_again_by_us_and_not_by_the_sdk(
 
 @pytest.mark.parametrize("stock", [n for n, s in STOCK.items() if s.busy_in_stream], indirect=True)
 async def test_an_error_inside_a_stream_is_asked_again(
-    asking: Asking, server: Server, stock: tuple[str, Stock], question: Any
+    asking: SchedulerClient, server: Server, stock: tuple[str, Stock], question: Any
 ) -> None:
     assert stock[1].busy_in_stream is not None
     server.says = [stock[1].busy_in_stream, stock[1].stream]
@@ -338,7 +338,7 @@ async def test_an_error_inside_a_stream_is_asked_again(
 
 @pytest.mark.parametrize("how", ASK)
 async def test_what_no_wait_mends_keeps_its_type_and_the_providers_words(
-    asking: Asking, server: Server, stock: tuple[str, Stock], question: Any, how: str
+    asking: SchedulerClient, server: Server, stock: tuple[str, Stock], question: Any, how: str
 ) -> None:
     server.says = [stock[1].locked]
     with pytest.raises(stock[1].error) as caught:
@@ -353,7 +353,7 @@ async def test_what_no_wait_mends_keeps_its_type_and_the_providers_words(
 @pytest.mark.parametrize("stock", [n for n, s in STOCK.items() if s.limit], indirect=True)
 @pytest.mark.parametrize("how", ASK)
 async def test_headers_tell_the_scheduler_of_limits(
-    asking: Asking, server: Server, stock: tuple[str, Stock], question: Any, how: str
+    asking: SchedulerClient, server: Server, stock: tuple[str, Stock], question: Any, how: str
 ) -> None:
     said = saying(stock[1], how)
     assert stock[1].limit is not None
@@ -367,7 +367,7 @@ async def test_headers_tell_the_scheduler_of_limits(
 
 
 async def test_a_stream_that_is_closed_early_leaves_no_slot_taken(
-    asking: Asking, server: Server, stock: tuple[str, Stock], question: Any
+    asking: SchedulerClient, server: Server, stock: tuple[str, Stock], question: Any
 ) -> None:
     server.says = [stock[1].stream]
     stream = asking.client.create_stream(question())

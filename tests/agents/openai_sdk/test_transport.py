@@ -21,7 +21,7 @@ from headway_scheduler.errors import CallTooLarge, ProviderError, RunClosed
 from headway_scheduler.model.calls import CallRecord, Priority, Usage
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.states import CallState
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 from headway_scheduler.testing.provider import (
     Fault,
     FaultKind,
@@ -82,7 +82,7 @@ class Hanging:
         return Fault(FaultKind.HANG) if number == 1 else None
 
 
-def again(service: Service, rows: Sequence[CallRecord]) -> RunScope:
+def again(service: LocalScheduler, rows: Sequence[CallRecord]) -> RunScope:
     """The run's next attempt."""
     return RunScope(service, "run", Priority.NORMAL, Journal(rows))
 
@@ -188,7 +188,7 @@ async def test_a_stream_is_recorded_before_its_end_is_seen(scope: RunScope, reco
 
 
 async def test_a_recorded_stream_says_the_same(
-    scope: RunScope, service: Service, records: Any
+    scope: RunScope, service: LocalScheduler, records: Any
 ) -> None:
     async with serving(scope) as (_, sdk):
         first = await streamed(sdk)
@@ -424,7 +424,7 @@ async def test_what_no_wait_mends_is_the_sdk_s_own_error_with_the_provider_s_wor
 
 
 async def test_a_recorded_failure_is_given_back(
-    scope: RunScope, service: Service, records: Any
+    scope: RunScope, service: LocalScheduler, records: Any
 ) -> None:
     async with serving(scope, faults=lambda *_: Fault(FaultKind.UNAUTHORIZED)) as (_, sdk):
         with pytest.raises(openai.AuthenticationError):
@@ -463,7 +463,7 @@ async def test_what_is_learned_in_a_step_is_learned_of_the_agent(
 
 
 async def test_a_call_above_its_limit_is_refused_before_it_is_sent() -> None:
-    async with Service(MemoryStore(), [Quota.per_minute("q", tokens=100)]) as service:
+    async with LocalScheduler(MemoryStore(), [Quota.per_minute("q", tokens=100)]) as service:
         scope = RunScope(service, "run", Priority.NORMAL)
         async with serving(scope) as (provider, sdk):
             with pytest.raises(CallTooLarge):
@@ -510,7 +510,7 @@ async def test_the_end_of_its_run_ends_a_call(
 
 
 async def test_what_was_cut_off_is_sent_again_under_its_own_row(
-    scope: RunScope, service: Service, records: Any
+    scope: RunScope, service: LocalScheduler, records: Any
 ) -> None:
     hangs = Hanging()
     async with (
@@ -525,7 +525,7 @@ async def test_what_was_cut_off_is_sent_again_under_its_own_row(
         following = again(service, await records())
         assert (await embed(scheduled(plain, MODEL, lambda: following))).data
     (record,) = await records()
-    assert (record.state, record.attempts, record.losses) == (CallState.DONE, 2, 1)
+    assert (record.state, record.attempts, record.lost_attempts) == (CallState.DONE, 2, 1)
 
 
 def test_bytes_that_are_no_text_come_back_equal() -> None:

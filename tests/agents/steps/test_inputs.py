@@ -19,7 +19,7 @@ from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Outcome, Priority
 from headway_scheduler.model.states import CallState
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 
 pytestmark = pytest.mark.anyio
 
@@ -48,7 +48,7 @@ class Actor(BaseChatAgent):
 
 
 @pytest.fixture
-def begin(store: MemoryStore, service: Service, models: Any) -> Callable[..., Any]:
+def begin(store: MemoryStore, service: LocalScheduler, models: Any) -> Callable[..., Any]:
     async def beginning(act: Act) -> Attempt:
         rows = Journal(records=await store.calls("run"))
         scope = RunScope(service, "run", Priority.NORMAL, rows)
@@ -124,7 +124,7 @@ async def test_outside_of_a_run_it_is_refused() -> None:
 
 @pytest.mark.parametrize("again", list(Again))
 async def test_a_step_that_was_cut_off(
-    again: Again, begin: Any, records: Any, service: Service
+    again: Again, begin: Any, records: Any, service: LocalScheduler
 ) -> None:
     acts, keys = asyncio.Event(), list[str]()
 

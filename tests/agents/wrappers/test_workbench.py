@@ -343,7 +343,7 @@ async def test_a_repeatable_tool_is_called_again_with_its_key(
     await cut_off(await begin(writer(tool_calls(("act", {"n": 1})), tools=[tool])), acts)
     (step,) = await steps(records)
     assert step.state is CallState.UNKNOWN
-    assert step.losses == 1
+    assert step.lost_attempts == 1
     assert last(await result_of(await begin(writer(tools=[tool])))) == "done 1"
     assert keys == [step.call.id] * 2
     (step,) = await steps(records)

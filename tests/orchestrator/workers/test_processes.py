@@ -225,7 +225,9 @@ anyio.run(main)
 """
 
 
-def replace_leader(world: World, workers: list[subprocess.Popen[str]], end: signal.Signals) -> None:
+def replace_leader(
+    world: World, workers: list[subprocess.Popen[str]], end: signal.Observation
+) -> None:
     """Kill or freeze whichever worker leads, see another lead, and have it wake up, for a while."""
     world.until(lambda: world.leader() in {each.pid for each in workers})  # none that stands in
     leader = next(each for each in workers if each.pid == world.leader())
@@ -254,8 +256,8 @@ def test_every_letter_is_carried_out_once_whoever_is_killed_or_frozen(world: Wor
     assert sorted(changes(world)) == sorted(("weight", f"team-{n}") for n in range(60))
     assert unanswered(world) == 0
     # What was paid twice is what a process had in flight when it ended.
-    ((losses,),) = world.rows("SELECT sum(losses) FROM calls")
-    assert 60 <= len(world.ledger.paid) <= 60 + losses
+    ((lost_attempts,),) = world.rows("SELECT sum(lost_attempts) FROM calls")
+    assert 60 <= len(world.ledger.paid) <= 60 + lost_attempts
 
 
 # A worker that is killed where its next answer would be written by itself: whatever the letter
@@ -263,12 +265,12 @@ def test_every_letter_is_carried_out_once_whoever_is_killed_or_frozen(world: Wor
 KILLED = """
 import os, signal, sys
 from headway.cli import main
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 
 async def killed(self, answer):
     os.kill(os.getpid(), signal.SIGKILL)
 
-Service.answer = killed
+LocalScheduler.answer = killed
 sys.exit(main(["work", "--forever"]))
 """
 
@@ -325,8 +327,8 @@ def test_a_leader_that_is_stopped_in_a_commit_is_replaced(world: World, beside: 
     if not beside:
         world.worker()
     world.until(lambda: world.state(run_id) == "completed")
-    ((losses,),) = world.rows("SELECT sum(losses) FROM calls")
-    assert 1 <= len(world.ledger.paid) <= 1 + losses
+    ((lost_attempts,),) = world.rows("SELECT sum(lost_attempts) FROM calls")
+    assert 1 <= len(world.ledger.paid) <= 1 + lost_attempts
 
 
 # Executes no run: it has one call of its own.
@@ -515,7 +517,7 @@ def test_a_frozen_worker_loses_its_runs_and_tells_nothing_more(slow_world: World
     worker = world.start("run", "agent", "fly")
     world.until(lambda: in_flight(world), leader, worker)
     world.freeze(worker)
-    world.until(lambda: world.rows("SELECT 1 FROM calls WHERE losses = 1"), leader)
+    world.until(lambda: world.rows("SELECT 1 FROM calls WHERE lost_attempts = 1"), leader)
     world.until(lambda: in_flight(world), leader)
     worker.send_signal(signal.SIGCONT)
     _, err = worker.communicate()

@@ -116,12 +116,12 @@ async def test_a_follower_executes_and_the_leader_admits(leader: SimulatedHeadwa
 async def test_what_a_follower_is_refused_it_is_told(leader: SimulatedHeadway) -> None:
     """By the leader's scheduler, as it would be by its own."""
     async with second(leader) as follower:
-        assert follower.waiting_here == 0
+        assert follower.waiting_calls == 0
         with pytest.raises(StoreBusy, match="another process leads"):
             _ = follower.service
         await leader.queue.pause()
         handle = await follower.submit("agent", task="x")
-        while follower.waiting_here == 0:  # noqa: ASYNC110 (a count)
+        while follower.waiting_calls == 0:  # noqa: ASYNC110 (a count)
             await anyio.sleep(0.01)
         with pytest.raises(RunNotResumable, match="it is running"):
             await leader.resume(handle.id)
@@ -142,7 +142,7 @@ async def test_a_run_of_another_process_is_waited_for(leader: SimulatedHeadway) 
         first = await leader.submit("agent", task="x", key="k")
         others = [await follower.submit("agent", task="x", key="k") for _ in range(2)]
         for other in others:
-            assert (other.id, other.is_here, first.is_here) == (first.id, False, True)
+            assert (other.id, other.is_local, first.is_local) == (first.id, False, True)
             for steer in (other.cancel, other.pause, other.interrupt):
                 with pytest.raises(CallerError, match="not executed by this process"):
                     steer()
@@ -222,7 +222,7 @@ async def test_an_order_to_execute_starts_the_run_that_is_expected(
         with executor.expecting(replace(run, worker=worker)) as handle:
             assert leader._leader is not None
             await leader._leader._give(run, worker)
-            await headway._steering.claim(run, worker)
+            await headway._commands.claim(run, worker)
             executor.start(handle)
         assert (await handle.result()).calls == 1
     assert len(leader.provider.ledger.paid) == 1
@@ -236,7 +236,7 @@ async def test_a_run_that_was_given_may_end_before_its_claim_is_heard(
         headway = follower if who == "follower" else leader
         await headway._executor.join()
         run = await leader.enqueue("agent", task="x")
-        claim = headway._steering.claim
+        claim = headway._commands.claim
 
         async def claim_late(run: Run, worker: str) -> None:
             assert leader._leader is not None
@@ -245,7 +245,7 @@ async def test_a_run_that_was_given_may_end_before_its_claim_is_heard(
                 await anyio.sleep(0.01)
             await claim(run, worker)
 
-        monkeypatch.setattr(headway._steering, "claim", claim_late)
+        monkeypatch.setattr(headway._commands, "claim", claim_late)
         assert (await (await headway.resume(run.id)).result()).calls == 1
     assert len(leader.provider.ledger.paid) == 1
 
@@ -260,7 +260,7 @@ async def test_runs_of_workers_whom_nobody_knows_are_given_to_others(tmp_path: P
         await store.commit(Batch(runs=tuple(lost)))
     async with Headway(config) as headway:
         rows = {run.id: (run.state, run.worker) for run in await headway.runs()}
-        await headway._steering.submit(replace(lost[0], id="r-late"))
+        await headway._commands.submit(replace(lost[0], id="r-late"))
         assert (await headway.run("r-late")).worker is None
     assert rows == {
         "r-queued": (RunState.QUEUED, None),

@@ -13,7 +13,7 @@ from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import StoreBusy, StoreError
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, CallRecord, Priority
-from headway_scheduler.model.prompts import Link, Piece
+from headway_scheduler.model.prompts import ChainNode, Chunk
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
 
@@ -33,8 +33,8 @@ def call(seq: int, state: CallState, **fields: object) -> CallRecord:
 
 def sound() -> Batch:
     run = Run("r", "w", "t", Priority.NORMAL, RunState.COMPLETED, 1.0)
-    pieces = tuple(Piece(each, "words") for each in HASHES[:2])
-    links = (Link(HASHES[2], None, HASHES[0]), Link(HASHES[3], HASHES[2], HASHES[1]))
+    pieces = tuple(Chunk(each, "words") for each in HASHES[:2])
+    links = (ChainNode(HASHES[2], None, HASHES[0]), ChainNode(HASHES[3], HASHES[2], HASHES[1]))
     rows = (call(0, CallState.DONE, answer="{}"), call(1, CallState.CANCELLED))
     return Batch(rows, runs=(run,), pieces=pieces, links=links)
 

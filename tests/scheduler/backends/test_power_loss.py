@@ -21,7 +21,7 @@ from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, CallRecord, Priority
-from headway_scheduler.model.prompts import Link, Piece
+from headway_scheduler.model.prompts import ChainNode, Chunk
 from headway_scheduler.model.quotas import BucketState, Resource
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
@@ -83,8 +83,10 @@ def batches(random: Random) -> Iterator[Batch]:
             changed=tuple(finished(each, random) for each in before),
             buckets=(BucketState("q", Resource.TOKENS, 100.0 - number, float(number)),),
             runs=(replace(RUN, attempts=number),),
-            pieces=(Piece(digest(number), text),),
-            links=(Link(digest(number), digest(number - 1) if number else None, digest(number)),),
+            pieces=(Chunk(digest(number), text),),
+            links=(
+                ChainNode(digest(number), digest(number - 1) if number else None, digest(number)),
+            ),
             forget=("old",) if number == COMMITS // 2 else (),
         )
         before = (record,)
@@ -94,8 +96,8 @@ RUN = Run("r", "report", "write", Priority.NORMAL, RunState.RUNNING, 1.0)
 OLD = Batch(
     new=(CallRecord(replace(started(1_000).call, run_id="old"), 1_000, CallState.DONE),),
     runs=(replace(RUN, id="old", state=RunState.COMPLETED),),
-    pieces=(Piece(digest(1_000), "old words"),),
-    links=(Link(digest(1_000), None, digest(1_000)),),
+    pieces=(Chunk(digest(1_000), "old words"),),
+    links=(ChainNode(digest(1_000), None, digest(1_000)),),
 )
 
 

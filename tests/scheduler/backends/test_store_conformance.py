@@ -19,7 +19,7 @@ from headway_scheduler.errors import HeadwayError, KeyTaken, RunNotFound, StoreE
 from headway_scheduler.model.batch import Answer, Batch, Lesson, Mail, Snapshot
 from headway_scheduler.model.calls import Call, CallRecord, Priority, Route, Spent, Usage
 from headway_scheduler.model.changes import Change
-from headway_scheduler.model.prompts import Link, Piece
+from headway_scheduler.model.prompts import ChainNode, Chunk
 from headway_scheduler.model.quotas import BucketState, Resource
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
@@ -76,16 +76,18 @@ def every_field(seq: int) -> CallRecord:
     full.not_before, full.admitted_at, full.sent_at, full.finished_at = 1.25, 2.25, 3.25, 4.25
     full.usage = Usage(11, 22)
     full.answer, full.error = '{"content": "yes"}', "first try: 500"
-    full.arrival, full.losses = 7, 2
+    full.arrival, full.lost_attempts = 7, 2
     return full
 
 
-def chained(*texts: str, after: bytes | None = None) -> tuple[tuple[Piece, ...], tuple[Link, ...]]:
+def chained(
+    *texts: str, after: bytes | None = None
+) -> tuple[tuple[Chunk, ...], tuple[ChainNode, ...]]:
     """A chain of texts with the hashes that they have in the database: of 16 bytes."""
     pieces, links = [], []
     for text in texts:
-        piece = Piece(sha256(text.encode()).digest()[:16], text)
-        link = Link(sha256((after or b"") + piece.hash).digest()[:16], after, piece.hash)
+        piece = Chunk(sha256(text.encode()).digest()[:16], text)
+        link = ChainNode(sha256((after or b"") + piece.hash).digest()[:16], after, piece.hash)
         pieces.append(piece)
         links.append(link)
         after = link.hash
@@ -622,7 +624,7 @@ async def test_a_long_prompt_comes_back_whole_and_stays_while_its_end_is_asked(
 
 async def test_a_text_that_is_there_stays_as_it_is(store: Store) -> None:
     (piece,), (link,) = chained("first")
-    other = Piece(b"o" * 16, "other")
+    other = Chunk(b"o" * 16, "other")
     await store.commit(Batch(pieces=(piece,), links=(link,)))
     await store.commit(
         Batch(
@@ -650,8 +652,8 @@ async def test_what_is_no_hash_has_no_prompt(store: Store, words: str) -> None:
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 async def test_any_text_can_be_a_piece(store: Store, text: str) -> None:
-    piece = Piece(b"t" * 16, text)
-    await store.commit(Batch(pieces=(piece,), links=(Link(b"l" * 16, None, piece.hash),)))
+    piece = Chunk(b"t" * 16, text)
+    await store.commit(Batch(pieces=(piece,), links=(ChainNode(b"l" * 16, None, piece.hash),)))
     assert list(await store.prompt((b"l" * 16).hex()) or ()) == [text]
 
 
@@ -699,7 +701,7 @@ async def test_what_was_spent_is_counted_by_what_is_asked(
             runs=(run("a"), replace(run("b"), team="team")),
             new=(
                 paid(0, "m", Usage(10, 2), "a"),
-                paid(1, "m", Usage(10, 2), "a", losses=1),
+                paid(1, "m", Usage(10, 2), "a", lost_attempts=1),
                 paid(2, "m", None, "a", kind="sdk"),
                 paid(3, "n", Usage(7, 0), "b"),
                 replace(later, call=replace(later.call, submitted_at=day + 5)),
@@ -721,7 +723,7 @@ async def test_what_was_spent_is_counted_by_what_is_asked(
 
 
 async def test_a_call_that_was_lost_and_never_answered_is_listed_as_lost(store: Store) -> None:
-    lost = replace(paid(0, "m", None, "a", losses=2), state=CallState.UNKNOWN)
+    lost = replace(paid(0, "m", None, "a", lost_attempts=2), state=CallState.UNKNOWN)
     await store.commit(Batch(new=(lost,)))
     assert await store.spent("model", 0.0) == [Spent("m", "m", None, 0, 2)]
 

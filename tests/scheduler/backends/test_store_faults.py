@@ -33,12 +33,12 @@ from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import HeadwayError, SchedulerClosed, StoreError
 from headway_scheduler.model.batch import Answer
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Usage
-from headway_scheduler.model.prompts import NO_PROMPT, Link, Piece, Prompt
+from headway_scheduler.model.prompts import NO_PROMPT, ChainNode, Chunk, Prompt
 from headway_scheduler.model.quotas import Quota, Resource
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import IN_FLIGHT, LIVE_CALLS, CallState, RunState
 from headway_scheduler.protocol.codec import Parcel, dump, load_notice, load_parcel
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 from headway_scheduler.runtime.pending import Message, answering
 
 pytestmark = pytest.mark.anyio
@@ -190,8 +190,8 @@ def call(call_id: str, quotas: tuple[str, ...] = ("q",)) -> Call:
 
 
 def prompt(text: str) -> Prompt:
-    piece = Piece(text.encode().ljust(16)[:16], text)
-    return Prompt((piece,), (Link(bytes.fromhex("ab" * 16), None, piece.hash),))
+    piece = Chunk(text.encode().ljust(16)[:16], text)
+    return Prompt((piece,), (ChainNode(bytes.fromhex("ab" * 16), None, piece.hash),))
 
 
 def run(run_id: str, state: RunState, worker: str | None = None) -> Run:
@@ -258,9 +258,9 @@ class World:
             if not self.is_taken_over:
                 self.check_in_flight()
 
-    def opened(self, store: SqliteStore) -> Service:
+    def opened(self, store: SqliteStore) -> LocalScheduler:
         self.epochs.append(store.epoch)
-        return Service(store, [QUOTA, NARROW])
+        return LocalScheduler(store, [QUOTA, NARROW])
 
     def check_in_flight(self) -> None:
         """Memory and disk agree on what may have been sent."""
@@ -490,7 +490,7 @@ async def reopened(path: Path) -> None:
 async def gone_on(
     path: Path, before: dict[str, str], queued: list[tuple[Any, ...]], owned: set[str]
 ) -> None:
-    async with SqliteStore(path) as store, Service(store, [QUOTA, NARROW]) as service:
+    async with SqliteStore(path) as store, LocalScheduler(store, [QUOTA, NARROW]) as service:
         after = states(path)
         for call_id, state in before.items():
             is_known = state not in IN_FLIGHT or call_id in owned
@@ -690,12 +690,12 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_store_faults as tests
 
-class Told(tests.World):
+class RateLimitHeader(tests.World):
     async def do(self, name, step):
         await super().do(name, step)
         print(json.dumps([name, self.done[name]]), flush=True)
 
-world = Told(Path(sys.argv[2]))
+world = RateLimitHeader(Path(sys.argv[2]))
 n = int(sys.argv[3])
 with tests.meeting(tests.Faults(tests.kill, range(n, n + 1))):
     anyio.run(world.live)

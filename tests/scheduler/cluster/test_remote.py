@@ -12,7 +12,7 @@ from anyio import to_thread
 from headway_scheduler.backends.sqlite.mailbox import Inbox
 from headway_scheduler.backends.sqlite.notifier import bell_of, ring
 from headway_scheduler.backends.sqlite.store import SqliteStore
-from headway_scheduler.cluster.remote import Remote, Ties
+from headway_scheduler.cluster.remote import FollowerCallbacks, RemoteScheduler
 from headway_scheduler.errors import (
     CallTooLarge,
     SchedulerClosed,
@@ -23,11 +23,11 @@ from headway_scheduler.errors import (
 from headway_scheduler.model.batch import Batch, Lesson
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Route, Usage
 from headway_scheduler.model.prompts import NO_PROMPT
-from headway_scheduler.model.quotas import News, Quota, Signals
+from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.runs import Order, Run, Worker
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.protocol.codec import load_parcel
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 
 pytestmark = pytest.mark.anyio
 
@@ -48,7 +48,7 @@ class Office:
     """A leader that takes letters while it is open, and a worker."""
 
     path: Path
-    service: Service
+    service: LocalScheduler
     store: SqliteStore
     is_open: bool = True
     seen: list[Batch] = field(default_factory=list)
@@ -68,8 +68,8 @@ class Office:
     def join(self) -> None:
         self.joined = True
 
-    def ties(self) -> Ties:
-        return Ties(
+    def callbacks(self) -> FollowerCallbacks:
+        return FollowerCallbacks(
             lambda: None if self.joined else ME,
             self.join,
             self.seen.append,
@@ -100,7 +100,7 @@ async def led(path: Path) -> AsyncIterator[Office]:
         for mail in batch.mail:
             ring(bell_of(path, mail.worker))
 
-    async with SqliteStore(path) as store, Service(store, QUOTAS, on_change=rung) as service:
+    async with SqliteStore(path) as store, LocalScheduler(store, QUOTAS, on_change=rung) as service:
         office = Office(path, service, store)
         async with anyio.create_task_group() as group:
             group.start_soon(office.take_letters)
@@ -115,9 +115,9 @@ async def office(tmp_path: Path) -> AsyncIterator[Office]:
 
 
 @pytest.fixture
-async def remote(office: Office) -> AsyncIterator[Remote]:
-    ties = office.ties()
-    async with Remote(office.path, ME.id, office.store.clock, ties) as remote:
+async def remote(office: Office) -> AsyncIterator[RemoteScheduler]:
+    callbacks = office.callbacks()
+    async with RemoteScheduler(office.path, ME.id, office.store.clock, callbacks) as remote:
         yield remote
 
 
@@ -126,7 +126,7 @@ async def until(is_so: Callable[[], bool]) -> None:
         await anyio.sleep(0.002)
 
 
-async def test_a_call_goes_all_its_way(office: Office, remote: Remote) -> None:
+async def test_a_call_goes_all_its_way(office: Office, remote: RemoteScheduler) -> None:
     granted = await remote.acquire(call(0))
     assert granted == call(0)
     row = await office.row(0)
@@ -146,7 +146,7 @@ def _told(outcome: Outcome) -> tuple[Usage | None, str | None, int | None]:
 
 
 async def test_what_the_core_refuses_is_raised_where_it_was_asked(
-    office: Office, remote: Remote
+    office: Office, remote: RemoteScheduler
 ) -> None:
     with pytest.raises(CallTooLarge):
         await remote.acquire(call(0, tokens=10**9))
@@ -158,7 +158,7 @@ async def test_what_the_core_refuses_is_raised_where_it_was_asked(
 
 
 async def test_an_urgent_call_goes_before_those_of_the_leader(
-    office: Office, remote: Remote
+    office: Office, remote: RemoteScheduler
 ) -> None:
     here = [Call(f"here.{n}", "here", "a", "m", ("q",), Priority.LOW, 1, 1.0) for n in range(3)]
     for each in here[:2]:
@@ -176,7 +176,7 @@ async def test_an_urgent_call_goes_before_those_of_the_leader(
 
 
 async def test_one_that_is_tried_again_keeps_its_place_and_one_that_is_cancelled_leaves(
-    office: Office, remote: Remote
+    office: Office, remote: RemoteScheduler
 ) -> None:
     await remote.acquire(call(0))
     await remote.retry("r-1.0", Outcome(CallState.QUEUED, error="busy"))
@@ -196,15 +196,15 @@ async def test_one_that_is_tried_again_keeps_its_place_and_one_that_is_cancelled
 async def test_the_end_of_a_call_is_durable_whether_anybody_leads_or_not(tmp_path: Path) -> None:
     path = tmp_path / "headway.db"
     async with led(path) as office:
-        ties = office.ties()
-        async with Remote(path, ME.id, office.store.clock, ties) as remote:
+        callbacks = office.callbacks()
+        async with RemoteScheduler(path, ME.id, office.store.clock, callbacks) as remote:
             await remote.acquire(call(0))
             office.is_open = False
             await remote.settle("r-1.0", DONE)
             assert (await office.row(0)).state is CallState.ADMITTED
     async with led(path) as office:
         await office.until_done(1)
-        assert (await office.row(0)).losses == 0
+        assert (await office.row(0)).lost_attempts == 0
 
 
 async def test_the_next_leader_goes_on_with_what_waits_and_flies(tmp_path: Path) -> None:
@@ -212,7 +212,9 @@ async def test_the_next_leader_goes_on_with_what_waits_and_flies(tmp_path: Path)
     path = tmp_path / "headway.db"
     async with anyio.create_task_group() as group:
         async with led(path) as first:
-            group.start_soon(_work, Remote(path, ME.id, first.store.clock, first.ties()), 6)
+            group.start_soon(
+                _work, RemoteScheduler(path, ME.id, first.store.clock, first.callbacks()), 6
+            )
             await until(lambda: sum(first.service.statistics().waiting) == 4)
         async with led(path) as second:
             statistics = second.service.statistics()
@@ -227,7 +229,7 @@ def _done(seen: list[Batch]) -> int:
     return sum(state is CallState.DONE for state in changed.values())
 
 
-async def _work(remote: Remote, calls: int) -> None:
+async def _work(remote: RemoteScheduler, calls: int) -> None:
     async def one(number: int) -> None:
         granted = await remote.acquire(call(number))
         await anyio.sleep(0.3)
@@ -246,7 +248,9 @@ async def test_one_that_others_took_for_dead_is_told_and_sends_nothing(office: O
 
 
 async def dead_with_two_in_flight(office: Office) -> None:
-    async with Remote(office.path, ME.id, office.store.clock, office.ties()) as remote:
+    async with RemoteScheduler(
+        office.path, ME.id, office.store.clock, office.callbacks()
+    ) as remote:
         await remote.acquire(call(0))
         await remote.acquire(call(1))
         await office.service.lose(ME.id)
@@ -271,7 +275,7 @@ async def test_letters_of_the_dead_are_refused_and_its_calls_parked(office: Offi
 
 async def dead_with_one_waiting(office: Office) -> None:
     async with (
-        Remote(office.path, ME.id, office.store.clock, office.ties()) as remote,
+        RemoteScheduler(office.path, ME.id, office.store.clock, office.callbacks()) as remote,
         anyio.create_task_group() as group,
     ):
         run = Run("r-1", "w", "t", Priority.LOW, RunState.RUNNING, 1.0, worker=ME.id)
@@ -287,7 +291,7 @@ async def dead_with_one_waiting(office: Office) -> None:
 
 
 async def test_it_goes_where_its_routes_lead_and_knows_who_answers_nobody(
-    office: Office, remote: Remote
+    office: Office, remote: RemoteScheduler
 ) -> None:
     elsewhere = Route("m2", ("other",), 10)
     for number in range(2):
@@ -295,9 +299,9 @@ async def test_it_goes_where_its_routes_lead_and_knows_who_answers_nobody(
     granted = await remote.acquire(call(2), NO_PROMPT, (Route("m", ("q",), 10), elsewhere))
     assert (granted.model, granted.quotas) == ("m2", ("other",))
     assert office.states(2)[-1] is CallState.ADMITTED
-    locked = {"other": Signals(news=News.LOCKED_OUT, error="no money")}
+    locked = {"other": Observation(event=ProviderEvent.LOCKED_OUT, error="no money")}
     await remote.settle("r-1.2", Outcome(CallState.FAILED, error="no money"), locked)
-    remote.observed("r-1.0", "q", Signals(news=News.ANSWERED))
+    remote.observed("r-1.0", "q", Observation(event=ProviderEvent.ANSWERED))
     for number in range(2):
         await remote.settle(f"r-1.{number}", DONE)
     await remote.save_run(Run("r-1", "w", "t", Priority.LOW, RunState.COMPLETED, 1.0))
@@ -305,13 +309,13 @@ async def test_it_goes_where_its_routes_lead_and_knows_who_answers_nobody(
     assert (remote.is_left_alone("other"), remote.is_left_alone("q")) == (True, False)
 
 
-async def test_orders_and_what_is_learned_pass(office: Office, remote: Remote) -> None:
+async def test_orders_and_what_is_learned_pass(office: Office, remote: RemoteScheduler) -> None:
     remote.learn("writer", "m", 400, Usage(100, 7))
     await remote.save_run(Run("r-1", "w", "t", Priority.LOW, RunState.RUNNING, 1.0))
     assert office.service.expected("writer", "m", 400, None).output_tokens == 7
     await office.service.order(ME.id, Order("pause", "r-1"))
     await until(lambda: office.orders == [Order("pause", "r-1")])
-    other = Remote(office.path, "w-other", office.store.clock, office.ties())
+    other = RemoteScheduler(office.path, "w-other", office.store.clock, office.callbacks())
     other.know([Lesson("something else", "x", "y"), *await office.store.lessons()])
     assert other.expected("writer", "m", 400, None).output_tokens == 7
 
@@ -326,13 +330,13 @@ async def test_a_young_call_gives_its_slot_back_when_it_is_told(tmp_path: Path) 
 
     async with (
         SqliteStore(path) as store,
-        Service(store, [local], on_change=rung) as service,
+        LocalScheduler(store, [local], on_change=rung) as service,
         anyio.create_task_group() as group,
     ):
         office = Office(path, service, store)
         group.start_soon(office.take_letters)
-        ties = office.ties()
-        async with Remote(path, ME.id, store.clock, ties) as remote:
+        callbacks = office.callbacks()
+        async with RemoteScheduler(path, ME.id, store.clock, callbacks) as remote:
             preempted = anyio.Event()
             for number in range(2):
                 await remote.acquire(call(number, Priority.BACKGROUND))
@@ -344,7 +348,7 @@ async def test_a_young_call_gives_its_slot_back_when_it_is_told(tmp_path: Path) 
 
 
 async def test_what_cannot_be_written_is_told_and_ends_are_kept(
-    office: Office, remote: Remote, monkeypatch: pytest.MonkeyPatch
+    office: Office, remote: RemoteScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await remote.acquire(call(0))
 
@@ -363,7 +367,7 @@ async def test_what_cannot_be_written_is_told_and_ends_are_kept(
 
 
 async def test_closing_lets_nobody_wait(office: Office) -> None:
-    async def ask(remote: Remote, errors: list[Exception]) -> None:
+    async def ask(remote: RemoteScheduler, errors: list[Exception]) -> None:
         try:
             await remote.acquire(call(0))
         except SchedulerClosed as error:
@@ -372,7 +376,9 @@ async def test_closing_lets_nobody_wait(office: Office) -> None:
     errors: list[Exception] = []
     await office.service.set_gate("all", "paused")
     async with anyio.create_task_group() as group:
-        async with Remote(office.path, ME.id, office.store.clock, office.ties()) as remote:
+        async with RemoteScheduler(
+            office.path, ME.id, office.store.clock, office.callbacks()
+        ) as remote:
             group.start_soon(ask, remote, errors)
             await until(lambda: len(office.service.queued()) == 1)
         await until(lambda: len(errors) == 1)

@@ -23,59 +23,71 @@ class PlainOrder:
     at: float = 0.0
 
     def level(self, level: int) -> list[Waiter]:
-        return [each for _, each in self.waiting if each.level == level]
+        return [each for _, each in self.waiting if each.effective_priority == level]
 
     def advance(self, now: float) -> None:
         for level in Priority:
             if self.level(level):
-                earned = self.credit.get(level, 0.0) + self.policy.floors[level] * max(
+                earned = self.credit.get(level, 0.0) + self.policy.promised_share[level] * max(
                     0.0, now - self.at
                 )
                 self.credit[level] = min(self.policy.credit_seconds, earned)
         self.at = max(self.at, now)
 
     def push(self, where: Hashable, each: Waiter) -> None:
-        key = each.level, each.team
-        if not any(other.team == each.team for other in self.level(each.level)):
-            start = max(self.starts.get(key, 0.0), self.virtual.get(each.level, 0.0))
+        key = each.effective_priority, each.team
+        if not any(other.team == each.team for other in self.level(each.effective_priority)):
+            start = max(self.starts.get(key, 0.0), self.virtual.get(each.effective_priority, 0.0))
             self.starts[key] = start
             self.since[key] = self.joined
         self.joined += 1
         self.waiting.append((where, each))
 
     def in_turn(self, each: Waiter) -> Rank:
-        key = each.level, each.team
+        key = each.effective_priority, each.team
         return self.starts[key], self.since[key], each.due, each.record.seq
 
     def rank(self, each: Waiter) -> Rank:
-        level = each.level
+        level = each.effective_priority
         start, since, *rest = self.in_turn(each)
         own = (level, start, since + 1, *rest)
-        top = min(other.level for _, other in self.waiting)
+        top = min(other.effective_priority for _, other in self.waiting)
         needed = min(each.cost, self.policy.credit_seconds)
         is_lifted = (
-            top < level and self.policy.floors[level] > 0 and self.credit.get(level, 0.0) >= needed
+            top < level
+            and self.policy.promised_share[level] > 0
+            and self.credit.get(level, 0.0) >= needed
         )
         return (top, 0, *own) if is_lifted else (level, 1, *own)
 
     def head(self, where: Hashable) -> Waiter | None:
-        """The best of the first calls of each class: only the first of a class can be lifted."""
+        """The best of the first calls of each class: only the first one can be boosted."""
         first = []
         for level in Priority:
-            here = [each for at, each in self.waiting if at == where and each.level == level]
+            here = [
+                each
+                for at, each in self.waiting
+                if at == where and each.effective_priority == level
+            ]
             if here:
                 first.append(min(here, key=self.in_turn))
         return min(first, key=self.rank, default=None)
 
     def leave(self, each: Waiter) -> None:
         self.waiting = [pair for pair in self.waiting if pair[1] is not each]
-        if not self.level(each.level):
-            mine = [start for (level, _), start in self.starts.items() if level == each.level]
-            self.virtual[each.level] = max(mine)
-            self.credit[each.level] = min(self.credit.get(each.level, 0.0), 0.0)
+        if not self.level(each.effective_priority):
+            mine = [
+                start
+                for (level, _), start in self.starts.items()
+                if level == each.effective_priority
+            ]
+            self.virtual[each.effective_priority] = max(mine)
+            self.credit[each.effective_priority] = min(
+                self.credit.get(each.effective_priority, 0.0), 0.0
+            )
 
     def serve(self, each: Waiter) -> None:
-        key, level = (each.level, each.team), each.level
+        key, level = (each.effective_priority, each.team), each.effective_priority
         is_lifted = self.rank(each)[1] == 0
         credit = self.credit.get(level, 0.0)
         in_turn = max(credit - each.cost, min(credit, 0.0))

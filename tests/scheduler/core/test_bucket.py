@@ -6,7 +6,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from headway_scheduler.core.limits.bucket import TRANSIT_SECONDS, Bucket, Hold
+from headway_scheduler.core.limits.bucket import TRANSIT_SECONDS, Bucket, Reservation
 from headway_scheduler.model.quotas import BucketState, Limit, Resource
 
 EPOCH = 1_772_366_400.0
@@ -21,7 +21,7 @@ def slots(count: int) -> Bucket:
     return Bucket("q", Limit(Resource.CONCURRENCY, count, 0.0, largest=1), EPOCH)
 
 
-def charged(held: Bucket, amount: float, now: float = EPOCH) -> Hold:
+def charged(held: Bucket, amount: float, now: float = EPOCH) -> Reservation:
     """Reserve ``amount`` and let the transit time go by."""
     hold = held.reserve(amount, now)
     held.available(now + TRANSIT_SECONDS)
@@ -58,14 +58,14 @@ def test_a_clock_that_goes_back_neither_refills_nor_takes_away() -> None:
 def test_a_reserved_amount_is_not_available() -> None:
     held = bucket(60)
     held.reserve(20, EPOCH)
-    assert (held.level, held.reserved, held.available(EPOCH)) == (60, 20, 40)
+    assert (held.fill, held.reserved, held.available(EPOCH)) == (60, 20, 40)
 
 
 def test_after_the_transit_time_it_is_charged_and_only_then_refills() -> None:
     held = bucket(60, 1)
     held.reserve(20, EPOCH)
     assert held.available(EPOCH + TRANSIT_SECONDS) == 40
-    assert (held.level, held.reserved) == (40, 0)
+    assert (held.fill, held.reserved) == (40, 0)
     assert held.available(EPOCH + TRANSIT_SECONDS + 3) == 43
 
 
@@ -106,7 +106,7 @@ def test_settling_before_the_charge_charges_what_was_used() -> None:
     held = bucket(60)
     hold = held.reserve(20, EPOCH)
     held.settle(hold, 5, EPOCH)
-    assert (held.level, held.reserved) == (55, 0)
+    assert (held.fill, held.reserved) == (55, 0)
 
 
 def test_settling_after_the_charge_gives_the_difference_back() -> None:
@@ -336,8 +336,8 @@ class Race:
         self.ours, self.provider = bucket(capacity, rate), Provider(capacity, rate)
         self.longest_travel = min(TRANSIT_SECONDS, 0.05 * capacity / rate)
         self.restart_after = restart_after
-        self.agenda: list[tuple[float, int, str, Request, Hold | None]] = []
-        self.holds: dict[int, Hold] = {}
+        self.agenda: list[tuple[float, int, str, Request, Reservation | None]] = []
+        self.holds: dict[int, Reservation] = {}
         self.now, self.count = EPOCH, 0
 
     def admit(self, request: Request) -> None:
@@ -372,7 +372,7 @@ class Race:
         self.compare(now)
         self.now = now
 
-    def happen(self, what: str, request: Request, hold: Hold, at: float) -> None:
+    def happen(self, what: str, request: Request, hold: Reservation, at: float) -> None:
         used = 0.0 if request.lost else request.used * hold.amount
         if what == "arrive":
             assert self.provider.arrive(hold.amount, at), "the provider refused"

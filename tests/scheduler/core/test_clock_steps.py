@@ -26,11 +26,18 @@ from headway_scheduler.errors import SchedulerClosed
 from headway_scheduler.model.batch import Batch, Snapshot
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
 from headway_scheduler.model.formulas import backoff_seconds
-from headway_scheduler.model.quotas import BucketState, Limit, News, Quota, Resource, Signals
+from headway_scheduler.model.quotas import (
+    BucketState,
+    Limit,
+    Observation,
+    ProviderEvent,
+    Quota,
+    Resource,
+)
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.runtime import clock as module
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 
 HOUR = 3600.0
 NOON = 1_800_014_400.0
@@ -74,7 +81,7 @@ class Life:
         self.is_settling = True
         self.way, self.is_filled = "", False
         self.clock: Callable[[], float] | None = None
-        self.service: Service
+        self.service: LocalScheduler
         self.tasks: TaskGroup
 
     @asynccontextmanager
@@ -82,7 +89,9 @@ class Life:
         async with anyio.create_task_group() as tasks, SqliteStore(self.path) as store:
             clock = self.clock or store.clock
             self.tasks = tasks
-            async with Service(store, [self.quota], clock=clock, on_change=self.note) as service:
+            async with LocalScheduler(
+                store, [self.quota], clock=clock, on_change=self.note
+            ) as service:
                 self.service = service
                 yield
 
@@ -126,7 +135,7 @@ class Life:
             self.machine.elapsed += 1
             await self.turn()
 
-    async def tell(self, call_id: str, signals: Signals) -> None:
+    async def tell(self, call_id: str, signals: Observation) -> None:
         await self.service.settle(call_id, DONE, {"q": signals})
 
 
@@ -291,7 +300,7 @@ async def paused(life: Life) -> AsyncIterator[None]:
     """The provider wants to be left alone for twenty seconds."""
     life.is_settling = False
     await life.ask(1)
-    await life.tell("r.0", Signals(pause_until=life.service.now() + 20))
+    await life.tell("r.0", Observation(pause_until=life.service.now() + 20))
     life.is_settling = True
     yield
     await life.ask(1)
@@ -315,7 +324,7 @@ async def broken(life: Life) -> AsyncIterator[None]:
     faults = int(FIRST_RETRIES) + 1
     await life.ask(faults)
     for number in range(faults):
-        await life.tell(f"r.{number}", Signals(news=News.FAILED))
+        await life.tell(f"r.{number}", Observation(event=ProviderEvent.FAILED))
     life.grants.clear()
     yield
     await life.ask(3)

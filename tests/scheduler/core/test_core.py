@@ -12,7 +12,7 @@ from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.errors import CallTooLarge, IllegalTransition, InternalError, UnknownQuota
 from headway_scheduler.model.batch import Batch, Snapshot
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Usage
-from headway_scheduler.model.quotas import Quota, Signals
+from headway_scheduler.model.quotas import Observation, Quota
 from headway_scheduler.model.states import LIVE_CALLS, CallState
 
 NOW = 1_772_366_400.0
@@ -236,7 +236,7 @@ def test_no_slot_stands_idle_for_a_call_that_waits_elsewhere() -> None:
 
 def test_a_pause_stops_its_quota_until_its_end() -> None:
     core = submitted(scheduler(Q), call("a"))
-    core.observe("q", Signals(pause_until=NOW + 5), NOW)
+    core.observe("q", Observation(pause_until=NOW + 5), NOW)
     assert admitted(core, NOW + 4) == []
     assert core.next_event(NOW + 4) == NOW + 5
     assert admitted(core, NOW + 5) == ["a"]
@@ -244,20 +244,20 @@ def test_a_pause_stops_its_quota_until_its_end() -> None:
 
 def test_a_pause_stops_no_other_quota() -> None:
     core = submitted(scheduler(Q, WIDE), call("a"), call("b", "wide"))
-    core.observe("q", Signals(pause_until=NOW + 5), NOW)
+    core.observe("q", Observation(pause_until=NOW + 5), NOW)
     assert admitted(core) == ["b"]
 
 
 def test_a_shorter_pause_does_not_shorten_a_longer_one() -> None:
     core = submitted(scheduler(Q), call("a"))
-    core.observe("q", Signals(pause_until=NOW + 5), NOW)
-    core.observe("q", Signals(pause_until=NOW + 1), NOW)
+    core.observe("q", Observation(pause_until=NOW + 5), NOW)
+    core.observe("q", Observation(pause_until=NOW + 1), NOW)
     assert play(core) == {"a": NOW + 5}
 
 
 def test_a_bucket_held_for_a_paused_head_is_free_again_once_it_suffices() -> None:
     core = submitted(scheduler(Q, WIDE), call("first"), call("head", "q", "wide"), call("small"))
-    core.observe("wide", Signals(pause_until=NOW + 100), NOW)
+    core.observe("wide", Observation(pause_until=NOW + 100), NOW)
     went = play(core)
     assert went["small"] < NOW + 3
     assert went["head"] == NOW + 100
@@ -265,13 +265,13 @@ def test_a_bucket_held_for_a_paused_head_is_free_again_once_it_suffices() -> Non
 
 def test_no_signal_changes_nothing() -> None:
     core = scheduler()
-    core.observe("q", Signals(), NOW)
+    core.observe("q", Observation(), NOW)
     assert not core.take_batch(NOW)
 
 
 def test_a_signal_of_an_unknown_quota_is_the_callers_mistake() -> None:
     with pytest.raises(UnknownQuota, match="'other'"):
-        scheduler().observe("other", Signals(pause_until=NOW + 1), NOW)
+        scheduler().observe("other", Observation(pause_until=NOW + 1), NOW)
 
 
 # Retries
@@ -498,7 +498,7 @@ def test_whatever_can_go_by_time_alone_goes_without_spinning(
         went |= dict.fromkeys(admitted(core, now), now)
         now += gap
     if pause is not None:
-        core.observe("a", Signals(pause_until=now + pause), now)
+        core.observe("a", Observation(pause_until=now + pause), now)
     went |= play(core, now, turns=300)
     assert len(went) == len(calls)
 
@@ -583,11 +583,11 @@ def test_a_delayed_call_says_until_when() -> None:
 def test_the_forecast_is_what_happens_if_nobody_else_comes(
     sizes: list[int], classes: list[Priority], pause: float | None
 ) -> None:
-    # Without floors: a class that is lifted once its credit suffices goes earlier than forecast.
-    policy = Policy(floors=(0.0,) * 5)
+    # Without promised shares: a class that is boosted once its credit suffices goes early.
+    policy = Policy(promised_share=(0.0,) * 5)
     core = scheduler(Quota.per_minute("q", tokens=600), policy=policy)
     if pause is not None:
-        core.observe("q", Signals(pause_until=NOW + pause), NOW)
+        core.observe("q", Observation(pause_until=NOW + pause), NOW)
     for number, (size, priority) in enumerate(zip(sizes, classes, strict=False)):
         core.submit(call(str(number), tokens=size, priority=priority), NOW)
     went = dict.fromkeys(admitted(core), NOW)
@@ -635,7 +635,7 @@ def test_what_was_handed_over_is_not_handed_over_again() -> None:
 
 def test_a_pause_is_written() -> None:
     core = scheduler()
-    core.observe("q", Signals(pause_until=NOW + 5), NOW)
+    core.observe("q", Observation(pause_until=NOW + 5), NOW)
     [state] = core.take_batch(NOW).buckets
     assert state.paused_until == NOW + 5
 
@@ -699,7 +699,7 @@ def test_a_delayed_retry_waits_for_its_time_over_a_restart() -> None:
 
 def test_a_pause_holds_over_a_restart() -> None:
     disk, core = Disk(), submitted(scheduler(), call("a"))
-    core.observe("q", Signals(pause_until=NOW + 30), NOW)
+    core.observe("q", Observation(pause_until=NOW + 30), NOW)
     disk.save(core)
     assert play(disk.load(owned=["a"])) == {"a": NOW + 30}
 
@@ -755,7 +755,7 @@ def test_a_call_without_an_answer_is_asked_again_in_its_own_row(state: CallState
     [written] = core.take_batch(NOW).changed
     assert (written.seq, written.call, written.state) == (row.seq, row.call, CallState.QUEUED)
     assert (written.error, written.finished_at, written.arrival) == (None, None, None)
-    assert written.losses == (state in (CallState.UNKNOWN, CallState.ADMITTED))
+    assert written.lost_attempts == (state in (CallState.UNKNOWN, CallState.ADMITTED))
     assert admitted(core) == ["a"]
     assert core.take_batch(NOW).changed[0].attempts == 2
 
@@ -793,17 +793,21 @@ def test_what_an_unknown_call_reserved_stays_spent_and_it_reserves_again() -> No
 
 def test_every_loss_of_a_call_is_counted() -> None:
     disk, core = Disk(), submitted(scheduler(WIDE), call("a", "wide"))
-    for losses in (1, 2, 3):
+    for lost_attempts in (1, 2, 3):
         core.admit(NOW)
         disk.save(core)
         core = disk.load(WIDE)
         disk.save(core)
         row = disk.calls["a"]
-        assert (row.state, row.losses, row.attempts) == (CallState.UNKNOWN, losses, losses)
+        assert (row.state, row.lost_attempts, row.attempts) == (
+            CallState.UNKNOWN,
+            lost_attempts,
+            lost_attempts,
+        )
         core.resubmit(row, NOW)
     core.admit(NOW)
     core.settle("a", DONE, NOW)
-    assert core.take_batch(NOW).changed[0].losses == 3
+    assert core.take_batch(NOW).changed[0].lost_attempts == 3
 
 
 def test_a_call_that_its_own_process_gives_up_is_a_loss_too() -> None:
@@ -811,7 +815,7 @@ def test_a_call_that_its_own_process_gives_up_is_a_loss_too() -> None:
     core.admit(NOW)
     core.settle("a", Outcome(CallState.UNKNOWN), NOW)
     [row] = core.take_batch(NOW).new
-    assert (row.state, row.losses) == (CallState.UNKNOWN, 1)
+    assert (row.state, row.lost_attempts) == (CallState.UNKNOWN, 1)
 
 
 @pytest.mark.parametrize("state", [CallState.DONE, *sorted(LIVE_CALLS)])
@@ -890,7 +894,7 @@ def test_a_person_says_what_came_of_an_unknown_call(state: CallState) -> None:
     core.decide(row, Outcome(state, answer="{}", arrival=2), NOW)
     [written] = core.take_batch(NOW).changed
     assert (written.seq, written.state, written.arrival) == (row.seq, state, 2)
-    assert (written.finished_at, written.losses) == (NOW, 1)
+    assert (written.finished_at, written.lost_attempts) == (NOW, 1)
     assert core.explain("a", NOW) is None
 
 
@@ -950,7 +954,7 @@ def test_the_calls_of_a_worker_that_is_gone_are_unknown_or_parked_and_no_other_s
     core.take_batch(NOW)
     core.disown("gone", NOW)
     changed = {record.call.id: record for record in core.take_batch(NOW).changed}
-    assert (changed["c0"].state, changed["c0"].losses) == (CallState.UNKNOWN, 1)
+    assert (changed["c0"].state, changed["c0"].lost_attempts) == (CallState.UNKNOWN, 1)
     assert core.statistics(NOW).parked == 1
     assert [record.call.id for record in core.admit(NOW)] == ["c3"]
     core.settle("c1", Outcome(CallState.DONE), NOW)

@@ -18,7 +18,7 @@ from headway_scheduler.model import changes
 from headway_scheduler.model.batch import Snapshot
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority
 from headway_scheduler.model.changes import Change
-from headway_scheduler.model.quotas import BucketState, Limit, Quota, Resource, Signals
+from headway_scheduler.model.quotas import BucketState, Limit, Observation, Quota, Resource
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import IN_FLIGHT, LIVE_CALLS, CallState, RunState
 
@@ -95,7 +95,7 @@ class Lives(RuleBasedStateMachine):
         self.aside: dict[str, float] = {}
         self.queue: dict[str, Call] = {}
         self.parked: dict[str, Call] = {}
-        self.losses: Counter[str] = Counter()
+        self.lost_attempts: Counter[str] = Counter()
         self.spent: list[Spent | Changed] = []
         self.paused: dict[str, float] = {}
         self.rows: dict[str, CallRecord] = {}
@@ -259,7 +259,7 @@ class Lives(RuleBasedStateMachine):
     @rule(quota=st.sampled_from(NAMES), seconds=st.floats(0, 20))
     def pause(self, quota: str, seconds: float) -> None:
         until = self.now + seconds
-        self.core.observe(quota, Signals(pause_until=until), self.now)
+        self.core.observe(quota, Observation(pause_until=until), self.now)
         self.paused[quota] = max(self.paused.get(quota, 0.0), until)
 
     @rule()
@@ -289,7 +289,7 @@ class Lives(RuleBasedStateMachine):
         """Its run is cut off: nobody will know what came of it."""
         name = self.flying_one(pick)
         self.end_attempt(name, Outcome(CallState.UNKNOWN))
-        self.losses[name] += 1
+        self.lost_attempts[name] += 1
         self.ended.add(name)
 
     @precondition(lambda self: self.parked or self.ended)
@@ -354,7 +354,7 @@ class Lives(RuleBasedStateMachine):
     def no_row_is_of_another_place_or_hides_a_loss(self) -> None:
         for name, row in self.rows.items():
             assert row.seq == self.arrival[name]
-            assert row.losses <= self.losses[name]
+            assert row.lost_attempts <= self.lost_attempts[name]
 
     @invariant()
     def nothing_is_free_twice_or_leaked(self) -> None:
@@ -465,7 +465,7 @@ class Lives(RuleBasedStateMachine):
             level, team = self.level(call), TEAMS[call.run_id]
             waits = name not in self.aside and not self.is_held(call, level)
             old = self.standing.get(name)
-            if old is not None and waits and (old.level, old.team) == (level, team):
+            if old is not None and waits and (old.effective_priority, old.team) == (level, team):
                 continue
             self.leave(name)
             if waits:
@@ -517,7 +517,7 @@ class Lives(RuleBasedStateMachine):
     def lose_what_flies(self) -> None:
         for name, attempt in self.flying.items():
             attempt.is_over = True
-            self.losses[name] += 1
+            self.lost_attempts[name] += 1
             self.ended.add(name)
         self.flying.clear()
 
@@ -553,7 +553,7 @@ class Lives(RuleBasedStateMachine):
         """
         was_written = self.was_written
         self.write()
-        assert all(row.losses == self.losses[name] for name, row in self.rows.items())
+        assert all(row.lost_attempts == self.lost_attempts[name] for name, row in self.rows.items())
         live = sorted(
             (replace(row) for row in self.rows.values() if row.state in LIVE_CALLS),
             key=lambda row: row.seq,

@@ -9,14 +9,23 @@ from headway_scheduler.model import changes
 from headway_scheduler.model.batch import Batch, Snapshot
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
 from headway_scheduler.model.formulas import LONGEST_PAUSE_SECONDS
-from headway_scheduler.model.quotas import News, Quota, Resource, Signals, Told
+from headway_scheduler.model.quotas import (
+    Observation,
+    ProviderEvent,
+    Quota,
+    RateLimitHeader,
+    Resource,
+)
 from headway_scheduler.model.states import CallState
 
 NOW = 1_772_366_400.0
 WIDE = Quota.per_minute("q", requests=6_000, tokens=600_000)
 DONE = Outcome(CallState.DONE, usage=Usage(1, 1), answer="{}")
 AGAIN = Outcome(CallState.QUEUED, error="500")
-ANSWERED, FAILED = Signals(news=News.ANSWERED), Signals(news=News.FAILED)
+ANSWERED, FAILED = (
+    Observation(event=ProviderEvent.ANSWERED),
+    Observation(event=ProviderEvent.FAILED),
+)
 
 
 def call(name: str, priority: Priority = Priority.NORMAL, tokens: int = 1) -> Call:
@@ -166,8 +175,11 @@ def available(core: Scheduler, now: float, resource: Resource = Resource.TOKENS)
     return gauge.available
 
 
-def told(remaining: float) -> Signals:
-    return Signals(news=News.ANSWERED, told={Resource.TOKENS: Told(remaining=remaining)})
+def told(remaining: float) -> Observation:
+    return Observation(
+        event=ProviderEvent.ANSWERED,
+        headers={Resource.TOKENS: RateLimitHeader(remaining=remaining)},
+    )
 
 
 def one_in_flight(tokens: int = 1_000) -> Scheduler:
@@ -233,7 +245,10 @@ def test_a_learned_limit_lets_more_go_and_survives_a_restart() -> None:
     core = Scheduler([guess], NOW)
     core.submit(call("a", Priority.INTERACTIVE), NOW)
     assert admitted(core, NOW) == ["a"]
-    signals = Signals(news=News.ANSWERED, told={Resource.REQUESTS: Told(6_000, 5_999, 0.01)})
+    signals = Observation(
+        event=ProviderEvent.ANSWERED,
+        headers={Resource.REQUESTS: RateLimitHeader(6_000, 5_999, 0.01)},
+    )
     core.observe("q", signals, NOW, "a")
     for n in range(300):
         core.submit(call(f"c{n}", Priority.INTERACTIVE), NOW)
@@ -249,12 +264,12 @@ def test_a_refusal_without_headers_empties_a_guess() -> None:
     core.submit(call("a", Priority.INTERACTIVE), NOW)
     assert admitted(core, NOW) == ["a"]
     assert available(core, NOW, Resource.REQUESTS) == 9
-    core.observe("q", Signals(NOW + 0.5, News.REFUSED), NOW + 0.1, "a")
+    core.observe("q", Observation(NOW + 0.5, ProviderEvent.REFUSED), NOW + 0.1, "a")
     assert available(core, NOW + 0.1, Resource.REQUESTS) < 1
     assert core.statistics(NOW).gauges[0].per_second == pytest.approx(8.5)
 
 
-LOCKED = Signals(news=News.LOCKED_OUT, error="AuthenticationError: no such key")
+LOCKED = Observation(event=ProviderEvent.LOCKED_OUT, error="AuthenticationError: no such key")
 
 
 def locked(*names: str) -> Scheduler:

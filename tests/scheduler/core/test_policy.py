@@ -354,7 +354,7 @@ def test_every_class_gets_what_it_is_promised_while_others_flood(
         got[name.rstrip("0123456789")] += size[name] / PER_SECOND
     largest = max(tokens) / PER_SECOND
     for level in present:
-        promised = policy.floors[level] * seconds
+        promised = policy.promised_share[level] * seconds
         assert got[level.label] >= promised - (2 + len(present)) * largest
     assert sum(got.values()) >= seconds + 30 - largest - 1
 
@@ -401,7 +401,7 @@ def test_no_call_waits_longer_than_the_bound(load: list[tuple[float, Priority, s
         ]
         queue = sum(other.tokens for other in before) / PER_SECOND
         share = weights[mine[1]] / sum(weights.values())
-        bound = (queue / share + 4 * largest) / policy.floors[each.priority]
+        bound = (queue / share + 4 * largest) / policy.promised_share[each.priority]
         assert went[each.id] - each.submitted_at <= bound
 
 
@@ -445,7 +445,7 @@ def test_nothing_is_kept_of_runs_and_calls_that_are_over() -> None:
         finish(scheduler, f"r{number}", calls=3, team=f"t{number % 7}")
         scheduler.take_batch(NOW)
     assert not scheduler._live
-    assert not scheduler._book._entries
+    assert not scheduler._registry._entries
     for lane in scheduler._lanes:
         assert not any(level.teams for level in lane.line.pool.classes)
         assert sum(turns._entries for turns in lane.line._turns) <= 8 * len(Priority)

@@ -11,7 +11,7 @@ from headway_scheduler.core.admission.queue import Line, Pool, Waiter
 from headway_scheduler.core.policy import STRICT, Policy
 from headway_scheduler.model.calls import Call, CallRecord, Priority
 
-POLICY = Policy(floors=(0.0, 0.1, 0.1, 0.05, 0.05), credit_seconds=2.0)
+POLICY = Policy(promised_share=(0.0, 0.1, 0.1, 0.05, 0.05), credit_seconds=2.0)
 
 
 def waiter(

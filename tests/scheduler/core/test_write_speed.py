@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from headway_scheduler.core.limits.write_speed import ANSWERS, SLOW, Pace
+from headway_scheduler.core.limits.write_speed import ANSWERS, SLOW, WriteSpeed
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
 from headway_scheduler.model.quotas import Quota
@@ -13,41 +13,41 @@ from headway_scheduler.model.states import CallState
 NOW = 1_772_366_400.0
 
 
-def answers(pace: Pace, seconds: float, count: int = ANSWERS) -> list[bool]:
-    return [pace.add(seconds, 10) for _ in range(count)]
+def answers(write_speed: WriteSpeed, seconds: float, count: int = ANSWERS) -> list[bool]:
+    return [write_speed.add(seconds, 10) for _ in range(count)]
 
 
 def test_a_steady_server_is_well() -> None:
-    pace = Pace()
-    assert not any(answers(pace, 1.0, 200))
+    write_speed = WriteSpeed()
+    assert not any(answers(write_speed, 1.0, 200))
 
 
 @pytest.mark.parametrize("factor", [1.5, SLOW - 0.5])
 def test_a_batch_may_make_it_somewhat_slower(factor: float) -> None:
-    pace = Pace()
-    answers(pace, 1.0)
-    assert not any(answers(pace, factor, 50))
+    write_speed = WriteSpeed()
+    answers(write_speed, 1.0)
+    assert not any(answers(write_speed, factor, 50))
 
 
 def test_far_slower_than_at_its_best_is_said_once() -> None:
-    pace = Pace()
-    answers(pace, 1.0)
-    said = answers(pace, 10.0)
+    write_speed = WriteSpeed()
+    answers(write_speed, 1.0)
+    said = answers(write_speed, 10.0)
     assert sum(said) == 1
     assert said.index(True) < ANSWERS  # it takes some answers, not one
 
 
 def test_one_slow_answer_is_nothing() -> None:
-    pace = Pace()
-    answers(pace, 1.0)
-    assert not pace.add(20.0, 10)
-    assert not any(answers(pace, 1.0, 50))
+    write_speed = WriteSpeed()
+    answers(write_speed, 1.0)
+    assert not write_speed.add(20.0, 10)
+    assert not any(answers(write_speed, 1.0, 50))
 
 
 def test_a_larger_model_is_not_slow_for_ever() -> None:
-    pace = Pace()
-    answers(pace, 1.0)
-    said = answers(pace, 6.0, 2_000)
+    write_speed = WriteSpeed()
+    answers(write_speed, 1.0)
+    said = answers(write_speed, 6.0, 2_000)
     assert any(said)
     assert not any(said[-500:])
 

@@ -15,8 +15,8 @@ from headway_scheduler.errors import (
 from headway_scheduler.model.batch import Lesson
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Route, Usage
 from headway_scheduler.model.changes import Change
-from headway_scheduler.model.prompts import Link, Piece, Prompt
-from headway_scheduler.model.quotas import News, Resource, Signals, Told
+from headway_scheduler.model.prompts import ChainNode, Chunk, Prompt
+from headway_scheduler.model.quotas import Observation, ProviderEvent, RateLimitHeader, Resource
 from headway_scheduler.model.runs import Order, Run, Worker
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.protocol.codec import (
@@ -38,14 +38,16 @@ CALL = Call(
 )
 RUN = Run("r", "w", "task", Priority.LOW, RunState.RUNNING, 1.0, history=("before",), worker="w-1")
 ROUTE = Route("other", ("a",), 9, rank=1)
-RECORD = CallRecord(CALL, 7, CallState.UNKNOWN, attempts=2, usage=Usage(1, 2), losses=1)
-SIGNALS = Signals(2.0, News.REFUSED, {Resource.TOKENS: Told(1.0, 0.0, 3.0)}, "slow down")
+RECORD = CallRecord(CALL, 7, CallState.UNKNOWN, attempts=2, usage=Usage(1, 2), lost_attempts=1)
+SIGNALS = Observation(
+    2.0, ProviderEvent.REFUSED, {Resource.TOKENS: RateLimitHeader(1.0, 0.0, 3.0)}, "slow down"
+)
 
 MESSAGES = (
     Message(
         submit=CALL,
         routes=(ROUTE,),
-        prompt=Prompt((Piece(b"\x00\xff", "t"),), (Link(b"l", None, b"\xff"),)),
+        prompt=Prompt((Chunk(b"\x00\xff", "t"),), (ChainNode(b"l", None, b"\xff"),)),
     ),
     Message(submit=CALL, parked=True),
     Message(resubmit=RECORD),

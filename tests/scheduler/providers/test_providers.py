@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from headway_scheduler.model.calls import Usage
 from headway_scheduler.model.formulas import LONGEST_STATED_SECONDS
-from headway_scheduler.model.quotas import Resource, Told
-from headway_scheduler.providers import PROVIDERS, Failure, Kind, Verdict
+from headway_scheduler.model.quotas import RateLimitHeader, Resource
+from headway_scheduler.providers import PROVIDERS, ErrorClass, Failure, Verdict
 from headway_scheduler.providers.anthropic import seconds_until
 from headway_scheduler.providers.base import retry_after_seconds
 from headway_scheduler.providers.openai import duration_seconds
@@ -82,16 +82,16 @@ def test_no_date_however_wrong_raises(day: int, year: int, minute: int, zone: in
 
 Row = tuple[int | None, dict[str, str], Any, str, Verdict]
 
-TRANSIENT = Verdict(Kind.TRANSIENT, 1.0)
-OVERLOADED = Verdict(Kind.OVERLOADED, 1.0)
-LIMITED = Verdict(Kind.RATE_LIMITED, 1.0)
-FINAL = Verdict(Kind.FINAL)
-ACCOUNT = Verdict(Kind.ACCOUNT)
+TRANSIENT = Verdict(ErrorClass.TRANSIENT, 1.0)
+OVERLOADED = Verdict(ErrorClass.OVERLOADED, 1.0)
+LIMITED = Verdict(ErrorClass.RATE_LIMITED, 1.0)
+FINAL = Verdict(ErrorClass.FINAL)
+ACCOUNT = Verdict(ErrorClass.ACCOUNT)
 AFTER_7 = {"retry-after": "7"}
 
 
 def limited(seconds: float) -> Verdict:
-    return Verdict(Kind.RATE_LIMITED, seconds)
+    return Verdict(ErrorClass.RATE_LIMITED, seconds)
 
 
 def error(message: str = "", **fields: Any) -> dict[str, Any]:
@@ -117,7 +117,7 @@ OF_ANY: list[Row] = [
     (520, {}, None, "", TRANSIENT),
     (524, {}, None, "", TRANSIENT),
     (503, {}, None, "", OVERLOADED),
-    (503, {"retry-after-ms": "40"}, None, "", Verdict(Kind.OVERLOADED, 0.04)),
+    (503, {"retry-after-ms": "40"}, None, "", Verdict(ErrorClass.OVERLOADED, 0.04)),
     (529, {}, None, "", OVERLOADED),
     (None, {}, None, "connection refused", TRANSIENT),
     (None, {}, "no json", "", TRANSIENT),
@@ -351,8 +351,8 @@ MINUTE = {
     "x-ratelimit-reset-tokens": "6ms",
 }
 OF_OPENAI = {
-    Resource.REQUESTS: Told(60, 59, 1.0),
-    Resource.TOKENS: Told(150_000, 149_984, 0.006),
+    Resource.REQUESTS: RateLimitHeader(60, 59, 1.0),
+    Resource.TOKENS: RateLimitHeader(150_000, 149_984, 0.006),
 }
 UNPAID = {
     "x-ratelimit-limit-requests": "200",
@@ -380,8 +380,12 @@ OF_ANTHROPIC = {
     ("name", "headers", "told"),
     [
         ("openai", MINUTE, OF_OPENAI),
-        ("openai", UNPAID, {Resource.REQUESTS_PER_DAY: Told(200, 199, 432.0)}),
-        ("openai", {"x-ratelimit-remaining-tokens": "5"}, {Resource.TOKENS: Told(None, 5)}),
+        ("openai", UNPAID, {Resource.REQUESTS_PER_DAY: RateLimitHeader(200, 199, 432.0)}),
+        (
+            "openai",
+            {"x-ratelimit-remaining-tokens": "5"},
+            {Resource.TOKENS: RateLimitHeader(None, 5)},
+        ),
         ("openai", {"x-ratelimit-limit-tokens": "many"}, {}),
         ("openai", OF_ANTHROPIC, {}),
         ("openai", {}, {}),
@@ -389,21 +393,21 @@ OF_ANTHROPIC = {
         (
             "azure",
             OF_AZURE,
-            {Resource.REQUESTS: Told(8, 7), Resource.TOKENS: Told(8000)},
+            {Resource.REQUESTS: RateLimitHeader(8, 7), Resource.TOKENS: RateLimitHeader(8000)},
         ),
         (
             "anthropic",
             OF_ANTHROPIC,
             {
-                Resource.REQUESTS: Told(50, 49, 30.0),
-                Resource.INPUT_TOKENS: Told(30_000, 29_999, 30.0),
-                Resource.OUTPUT_TOKENS: Told(8_000, 7_999, 30.0),
+                Resource.REQUESTS: RateLimitHeader(50, 49, 30.0),
+                Resource.INPUT_TOKENS: RateLimitHeader(30_000, 29_999, 30.0),
+                Resource.OUTPUT_TOKENS: RateLimitHeader(8_000, 7_999, 30.0),
             },
         ),
         (
             "anthropic",
             {"anthropic-ratelimit-tokens-remaining": "77000"},
-            {Resource.TOKENS: Told(None, 77_000)},
+            {Resource.TOKENS: RateLimitHeader(None, 77_000)},
         ),
         ("anthropic", MINUTE, {}),
         ("gemini", MINUTE, {}),
@@ -412,8 +416,10 @@ OF_ANTHROPIC = {
         ("other", MINUTE, {}),
     ],
 )
-def test_what_headers_tell(name: str, headers: dict[str, str], told: dict[Resource, Told]) -> None:
-    assert PROVIDERS[name].told(headers, NOW) == told
+def test_what_headers_tell(
+    name: str, headers: dict[str, str], told: dict[Resource, RateLimitHeader]
+) -> None:
+    assert PROVIDERS[name].rate_limits(headers, NOW) == told
 
 
 # Charges

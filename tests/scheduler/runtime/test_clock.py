@@ -14,7 +14,7 @@ from headway_scheduler.model.quotas import Quota, Resource
 from headway_scheduler.model.states import CallState
 from headway_scheduler.runtime import clock as module
 from headway_scheduler.runtime.clock import system_clock
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 
 HOUR = 3600.0
 START = 1_800_000_000.0
@@ -76,7 +76,7 @@ async def test_all_processes_on_a_database_have_the_same_time_until_the_next_boo
         assert third.clock() == time.time()
 
 
-async def spend(service: Service, name: str) -> int:
+async def spend(service: LocalScheduler, name: str) -> int:
     """Ask for calls as long as they are granted at once, and say how many were."""
     for number in range(20):
         call_id = f"{name}.{number}"
@@ -91,11 +91,11 @@ async def spend(service: Service, name: str) -> int:
 
 
 @asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[Service]:
+async def opened(path: Path) -> AsyncIterator[LocalScheduler]:
     quota = Quota.per_minute("q", requests=60, burst_seconds=10)
     async with (
         SqliteStore(path) as store,
-        Service(store, [quota], clock=store.clock) as service,
+        LocalScheduler(store, [quota], clock=store.clock) as service,
     ):
         yield service
 
@@ -128,7 +128,7 @@ async def test_a_daily_budget_is_full_again_when_its_day_begins_after_a_long_sle
     quota = Quota.stated("q", {Resource.REQUESTS_PER_DAY: 3})
     async with (
         SqliteStore(tmp_path / "headway.db") as store,
-        Service(store, [quota], clock=store.clock) as service,
+        LocalScheduler(store, [quota], clock=store.clock) as service,
     ):
         assert await spend(service, "today") == 3
         machine.gone_by += HOUR

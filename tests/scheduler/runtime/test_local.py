@@ -26,12 +26,12 @@ from headway_scheduler.errors import (
 )
 from headway_scheduler.model.batch import Batch, Snapshot
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority
-from headway_scheduler.model.prompts import Link, Piece, Prompt
-from headway_scheduler.model.quotas import Quota, Signals
+from headway_scheduler.model.prompts import ChainNode, Chunk, Prompt
+from headway_scheduler.model.quotas import Observation, Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.runtime import local as service_module
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 
 pytestmark = pytest.mark.anyio
 
@@ -90,10 +90,10 @@ class FaultyStore(MemoryStore):
         return {record.call.id: record.state for record in await self.calls()}.get(id)
 
 
-class Asking:
+class SchedulerClient:
     """Callers, each in a task of its own, and how it went for them."""
 
-    def __init__(self, service: Service, tasks: anyio.abc.TaskGroup) -> None:
+    def __init__(self, service: LocalScheduler, tasks: anyio.abc.TaskGroup) -> None:
         self.service, self.tasks = service, tasks
         self.granted: list[str] = []
         self.recorded: list[str] = []
@@ -129,10 +129,10 @@ class Asking:
 @asynccontextmanager
 async def scheduling(
     store: MemoryStore | SqliteStore, *quotas: Quota
-) -> AsyncIterator[tuple[Service, Asking]]:
-    async with Service(store, quotas or BOTH) as service, anyio.create_task_group() as tasks:
+) -> AsyncIterator[tuple[LocalScheduler, SchedulerClient]]:
+    async with LocalScheduler(store, quotas or BOTH) as service, anyio.create_task_group() as tasks:
         try:
-            yield service, Asking(service, tasks)
+            yield service, SchedulerClient(service, tasks)
         finally:
             # A failed assertion must not leave the pump in a commit that never ends.
             if isinstance(store, FaultyStore):
@@ -211,7 +211,7 @@ async def test_sent_is_written_with_the_next_commit(store: FaultyStore) -> None:
 
 async def test_a_view_is_told_of_every_commit_and_of_nothing_else(store: FaultyStore) -> None:
     seen: list[Batch] = []
-    async with Service(store, BOTH, on_change=seen.append) as service:
+    async with LocalScheduler(store, BOTH, on_change=seen.append) as service:
         await service.acquire(call("a"))
         service.abandon("unknown call", DONE)
         await rest()
@@ -270,13 +270,13 @@ async def test_signals_of_an_unknown_quota_are_refused_before_anything_is_told(
     async with scheduling(store) as (service, _):
         await service.acquire(call("a"))
         with pytest.raises(UnknownQuota):
-            await service.settle("a", DONE, {"other": Signals(pause_until=1.0)})
+            await service.settle("a", DONE, {"other": Observation(pause_until=1.0)})
         assert await store.state("a") is CallState.ADMITTED
         await service.settle("a", DONE)
         assert await store.state("a") is CallState.DONE
 
 
-async def gathered(store: FaultyStore, service: Service, *tell: Callable[[], None]) -> None:
+async def gathered(store: FaultyStore, service: LocalScheduler, *tell: Callable[[], None]) -> None:
     """Have the service take everything that is told into one batch."""
     store.hold()
     service.note_run(run("in the commit that is held up"))
@@ -408,7 +408,7 @@ async def test_a_retry_goes_before_those_that_came_after_it(store: FaultyStore) 
 async def test_a_pause_holds_back_its_quota_alone(store: FaultyStore) -> None:
     async with scheduling(store) as (service, asking):
         await service.acquire(call("a"))
-        await service.settle("a", DONE, {"slot": Signals(pause_until=service.now() + 60)})
+        await service.settle("a", DONE, {"slot": Observation(pause_until=service.now() + 60)})
         asking.acquire(call("b"), call("c", "wide"))
         await rest()
         assert asking.granted == ["c"]
@@ -424,7 +424,7 @@ async def test_time_alone_lets_the_next_one_go(store: FaultyStore) -> None:
 # Cancelling
 
 
-async def nothing_is_stuck(service: Service, store: FaultyStore, id: str) -> None:
+async def nothing_is_stuck(service: LocalScheduler, store: FaultyStore, id: str) -> None:
     """The slot is free for another, and ``id`` is over on disk if it ever came there."""
     with anyio.fail_after(5):
         await service.acquire(call("another"))
@@ -509,7 +509,7 @@ async def test_a_cancelled_settlement_is_recorded_all_the_same(store: FaultyStor
 # Failing commits
 
 
-async def same_as_disk(service: Service, store: MemoryStore) -> None:
+async def same_as_disk(service: LocalScheduler, store: MemoryStore) -> None:
     """Every call that lives in memory is on disk in that state, and the other way round."""
     live = {r.call.id: r.state for r in (await store.snapshot()).calls}
     assert {key: entry.record.state for key, entry in service._core._live.items()} == live
@@ -539,7 +539,7 @@ async def test_after_a_failed_commit_memory_is_as_a_fresh_service_would_be(
         await rest()
         store.error = None
         await until(lambda: service._retry_at is None)
-        fresh = Service(store, BOTH)
+        fresh = LocalScheduler(store, BOTH)
         fresh._waiting, fresh._sending = service._waiting, service._sending
         await fresh._rebuild()
         await same_as_disk(service, store)
@@ -610,7 +610,7 @@ async def test_what_was_refused_is_not_recorded_after_a_failed_commit(store: Fau
     async with scheduling(store) as (service, asking):
         await service.acquire(call("a"))
         store.error = StoreFull("no room")
-        wrong = {"other": Signals(pause_until=1.0)}
+        wrong = {"other": Observation(pause_until=1.0)}
         asking.start("a", lambda _: service.settle("a", DONE, wrong), None, asking.recorded)
         asking.acquire(call("b", "wide"))
         await rest()
@@ -689,8 +689,8 @@ async def test_an_unexpected_error_ends_the_service_and_leaves_nobody_waiting(
 ) -> None:
     async with anyio.create_task_group() as tasks:
         with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012 - the pump raises where it ends
-            async with Service(store, BOTH) as service:
-                asking = Asking(service, tasks)
+            async with LocalScheduler(store, BOTH) as service:
+                asking = SchedulerClient(service, tasks)
                 asking.acquire(call("holder"), call("a"))
                 await rest()
                 store.error = ZeroDivisionError()
@@ -704,7 +704,7 @@ async def test_an_unexpected_error_ends_the_service_and_leaves_nobody_waiting(
 async def test_a_service_whose_first_snapshot_fails_does_not_start(store: FaultyStore) -> None:
     store.snapshot_error = StoreFull("no room")
     with pytest.raises(StoreError):
-        async with Service(store, BOTH):
+        async with LocalScheduler(store, BOTH):
             pass
 
 
@@ -713,8 +713,8 @@ async def test_a_service_whose_first_snapshot_fails_does_not_start(store: Faulty
 
 async def test_closing_tells_those_who_wait(store: FaultyStore) -> None:
     async with anyio.create_task_group() as tasks:
-        async with Service(store, BOTH) as service:
-            asking = Asking(service, tasks)
+        async with LocalScheduler(store, BOTH) as service:
+            asking = SchedulerClient(service, tasks)
             asking.acquire(call("holder"), call("a"))
             await rest()
         await rest()
@@ -726,8 +726,8 @@ async def test_closing_tells_those_who_wait_even_if_the_last_commit_breaks(
 ) -> None:
     async with anyio.create_task_group() as tasks:
         with pytest.raises(ExceptionGroup):  # noqa: PT012 - the pump raises where it ends
-            async with Service(store, BOTH) as service:
-                asking = Asking(service, tasks)
+            async with LocalScheduler(store, BOTH) as service:
+                asking = SchedulerClient(service, tasks)
                 asking.acquire(call("holder"), call("a"))
                 await rest()
                 store.error = ZeroDivisionError()
@@ -737,14 +737,14 @@ async def test_closing_tells_those_who_wait_even_if_the_last_commit_breaks(
 
 
 async def test_closing_writes_what_was_told_before(store: FaultyStore) -> None:
-    async with Service(store, BOTH) as service:
+    async with LocalScheduler(store, BOTH) as service:
         await service.acquire(call("a"))
         service.abandon("a", Outcome(CallState.CANCELLED))
     assert await store.state("a") is CallState.CANCELLED
 
 
 async def test_after_closing_nothing_more_can_be_asked(store: FaultyStore) -> None:
-    async with Service(store, BOTH) as service:
+    async with LocalScheduler(store, BOTH) as service:
         pass
     with pytest.raises(SchedulerClosed):
         await service.acquire(call("a"))
@@ -760,14 +760,14 @@ async def test_with_nothing_to_do_it_neither_commits_nor_turns(store: FaultyStor
     async with scheduling(store) as (service, asking):
         asking.acquire(call("holder"), call("waits"))
         await rest()
-        turns, turn, tries = 0, service._turn, store.tries
+        turns, turn, tries = 0, service._iterate, store.tries
 
         async def counted() -> None:
             nonlocal turns
             turns += 1
             await turn()
 
-        service._turn = counted  # type: ignore[method-assign]
+        service._iterate = counted  # type: ignore[method-assign]
         await anyio.sleep(0.2)
         assert (turns, store.tries) == (0, tries)
 
@@ -791,7 +791,7 @@ CROWD = (
 )
 
 
-async def live_until_death(store: MemoryStore | SqliteStore) -> AsyncIterator[Service]:
+async def live_until_death(store: MemoryStore | SqliteStore) -> AsyncIterator[LocalScheduler]:
     """A life with one call sent, one admitted and four queued."""
     async with scheduling(store) as (service, asking):
         await service.acquire(call("sent", "wide"))
@@ -803,8 +803,8 @@ async def live_until_death(store: MemoryStore | SqliteStore) -> AsyncIterator[Se
         yield service
 
 
-async def check_after_death(store: MemoryStore | SqliteStore, before: Service) -> None:
-    async with Service(store, BOTH) as service:
+async def check_after_death(store: MemoryStore | SqliteStore, before: LocalScheduler) -> None:
+    async with LocalScheduler(store, BOTH) as service:
         rows = {record.call.id: record for record in await store.calls()}
         assert rows["sent"].state is rows["admitted"].state is CallState.UNKNOWN
         assert [r.call.id for r in service.queued()] == ["urgent", "a", "b", "low"]
@@ -833,10 +833,10 @@ async def test_so_it_is_in_a_file(tmp_path: Path) -> None:
 async def test_a_second_death_changes_nothing_more(store: FaultyStore) -> None:
     async for _ in live_until_death(store):
         left = remains(store)
-        async with Service(left, BOTH):
+        async with LocalScheduler(left, BOTH):
             pass
         once: list[CallRecord] = list(await left.calls())
-        async with Service(left, BOTH):
+        async with LocalScheduler(left, BOTH):
             pass
         assert list(await left.calls()) == once
 
@@ -863,7 +863,7 @@ async def left_behind(store: FaultyStore, state: CallState) -> CallRecord:
             await service.acquire(call("a"))
             if state is not CallState.ADMITTED:
                 await service.settle("a", Outcome(state, error="no"))
-    async with Service(store, BOTH):
+    async with LocalScheduler(store, BOTH):
         pass  # whatever was in flight is unknown from here on
     return (await store.calls())[-1]
 
@@ -883,7 +883,7 @@ async def test_a_call_without_an_answer_goes_again_in_its_old_row(
     assert [(record.seq, record.state, record.arrival) for record in found] == [
         (row.seq, CallState.DONE, 3)
     ]
-    assert found[0].losses == (state is CallState.ADMITTED)
+    assert found[0].lost_attempts == (state is CallState.ADMITTED)
     assert found[0].attempts == (1 if state is CallState.QUEUED else 2)
 
 
@@ -900,9 +900,9 @@ async def test_a_call_with_an_answer_does_not_go_again(store: FaultyStore) -> No
 async def test_what_an_unknown_call_reserved_stays_spent_and_it_reserves_again() -> None:
     store, tokens = FaultyStore(), Quota.per_minute("tokens", tokens=100)
     asked = replace(call("a", "tokens"), tokens=40)
-    async with Service(store, [tokens], clock=lambda: 0.0) as service:
+    async with LocalScheduler(store, [tokens], clock=lambda: 0.0) as service:
         await service.acquire(asked)
-    async with Service(store, [tokens], clock=lambda: 0.0) as service:
+    async with LocalScheduler(store, [tokens], clock=lambda: 0.0) as service:
         (row,) = await store.calls()
         await service.reacquire(row)
         (gauge,) = service.statistics().gauges
@@ -941,14 +941,14 @@ async def test_a_person_decides_what_became_of_an_unknown_call(
 
 
 async def test_a_prompt_is_on_disk_with_its_call(store: FaultyStore) -> None:
-    prompt = Prompt((Piece(b"p" * 16, "hello"),), (Link(b"l" * 16, None, b"p" * 16),))
+    prompt = Prompt((Chunk(b"p" * 16, "hello"),), (ChainNode(b"l" * 16, None, b"p" * 16),))
     async with scheduling(store) as (service, _):
         await service.acquire(call("a"), prompt)
         assert list(await store.prompt((b"l" * 16).hex()) or ()) == ["hello"]
 
 
 async def test_a_prompt_and_its_call_are_one_commit_or_none(store: FaultyStore) -> None:
-    prompt = Prompt((Piece(b"p" * 16, "hello"),), (Link(b"l" * 16, None, b"p" * 16),))
+    prompt = Prompt((Chunk(b"p" * 16, "hello"),), (ChainNode(b"l" * 16, None, b"p" * 16),))
     async with scheduling(store) as (service, asking):
         store.error = StoreFull("no room")
         for name, ask in (("a", service.acquire), ("b", service.ask)):
@@ -1035,14 +1035,14 @@ async def test_a_decision_that_could_not_be_written_is_none(store: FaultyStore) 
 
 async def test_every_restart_over_a_call_in_flight_is_a_loss(store: FaultyStore) -> None:
     row = await left_behind(store, CallState.ADMITTED)
-    for losses in (1, 2):
-        assert (row.state, row.losses) == (CallState.UNKNOWN, losses)
+    for lost_attempts in (1, 2):
+        assert (row.state, row.lost_attempts) == (CallState.UNKNOWN, lost_attempts)
         async with scheduling(store) as (service, _):
             await service.reacquire(row)
-        async with Service(store, BOTH):
+        async with LocalScheduler(store, BOTH):
             pass
         (row,) = await store.calls()
-    assert (row.losses, row.attempts) == (3, 3)
+    assert (row.lost_attempts, row.attempts) == (3, 3)
 
 
 async def test_an_ended_run_is_forgotten_with_its_calls(store: FaultyStore) -> None:

@@ -8,7 +8,7 @@ from headway_scheduler.core.policy import STRICT
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.errors import CallTooLarge
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Route
-from headway_scheduler.model.quotas import News, Quota, Signals
+from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
 
@@ -21,7 +21,7 @@ ROUTES = (
     Route("m-west", ("west",), 10),
     Route("m-small", ("small",), 10, rank=1),
 )
-DOWN = Signals(news=News.FAILED)
+DOWN = Observation(event=ProviderEvent.FAILED)
 
 
 def core() -> Scheduler:
@@ -115,7 +115,9 @@ def test_an_account_that_is_locked_out_is_left_for_another() -> None:
     scheduler = core()
     ask(scheduler, "c", ROUTES[:2])
     assert went(scheduler) == {"c": "m-east"}
-    scheduler.observe("east", Signals(news=News.LOCKED_OUT, error="no money"), NOW, "c")
+    scheduler.observe(
+        "east", Observation(event=ProviderEvent.LOCKED_OUT, error="no money"), NOW, "c"
+    )
     scheduler.settle("c", Outcome(CallState.QUEUED, error="429", not_before=NOW), NOW)
     assert went(scheduler) == {"c": "m-west"}
 

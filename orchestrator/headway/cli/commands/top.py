@@ -32,7 +32,7 @@ RUNS = ("RUN", "WORKFLOW", "PRIORITY", "STATE", "SINCE")
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class WorkerView:
     """A worker, how many runs it has, and how long ago it showed life, if that can be told."""
 
     worker: Worker
@@ -42,13 +42,13 @@ class Sight:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Dashboard:
     """What there was to see at one moment."""
 
     config: Config
     queue: Queue
     runs: list[Run]
-    workers: list[Sight]
+    workers: list[WorkerView]
     is_held: bool
     now: float
 
@@ -76,15 +76,15 @@ def _live(config: Config, limit: int) -> None:
             time.sleep(EVERY_SECONDS)
 
 
-async def _taken(config: Config) -> Picture:
+async def _taken(config: Config) -> Dashboard:
     async with reading(config) as reader:
         queue = await load_queue(config, reader)
         runs = [reader.as_it_is(run) for run in await reader.store.runs(AT_WORK, urgent_first=True)]
         workers = await _seen(config, reader)
-        return Picture(config, queue, runs, workers, reader.is_held, reader.now)
+        return Dashboard(config, queue, runs, workers, reader.is_held, reader.now)
 
 
-async def _seen(config: Config, reader: Reader) -> list[Sight]:
+async def _seen(config: Config, reader: Reader) -> list[WorkerView]:
     leader = holder(config.database)
     runs = Counter(run.worker for run in await reader.store.assigned())
     found = []
@@ -93,11 +93,11 @@ async def _seen(config: Config, reader: Reader) -> list[Sight]:
         # One that led from its beginning has the leader's lock alone.
         alone = config.database if leads else worker_lock(config.database, worker.id)
         silent = silent_seconds(alone)
-        found.append(Sight(worker, runs[worker.id], silent, leads))
+        found.append(WorkerView(worker, runs[worker.id], silent, leads))
     return found
 
 
-def _drawn(picture: Picture, limit: int) -> str:
+def _drawn(picture: Dashboard, limit: int) -> str:
     queue, now = picture.queue, picture.now
     statistics = queue.scheduler.statistics(now)
     waiting = zip(Priority, statistics.waiting, strict=True)
@@ -122,7 +122,7 @@ def _drawn(picture: Picture, limit: int) -> str:
     return "\n\n".join(parts)
 
 
-def _worker_row(sight: Sight, now: float) -> tuple[str, ...]:
+def _worker_row(sight: WorkerView, now: float) -> tuple[str, ...]:
     worker, silent = sight.worker, sight.silent_seconds
     life = "gone" if silent is None else f"{silent:.1f} s ago"
     return (
@@ -141,7 +141,7 @@ def _run_row(run: Run, now: float) -> tuple[str, ...]:
     return run.id, run.workflow, run.priority.label, run.state.value, since
 
 
-def _facts(picture: Picture) -> dict[str, Any]:
+def _facts(picture: Dashboard) -> dict[str, Any]:
     queue, now = picture.queue, picture.now
     statistics = queue.scheduler.statistics(now)
     waiting = zip(Priority, statistics.waiting, strict=True)

@@ -15,7 +15,7 @@ from ...errors import KeyTaken, StoreError
 from ...model.batch import Batch, Lesson, Snapshot
 from ...model.calls import Call, CallRecord, Route, Spent, Usage
 from ...model.changes import Change
-from ...model.prompts import Link
+from ...model.prompts import ChainNode
 from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Worker
 from ...model.states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
@@ -31,7 +31,7 @@ class MemoryStore:
         self._buckets: dict[tuple[str, Resource], BucketState] = {}
         self._runs: dict[str, Run] = {}
         self._texts: dict[bytes, str] = {}
-        self._links: dict[bytes, Link] = {}
+        self._links: dict[bytes, ChainNode] = {}
         self._changes: list[Change] = []
         self._lessons: dict[tuple[str, str], Lesson] = {}
         self._workers: dict[str, Worker] = {}
@@ -139,10 +139,10 @@ class MemoryStore:
         for record in self._calls.values():
             call, usage = record.call, record.usage
             is_done = record.state is CallState.DONE or usage is not None
-            if call.is_paid and call.submitted_at >= since and (is_done or record.losses):
+            if call.is_paid and call.submitted_at >= since and (is_done or record.lost_attempts):
                 alike = (self._key(call, by), call.model, usage)
                 calls[alike] += is_done
-                lost[alike] += record.losses
+                lost[alike] += record.lost_attempts
         return [Spent(*alike, calls[alike], lost[alike]) for alike in calls]
 
     def _key(self, call: Call, by: str) -> str:
@@ -160,9 +160,9 @@ class MemoryStore:
         links = self._links_of([request_hash])
         return [self._texts[link.piece] for link in reversed(links)] or None
 
-    def _links_of(self, request_hashes: Iterable[str]) -> list[Link]:
+    def _links_of(self, request_hashes: Iterable[str]) -> list[ChainNode]:
         """Every link of some requests once, last ones first."""
-        found: dict[bytes, Link] = {}
+        found: dict[bytes, ChainNode] = {}
         for request_hash in request_hashes:
             link = self._links.get(link_hash(request_hash))
             while link is not None and link.hash not in found:

@@ -105,7 +105,7 @@ def _inserted(record: CallRecord) -> Row:
         record.answer,
         record.error,
         record.arrival,
-        record.losses,
+        record.lost_attempts,
         call.input_tokens,
         call.output_tokens,
         call.usd,
@@ -134,7 +134,7 @@ def _updated(record: CallRecord) -> Row:
         record.answer,
         record.error,
         record.arrival,
-        record.losses,
+        record.lost_attempts,
         record.worker,
         record.seq,
     )
@@ -197,7 +197,7 @@ def call_record(row: Sequence[Any]) -> CallRecord:
     if input_tokens is not None:
         record.usage = Usage(input_tokens, output_tokens)
     record.answer, record.error = answer, error
-    record.arrival, record.losses, record.worker = arrival, losses, row[27]
+    record.arrival, record.lost_attempts, record.worker = arrival, losses, row[27]
     return record
 
 

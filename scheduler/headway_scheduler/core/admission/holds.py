@@ -9,7 +9,7 @@ from ...model.calls import Call, Priority
 from ...model.changes import ALL, DRAINED, OPEN, PAUSED
 
 
-class Gates:
+class OperatorHolds:
     """Which calls are held."""
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ Theory of operation. Lanes that share a quota, directly or through others, compe
 *pool*, and in a pool
 
 1. the more urgent class goes first. A class that waits earns credit, its promised share of the
-   time; once that covers its next call, the call is *lifted* before the most urgent class;
+   time; once that covers its next call, the call is *floor_boosted* before the most urgent class;
 2. inside a class, teams share alike, by start-time fair queueing: a call starts when its team's
    last one finished in virtual time, or now, and takes its cost over the team's weight. What a
    team did not use is not saved up;
@@ -26,7 +26,7 @@ Rank = tuple[float, ...]
 """Compares across the lanes of a pool; the smaller goes first. It begins with the class whose place
 and headroom the call has."""
 
-Turn = tuple[float, int]
+VirtualStart = tuple[float, int]
 """When a team's next call starts, in virtual time, and since when the team waits."""
 
 
@@ -38,7 +38,7 @@ class Waiter:
     """
 
     record: CallRecord
-    level: Priority
+    effective_priority: Priority
     team: str
     due: float
     cost: float
@@ -89,7 +89,7 @@ class _Class:
         team.start += waiter.cost / team.weight
         self.leave(waiter)
 
-    def turn(self, name: str) -> Turn:
+    def turn(self, name: str) -> VirtualStart:
         team = self.teams[name]
         return team.start, team.since
 
@@ -120,7 +120,7 @@ class Pool:
     def advance(self, now: float) -> None:
         """Let classes that wait earn what they are promised."""
         elapsed, self._at = max(0.0, now - self._at), max(now, self._at)
-        for each, floor in zip(self.classes, self.policy.floors, strict=True):
+        for each, floor in zip(self.classes, self.policy.promised_share, strict=True):
             if each.waiting and floor and elapsed:
                 each.credit = min(self.policy.credit_seconds, each.credit + floor * elapsed)
 
@@ -129,23 +129,23 @@ class Pool:
         self.advance(now)
         weight = self._weights.get(waiter.team, 1.0)
         self._joined += 1
-        self.classes[waiter.level].join(waiter, weight, self._joined)
+        self.classes[waiter.effective_priority].join(waiter, weight, self._joined)
 
     def leave(self, waiter: Waiter) -> None:
         """Count out a call that was not served."""
-        self.classes[waiter.level].leave(waiter)
+        self.classes[waiter.effective_priority].leave(waiter)
 
     def serve(self, waiter: Waiter, rank: Rank) -> None:
         """Count out a call that goes now at ``rank``, and charge its team and its class."""
-        each = self.classes[waiter.level]
+        each = self.classes[waiter.effective_priority]
         least = each.credit - waiter.cost
         # In its turn a class uses up what it was promised, but makes no debts.
-        each.credit = least if _is_lifted(rank) else max(least, min(each.credit, 0.0))
+        each.credit = least if _is_floor_boosted(rank) else max(least, min(each.credit, 0.0))
         each.serve(waiter)
 
-    def rank(self, waiter: Waiter, turn: Turn) -> Rank:
+    def rank(self, waiter: Waiter, turn: VirtualStart) -> Rank:
         """Where a call stands that is the next of its class in some lane."""
-        level = waiter.level
+        level = waiter.effective_priority
         if self.has_credit(waiter):
             top = next(each for each in Priority if self.classes[each].waiting)
             if top < level:
@@ -154,13 +154,13 @@ class Pool:
 
     def has_credit(self, waiter: Waiter) -> bool:
         """Whether its class has earned what a call costs."""
-        credit = self.classes[waiter.level].credit
+        credit = self.classes[waiter.effective_priority].credit
         # Of a class that is promised nothing there is no credit, and a call may cost nothing.
         return credit > 0 and credit >= min(waiter.cost, self.policy.credit_seconds)
 
-    def turn(self, waiter: Waiter) -> Turn:
+    def turn(self, waiter: Waiter) -> VirtualStart:
         """When its team's next call starts."""
-        return self.classes[waiter.level].turn(waiter.team)
+        return self.classes[waiter.effective_priority].turn(waiter.team)
 
     def reweigh(self, team: str) -> None:
         """A team's share has changed: from its next call on."""
@@ -186,14 +186,17 @@ class Pool:
         ranks: list[tuple[Rank, Waiter]] = []
         starts: dict[tuple[Priority, str], float] = {}
         for waiter in sorted(waiters, key=lambda each: (each.due, each.record.seq)):
-            level, key = waiter.level, (waiter.level, waiter.team)
+            level, key = waiter.effective_priority, (waiter.effective_priority, waiter.team)
             team = self.classes[level].teams[waiter.team]
             start = starts.get(key, team.start)
             starts[key] = start + waiter.cost / team.weight
             own = (start, team.since, waiter.due, waiter.record.seq)
             ranks.append(((level, 1, level, *own), waiter))
         ranks.sort(key=lambda pair: pair[0])
-        first = {waiter.level: index for index, (_, waiter) in reversed(list(enumerate(ranks)))}
+        first = {
+            waiter.effective_priority: index
+            for index, (_, waiter) in reversed(list(enumerate(ranks)))
+        }
         for index in first.values():
             rank, waiter = ranks[index]
             ranks[index] = self.rank(waiter, (rank[3], int(rank[4]))), waiter
@@ -201,28 +204,28 @@ class Pool:
         return ranks
 
 
-def _is_lifted(rank: Rank) -> bool:
+def _is_floor_boosted(rank: Rank) -> bool:
     return rank[1] == 0
 
 
-class _Turns:
+class _ClassQueue:
     """The calls of one class in one lane: a heap of teams, and of each team a heap of calls."""
 
     __slots__ = ("_calls", "_entries", "_head", "_seen", "_teams", "live")
 
     def __init__(self) -> None:
-        self._teams: list[tuple[Turn, str]] = []
+        self._teams: list[tuple[VirtualStart, str]] = []
         self._calls: dict[str, list[tuple[float, int, Waiter]]] = {}
         self._entries = 0
         self.live = 0
-        self._head: tuple[Turn, Waiter]
+        self._head: tuple[VirtualStart, Waiter]
         self._seen = -1
 
     def __iter__(self) -> Iterator[Waiter]:
         for calls in self._calls.values():
             yield from (waiter for _, _, waiter in calls if not waiter.is_gone)
 
-    def push(self, waiter: Waiter, turn: Turn) -> None:
+    def push(self, waiter: Waiter, turn: VirtualStart) -> None:
         self.live += 1
         self._entries += 1
         calls = self._calls.get(waiter.team)
@@ -231,7 +234,7 @@ class _Turns:
             heappush(self._teams, (turn, waiter.team))
         heappush(calls, (waiter.due, waiter.record.seq, waiter))
 
-    def head(self, level: _Class) -> tuple[Turn, Waiter]:
+    def head(self, level: _Class) -> tuple[VirtualStart, Waiter]:
         """The next call and its turn, as found before if nothing of the class has changed.
 
         There must be one that is ``live``.
@@ -240,7 +243,7 @@ class _Turns:
             self._head, self._seen = self._find(level), level.version
         return self._head
 
-    def _find(self, level: _Class) -> tuple[Turn, Waiter]:
+    def _find(self, level: _Class) -> tuple[VirtualStart, Waiter]:
         """Drop dead calls on the way."""
         while True:
             turn, team = self._teams[0]
@@ -284,20 +287,20 @@ class Line:
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self._waiting = 0
-        self._turns = tuple(_Turns() for _ in Priority)
+        self._turns = tuple(_ClassQueue() for _ in Priority)
 
     def push(self, waiter: Waiter, now: float) -> None:
         """Add a call."""
         self._waiting += 1
         self.pool.join(waiter, now)
-        self._turns[waiter.level].push(waiter, self.pool.turn(waiter))
+        self._turns[waiter.effective_priority].push(waiter, self.pool.turn(waiter))
 
     def head(self) -> tuple[Rank, Waiter] | None:
         """Show the next call and its rank."""
         best: tuple[Rank, Waiter] | None = None
         pool = self.pool
         for turns, level in zip(self._turns, pool.classes, strict=True):
-            # After the first, only one that is lifted can go before it.
+            # After the first, only one that is floor_boosted can go before it.
             if turns.live and (best is None or level.credit > 0):
                 turn, waiter = turns.head(level)
                 if best is None:
@@ -309,13 +312,13 @@ class Line:
     def serve(self, waiter: Waiter, rank: Rank) -> None:
         """Take out a call that goes now."""
         self._waiting -= 1
-        self._turns[waiter.level].drop(waiter)
+        self._turns[waiter.effective_priority].drop(waiter)
         self.pool.serve(waiter, rank)
 
     def remove(self, waiter: Waiter) -> None:
         """Take out a call that does not go."""
         self._waiting -= 1
-        self._turns[waiter.level].drop(waiter)
+        self._turns[waiter.effective_priority].drop(waiter)
         self.pool.leave(waiter)
 
     def __iter__(self) -> Iterator[Waiter]:

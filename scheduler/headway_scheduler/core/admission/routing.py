@@ -5,16 +5,18 @@ ones that for which the least is waiting, and then the one with most room.
 """
 
 from ...model.calls import Call, Route
-from ..runs.registry import RunBook
+from ..runs.registry import RunRegistry
 from .lanes import Lanes
 
 
-def routed(call: Call, routes: tuple[Route, ...], lanes: Lanes, book: RunBook, now: float) -> Call:
+def routed(
+    call: Call, routes: tuple[Route, ...], lanes: Lanes, registry: RunRegistry, now: float
+) -> Call:
     """The call on the best of its ``routes``; as it is, if it has none. Raises UnknownQuota."""
     if not routes:
         return call
     ways = [route.taken_by(call) for route in routes]
-    deadline = book.deadline(call)
+    deadline = registry.deadline(call)
 
     def outlook(index: int) -> tuple[bool, bool, int, float, float]:
         return _outlook(ways[index], routes[index].rank, lanes, deadline, now)

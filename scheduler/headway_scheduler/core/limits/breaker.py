@@ -71,7 +71,7 @@ class Breaker:
         if self.is_open:
             self.probes.add(call_id)
 
-    def answered(self) -> bool:
+    def record_answer(self) -> bool:
         """Take note that the provider lives. Return whether more may go for that."""
         self.retries = min(MOST_RETRIES, self.retries + RETRIES_PER_ANSWER)
         was_open = self.is_open
@@ -83,7 +83,7 @@ class Breaker:
                 self.probes.clear()
         return was_open
 
-    def failed(self, call_id: str, now: float) -> bool:
+    def record_failure(self, call_id: str, now: float) -> bool:
         """Take note of a fault. Return whether the breaker is open."""
         if self.is_open and call_id not in self.probes:
             return True  # it was sent before; its like is known already

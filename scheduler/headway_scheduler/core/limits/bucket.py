@@ -1,19 +1,19 @@
 """Reserve, charge, settle: the mirror of one provider limit.
 
-Law of this file: ``available = level - reserved``. Level and reservations are two numbers; one
+Law of this file: ``available = fill - reserved``. Level and reservations are two numbers; one
 number for both drifts away from the provider's.
 
 Theory of operation. The provider takes a call's amount out of its own bucket when the request
-arrives, some moment after we admitted it. If we took it out of our level at admission, our level
+arrives, some moment after we admitted it. If we took it out of our fill at admission, our fill
 would start to refill before the provider's and run ahead of it by the jitter of the network. So
-an admitted amount is first *reserved*, and is *charged* to the level at the answer or after the
-transit time, whichever comes first. A level is capped at its capacity, so a charge that
+an admitted amount is first *reserved*, and is *charged* to the fill at the answer or after the
+transit time, whichever comes first. A fill is capped at its capacity, so a charge that
 comes later leaves it lower or equal: what we call available is never more than what the provider
 has, whatever the delays, as long as requests travel no longer than the transit time.
 
-*Settling* corrects the charge to what was used. What comes back is what the level would have more
+*Settling* corrects the charge to what was used. What comes back is what the fill would have more
 of by now had it never been taken: a bucket that was full in between would have lost it, and so has
-the provider, who gave it back before we heard. Each charge keeps its *room*, how far the level
+the provider, who gave it back before we heard. Each charge keeps its *room*, how far the fill
 stays below one that was full right after the charge; no more than that comes back.
 
 Concurrency is never charged: it is reserved while the call is in flight. A daily limit is charged
@@ -48,7 +48,7 @@ late, so that it is later than now and finds the bucket filled."""
 
 
 @dataclass(slots=True, eq=False)
-class Hold:
+class Reservation:
     """What one call holds of one bucket. ``charge_at`` is None where nothing is ever charged.
 
     ``room`` is the most that can come back of it once it is charged. ``admitted_at`` is None for a
@@ -79,7 +79,7 @@ class Bucket:
         "_told_of",
         "_transit_seconds",
         "as_of",
-        "level",
+        "fill",
         "limit",
         "quota",
         "reserved",
@@ -88,13 +88,15 @@ class Bucket:
     def __init__(self, quota: str, limit: Limit, now: float) -> None:
         self.quota = quota
         self._set_limit(limit)
-        self.level = limit.capacity
+        self.fill = limit.capacity
         self.reserved = 0.0
         self.as_of = now
         self._taken = 0.0
         self._holds = self._told_of = 0
-        self._in_transit: deque[Hold] = deque()
-        self._charged: dict[Hold, None] = {}  # charged and not settled, in the order of charge
+        self._in_transit: deque[Reservation] = deque()
+        self._charged: dict[
+            Reservation, None
+        ] = {}  # charged and not settled, in the order of charge
 
     def change(self, limit: Limit, now: float) -> None:
         """Go on with another limit for the same resource.
@@ -104,16 +106,16 @@ class Bucket:
         self._advance(now)
         grown = limit.capacity - self.limit.capacity
         if grown < 0:
-            self._charge_all()  # or the level would be cut first, and charged for them after that
+            self._charge_all()  # or the fill would be cut first, and charged for them after that
         for hold in self._charged:
             hold.room = max(0.0, hold.room + grown)
         self._set_limit(limit)
         if self._is_held:
-            self.level = limit.capacity
+            self.fill = limit.capacity
         elif limit.resource.is_daily:
-            self.level += grown  # what was taken today stays taken
+            self.fill += grown  # what was taken today stays taken
         else:
-            self.level = min(self.level, limit.capacity)
+            self.fill = min(self.fill, limit.capacity)
 
     def _set_limit(self, limit: Limit) -> None:
         self.limit = limit
@@ -134,7 +136,7 @@ class Bucket:
             per_second = self.limit.capacity / DAY_SECONDS
         return self.amount(call) / (per_second or self.limit.capacity)
 
-    def used(self, outcome: Outcome, hold: Hold) -> float:
+    def used(self, outcome: Outcome, hold: Reservation) -> float:
         """What an attempt took of this limit in the end, of what it holds."""
         if not outcome.sent:
             return 0.0
@@ -151,18 +153,18 @@ class Bucket:
                 return outcome.usd
         return hold.amount
 
-    def _spilled(self, hold: Hold) -> float:
+    def _spilled(self, hold: Reservation) -> float:
         """What a refused request takes: it may empty the provider's bucket, but never owes."""
         if self.limit.resource not in (Resource.REQUESTS, Resource.REQUESTS_PER_DAY):
             return 0.0
-        level = self.level + (hold.amount if hold.charged else 0.0)
-        return max(0.0, min(hold.amount, level))
+        fill = self.fill + (hold.amount if hold.charged else 0.0)
+        return max(0.0, min(hold.amount, fill))
 
     def available(self, now: float) -> float:
         """What a new call may take at ``now``; below 0 while in debt."""
         if now > self.as_of or self._in_transit:
             self._advance(now)
-        return self.level - self.reserved
+        return self.fill - self.reserved
 
     def passes(self, amount: float, now: float, headroom: float = 0.0) -> bool:
         """Whether ``amount`` may be reserved: it is free, or the bucket is full."""
@@ -190,8 +192,8 @@ class Bucket:
             return None
         if limit.resource.is_daily:
             return self._day_after(now)
-        if self.level + deficit > (1 + _EPSILON) * limit.capacity and self._in_transit:
-            # The level is capped below what is needed until reserved amounts become charges.
+        if self.fill + deficit > (1 + _EPSILON) * limit.capacity and self._in_transit:
+            # The fill is capped below what is needed until reserved amounts become charges.
             return max(now, self._in_transit[0].charge_at or now)
         return max(now, self.as_of) + deficit / limit.per_second + _TICK_SECONDS
 
@@ -214,31 +216,33 @@ class Bucket:
         free = min(self.limit.capacity, self.available(now) + (opens_at - now) * rate)
         return opens_at + max(0.0, amount - free) / rate
 
-    def reserve(self, amount: float, now: float) -> Hold:
+    def reserve(self, amount: float, now: float) -> Reservation:
         """Set ``amount`` aside for a call that is about to be sent."""
         self._advance(now)
         self.reserved += amount
         if self._is_held:
-            return Hold(amount, None)
+            return Reservation(amount, None)
         self._taken += amount
         charge_at = now + self._transit_seconds
         self._holds += 1
-        hold = Hold(amount, charge_at, admitted_at=now, number=self._holds, taken=self._taken)
+        hold = Reservation(
+            amount, charge_at, admitted_at=now, number=self._holds, taken=self._taken
+        )
         self._in_transit.append(hold)
         return hold
 
-    def adopt(self, amount: float) -> Hold:
-        """Hold for a call that was in flight when the stored state was written.
+    def adopt(self, amount: float) -> Reservation:
+        """Reservation for a call that was in flight when the stored state was written.
 
         The stored state counts it as spent already, so only concurrency is reserved anew. Nothing
         of it can come back: how full the bucket was since its charge is not known.
         """
         if not self._is_held:
-            return Hold(amount, None, charged=True)
+            return Reservation(amount, None, charged=True)
         self.reserved += amount
-        return Hold(amount, None)
+        return Reservation(amount, None)
 
-    def settle(self, hold: Hold, used: float, now: float, *, refused: bool = False) -> None:
+    def settle(self, hold: Reservation, used: float, now: float, *, refused: bool = False) -> None:
         """End a hold at what the call turned out to use; 0 gives all of it back.
 
         What was ``refused`` the provider never took: no debt stays of it.
@@ -248,20 +252,20 @@ class Bucket:
         self._taken += 0.0 if self._is_held else used - hold.amount
         if not hold.charged:
             self.reserved -= hold.amount
-            self.level -= 0.0 if self._is_held else used
+            self.fill -= 0.0 if self._is_held else used
         elif used < hold.amount:
-            owed = max(0.0, -self.level) if refused else 0.0
+            owed = max(0.0, -self.fill) if refused else 0.0
             self._give_back(hold, hold.amount - used, owed)
         else:
-            self.level -= used - hold.amount
+            self.fill -= used - hold.amount
         self._charged.pop(hold, None)
 
     def drain(self, now: float) -> None:
         """Take in that the provider has nothing left to refill from."""
         if self.limit.per_second:
-            self.level -= max(0.0, self.available(now))
+            self.fill -= max(0.0, self.available(now))
 
-    def correct(self, hold: Hold, remaining: float, now: float) -> None:
+    def correct(self, hold: Reservation, remaining: float, now: float) -> None:
         """Take in what the provider had left when it had charged ``hold``, rounded down by it.
 
         What it has now follows from that, from the refill since and from what was admitted since.
@@ -274,7 +278,7 @@ class Bucket:
         refilled = remaining + 1 + (now - hold.admitted_at) * self.limit.per_second
         thought = self.available(now)
         told = min(refilled, self.limit.capacity) - (self._taken - hold.taken)
-        self.level -= max(0.0, thought - told)
+        self.fill -= max(0.0, thought - told)
 
     def state(self, now: float, paused_until: float | None) -> BucketState:
         """What to store: reservations count as spent, for a crash cannot tell.
@@ -289,7 +293,7 @@ class Bucket:
     def restore(self, state: BucketState, now: float) -> None:
         """Go on from a stored state. If the clock went back, nothing has refilled."""
         if not self._is_held:
-            self.level = min(self.limit.capacity, state.available)
+            self.fill = min(self.limit.capacity, state.available)
             self.as_of = min(state.as_of, now + self._transit_seconds)
 
     def _day_after(self, now: float) -> float:
@@ -317,17 +321,17 @@ class Bucket:
                 self._charge(hold)
         self._in_transit.clear()
 
-    def _charge(self, hold: Hold) -> None:
+    def _charge(self, hold: Reservation) -> None:
         self.reserved -= hold.amount
-        self.level -= hold.amount
+        self.fill -= hold.amount
         hold.charged = True
-        hold.room = self.limit.capacity - self.level
+        hold.room = self.limit.capacity - self.fill
         self._charged[hold] = None
 
-    def _give_back(self, hold: Hold, unused: float, owed: float) -> None:
-        """Raise the level as if ``unused`` had not been charged, and adapt the rooms to that."""
+    def _give_back(self, hold: Reservation, unused: float, owed: float) -> None:
+        """Raise the fill as if ``unused`` had not been charged, and adapt the rooms to that."""
         given = min(unused, max(hold.room, owed))
-        self.level += given
+        self.fill += given
         is_earlier = True
         for other in self._charged:
             if other is hold:
@@ -340,12 +344,12 @@ class Bucket:
     def _refill(self, now: float) -> None:
         if now > self.as_of:
             if self.limit.resource.is_daily and self._day_after(self.as_of) <= now:
-                self.level = self.limit.capacity
-            refilled = self.level + (now - self.as_of) * self.limit.per_second
-            self.level = min(self.limit.capacity, refilled)
+                self.fill = self.limit.capacity
+            refilled = self.fill + (now - self.as_of) * self.limit.per_second
+            self.fill = min(self.limit.capacity, refilled)
             self.as_of = now
             # Rooms grow from the earliest charge to the latest, so only the last ones can shrink.
-            room = self.limit.capacity - self.level
+            room = self.limit.capacity - self.fill
             for hold in reversed(self._charged):
                 if hold.room <= room:
                     break

@@ -26,7 +26,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
-from ...model.quotas import Limit, Quota, Resource, Told
+from ...model.quotas import Limit, Quota, RateLimitHeader, Resource
 
 STEP_SECONDS = 5.0
 CUT = 0.85
@@ -77,7 +77,7 @@ class Learned:
         """The limits that hold, as far as is known."""
         return tuple(map(self._limit, self.stated.limits))
 
-    def heard(self, told: Mapping[Resource, Told]) -> bool:
+    def record_headers(self, told: Mapping[Resource, RateLimitHeader]) -> bool:
         """Take in what headers told. Return whether that changed a limit."""
         changed = False
         for limit in self.stated.limits:
@@ -93,7 +93,7 @@ class Learned:
                 changed = True
         return changed
 
-    def refused(self, admitted_at: float, now: float) -> bool:
+    def record_refusal(self, admitted_at: float, now: float) -> bool:
         """Take in that a call was refused for its rate. Return whether that changed a limit."""
         if self._refused_at is not None and admitted_at <= self._refused_at + REST_SECONDS:
             return False  # sent before the last cut could show
@@ -108,7 +108,7 @@ class Learned:
         self.slot_seconds = max(SHORTEST_SLOT_SECONDS, self.slot_seconds / 2)
         return True
 
-    def answered(
+    def record_answer(
         self, amounts: Mapping[Resource, float], now: float, *, is_waited_for: bool
     ) -> bool:
         """Take in that a call got its ``amounts``. Return whether that changed a limit.
@@ -131,7 +131,7 @@ class Learned:
             self.scale = min(1.0, self.scale)
         return True
 
-    def overloaded(self, admitted_at: float, in_use: float, now: float) -> bool:
+    def record_overload(self, admitted_at: float, in_use: float, now: float) -> bool:
         """Take in that there was too much at once. Return whether that changed a limit."""
         since = self._at_once_since
         stated = self._stated_at_once
@@ -244,7 +244,7 @@ class Learned:
         )
 
 
-def _capacity(limit: Limit, told: Told) -> float | None:
+def _capacity(limit: Limit, told: RateLimitHeader) -> float | None:
     """What a full bucket holds: what is left, and what comes until it is whole."""
     if told.limit is None or told.remaining is None or told.reset_seconds is None:
         return None

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ...model.batch import Lesson
-from ...model.quotas import News, Quota, Resource, Signals, Told
+from ...model.quotas import Observation, ProviderEvent, Quota, RateLimitHeader, Resource
 from .breaker import Breaker
-from .bucket import Bucket, Hold
+from .bucket import Bucket, Reservation
 from .learning import Learned
-from .write_speed import Pace
+from .write_speed import WriteSpeed
 
 LIMITS = "limits"
 BREAKER = "breaker"
@@ -24,19 +24,19 @@ class Attempt:
 
     call_id: str
     admitted_at: float
-    holds: Mapping[Bucket, Hold] = field(default_factory=dict[Bucket, Hold])
+    holds: Mapping[Bucket, Reservation] = field(default_factory=dict[Bucket, Reservation])
 
 
 class QuotaState:
     """One quota. All times are epoch seconds and are told by the caller."""
 
-    __slots__ = ("_pace", "_unsaved", "breaker", "buckets", "learned", "name")
+    __slots__ = ("_unsaved", "_write_speed", "breaker", "buckets", "learned", "name")
 
     def __init__(self, stated: Quota, now: float) -> None:
         self.name = stated.name
         self.breaker = Breaker()
         self.learned = Learned(stated)
-        self._pace = Pace()
+        self._write_speed = WriteSpeed()
         limits = self.learned.limits()
         self.buckets = tuple(Bucket(self.name, limit, now) for limit in limits)
         self._unsaved: set[str] = set()
@@ -48,31 +48,33 @@ class QuotaState:
         self._fit(now)
 
     def observe(
-        self, signals: Signals, attempt: Attempt, now: float, *, is_waited_for: bool
+        self, signals: Observation, attempt: Attempt, now: float, *, is_waited_for: bool
     ) -> bool:
         """Take in what an attempt told. Return whether more may go now than before."""
         is_reopened = self._tell_breaker(signals, attempt, now)
-        is_changed = bool(signals.told) and self.learned.heard(signals.told)
-        if signals.news is News.ANSWERED:
+        is_changed = bool(signals.headers) and self.learned.record_headers(signals.headers)
+        if signals.event is ProviderEvent.ANSWERED:
             amounts = {b.limit.resource: hold.amount for b, hold in attempt.holds.items()}
-            is_changed |= self.learned.answered(amounts, now, is_waited_for=is_waited_for)
-        elif signals.news is News.REFUSED and self.learned.refused(attempt.admitted_at, now):
+            is_changed |= self.learned.record_answer(amounts, now, is_waited_for=is_waited_for)
+        elif signals.event is ProviderEvent.REFUSED and self.learned.record_refusal(
+            attempt.admitted_at, now
+        ):
             is_changed = True
             for bucket in self.buckets:
                 bucket.drain(now)
-        elif signals.news is News.OVERLOADED:
-            is_changed |= self.learned.overloaded(attempt.admitted_at, self._in_use, now)
+        elif signals.event is ProviderEvent.OVERLOADED:
+            is_changed |= self.learned.record_overload(attempt.admitted_at, self._in_use, now)
         if is_changed:
             self._unsaved.add(LIMITS)
             self._fit(now)
-        self._correct(signals.told, attempt, now)
+        self._correct(signals.headers, attempt, now)
         return is_changed or is_reopened
 
-    def wrote(self, seconds: float, output_tokens: int, now: float) -> bool:
+    def record_write_speed(self, seconds: float, output_tokens: int, now: float) -> bool:
         """Take in how long a server of one's own took. Return whether it is sent less now."""
-        if not (self.is_local and self._pace.add(seconds, output_tokens)):
+        if not (self.is_local and self._write_speed.add(seconds, output_tokens)):
             return False
-        if self.learned.overloaded(now, self._in_use, now):
+        if self.learned.record_overload(now, self._in_use, now):
             self._unsaved.add(LIMITS)
             self._fit(now)
         return True
@@ -108,17 +110,17 @@ class QuotaState:
             self.learned.load(lesson.value)
             self._fit(now)
 
-    def _tell_breaker(self, signals: Signals, attempt: Attempt, now: float) -> bool:
+    def _tell_breaker(self, signals: Observation, attempt: Attempt, now: float) -> bool:
         """Return whether that reopened the quota."""
         if signals.pause_until is not None:
             self.breaker.pause(signals.pause_until)
         is_opened = is_reopened = False
-        match signals.news:
-            case News.ANSWERED | News.REFUSED:
-                is_reopened = self.breaker.answered()
-            case News.OVERLOADED | News.FAILED:
-                is_opened = self.breaker.failed(attempt.call_id, now)
-            case News.LOCKED_OUT:
+        match signals.event:
+            case ProviderEvent.ANSWERED | ProviderEvent.REFUSED:
+                is_reopened = self.breaker.record_answer()
+            case ProviderEvent.OVERLOADED | ProviderEvent.FAILED:
+                is_opened = self.breaker.record_failure(attempt.call_id, now)
+            case ProviderEvent.LOCKED_OUT:
                 self.breaker.stop(signals.error)
                 is_opened = True
         if is_opened or is_reopened:
@@ -136,7 +138,9 @@ class QuotaState:
             old.get(limit.resource) or Bucket(self.name, limit, now) for limit in limits
         )
 
-    def _correct(self, told: Mapping[Resource, Told], attempt: Attempt, now: float) -> None:
+    def _correct(
+        self, told: Mapping[Resource, RateLimitHeader], attempt: Attempt, now: float
+    ) -> None:
         for bucket in self.buckets:
             news, hold = told.get(bucket.limit.resource), attempt.holds.get(bucket)
             if news is not None and news.remaining is not None and hold is not None:

@@ -14,7 +14,7 @@ FORGOTTEN = 1.005
 
 
 @dataclass(slots=True)
-class Pace:
+class WriteSpeed:
     """Seconds for a token of output, on average, and at the best."""
 
     seconds: float = 0.0

@@ -24,7 +24,7 @@ class _Entry:
     awaited_by: set[str] = field(default_factory=set)
 
 
-class RunBook:
+class RunRegistry:
     """What the ordering must know of runs. Calls of a run that nobody told of are of no team."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class RunBook:
         entry = self._entries.get(run_id)
         return [] if entry is None else list(entry.calls)
 
-    def level(self, call: Call) -> Priority:
+    def effective_priority(self, call: Call) -> Priority:
         """The class in which a call stands."""
         level = call.priority
         for run_id in self._reached(call.run_id, "awaited_by"):
