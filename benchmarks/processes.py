@@ -273,7 +273,7 @@ def worker(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def until_led(
-    folder: Path, workers: list[subprocess.Popen[bytes]], end: signal.Observation
+    folder: Path, workers: list[subprocess.Popen[bytes]], end: signal.Signals
 ) -> float:
     """End whoever leads, and say how many seconds it took until another epoch began."""
     pid = int((folder / "headway.db.lock").read_text())

@@ -97,7 +97,7 @@ def last_run(headway: Headway) -> dict[str, Any]:
     return dict(run)
 
 
-def killed_in_the_middle(folder: Path, how: signal.Observation) -> tuple[int, str]:
+def killed_in_the_middle(folder: Path, how: signal.Signals) -> tuple[int, str]:
     """Run a team, and end its process when both agents have spoken."""
     with started(folder, "run", "pair", "Go.") as process:
         assert process.stdout is not None
