@@ -256,7 +256,7 @@ def test_every_letter_is_carried_out_once_whoever_is_killed_or_frozen(world: Wor
     assert sorted(changes(world)) == sorted(("weight", f"team-{n}") for n in range(60))
     assert unanswered(world) == 0
     # What was paid twice is what a process had in flight when it ended.
-    ((lost_attempts,),) = world.rows("SELECT sum(lost_attempts) FROM calls")
+    ((lost_attempts,),) = world.rows("SELECT sum(losses) FROM calls")
     assert 60 <= len(world.ledger.paid) <= 60 + lost_attempts
 
 
@@ -327,7 +327,7 @@ def test_a_leader_that_is_stopped_in_a_commit_is_replaced(world: World, beside: 
     if not beside:
         world.worker()
     world.until(lambda: world.state(run_id) == "completed")
-    ((lost_attempts,),) = world.rows("SELECT sum(lost_attempts) FROM calls")
+    ((lost_attempts,),) = world.rows("SELECT sum(losses) FROM calls")
     assert 1 <= len(world.ledger.paid) <= 1 + lost_attempts
 
 
@@ -517,7 +517,7 @@ def test_a_frozen_worker_loses_its_runs_and_tells_nothing_more(slow_world: World
     worker = world.start("run", "agent", "fly")
     world.until(lambda: in_flight(world), leader, worker)
     world.freeze(worker)
-    world.until(lambda: world.rows("SELECT 1 FROM calls WHERE lost_attempts = 1"), leader)
+    world.until(lambda: world.rows("SELECT 1 FROM calls WHERE losses = 1"), leader)
     world.until(lambda: in_flight(world), leader)
     worker.send_signal(signal.SIGCONT)
     _, err = worker.communicate()
