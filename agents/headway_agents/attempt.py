@@ -6,6 +6,7 @@ is merely left goes on buying calls.
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -20,7 +21,6 @@ from autogen_agentchat.messages import (
     TextMessage,
 )
 from autogen_core import CancellationToken
-from autogen_core._queue import QueueShutDown
 from pydantic_core import from_json, to_json
 
 from headway_scheduler.errors import RunClosed
@@ -29,6 +29,11 @@ from .journal.outcomes import Stop
 from .scope import RunScope, current_scope
 from .steps.lazy_start import release
 from .wrappers.people import answer_handoff
+
+if sys.version_info >= (3, 13):  # as AutoGen does
+    from asyncio import QueueShutDown
+else:
+    from autogen_core._queue import QueueShutDown
 
 GRACE_SECONDS = 2.0
 """How long agents may take to end after their run did."""

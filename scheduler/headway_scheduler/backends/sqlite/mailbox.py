@@ -11,6 +11,7 @@ Everything here blocks: what may wait for another writer is called in a thread.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from ...errors import StoreError
@@ -40,12 +41,13 @@ class Inbox:
         self._seen: int | None = None
         self._is_syncing = False
         read(path, probe)
-        with explained(path):
-            self._db = connect(path, "mode=rw")
+        with explained(path), ExitStack() as undo:
+            self._db = undo.enter_context(closing(connect(path, "mode=rw")))
             self._db.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_SECONDS)}")
             self._db.execute("PRAGMA wal_autocheckpoint = 0")  # the leader does that
             # The commit of the answer syncs the letter too; without one, nothing was promised.
             self._db.execute("PRAGMA synchronous = NORMAL")
+            undo.pop_all()
 
     def close(self) -> None:
         """Close the connection. What was posted stays."""
