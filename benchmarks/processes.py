@@ -272,9 +272,7 @@ def worker(folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=folder, stdout=quiet, stderr=quiet)
 
 
-def until_led(
-    folder: Path, workers: list[subprocess.Popen[bytes]], end: signal.Signals
-) -> float:
+def until_led(folder: Path, workers: list[subprocess.Popen[bytes]], end: signal.Signals) -> float:
     """End whoever leads, and say how many seconds it took until another epoch began."""
     pid = int((folder / "headway.db.lock").read_text())
     leader = next(each for each in workers if each.pid == pid)

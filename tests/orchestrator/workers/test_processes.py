@@ -225,9 +225,7 @@ anyio.run(main)
 """
 
 
-def replace_leader(
-    world: World, workers: list[subprocess.Popen[str]], end: signal.Signals
-) -> None:
+def replace_leader(world: World, workers: list[subprocess.Popen[str]], end: signal.Signals) -> None:
     """Kill or freeze whichever worker leads, see another lead, and have it wake up, for a while."""
     world.until(lambda: world.leader() in {each.pid for each in workers})  # none that stands in
     leader = next(each for each in workers if each.pid == world.leader())
