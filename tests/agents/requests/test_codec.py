@@ -128,7 +128,7 @@ from autogen_core.models import SystemMessage
 from autogen_core.tools import FunctionTool
 from pydantic import BaseModel
 from typing import Literal
-from headway_agents.prompts import request_hash
+from headway_agents.requests.prompts import request_hash
 from headway_agents.requests.codec import Request
 
 class Choice(BaseModel):

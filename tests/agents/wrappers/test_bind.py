@@ -29,7 +29,7 @@ from headway_agents import Model, RunScope, ScheduledClient, bind
 from headway_agents.wrappers.workbench import JournaledWorkbench
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Priority
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 
 pytestmark = [
     pytest.mark.anyio,
@@ -74,7 +74,7 @@ async def test_one_client_shared_by_all_keeps_its_sum(
 
 
 async def test_two_teams_with_equal_names_are_told_apart(
-    service: Service, serve: Any, records: Any, models: Any
+    service: LocalScheduler, serve: Any, records: Any, models: Any
 ) -> None:
     async with serve() as (provider, inner):
         shared = models(inner)
@@ -221,7 +221,7 @@ def lookup(word: str) -> str:
 
 
 async def test_what_an_agent_asks_of_the_world_is_stood_in_for_and_once_only(
-    scope: RunScope, service: Service, serve: Any, models: Any
+    scope: RunScope, service: LocalScheduler, serve: Any, models: Any
 ) -> None:
     async with serve() as (_, inner):
         inside = agent("inside", inner, tools=[lookup])
@@ -302,7 +302,7 @@ async def test_a_team_that_has_run_is_refused(scope: RunScope, serve: Any, model
 
 
 async def test_binding_again_moves_the_handles_to_the_new_run(
-    service: Service, serve: Any, records: Any, models: Any
+    service: LocalScheduler, serve: Any, records: Any, models: Any
 ) -> None:
     async with serve() as (_, inner):
         team = round_robin(ScheduledClient(inner, Model("m", ("q",))))

@@ -25,7 +25,7 @@ from headway_agents.wrappers.memory import JournaledMemory
 from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.model.calls import Outcome, Priority
 from headway_scheduler.model.states import CallState
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 
 pytestmark = pytest.mark.anyio
 
@@ -83,7 +83,7 @@ class Diary(Memory):
 
 
 @pytest.fixture
-def begin(store: MemoryStore, service: Service, models: Any) -> Begin:
+def begin(store: MemoryStore, service: LocalScheduler, models: Any) -> Begin:
     async def beginning(agent: AssistantAgent, kinds: Any = None) -> Attempt:
         rows = Journal(records=await store.calls("run"))
         scope = RunScope(service, "run", Priority.NORMAL, rows)
@@ -172,7 +172,7 @@ async def test_additions_happen_once(begin: Begin) -> None:
 
 @pytest.mark.parametrize("kind", ["once", "marked", "configured"])
 async def test_an_addition_that_was_cut_off(
-    kind: str, begin: Begin, records: Any, service: Service
+    kind: str, begin: Begin, records: Any, service: LocalScheduler
 ) -> None:
     note = MemoryContent(content="x", mime_type="text/plain")
     diary = Diary()

@@ -28,7 +28,7 @@ from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.errors import RunClosed
 from headway_scheduler.model.calls import Outcome, Priority
 from headway_scheduler.model.states import CallState
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 
 pytestmark = [
     pytest.mark.anyio,
@@ -46,7 +46,7 @@ MODEL_INFO: Any = {
 
 
 @pytest.fixture
-def begin(store: MemoryStore, service: Service, models: Any) -> Begin:
+def begin(store: MemoryStore, service: LocalScheduler, models: Any) -> Begin:
     async def beginning(team: Team | ChatAgent) -> Attempt:
         rows = Journal(records=await store.calls("run"))
         scope = RunScope(service, "run", Priority.NORMAL, rows)
@@ -57,7 +57,7 @@ def begin(store: MemoryStore, service: Service, models: Any) -> Begin:
 
 
 @pytest.fixture
-def answer(store: MemoryStore, service: Service) -> Callable[[str], Awaitable[None]]:
+def answer(store: MemoryStore, service: LocalScheduler) -> Callable[[str], Awaitable[None]]:
     """Answer the open question of the run, as another process would."""
 
     async def answering(words: str) -> None:

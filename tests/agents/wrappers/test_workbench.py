@@ -41,7 +41,7 @@ from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import CallRecord, Outcome, Priority
 from headway_scheduler.model.states import CallState
-from headway_scheduler.runtime.local import Service
+from headway_scheduler.runtime.local import LocalScheduler
 
 pytestmark = [
     pytest.mark.anyio,
@@ -60,7 +60,7 @@ MODEL_INFO: Any = {
 
 
 @pytest.fixture
-def begin(store: MemoryStore, service: Service, models: Any) -> Begin:
+def begin(store: MemoryStore, service: LocalScheduler, models: Any) -> Begin:
     """Begin an attempt at the run, with all that is recorded of it."""
 
     async def beginning(
@@ -352,7 +352,7 @@ async def test_a_repeatable_tool_is_called_again_with_its_key(
 
 @pytest.mark.parametrize("declared", [True, False])
 async def test_a_tool_that_happens_once_waits_for_a_person(
-    declared: bool, begin: Begin, records: Any, service: Service
+    declared: bool, begin: Begin, records: Any, service: LocalScheduler
 ) -> None:
     acts, keys = asyncio.Event(), list[str]()
     tool = keyed_tool(acts, keys)
@@ -370,7 +370,7 @@ async def test_a_tool_that_happens_once_waits_for_a_person(
 
 
 async def test_a_person_may_have_it_done_again(
-    begin: Begin, records: Any, service: Service
+    begin: Begin, records: Any, service: LocalScheduler
 ) -> None:
     acts, keys = asyncio.Event(), list[str]()
     tool = keyed_tool(acts, keys)
@@ -598,7 +598,7 @@ async def test_an_mcp_server_is_not_started_for_a_replay(begin: Begin, mcp: Any)
 
 
 async def test_an_mcp_call_that_was_cut_off(
-    begin: Begin, mcp: Any, records: Any, service: Service
+    begin: Begin, mcp: Any, records: Any, service: LocalScheduler
 ) -> None:
     make, log = mcp
     acts = asyncio.Event()
@@ -668,7 +668,7 @@ async def test_an_executor_is_started_for_what_is_not_replayed(
 
 
 async def test_code_that_was_cut_off_waits_for_a_person(
-    begin: Begin, records: Any, service: Service, tmp_path: Path
+    begin: Begin, records: Any, service: LocalScheduler, tmp_path: Path
 ) -> None:
     acts = asyncio.Event()
     log = tmp_path / "log"
