@@ -6,7 +6,6 @@ is merely left goes on buying calls.
 
 import asyncio
 import logging
-import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -25,15 +24,11 @@ from pydantic_core import from_json, to_json
 
 from headway_scheduler.errors import RunClosed
 
+from .autogen_private import QueueShutDown
 from .journal.outcomes import Stop
 from .scope import RunScope, current_scope
 from .steps.lazy_start import release
 from .wrappers.people import answer_handoff
-
-if sys.version_info >= (3, 13):  # as AutoGen does
-    from asyncio import QueueShutDown
-else:
-    from autogen_core._queue import QueueShutDown
 
 GRACE_SECONDS = 2.0
 """How long agents may take to end after their run did."""

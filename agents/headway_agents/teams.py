@@ -13,11 +13,11 @@ from typing import Any
 import yaml
 from autogen_agentchat.base import ChatAgent, Team
 from autogen_core import ComponentLoader
-from autogen_core._component_config import WELL_KNOWN_PROVIDERS
 from pydantic import ValidationError
 
 from headway_scheduler.errors import CallerError
 
+from .autogen_private import WELL_KNOWN_PROVIDERS
 from .secrets import scrubbed, without_keys, without_masked_keys, without_whole_keys
 
 Factory = Callable[[Any], Team | ChatAgent | Awaitable[Team | ChatAgent]]

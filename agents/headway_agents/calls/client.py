@@ -32,13 +32,14 @@ from pydantic import BaseModel
 from headway_scheduler.model.calls import Call, Priority, Route
 from headway_scheduler.providers import PROVIDERS, Provider
 
+from ..autogen_private import create_arguments
 from ..requests.codec import Request, ToolChoice, load_result, output_cap
 from ..requests.prompts import Chains, estimated_tokens
 from ..scope import MODEL, Place, RunScope, asking_agent, scope_of_context
 from ..secrets import without_masked_keys
 from .live_call import LiveCall, Price, Way, attached
 from .send import answer, answer_stream
-from .wrapped_client import context_tokens, defaults, prepare, provider_name
+from .wrapped_client import context_tokens, prepare, provider_name
 
 NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
@@ -243,7 +244,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         return scope, scope.place(MODEL, path, self._chains.take(request))
 
     async def _acquire(self, live: LiveCall, scope: RunScope, request: Request) -> None:
-        cap = output_cap(request, defaults(self.inner))
+        cap = output_cap(request, create_arguments(self.inner))
         await acquire(live, scope, self._options, self.priority, cap)
 
     def _asked(self, live: LiveCall) -> tuple[ChatCompletionClient, Mapping[str, str]]:

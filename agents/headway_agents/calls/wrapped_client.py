@@ -4,7 +4,6 @@ OpenAI's and Anthropic's are made alike, on httpx.
 Everything else is used through AutoGen's contract alone.
 """
 
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -12,6 +11,14 @@ from typing import Any, TypeVar
 
 from autogen_core.models import ChatCompletionClient, ModelFamily, ModelInfo
 
+from ..autogen_private import (
+    create_arguments,
+    http_client,
+    is_openai,
+    listed_model_info,
+    listed_token_limit,
+    sdk_of,
+)
 from ..requests.codec import Request
 
 T = TypeVar("T")
@@ -43,12 +50,8 @@ _NEW_MODEL = ModelInfo(
 def openai_client(model: str, key: str, base_url: str | None) -> ChatCompletionClient:
     """Make a client for OpenAI, or for the server at ``base_url`` that speaks its protocol."""
     from autogen_ext.models.openai import OpenAIChatCompletionClient
-    from autogen_ext.models.openai._model_info import get_info
 
-    try:
-        info = get_info(model)
-    except ValueError:
-        info = _NEW_MODEL
+    info = listed_model_info(model) or _NEW_MODEL
     address: dict[str, Any] = {} if base_url is None else {"base_url": base_url}
     return OpenAIChatCompletionClient(model=model, api_key=key, model_info=info, **address)
 
@@ -61,7 +64,7 @@ def provider_name(inner: ChatCompletionClient) -> str:
 
 def model_name(inner: ChatCompletionClient) -> str | None:
     """Return the provider's name of the model that a client asks for, if it shows one."""
-    name = defaults(inner).get("model")
+    name = create_arguments(inner).get("model")
     return name if isinstance(name, str) else None
 
 
@@ -104,10 +107,10 @@ def prepare(inner: ChatCompletionClient) -> None:
 
     The SDK's retries would spend budget that nobody admitted.
     """
-    if _is_openai(inner) or provider_name(inner) == "anthropic":
-        sdk = vars(inner)["_client"]
+    if is_openai(inner) or provider_name(inner) == "anthropic":
+        sdk = sdk_of(inner)
         sdk.max_retries = 0
-        hooks = sdk._client.event_hooks
+        hooks = http_client(sdk).event_hooks
         for event, hook in (("request", _add_headers), ("response", _tell)):
             if hook not in hooks[event]:
                 hooks[event].append(hook)
@@ -124,30 +127,16 @@ async def _tell(response: Any) -> None:
         exchange.told(response.status_code, dict(response.headers))
 
 
-def defaults(inner: ChatCompletionClient) -> Mapping[str, Any]:
-    """Return the create arguments that the client adds to every request, if it shows them."""
-    arguments = getattr(inner, "_create_args", None)
-    return arguments if isinstance(arguments, dict) else {}
-
-
 def stream_arguments(inner: ChatCompletionClient, request: Request) -> dict[str, Any]:
     """Return what makes a stream report its usage. A choice that the user made stands."""
-    chosen = "stream_options" in defaults(inner) or "stream_options" in (request.extra or {})
-    return {"include_usage": True} if _is_openai(inner) and not chosen else {}
+    chosen = "stream_options" in create_arguments(inner) or "stream_options" in (
+        request.extra or {}
+    )
+    return {"include_usage": True} if is_openai(inner) and not chosen else {}
 
 
 def context_tokens(inner: ChatCompletionClient) -> int:
     """Return the context window of the inner client's model, without asking anybody."""
-    if not _is_openai(inner):
-        return DEFAULT_CONTEXT_TOKENS
-    try:
-        tables = sys.modules["autogen_ext.models.openai._model_info"]
-        return int(tables.get_token_limit(defaults(inner)["model"]))
-    except (KeyError, AttributeError):
-        return DEFAULT_CONTEXT_TOKENS
-
-
-def _is_openai(inner: ChatCompletionClient) -> bool:
-    # Importing it takes most of a second; if nobody has, the client cannot be one.
-    module = sys.modules.get("autogen_ext.models.openai")
-    return module is not None and isinstance(inner, module.BaseOpenAIChatCompletionClient)
+    model = model_name(inner) if is_openai(inner) else None
+    listed = None if model is None else listed_token_limit(model)
+    return DEFAULT_CONTEXT_TOKENS if listed is None else listed

@@ -12,7 +12,6 @@ when all of it is recorded. Until the first chunk is there it can be asked for a
 after that a cut is an error of the call.
 """
 
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
@@ -23,13 +22,13 @@ import openai
 from headway_scheduler.model.calls import Priority
 from headway_scheduler.providers import PROVIDERS
 
+from ..autogen_private import http_client, http_library, status_error
 from ..calls.client import Model, Option, acquire
 from ..calls.live_call import LiveCall, attached
 from ..scope import SDK, RunScope, asking_agent
 from .payloads import Answer, Events, read_request
 
-# The SDK changed its HTTP library once, and knows only the classes of the one that it imports.
-_http: Any = sys.modules[openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]]
+_http: Any = http_library()
 
 _EVENTS = "text/event-stream"
 _OF_THE_WIRE = ("content-encoding", "content-length", "transfer-encoding")
@@ -50,7 +49,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
         priority: Priority | None = None,
     ) -> None:
         self._sdk = sdk
-        self._inner: Any = sdk._client
+        self._inner: Any = http_client(sdk)
         self._model = model
         self._option = Option(model, model.provider or PROVIDERS["openai"])
         self._scope = scope
@@ -110,7 +109,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
             if _content_type(response).startswith("application/json"):
                 response.json()  # what is none is asked for again
             return response
-        raise self._sdk._make_status_error_from_response(response)
+        raise status_error(self._sdk, response)
 
     def _path(self, request: Any) -> str:
         return str(request.url.path.removeprefix(self._sdk.base_url.path))

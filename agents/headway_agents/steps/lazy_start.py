@@ -14,9 +14,8 @@ from autogen_core import CancellationToken
 from autogen_core.code_executor import CodeExecutor
 from autogen_core.tools import Workbench
 
+from ..autogen_private import is_idle
 from ..scope import RunScope
-
-_NEVER = object()
 
 
 class Behind:
@@ -37,7 +36,7 @@ class Behind:
     async def begin(self) -> None:
         """Start it, if it has not been started."""
         async with self._lock:
-            if self._is_started or not (self._is_wanted or _is_idle(self._inner)):
+            if self._is_started or not (self._is_wanted or is_idle(self._inner)):
                 return
             await asyncio.create_task(self._inner.start(), context=self._context)
             self._is_started = True
@@ -76,10 +75,3 @@ def _cancel(token: CancellationToken) -> None:
     # on which the other calls of the run would not be told.
     with suppress(AttributeError):
         token.cancel()
-
-
-def _is_idle(inner: Workbench | CodeExecutor) -> bool:
-    """Whether it says of itself that it is not started: McpWorkbench, AutoGen's executors."""
-    states = [getattr(inner, name, _NEVER) for name in ("_actor", "_running", "_started")]
-    known = [state for state in states if state is not _NEVER]
-    return bool(known) and not any(known)

@@ -31,6 +31,7 @@ from autogen_core.tools import BaseTool, Workbench
 
 from headway_scheduler.errors import CallerError
 
+from ..autogen_private import has_run
 from ..calls.client import ScheduledClient
 from ..journal.recorded import INSIDE
 from ..scope import RunScope
@@ -178,7 +179,7 @@ def _manager(team: Team) -> str:
 
 def _check_fresh(holder: object) -> None:
     # Its manager was made with the old client, and a failed run leaves stale turns behind.
-    if isinstance(holder, Team) and getattr(holder, "_initialized", False):
+    if isinstance(holder, Team) and has_run(holder):
         raise CallerError(
             f"team {holder.name!r} has run, or loaded a state, before it was bound to a run: "
             "build a fresh team for every run, and load states after binding"

@@ -7,25 +7,22 @@ from autogen_core.code_executor import CodeBlock, CodeExecutor, CodeResult
 
 from ..scope import RunScope
 from ..steps.effects import Kinds, again_of
-from ..steps.lazy_start import behind
 from ..steps.step import Step
 from .workbench import TOOL, canonical, data_of
+from .wrapper import LazyWrapper
 
 EXECUTE_CODE = "execute_code"
 """The name under which the configuration declares code executors."""
 
 
-class JournaledExecutor(CodeExecutor):
+class JournaledExecutor(LazyWrapper, CodeExecutor):
     """A code executor whose executions are steps. Its state (Jupyter's) is not rebuilt."""
 
     component_type = "code_executor"
 
     def __init__(self, inner: CodeExecutor, scope: RunScope, path: str, kinds: Kinds) -> None:
-        self.inner = inner
-        self._scope = scope
-        self._path = path
+        super().__init__(inner, scope, path, kinds)
         self._again = again_of(EXECUTE_CODE, kinds, inner)
-        self._behind = behind(inner, scope)
 
     async def execute_code_blocks(
         self, code_blocks: list[CodeBlock], cancellation_token: CancellationToken
@@ -41,22 +38,9 @@ class JournaledExecutor(CodeExecutor):
         step = Step(TOOL, self._path, EXECUTE_CODE, request, self._again)
         return CodeResult(**await data_of(self._scope, step, act, _said))
 
-    async def start(self) -> None:
-        """Start what is behind it, before the first execution that is not replayed."""
-        self._behind.want()
-
-    async def stop(self) -> None:
-        """Stop what is behind it, if it was started here."""
-        await self._behind.end()
-
     async def restart(self) -> None:
         """Restart what is behind it."""
         await self.inner.restart()
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "inner":  # not there yet
-            raise AttributeError(name)
-        return getattr(self.inner, name)
 
 
 def _said(words: str) -> dict[str, Any]:

@@ -16,22 +16,16 @@ from autogen_core.model_context import ChatCompletionContext
 from autogen_core.models import LLMMessage
 from pydantic import TypeAdapter
 
-from ..scope import RunScope
-from ..steps.effects import Kinds, again_of, keyed
+from ..steps.effects import again_of, keyed
 from ..steps.inputs import INPUT
 from ..steps.step import Again, Step, by_person, perform
+from .wrapper import Wrapper
 
 _MESSAGES: TypeAdapter[list[LLMMessage]] = TypeAdapter(list[LLMMessage])
 
 
-class JournaledMemory(Memory):
+class JournaledMemory(Wrapper, Memory):
     """A memory whose queries are steps, and so are its additions: the latter happen once."""
-
-    def __init__(self, inner: Memory, scope: RunScope, path: str, kinds: Kinds) -> None:
-        self.inner = inner
-        self._scope = scope
-        self._path = path
-        self._kinds = kinds
 
     async def update_context(self, model_context: ChatCompletionContext) -> Updated:
         """Add to ``model_context`` what the memory adds, or added when the run first asked."""
@@ -83,11 +77,6 @@ class JournaledMemory(Memory):
         """Close what is behind it."""
         await self.inner.close()
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "inner":  # not there yet
-            raise AttributeError(name)
-        return getattr(self.inner, name)
-
     def _name(self, method: str) -> str:
         return f"{type(self.inner).__name__}.{method}"
 
@@ -112,13 +101,16 @@ class _Draft(ChatCompletionContext):
     def __init__(self, before: list[LLMMessage]) -> None:
         super().__init__()
         self._before = before
+        self.added: list[LLMMessage] = []
 
-    @property
-    def added(self) -> list[LLMMessage]:
-        return self._messages
+    async def add_message(self, message: LLMMessage) -> None:
+        self.added.append(message)
 
     async def get_messages(self) -> list[LLMMessage]:
-        return [*self._before, *self._messages]
+        return [*self._before, *self.added]
+
+    async def clear(self) -> None:
+        self.added.clear()
 
 
 def is_external(memory: Memory) -> bool:

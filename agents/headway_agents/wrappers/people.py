@@ -3,7 +3,6 @@
 import asyncio
 import builtins
 import json
-from collections.abc import Sequence
 from inspect import isawaitable
 from typing import Any
 
@@ -13,11 +12,18 @@ from autogen_agentchat.agents import (
     CodeExecutorAgent,
     UserProxyAgent,
 )
-from autogen_agentchat.agents._user_proxy_agent import cancellable_input
 from autogen_agentchat.base import ChatAgent, TaskResult, Team
 from autogen_agentchat.messages import HandoffMessage
 from autogen_core import CancellationToken
 
+from ..autogen_private import (
+    approval_of,
+    approve_with,
+    cancellable_input,
+    input_of,
+    participant_names,
+    read_with,
+)
 from ..scope import RunScope
 from ..steps.effects import keyed
 from ..steps.step import PERSON, Again, Step, ask_person, by_person, perform
@@ -29,7 +35,7 @@ _YES = frozenset({"y", "yes", "ok", "approve", "approved"})
 
 def ask_through(agent: UserProxyAgent, scope: RunScope, path: str) -> None:
     """Have the agent's questions journaled. An ``input_func`` of the user's still answers them."""
-    own, is_async = getattr(agent.input_func, "own", (agent.input_func, agent._is_async))
+    own, is_async = getattr(agent.input_func, "own", input_of(agent))
 
     async def asked(prompt: str, cancellation_token: CancellationToken | None = None) -> str:
         if own in _TERMINALS:
@@ -46,13 +52,13 @@ def ask_through(agent: UserProxyAgent, scope: RunScope, path: str) -> None:
         return str(json.loads(answer)) if words is None else words
 
     asked.own = (own, is_async)  # type: ignore[attr-defined]  # for the next binding
-    agent.input_func = asked
-    agent._is_async = True
+    read_with(agent, asked)
 
 
 def approve_through(agent: CodeExecutorAgent, scope: RunScope, path: str) -> None:
     """Have journaled what the user's ``approval_func`` says of a piece of code."""
-    own = getattr(agent._approval_func, "own", agent._approval_func)
+    approval = approval_of(agent)
+    own = getattr(approval, "own", approval)
     if own is None:
         return
 
@@ -70,8 +76,7 @@ def approve_through(agent: CodeExecutorAgent, scope: RunScope, path: str) -> Non
         return ApprovalResponse.model_validate_json(answer)
 
     asked.own = own  # type: ignore[attr-defined]  # for the next binding
-    agent._approval_func = asked
-    agent._approval_func_is_async = True
+    approve_with(agent, asked)
 
 
 async def answer_handoff(
@@ -82,17 +87,17 @@ async def answer_handoff(
     A team that a limit ended is left alone: it would begin to count anew.
     """
     last = result.messages[-1] if result.messages else None
-    if not isinstance(last, HandoffMessage) or not last.target or last.target in _names(team):
+    if (
+        not isinstance(last, HandoffMessage)
+        or not last.target
+        or last.target in (*participant_names(team), team.name)
+    ):
         return None
     # As HandoffTermination says it; an agent that runs by itself gives no reason.
     if result.stop_reason and f"Handoff to {last.target} " not in result.stop_reason:
         return None
     words = await ask_person(scope, last.target, last.content)
     return HandoffMessage(source=last.target, target=last.source, content=words)
-
-
-def _names(team: Team | ChatAgent) -> Sequence[str]:
-    return (*getattr(team, "_participant_names", ()), team.name)
 
 
 async def _words(own: Any, is_async: bool, prompt: str, token: CancellationToken | None) -> str:

@@ -25,6 +25,13 @@ from autogen_core.tools import (
 )
 from pydantic import BaseModel
 
+from ..autogen_private import (
+    function_of,
+    original_name,
+    set_tools,
+    tools_of,
+    with_function,
+)
 from ..scope import RunScope
 from ..steps.effects import Kinds
 from .workbench import ENDED, JournaledWorkbench, ending, failure
@@ -38,7 +45,8 @@ class JournaledTools(JournaledWorkbench, StaticWorkbench):
 
     async def list_tools(self) -> list[ToolSchema]:
         """The tools, which do not change."""
-        return await self.inner.list_tools()
+        tools: list[ToolSchema] = await self.inner.list_tools()
+        return tools
 
     async def call_tool(
         self,
@@ -61,12 +69,13 @@ class JournaledTools(JournaledWorkbench, StaticWorkbench):
         return failure(name, ENDED)
 
     def _tool(self, name: str) -> BaseTool[Any, Any] | None:
-        own = self._override_name_to_original.get(name, name)
-        return next((tool for tool in self._tools if tool.name == own), None)
+        own = original_name(self.inner, name)
+        return next((tool for tool in tools_of(self.inner) if tool.name == own), None)
 
     def _declared(self, name: str) -> Iterable[Any]:
-        function = getattr(self._tool(name), "_func", None)
-        return (self._tool(name), function, getattr(function, "func", None), self.inner)
+        tool = self._tool(name)
+        function = function_of(tool)
+        return (tool, function, getattr(function, "func", None), self.inner)
 
 
 class JournaledStreamTools(JournaledTools, StaticStreamWorkbench):
@@ -85,7 +94,7 @@ class JournaledStreamTools(JournaledTools, StaticStreamWorkbench):
         """
         assert isinstance(self.inner, StaticStreamWorkbench)
         stream = partial(self.inner.call_tool_stream, name, arguments, cancellation_token, call_id)
-        tool = next((tool for tool in self._tools if tool.name == name), None)
+        tool = next((tool for tool in tools_of(self.inner) if tool.name == name), None)
         is_over = True
         with ending(self._scope):
             said = (
@@ -123,7 +132,7 @@ def journaled_workbench(
     """Return what stands in for ``workbench``; of static ones, the tools learn their keys."""
     if not isinstance(workbench, StaticWorkbench):
         return JournaledWorkbench(workbench, scope, path, kinds, number)
-    workbench._tools = [_knowing_its_key(tool) for tool in workbench._tools]
+    set_tools(workbench, [_knowing_its_key(tool) for tool in tools_of(workbench)])
     is_stream = isinstance(workbench, StaticStreamWorkbench)
     kind = JournaledStreamTools if is_stream else JournaledTools
     return kind(workbench, scope, path, kinds, number)
@@ -138,14 +147,15 @@ def runs_agents(tool: object) -> bool:
 
 def _knowing_its_key(tool: BaseTool[Any, Any]) -> BaseTool[Any, Any]:
     """AutoGen calls plain functions in a thread, which would not know our context."""
-    if not isinstance(tool, FunctionTool) or iscoroutinefunction(tool._func):
+    function = function_of(tool)
+    if not isinstance(tool, FunctionTool) or function is None or iscoroutinefunction(function):
         return tool
     if "run" in vars(tool):
         return tool
 
     async def run(args: BaseModel, cancellation_token: CancellationToken) -> Any:
         called = copy.copy(tool)
-        called._func = partial(copy_context().run, tool._func)
+        with_function(called, partial(copy_context().run, function))
         return await called.run(args, cancellation_token)
 
     own = copy.copy(tool)

@@ -27,13 +27,14 @@ from headway_scheduler.errors import RunClosed
 
 from ..scope import RunScope
 from ..steps.effects import Kinds, again_of, keyed
-from ..steps.lazy_start import behind, linked
+from ..steps.lazy_start import linked
 from ..steps.step import Again, Step, by_person, perform
+from .wrapper import LazyWrapper
 
 TOOL = "tool"
 
 
-class JournaledWorkbench(Workbench):
+class JournaledWorkbench(LazyWrapper, Workbench):
     """A workbench, such as an MCP server's, whose listings and calls are steps.
 
     ``number`` tells the workbenches of one holder apart.
@@ -44,12 +45,8 @@ class JournaledWorkbench(Workbench):
     def __init__(
         self, inner: Workbench, scope: RunScope, path: str, kinds: Kinds, number: int = 0
     ) -> None:
-        self.inner = inner
-        self._scope = scope
-        self._path = path
-        self._kinds = kinds
+        super().__init__(inner, scope, path, kinds)
         self._number = number
-        self._behind = behind(inner, scope)
 
     async def list_tools(self) -> list[ToolSchema]:
         """The tools as they were listed when the run first asked."""
@@ -86,30 +83,18 @@ class JournaledWorkbench(Workbench):
             return ToolResult.model_validate(await self._called(name, name, arguments, act))
         return failure(name, ENDED)
 
-    async def start(self) -> None:
-        """Start what is behind it, before the first call that is not replayed."""
-        self._behind.want()
-
-    async def stop(self) -> None:
-        """Stop what is behind it, if it was started here."""
-        await self._behind.end()
-
     async def reset(self) -> None:
         """Reset what is behind it."""
         await self.inner.reset()
 
     async def save_state(self) -> Mapping[str, Any]:
         """The state of what is behind it."""
-        return await self.inner.save_state()
+        state: Mapping[str, Any] = await self.inner.save_state()
+        return state
 
     async def load_state(self, state: Mapping[str, Any]) -> None:
         """Give a state to what is behind it."""
         await self.inner.load_state(state)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "inner":  # not there yet
-            raise AttributeError(name)
-        return getattr(self.inner, name)
 
     def _declared(self, name: str) -> Iterable[Any]:
         return (self.inner,)
