@@ -29,6 +29,8 @@
 A message says what happened, to what, and what to do next. None holds a key or a prompt.
 """
 
+from copy import copy
+
 
 class HeadwayError(Exception):
     """Base of all errors of Headway."""
@@ -132,3 +134,21 @@ class InternalError(HeadwayError):
 
 class IllegalTransition(InternalError):
     """A state was to change along an arrow that its table does not have."""
+
+
+def own_copy(error: Exception) -> Exception:
+    """Return the same error as another object, for one of several callers who are to raise it.
+
+    A raise adds frames to the traceback of its object, and an object that each of 1,000 callers
+    raises takes minutes to report.
+    """
+    own: Exception
+    if isinstance(error, HeadwayError):
+        # Without ``__init__``, which may take something else than what the error is made of.
+        own = type(error).__new__(type(error), *error.args)
+        vars(own).update(vars(error))
+    else:
+        own = copy(error)
+    own.__cause__, own.__context__ = error.__cause__, error.__context__
+    own.__suppress_context__ = error.__suppress_context__
+    return own.with_traceback(error.__traceback__)

@@ -28,7 +28,7 @@ from ..backends.sqlite.listener import Lookout
 from ..backends.sqlite.mailbox import Inbox
 from ..backends.sqlite.notifier import Bell, bell_of
 from ..backends.sqlite.stopped_writer import wake_writer
-from ..errors import StoreBusy, StoreError, StoreTakenOver
+from ..errors import StoreBusy, StoreError, StoreTakenOver, own_copy
 from ..model.batch import Batch
 from ..model.calls import Outcome
 from ..model.quotas import Observation
@@ -111,7 +111,7 @@ class RemoteScheduler(SchedulerClient):
         if time.monotonic() - self._looked_at > FROZEN_SECONDS and not self._is_listed():
             self._lose()
         if self._lost is not None:
-            raise self._lost
+            raise own_copy(self._lost)
         self._note(Message(sent=(call_id, self._clock())))
 
     def observed(self, call_id: str, quota: str, signals: Observation) -> None:

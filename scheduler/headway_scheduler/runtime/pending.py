@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
 from ..core.scheduler import Scheduler
-from ..errors import HeadwayError
+from ..errors import HeadwayError, own_copy
 from ..model.batch import Answer, Batch, Lesson
 from ..model.calls import Call, CallRecord, Outcome, Priority, Route
 from ..model.changes import Change
@@ -62,9 +62,9 @@ class Reply:
             self._error.set_result(error)
 
     async def wait(self) -> None:
-        """Wait for the answer. Raises the error that it is."""
+        """Wait for the answer. Raises the error that it is, as an object of this caller's own."""
         if (error := await self._error) is not None:
-            raise error
+            raise own_copy(error)
 
 
 @dataclass(slots=True, eq=False)

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from traceback import walk_tb
 
 import anyio
 import pytest
@@ -364,6 +365,41 @@ async def test_what_cannot_be_written_is_told_and_ends_are_kept(
             await remote.settle("r-1.0", DONE)
     await office.until_done(1)
     assert len(await office.store.calls("r-1")) == 1
+
+
+async def test_each_that_waits_when_it_is_taken_for_dead_gets_an_error_of_its_own(
+    office: Office,
+) -> None:
+    errors: list[BaseException] = []
+    sent: list[BaseException] = []
+
+    async def ask(remote: RemoteScheduler, number: int) -> None:
+        try:
+            await remote.acquire(call(number))
+        except StoreTakenOver as error:
+            errors.append(error)
+
+    await office.service.set_gate("all", "paused")
+    async with anyio.create_task_group() as group:
+        with pytest.raises(ExceptionGroup):  # noqa: PT012 - the pump raises where it ends
+            async with RemoteScheduler(
+                office.path, ME.id, office.store.clock, office.callbacks()
+            ) as remote:
+                for number in range(1000):
+                    group.start_soon(ask, remote, number)
+                await until(lambda: len(office.service.queued()) == 1000)
+                await office.service.lose(ME.id)
+                remote._looked_at -= 60  # as if it had been stopped for so long
+                for _ in range(2):
+                    with pytest.raises(StoreTakenOver) as caught:
+                        remote.sent("r-1.0")
+                    sent.append(caught.value)
+                await until(lambda: len(errors) == 1000)
+                await anyio.sleep_forever()
+    assert len({id(error) for error in (*errors, *sent)}) == 1002
+    assert len({str(error) for error in (*errors, *sent)}) == 1
+    for some in (errors, sent):
+        assert len({sum(1 for _ in walk_tb(error.__traceback__)) for error in some}) == 1
 
 
 async def test_closing_lets_nobody_wait(office: Office) -> None:

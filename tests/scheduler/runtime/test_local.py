@@ -1,12 +1,13 @@
 """The shell around the core: who is woken when, and what is on disk by then."""
 
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from traceback import walk_tb
 from typing import TypeVar
 
 import anyio
@@ -734,6 +735,70 @@ async def test_closing_tells_those_who_wait_even_if_the_last_commit_breaks(
                 service.abandon("holder", DONE)
         await rest()
         assert isinstance(asking.errors["a"], SchedulerClosed)
+
+
+class Odd(StoreFull):
+    """An error with more than its words."""
+
+    def __init__(self, message: str, *, room: int) -> None:
+        super().__init__(message)
+        self.room = room
+
+
+def lengths(errors: Iterable[BaseException]) -> set[int]:
+    """How many frames the tracebacks of errors have."""
+    return {sum(1 for _ in walk_tb(error.__traceback__)) for error in errors}
+
+
+async def test_each_that_waits_when_it_closes_gets_an_error_of_its_own(
+    store: FaultyStore,
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        async with LocalScheduler(store, BOTH) as service:
+            asking = SchedulerClient(service, tasks)
+            asking.acquire(call("holder"), *(call(f"{n}") for n in range(1000)))
+            await rest()
+        await rest()
+        errors = asking.errors.values()
+        assert len({id(error) for error in errors}) == 1000
+        assert {str(error) for error in errors} == {
+            "the scheduler was closed while this call waited"
+        }
+        assert len(lengths(errors)) == 1
+
+
+async def test_each_whose_commit_fails_gets_an_error_of_its_own(store: FaultyStore) -> None:
+    store.error, cause = Odd("no room", room=7), OSError(28, "disk full")
+    store.error.__cause__ = cause
+    async with scheduling(store) as (_, asking):
+        asking.acquire(*(call(f"{n}") for n in range(1000)))
+        await rest()
+        errors = asking.errors.values()
+        assert len({id(error) for error in errors}) == 1000
+        assert {(type(error), str(error)) for error in errors} == {(Odd, "no room")}
+        assert {getattr(error, "room", None) for error in errors} == {7}
+        assert {error.__cause__ for error in errors} == {cause}
+        assert len(lengths(errors)) == 1
+
+
+async def test_each_that_a_bug_meets_gets_an_error_of_its_own(store: FaultyStore) -> None:
+    errors: list[ZeroDivisionError] = []
+
+    async def save(service: LocalScheduler, number: int) -> None:
+        try:
+            await service.save_run(run(f"{number}"))
+        except ZeroDivisionError as error:
+            errors.append(error)
+
+    store.error = ZeroDivisionError("a bug")
+    async with anyio.create_task_group() as tasks:
+        with pytest.raises(ExceptionGroup):  # noqa: PT012 - the pump raises where it ends
+            async with LocalScheduler(store, BOTH) as service:
+                for number in range(3):
+                    tasks.start_soon(save, service, number)
+                await anyio.sleep_forever()
+    assert len({id(error) for error in errors}) == 3
+    assert {str(error) for error in errors} == {"a bug"}
 
 
 async def test_closing_writes_what_was_told_before(store: FaultyStore) -> None:
