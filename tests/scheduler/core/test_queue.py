@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -127,6 +128,33 @@ def test_a_call_above_the_credit_is_served_and_leaves_its_class_in_debt() -> Non
     queue = filled(line(POLICY), *calls)
     assert serve(queue, now=40.0) == 0
     assert [serve(queue, now=now) for now in (41.0, 199.0)] == [2, 3]
+
+
+def become_one(queue: Line, other: Line, is_absorbed: bool) -> None:
+    one, gone = (other, queue) if is_absorbed else (queue, other)
+    one.pool.absorb(gone.pool)
+    gone.pool = one.pool
+
+
+@pytest.mark.parametrize("is_absorbed", [False, True])
+def test_what_a_class_earned_in_one_pool_it_is_not_owed_in_another(is_absorbed: bool) -> None:
+    low, high = Priority.BACKGROUND, Priority.INTERACTIVE
+    queue = filled(line(POLICY), waiter(0, low), waiter(1, high))
+    queue.pool.advance(40.0)
+    other = filled(Line(Pool(POLICY, {}, 40.0)), waiter(2, low), waiter(3, high))
+    become_one(queue, other, is_absorbed)
+    assert [serve(each, now=40.0) for each in (queue, other)] == [1, 3]
+
+
+@pytest.mark.parametrize("is_absorbed", [False, True])
+def test_a_class_takes_its_debt_into_a_pool_that_becomes_one(is_absorbed: bool) -> None:
+    low, high = Priority.BACKGROUND, Priority.INTERACTIVE
+    queue = filled(line(POLICY), waiter(0, low, cost=10.0), waiter(1, low), waiter(2, high))
+    assert serve(queue, now=40.0) == 0
+    other = filled(Line(Pool(POLICY, {}, 40.0)), waiter(3, low), waiter(4, high))
+    become_one(queue, other, is_absorbed)
+    # Without the debt, the class would have earned its next call by now.
+    assert [serve(each, now=61.0) for each in (queue, other)] == [2, 4]
 
 
 # All rules together
