@@ -149,7 +149,7 @@ async def test_a_number_that_cannot_be_stored_is_refused(store: SqliteStore) -> 
 
 async def test_a_long_read_does_not_delay_a_commit(path: Path, store: SqliteStore) -> None:
     await store.commit(batch(0))
-    reads, committed = anyio.Event(), threading.Event()
+    is_reading, committed = anyio.Event(), threading.Event()
 
     def read_slowly(db: sqlite3.Connection) -> Snapshot:
         reads.snapshot(db)
@@ -158,14 +158,14 @@ async def test_a_long_read_does_not_delay_a_commit(path: Path, store: SqliteStor
         return reads.snapshot(db)
 
     async with anyio.create_task_group() as tasks:
-        tell_reading = partial(anyio.from_thread.run_sync, reads.set)
+        tell_reading = partial(anyio.from_thread.run_sync, is_reading.set)
         seen: list[Snapshot] = []
 
         async def reader() -> None:
             seen.append(await store._read(read_slowly))
 
         tasks.start_soon(reader)
-        await reads.wait()
+        await is_reading.wait()
         await store.commit(batch(1))
         committed.set()
     assert [call.seq for call in seen[0].calls] == [0]  # one question sees one moment
@@ -396,7 +396,12 @@ async def test_a_database_of_the_first_format_is_migrated_with_its_rows(path: Pa
         assert old is not None
         assert (old.history, old.attempts, old.parent) == ((), 0, None)
         (row,) = await store.calls()
-        assert (row.call.kind, row.arrival, row.losses, row.answer) == ("model", None, 0, "{}")
+        assert (row.call.kind, row.arrival, row.lost_attempts, row.answer) == (
+            "model",
+            None,
+            0,
+            "{}",
+        )
     with closing(sqlite3.connect(f"{path}.v1")) as kept:
         assert kept.execute("PRAGMA user_version").fetchone() == (1,)
         assert kept.execute("SELECT id FROM calls").fetchall() == [("r-old.0",)]

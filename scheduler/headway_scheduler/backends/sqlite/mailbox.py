@@ -19,7 +19,7 @@ from ...model.batch import Letter
 from .errors import explained
 from .notifier import bell_of, ring
 from .reads import assert_epoch, connect, probe, read
-from .sql import STATEMENTS
+from .sql import STATEMENTS, named
 
 BUSY_SECONDS = 0.1
 """How long one attempt waits for other writers. It cannot be cancelled meanwhile."""
@@ -83,13 +83,14 @@ class Inbox:
         """What a worker was told after ``after``: ids and texts, in order. Raises StoreError."""
         with explained(self.path):
             values = {"worker": worker, "after": after, "limit": LETTERS}
-            return self._db.execute(STATEMENTS["mail"], values).fetchall()
+            rows = named(self._db.execute(STATEMENTS["mail"], values))
+            return [(row.id, row.text) for row in rows]
 
     def is_listed(self, worker: str) -> bool:
         """Whether a worker is known; not, if others took it for dead. Raises StoreError."""
         with explained(self.path):
-            rows = self._db.execute(STATEMENTS["workers"])
-            return any(row[0] == worker for row in rows)
+            rows = named(self._db.execute(STATEMENTS["workers"]))
+            return any(row.id == worker for row in rows)
 
     def has_changed(self) -> bool:
         """Whether anyone has committed anything since this was last asked; at first, yes."""
@@ -110,5 +111,7 @@ class Inbox:
         with explained(self.path):
             if self._epoch is not None:
                 assert_epoch(self._db, self.path, self._epoch)
-            rows = self._db.execute(STATEMENTS["letters"], {"after": after, "limit": LETTERS})
-            return [Letter(*row) for row in rows]
+            rows = named(
+                self._db.execute(STATEMENTS["letters"], {"after": after, "limit": LETTERS})
+            )
+            return [Letter(row.id, row.sender, row.event) for row in rows]

@@ -12,7 +12,7 @@ from ...errors import StoreError
 from .errors import explained
 from .leadership import FileLock
 from .reads import connect, read
-from .sql import STATEMENTS
+from .sql import STATEMENTS, named
 
 MOST_PROBLEMS = 100
 
@@ -66,8 +66,8 @@ def _problems(db: sqlite3.Connection) -> list[str]:
     ]
     if found:
         return found  # what a damaged file says of its rows means nothing
-    rows = db.execute(STATEMENTS["oddities"], {"limit": MOST_PROBLEMS})
-    return [f"{what} {subject}" for what, subject in rows]
+    rows = named(db.execute(STATEMENTS["oddities"], {"limit": MOST_PROBLEMS}))
+    return [f"{row.what} {row.subject}" for row in rows]
 
 
 def sync(path: Path) -> None:

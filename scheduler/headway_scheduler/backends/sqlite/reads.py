@@ -24,7 +24,7 @@ from ...runtime.clock import Anchor
 from ..lookup import CANDIDATES, link_hash, only_run
 from . import rows
 from .errors import explained
-from .sql import APPLICATION_ID, NEWEST, STATEMENTS
+from .sql import APPLICATION_ID, NEWEST, STATEMENTS, named
 
 T = TypeVar("T")
 
@@ -120,7 +120,8 @@ def probe(db: sqlite3.Connection) -> None:
 
 def read_anchor(db: sqlite3.Connection) -> Anchor:
     """The time that all processes on a database have, if the machine was not started since."""
-    return Anchor(*db.execute(STATEMENTS["anchor"]).fetchone())
+    row = next(named(db.execute(STATEMENTS["anchor"])))
+    return Anchor(boot=row.boot, offset=row.clock_offset)
 
 
 def assert_epoch(db: sqlite3.Connection, path: Path, epoch: int) -> None:
@@ -135,21 +136,21 @@ def assert_epoch(db: sqlite3.Connection, path: Path, epoch: int) -> None:
 
 def snapshot(db: sqlite3.Connection) -> Snapshot:
     """See ``Store.snapshot``."""
-    buckets = tuple(map(rows.bucket, db.execute(STATEMENTS["buckets"])))
+    buckets = tuple(_fetch(db, "buckets", rows.bucket))
     live = _fetch(db, "live_calls", rows.call_record, states=_listed(LIVE_CALLS), limit=None)
     (next_seq,) = db.execute(STATEMENTS["next_seq"]).fetchone()
-    changes = tuple(Change(*row) for row in db.execute(STATEMENTS["standing_changes"]))
+    changes = tuple(_fetch(db, "standing_changes", rows.change))
     return Snapshot(buckets, tuple(live), next_seq, changes, lessons(db))
 
 
 def lessons(db: sqlite3.Connection) -> tuple[Lesson, ...]:
     """See ``Store.lessons``."""
-    return tuple(Lesson(*row) for row in db.execute(STATEMENTS["lessons"]))
+    return tuple(_fetch(db, "lessons", rows.lesson))
 
 
 def changes(db: sqlite3.Connection, limit: int | None) -> Sequence[Change]:
     """See ``Store.changes``."""
-    return _fetch(db, "changes", lambda row: Change(*row), limit=limit)
+    return _fetch(db, "changes", rows.change, limit=limit)
 
 
 def run(db: sqlite3.Connection, run_id: str) -> Run | None:
@@ -216,6 +217,6 @@ def _listed(states: Iterable[CallState | RunState]) -> str:
 
 
 def _fetch(
-    db: sqlite3.Connection, name: str, convert: Callable[[Sequence[Any]], T], **values: object
+    db: sqlite3.Connection, name: str, convert: Callable[[Any], T], **values: object
 ) -> list[T]:
-    return [convert(row) for row in db.execute(STATEMENTS[name], values)]
+    return [convert(row) for row in named(db.execute(STATEMENTS[name], values))]

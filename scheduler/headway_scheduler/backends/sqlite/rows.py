@@ -1,34 +1,74 @@
 """Model to row and back. Law of this file: no I/O.
 
-A row is one flat tuple in the order of its statement: a thousand of them are made per commit, on
-the event loop, before the writer's thread sees them (records may change at any time after).
+A commit is a list of statement names, each with its rows: flat tuples in the order of ``COLUMNS``.
+A thousand of them are made per commit, on the event loop, before the writer's thread sees them
+(records may change at any time after). What is read comes with the names that its statement gives
+(``sql.named``), so no statement's order of columns is known here.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
-from ...model.batch import Batch
+from ...model.batch import Batch, Lesson
 from ...model.calls import Call, CallRecord, Priority, Spent, Usage
+from ...model.changes import Change
 from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Worker
 from ...model.states import CallState, RunState
-from .sql import STATEMENTS
 
 Row = tuple[Any, ...]
 Work = list[tuple[str, list[Row], bool]]
-"""Statements, each with the rows to run it on, and whether every row changes one of the table's."""
+"""Statement names, each with the rows to run it on, and whether every row changes one."""
+
+COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
+    "calls": (
+        *("seq", "id", "run_id", "kind", "path", "model", "quotas", "priority", "tokens"),
+        *("submitted_at", "request_hash", "occurrence", "state", "attempts", "not_before"),
+        *("admitted_at", "sent_at", "finished_at", "input_tokens", "output_tokens", "answer"),
+        *("error", "arrival", "losses", "input_estimate", "output_estimate", "usd_estimate"),
+        "worker",
+    ),
+    "runs": (
+        *("id", "workflow", "task", "priority", "state", "created_at", "key", "component"),
+        *("started_at", "finished_at", "result", "error", "parameters", "version", "history"),
+        *("parent", "parent_until", "deadline", "budget_usd", "waits_for", "attempts"),
+        *("resumed_at", "team", "worker"),
+    ),
+    "buckets": ("quota", "resource", "available", "as_of", "paused_until"),
+    "pieces": ("hash", "text"),
+    "links": ("hash", "parent", "piece"),
+    "changes": ("at", "kind", "target", "value"),
+    "lessons": ("kind", "subject", "value"),
+    "workers": ("id", "pid", "since", "label", "slots", "takes_interrupted", "workflows"),
+}
+"""The columns of each table that a commit fills, in the order in which rows have them."""
+
+FIXED: Final = frozenset(
+    {"seq", "id", "run_id", "kind", "path", "submitted_at", "request_hash", "occurrence"}
+)
+"""What of a call or run never changes. Of what a call asks for, its class and its route may."""
+
+TEXTS: Final = frozenset(
+    {
+        *("id", "run_id", "kind", "path", "model", "quotas", "request_hash", "state", "answer"),
+        *("error", "workflow", "task", "key", "component", "result", "parameters", "version"),
+        *("history", "parent", "waits_for", "team", "worker", "quota", "resource", "text"),
+        *("target", "value", "subject", "label", "workflows"),
+    }
+)
+"""Columns of text. Only the parent of a link is bytes."""
 
 
 def work_of(batch: Batch) -> Work:
-    """Everything that a commit writes, as flat values."""
+    """Everything that a commit writes, as statement names and flat values."""
     work: Work = [
         ("insert_piece", [(piece.hash, piece.text) for piece in batch.pieces], False),
         ("insert_link", [(link.hash, link.parent, link.piece) for link in batch.links], False),
-        ("insert_call", [_inserted(record) for record in batch.new], True),
-        ("update_call", [_updated(record) for record in batch.changed], True),
+        ("insert_call", [_call_row(record) for record in batch.new], True),
+        ("update_call", [_call_row(record) for record in batch.changed], True),
         ("save_bucket", [_bucket_row(bucket) for bucket in batch.buckets], True),
         ("save_run", [_run_row(run) for run in batch.runs], True),
         ("insert_change", [astuple(change) for change in batch.changes], True),
@@ -43,12 +83,12 @@ def work_of(batch: Batch) -> Work:
         ("forget_mail", list(batch.seen), False),
         ("send_mail", [(mail.worker, mail.text) for mail in batch.mail], True),
     ]
-    return [(STATEMENTS[name], rows, is_exact) for name, rows, is_exact in work if rows]
+    return [each for each in work if each[1]]
 
 
-def with_bytes(work: Work) -> Work:
+def with_bytes(rows: Sequence[Row]) -> list[Row]:
     """Hand every text over as bytes, so that lone surrogates pass."""
-    return [(sql, [tuple(map(as_bytes, row)) for row in rows], exact) for sql, rows, exact in work]
+    return [tuple(map(as_bytes, row)) for row in rows]
 
 
 def as_bytes(value: Any) -> Any:
@@ -79,12 +119,13 @@ def _quotas(text: str) -> tuple[str, ...]:
     return tuple(json.loads(text))
 
 
-def _inserted(record: CallRecord) -> Row:
+def _call_row(record: CallRecord) -> Row:
     call, usage = record.call, record.usage
     return (
         record.seq,
         call.id,
         call.run_id,
+        call.kind,
         call.path,
         call.model,
         _quotas_text(call.quotas),
@@ -93,7 +134,6 @@ def _inserted(record: CallRecord) -> Row:
         call.submitted_at,
         call.request_hash,
         call.occurrence,
-        call.kind,
         record.state.value,
         record.attempts,
         record.not_before,
@@ -110,33 +150,6 @@ def _inserted(record: CallRecord) -> Row:
         call.output_tokens,
         call.usd,
         record.worker,
-    )
-
-
-def _updated(record: CallRecord) -> Row:
-    call, usage = record.call, record.usage
-    return (
-        call.model,
-        _quotas_text(call.quotas),
-        call.tokens,
-        call.input_tokens,
-        call.output_tokens,
-        call.usd,
-        call.priority.value,
-        record.state.value,
-        record.attempts,
-        record.not_before,
-        record.admitted_at,
-        record.sent_at,
-        record.finished_at,
-        None if usage is None else usage.input_tokens,
-        None if usage is None else usage.output_tokens,
-        record.answer,
-        record.error,
-        record.arrival,
-        record.lost_attempts,
-        record.worker,
-        record.seq,
     )
 
 
@@ -186,43 +199,84 @@ def _worker_row(worker: Worker) -> Row:
     )
 
 
-def call_record(row: Sequence[Any]) -> CallRecord:
+def call_record(row: Any) -> CallRecord:
     """The call of a row. Raises ValueError for a value that no Headway writes."""
-    call_id, run_id, path, model, quotas, priority = row[:6]
     call = Call(
-        call_id, run_id, path, model, _quotas(quotas), Priority(priority), *row[6:11], *row[24:27]
+        id=row.id,
+        run_id=row.run_id,
+        path=row.path,
+        model=row.model,
+        quotas=_quotas(row.quotas),
+        priority=Priority(row.priority),
+        tokens=row.tokens,
+        submitted_at=row.submitted_at,
+        request_hash=row.request_hash,
+        occurrence=row.occurrence,
+        kind=row.kind,
+        input_tokens=row.input_estimate,
+        output_tokens=row.output_estimate,
+        usd=row.usd_estimate,
     )
-    seq, state, *progress, input_tokens, output_tokens, answer, error, arrival, losses = row[11:24]
-    record = CallRecord(call, seq, CallState(state), *progress)
-    if input_tokens is not None:
-        record.usage = Usage(input_tokens, output_tokens)
-    record.answer, record.error = answer, error
-    record.arrival, record.lost_attempts, record.worker = arrival, losses, row[27]
-    return record
+    return CallRecord(
+        call,
+        row.seq,
+        CallState(row.state),
+        attempts=row.attempts,
+        not_before=row.not_before,
+        admitted_at=row.admitted_at,
+        sent_at=row.sent_at,
+        finished_at=row.finished_at,
+        usage=_usage(row),
+        answer=row.answer,
+        error=row.error,
+        arrival=row.arrival,
+        lost_attempts=row.losses,
+        worker=row.worker,
+    )
 
 
-def bucket(row: Sequence[Any]) -> BucketState:
+def bucket(row: Any) -> BucketState:
     """The bucket of a row. Raises ValueError for a value that no Headway writes."""
-    return BucketState(row[0], Resource(row[1]), *row[2:])
+    stored: dict[str, Any] = row._asdict()
+    return BucketState(**stored | {"resource": Resource(row.resource)})
 
 
-def run(row: Sequence[Any]) -> Run:
+def run(row: Any) -> Run:
     """The run of a row. Raises ValueError for a value that no Headway writes."""
-    run_id, workflow, task, priority, state = row[:5]
-    history = () if row[14] is None else tuple(json.loads(row[14]))
-    stored = (*row[5:14], history, *row[15:])
-    return Run(run_id, workflow, task, Priority(priority), RunState(state), *stored)
+    stored: dict[str, Any] = row._asdict()
+    return Run(
+        **stored
+        | {
+            "priority": Priority(row.priority),
+            "state": RunState(row.state),
+            "history": () if row.history is None else tuple(json.loads(row.history)),
+        }
+    )
 
 
-def worker(row: Sequence[Any]) -> Worker:
-    """Read a worker."""
-    worker_id, pid, since, label, slots, takes_interrupted, workflows = row
-    known = tuple(json.loads(workflows))
-    return Worker(worker_id, pid, since, label, slots, bool(takes_interrupted), known)
+def change(row: Any) -> Change:
+    """What an operator changed."""
+    return Change(**row._asdict())
 
 
-def spent(row: Sequence[Any]) -> Spent:
-    """Read what was spent."""
-    key, model, input_tokens, output_tokens, calls, lost = row
-    usage = None if input_tokens is None else Usage(input_tokens, output_tokens)
-    return Spent(key, model, usage, calls, lost)
+def lesson(row: Any) -> Lesson:
+    """What was learned."""
+    return Lesson(**row._asdict())
+
+
+def worker(row: Any) -> Worker:
+    """The worker of a row."""
+    stored: dict[str, Any] = row._asdict()
+    stored["takes_interrupted"] = bool(row.takes_interrupted)
+    return Worker(**stored | {"workflows": tuple(json.loads(row.workflows))})
+
+
+def spent(row: Any) -> Spent:
+    """What calls took that are alike."""
+    return Spent(row.key, row.model, _usage(row), row.calls, row.lost)
+
+
+def _usage(row: Any) -> Usage | None:
+    if row.input_tokens is None:
+        return None
+    return Usage(row.input_tokens, row.output_tokens)

@@ -1,9 +1,15 @@
 """The statements of ``statements.sql`` and the migrations, as they lie in the package."""
 
 import re
-from collections.abc import Mapping
+import sqlite3
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from importlib.resources import files
-from typing import Final
+from string import Template
+from typing import Any, Final, cast
+
+from .rows import COLUMNS, FIXED, TEXTS
 
 APPLICATION_ID: Final = 0x48445759
 """``HDWY`` in a file's header says that it is ours."""
@@ -11,10 +17,40 @@ APPLICATION_ID: Final = 0x48445759
 _PACKAGE = files(__package__)
 
 
+def named(cursor: sqlite3.Cursor) -> Iterator[Any]:
+    """The rows of an answer, as tuples with the names that the statement gives its columns."""
+    return map(_maker(tuple(name for name, *_ in cursor.description)), cursor)
+
+
+@lru_cache(maxsize=256)
+def _maker(columns: tuple[str, ...]) -> Callable[[Iterable[Any]], Any]:
+    row: Any = namedtuple("Row", columns)  # type: ignore[misc] # only SQL knows the names
+    return cast(Callable[[Iterable[Any]], Any], row._make)
+
+
 def _statements() -> dict[str, str]:
     text = _PACKAGE.joinpath("statements.sql").read_text(encoding="utf-8")
     parts = re.split(r"^-- (\w+): .*\n", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
+    columns = {name: value for table in COLUMNS for name, value in _lists(table).items()}
+    statements = (Template(part).substitute(columns) for part in parts[2::2])
+    return dict(zip(parts[1::2], statements, strict=True))
+
+
+def _lists(table: str) -> dict[str, str]:
+    """The columns of a table as statements need them; places are numbered as its rows are."""
+    columns = COLUMNS[table]
+    places = {
+        column: f"CAST(?{number} AS TEXT)" if column in TEXTS else f"?{number}"
+        for number, column in enumerate(columns, start=1)
+    }
+    changed = (f"{column} = {place}" for column, place in places.items() if column not in FIXED)
+    excluded = (f"{column} = excluded.{column}" for column in columns if column not in FIXED)
+    return {
+        table: ", ".join(columns),
+        f"{table}_values": ", ".join(places.values()),
+        f"{table}_changed": ", ".join(changed),
+        f"{table}_excluded": ", ".join(excluded),
+    }
 
 
 def _migrations() -> dict[int, str]:

@@ -1,5 +1,7 @@
 -- Every statement that is run on an open database, by name.
--- Texts are cast because one with a lone surrogate is handed over as bytes. LIMIT -1 is no limit.
+-- $calls are the columns of a table, as rows.py declares them; $calls_values places for their values,
+-- by number; $calls_excluded sets all of them to what was refused. Texts are cast because one with a
+-- lone surrogate is handed over as bytes. LIMIT -1 is no limit.
 
 -- writer_settings: A commit is on the disk when it returns.
 PRAGMA synchronous = FULL;
@@ -9,59 +11,25 @@ PRAGMA cache_size = -32768; -- KiB: ids are random, so a commit touches pages al
 PRAGMA journal_size_limit = 67108864; -- one huge batch must not leave a huge log behind
 
 -- insert_call: A call as it arrives.
-INSERT INTO calls (
-    seq, id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence,
-    kind, state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens,
-    output_tokens, answer, error, arrival, losses, input_estimate, output_estimate, usd_estimate,
-    worker
-) VALUES (
-    ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT),
-    ?, ?, ?, CAST(? AS TEXT), ?, CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?,
-    CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, ?, ?, ?
-);
+INSERT INTO calls ($calls) VALUES ($calls_values);
 
 -- update_call: How far a call has come. Of what it asks for, its class and its route may change.
-UPDATE calls SET
-    model = CAST(? AS TEXT), quotas = CAST(? AS TEXT), tokens = ?, input_estimate = ?,
-    output_estimate = ?, usd_estimate = ?, priority = ?, state = CAST(? AS TEXT), attempts = ?, not_before = ?, admitted_at = ?, sent_at = ?,
-    finished_at = ?, input_tokens = ?, output_tokens = ?, answer = CAST(? AS TEXT),
-    error = CAST(? AS TEXT), arrival = ?, losses = ?, worker = ?
-WHERE seq = ?;
+UPDATE calls SET $calls_changed WHERE seq = ?1;
 
 -- save_bucket: What is free of one limit; overwrites what was known before.
-INSERT INTO buckets (quota, resource, available, as_of, paused_until)
-VALUES (CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?)
+INSERT INTO buckets ($buckets) VALUES ($buckets_values)
 ON CONFLICT (quota, resource) DO UPDATE SET
     available = excluded.available, as_of = excluded.as_of, paused_until = excluded.paused_until;
 
 -- save_run: A run as it is now; overwrites what was known before.
-INSERT INTO runs (
-    id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
-    result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
-    waits_for, attempts, resumed_at, team, worker
-) VALUES (
-    CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, CAST(? AS TEXT), ?, CAST(? AS TEXT),
-    CAST(? AS TEXT), ?, ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT),
-    CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, CAST(? AS TEXT), ?, ?, CAST(? AS TEXT),
-    CAST(? AS TEXT)
-)
-ON CONFLICT (id) DO UPDATE SET
-    workflow = excluded.workflow, task = excluded.task, priority = excluded.priority,
-    state = excluded.state, created_at = excluded.created_at, key = excluded.key,
-    component = excluded.component, started_at = excluded.started_at,
-    finished_at = excluded.finished_at, result = excluded.result, error = excluded.error,
-    parameters = excluded.parameters, version = excluded.version, history = excluded.history,
-    parent = excluded.parent, parent_until = excluded.parent_until, deadline = excluded.deadline,
-    budget_usd = excluded.budget_usd, waits_for = excluded.waits_for, attempts = excluded.attempts,
-    resumed_at = excluded.resumed_at, team = excluded.team, worker = excluded.worker;
+INSERT INTO runs ($runs) VALUES ($runs_values)
+ON CONFLICT (id) DO UPDATE SET $runs_excluded;
 
 -- insert_change: What an operator changed.
-INSERT INTO changes (at, kind, target, value)
-VALUES (?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT));
+INSERT INTO changes ($changes) VALUES ($changes_values);
 
 -- save_lesson: What was learned; overwrites what was known before.
-INSERT INTO lessons (kind, subject, value)
-VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT))
+INSERT INTO lessons ($lessons) VALUES ($lessons_values)
 ON CONFLICT (kind, subject) DO UPDATE SET value = excluded.value;
 
 -- raise_epoch: A new leader. What those before it write is refused from here on.
@@ -95,8 +63,7 @@ INSERT INTO outbox (worker, text) VALUES (?, ?);
 DELETE FROM outbox WHERE worker = ? AND id <= ?;
 
 -- save_worker: A process that executes runs, and how many it takes now.
-INSERT INTO workers (id, pid, since, label, slots, takes_interrupted, workflows)
-VALUES (?, ?, ?, CAST(? AS TEXT), ?, ?, CAST(? AS TEXT))
+INSERT INTO workers ($workers) VALUES ($workers_values)
 ON CONFLICT (id) DO UPDATE SET
     slots = excluded.slots, takes_interrupted = excluded.takes_interrupted,
     workflows = excluded.workflows;
@@ -108,10 +75,10 @@ DELETE FROM workers WHERE id = ?;
 DELETE FROM outbox WHERE worker NOT IN (SELECT id FROM workers);
 
 -- insert_piece: A text, unless it is there.
-INSERT INTO pieces (hash, text) VALUES (?, CAST(? AS TEXT)) ON CONFLICT DO NOTHING;
+INSERT INTO pieces ($pieces) VALUES ($pieces_values) ON CONFLICT DO NOTHING;
 
 -- insert_link: A prompt, unless it is there.
-INSERT INTO links (hash, parent, piece) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
+INSERT INTO links ($links) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
 
 -- forget_runs: Runs of a JSON list that have ended, but for the ancestors of runs that stay.
 WITH RECURSIVE
@@ -160,92 +127,56 @@ SELECT max(seq) FROM calls;
 SELECT coalesce(max(seq) + 1, 0) FROM calls;
 
 -- buckets: Every bucket.
-SELECT quota, resource, available, as_of, paused_until FROM buckets ORDER BY quota, resource;
+SELECT $buckets FROM buckets ORDER BY quota, resource;
 
 -- standing_changes: The last change of each kind and target, in their order.
-SELECT at, kind, target, value FROM changes
+SELECT $changes FROM changes
 WHERE id IN (SELECT max(id) FROM changes GROUP BY kind, target) ORDER BY id;
 
 -- changes: Every change, newest first.
-SELECT at, kind, target, value FROM changes ORDER BY id DESC LIMIT coalesce(:limit, -1);
+SELECT $changes FROM changes ORDER BY id DESC LIMIT coalesce(:limit, -1);
 
 -- lessons: Everything that was learned.
-SELECT kind, subject, value FROM lessons ORDER BY kind, subject;
+SELECT $lessons FROM lessons ORDER BY kind, subject;
 
 -- live_calls: Calls that are not finished, in some states (JSON list), by arrival.
-SELECT
-    id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence, kind,
-    seq, state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens,
-    output_tokens, answer, error, arrival, losses, input_estimate, output_estimate, usd_estimate, worker
-FROM calls INDEXED BY calls_live
+SELECT $calls FROM calls INDEXED BY calls_live
 WHERE (state = 'queued' OR state = 'admitted' OR state = 'sent') -- in the words of the index
     AND state IN (SELECT value FROM json_each(:states))
 ORDER BY seq LIMIT coalesce(:limit, -1);
 
 -- calls: Calls of every run in some states (JSON list; all, if empty), by arrival.
-SELECT
-    id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence, kind,
-    seq, state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens,
-    output_tokens, answer, error, arrival, losses, input_estimate, output_estimate, usd_estimate, worker
-FROM calls
+SELECT $calls FROM calls
 WHERE :states = '[]' OR state IN (SELECT value FROM json_each(:states))
 ORDER BY seq LIMIT coalesce(:limit, -1);
 
 -- calls_of_run: The same of one run.
-SELECT
-    id, run_id, path, model, quotas, priority, tokens, submitted_at, request_hash, occurrence, kind,
-    seq, state, attempts, not_before, admitted_at, sent_at, finished_at, input_tokens,
-    output_tokens, answer, error, arrival, losses, input_estimate, output_estimate, usd_estimate, worker
-FROM calls INDEXED BY calls_by_run
+SELECT $calls FROM calls INDEXED BY calls_by_run
 WHERE run_id = CAST(:run_id AS TEXT)
     AND (:states = '[]' OR state IN (SELECT value FROM json_each(:states)))
 ORDER BY seq LIMIT coalesce(:limit, -1);
 
 -- runs_like: Runs whose id starts with a text. No text sorts after U+10FFFF, so this is a range.
-SELECT
-    id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
-    result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
-    waits_for, attempts, resumed_at, team, worker
-FROM runs
+SELECT $runs FROM runs
 WHERE id >= CAST(:prefix AS TEXT) AND id < CAST(:prefix AS TEXT) || char(1114111)
 ORDER BY id LIMIT :limit;
 
 -- run_with_key: The run of an idempotency key.
-SELECT
-    id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
-    result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
-    waits_for, attempts, resumed_at, team, worker
-FROM runs WHERE key = CAST(:key AS TEXT);
+SELECT $runs FROM runs WHERE key = CAST(:key AS TEXT);
 
 -- runs: Every run, newest first.
-SELECT
-    id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
-    result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
-    waits_for, attempts, resumed_at, team, worker
-FROM runs ORDER BY created_at DESC, rowid DESC LIMIT coalesce(:limit, -1);
+SELECT $runs FROM runs ORDER BY created_at DESC, rowid DESC LIMIT coalesce(:limit, -1);
 
 -- urgent_runs: Runs in some states (JSON list), the best priority first, then the oldest.
-SELECT
-    id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
-    result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
-    waits_for, attempts, resumed_at, team, worker
-FROM runs WHERE state IN (SELECT value FROM json_each(:states))
+SELECT $runs FROM runs WHERE state IN (SELECT value FROM json_each(:states))
 ORDER BY priority, created_at, rowid LIMIT coalesce(:limit, -1);
 
 -- runs_in: Runs in some states (JSON list), newest first.
-SELECT
-    id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
-    result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
-    waits_for, attempts, resumed_at, team, worker
-FROM runs WHERE state IN (SELECT value FROM json_each(:states))
+SELECT $runs FROM runs WHERE state IN (SELECT value FROM json_each(:states))
 ORDER BY created_at DESC, rowid DESC LIMIT coalesce(:limit, -1);
 
 -- assigned_runs: Runs that a process executes, or is about to.
-SELECT
-    id, workflow, task, priority, state, created_at, key, component, started_at, finished_at,
-    result, error, parameters, version, history, parent, parent_until, deadline, budget_usd,
-    waits_for, attempts, resumed_at, team, worker
-FROM runs WHERE worker IS NOT NULL ORDER BY worker, rowid;
+SELECT $runs FROM runs WHERE worker IS NOT NULL ORDER BY worker, rowid;
 
 -- spent: What calls took that were answered, billed or lost, those alike counted together.
 SELECT
@@ -257,7 +188,8 @@ SELECT
         ELSE calls.model
     END AS "key",
     calls.model, calls.input_tokens, calls.output_tokens,
-    sum(calls.state = 'done' OR calls.input_tokens IS NOT NULL), sum(calls.losses)
+    sum(calls.state = 'done' OR calls.input_tokens IS NOT NULL) AS calls,
+    sum(calls.losses) AS lost
 FROM calls LEFT JOIN runs ON runs.id = calls.run_id
 WHERE calls.kind IN ('model', 'sdk') AND calls.submitted_at >= :since
     AND (calls.state = 'done' OR calls.input_tokens IS NOT NULL OR calls.losses > 0)
@@ -275,7 +207,7 @@ SELECT answer FROM inbox WHERE id = :id;
 SELECT id, text FROM outbox WHERE worker = :worker AND id > :after ORDER BY id LIMIT :limit;
 
 -- workers: Who executes runs, the first one to come first.
-SELECT id, pid, since, label, slots, takes_interrupted, workflows FROM workers ORDER BY since, id;
+SELECT $workers FROM workers ORDER BY since, id;
 
 -- oddities: What no journal has: rows that lack what they need, and calls alive in runs that ended.
 SELECT 'a prompt lacks a text of its own: link' AS what, hex(links.hash) AS subject

@@ -29,6 +29,7 @@ from .leadership import Stamp
 from .network import refuse_network
 from .opening import Writer, begin, open_writer
 from .rows import Work, with_bytes, work_of
+from .sql import STATEMENTS
 
 T = TypeVar("T")
 
@@ -175,7 +176,7 @@ def _write(writer: Writer, work: Work) -> None:
         _transact(writer, work)
     except UnicodeEncodeError:
         # A lone surrogate. Rare, so only then is every text handed over as bytes.
-        _transact(writer, with_bytes(work))
+        _transact(writer, [(name, with_bytes(rows), exact) for name, rows, exact in work])
 
 
 def _transact(writer: Writer, work: Work) -> None:
@@ -183,8 +184,8 @@ def _transact(writer: Writer, work: Work) -> None:
     begin(db, writer.path)
     try:
         reads.assert_epoch(db, writer.path, writer.epoch)
-        for statement, rows, is_exact in work:
-            if db.executemany(statement, rows).rowcount != len(rows) and is_exact:
+        for name, rows, is_exact in work:
+            if db.executemany(STATEMENTS[name], rows).rowcount != len(rows) and is_exact:
                 raise sqlite3.IntegrityError("a call that changed was never written")
         db.execute("COMMIT")
     except BaseException:
