@@ -1,7 +1,7 @@
 """A worker's calls through the scheduler of another process: here in one, over a real database."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from traceback import walk_tb
@@ -9,6 +9,7 @@ from traceback import walk_tb
 import anyio
 import pytest
 from anyio import to_thread
+from tests.scheduler.backends.test_power_loss import Files
 
 from headway_scheduler.backends.sqlite.mailbox import Inbox
 from headway_scheduler.backends.sqlite.notifier import bell_of, ring
@@ -156,6 +157,36 @@ async def test_what_the_core_refuses_is_raised_where_it_was_asked(
     assert (await remote.acquire(call(2))).id == "r-1.2"
     await remote.settle("r-1.2", DONE)
     assert {row.call.id for row in await office.store.calls("r-1")} == {"r-1.2"}
+
+
+async def test_an_end_that_an_agent_has_seen_outlives_a_power_cut(
+    office: Office, remote: RemoteScheduler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the leader has taken the letter. The disk has what was there at the last sync."""
+    granted = await remote.acquire(call(0))
+    remote.sent(granted.id)
+    await remote.save_run(Run("r-1", "w", "t", Priority.LOW, RunState.RUNNING, 1.0, worker=ME.id))
+    disk, mailbox = [Files.of(office.path)], remote._outgoing  # the leader's commits are syncs
+    post = mailbox.post
+
+    def post_to_disk(sender: str, text: str, *, synced: bool) -> int:
+        letter_id = post(sender, text, synced=synced)
+        if mailbox._db.execute("PRAGMA synchronous").fetchone() == (2,):
+            disk.append(Files.of(office.path))
+        return letter_id
+
+    monkeypatch.setattr(mailbox, "post", post_to_disk)
+    office.is_open = False
+    await remote.settle(granted.id, DONE)
+
+    path = disk[-1].put(tmp_path / "after the cut" / "headway.db")
+    async with SqliteStore(path) as store, LocalScheduler(store, QUOTAS, admits=False) as service:
+        with closing(Inbox(path)) as inbox:
+            letters = inbox.waiting()
+        for letter in letters:
+            await service.deliver(letter.id, load_parcel(letter.event)).wait()
+        (row,) = await store.calls("r-1")
+    assert (row.state, row.usage, row.answer, row.arrival) == (CallState.DONE, *_told(DONE))
 
 
 async def test_an_urgent_call_goes_before_those_of_the_leader(
