@@ -171,7 +171,8 @@ async def test_an_end_that_an_agent_has_seen_outlives_a_power_cut(
 
     def post_to_disk(sender: str, text: str, *, synced: bool) -> int:
         letter_id = post(sender, text, synced=synced)
-        if mailbox._db.execute("PRAGMA synchronous").fetchone() == (2,):
+        settings = [mailbox._db.execute(f"PRAGMA {name}").fetchone()[0] for name in SYNC]
+        if settings == [2, 1]:
             disk.append(Files.of(office.path))
         return letter_id
 
@@ -187,6 +188,10 @@ async def test_an_end_that_an_agent_has_seen_outlives_a_power_cut(
             await service.deliver(letter.id, load_parcel(letter.event)).wait()
         (row,) = await store.calls("r-1")
     assert (row.state, row.usage, row.answer, row.arrival) == (CallState.DONE, *_told(DONE))
+
+
+SYNC = ("synchronous", "fullfsync")
+"""What SQLite must be set to (FULL, and on macOS past the drive's cache) for a commit to sync."""
 
 
 async def test_an_urgent_call_goes_before_those_of_the_leader(

@@ -47,6 +47,8 @@ class Inbox:
             self._db.execute("PRAGMA wal_autocheckpoint = 0")  # the leader does that
             # The commit of the answer syncs the letter too; without one, nothing was promised.
             self._db.execute("PRAGMA synchronous = NORMAL")
+            # Without it, fsync on macOS leaves a letter that is synced in the cache of the drive.
+            self._db.execute("PRAGMA fullfsync = ON")
             undo.pop_all()
 
     def close(self) -> None:
