@@ -27,6 +27,7 @@ from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, U
 from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.protocol.messages import MarkSent, Observe, Resubmit, SaveRun, Settle, Submit
 from headway_scheduler.providers import PROVIDERS, ErrorClass, Failure
 from headway_scheduler.testing.provider.gate import Gate
 from headway_scheduler.testing.provider.limits import Limits
@@ -148,7 +149,7 @@ class Chaos:
         priority, team = self.random.choice(list(Priority)), f"t{self.random.randrange(4)}"
         run = Run(name, team, "", priority, RunState.RUNNING, self.now, attempts=1)
         self.jobs[name] = Job(run, self.random.randrange(3, 12))
-        self.core.track(run, self.now)
+        self.core.handle(SaveRun(run), self.now)
         self._ask(self.jobs[name])
 
     def _ask(self, job: Job) -> None:
@@ -156,7 +157,7 @@ class Chaos:
         tokens = max(50, int(self.random.lognormvariate(6.3, 0.7)))
         priority = job.run.priority
         call = Call(job.call_id, job.run.id, "a", "m", (QUOTA,), priority, tokens, self.now)
-        self.core.submit(call, self.now)
+        self.core.handle(Submit(call), self.now)
         self.report.calls += 1
 
     def _ended(self, job: Job, failure: str = "") -> None:
@@ -168,7 +169,7 @@ class Chaos:
         del self.jobs[job.run.id]
         self.report.runs[failure or "completed"] += 1
         state = RunState.FAILED if failure else RunState.COMPLETED
-        self.core.track(self._run(job, state), self.now)
+        self.core.handle(SaveRun(self._run(job, state)), self.now)
         self._at(self.now + self.random.uniform(0, 1), self._begin)
 
     def _run(self, job: Job, state: RunState) -> Run:
@@ -181,7 +182,7 @@ class Chaos:
         grants = self.core.admit(self.now)
         self._commit(self.core.take_batch(self.now))
         for record in grants:
-            self.core.sent(record.call.id, self.now)
+            self.core.handle(MarkSent(record.call.id, self.now), self.now)
             flight = Flight(record.call, record.attempts, self.life)
             self.flying[record.call.id] = flight
             self._at(
@@ -199,7 +200,7 @@ class Chaos:
         self.flying.clear()
         self.core = Scheduler([STATED], self.now)
         for job in self.jobs.values():
-            self.core.track(job.run, self.now)
+            self.core.handle(SaveRun(job.run), self.now)
         self.core.restore(_finished(self.store.snapshot()), self.now, lambda call_id: False)
         self._commit(self.core.take_batch(self.now))
         rows: dict[str, CallRecord] = {row.call.id: row for row in _finished(self.store.calls())}
@@ -213,7 +214,7 @@ class Chaos:
             elif row.state is CallState.FAILED:
                 self._ended(job, row.error or "")
             else:
-                self.core.resubmit(row, self.now)
+                self.core.handle(Resubmit(row), self.now)
         self._at(self.now + self.random.expovariate(1 / CRASH_EVERY_SECONDS), self._crash)
 
     # The provider
@@ -287,15 +288,16 @@ class Chaos:
     def _heard(self, flight: Flight, headers: dict[str, str]) -> None:
         if flight.life == self.life and self.flying.get(flight.call.id) is flight:
             told = PROVIDER.rate_limits(headers, self.now)
-            self.core.observe(
-                QUOTA, Observation(None, ProviderEvent.ANSWERED, told), self.now, flight.call.id
+            self.core.handle(
+                Observe(flight.call.id, {QUOTA: Observation(None, ProviderEvent.ANSWERED, told)}),
+                self.now,
             )
 
     def _answered(self, flight: Flight, headers: dict[str, str]) -> None:
         del self.flying[flight.call.id]
         self._tell(flight, ProviderEvent.ANSWERED, None, headers)
         usage = Usage(flight.call.tokens, 10)
-        self.core.settle(flight.call.id, Outcome(CallState.DONE, usage, "{}"), self.now)
+        self.core.handle(Settle(flight.call.id, Outcome(CallState.DONE, usage, "{}")), self.now)
         self._commit(self.core.take_batch(self.now))
         self._ended(self.jobs[flight.call.run_id])
 
@@ -320,7 +322,7 @@ class Chaos:
                 None,
                 headers,
             )
-            self.core.settle(call.id, Outcome(CallState.FAILED, error=reason), self.now)
+            self.core.handle(Settle(call.id, Outcome(CallState.FAILED, error=reason)), self.now)
             self._commit(self.core.take_batch(self.now))
             self._ended(self.jobs[call.run_id], reason)
             return
@@ -332,13 +334,13 @@ class Chaos:
             self.report.retries += 1
             self._tell(flight, ProviderEvent.FAILED, None, headers)
             outcome = Outcome(CallState.QUEUED, error=fault, not_before=until)
-        self.core.settle(call.id, outcome, self.now)
+        self.core.handle(Settle(call.id, outcome), self.now)
 
     def _tell(
         self, flight: Flight, news: ProviderEvent, until: float | None, headers: dict[str, str]
     ) -> None:
         told = PROVIDER.rate_limits(headers, self.now)
-        self.core.observe(QUOTA, Observation(until, news, told), self.now, flight.call.id)
+        self.core.handle(Observe(flight.call.id, {QUOTA: Observation(until, news, told)}), self.now)
 
     # In the end
 

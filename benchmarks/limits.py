@@ -15,6 +15,7 @@ from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
 from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.states import CallState
+from headway_scheduler.protocol.messages import Observe, Settle, Submit
 from headway_scheduler.providers import PROVIDERS
 from headway_scheduler.testing.provider.gate import Gate
 from headway_scheduler.testing.provider.limits import Limits
@@ -90,7 +91,7 @@ class World:
             call = Call(
                 f"c{self.count}", "r", "w", "m", (QUOTA,), Priority.NORMAL, tokens, self.now
             )
-            self.core.submit(call, self.now)
+            self.core.handle(Submit(call), self.now)
         for record in self.core.admit(self.now):
             self.waiting -= 1
             arrives = self.now + self.random.uniform(0.02, 0.2)
@@ -134,17 +135,19 @@ class World:
     def _heard(self, call: Call, headers: dict[str, str]) -> None:
         told = PROVIDERS["openai"].rate_limits(headers, self.now)
         signals = Observation(event=ProviderEvent.ANSWERED, headers=told)
-        self.core.observe(QUOTA, signals, self.now, call.id)
+        self.core.handle(Observe(call.id, {QUOTA: signals}), self.now)
 
     def _refused(self, call: Call, headers: dict[str, str], pause: float) -> None:
         told = PROVIDERS["openai"].rate_limits(headers, self.now)
         signals = Observation(self.now + pause, ProviderEvent.REFUSED, told)
-        self.core.observe(QUOTA, signals, self.now, call.id)
-        self.core.settle(call.id, Outcome(CallState.QUEUED, error="429", refused=True), self.now)
+        self.core.handle(Observe(call.id, {QUOTA: signals}), self.now)
+        self.core.handle(
+            Settle(call.id, Outcome(CallState.QUEUED, error="429", refused=True)), self.now
+        )
         self.waiting += 1
 
     def _done(self, call: Call) -> None:
-        self.core.settle(call.id, Outcome(CallState.DONE, Usage(call.tokens, 0)), self.now)
+        self.core.handle(Settle(call.id, Outcome(CallState.DONE, Usage(call.tokens, 0))), self.now)
 
 
 ROWS = [

@@ -23,6 +23,14 @@ from headway_scheduler.model.calls import Call, Outcome, Priority
 from headway_scheduler.model.quotas import Observation, Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.protocol.messages import (
+    ApplyChange,
+    AwaitRuns,
+    Observe,
+    SaveRun,
+    Settle,
+    Submit,
+)
 
 QUOTAS = (
     Quota.per_minute("org", requests=60_000, tokens=6_000_000),
@@ -64,17 +72,17 @@ class Soak:
         quotas = self.random.choice(SETS)
         tokens = self.random.randrange(1, 4_000)
         call = Call(f"c{next(self.numbers)}", run, "a", "m", quotas, priority, tokens, self.now)
-        self.core.submit(call, self.now)
+        self.core.handle(Submit(call), self.now)
         self.submitted += 1
         if self.random.random() < 0.03:
-            self.core.settle(call.id, Outcome(CallState.CANCELLED, sent=False), self.now)
+            self.core.handle(Settle(call.id, Outcome(CallState.CANCELLED, sent=False)), self.now)
 
     def run(self) -> str:
         """The run of a call; now and then one ends and another begins."""
         if len(self.runs) < RUNS or self.random.random() < 0.05:
             name, team = f"r{next(self.numbers)}", f"t{self.random.randrange(50)}"
             run = Run(name, team, "", Priority.LOW, RunState.RUNNING, self.now, attempts=1)
-            self.core.track(run, self.now)
+            self.core.handle(SaveRun(run), self.now)
             self.runs[name] = run
             if len(self.runs) > RUNS:
                 self.close(next(iter(self.runs)))
@@ -82,36 +90,40 @@ class Soak:
 
     def close(self, name: str) -> None:
         run = self.runs.pop(name)
-        self.core.track(replace(run, state=RunState.COMPLETED), self.now)
+        self.core.handle(SaveRun(replace(run, state=RunState.COMPLETED)), self.now)
 
     def end(self, name: str) -> None:
         kind = self.random.random()
         if kind < 0.05:
-            self.core.settle(name, Outcome(CallState.QUEUED, not_before=self.now + 1), self.now)
+            self.core.handle(
+                Settle(name, Outcome(CallState.QUEUED, not_before=self.now + 1)), self.now
+            )
         elif kind < 0.06:
-            self.core.settle(name, Outcome(CallState.UNKNOWN), self.now)
+            self.core.handle(Settle(name, Outcome(CallState.UNKNOWN)), self.now)
         else:
-            self.core.settle(name, Outcome(CallState.DONE, used_tokens=1), self.now)
+            self.core.handle(Settle(name, Outcome(CallState.DONE, used_tokens=1)), self.now)
 
     def operate(self) -> None:
         """What operators and providers do: each now and then."""
         draw = self.random.random()
         if draw < 0.02:
-            self.core.observe("model", Observation(pause_until=self.now + 0.5), self.now)
+            self.core.handle(
+                Observe("", {"model": Observation(pause_until=self.now + 0.5)}), self.now
+            )
         elif draw < 0.04:
             name, on = self.random.sample(list(self.runs), 2)
-            self.core.wait(name, frozenset({on}), self.now)
-            self.core.wait(name, frozenset(), self.now)
+            self.core.handle(AwaitRuns(name, frozenset({on})), self.now)
+            self.core.handle(AwaitRuns(name, frozenset()), self.now)
         elif draw < 0.06:
             tokens = self.random.choice([2_000_000, 3_000_000])
             change = Quota.per_minute("model", tokens=tokens, burst_seconds=10)
-            self.core.apply(changes.limits("model", change, self.now), self.now)
+            self.core.handle(ApplyChange(changes.limits("model", change, self.now)), self.now)
 
     def drain(self) -> None:
         """Let everything finish, runs too."""
         while self.flying or self.core.queued():
             for name in self.flying:
-                self.core.settle(name, Outcome(CallState.DONE), self.now)
+                self.core.handle(Settle(name, Outcome(CallState.DONE)), self.now)
             self.flying = [record.call.id for record in self.core.admit(self.now)]
             if not self.flying:
                 self.now = self.core.next_event(self.now) or self.now

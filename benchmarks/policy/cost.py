@@ -12,6 +12,7 @@ from headway_scheduler.model.calls import Call, Outcome, Priority
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.protocol.messages import SaveRun, Settle, Submit
 
 TEAMS = 1_000
 DEPTHS = (1_000, 10_000, 100_000)
@@ -56,9 +57,9 @@ def _spent(depth: int, passes: int, admitted: int) -> tuple[float, float, float]
     for index in range(TEAMS):
         priority = Priority(index % len(Priority))
         state = RunState.RUNNING
-        core.track(Run(f"r{index}", "w", "", priority, state, now, team=f"t{index}"), now)
+        core.handle(SaveRun(Run(f"r{index}", "w", "", priority, state, now, team=f"t{index}")), now)
     for number in range(depth):
-        core.submit(_call(number, now), now)
+        core.handle(Submit(_call(number, now)), now)
     core.take_batch(now)
     batches = list[list[float]]()
     for _ in range(BATCHES):
@@ -69,14 +70,14 @@ def _spent(depth: int, passes: int, admitted: int) -> tuple[float, float, float]
             number += admitted
             start = perf_counter()
             for call in calls:
-                core.submit(call, now)
+                core.handle(Submit(call), now)
             submitted = perf_counter()
             granted = core.admit(now)
             admitted_at = perf_counter()
             # Of a full bucket, classes leave what is kept for more urgent ones.
             assert 0.6 * admitted <= len(granted) <= admitted, f"{len(granted)} went in one pass"
             for record in granted:
-                core.settle(record.call.id, OK, now)
+                core.handle(Settle(record.call.id, OK), now)
             core.take_batch(now)
             settled = perf_counter()
             spent[0] += (submitted - start) / admitted

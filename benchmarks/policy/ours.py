@@ -14,6 +14,7 @@ from headway_scheduler.model.calls import Call, Outcome, Usage
 from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.protocol.messages import MarkSent, Observe, SaveRun, Settle, Submit
 
 from .provider import Budget
 from .rivals import counted
@@ -58,7 +59,7 @@ class Core:
         self._timer: float | None = None
 
     def began(self, run: Running) -> None:
-        self._core.track(self._run(run, RunState.RUNNING), self._world.now)
+        self._core.handle(SaveRun(self._run(run, RunState.RUNNING)), self._world.now)
 
     def ready(self, request: Request) -> None:
         self._requests[request.id] = request
@@ -73,16 +74,16 @@ class Core:
             tokens=counted(self._budget, request),
             submitted_at=now,
         )
-        self._core.submit(call, now)
+        self._core.handle(Submit(call), now)
         self._decide()
 
     def refused(self, request: Request, retry_after: float) -> None:
         # A refused request costs no tokens, and a request only where refused ones count.
         signals = Observation(self._world.now + retry_after, ProviderEvent.REFUSED)
-        self._core.observe(QUOTA, signals, self._world.now, request.id)
+        self._core.handle(Observe(request.id, {QUOTA: signals}), self._world.now)
         is_charged = self._budget.refused_count
         outcome = Outcome(CallState.QUEUED, sent=is_charged, refused=True)
-        self._core.settle(request.id, outcome, self._world.now)
+        self._core.handle(Settle(request.id, outcome), self._world.now)
         self._decide()
 
     def answered(self, request: Request) -> None:
@@ -90,20 +91,20 @@ class Core:
         used = self._budget.settled(step.input_tokens, step.output_tokens)
         usage = Usage(step.input_tokens, step.output_tokens)
         outcome = Outcome(CallState.DONE, usage=usage, used_tokens=used)
-        self._core.observe(
-            QUOTA, Observation(event=ProviderEvent.ANSWERED), self._world.now, request.id
+        self._core.handle(
+            Observe(request.id, {QUOTA: Observation(event=ProviderEvent.ANSWERED)}), self._world.now
         )
-        self._core.settle(request.id, outcome, self._world.now)
+        self._core.handle(Settle(request.id, outcome), self._world.now)
         del self._requests[request.id]
         self._decide()
 
     def ended(self, run: Running) -> None:
-        self._core.track(self._run(run, RunState.COMPLETED), self._world.now)
+        self._core.handle(SaveRun(self._run(run, RunState.COMPLETED)), self._world.now)
 
     def _decide(self) -> None:
         now = self._world.now
         for record in self._core.admit(now):
-            self._core.sent(record.call.id, now)
+            self._core.handle(MarkSent(record.call.id, now), now)
             self._world.send(self._requests[record.call.id])
         self._core.take_batch(now)
         ask_at = self._core.next_event(now)

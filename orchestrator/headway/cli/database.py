@@ -62,9 +62,10 @@ async def load_queue(config: Config, reader: Reader) -> Queue:
     named = {name: Quota(name, ()) for record in snapshot.calls for name in record.call.quotas}
     policy = Policy(weights=config.weights)
     scheduler = Scheduler({**named, **config.quotas}.values(), reader.now, policy)
-    for run in await reader.store.runs(UNDER_WAY):
-        scheduler.track(run, reader.now)
     scheduler.restore(
-        snapshot, reader.now, lambda record: reader.is_held and record.call.run_id not in stopped
+        snapshot,
+        reader.now,
+        lambda record: reader.is_held and record.call.run_id not in stopped,
+        runs=await reader.store.runs(UNDER_WAY),
     )
     return Queue(scheduler, scheduler.queued(), in_flight)

@@ -13,6 +13,7 @@ from headway_scheduler.model.calls import Call, Outcome, Priority
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.protocol.messages import AwaitRuns, SaveRun, Settle, Submit
 
 BUDGET = Quota.per_minute("budget", tokens=600, burst_seconds=30)
 """10 tokens a second, 300 at once."""
@@ -52,9 +53,9 @@ def waits(flows: Sequence[Flow], policy: Policy | None = None) -> dict[str, list
     for flow in flows:
         team = flow.team or flow.name
         run = Run(flow.name, team, "", flow.priority, RunState.RUNNING, 0.0, team=team)
-        scheduler.track(run, 0.0)
+        scheduler.handle(SaveRun(run), 0.0)
         if flow.waits_for is not None:
-            scheduler.wait(flow.name, frozenset({flow.waits_for}), 0.0)
+            scheduler.handle(AwaitRuns(flow.name, frozenset({flow.waits_for})), 0.0)
     calls = [
         Call(f"{f.name}.{n}", f.name, "agent", "model", ("budget",), f.priority, TOKENS, at)
         for f in flows
@@ -65,10 +66,10 @@ def waits(flows: Sequence[Flow], policy: Policy | None = None) -> dict[str, list
     now, done = 0.0, Outcome(CallState.DONE)
     while calls or scheduler.queued():
         while calls and calls[0].submitted_at <= now:
-            scheduler.submit(calls.pop(0), now)
+            scheduler.handle(Submit(calls.pop(0)), now)
         for record in scheduler.admit(now):
             waited[record.call.run_id].append(now - record.call.submitted_at)
-            scheduler.settle(record.call.id, done, now)
+            scheduler.handle(Settle(record.call.id, done), now)
         ask_at = scheduler.next_event(now)
         times = [call.submitted_at for call in calls[:1]] + ([] if ask_at is None else [ask_at])
         now = min(times, default=now)

@@ -54,7 +54,7 @@ from headway_scheduler.model.runs import Order, Run, Worker
 from headway_scheduler.model.states import RunState
 from headway_scheduler.protocol.codec import Parcel, is_parcel, load_parcel
 from headway_scheduler.runtime.local import LocalScheduler, let_go
-from headway_scheduler.runtime.pending import Reply, answering
+from headway_scheduler.runtime.pending import Completion, answering
 
 from ..config import Config
 from ..runs.actions import Control
@@ -348,9 +348,9 @@ class _Desk:
         """Hand parcels over, all at once; if they cannot be written, again from the first one."""
         while letters:
             try:
-                replies = [self._delivered(letter) for letter in letters]
-                for reply in replies:
-                    await reply.wait()
+                completions = [self._delivered(letter) for letter in letters]
+                for completion in completions:
+                    await completion.wait()
                     letters = letters[1:]
             except SchedulerClosed:
                 return  # whoever admits next takes them
@@ -361,7 +361,7 @@ class _Desk:
                     raise
                 await anyio.sleep(RETRY_SECONDS)
 
-    def _delivered(self, letter: Letter) -> Reply:
+    def _delivered(self, letter: Letter) -> Completion:
         try:
             parcel = load_parcel(letter.event)
         except InternalError as error:

@@ -35,10 +35,11 @@ from ..model.quotas import Observation
 from ..model.runs import Order, Worker
 from ..model.states import LIVE_CALLS, CallState
 from ..protocol.codec import Grant, Notice, Parcel, Refusal, dump, error_of, load_notice
+from ..protocol.messages import MarkSent, Message, Observe, Settle, Submit
 from ..protocol.mirror import Mirror
 from ..runtime.client import SchedulerClient
 from ..runtime.clock import Clock
-from ..runtime.pending import Event, Message, finals
+from ..runtime.pending import Pending, finals
 
 VIGIL_SECONDS = 0.08
 """How often it is looked whether anybody leads."""
@@ -92,7 +93,7 @@ class RemoteScheduler(SchedulerClient):
         self._database = database
         self._callbacks = callbacks
         self._mirror = Mirror()
-        self._posted: dict[int, dict[int, Event]] = {}
+        self._posted: dict[int, dict[int, Pending]] = {}
         self._notices: list[tuple[int, str]] = []
         self._read = self._seen = 0
         self._alone: frozenset[str] = frozenset()
@@ -112,11 +113,11 @@ class RemoteScheduler(SchedulerClient):
             self._lose()
         if self._lost is not None:
             raise own_copy(self._lost)
-        self._note(Message(sent=(call_id, self._clock())))
+        self._note(MarkSent(call_id, self._clock()))
 
     def observed(self, call_id: str, quota: str, signals: Observation) -> None:
         """Take in what the head of an answer told of a quota. Goes with the next letter."""
-        self._note(Message(signals={quota: signals}, about=call_id))
+        self._note(Observe(call_id, {quota: signals}))
         if quota in self._alone:
             self._wake.set()
 
@@ -174,39 +175,39 @@ class RemoteScheduler(SchedulerClient):
             self._seen = notice_id
         if self._lost is not None:
             raise self._lost
-        if events := self._events:
-            self._events = []
-            await self._hand_over(events)
+        if pendings := self._pending:
+            self._pending = []
+            await self._hand_over(pendings)
         if changed := self._mirror.take_batch():
             self._callbacks.on_change(changed)
 
-    async def _hand_over(self, events: list[Event]) -> None:
-        messages = tuple(message for event in events for message in event.messages)
+    async def _hand_over(self, pendings: list[Pending]) -> None:
+        messages = tuple(message for pending in pendings for message in pending.messages)
         joins, is_synced = self._callbacks.joins(), any(map(_is_end, messages))
         text = dump(Parcel(self.worker, messages, self._seen, joins))
         try:
             letter_id = await posted(self._outgoing, self.worker, text, synced=is_synced)
         except StoreError as error:
-            self._fail(events, error)
+            self._fail(pendings, error)
             return
         if joins is not None:
             self._callbacks.on_join()
         self._mirror.told(messages, self._clock())
-        awaiting: dict[int, Event] = {}
-        for number, event in enumerate(events):  # of this process: one message each
-            if _is_end(event.messages[0]):
-                event.answer()
-            elif event.reply is not None:
-                awaiting[number] = event
+        awaiting: dict[int, Pending] = {}
+        for number, pending in enumerate(pendings):  # of this process: one message each
+            if _is_end(pending.messages[0]):
+                pending.complete()
+            elif pending.completion is not None:
+                awaiting[number] = pending
         if awaiting:
             self._posted[letter_id] = awaiting
 
-    def _fail(self, events: list[Event], error: StoreError) -> None:
+    def _fail(self, pendings: list[Pending], error: StoreError) -> None:
         """Say that nothing was handed over, and keep what must still be."""
-        for event in events:
-            event.answer(error)
-        kept = [Event((message,)) for message in finals(events)]
-        self._events = kept + self._events
+        for pending in pendings:
+            pending.complete(error)
+        kept = [Pending((message,)) for message in finals(pendings)]
+        self._pending = kept + self._pending
         self._retry_at = self._clock() + RETRY_SECONDS if kept else None
 
     # What comes back
@@ -226,25 +227,25 @@ class RemoteScheduler(SchedulerClient):
         for order in notice.orders:
             self._callbacks.on_order(order)
 
-    def _answer(self, awaiting: dict[int, Event], refusals: Sequence[Refusal]) -> None:
+    def _answer(self, awaiting: dict[int, Pending], refusals: Sequence[Refusal]) -> None:
         for refusal in refusals:
             error = error_of(refusal.error)
-            if (event := awaiting.pop(refusal.number, None)) is None:
+            if (pending := awaiting.pop(refusal.number, None)) is None:
                 _log.error("the leader refused what nobody waits for: %s", error)
                 continue
-            if (call := event.messages[0].submit) is not None:
-                self._mirror.refused(call.id)
-            event.answer(error)
-        for event in awaiting.values():
-            event.stands = True
-            if not event.until_granted:
-                event.answer()
+            if isinstance(told := pending.messages[0], Submit):
+                self._mirror.refused(told.call.id)
+            pending.complete(error)
+        for pending in awaiting.values():
+            pending.stands = True
+            if not pending.until_granted:
+                pending.complete()
 
     def _take(self, grant: Grant) -> None:
         call, waiting = self._mirror.granted(grant), self._waiting.get(grant.call_id)
         if call is not None and waiting is not None:
             waiting.granted = call
-            waiting.answer()
+            waiting.complete()
         elif call is not None:
             self.abandon(grant.call_id, Outcome(CallState.CANCELLED, sent=False))
 
@@ -262,12 +263,12 @@ class RemoteScheduler(SchedulerClient):
     def _answer_all(self, error: Exception) -> None:
         super()._answer_all(error)
         for awaiting in self._posted.values():
-            for event in awaiting.values():
-                event.answer(error)
+            for pending in awaiting.values():
+                pending.complete(error)
 
     def _note(self, message: Message) -> None:
         if not self._closed:
-            self._events.append(Event((message,)))
+            self._pending.append(Pending((message,)))
 
     # In the thread that looks
 
@@ -334,4 +335,4 @@ async def posted(
 
 
 def _is_end(message: Message) -> bool:
-    return message.settle is not None and message.settle[1].state not in LIVE_CALLS
+    return isinstance(message, Settle) and message.outcome.state not in LIVE_CALLS

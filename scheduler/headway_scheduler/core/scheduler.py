@@ -1,7 +1,6 @@
-"""Events in, decisions out: the scheduler as a state machine.
+"""Messages and times in, decisions out: the scheduler as a state machine.
 
-Law of this file: no clock, no I/O, no asyncio. Time is an argument; the same events at the same
-times give the same decisions. It imports nothing but the standard library and its pure siblings.
+Law: no clock, no I/O, no asyncio. The same messages at the same times give the same decisions.
 
 Theory of operation. Calls that draw on the same set of quotas stand in one *lane*, ordered by the
 policy of ``ordering``. :meth:`Scheduler.admit` looks at the heads of all lanes, best rank first,
@@ -14,10 +13,11 @@ What changed since the last :meth:`Scheduler.take_batch` is what the shell must 
 acts on a grant. After a failed commit, the scheduler is thrown away and built again from the store.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
+from typing import assert_never
 
 from ..errors import IllegalTransition, InternalError, UnknownQuota
 from ..model.batch import Batch, Lesson, Snapshot
@@ -26,11 +26,30 @@ from ..model.changes import LIMITS, RESUME, WEIGHT, Change, gate_of, quota_of, w
 from ..model.quotas import BucketState, Observation, ProviderEvent, Quota, Resource
 from ..model.runs import Run
 from ..model.states import IN_FLIGHT, LIVE_CALLS, UNDER_WAY, CallState, check_call
+from ..protocol.messages import (
+    Amend,
+    ApplyChange,
+    AwaitRuns,
+    Decide,
+    DropWorker,
+    ForgetRuns,
+    Learn,
+    MarkSent,
+    Message,
+    Observe,
+    ProbeStopped,
+    Resubmit,
+    SaveRun,
+    SetCallPriority,
+    Settle,
+    Submit,
+)
 from .admission.holds import OperatorHolds
 from .admission.lanes import Claims, Lane, Lanes
 from .admission.preemption import URGENT, Preemption
 from .admission.queue import Rank, Waiter
 from .admission.routing import routed
+from .change_log import ChangeLog
 from .limits.bucket import Bucket, Reservation
 from .limits.quota import BREAKER, Attempt, QuotaState
 from .limits.quota import LIMITS as LEARNED
@@ -76,56 +95,77 @@ class Scheduler:
         self._delayed: list[tuple[float, str]] = []
         self._next_seq = 0
         self._ask_at: float | None = None
-        self._new: dict[str, CallRecord] = {}
-        self._changed: dict[str, CallRecord] = {}
-        self._touched: set[tuple[str, ...]] = set()
-        self._lessons: dict[str, Lesson] = {}
+        self._log = ChangeLog()
 
-    # Events
+    # What happened
 
-    def submit(
-        self,
-        call: Call,
-        now: float,
-        *,
-        routes: tuple[Route, ...] = (),
-        parked: bool = False,
-        worker: str | None = None,
+    def handle(  # noqa: C901  # one case for each type of message
+        self, message: Message, now: float, worker: str | None = None
     ) -> None:
-        """Queue a call; a ``parked`` one is a question to a person and is never admitted.
+        """Take in what happened, as told by ``worker``; None: by this process.
 
-        It takes the best of its ``routes``, and another if that one stops answering. A ``worker``
-        asks for it, if not this process.
-
-        Raises UnknownQuota or CallTooLarge, and changes nothing then; InternalError for an id that
-        is already queued or in flight.
-        """
-        if call.id in self._live:
-            raise InternalError(f"call {call.id} was submitted twice")
-        call = routed(call, routes, self._lanes, self._registry, now)
-        self._lane(call, now).check(call)
-        record = CallRecord(call, self._next_seq, worker=worker, parked=parked)
-        self._next_seq += 1
-        live = self._add(record)
-        live.routes = routes
-        self._new[call.id] = record
-        if not parked:
-            self._enqueue(live, now)
-
-    def resubmit(
-        self,
-        record: CallRecord,
-        now: float,
-        *,
-        routes: tuple[Route, ...] = (),
-        worker: str | None = None,
-    ) -> None:
-        """Queue a call without an answer again, at its old place: its run goes on.
-
-        What earlier attempts reserved stays spent. Raises UnknownQuota or CallTooLarge and changes
-        nothing then, IllegalTransition for a call that has an answer, InternalError for one that
+        It changes state and notes what the next commit must write; or it raises, and then it has
+        changed nothing. Raises UnknownQuota, CallTooLarge or CallerError for a mistake of whoever
+        tells; IllegalTransition for a step that a call cannot take; InternalError for a call that
         is queued or in flight already.
         """
+        match message:
+            case Submit():
+                self._submit(message, now, worker)
+            case MarkSent():
+                self._mark_sent(message)
+            case Observe():
+                self._observe(message.call_id, self._checked(message.signals), now)
+            case Settle():
+                self._settle(message, now)
+            case SaveRun():
+                self._track(message.run, now)
+                self._log.runs.append(message.run)
+            case Learn():
+                for lesson in message.lessons:
+                    self._log.learn(lesson)
+            case Resubmit():
+                self._resubmit(message, now, worker)
+            case Decide():
+                self._decide(message.record, message.outcome, now)
+            case SetCallPriority():
+                self._set_priority(message.call_id, message.priority, now)
+            case AwaitRuns():
+                self._await(message.run_id, message.on, now)
+            case ApplyChange():
+                self._apply(message.change, now)
+                self._log.changes.append(message.change)
+            case DropWorker():
+                self._drop_worker(message.worker_id, now)
+            case ProbeStopped():
+                self._probe_stopped(now)
+            case Amend():
+                self._log.amended += message.records
+            case ForgetRuns():
+                self._log.forget += message.run_ids
+            case _:
+                assert_never(message)
+
+    def _submit(self, message: Submit, now: float, worker: str | None) -> None:
+        call = message.call
+        if call.id in self._live:
+            raise InternalError(f"call {call.id} was submitted twice")
+        call = routed(call, message.routes, self._lanes, self._registry, now)
+        self._lane(call, now).check(call)
+        record = CallRecord(call, self._next_seq, worker=worker, parked=message.parked)
+        self._next_seq += 1
+        live = self._add(record)
+        live.routes = message.routes
+        log = self._log
+        log.new[call.id] = record
+        log.chunks += message.prompt.pieces
+        log.nodes += message.prompt.links
+        if not message.parked:
+            self._enqueue(live, now)
+
+    def _resubmit(self, message: Resubmit, now: float, worker: str | None) -> None:
+        """What earlier attempts reserved stays spent."""
+        record = message.record
         live = self._live.get(record.call.id)
         if live is None:
             _check_ended(record)
@@ -136,24 +176,23 @@ class Scheduler:
         elif not live.record.parked:
             raise InternalError(f"call {record.call.id} was submitted twice")
         self._lane(record.call, now).check(record.call)
+        for route in message.routes:
+            self._lanes.of(route.quotas, now)
         live.record.parked, live.record.worker = False, worker
         live.record.not_before = None
         live = self._live.get(record.call.id) or self._add(live.record)
-        live.routes = routes
+        live.routes = message.routes
         self._change(live.record)
         self._enqueue(live, now)
 
-    def decide(self, record: CallRecord, outcome: Outcome, now: float) -> None:
-        """Take a person's decision on a call that is parked or unknown.
-
-        Queued means that it is parked until its run goes on. Raises IllegalTransition.
-        """
+    def _decide(self, record: CallRecord, outcome: Outcome, now: float) -> None:
         live = self._live.get(record.call.id)
         if live is not None:
             if not live.record.parked:
                 raise IllegalTransition(f"call {record.call.id}: it waits for no person")
             if outcome.state is not CallState.QUEUED:
-                self.settle(record.call.id, outcome, now)
+                _check_end(live.record, outcome)
+                self._end_attempt(live, outcome, now)
             return
         _check_ended(record)
         check_call(record.call.id, record.state, outcome.state)
@@ -164,28 +203,27 @@ class Scheduler:
             self._add(decided)
         self._change(decided)
 
-    def sent(self, call_id: str, now: float) -> None:
-        """Note that the request of an admitted call has left."""
-        live = self._live.get(call_id)
+    def _mark_sent(self, message: MarkSent) -> None:
+        live = self._live.get(message.call_id)
         if live is not None and live.record.state is CallState.ADMITTED:
             live.record.state = CallState.SENT
-            live.record.sent_at = now
+            live.record.sent_at = message.at
             self._change(live.record)
 
-    def settle(self, call_id: str, outcome: Outcome, now: float) -> None:
-        """End an attempt: give back what was not used, and finish the call or queue it again.
+    def _settle(self, message: Settle, now: float) -> None:
+        """End an attempt. A call that is not live is left as it is: its end was told before."""
+        signals = self._checked(message.signals)
+        live = self._live.get(message.call_id)
+        if live is not None:
+            _check_end(live.record, message.outcome)
+        if signals:
+            self._observe(message.call_id, signals, now)
+        if live is not None:
+            self._end_attempt(live, message.outcome, now)
 
-        A call that is not live any more is left as it is: its end was told before.
-        Raises IllegalTransition.
-        """
-        live = self._live.get(call_id)
-        if live is None:
-            return
+    def _end_attempt(self, live: _Live, outcome: Outcome, now: float) -> None:
+        """Give back what was not used, and finish the call or queue it again."""
         record = live.record
-        check_call(call_id, record.state, outcome.state)
-        was_queued = record.state is CallState.QUEUED
-        if was_queued and outcome.state is CallState.DONE and not record.parked:
-            raise IllegalTransition(f"call {call_id}: it was never admitted, and asks no person")
         record.state = outcome.state
         record.lost_attempts += outcome.state is CallState.UNKNOWN
         self._note_pace(record, outcome, now)
@@ -201,46 +239,106 @@ class Scheduler:
         record.finished_at = now
         record.usage, record.answer = outcome.usage, outcome.answer
         record.arrival = outcome.arrival
-        del self._live[call_id]
-        self._preemption.ended(call_id)
+        del self._live[record.call.id]
+        self._preemption.ended(record.call.id)
         self._registry.remove(record.call)
 
-    def observe(self, quota: str, signals: Observation, now: float, call_id: str = "") -> None:
-        """Take in what an attempt at a call told of a quota. A 429 pauses its quota, not the world.
+    def _checked(self, signals: Mapping[str, Observation]) -> list[tuple[QuotaState, Observation]]:
+        """Each quota with what was told of it. Raises UnknownQuota."""
+        return [(self._lanes.quota(name), told) for name, told in signals.items()]
 
-        Raises UnknownQuota.
-        """
-        state = self._lanes.quota(quota)
-        if signals == Observation():
-            return
+    def _observe(
+        self, call_id: str, signals: list[tuple[QuotaState, Observation]], now: float
+    ) -> None:
+        """Take in what an attempt told. A 429 pauses its quota, not the world."""
         live = self._live.get(call_id)
         holds = {} if live is None else dict(live.holds)
         admitted_at = now if live is None else live.record.admitted_at or now
-        state.observe(
-            signals,
-            Attempt(call_id, admitted_at, holds),
-            now,
-            is_waited_for=self._lanes.is_waited_for(state),
-        )
-        self._touched.add((quota,))
-        self._ask_at = now
-        if signals.event in _FAULTS and state.breaker.is_open:
-            self._send_elsewhere(quota, now)
+        for state, told in signals:
+            if told == Observation():
+                continue
+            state.observe(
+                told,
+                Attempt(call_id, admitted_at, holds),
+                now,
+                is_waited_for=self._lanes.is_waited_for(state),
+            )
+            self._log.touched.add((state.name,))
+            self._ask_at = now
+            if told.event in _FAULTS and state.breaker.is_open:
+                self._send_elsewhere(state.name, now)
 
-    def try_again(self, now: float) -> None:
-        """Let one call of each quota try whose account was locked out: somebody may have paid."""
+    def _probe_stopped(self, now: float) -> None:
         for quota in self._lanes.quotas.values():
             if quota.breaker.stopped is not None:
                 quota.try_again()
-                self._touched.add((quota.name,))
+                self._log.touched.add((quota.name,))
                 self._ask_at = now
 
+    def _track(self, run: Run, now: float) -> None:
+        """Take in a run's class, team and deadline; its size, once it has completed.
+
+        Its calls that asked for its class follow it into a new one.
+        """
+        if run.state not in UNDER_WAY:
+            lifted = self._registry.dependents(run.id)
+            if (workflow := self._registry.end(run)) is not None:
+                size = self._registry.sizes.dump(workflow)
+                self._log.learn(Lesson(SIZES, workflow, size))
+            self._place_runs_again(lifted, now)
+            return
+        before = self._registry.track(run)
+        for call_id in self._registry.calls(run.id):
+            record = self._live[call_id].record
+            if before is not None and record.call.priority is before.priority is not run.priority:
+                self._reclass(record, run.priority)
+        self._place_runs_again(self._registry.dependents(run.id), now)
+
+    def _await(self, run_id: str, on: frozenset[str], now: float) -> None:
+        self._place_runs_again(self._registry.wait(run_id, on), now)
+
+    def _set_priority(self, call_id: str, priority: Priority, now: float) -> None:
+        live = self._live.get(call_id)
+        if live is None or live.record.state is not CallState.QUEUED:
+            raise IllegalTransition(f"call {call_id} is not queued: its class is settled")
+        self._reclass(live.record, priority)
+        self._place_again([live], now)
+
+    def _apply(self, change: Change, now: float) -> None:
+        """Change limits, weights or holds while everything runs."""
+        if change.kind == LIMITS:
+            self._lanes.set_limits(change.target, quota_of(change), now)
+            self._adopt_new_slots(change.target)
+            self._log.touched.add((change.target,))
+        elif change.kind == RESUME:
+            self._lanes.quota(change.target).try_again()
+            self._log.touched.add((change.target,))
+        elif change.kind == WEIGHT:
+            self._lanes.set_weight(change.target, weight_of(change))
+        else:
+            self._operator_holds.set(change.target, *gate_of(change))
+            self._place_again(self._live.values(), now)
+        self._ask_at = now
+
+    def _drop_worker(self, worker: str, now: float) -> None:
+        """Treat a dead worker's calls as ``restore`` does those without an owner."""
+        for live in list(self._live.values()):
+            if live.record.worker != worker:
+                continue
+            if live.record.state is CallState.QUEUED:
+                self._withdraw(live, now)
+                live.record.parked = True
+            else:
+                self._end_attempt(live, Outcome(CallState.UNKNOWN), now)
+
+    # Questions about providers
+
     def is_stopped(self, quota: str) -> bool:
-        """Whether the account is locked out. As ``observe``."""
+        """Whether the account is locked out. Raises UnknownQuota."""
         return self._lanes.quota(quota).breaker.stopped is not None
 
     def is_left_alone(self, quota: str) -> bool:
-        """Whether nobody got an answer from the provider since its last fault. As ``observe``."""
+        """Whether nobody got an answer since the provider's last fault. Raises UnknownQuota."""
         return self._lanes.quota(quota).breaker.is_left_alone
 
     def left_alone(self) -> tuple[str, ...]:
@@ -254,70 +352,8 @@ class Scheduler:
         return tuple(quota.name for quota in quotas if quota.breaker.stopped is not None)
 
     def is_probing(self, quota: str) -> bool:
-        """Whether calls go only to try. As ``observe``."""
+        """Whether calls go only to try. Raises UnknownQuota."""
         return self._lanes.quota(quota).breaker.is_open
-
-    def track(self, run: Run, now: float) -> None:
-        """Take in what a run is now: its class, team and deadline; its size, once it has completed.
-
-        Its calls that asked for its class follow it into a new one.
-        """
-        if run.state not in UNDER_WAY:
-            lifted = self._registry.dependents(run.id)
-            if (workflow := self._registry.end(run)) is not None:
-                self._lessons[workflow] = Lesson(
-                    SIZES, workflow, self._registry.sizes.dump(workflow)
-                )
-            self._place_runs_again(lifted, now)
-            return
-        before = self._registry.track(run)
-        for call_id in self._registry.calls(run.id):
-            record = self._live[call_id].record
-            if before is not None and record.call.priority is before.priority is not run.priority:
-                self._reclass(record, run.priority)
-        self._place_runs_again(self._registry.dependents(run.id), now)
-
-    def wait(self, run_id: str, on: frozenset[str], now: float) -> None:
-        """Note that a run waits for other runs, and no more: their calls are as urgent as it is."""
-        self._place_runs_again(self._registry.wait(run_id, on), now)
-
-    def bump(self, call_id: str, priority: Priority, now: float) -> None:
-        """Change the class of a queued call. Raises IllegalTransition for any other."""
-        live = self._live.get(call_id)
-        if live is None or live.record.state is not CallState.QUEUED:
-            raise IllegalTransition(f"call {call_id} is not queued: its class is settled")
-        self._reclass(live.record, priority)
-        self._place_again([live], now)
-
-    def apply(self, change: Change, now: float) -> None:
-        """Change limits, weights or gates while everything runs.
-
-        ``operations`` writes such changes. Raises CallerError and changes nothing then.
-        """
-        if change.kind == LIMITS:
-            self._lanes.set_limits(change.target, quota_of(change), now)
-            self._adopt_new_slots(change.target)
-            self._touched.add((change.target,))
-        elif change.kind == RESUME:
-            self._lanes.quota(change.target).try_again()
-            self._touched.add((change.target,))
-        elif change.kind == WEIGHT:
-            self._lanes.set_weight(change.target, weight_of(change))
-        else:
-            self._operator_holds.set(change.target, *gate_of(change))
-            self._place_again(self._live.values(), now)
-        self._ask_at = now
-
-    def disown(self, worker: str, now: float) -> None:
-        """A worker is gone: what ``restore`` does with calls that nobody owns is done with its."""
-        for call_id, live in list(self._live.items()):
-            if live.record.worker != worker:
-                continue
-            if live.record.state is CallState.QUEUED:
-                self._withdraw(live, now)
-                live.record.parked = True
-            else:
-                self.settle(call_id, Outcome(CallState.UNKNOWN), now)
 
     # Decisions
 
@@ -374,28 +410,32 @@ class Scheduler:
 
     def take_batch(self, now: float) -> Batch:
         """Hand over what changed since the last time, for one commit."""
-        changed = [record for key, record in self._changed.items() if key not in self._new]
-        # A call may have outlived a quota in the configuration.
-        touched = {name for lane in self._touched for name in lane if name in self._lanes.quotas}
-        buckets = [state for name in sorted(touched) for state in self._states(name, now)]
-        learned = (
-            each for name in sorted(touched) for each in self._lanes.quotas[name].take_lessons()
-        )
-        lessons = (*self._lessons.values(), *learned)
-        batch = Batch(tuple(self._new.values()), tuple(changed), tuple(buckets), lessons=lessons)
-        self._new, self._changed, self._touched, self._lessons = {}, {}, set(), {}
-        return batch
+        log, self._log = self._log, ChangeLog()
+        return log.batch(self._lanes, now)
 
-    def restore(self, snapshot: Snapshot, now: float, owned: Callable[[CallRecord], bool]) -> None:
+    def restore(
+        self,
+        snapshot: Snapshot,
+        now: float,
+        owned: Callable[[CallRecord], bool],
+        *,
+        runs: Iterable[Run] = (),
+        awaited: Mapping[str, frozenset[str]] | None = None,
+    ) -> None:
         """Go on from the store. ``owned`` says whose callers are alive.
 
         A call in flight without an owner becomes unknown, its reservation spent. A queued one
-        without an owner is parked at its place until its run resumes.
+        without an owner is parked at its place until its run resumes. ``runs`` are those that are
+        under way; ``awaited`` says which run waits for which others.
         """
+        for run in runs:
+            self._track(run, now)
+        for run_id, on in (awaited or {}).items():
+            self._await(run_id, on, now)
         self._next_seq = snapshot.next_seq
         for change in snapshot.changes:
             with suppress(UnknownQuota):  # it may have left the configuration since
-                self.apply(change, now)
+                self._apply(change, now)
         for lesson in snapshot.lessons:
             if lesson.kind == SIZES:
                 self._registry.sizes.load(lesson.subject, lesson.value)
@@ -404,17 +444,7 @@ class Scheduler:
         for state in snapshot.buckets:
             self._restore_bucket(state, now)
         for record in snapshot.calls:
-            live = self._add(record)
-            is_owned = owned(record)
-            if record.state is CallState.QUEUED:
-                record.parked = not is_owned
-                if is_owned:
-                    self._enqueue(live, now)
-            elif is_owned:
-                buckets = self._lane(record.call, now).buckets
-                live.holds = tuple((b, b.adopt(b.amount(record.call))) for b in buckets)
-            else:
-                self.settle(record.call.id, Outcome(CallState.UNKNOWN), now)
+            self._restore_call(record, now, is_owned=owned(record))
 
     # Questions
 
@@ -640,13 +670,20 @@ class Scheduler:
         live.holds = ()
 
     def _change(self, record: CallRecord) -> None:
-        self._changed[record.call.id] = record
-        self._touched.add(record.call.quotas)
+        self._log.changed[record.call.id] = record
+        self._log.touched.add(record.call.quotas)
 
-    def _states(self, name: str, now: float) -> Iterator[BucketState]:
-        quota = self._lanes.quotas[name]
-        for bucket in quota.buckets:
-            yield bucket.state(now, quota.breaker.paused_until)
+    def _restore_call(self, record: CallRecord, now: float, *, is_owned: bool) -> None:
+        live = self._add(record)
+        if record.state is CallState.QUEUED:
+            record.parked = not is_owned
+            if is_owned:
+                self._enqueue(live, now)
+        elif is_owned:
+            buckets = self._lane(record.call, now).buckets
+            live.holds = tuple((b, b.adopt(b.amount(record.call))) for b in buckets)
+        else:
+            self._end_attempt(live, Outcome(CallState.UNKNOWN), now)
 
     def _restore_bucket(self, state: BucketState, now: float) -> None:
         quota = self._lanes.quotas.get(state.quota)
@@ -675,6 +712,14 @@ def _shortage(
     need = bucket.need(bucket.amount(call))
     kept = bucket.need(need, headroom) - need
     return Blocker(quota, bucket.limit.resource, need, bucket.available(now), at, kept)
+
+
+def _check_end(record: CallRecord, outcome: Outcome) -> None:
+    """Refuse an end that an attempt at a call cannot have now."""
+    check_call(record.call.id, record.state, outcome.state)
+    was_queued = record.state is CallState.QUEUED
+    if was_queued and outcome.state is CallState.DONE and not record.parked:
+        raise IllegalTransition(f"call {record.call.id}: it was never admitted, and asks no person")
 
 
 def _check_ended(record: CallRecord) -> None:

@@ -1,6 +1,8 @@
 """What one commit writes, and what a scheduler is built from again. Data only."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from itertools import chain
 
 from .calls import CallRecord
 from .changes import Change
@@ -70,7 +72,16 @@ class Batch:
     left: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return any(getattr(self, each.name) for each in fields(self))
+        return self != _EMPTY
+
+    def joined_with(self, others: "Iterable[Batch]") -> "Batch":
+        """All that this batch and others write, in order."""
+        batches, names = (self, *others), [each.name for each in fields(self)]
+        columns = ((getattr(batch, name) for batch in batches) for name in names)
+        return Batch(*(tuple(chain.from_iterable(column)) for column in columns))
+
+
+_EMPTY = Batch()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import msgspec
 from ..errors import CallerError, HeadwayError, InternalError, ProviderError, StoreError
 from ..model.calls import Route
 from ..model.runs import Order, Worker
-from ..runtime.pending import Message
+from .messages import Message
 
 WireError = tuple[str, str]
 """The name of an error's class, and its words."""

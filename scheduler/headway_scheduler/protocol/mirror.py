@@ -10,8 +10,8 @@ from ..model.batch import Batch
 from ..model.calls import Call, CallRecord, Outcome
 from ..model.runs import Run
 from ..model.states import LIVE_CALLS, CallState
-from ..runtime.pending import Message
 from .codec import Grant
+from .messages import Message, Resubmit, SaveRun, Settle, Submit
 
 
 class Mirror:
@@ -26,18 +26,18 @@ class Mirror:
     def told(self, messages: Iterable[Message], now: float) -> None:
         """Take in what was handed over."""
         for message in messages:
-            if message.submit is not None:
-                record = CallRecord(message.submit, seq=0, parked=message.parked)
+            if isinstance(message, Submit):
+                record = CallRecord(message.call, seq=0, parked=message.parked)
                 self._live[record.call.id] = record
                 self._new.append(record)
-            elif message.resubmit is not None:
-                again = replace(message.resubmit, state=CallState.QUEUED, error=None, parked=False)
+            elif isinstance(message, Resubmit):
+                again = replace(message.record, state=CallState.QUEUED, error=None, parked=False)
                 again.finished_at = again.arrival = None
                 self._live[again.call.id] = again
                 self._changed.append(again)
-            elif message.settle is not None:
-                self._settled(*message.settle, now)
-            if message.run is not None:
+            elif isinstance(message, Settle):
+                self._settled(message.call_id, message.outcome, now)
+            elif isinstance(message, SaveRun):
                 self._runs.append(message.run)
 
     def granted(self, grant: Grant) -> Call | None:

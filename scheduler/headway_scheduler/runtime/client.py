@@ -1,8 +1,8 @@
 """What callers ask of the scheduler, and how they wait. Law: nobody goes on before it is on disk.
 
-Theory of operation. Callers leave events in a list and wake the pump, which takes all that have
-gathered at once. Where an event goes from there is for the subclass to say: to the core of this
-process (``service``), or to the process that has one (``remote``).
+Theory of operation. Callers leave messages in a list and wake the pump, which takes all that have
+gathered at once. Where they go from there is for the subclass to say: to the core of this process
+(``local``), or to the process that has one (``remote``).
 """
 
 from abc import ABC, abstractmethod
@@ -23,8 +23,20 @@ from ..model.prompts import NO_PROMPT, Prompt
 from ..model.quotas import Observation
 from ..model.runs import Run
 from ..model.states import CallState
+from ..protocol.messages import (
+    Amend,
+    AwaitRuns,
+    Decide,
+    ForgetRuns,
+    Learn,
+    Message,
+    Resubmit,
+    SaveRun,
+    Settle,
+    Submit,
+)
 from .clock import Clock
-from .pending import NOTHING, Event, Message, Reply, answer_here
+from .pending import NOTHING, Completion, Pending, answer_here
 
 
 class SchedulerClient(ABC):
@@ -34,9 +46,9 @@ class SchedulerClient(ABC):
         self._clock = clock
         self._estimates = Estimates()
         self._waits: Counter[tuple[str, str]] = Counter()
-        self._events: list[Event] = []
+        self._pending: list[Pending] = []
         self._wake = anyio.Event()
-        self._waiting: dict[str, Event] = {}
+        self._waiting: dict[str, Pending] = {}
         self._on_preempt: dict[str, Callable[[], None]] = {}
         self._closed = False
         self._life = anyio.CancelScope(shield=True)
@@ -74,7 +86,7 @@ class SchedulerClient(ABC):
         Raises UnknownQuota, CallTooLarge, KeyTaken or StoreError: it is not queued then;
         SchedulerClosed: a call that was queued before stays on disk, parked.
         """
-        message = Message(submit=call, prompt=prompt, routes=routes)
+        message = Submit(call, prompt, routes)
         return await self._granted(call.id, message)
 
     async def reacquire(self, record: CallRecord, routes: tuple[Route, ...] = ()) -> Call:
@@ -82,22 +94,22 @@ class SchedulerClient(ABC):
 
         It is parked, unknown, failed or cancelled. Raises what :meth:`acquire` does.
         """
-        return await self._granted(record.call.id, Message(resubmit=record, routes=routes))
+        return await self._granted(record.call.id, Resubmit(record, routes))
 
     async def ask(self, call: Call, prompt: Prompt = NO_PROMPT) -> None:
         """Write down a question to a person; on disk when this returns. It is never admitted."""
-        await self._told(Message(submit=call, parked=True, prompt=prompt))
+        await self._told(Submit(call, prompt, parked=True))
 
     async def decide(self, record: CallRecord, outcome: Outcome) -> None:
         """Record a person's decision on a parked or unknown call: done, queued or cancelled.
 
         Raises IllegalTransition, or StoreError if it is not on disk.
         """
-        await self._told(Message(decide=(record, outcome)))
+        await self._told(Decide(record, outcome))
 
     async def amend(self, *records: CallRecord) -> None:
         """Write rows of finished calls anew. Raises StoreError if they are not on disk."""
-        await self._told(Message(rows=records))
+        await self._told(Amend(records))
 
     async def forget(self, *run_ids: str) -> None:
         """Delete ended runs, their calls, and texts that no other call holds.
@@ -105,7 +117,7 @@ class SchedulerClient(ABC):
         A run that has not ended, or that one which stays began as a copy of, is left as it is.
         Raises StoreError; nothing was deleted then.
         """
-        await self._told(Message(forget=run_ids))
+        await self._told(ForgetRuns(run_ids))
 
     def on_preempt(self, call_id: str, act: Callable[[], None] | None) -> None:
         """Say what cancels the request of a call in flight, to be queued again; None: nothing."""
@@ -122,7 +134,7 @@ class SchedulerClient(ABC):
         Cancelling the wait does not undo it. Raises StoreError if it is not on disk yet: it will
         be recorded with the next commit that succeeds.
         """
-        await self._told(Message(settle=(call_id, outcome), signals=signals, about=call_id))
+        await self._told(Settle(call_id, outcome, signals or {}))
 
     async def retry(
         self, call_id: str, outcome: Outcome, signals: Mapping[str, Observation] | None = None
@@ -131,21 +143,21 @@ class SchedulerClient(ABC):
 
         ``outcome`` has the state queued. Raises StoreError; the call has failed then.
         """
-        message = Message(settle=(call_id, outcome), signals=signals, about=call_id)
+        message = Settle(call_id, outcome, signals or {})
         return await self._granted(call_id, message)
 
     def abandon(self, call_id: str, outcome: Outcome) -> None:
         """Settle without waiting, for a caller that is being cancelled."""
         if not self._closed:
-            self._post(Message(settle=(call_id, outcome)))
+            self._post(Settle(call_id, outcome))
 
     async def save_run(self, run: Run) -> None:
         """Write a run; on disk when this returns. Raises KeyTaken or StoreError if it is not."""
-        await self._told(Message(run=run), answer_here())
+        await self._told(SaveRun(run), answer_here())
 
     def note_run(self, run: Run) -> None:
         """Write a run no later than the calls that are asked for after this."""
-        self._post(Message(run=run))
+        self._post(SaveRun(run))
 
     @contextmanager
     def waiting(self, run_id: str, on: str) -> Iterator[None]:
@@ -159,8 +171,8 @@ class SchedulerClient(ABC):
             if not self._closed:
                 self._post(self._waited(run_id))
 
-    def _waited(self, run_id: str) -> Message:
-        return Message(waits=(run_id, frozenset(on for run, on in self._waits if run == run_id)))
+    def _waited(self, run_id: str) -> AwaitRuns:
+        return AwaitRuns(run_id, frozenset(on for run, on in self._waits if run == run_id))
 
     def expected(self, path: str, model: str, characters: int, cap: int | None) -> Usage:
         """What a call of an agent to a model will take, as its earlier calls show."""
@@ -169,7 +181,7 @@ class SchedulerClient(ABC):
     def learn(self, path: str, model: str, characters: int, usage: Usage) -> None:
         """Take in what a call took. Written with the next commit."""
         if lessons := self._estimates.learn(path, model, characters, usage):
-            self._post(Message(lessons=tuple(lessons)))
+            self._post(Learn(tuple(lessons)))
 
     def know(self, lessons: Iterable[Lesson]) -> None:
         """Take in what was learned before, or elsewhere."""
@@ -222,35 +234,35 @@ class SchedulerClient(ABC):
     # How callers wait
 
     def _post(self, message: Message) -> None:
-        self._send(Event((message,)))
+        self._send(Pending((message,)))
 
     async def _told(self, message: Message, also: Batch = NOTHING) -> None:
-        """Wait until what a message tells is on disk."""
-        reply = Reply()
-        self._send(Event((message,), also, reply))
-        await reply.wait()
+        """Tell a message, and wait until it is on disk."""
+        completion = Completion()
+        self._send(Pending((message,), also, completion))
+        await completion.wait()
 
     async def _granted(self, call_id: str, message: Message) -> Call:
         if call_id in self._waiting:
             raise InternalError(f"call {call_id}: somebody waits for its turn already")
-        reply = Reply()
-        event = Event((message,), reply=reply, until_granted=True)
-        self._send(event)
-        self._waiting[call_id] = event
+        completion = Completion()
+        pending = Pending((message,), completion=completion, until_granted=True)
+        self._send(pending)
+        self._waiting[call_id] = pending
         try:
-            await reply.wait()
+            await completion.wait()
         except anyio.get_cancelled_exc_class():
             self.abandon(call_id, Outcome(CallState.CANCELLED, sent=False))
             raise
         finally:
             self._waiting.pop(call_id, None)
-        assert event.granted is not None
-        return event.granted
+        assert pending.granted is not None
+        return pending.granted
 
-    def _send(self, event: Event) -> None:
+    def _send(self, pending: Pending) -> None:
         if self._closed:
             raise SchedulerClosed("the scheduler is closed: nothing more can be asked of it")
-        self._events.append(event)
+        self._pending.append(pending)
         self._wake.set()
 
     # The pump
@@ -274,11 +286,11 @@ class SchedulerClient(ABC):
 
     def _answer_all(self, error: Exception) -> None:
         """Let nobody wait any more."""
-        for event in (*self._events, *self._waiting.values()):
-            event.answer(error)
+        for pending in (*self._pending, *self._waiting.values()):
+            pending.complete(error)
 
     async def _gather(self) -> None:
-        """Sleep until an event, or until it is time."""
+        """Sleep until somebody tells something, or until it is time."""
         now = self._clock()
         at = self._next_iteration_at(now)
         with anyio.move_on_after(None if at is None else at - now):

@@ -2,31 +2,31 @@
 
 Law of this file: nobody is woken before the commit that says so. Memory is never ahead of disk.
 
-Theory of operation. Callers leave events in a list and wake the pump. The pump takes all events
-that have gathered, tells them to the core, asks it whom to admit, commits everything that changed
-at once, and only then answers the callers. While a commit runs, the next batch gathers: the busier
-it is, the more calls share a sync. Idle, the pump sleeps until an event or until the time that the
+Theory of operation. Callers leave messages in a list and wake the pump. The pump takes all that
+have gathered, tells them to the core, asks it whom to admit, commits everything that changed at
+once, and only then answers the callers. While a commit runs, the next batch gathers: the busier it
+is, the more calls share a sync. Idle, the pump sleeps until a message or until the time that the
 core named; there is no polling.
 
 If a commit fails, nothing that the batch promised holds: its callers get the error, the core is
 thrown away and built again from the store, and calls that others still wait for go on. What the
 failed batch could not record about calls whose callers are gone is recorded with the next commit.
 If it fails because a row of it is refused, its halves are tried one after the other, and so on:
-only the event that brought the row fails.
+only the message that brought the row fails.
 
-If the process dies: before the commit, the events never happened; after it and before the
+If the process dies: before the commit, the messages never happened; after it and before the
 wake-up, a granted call is found *admitted* at the next start and becomes *unknown*.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..core.policy import Policy
 from ..core.scheduler import Scheduler
 from ..core.views import Explanation, Statistics
-from ..errors import KeyTaken, StoreError
+from ..errors import HeadwayError, KeyTaken, StoreError
 from ..model import changes
-from ..model.batch import Answer, Batch, Snapshot
+from ..model.batch import Answer, Batch, Mail, Snapshot
 from ..model.calls import CallRecord, Priority
 from ..model.changes import Change
 from ..model.quotas import Observation, Quota
@@ -34,10 +34,23 @@ from ..model.runs import Order, Run, Worker
 from ..model.states import UNDER_WAY, RunState
 from ..ports import Store
 from ..protocol.codec import Parcel
-from ..protocol.outbox import mail
+from ..protocol.messages import (
+    ApplyChange,
+    AwaitRuns,
+    DropWorker,
+    Learn,
+    MarkSent,
+    Message,
+    Observe,
+    ProbeStopped,
+    SaveRun,
+    SetCallPriority,
+    Settle,
+)
+from ..protocol.outbox import OutboxBuilder
 from .client import SchedulerClient
 from .clock import Clock, system_clock
-from .pending import Event, Message, Reply, answer_here, batch_with, finals
+from .pending import NOTHING, Completion, Pending, answer_here, finals
 
 RETRY_COMMIT_SECONDS = 1.0
 """How long after a failed commit the next one is tried if nobody asks."""
@@ -83,7 +96,7 @@ class LocalScheduler(SchedulerClient):
         self._under_way = {run.id: run for run in assigned if run.state in UNDER_WAY}
         snapshot = await self._rebuild()
         self.know(snapshot.lessons)
-        self._core.try_again(self._clock())
+        self._core.handle(ProbeStopped(), self._clock())
         if batch := self._core.take_batch(self._clock()):
             await self._store.commit(batch)
 
@@ -92,9 +105,11 @@ class LocalScheduler(SchedulerClient):
     def sent(self, call_id: str) -> None:
         """Note that the request leaves now. Written with the next commit.
 
-        The core may run ahead of the disk in this alone: a crash cannot tell admitted from sent.
+        The only in-memory change that may precede its commit. Safe: after a crash, ``admitted`` and
+        ``sent`` both become ``unknown``.
         """
-        self._core.sent(call_id, self._clock())
+        now = self._clock()
+        self._core.handle(MarkSent(call_id, now), now)
 
     def observed(self, call_id: str, quota: str, signals: Observation) -> None:
         """Take in what the head of an answer told of a quota. Written with the next commit.
@@ -102,7 +117,7 @@ class LocalScheduler(SchedulerClient):
         Nobody is woken for it, unless everybody waits for a sign of life of the provider.
         """
         if not self._closed:
-            self._events.append(Event((Message(signals={quota: signals}, about=call_id),)))
+            self._pending.append(Pending((Observe(call_id, {quota: signals}),)))
             if self._core.is_probing(quota):
                 self._wake.set()
 
@@ -116,7 +131,7 @@ class LocalScheduler(SchedulerClient):
 
     async def bump(self, call_id: str, priority: Priority) -> None:
         """Change the class of a queued call. Raises IllegalTransition or StoreError."""
-        await self._told(Message(bump=(call_id, priority)), answer_here())
+        await self._told(SetCallPriority(call_id, priority), answer_here())
 
     async def set_limits(self, quota: str, limits: Quota | None) -> Change:
         """Change a quota's limits, or go back to the configured ones; on disk when this returns.
@@ -149,7 +164,7 @@ class LocalScheduler(SchedulerClient):
 
     async def answer(self, answer: Answer) -> None:
         """Say what became of a letter, unless a commit has said it. Raises StoreError."""
-        await self._told(Message(), Batch(answers=(answer,)))
+        await self._noted(Batch(answers=(answer,)))
 
     # Other processes
 
@@ -168,23 +183,24 @@ class LocalScheduler(SchedulerClient):
 
         Raises StoreError.
         """
-        await self._told(Message(), Batch(joined=(worker,)))
+        await self._noted(Batch(joined=(worker,)))
         self._roll[worker.id] = worker
 
-    def deliver(self, letter_id: int, parcel: Parcel) -> Reply:
-        """Take what a worker tells, at once; the reply is set when it is on disk.
+    def deliver(self, letter_id: int, parcel: Parcel) -> Completion:
+        """Take what a worker tells, at once; the completion is set when it is on disk.
 
         What of it is refused goes back by mail. Nothing is taken from one that is not on the roll.
         """
         worker = parcel.worker
         joined = () if parcel.joins is None else (parcel.joins,)
         self._roll |= {each.id: each for each in joined}
-        is_known, reply = worker in self._roll, Reply()
+        is_known, completion = worker in self._roll, Completion()
         also = Batch(taken=(letter_id,), seen=((worker, parcel.seen),), joined=joined)
         messages = parcel.messages if is_known else ()
-        event = Event(messages, also, reply, worker, letter_id, is_of_nobody=not is_known)
-        self._send(event)
-        return reply
+        self._send(
+            Pending(messages, also, completion, worker, letter_id, is_of_nobody=not is_known)
+        )
+        return completion
 
     async def lose(self, worker: str) -> list[Run]:
         """Take the runs of a worker that is dead away from it; on disk when this returns.
@@ -195,10 +211,10 @@ class LocalScheduler(SchedulerClient):
         self._roll.pop(worker, None)
         runs = [run for run in await self._store.assigned() if run.worker == worker]
         left = [let_go(run) for run in runs]
-        messages = (Message(disown=worker), *(Message(run=run) for run in left))
-        reply = Reply()
-        self._send(Event(messages, Batch(left=(worker,)), reply))
-        await reply.wait()
+        messages: list[Message] = [DropWorker(worker), *(SaveRun(run) for run in left)]
+        completion = Completion()
+        self._send(Pending(messages, Batch(left=(worker,)), completion))
+        await completion.wait()
         return left
 
     async def order(self, worker: str, order: Order, run: Run | None = None) -> None:
@@ -206,12 +222,12 @@ class LocalScheduler(SchedulerClient):
 
         Raises StoreError.
         """
-        reply, orders = Reply(), ((worker, order),)
+        completion, orders = Completion(), ((worker, order),)
         if run is None:
-            self._send(Event((), reply=reply, orders=orders))
+            self._send(Pending((), completion=completion, orders=orders))
         else:
-            self._send(Event((Message(run=run),), answer_here(), reply, orders=orders))
-        await reply.wait()
+            self._send(Pending((SaveRun(run),), answer_here(), completion, orders=orders))
+        await completion.wait()
 
     def explain(self, call_id: str) -> Explanation | None:
         """What a queued call waits for; None if it is not live."""
@@ -225,8 +241,14 @@ class LocalScheduler(SchedulerClient):
         """How many wait and are in flight, and every gauge."""
         return self._core.statistics(self._clock())
 
+    async def _noted(self, also: Batch) -> None:
+        """Write what does not concern the core, and wait until it is on disk."""
+        completion = Completion()
+        self._send(Pending((), also, completion))
+        await completion.wait()
+
     async def _change(self, change: Change) -> Change:
-        await self._told(Message(change=change), answer_here(change))
+        await self._told(ApplyChange(change), answer_here(change))
         return change
 
     # The pump
@@ -238,18 +260,18 @@ class LocalScheduler(SchedulerClient):
 
     async def _iterate(self) -> None:
         """Everything that has gathered: one batch, unless a row of it is refused."""
-        parts, self._events = [self._events], []
+        parts, self._pending = [self._pending], []
         while parts:
             part = parts.pop()
             try:
-                turn = await self._commit(part)
+                iteration = await self._commit(part)
             except KeyTaken as error:
                 self._retry_at = self._clock()
                 if len(part) > 1:
                     middle = len(part) // 2
                     parts += [part[middle:], part[:middle]]
                 elif part and part[0].sender is not None:
-                    self._events.append(part[0].refused_for(error))
+                    self._pending.append(part[0].refused_for(error))
                 else:
                     self._fail(part, error)
             except Exception as error:
@@ -260,87 +282,120 @@ class LocalScheduler(SchedulerClient):
                     return
                 raise
             else:
-                self._answer(part, turn)
-                if turn.batch:
-                    self._on_change(turn.batch)
+                self._answer(part, iteration)
+                if iteration.batch:
+                    self._on_change(iteration.batch)
 
-    async def _commit(self, events: list[Event]) -> "_Iteration":
-        """Tell the core, ask it, and commit. Takes out of ``events`` what the core refused."""
+    async def _commit(self, pendings: list[Pending]) -> "_Iteration":
+        """Tell the core, ask it, and commit. Takes out of ``pendings`` what the core refused."""
         if self._retry_at is not None:
             await self._rebuild()
         now = self._clock()
-        events[:] = [event for event in events if self._tell(event, now)]
+        pendings[:] = [pending for pending in pendings if self._tell(pending, now)]
         grants = self._core.admit(now) if self._admits and not self._closed else []
         preempted = self._core.take_preempted()
-        batch = batch_with(self._core.take_batch(now), events)
-        batch = replace(batch, mail=mail(events, grants, preempted, self._core))
+        batch = self._core.take_batch(now)
+        if also := [pending.also for pending in pendings if pending.also is not NOTHING]:
+            batch = batch.joined_with(also)
+        if mail := self._mail(pendings, grants, preempted):
+            batch = replace(batch, mail=mail)
         if batch:
             await self._store.commit(batch)
         return _Iteration(batch, grants, preempted)
 
-    def _tell(self, event: Event, now: float) -> bool:
-        """Tell the core one event; a caller's mistake goes back to that caller alone."""
-        event.tell(self._core, now)
-        for message in event.accepted():
-            if message.waits is not None:
-                run_id, on = message.waits
-                self._waited_on[run_id] = on
-                if not on:
-                    del self._waited_on[run_id]
-        if event.sender is not None:
-            self.know(each for message in event.accepted() for each in message.lessons)
+    def _tell(self, pending: Pending, now: float) -> bool:
+        """Tell the core; a caller's mistake goes back to that caller alone."""
+        for number, message in enumerate(pending.messages):
+            try:
+                self._core.handle(message, now, pending.sender)
+            except HeadwayError as error:
+                pending.refused[number] = error
+                continue
+            if isinstance(message, AwaitRuns):
+                self._waited_on[message.run_id] = message.on
+                if not message.on:
+                    del self._waited_on[message.run_id]
+            elif isinstance(message, Learn) and pending.sender is not None:
+                self.know(message.lessons)
+        if pending.sender is not None:
             return True
-        for error in event.refused.values():
-            if event.reply is None:
-                raise error
-            event.answer(error)
-        return not event.refused
+        for refusal in pending.refused.values():
+            if pending.completion is None:
+                raise refusal
+            pending.complete(refusal)
+        return not pending.refused
 
-    def _answer(self, accepted: list[Event], turn: "_Iteration") -> None:
-        """The commit stands: wake those whose event it was, and those who may send."""
-        for event in accepted:
-            event.stands = True
-            for message in event.accepted():
+    def _mail(
+        self,
+        pendings: Sequence[Pending],
+        grants: Sequence[CallRecord],
+        preempted: Sequence[CallRecord],
+    ) -> tuple[Mail, ...]:
+        """What a commit tells workers: what became of what they told, and what they may send."""
+        outbox = OutboxBuilder()
+        for pending in pendings:
+            for worker, order in pending.orders:
+                outbox.order(worker, order)
+            if pending.sender is not None:
+                outbox.handled(
+                    pending.sender,
+                    pending.request_id,
+                    pending.refused,
+                    is_lost=pending.is_of_nobody,
+                )
+        for record in grants:
+            if record.worker is not None:
+                outbox.grant(record.worker, record)
+        for record in preempted:
+            if record.worker is not None:
+                outbox.preempt(record.worker, record.call.id)
+        if not outbox.notices:
+            return ()
+        return outbox.mail(self._core.left_alone(), self._core.stopped())
+
+    def _answer(self, accepted: list[Pending], iteration: "_Iteration") -> None:
+        """The commit stands: wake those who told something, and those who may send."""
+        for pending in accepted:
+            pending.stands = True
+            for message in pending.accepted():
                 self._note(message)
-            if not event.until_granted:
-                event.answer()
-        for record in turn.preempted:
+            if not pending.until_granted:
+                pending.complete()
+        for record in iteration.preempted:
             if (act := self._on_preempt.get(record.call.id)) is not None:
                 act()
-        for record in turn.grants:
+        for record in iteration.grants:
             # A caller that was cancelled meanwhile has an abandon on its way.
             if record.worker is not None:
                 continue
             self._sending.add(record.call.id)
             if waiting := self._waiting.get(record.call.id):
                 waiting.granted = record.call
-                waiting.answer()
+                waiting.complete()
 
     def _note(self, message: Message) -> None:
         """Keep what the store does not tell a core that is built again."""
-        if message.settle is not None:
-            self._sending.discard(message.settle[0])
-        if (run := message.run) is not None:
+        if isinstance(message, Settle):
+            self._sending.discard(message.call_id)
+        elif isinstance(message, SaveRun):
+            run = message.run
             self._under_way[run.id] = run
             if run.state not in UNDER_WAY:
                 del self._under_way[run.id]
 
-    def _fail(self, events: list[Event], error: Exception) -> None:
+    def _fail(self, pendings: list[Pending], error: Exception) -> None:
         """The commit does not stand: say so, keep what must still be recorded, rebuild later."""
-        for event in events:
-            event.answer(error)
-        self._events += [Event((message,)) for message in finals(events)]
+        for pending in pendings:
+            pending.complete(error)
+        self._pending += [Pending((message,)) for message in finals(pendings)]
 
     async def _rebuild(self) -> Snapshot:
         """Build the core from the store. Raises StoreError and leaves the old one then."""
         snapshot = await self._store.snapshot()
         now = self._clock()
         core = Scheduler(self._quotas, now, self._policy)
-        for run in self._under_way.values():
-            core.track(run, now)
-        for run_id, on in self._waited_on.items():
-            core.wait(run_id, on, now)
-        core.restore(snapshot, now, self._has_caller)
+        runs = self._under_way.values()
+        core.restore(snapshot, now, self._has_caller, runs=runs, awaited=self._waited_on)
         self._core = core
         self._retry_at = None
         return snapshot

@@ -1,38 +1,37 @@
-"""What callers tell the scheduler, and how they get their answer. Law: it decides nothing.
+"""What callers told that is not committed yet, and how they learn that it is. Law: decides nothing.
 
-A *message* is data, so that another process can say it as well. An *event* is one or several of
-them, told together, and whoever waits for what becomes of it.
+A *pending* is one or several messages that were told together, and the *completion* that whoever
+told them waits for.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from ..core.scheduler import Scheduler
 from ..errors import HeadwayError, own_copy
-from ..model.batch import Answer, Batch, Lesson
-from ..model.calls import Call, CallRecord, Outcome, Priority, Route
+from ..model.batch import Answer, Batch
+from ..model.calls import Call, Outcome
 from ..model.changes import Change
-from ..model.prompts import NO_PROMPT, Prompt
-from ..model.quotas import Observation
-from ..model.runs import Order, Run
+from ..model.runs import Order
 from ..model.states import CallState
+from ..protocol.messages import Message, Settle
 
 NOTHING = Batch()
 
 Answering = Callable[[Change | None], Answer]
-"""Writes down that a letter was carried out, with the change that an operator made by it."""
+"""Writes down that a request was carried out, with the change that an operator made by it."""
 
 _answering: ContextVar[Answering | None] = ContextVar("answering", default=None)
 
 
 @contextmanager
 def answering(answer: Answering) -> Iterator[None]:
-    """Carry out a letter of another process: whatever commit changes something here answers it.
+    """Carry out another process's request: the commit that it causes also writes its answer.
 
-    Of a verb with several commits only the last one may change runs, limits, weights or gates.
+    The answer is attached to the first commit that changes runs, limits, weights or holds, so that
+    commit must be the last.
     """
     token = _answering.set(answer)
     try:
@@ -42,12 +41,12 @@ def answering(answer: Answering) -> Iterator[None]:
 
 
 def answer_here(change: Change | None = None) -> Batch:
-    """What the commit of a change of this task answers: the letter that it carries out, if any."""
+    """What a commit of this task answers: the request that the task carries out, if it does."""
     answer = _answering.get()
     return NOTHING if answer is None else Batch(answers=(answer(change),))
 
 
-class Reply:
+class Completion:
     """What a caller waits for: set once, after the commit."""
 
     __slots__ = ("_error",)
@@ -62,157 +61,67 @@ class Reply:
             self._error.set_result(error)
 
     async def wait(self) -> None:
-        """Wait for the answer. Raises the error that it is, as an object of this caller's own."""
+        """Wait until it is set. Raises the error that it was set to, as an object of its own."""
         if (error := await self._error) is not None:
             raise own_copy(error)
 
 
 @dataclass(slots=True, eq=False)
-class Message:
-    """One thing that a caller tells. ``signals`` are those of an attempt at the call ``about``.
-
-    A ``submit`` that is ``parked`` asks a person; ``waits`` is a run, and the runs that it waits
-    for; ``rows`` are rows of finished calls, written anew; ``disown`` names a worker that is gone.
-    """
-
-    submit: Call | None = None
-    resubmit: CallRecord | None = None
-    routes: tuple[Route, ...] = ()
-    parked: bool = False
-    prompt: Prompt = NO_PROMPT
-    decide: tuple[CallRecord, Outcome] | None = None
-    sent: tuple[str, float] | None = None
-    settle: tuple[str, Outcome] | None = None
-    signals: Mapping[str, Observation] | None = None
-    about: str = ""
-    bump: tuple[str, Priority] | None = None
-    waits: tuple[str, frozenset[str]] | None = None
-    disown: str | None = None
-    run: Run | None = None
-    change: Change | None = None
-    lessons: tuple[Lesson, ...] = ()
-    rows: tuple[CallRecord, ...] = ()
-    forget: tuple[str, ...] = ()
-
-    def tell(self, core: Scheduler, now: float, worker: str | None = None) -> None:
-        """Tell the core what a ``worker`` says, or this process. What is raised changed nothing.
-
-        So signals, which may be wrong by themselves, come first.
-        """
-        for quota, signals in (self.signals or {}).items():
-            core.observe(quota, signals, now, self.about)
-        if self.submit is not None:
-            core.submit(self.submit, now, routes=self.routes, parked=self.parked, worker=worker)
-        elif self.resubmit is not None:
-            core.resubmit(self.resubmit, now, routes=self.routes, worker=worker)
-        elif self.settle is not None:
-            core.settle(*self.settle, now)
-        elif self.decide is not None:
-            core.decide(*self.decide, now)
-        elif self.sent is not None:
-            core.sent(*self.sent)
-        elif self.bump is not None:
-            core.bump(*self.bump, now)
-        else:
-            self._tell_of_runs(core, now)
-
-    def _tell_of_runs(self, core: Scheduler, now: float) -> None:
-        if self.waits is not None:
-            core.wait(*self.waits, now)
-        elif self.run is not None:
-            core.track(self.run, now)
-        elif self.change is not None:
-            core.apply(self.change, now)
-        elif self.disown is not None:
-            core.disown(self.disown, now)
-
-    @property
-    def as_final(self) -> "Message | None":
-        """What to record once there is room, when the caller was told that it is not recorded."""
-        if self.settle is None:
-            return None
-        call_id, outcome = self.settle
-        if outcome.state is CallState.QUEUED:
-            outcome = Outcome(CallState.FAILED, error=outcome.error, sent=outcome.sent)
-        return Message(settle=(call_id, outcome), signals=self.signals, about=self.about)
-
-
-@dataclass(slots=True, eq=False)
-class Event:
-    """What was told at once. Once it is on disk it ``stands``, and ``reply`` is set.
-
-    ``also`` is written with it. ``refused`` has the errors of messages that the core did not take,
-    by number. With ``until_granted`` the reply waits on until the call is admitted, as it is
-    ``granted``. What another process tells has its ``sender`` and the id of the letter; that of one
-    that others took for dead ``is_of_nobody``. ``orders`` go to other processes.
-    """
+class Pending:
+    """Messages that were told together."""
 
     messages: Sequence[Message]
     also: Batch = NOTHING
-    reply: Reply | None = None
+    """What is written with them and does not concern the core."""
+    completion: Completion | None = None
+    """Set once the messages are on disk. None: nobody waits for that."""
     sender: str | None = None
-    letter_id: int = 0
+    """The worker that told them; None: this process."""
+    request_id: int = 0
+    """The row in which another process told them."""
     is_of_nobody: bool = False
+    """Whether the sender was taken for dead: nothing that it tells is taken any more."""
     orders: tuple[tuple[str, Order], ...] = ()
+    """What goes to other workers with the commit: the worker's id, and the order."""
     until_granted: bool = False
+    """Whether the caller waits on until its call is admitted."""
     granted: Call | None = None
+    """The call as it is admitted, by one of its routes."""
     stands: bool = False
+    """Whether the messages are on disk."""
     refused: dict[int, HeadwayError] = field(default_factory=dict[int, HeadwayError])
+    """Errors of messages that the core did not take, by their place in ``messages``."""
 
-    def tell(self, core: Scheduler, now: float) -> None:
-        """Tell the core every message, and keep what it refuses."""
-        for number, message in enumerate(self.messages):
-            try:
-                message.tell(core, now, self.sender)
-            except HeadwayError as error:
-                self.refused[number] = error
-
-    def refused_for(self, error: HeadwayError) -> "Event":
-        """The same event, with none of its messages taken."""
+    def refused_for(self, error: HeadwayError) -> "Pending":
+        """The same, with none of its messages taken."""
         self.refused = dict.fromkeys(range(len(self.messages)), error)
         self.messages = ()
         return self
 
-    def accepted(self) -> Iterator[Message]:
+    def accepted(self) -> Sequence[Message]:
         """The messages that the core took."""
         if not self.refused:
-            return iter(self.messages)
-        return (each for n, each in enumerate(self.messages) if n not in self.refused)
+            return self.messages
+        return [each for n, each in enumerate(self.messages) if n not in self.refused]
 
-    def answer(self, error: Exception | None = None) -> None:
+    def complete(self, error: Exception | None = None) -> None:
         """Tell the caller, if it waits."""
-        if self.reply is not None:
-            self.reply.set(error)
+        if self.completion is not None:
+            self.completion.set(error)
 
 
-def batch_with(batch: Batch, events: Sequence[Event]) -> Batch:
-    """Add what goes past the core: it decides nothing."""
-    messages = [message for event in events for message in event.accepted()]
-    return replace(
-        batch,
-        lessons=(*batch.lessons, *(lesson for each in messages for lesson in each.lessons)),
-        changes=tuple(each.change for each in messages if each.change is not None),
-        runs=tuple(each.run for each in messages if each.run is not None),
-        changed=(*batch.changed, *(row for each in messages for row in each.rows)),
-        pieces=tuple(piece for each in messages for piece in each.prompt.pieces),
-        links=tuple(link for each in messages for link in each.prompt.links),
-        forget=tuple(run_id for each in messages for run_id in each.forget),
-        answers=tuple(each for event in events for each in event.also.answers),
-        taken=tuple(each for event in events for each in event.also.taken),
-        seen=tuple(each for event in events for each in event.also.seen),
-        joined=tuple(each for event in events for each in event.also.joined),
-        left=tuple(each for event in events for each in event.also.left),
-    )
+def finals(pendings: Iterable[Pending]) -> Iterator[Settle]:
+    """Call endings from a batch whose commit failed: told again, so that they are still recorded.
 
-
-def finals(events: Iterable[Event]) -> Iterator[Message]:
-    """What events that did not stand still have to say of calls that have ended.
-
-    What other processes told is still there in their letters.
+    The caller was told that its call is not recorded, so a call that it wanted to retry has failed.
+    What other processes told is still there in their requests.
     """
-    for event in events:
-        if event.sender is not None:
+    for pending in pendings:
+        if pending.sender is not None:
             continue
-        for message in event.messages:
-            if (final := message.as_final) is not None:
-                yield final
+        for message in pending.messages:
+            if isinstance(message, Settle):
+                outcome = message.outcome
+                if outcome.state is CallState.QUEUED:
+                    outcome = Outcome(CallState.FAILED, error=outcome.error, sent=outcome.sent)
+                yield Settle(message.call_id, outcome, message.signals)

@@ -38,8 +38,9 @@ from headway_scheduler.model.quotas import Quota, Resource
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import IN_FLIGHT, LIVE_CALLS, CallState, RunState
 from headway_scheduler.protocol.codec import Parcel, dump, load_notice, load_parcel
+from headway_scheduler.protocol.messages import SaveRun, Submit
 from headway_scheduler.runtime.local import LocalScheduler
-from headway_scheduler.runtime.pending import Message, answering
+from headway_scheduler.runtime.pending import answering
 
 pytestmark = pytest.mark.anyio
 
@@ -369,8 +370,8 @@ class World:
     async def worker(self) -> None:
         """What another process tells: who it is, a run and a call, which is granted by mail."""
         messages = (
-            Message(run=run("r-w", RunState.RUNNING, LOST)),
-            Message(submit=Call("r-w.0", "r-w", "a", "model", ("q",), Priority.LOW, 10, NOW)),
+            SaveRun(run("r-w", RunState.RUNNING, LOST)),
+            Submit(Call("r-w.0", "r-w", "a", "model", ("q",), Priority.LOW, 10, NOW)),
         )
         parcel = Parcel(LOST, messages, joins=Worker(LOST, 1, NOW))
         try:

@@ -36,6 +36,7 @@ from headway_scheduler.model.quotas import (
 )
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.protocol.messages import Settle, Submit
 from headway_scheduler.runtime import clock as module
 from headway_scheduler.runtime.local import LocalScheduler
 
@@ -434,7 +435,7 @@ class Told:
         self.core.restore(Snapshot(buckets), self.now, lambda record: False)
         for number in range(200):
             call = Call(f"{number}", "r", "a", "m", ("q",), Priority.INTERACTIVE, 1, self.now)
-            self.core.submit(call, self.now)
+            self.core.handle(Submit(call), self.now)
 
     def step(self, seconds: float, *, restarts: bool) -> None:
         buckets = self.core.take_batch(self.now).buckets
@@ -448,7 +449,7 @@ class Told:
         for _ in range(round(seconds / TICK_SECONDS)):
             for record in self.core.admit(self.now):
                 self.grants.append(self.elapsed)
-                self.core.settle(record.call.id, DONE, self.now)
+                self.core.handle(Settle(record.call.id, DONE), self.now)
             self.elapsed += TICK_SECONDS
             self.now += TICK_SECONDS
         return len(self.grants) - before

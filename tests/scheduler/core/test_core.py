@@ -14,6 +14,15 @@ from headway_scheduler.model.batch import Batch, Snapshot
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Usage
 from headway_scheduler.model.quotas import Observation, Quota
 from headway_scheduler.model.states import LIVE_CALLS, CallState
+from headway_scheduler.protocol.messages import (
+    Decide,
+    DropWorker,
+    MarkSent,
+    Observe,
+    Resubmit,
+    Settle,
+    Submit,
+)
 
 NOW = 1_772_366_400.0
 DONE = Outcome(CallState.DONE, usage=Usage(1, 1), answer="{}")
@@ -39,7 +48,7 @@ def scheduler(*quotas: Quota, policy: Policy | None = None) -> Scheduler:
 
 def submitted(core: Scheduler, *calls: Call, now: float = NOW) -> Scheduler:
     for each in calls:
-        core.submit(each, now)
+        core.handle(Submit(each), now)
     return core
 
 
@@ -127,7 +136,7 @@ def test_order_holds_across_models_that_share_a_quota() -> None:
 def test_a_late_urgent_call_is_the_next_one_admitted() -> None:
     core = submitted(scheduler(), *(call(f"b{n}", priority=Priority.BACKGROUND) for n in range(50)))
     assert admitted(core) == ["b0"]
-    core.submit(call("urgent", priority=Priority.INTERACTIVE), NOW)
+    core.handle(Submit(call("urgent", priority=Priority.INTERACTIVE)), NOW)
     assert admitted(core, NOW + 2) == ["urgent"]
 
 
@@ -194,14 +203,14 @@ def test_a_better_call_passes_a_blocked_head() -> None:
     quota = Quota.per_minute("q", tokens=600)
     core = submitted(scheduler(quota), call("a", tokens=500), call("b", tokens=200))
     core.admit(NOW)
-    core.submit(call("urgent", tokens=50, priority=Priority.HIGH), NOW)
+    core.handle(Submit(call("urgent", tokens=50, priority=Priority.HIGH)), NOW)
     assert admitted(core) == ["urgent"]
 
 
 def test_a_large_call_is_not_starved_by_small_ones() -> None:
     core = submitted(scheduler(Quota.per_minute("q", tokens=600)), call("a", tokens=300))
     core.admit(NOW)
-    core.submit(call("large", tokens=600), NOW)
+    core.handle(Submit(call("large", tokens=600)), NOW)
     submitted(core, *(call(f"s{n}", tokens=1) for n in range(100)))
     assert min(play(core).items(), key=lambda went: went[1])[0] == "large"
 
@@ -210,7 +219,7 @@ def test_a_call_on_two_quotas_is_not_starved_by_those_on_one_of_them() -> None:
     one, two = (Quota.per_minute(name, tokens=600) for name in ("one", "two"))
     core = submitted(scheduler(one, two), call("start", "one", tokens=300))
     core.admit(NOW)
-    core.submit(call("large", "one", "two", tokens=600), NOW)
+    core.handle(Submit(call("large", "one", "two", tokens=600)), NOW)
     went: dict[str, int] = {}
     for second in range(300):
         submitted(core, call(f"one{second}", "one", tokens=10))
@@ -222,7 +231,7 @@ def test_a_call_on_two_quotas_is_not_starved_by_those_on_one_of_them() -> None:
 def test_a_call_that_waits_elsewhere_leaves_what_will_have_refilled_by_then() -> None:
     core = submitted(scheduler(Q, WIDE), call("a"), call("b", "q", "wide"))
     assert admitted(core) == ["a"]
-    core.submit(call("c", "wide"), NOW)
+    core.handle(Submit(call("c", "wide")), NOW)
     assert admitted(core) == ["c"]
 
 
@@ -236,7 +245,7 @@ def test_no_slot_stands_idle_for_a_call_that_waits_elsewhere() -> None:
 
 def test_a_pause_stops_its_quota_until_its_end() -> None:
     core = submitted(scheduler(Q), call("a"))
-    core.observe("q", Observation(pause_until=NOW + 5), NOW)
+    core.handle(Observe("", {"q": Observation(pause_until=NOW + 5)}), NOW)
     assert admitted(core, NOW + 4) == []
     assert core.next_event(NOW + 4) == NOW + 5
     assert admitted(core, NOW + 5) == ["a"]
@@ -244,20 +253,20 @@ def test_a_pause_stops_its_quota_until_its_end() -> None:
 
 def test_a_pause_stops_no_other_quota() -> None:
     core = submitted(scheduler(Q, WIDE), call("a"), call("b", "wide"))
-    core.observe("q", Observation(pause_until=NOW + 5), NOW)
+    core.handle(Observe("", {"q": Observation(pause_until=NOW + 5)}), NOW)
     assert admitted(core) == ["b"]
 
 
 def test_a_shorter_pause_does_not_shorten_a_longer_one() -> None:
     core = submitted(scheduler(Q), call("a"))
-    core.observe("q", Observation(pause_until=NOW + 5), NOW)
-    core.observe("q", Observation(pause_until=NOW + 1), NOW)
+    core.handle(Observe("", {"q": Observation(pause_until=NOW + 5)}), NOW)
+    core.handle(Observe("", {"q": Observation(pause_until=NOW + 1)}), NOW)
     assert play(core) == {"a": NOW + 5}
 
 
 def test_a_bucket_held_for_a_paused_head_is_free_again_once_it_suffices() -> None:
     core = submitted(scheduler(Q, WIDE), call("first"), call("head", "q", "wide"), call("small"))
-    core.observe("wide", Observation(pause_until=NOW + 100), NOW)
+    core.handle(Observe("", {"wide": Observation(pause_until=NOW + 100)}), NOW)
     went = play(core)
     assert went["small"] < NOW + 3
     assert went["head"] == NOW + 100
@@ -265,13 +274,13 @@ def test_a_bucket_held_for_a_paused_head_is_free_again_once_it_suffices() -> Non
 
 def test_no_signal_changes_nothing() -> None:
     core = scheduler()
-    core.observe("q", Observation(), NOW)
+    core.handle(Observe("", {"q": Observation()}), NOW)
     assert not core.take_batch(NOW)
 
 
 def test_a_signal_of_an_unknown_quota_is_the_callers_mistake() -> None:
     with pytest.raises(UnknownQuota, match="'other'"):
-        scheduler().observe("other", Observation(pause_until=NOW + 1), NOW)
+        scheduler().handle(Observe("", {"other": Observation(pause_until=NOW + 1)}), NOW)
 
 
 # Retries
@@ -280,14 +289,14 @@ def test_a_signal_of_an_unknown_quota_is_the_callers_mistake() -> None:
 def test_a_retry_goes_back_to_its_old_place() -> None:
     core = submitted(scheduler(), *map(call, "abc"))
     assert admitted(core) == ["a"]
-    core.settle("a", AGAIN, NOW)
+    core.handle(Settle("a", AGAIN), NOW)
     assert ids(core.queued()) == ["a", "b", "c"]
 
 
 def test_a_delayed_retry_stands_aside_until_its_time_and_then_has_its_old_place() -> None:
     core = submitted(scheduler(), *map(call, "abc"))
     core.admit(NOW)
-    core.settle("a", replace(AGAIN, not_before=NOW + 1.5), NOW)
+    core.handle(Settle("a", replace(AGAIN, not_before=NOW + 1.5)), NOW)
     went = play(core)
     assert sorted(went, key=went.__getitem__) == ["b", "a", "c"]
 
@@ -295,7 +304,7 @@ def test_a_delayed_retry_stands_aside_until_its_time_and_then_has_its_old_place(
 def test_a_retry_counts_its_attempts_and_pays_for_each() -> None:
     core = submitted(scheduler(WIDE), call("a", "wide"))
     core.admit(NOW)
-    core.settle("a", AGAIN, NOW)
+    core.handle(Settle("a", AGAIN), NOW)
     [record] = core.admit(NOW)
     assert record.attempts == 2
     assert available(core)["wide", "requests"] == 5_998
@@ -304,9 +313,9 @@ def test_a_retry_counts_its_attempts_and_pays_for_each() -> None:
 def test_a_second_delay_of_one_call_counts_and_the_first_is_forgotten() -> None:
     core = submitted(scheduler(WIDE), call("a", "wide"))
     core.admit(NOW)
-    core.settle("a", replace(AGAIN, not_before=NOW + 1), NOW)
+    core.handle(Settle("a", replace(AGAIN, not_before=NOW + 1)), NOW)
     core.admit(NOW + 1)
-    core.settle("a", replace(AGAIN, not_before=NOW + 9), NOW + 1)
+    core.handle(Settle("a", replace(AGAIN, not_before=NOW + 9)), NOW + 1)
     assert core.next_event(NOW + 1) in (NOW + 1, NOW + 9)
     assert play(core, NOW + 1) == {"a": NOW + 9}
 
@@ -328,7 +337,7 @@ def test_a_refused_call_changes_nothing(wrong: Call, error: type[Exception], say
     core.take_batch(NOW)
     before = core.statistics(NOW), core.next_event(NOW), core.queued()
     with pytest.raises(error, match=says):
-        core.submit(wrong, NOW)
+        core.handle(Submit(wrong), NOW)
     assert (core.statistics(NOW), core.next_event(NOW), core.queued()) == before
     assert not core.take_batch(NOW)
 
@@ -336,7 +345,7 @@ def test_a_refused_call_changes_nothing(wrong: Call, error: type[Exception], say
 def test_an_illegal_end_changes_nothing() -> None:
     core = submitted(scheduler(), call("a"))
     with pytest.raises(IllegalTransition):
-        core.settle("a", DONE, NOW)
+        core.handle(Settle("a", DONE), NOW)
     assert ids(core.queued()) == ["a"]
     assert admitted(core) == ["a"]
 
@@ -348,7 +357,7 @@ def test_an_illegal_end_changes_nothing() -> None:
 def test_an_end_is_written_with_what_it_brought(state: CallState) -> None:
     core = submitted(scheduler(), call("a"))
     core.admit(NOW)
-    core.settle("a", Outcome(state, Usage(3, 4), "{}", "why"), NOW + 2)
+    core.handle(Settle("a", Outcome(state, Usage(3, 4), "{}", "why")), NOW + 2)
     [record] = core.take_batch(NOW + 2).new
     assert (record.state, record.usage, record.answer) == (state, Usage(3, 4), "{}")
     assert (record.error, record.finished_at) == ("why", NOW + 2)
@@ -357,9 +366,9 @@ def test_an_end_is_written_with_what_it_brought(state: CallState) -> None:
 def test_a_second_end_changes_nothing() -> None:
     core = submitted(scheduler(WIDE), call("a", "wide"))
     core.admit(NOW)
-    core.settle("a", replace(DONE, sent=False), NOW)
+    core.handle(Settle("a", replace(DONE, sent=False)), NOW)
     core.take_batch(NOW)
-    core.settle("a", replace(DONE, sent=False), NOW)
+    core.handle(Settle("a", replace(DONE, sent=False)), NOW)
     assert not core.take_batch(NOW)
     assert available(core)["wide", "requests"] == 6_000
 
@@ -367,7 +376,7 @@ def test_a_second_end_changes_nothing() -> None:
 def test_a_call_that_never_left_costs_nothing() -> None:
     core = submitted(scheduler(Quota.per_minute("q", requests=60, tokens=600)), call("a"))
     core.admit(NOW)
-    core.settle("a", Outcome(CallState.FAILED, sent=False), NOW)
+    core.handle(Settle("a", Outcome(CallState.FAILED, sent=False)), NOW)
     assert available(core) == {("q", "requests"): 60, ("q", "tokens"): 600}
 
 
@@ -375,7 +384,7 @@ def test_used_tokens_replace_the_reserved_ones_and_the_request_stays_spent() -> 
     quota = Quota.per_minute("q", requests=60, tokens=600)
     core = submitted(scheduler(quota), call("a", tokens=500))
     core.admit(NOW)
-    core.settle("a", replace(DONE, used_tokens=100), NOW)
+    core.handle(Settle("a", replace(DONE, used_tokens=100)), NOW)
     assert available(core) == {("q", "requests"): 59, ("q", "tokens"): 500}
 
 
@@ -383,7 +392,7 @@ def test_an_ended_call_frees_its_slot_for_the_next() -> None:
     core = submitted(scheduler(SLOT), call("a", "slot"), call("b", "slot"))
     assert admitted(core) == ["a"]
     assert core.next_event(NOW) is None
-    core.settle("a", DONE, NOW + 1)
+    core.handle(Settle("a", DONE), NOW + 1)
     assert core.next_event(NOW + 1) == NOW + 1
     assert admitted(core, NOW + 1) == ["b"]
 
@@ -393,30 +402,30 @@ def test_an_ended_call_frees_its_slot_for_the_next() -> None:
 
 def test_a_queued_call_is_cancelled_and_leaves_the_queue() -> None:
     core = submitted(scheduler(), call("a"), call("b"))
-    core.settle("a", CANCELLED, NOW)
+    core.handle(Settle("a", CANCELLED), NOW)
     assert admitted(core) == ["b"]
 
 
 def test_an_admitted_call_is_cancelled_and_gives_its_budget_back() -> None:
     core = submitted(scheduler(), call("a"), call("b"))
     core.admit(NOW)
-    core.settle("a", CANCELLED, NOW)
+    core.handle(Settle("a", CANCELLED), NOW)
     assert admitted(core) == ["b"]
 
 
 def test_a_sent_call_is_cancelled_and_stays_spent() -> None:
     core = submitted(scheduler(), call("a"), call("b"))
     core.admit(NOW)
-    core.sent("a", NOW)
-    core.settle("a", replace(CANCELLED, sent=True), NOW)
+    core.handle(MarkSent("a", NOW), NOW)
+    core.handle(Settle("a", replace(CANCELLED, sent=True)), NOW)
     assert admitted(core) == []
 
 
 def test_a_delayed_call_is_cancelled_and_does_not_come_back() -> None:
     core = submitted(scheduler(WIDE), call("a", "wide"))
     core.admit(NOW)
-    core.settle("a", replace(AGAIN, not_before=NOW + 5), NOW)
-    core.settle("a", CANCELLED, NOW)
+    core.handle(Settle("a", replace(AGAIN, not_before=NOW + 5)), NOW)
+    core.handle(Settle("a", CANCELLED), NOW)
     assert play(core) == {}
     assert core.queued() == []
 
@@ -425,7 +434,7 @@ def test_a_parked_call_is_cancelled() -> None:
     disk = Disk()
     disk.save(submitted(scheduler(), call("a")))
     core = disk.load()
-    core.settle("a", CANCELLED, NOW)
+    core.handle(Settle("a", CANCELLED), NOW)
     assert core.queued() == []
 
 
@@ -494,11 +503,11 @@ def test_whatever_can_go_by_time_alone_goes_without_spinning(
     core, now = Scheduler(quotas, start), start
     went: dict[str, float] = {}
     for number, (names, size, priority, gap) in enumerate(calls):
-        core.submit(call(str(number), *names, tokens=size, priority=priority), now)
+        core.handle(Submit(call(str(number), *names, tokens=size, priority=priority)), now)
         went |= dict.fromkeys(admitted(core, now), now)
         now += gap
     if pause is not None:
-        core.observe("a", Observation(pause_until=now + pause), now)
+        core.handle(Observe("", {"a": Observation(pause_until=now + pause)}), now)
     went |= play(core, now, turns=300)
     assert len(went) == len(calls)
 
@@ -538,7 +547,7 @@ def test_a_queued_call_knows_its_place_and_who_goes_next() -> None:
 def test_calls_that_share_no_quota_are_not_counted_before_it() -> None:
     core = submitted(scheduler(SLOT, WIDE), call("s1", "slot"), call("s2", "slot"))
     core.admit(NOW)
-    core.submit(call("w", "wide"), NOW)
+    core.handle(Submit(call("w", "wide")), NOW)
     answer = core.explain("w", NOW)
     assert answer is not None
     assert (answer.place, answer.starts_at) == (1, NOW)
@@ -547,7 +556,7 @@ def test_calls_that_share_no_quota_are_not_counted_before_it() -> None:
 def test_a_blocker_says_what_is_needed_what_is_free_and_when() -> None:
     core = submitted(scheduler(Quota.per_minute("q", tokens=600)), call("a", tokens=500))
     core.admit(NOW)
-    core.submit(call("b", tokens=300), NOW)
+    core.handle(Submit(call("b", tokens=300)), NOW)
     answer = core.explain("b", NOW)
     assert answer is not None
     [blocker] = answer.blockers
@@ -568,7 +577,7 @@ def test_behind_a_slot_no_time_can_be_forecast() -> None:
 def test_a_delayed_call_says_until_when() -> None:
     core = submitted(scheduler(), call("a"))
     core.admit(NOW)
-    core.settle("a", replace(AGAIN, not_before=NOW + 9), NOW)
+    core.handle(Settle("a", replace(AGAIN, not_before=NOW + 9)), NOW)
     answer = core.explain("a", NOW)
     assert answer is not None
     assert answer.not_before == NOW + 9
@@ -587,9 +596,9 @@ def test_the_forecast_is_what_happens_if_nobody_else_comes(
     policy = Policy(promised_share=(0.0,) * 5)
     core = scheduler(Quota.per_minute("q", tokens=600), policy=policy)
     if pause is not None:
-        core.observe("q", Observation(pause_until=NOW + pause), NOW)
+        core.handle(Observe("", {"q": Observation(pause_until=NOW + pause)}), NOW)
     for number, (size, priority) in enumerate(zip(sizes, classes, strict=False)):
-        core.submit(call(str(number), tokens=size, priority=priority), NOW)
+        core.handle(Submit(call(str(number), tokens=size, priority=priority)), NOW)
     went = dict.fromkeys(admitted(core), NOW)
     forecasts = {}
     for record in core.queued():
@@ -611,8 +620,8 @@ def test_a_batch_holds_new_calls_changed_ones_and_the_buckets_they_touched() -> 
     core = submitted(scheduler(Q, WIDE, SLOT), call("a"), call("b", "wide"))
     core.admit(NOW)
     core.take_batch(NOW)
-    core.settle("a", DONE, NOW)
-    core.submit(call("c", "slot"), NOW)
+    core.handle(Settle("a", DONE), NOW)
+    core.handle(Submit(call("c", "slot")), NOW)
     batch = core.take_batch(NOW)
     assert (ids(batch.new), ids(batch.changed)) == (["c"], ["a"])
     assert {state.quota for state in batch.buckets} == {"q"}
@@ -635,7 +644,7 @@ def test_what_was_handed_over_is_not_handed_over_again() -> None:
 
 def test_a_pause_is_written() -> None:
     core = scheduler()
-    core.observe("q", Observation(pause_until=NOW + 5), NOW)
+    core.handle(Observe("", {"q": Observation(pause_until=NOW + 5)}), NOW)
     [state] = core.take_batch(NOW).buckets
     assert state.paused_until == NOW + 5
 
@@ -674,7 +683,7 @@ def test_owned_calls_go_on_in_their_order() -> None:
         )
     )
     again = disk.load(owned=["low", "a", "b"])
-    again.submit(call("c"), NOW)
+    again.handle(Submit(call("c")), NOW)
     assert list(play(again)) == ["a", "b", "c", "low"]
 
 
@@ -684,22 +693,22 @@ def test_an_owned_call_in_flight_goes_on_and_is_charged_once() -> None:
     disk.save(core)
     again = disk.load(SLOT, WIDE, owned=["a"])
     assert available(again) == available(core)
-    again.settle("a", DONE, NOW)
-    core.settle("a", DONE, NOW)
+    again.handle(Settle("a", DONE), NOW)
+    core.handle(Settle("a", DONE), NOW)
     assert available(again) == available(core)
 
 
 def test_a_delayed_retry_waits_for_its_time_over_a_restart() -> None:
     disk, core = Disk(), submitted(scheduler(), call("a"))
     core.admit(NOW)
-    core.settle("a", replace(AGAIN, not_before=NOW + 30), NOW)
+    core.handle(Settle("a", replace(AGAIN, not_before=NOW + 30)), NOW)
     disk.save(core)
     assert play(disk.load(owned=["a"])) == {"a": NOW + 30}
 
 
 def test_a_pause_holds_over_a_restart() -> None:
     disk, core = Disk(), submitted(scheduler(), call("a"))
-    core.observe("q", Observation(pause_until=NOW + 30), NOW)
+    core.handle(Observe("", {"q": Observation(pause_until=NOW + 30)}), NOW)
     disk.save(core)
     assert play(disk.load(owned=["a"])) == {"a": NOW + 30}
 
@@ -725,7 +734,7 @@ def test_calls_of_a_quota_that_is_no_longer_configured_do_not_stop_a_restart() -
     again = disk.load(WIDE)
     batch = again.take_batch(NOW)
     assert [record.state for record in batch.changed] == [CallState.UNKNOWN]
-    again.settle("b", CANCELLED, NOW)
+    again.handle(Settle("b", CANCELLED), NOW)
     assert [record.state for record in again.take_batch(NOW).changed] == [CallState.CANCELLED]
 
 
@@ -738,7 +747,7 @@ def asked_before(state: CallState) -> tuple[Scheduler, CallRecord]:
     core.admit(NOW)
     submitted(core, call("before"), call("after"), now=NOW)
     if state is not CallState.ADMITTED:
-        core.settle("a", Outcome(state, error="no", arrival=4), NOW)
+        core.handle(Settle("a", Outcome(state, error="no", arrival=4)), NOW)
     disk.save(core)
     again = disk.load(WIDE, Q)
     disk.save(again)
@@ -751,7 +760,7 @@ WITHOUT_ANSWER = [CallState.FAILED, CallState.CANCELLED, CallState.UNKNOWN, Call
 @pytest.mark.parametrize("state", WITHOUT_ANSWER)
 def test_a_call_without_an_answer_is_asked_again_in_its_own_row(state: CallState) -> None:
     core, row = asked_before(state)
-    core.resubmit(row, NOW)
+    core.handle(Resubmit(row), NOW)
     [written] = core.take_batch(NOW).changed
     assert (written.seq, written.call, written.state) == (row.seq, row.call, CallState.QUEUED)
     assert (written.error, written.finished_at, written.arrival) == (None, None, None)
@@ -764,30 +773,30 @@ def test_a_resubmitted_call_has_its_old_place() -> None:
     disk, core = Disk(), submitted(scheduler(), call("first"), call("second"), call("third"))
     disk.save(core)
     again = disk.load()
-    again.submit(call("new"), NOW)
+    again.handle(Submit(call("new")), NOW)
     for name in ("third", "first", "second"):
-        again.resubmit(disk.calls[name], NOW)
+        again.handle(Resubmit(disk.calls[name]), NOW)
     assert list(play(again)) == ["first", "second", "third", "new"]
 
 
 def test_a_parked_call_does_not_wait_for_the_time_of_its_retry() -> None:
     disk, core = Disk(), submitted(scheduler(WIDE), call("a", "wide"))
     core.admit(NOW)
-    core.settle("a", replace(AGAIN, not_before=NOW + 90), NOW)
+    core.handle(Settle("a", replace(AGAIN, not_before=NOW + 90)), NOW)
     disk.save(core)
     again = disk.load(WIDE)
-    again.resubmit(disk.calls["a"], NOW)
+    again.handle(Resubmit(disk.calls["a"]), NOW)
     assert admitted(again) == ["a"]
 
 
 def test_what_an_unknown_call_reserved_stays_spent_and_it_reserves_again() -> None:
     core, row = asked_before(CallState.ADMITTED)
     assert available(core)["wide", "requests"] == 5_999
-    core.resubmit(row, NOW)
+    core.handle(Resubmit(row), NOW)
     assert available(core)["wide", "requests"] == 5_999
     core.admit(NOW)
     assert available(core)["wide", "requests"] == 5_998
-    core.settle("a", CANCELLED, NOW)
+    core.handle(Settle("a", CANCELLED), NOW)
     assert available(core)["wide", "requests"] == 5_999
 
 
@@ -804,16 +813,16 @@ def test_every_loss_of_a_call_is_counted() -> None:
             lost_attempts,
             lost_attempts,
         )
-        core.resubmit(row, NOW)
+        core.handle(Resubmit(row), NOW)
     core.admit(NOW)
-    core.settle("a", DONE, NOW)
+    core.handle(Settle("a", DONE), NOW)
     assert core.take_batch(NOW).changed[0].lost_attempts == 3
 
 
 def test_a_call_that_its_own_process_gives_up_is_a_loss_too() -> None:
     core = submitted(scheduler(), call("a"))
     core.admit(NOW)
-    core.settle("a", Outcome(CallState.UNKNOWN), NOW)
+    core.handle(Settle("a", Outcome(CallState.UNKNOWN)), NOW)
     [row] = core.take_batch(NOW).new
     assert (row.state, row.lost_attempts) == (CallState.UNKNOWN, 1)
 
@@ -822,7 +831,7 @@ def test_a_call_that_its_own_process_gives_up_is_a_loss_too() -> None:
 def test_a_call_that_cannot_be_asked_again_changes_nothing(state: CallState) -> None:
     core = scheduler()
     with pytest.raises(IllegalTransition):
-        core.resubmit(CallRecord(call("a"), 0, state), NOW)
+        core.handle(Resubmit(CallRecord(call("a"), 0, state)), NOW)
     assert not core.take_batch(NOW)
     assert core.explain("a", NOW) is None
 
@@ -833,7 +842,7 @@ def test_a_call_that_is_queued_or_in_flight_here_is_not_queued_again() -> None:
     rows = core.take_batch(NOW).new
     for row in rows:
         with pytest.raises(InternalError, match="submitted twice"):
-            core.resubmit(replace(row, state=CallState.UNKNOWN), NOW)
+            core.handle(Resubmit(replace(row, state=CallState.UNKNOWN)), NOW)
     assert not core.take_batch(NOW)
 
 
@@ -848,7 +857,7 @@ def test_a_call_that_no_quota_takes_any_more_stays_parked(
     disk.save(submitted(scheduler(), call("a", tokens=99)))
     core = disk.load(*quotas)
     with pytest.raises(error):
-        core.resubmit(disk.calls["a"], NOW)
+        core.handle(Resubmit(disk.calls["a"]), NOW)
     assert not core.take_batch(NOW)
     assert core.statistics(NOW).parked == 1
 
@@ -863,13 +872,13 @@ def step(id: str, kind: str = "person") -> Call:
 def test_a_step_is_admitted_at_once_while_every_quota_is_spent() -> None:
     core = submitted(scheduler(), call("a"), call("b"))
     assert admitted(core) == ["a"]
-    core.submit(step("tool", "tool"), NOW)
+    core.handle(Submit(step("tool", "tool")), NOW)
     assert admitted(core) == ["tool"]
 
 
 def test_a_question_is_never_admitted() -> None:
     core = scheduler()
-    core.submit(step("question"), NOW, parked=True)
+    core.handle(Submit(step("question"), parked=True), NOW)
     [row] = core.take_batch(NOW).new
     assert (row.state, row.parked) == (CallState.QUEUED, True)
     assert play(core) == {}
@@ -879,9 +888,9 @@ def test_a_question_is_never_admitted() -> None:
 
 def test_a_question_ends_with_the_words_of_a_person() -> None:
     core = scheduler()
-    core.submit(step("question"), NOW, parked=True)
+    core.handle(Submit(step("question"), parked=True), NOW)
     [row] = core.take_batch(NOW).new
-    core.decide(replace(row), Outcome(CallState.DONE, answer="yes", arrival=3), NOW + 5)
+    core.handle(Decide(replace(row), Outcome(CallState.DONE, answer="yes", arrival=3)), NOW + 5)
     [row] = core.take_batch(NOW + 5).changed
     assert (row.state, row.answer, row.arrival) == (CallState.DONE, "yes", 3)
     assert row.finished_at == NOW + 5
@@ -891,7 +900,7 @@ def test_a_question_ends_with_the_words_of_a_person() -> None:
 @pytest.mark.parametrize("state", [CallState.DONE, CallState.CANCELLED])
 def test_a_person_says_what_came_of_an_unknown_call(state: CallState) -> None:
     core, row = asked_before(CallState.ADMITTED)
-    core.decide(row, Outcome(state, answer="{}", arrival=2), NOW)
+    core.handle(Decide(row, Outcome(state, answer="{}", arrival=2)), NOW)
     [written] = core.take_batch(NOW).changed
     assert (written.seq, written.state, written.arrival) == (row.seq, state, 2)
     assert (written.finished_at, written.lost_attempts) == (NOW, 1)
@@ -900,14 +909,14 @@ def test_a_person_says_what_came_of_an_unknown_call(state: CallState) -> None:
 
 def test_a_call_that_is_to_go_again_is_parked_until_its_run_goes_on() -> None:
     core, row = asked_before(CallState.ADMITTED)
-    core.decide(row, Outcome(CallState.QUEUED), NOW)
+    core.handle(Decide(row, Outcome(CallState.QUEUED)), NOW)
     [written] = core.take_batch(NOW).changed
     assert (written.state, written.parked) == (CallState.QUEUED, True)
     assert written.finished_at is None
     assert admitted(core) == []
-    core.decide(written, Outcome(CallState.QUEUED), NOW)
+    core.handle(Decide(written, Outcome(CallState.QUEUED)), NOW)
     assert not core.take_batch(NOW)
-    core.resubmit(written, NOW)
+    core.handle(Resubmit(written), NOW)
     assert admitted(core) == ["a"]
 
 
@@ -915,7 +924,9 @@ def test_a_call_that_is_to_go_again_is_parked_until_its_run_goes_on() -> None:
 def test_nobody_decides_what_is_over_or_was_read_before_its_end(state: CallState) -> None:
     core = scheduler()
     with pytest.raises(IllegalTransition):
-        core.decide(CallRecord(call("a"), 0, state), Outcome(CallState.DONE, answer="x"), NOW)
+        core.handle(
+            Decide(CallRecord(call("a"), 0, state), Outcome(CallState.DONE, answer="x")), NOW
+        )
     assert not core.take_batch(NOW)
 
 
@@ -925,7 +936,7 @@ def test_nobody_decides_what_is_on_its_way() -> None:
     rows = core.take_batch(NOW).new
     for row in rows:
         with pytest.raises(IllegalTransition, match="waits for no person"):
-            core.decide(replace(row), Outcome(CallState.DONE, answer="x"), NOW)
+            core.handle(Decide(replace(row), Outcome(CallState.DONE, answer="x")), NOW)
     assert not core.take_batch(NOW)
 
 
@@ -933,8 +944,8 @@ def test_a_queued_call_that_is_no_question_is_not_done_by_settling() -> None:
     core = submitted(scheduler(SLOT), call("holder", "slot"), call("a", "slot"))
     core.admit(NOW)
     with pytest.raises(IllegalTransition, match="never admitted"):
-        core.settle("a", DONE, NOW)
-    core.settle("holder", DONE, NOW)
+        core.handle(Settle("a", DONE), NOW)
+    core.handle(Settle("holder", DONE), NOW)
     assert admitted(core) == ["a"]
 
 
@@ -942,33 +953,33 @@ def test_a_queued_call_that_is_no_question_is_not_done_by_settling() -> None:
 def test_the_number_of_an_answer_is_written_with_it(state: CallState) -> None:
     core = submitted(scheduler(), call("a"))
     core.admit(NOW)
-    core.settle("a", Outcome(state, answer="{}", arrival=17), NOW)
+    core.handle(Settle("a", Outcome(state, answer="{}", arrival=17)), NOW)
     assert core.take_batch(NOW).new[0].arrival == 17
 
 
 def test_the_calls_of_a_worker_that_is_gone_are_unknown_or_parked_and_no_other_s() -> None:
     core = Scheduler([Quota.per_minute("q", requests=600, concurrency=2)], NOW)
     for number, worker in enumerate(("gone", "alive", "gone", "alive")):
-        core.submit(call(f"c{number}"), NOW, worker=worker)
+        core.handle(Submit(call(f"c{number}")), NOW, worker=worker)
     assert [record.call.id for record in core.admit(NOW)] == ["c0", "c1"]
     core.take_batch(NOW)
-    core.disown("gone", NOW)
+    core.handle(DropWorker("gone"), NOW)
     changed = {record.call.id: record for record in core.take_batch(NOW).changed}
     assert (changed["c0"].state, changed["c0"].lost_attempts) == (CallState.UNKNOWN, 1)
     assert core.statistics(NOW).parked == 1
     assert [record.call.id for record in core.admit(NOW)] == ["c3"]
-    core.settle("c1", Outcome(CallState.DONE), NOW)
+    core.handle(Settle("c1", Outcome(CallState.DONE)), NOW)
     assert core.admit(NOW) == []
     (parked,) = [record for record in core.queued() if record.parked]
-    core.resubmit(parked, NOW, worker="alive")
+    core.handle(Resubmit(parked), NOW, worker="alive")
     assert [(r.call.id, r.worker) for r in core.admit(NOW)] == [("c2", "alive")]
 
 
 def test_a_delayed_call_of_a_worker_that_is_gone_stays_parked_when_its_time_comes() -> None:
     core = Scheduler([Quota.per_minute("q", requests=600)], NOW)
-    core.submit(call("c"), NOW, worker="gone")
+    core.handle(Submit(call("c")), NOW, worker="gone")
     core.admit(NOW)
-    core.settle("c", Outcome(CallState.QUEUED, not_before=NOW + 5), NOW)
-    core.disown("gone", NOW)
+    core.handle(Settle("c", Outcome(CallState.QUEUED, not_before=NOW + 5)), NOW)
+    core.handle(DropWorker("gone"), NOW)
     assert core.admit(NOW + 10) == []
     assert core.statistics(NOW + 10).parked == 1

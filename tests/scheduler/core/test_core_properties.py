@@ -21,6 +21,18 @@ from headway_scheduler.model.changes import Change
 from headway_scheduler.model.quotas import BucketState, Limit, Observation, Quota, Resource
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import IN_FLIGHT, LIVE_CALLS, CallState, RunState
+from headway_scheduler.protocol.messages import (
+    ApplyChange,
+    AwaitRuns,
+    Decide,
+    MarkSent,
+    Observe,
+    Resubmit,
+    SaveRun,
+    SetCallPriority,
+    Settle,
+    Submit,
+)
 
 START = 1_772_366_400.0
 MODELS = [("org",), ("org", "small"), ("org", "local"), ("small",), ("local", "small")]
@@ -118,9 +130,9 @@ class Lives(RuleBasedStateMachine):
             call = Call(f"c{number}", run, "a", "m", quotas, priority, tokens, self.now)
             if self.is_too_large(call):
                 with pytest.raises(CallTooLarge):
-                    self.core.submit(call, self.now)
+                    self.core.handle(Submit(call), self.now)
                 return
-            self.core.submit(call, self.now)
+            self.core.handle(Submit(call), self.now)
             self.arrival[call.id] = number
             self.queue[call.id] = call
             self.stand()
@@ -164,7 +176,7 @@ class Lives(RuleBasedStateMachine):
         """Calls that have their run's class follow it."""
         before = self.runs[name].priority
         self.runs[name] = replace(self.runs[name], priority=priority, deadline=deadline)
-        self.core.track(self.runs[name], self.now)
+        self.core.handle(SaveRun(self.runs[name]), self.now)
         for call in [*self.queue.values(), *self.parked.values()]:
             if call.run_id == name and call.priority is before:
                 self.reclass(call.id, priority)
@@ -175,7 +187,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(sorted(TEAMS)), on=st.frozensets(st.sampled_from(sorted(TEAMS))))
     def wait_for_runs(self, name: str, on: frozenset[str]) -> None:
-        self.core.wait(name, on, self.now)
+        self.core.handle(AwaitRuns(name, on), self.now)
         self.waits[name] = on
         self.stand()
 
@@ -184,7 +196,7 @@ class Lives(RuleBasedStateMachine):
     def bump(self, pick: int, priority: Priority) -> None:
         names = sorted({*self.queue, *self.parked})
         name = names[pick % len(names)]
-        self.core.bump(name, priority, self.now)
+        self.core.handle(SetCallPriority(name, priority), self.now)
         self.reclass(name, priority)
         self.stand()
 
@@ -219,7 +231,7 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.flying)
     @rule(pick=st.integers(0))
     def send(self, pick: int) -> None:
-        self.core.sent(self.flying_one(pick), self.now)
+        self.core.handle(MarkSent(self.flying_one(pick), self.now), self.now)
 
     @precondition(lambda self: self.flying)
     @rule(
@@ -249,7 +261,7 @@ class Lives(RuleBasedStateMachine):
     @rule(pick=st.integers(0))
     def cancel(self, pick: int) -> None:
         name = sorted(self.queue)[pick % len(self.queue)]
-        self.core.settle(name, Outcome(CallState.CANCELLED, sent=False), self.now)
+        self.core.handle(Settle(name, Outcome(CallState.CANCELLED, sent=False)), self.now)
         self.leave(name)
         self.due.pop(name, None)
         del self.queue[name]
@@ -259,7 +271,7 @@ class Lives(RuleBasedStateMachine):
     @rule(quota=st.sampled_from(NAMES), seconds=st.floats(0, 20))
     def pause(self, quota: str, seconds: float) -> None:
         until = self.now + seconds
-        self.core.observe(quota, Observation(pause_until=until), self.now)
+        self.core.handle(Observe("", {quota: Observation(pause_until=until)}), self.now)
         self.paused[quota] = max(self.paused.get(quota, 0.0), until)
 
     @rule()
@@ -298,7 +310,7 @@ class Lives(RuleBasedStateMachine):
         row = self.one_of(pick, CallState.UNKNOWN, CallState.FAILED, CallState.CANCELLED)
         if row is not None and self.is_too_large(row.call):
             with pytest.raises(CallTooLarge):
-                self.core.resubmit(row, self.now)
+                self.core.handle(Resubmit(row), self.now)
         elif row is not None:
             self.resubmit(row)
 
@@ -308,7 +320,7 @@ class Lives(RuleBasedStateMachine):
         row = self.one_of(pick, CallState.UNKNOWN)
         if row is None:
             return
-        self.core.decide(row, Outcome(state, answer="yes"), self.now)
+        self.core.handle(Decide(row, Outcome(state, answer="yes")), self.now)
         self.parked.pop(row.call.id, None)
         self.ended.add(row.call.id)
         if state is CallState.QUEUED:
@@ -405,7 +417,7 @@ class Lives(RuleBasedStateMachine):
             attempt.tokens = attempt.requests = 0
         elif outcome.used_tokens is not None and not restarted:
             attempt.tokens = outcome.used_tokens
-        self.core.settle(name, outcome, self.now)
+        self.core.handle(Settle(name, outcome), self.now)
         if outcome.state is not CallState.QUEUED:
             self.due.pop(name, None)
 
@@ -427,12 +439,12 @@ class Lives(RuleBasedStateMachine):
         for quotas in MODELS:
             self.core._lanes.of(quotas, self.now)
         for run in self.runs.values():
-            self.core.track(run, self.now)
+            self.core.handle(SaveRun(run), self.now)
         for name, on in self.waits.items():
-            self.core.wait(name, on, self.now)
+            self.core.handle(AwaitRuns(name, on), self.now)
 
     def change(self, change: Change) -> None:
-        self.core.apply(change, self.now)
+        self.core.handle(ApplyChange(change), self.now)
         self.changes[change.kind, change.target] = change
 
     def is_too_large(self, call: Call) -> bool:
@@ -533,7 +545,7 @@ class Lives(RuleBasedStateMachine):
 
     def resubmit(self, row: CallRecord) -> None:
         name = row.call.id
-        self.core.resubmit(row, self.now)
+        self.core.handle(Resubmit(row), self.now)
         self.queue[name] = self.parked.pop(name, row.call)
         self.ended.discard(name)
         self.stand()

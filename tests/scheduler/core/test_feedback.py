@@ -17,6 +17,7 @@ from headway_scheduler.model.quotas import (
     Resource,
 )
 from headway_scheduler.model.states import CallState
+from headway_scheduler.protocol.messages import ApplyChange, Observe, ProbeStopped, Settle, Submit
 
 NOW = 1_772_366_400.0
 WIDE = Quota.per_minute("q", requests=6_000, tokens=600_000)
@@ -37,20 +38,20 @@ def admitted(core: Scheduler, now: float) -> list[str]:
 
 
 def fail(core: Scheduler, name: str, now: float) -> None:
-    core.observe("q", FAILED, now, name)
-    core.settle(name, AGAIN, now)
+    core.handle(Observe(name, {"q": FAILED}), now)
+    core.handle(Settle(name, AGAIN), now)
 
 
 def answer(core: Scheduler, name: str, now: float) -> None:
-    core.observe("q", ANSWERED, now, name)
-    core.settle(name, DONE, now)
+    core.handle(Observe(name, {"q": ANSWERED}), now)
+    core.handle(Settle(name, DONE), now)
 
 
 def down(*names: str, now: float = NOW) -> Scheduler:
     """A core whose provider has failed until the retry budget was spent: it pauses from now."""
     core = Scheduler([WIDE], now, STRICT)
     for name in names:
-        core.submit(call(name), now)
+        core.handle(Submit(call(name)), now)
     first, *_ = admitted(core, now)
     for _ in range(int(FIRST_RETRIES)):
         fail(core, first, now)
@@ -75,8 +76,8 @@ def test_without_retry_budget_the_quota_pauses_and_one_call_tries() -> None:
 
 def test_the_most_urgent_call_tries_first() -> None:
     core = down("a", "b")
-    core.submit(call("urgent", Priority.INTERACTIVE), NOW + 0.5)
-    core.submit(call("more urgent still", Priority.INTERACTIVE), NOW + 0.6)
+    core.handle(Submit(call("urgent", Priority.INTERACTIVE)), NOW + 0.5)
+    core.handle(Submit(call("more urgent still", Priority.INTERACTIVE)), NOW + 0.6)
     assert admitted(core, NOW + 1) == ["urgent"]
 
 
@@ -107,7 +108,7 @@ def test_a_call_that_failed_as_the_probe_lets_the_next_one_try() -> None:
 def test_a_probe_that_is_cancelled_leaves_its_turn_to_the_next_one() -> None:
     core = down("a", "b")
     assert admitted(core, NOW + 1) == ["a"]
-    core.settle("a", Outcome(CallState.CANCELLED), NOW + 1)
+    core.handle(Settle("a", Outcome(CallState.CANCELLED)), NOW + 1)
     assert admitted(core, NOW + 1) == ["b"]
 
 
@@ -124,11 +125,11 @@ def test_after_an_answer_twice_as_many_go_and_after_ten_all() -> None:
 
 def test_answers_earn_retries() -> None:
     core = down("a")
-    core.submit(call("b"), NOW)
+    core.handle(Submit(call("b")), NOW)
     (probe,) = admitted(core, NOW + 1)
     answer(core, probe, NOW + 1)
     for n in range(20):
-        core.observe("q", ANSWERED, NOW + 1, f"other-{n}")
+        core.handle(Observe(f"other-{n}", {"q": ANSWERED}), NOW + 1)
     (second,) = admitted(core, NOW + 1)
     for _ in range(2):
         fail(core, second, NOW + 1)
@@ -156,8 +157,8 @@ def test_an_open_breaker_survives_a_restart() -> None:
     fail(core, "a", NOW + 1)
     again = restarted(core, NOW + 2)
     assert again.is_left_alone("q")
-    again.submit(call("c"), NOW + 2)
-    again.submit(call("d"), NOW + 2)
+    again.handle(Submit(call("c")), NOW + 2)
+    again.handle(Submit(call("d")), NOW + 2)
     assert admitted(again, NOW + 2.9) == []
     assert admitted(again, NOW + 3) == ["c"]  # one, not both
 
@@ -184,7 +185,7 @@ def told(remaining: float) -> Observation:
 
 def one_in_flight(tokens: int = 1_000) -> Scheduler:
     core = Scheduler([WIDE], NOW)
-    core.submit(call("a", tokens=tokens), NOW)
+    core.handle(Submit(call("a", tokens=tokens)), NOW)
     assert admitted(core, NOW) == ["a"]
     return core
 
@@ -192,40 +193,40 @@ def one_in_flight(tokens: int = 1_000) -> Scheduler:
 def test_what_remains_corrects_the_budget_downwards() -> None:
     core = one_in_flight()
     assert available(core, NOW) == 599_000
-    core.observe("q", told(100_000), NOW, "a")
+    core.handle(Observe("a", {"q": told(100_000)}), NOW)
     assert available(core, NOW) == 100_001
 
 
 def test_what_remains_never_adds_to_the_budget() -> None:
     core = one_in_flight()
-    core.observe("q", told(1e9), NOW, "a")
+    core.handle(Observe("a", {"q": told(1e9)}), NOW)
     assert available(core, NOW) == 599_000
 
 
 def test_what_was_admitted_since_and_the_refill_since_are_counted() -> None:
     core = one_in_flight()
-    core.submit(call("b", tokens=20_000), NOW)
+    core.handle(Submit(call("b", tokens=20_000)), NOW)
     assert admitted(core, NOW) == ["b"]
-    core.observe("q", told(100_000), NOW + 3, "a")
+    core.handle(Observe("a", {"q": told(100_000)}), NOW + 3)
     assert available(core, NOW + 3) == pytest.approx(100_001 + 3 * 10_000 - 20_000)
 
 
 def test_an_older_answer_that_comes_later_is_ignored() -> None:
     core = one_in_flight()
-    core.submit(call("b"), NOW)
+    core.handle(Submit(call("b")), NOW)
     assert admitted(core, NOW) == ["b"]
-    core.observe("q", told(50_000), NOW, "b")
-    core.observe("q", told(10), NOW, "a")
+    core.handle(Observe("b", {"q": told(50_000)}), NOW)
+    core.handle(Observe("a", {"q": told(10)}), NOW)
     assert available(core, NOW) == 50_001
 
 
 def test_a_newer_answer_counts_though_much_came_back_in_between() -> None:
     core = one_in_flight(tokens=100_000)
-    core.observe("q", told(400_000), NOW, "a")
-    core.settle("a", Outcome(CallState.DONE, Usage(1, 1), "{}", used_tokens=0), NOW)
-    core.submit(call("b"), NOW)
+    core.handle(Observe("a", {"q": told(400_000)}), NOW)
+    core.handle(Settle("a", Outcome(CallState.DONE, Usage(1, 1), "{}", used_tokens=0)), NOW)
+    core.handle(Submit(call("b")), NOW)
     assert admitted(core, NOW) == ["b"]
-    core.observe("q", told(50_000), NOW, "b")
+    core.handle(Observe("b", {"q": told(50_000)}), NOW)
     assert available(core, NOW) == 50_001
 
 
@@ -233,25 +234,25 @@ def test_a_refused_request_never_leaves_the_quota_in_debt() -> None:
     quota = Quota.per_minute("q", requests=60, burst_seconds=5)
     core = Scheduler([quota], NOW)
     for n in range(5):
-        core.submit(call(f"c{n}", Priority.INTERACTIVE), NOW)
+        core.handle(Submit(call(f"c{n}", Priority.INTERACTIVE)), NOW)
     assert len(admitted(core, NOW)) == 5
     for n in range(5):
-        core.settle(f"c{n}", Outcome(CallState.QUEUED, refused=True), NOW + 0.01)
+        core.handle(Settle(f"c{n}", Outcome(CallState.QUEUED, refused=True)), NOW + 0.01)
     assert available(core, NOW + 0.01, Resource.REQUESTS) == pytest.approx(0.01, abs=0.02)
 
 
 def test_a_learned_limit_lets_more_go_and_survives_a_restart() -> None:
     guess = Quota("q", Quota.per_minute("q", requests=60).limits, is_guess=True)
     core = Scheduler([guess], NOW)
-    core.submit(call("a", Priority.INTERACTIVE), NOW)
+    core.handle(Submit(call("a", Priority.INTERACTIVE)), NOW)
     assert admitted(core, NOW) == ["a"]
     signals = Observation(
         event=ProviderEvent.ANSWERED,
         headers={Resource.REQUESTS: RateLimitHeader(6_000, 5_999, 0.01)},
     )
-    core.observe("q", signals, NOW, "a")
+    core.handle(Observe("a", {"q": signals}), NOW)
     for n in range(300):
-        core.submit(call(f"c{n}", Priority.INTERACTIVE), NOW)
+        core.handle(Submit(call(f"c{n}", Priority.INTERACTIVE)), NOW)
     assert len(admitted(core, NOW + 2)) == pytest.approx(200, abs=2)
     again = restarted(core, NOW + 2, guess)
     (gauge,) = again.statistics(NOW + 2).gauges
@@ -261,10 +262,10 @@ def test_a_learned_limit_lets_more_go_and_survives_a_restart() -> None:
 def test_a_refusal_without_headers_empties_a_guess() -> None:
     guess = Quota("q", Quota.per_minute("q", requests=600).limits, is_guess=True)
     core = Scheduler([guess], NOW)
-    core.submit(call("a", Priority.INTERACTIVE), NOW)
+    core.handle(Submit(call("a", Priority.INTERACTIVE)), NOW)
     assert admitted(core, NOW) == ["a"]
     assert available(core, NOW, Resource.REQUESTS) == 9
-    core.observe("q", Observation(NOW + 0.5, ProviderEvent.REFUSED), NOW + 0.1, "a")
+    core.handle(Observe("a", {"q": Observation(NOW + 0.5, ProviderEvent.REFUSED)}), NOW + 0.1)
     assert available(core, NOW + 0.1, Resource.REQUESTS) < 1
     assert core.statistics(NOW).gauges[0].per_second == pytest.approx(8.5)
 
@@ -275,12 +276,12 @@ LOCKED = Observation(event=ProviderEvent.LOCKED_OUT, error="AuthenticationError:
 def locked(*names: str) -> Scheduler:
     """A core of which one call was answered that the account is locked out; ``names`` wait."""
     core = Scheduler([WIDE], NOW, STRICT)
-    core.submit(call("first"), NOW)
+    core.handle(Submit(call("first")), NOW)
     assert admitted(core, NOW) == ["first"]
-    core.observe("q", LOCKED, NOW, "first")
-    core.settle("first", Outcome(CallState.FAILED, error="401"), NOW)
+    core.handle(Observe("first", {"q": LOCKED}), NOW)
+    core.handle(Settle("first", Outcome(CallState.FAILED, error="401")), NOW)
     for name in names:
-        core.submit(call(name), NOW)
+        core.handle(Submit(call(name)), NOW)
     return core
 
 
@@ -297,7 +298,7 @@ def test_a_locked_account_stops_the_quota_and_its_calls_wait() -> None:
 
 def test_after_it_was_mended_one_call_tries_and_the_others_follow() -> None:
     core = locked("a", "b", "c")
-    core.apply(changes.resume("q", NOW), NOW)
+    core.handle(ApplyChange(changes.resume("q", NOW)), NOW)
     assert admitted(core, NOW) == ["a"]
     answer(core, "a", NOW + 5)
     assert admitted(core, NOW + 5) == ["b", "c"]
@@ -305,10 +306,10 @@ def test_after_it_was_mended_one_call_tries_and_the_others_follow() -> None:
 
 def test_it_stops_again_if_it_was_not_mended() -> None:
     core = locked("a", "b")
-    core.apply(changes.resume("q", NOW), NOW)
+    core.handle(ApplyChange(changes.resume("q", NOW)), NOW)
     assert admitted(core, NOW) == ["a"]
-    core.observe("q", LOCKED, NOW, "a")
-    core.settle("a", Outcome(CallState.FAILED, error="401"), NOW)
+    core.handle(Observe("a", {"q": LOCKED}), NOW)
+    core.handle(Settle("a", Outcome(CallState.FAILED, error="401")), NOW)
     assert admitted(core, NOW + 1e6) == []
 
 
@@ -316,7 +317,7 @@ def test_a_stop_is_seen_after_a_restart_and_a_new_process_tries_once() -> None:
     again = restarted(locked(), NOW)
     assert {gauge.stopped for gauge in again.statistics(NOW).gauges} == {LOCKED.error}
     for name in "ab":
-        again.submit(call(name), NOW)
+        again.handle(Submit(call(name)), NOW)
     assert admitted(again, NOW) == []
-    again.try_again(NOW)
+    again.handle(ProbeStopped(), NOW)
     assert admitted(again, NOW) == ["a"]

@@ -10,6 +10,7 @@ from headway_scheduler.model.batch import Snapshot
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
 from headway_scheduler.model.quotas import DAY_SECONDS, Quota, Resource
 from headway_scheduler.model.states import CallState
+from headway_scheduler.protocol.messages import Settle, Submit
 
 MIDNIGHT = 20_000 * DAY_SECONDS
 EVENING = MIDNIGHT - 3_600
@@ -50,13 +51,13 @@ def test_what_a_call_takes_of_each_limit_and_what_of_it_comes_back(
     resource: Resource, number: float, taken: float, used: float
 ) -> None:
     core = Scheduler([quota(resource, number)], EVENING)
-    core.submit(call("a"), EVENING)
-    core.submit(call("b"), EVENING)
+    core.handle(Submit(call("a")), EVENING)
+    core.handle(Submit(call("b")), EVENING)
     assert len(core.admit(EVENING)) == 2
     assert free(core, EVENING) == pytest.approx(number - 2 * taken)
-    core.settle("a", DONE, EVENING)
+    core.handle(Settle("a", DONE), EVENING)
     assert free(core, EVENING) == pytest.approx(number - taken - used)
-    core.settle("b", Outcome(CallState.CANCELLED, sent=False), EVENING)
+    core.handle(Settle("b", Outcome(CallState.CANCELLED, sent=False)), EVENING)
     assert free(core, EVENING) == pytest.approx(number - used)
 
 
@@ -64,7 +65,7 @@ def test_what_a_call_takes_of_each_limit_and_what_of_it_comes_back(
 def test_a_daily_limit_is_full_again_when_the_day_starts_and_not_before(day_starts: float) -> None:
     core = Scheduler([quota(Resource.REQUESTS_PER_DAY, 2, day_starts)], EVENING)
     for id in "abc":
-        core.submit(call(id), EVENING)
+        core.handle(Submit(call(id)), EVENING)
     assert admitted(core, EVENING) == ["a", "b"]
     why = core.explain("c", EVENING)
     assert why is not None
@@ -72,7 +73,7 @@ def test_a_daily_limit_is_full_again_when_the_day_starts_and_not_before(day_star
     assert admitted(core, MIDNIGHT + day_starts - 1) == []
     assert admitted(core, MIDNIGHT + day_starts) == ["c"]
     # What yesterday's calls did not use is yesterday's.
-    core.settle("a", Outcome(CallState.CANCELLED, sent=False), MIDNIGHT + day_starts)
+    core.handle(Settle("a", Outcome(CallState.CANCELLED, sent=False)), MIDNIGHT + day_starts)
     assert free(core, MIDNIGHT + day_starts) == 1
 
 
@@ -80,7 +81,7 @@ def test_what_was_taken_today_is_taken_after_a_restart_and_not_tomorrow() -> Non
     quotas = [quota(Resource.TOKENS_PER_DAY, 250)]
     core = Scheduler(quotas, EVENING)
     for id in "ab":
-        core.submit(call(id), EVENING)
+        core.handle(Submit(call(id)), EVENING)
     core.admit(EVENING)
     batch = core.take_batch(EVENING)
     for now, left in ((EVENING + 60, 50), (MIDNIGHT + 60, 250)):
@@ -95,15 +96,14 @@ def test_a_call_above_a_daily_limit_is_refused_at_once() -> None:
     with pytest.raises(
         CallTooLarge, match=r"needs 0.5 dollars per day, .* never allows more than 0.4:"
     ):
-        core.submit(call("a"), EVENING)
+        core.handle(Submit(call("a")), EVENING)
 
 
 def test_of_a_daily_limit_no_class_keeps_anything_for_another() -> None:
     core = Scheduler([quota(Resource.REQUESTS_PER_DAY, 3)], EVENING)
     for id in "abc":
-        core.submit(
-            Call(id, "r", "a", "m", ("q",), Priority.BACKGROUND, 1, EVENING),
-            EVENING,
+        core.handle(
+            Submit(Call(id, "r", "a", "m", ("q",), Priority.BACKGROUND, 1, EVENING)), EVENING
         )
     assert len(core.admit(EVENING)) == 3
 

@@ -21,6 +21,14 @@ from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.protocol.messages import (
+    ApplyChange,
+    AwaitRuns,
+    SaveRun,
+    SetCallPriority,
+    Settle,
+    Submit,
+)
 
 NOW = 1_772_366_400.0
 PER_SECOND = 10
@@ -50,13 +58,13 @@ def core(*quotas: Quota, policy: Policy | None = None) -> Scheduler:
 def occupied(policy: Policy | None = None) -> Scheduler:
     """One slot, and it is taken: what is asked for next waits in order."""
     scheduler = core(SLOT, policy=policy)
-    scheduler.submit(replace(call("first"), quotas=("slot",)), NOW)
+    scheduler.handle(Submit(replace(call("first"), quotas=("slot",))), NOW)
     assert [record.call.id for record in scheduler.admit(NOW)] == ["first"]
     return scheduler
 
 
 def submit(scheduler: Scheduler, id: str, run_id: str, priority: Priority = NORMAL) -> None:
-    scheduler.submit(replace(call(id, priority, run_id=run_id), quotas=("slot",)), NOW)
+    scheduler.handle(Submit(replace(call(id, priority, run_id=run_id), quotas=("slot",))), NOW)
 
 
 def order(scheduler: Scheduler) -> list[str]:
@@ -67,7 +75,7 @@ def drain(scheduler: Scheduler, now: float = NOW) -> list[str]:
     """Let one after the other have the slot; the order in which they went."""
     went, flying = list[str](), "first"
     while flying:
-        scheduler.settle(flying, DONE, now)
+        scheduler.handle(Settle(flying, DONE), now)
         granted = scheduler.admit(now)
         flying = granted[0].call.id if granted else ""
         went += [flying] if flying else []
@@ -79,7 +87,7 @@ def drain(scheduler: Scheduler, now: float = NOW) -> list[str]:
 
 def test_a_call_is_as_urgent_as_the_run_that_makes_it() -> None:
     scheduler = occupied()
-    scheduler.track(run("urgent", INTERACTIVE), NOW)
+    scheduler.handle(SaveRun(run("urgent", INTERACTIVE)), NOW)
     submit(scheduler, "a", "other")
     submit(scheduler, "b", "urgent", BACKGROUND)
     assert order(scheduler) == ["b", "a"]
@@ -87,7 +95,7 @@ def test_a_call_is_as_urgent_as_the_run_that_makes_it() -> None:
 
 def test_a_call_may_be_more_urgent_than_its_run() -> None:
     scheduler = occupied()
-    scheduler.track(run("slow", BACKGROUND), NOW)
+    scheduler.handle(SaveRun(run("slow", BACKGROUND)), NOW)
     submit(scheduler, "a", "other")
     submit(scheduler, "b", "slow", INTERACTIVE)
     assert order(scheduler) == ["b", "a"]
@@ -96,26 +104,26 @@ def test_a_call_may_be_more_urgent_than_its_run() -> None:
 def test_queued_calls_are_lifted_when_an_urgent_run_waits_and_fall_back_when_it_does_not() -> None:
     scheduler = occupied()
     for name, priority in (("urgent", INTERACTIVE), ("between", NORMAL), ("slow", BACKGROUND)):
-        scheduler.track(run(name, priority), NOW)
+        scheduler.handle(SaveRun(run(name, priority)), NOW)
     submit(scheduler, "a", "other")
     submit(scheduler, "b", "slow", BACKGROUND)
     assert order(scheduler) == ["a", "b"]
-    scheduler.wait("between", frozenset({"slow"}), NOW)
+    scheduler.handle(AwaitRuns("between", frozenset({"slow"})), NOW)
     assert order(scheduler) == ["a", "b"]
-    scheduler.wait("urgent", frozenset({"between"}), NOW)  # which waits for slow
+    scheduler.handle(AwaitRuns("urgent", frozenset({"between"})), NOW)  # which waits for slow
     assert order(scheduler) == ["b", "a"]
-    scheduler.wait("urgent", frozenset(), NOW)
+    scheduler.handle(AwaitRuns("urgent", frozenset()), NOW)
     assert order(scheduler) == ["a", "b"]
-    scheduler.wait("urgent", frozenset({"between"}), NOW)
-    scheduler.track(run("urgent", INTERACTIVE, RunState.COMPLETED), NOW)
+    scheduler.handle(AwaitRuns("urgent", frozenset({"between"})), NOW)
+    scheduler.handle(SaveRun(run("urgent", INTERACTIVE, RunState.COMPLETED)), NOW)
     assert drain(scheduler) == ["a", "b"]
 
 
 def test_runs_that_wait_in_a_circle_are_all_as_urgent_as_the_most_urgent() -> None:
     scheduler = occupied()
-    scheduler.track(run("x", INTERACTIVE), NOW)
+    scheduler.handle(SaveRun(run("x", INTERACTIVE)), NOW)
     for waiting, on in (("x", "y"), ("y", "z"), ("z", "x")):
-        scheduler.wait(waiting, frozenset({on}), NOW)
+        scheduler.handle(AwaitRuns(waiting, frozenset({on})), NOW)
     submit(scheduler, "a", "other")
     submit(scheduler, "b", "z", BACKGROUND)
     assert order(scheduler) == ["b", "a"]
@@ -126,13 +134,13 @@ def test_runs_that_wait_in_a_circle_are_all_as_urgent_as_the_most_urgent() -> No
 
 def test_a_run_that_changes_its_class_takes_its_queued_calls_along() -> None:
     scheduler = occupied()
-    scheduler.track(run("r", NORMAL), NOW)
+    scheduler.handle(SaveRun(run("r", NORMAL)), NOW)
     submit(scheduler, "a", "other")
     submit(scheduler, "b", "r")
     submit(scheduler, "own", "r", Priority.HIGH)
-    scheduler.track(run("r", INTERACTIVE), NOW)
+    scheduler.handle(SaveRun(run("r", INTERACTIVE)), NOW)
     assert order(scheduler) == ["b", "own", "a"]
-    scheduler.track(run("r", BACKGROUND), NOW)
+    scheduler.handle(SaveRun(run("r", BACKGROUND)), NOW)
     assert order(scheduler) == ["own", "a", "b"]
     changed = {record.call.id: record.call.priority for record in scheduler.take_batch(NOW).new}
     assert (changed["b"], changed["own"]) == (BACKGROUND, Priority.HIGH)
@@ -143,12 +151,12 @@ def test_a_queued_call_is_bumped_and_that_is_written() -> None:
     submit(scheduler, "a", "x")
     submit(scheduler, "b", "y")
     scheduler.take_batch(NOW)
-    scheduler.bump("b", INTERACTIVE, NOW)
+    scheduler.handle(SetCallPriority("b", INTERACTIVE), NOW)
     assert order(scheduler) == ["b", "a"]
     [changed] = scheduler.take_batch(NOW).changed
     assert changed.call.priority is INTERACTIVE
     with pytest.raises(IllegalTransition, match="not queued"):
-        scheduler.bump("first", INTERACTIVE, NOW)
+        scheduler.handle(SetCallPriority("first", INTERACTIVE), NOW)
 
 
 @pytest.mark.parametrize("target", ["all", "class:normal", "model:m"])
@@ -156,13 +164,13 @@ def test_what_is_paused_is_held_and_keeps_its_place(target: str) -> None:
     scheduler = occupied()
     for id in "ab":
         submit(scheduler, id, id)
-    scheduler.apply(changes.gate(target, "paused", scheduler.next_seq, NOW), NOW)
+    scheduler.handle(ApplyChange(changes.gate(target, "paused", scheduler.next_seq, NOW)), NOW)
     submit(scheduler, "c", "c")
     assert drain(scheduler) == []
     why = scheduler.explain("a", NOW)
     assert why is not None
     assert why.held == f"{target} paused"
-    scheduler.apply(changes.gate(target, "open", scheduler.next_seq, NOW), NOW)
+    scheduler.handle(ApplyChange(changes.gate(target, "open", scheduler.next_seq, NOW)), NOW)
     assert [record.call.id for record in scheduler.admit(NOW)] == ["a"]
     assert order(scheduler) == ["b", "c"]
 
@@ -170,19 +178,19 @@ def test_what_is_paused_is_held_and_keeps_its_place(target: str) -> None:
 def test_of_what_is_drained_only_what_comes_later_is_held() -> None:
     scheduler = occupied()
     submit(scheduler, "a", "a")
-    scheduler.apply(changes.gate("all", "drained", scheduler.next_seq, NOW), NOW)
+    scheduler.handle(ApplyChange(changes.gate("all", "drained", scheduler.next_seq, NOW)), NOW)
     submit(scheduler, "b", "b")
     assert drain(scheduler) == ["a"]
 
 
 def test_a_held_call_can_be_cancelled_and_another_class_goes_on() -> None:
     scheduler = occupied()
-    scheduler.apply(changes.gate("class:background", "paused", 0, NOW), NOW)
+    scheduler.handle(ApplyChange(changes.gate("class:background", "paused", 0, NOW)), NOW)
     submit(scheduler, "a", "a", BACKGROUND)
     submit(scheduler, "b", "b")
-    scheduler.settle("a", Outcome(CallState.CANCELLED, sent=False), NOW)
+    scheduler.handle(Settle("a", Outcome(CallState.CANCELLED, sent=False)), NOW)
     assert drain(scheduler) == ["b"]
-    scheduler.apply(changes.gate("class:background", "open", 0, NOW), NOW)
+    scheduler.handle(ApplyChange(changes.gate("class:background", "open", 0, NOW)), NOW)
     assert scheduler.admit(NOW) == []
 
 
@@ -190,12 +198,12 @@ def test_bad_changes_are_refused_and_change_nothing() -> None:
     scheduler = core()
     for target in ("class:urgent", "model:", "everything"):
         with pytest.raises(CallerError, match="cannot hold"):
-            scheduler.apply(changes.gate(target, "paused", 0, NOW), NOW)
+            scheduler.handle(ApplyChange(changes.gate(target, "paused", 0, NOW)), NOW)
     with pytest.raises(UnknownQuota):
-        scheduler.apply(changes.limits("other", QUOTA, NOW), NOW)
+        scheduler.handle(ApplyChange(changes.limits("other", QUOTA, NOW)), NOW)
     with pytest.raises(CallerError, match="above 0"):
         changes.weight("team", 0.0, NOW)
-    scheduler.submit(call("a"), NOW)
+    scheduler.handle(Submit(call("a")), NOW)
     assert len(scheduler.admit(NOW)) == 1
 
 
@@ -203,9 +211,9 @@ def test_a_new_weight_holds_from_the_next_call_on_and_until_it_is_taken_back() -
     scheduler = occupied(Policy(patience_seconds=0.0))
     for team in ("a", "b"):
         for number in range(30):
-            scheduler.track(run(f"{team}{number}", team=team), NOW)
+            scheduler.handle(SaveRun(run(f"{team}{number}", team=team)), NOW)
             submit(scheduler, f"{team}{number}", f"{team}{number}")
-    scheduler.apply(changes.weight("a", 3.0, NOW), NOW)
+    scheduler.handle(ApplyChange(changes.weight("a", 3.0, NOW)), NOW)
     went = drain(scheduler)[:12]
     assert sum(name.startswith("a") for name in went) == 9
 
@@ -214,24 +222,24 @@ def test_limits_change_at_once_and_the_configured_ones_come_back() -> None:
     scheduler = core()
     twice = Quota.per_minute("q", tokens=120 * PER_SECOND, burst_seconds=30)
     [before] = scheduler.statistics(NOW).gauges
-    scheduler.apply(changes.limits("q", twice, NOW), NOW)
+    scheduler.handle(ApplyChange(changes.limits("q", twice, NOW)), NOW)
     [higher] = scheduler.statistics(NOW).gauges
     assert (higher.capacity, higher.per_second) == (2 * before.capacity, 2 * before.per_second)
     assert higher.available == before.available  # it fills up at its own rate
-    scheduler.apply(changes.limits("q", None, NOW), NOW + 100)
+    scheduler.handle(ApplyChange(changes.limits("q", None, NOW)), NOW + 100)
     assert scheduler.statistics(NOW + 100).gauges[0] == before
 
 
 def test_slots_that_are_stated_later_count_what_is_in_flight() -> None:
     scheduler = core()
     for id in "abc":
-        scheduler.submit(call(id), NOW)
+        scheduler.handle(Submit(call(id)), NOW)
     assert len(scheduler.admit(NOW)) == 3
     stated = Quota.per_minute("q", tokens=60 * PER_SECOND, concurrency=3, burst_seconds=30)
-    scheduler.apply(changes.limits("q", stated, NOW), NOW)
-    scheduler.submit(call("d"), NOW)
+    scheduler.handle(ApplyChange(changes.limits("q", stated, NOW)), NOW)
+    scheduler.handle(Submit(call("d")), NOW)
     assert scheduler.admit(NOW) == []
-    scheduler.settle("a", DONE, NOW)
+    scheduler.handle(Settle("a", DONE), NOW)
     assert [record.call.id for record in scheduler.admit(NOW)] == ["d"]
 
 
@@ -244,7 +252,7 @@ def test_changes_hold_after_a_restart_unless_their_quota_is_gone() -> None:
     scheduler = core()
     scheduler.restore(Snapshot(changes=stored), NOW, lambda _: False)
     assert scheduler.statistics(NOW).gauges[0].per_second == 1
-    scheduler.submit(call("a"), NOW)
+    scheduler.handle(Submit(call("a")), NOW)
     assert scheduler.admit(NOW) == []
 
 
@@ -252,12 +260,12 @@ def test_changes_hold_after_a_restart_unless_their_quota_is_gone() -> None:
 
 
 def finish(scheduler: Scheduler, id: str, calls: int, team: str = "team") -> None:
-    scheduler.track(run(id, team=team), NOW)
+    scheduler.handle(SaveRun(run(id, team=team)), NOW)
     for number in range(calls):
-        scheduler.submit(call(f"{id}.{number}", run_id=id, tokens=100), NOW)
+        scheduler.handle(Submit(call(f"{id}.{number}", run_id=id, tokens=100)), NOW)
         scheduler.admit(NOW + 1e6)
-        scheduler.settle(f"{id}.{number}", DONE, NOW)
-    scheduler.track(run(id, state=RunState.COMPLETED), NOW)
+        scheduler.handle(Settle(f"{id}.{number}", DONE), NOW)
+    scheduler.handle(SaveRun(run(id, state=RunState.COMPLETED)), NOW)
 
 
 def test_short_runs_go_first_once_their_workflow_is_known_also_after_a_restart() -> None:
@@ -270,19 +278,19 @@ def test_short_runs_go_first_once_their_workflow_is_known_also_after_a_restart()
     for policy, expected in ((None, ["short", "long"]), (Policy(size_factor=0.0), None)):
         scheduler = core(SLOT, wide, policy=policy)
         scheduler.restore(Snapshot(lessons=lessons), NOW, lambda _: False)
-        scheduler.track(run("late"), NOW)
-        scheduler.track(replace(run("new"), workflow="short"), NOW)
-        scheduler.submit(replace(call("x"), quotas=("slot",)), NOW)
+        scheduler.handle(SaveRun(run("late")), NOW)
+        scheduler.handle(SaveRun(replace(run("new"), workflow="short")), NOW)
+        scheduler.handle(Submit(replace(call("x"), quotas=("slot",))), NOW)
         scheduler.admit(NOW)
-        scheduler.submit(replace(call("long", run_id="late"), quotas=("slot",)), NOW)
-        scheduler.submit(replace(call("short", run_id="new"), quotas=("slot",)), NOW)
+        scheduler.handle(Submit(replace(call("long", run_id="late"), quotas=("slot",))), NOW)
+        scheduler.handle(Submit(replace(call("short", run_id="new"), quotas=("slot",))), NOW)
         assert order(scheduler) == (expected or ["long", "short"])
 
 
 def test_a_deadline_brings_a_call_forward() -> None:
     scheduler = occupied()
-    scheduler.track(run("calm"), NOW)
-    scheduler.track(replace(run("late"), deadline=NOW - 1), NOW)
+    scheduler.handle(SaveRun(run("calm")), NOW)
+    scheduler.handle(SaveRun(replace(run("late"), deadline=NOW - 1)), NOW)
     submit(scheduler, "a", "calm")
     submit(scheduler, "b", "late")
     assert order(scheduler) == ["b", "a"]
@@ -297,10 +305,10 @@ def play(scheduler: Scheduler, calls: Iterable[Call], until: float) -> dict[str,
     now, went = NOW, dict[str, float]()
     while True:
         while waiting and waiting[0].submitted_at <= now:
-            scheduler.submit(waiting.pop(0), now)
+            scheduler.handle(Submit(waiting.pop(0)), now)
         for record in scheduler.admit(now):
             went[record.call.id] = now
-            scheduler.settle(record.call.id, DONE, now + 0.1)
+            scheduler.handle(Settle(record.call.id, DONE), now + 0.1)
         ask_at = scheduler.next_event(now)
         times = [each.submitted_at for each in waiting[:1]] + ([] if ask_at is None else [ask_at])
         if not times or min(times) > until:
@@ -380,7 +388,7 @@ def test_no_call_waits_longer_than_the_bound(load: list[tuple[float, Priority, s
     team_of = dict[str, str]()
     for number, (after, priority, team, tokens) in enumerate(sorted(load, key=lambda e: e[0])):
         run_id = f"{team}{number % 4}{priority.label}"
-        scheduler.track(replace(run(run_id, priority, team=team), workflow=run_id), NOW)
+        scheduler.handle(SaveRun(replace(run(run_id, priority, team=team), workflow=run_id)), NOW)
         each = call(f"{number}", priority, run_id=run_id, tokens=tokens, at=NOW + after)
         arrivals.append(each)
         team_of[each.id] = team
@@ -407,17 +415,17 @@ def test_no_call_waits_longer_than_the_bound(load: list[tuple[float, Priority, s
 
 def test_a_class_keeps_its_credit_when_nothing_changes_about_its_only_call() -> None:
     scheduler = core()
-    scheduler.track(run("r", BACKGROUND), NOW)
+    scheduler.handle(SaveRun(run("r", BACKGROUND)), NOW)
     low = call("low", BACKGROUND, run_id="r", tokens=200)
     high = flood(INTERACTIVE, 600, 50)
     for each in high[: len(high) // 2]:
-        scheduler.submit(replace(each, submitted_at=NOW), NOW)
+        scheduler.handle(Submit(replace(each, submitted_at=NOW)), NOW)
     scheduler.admit(NOW)
-    scheduler.submit(low, NOW)
+    scheduler.handle(Submit(low), NOW)
     for second in range(1, 450):
         now = NOW + second
-        scheduler.track(run("r", BACKGROUND), now)
-        scheduler.apply(changes.gate("model:other", "paused", 0, now), now)
+        scheduler.handle(SaveRun(run("r", BACKGROUND)), now)
+        scheduler.handle(ApplyChange(changes.gate("model:other", "paused", 0, now)), now)
         if "low" in [record.call.id for record in scheduler.admit(now)]:
             break
     # Its cost, 20 budget-seconds, over its floor; and the time until its bucket has as much.
@@ -427,14 +435,14 @@ def test_a_class_keeps_its_credit_when_nothing_changes_about_its_only_call() -> 
 def test_headroom_is_for_the_more_urgent_and_what_is_lent_of_slots_is_not_kept() -> None:
     scheduler = core()
     for number in range(60):
-        scheduler.submit(call(f"b{number}", BACKGROUND), NOW)
+        scheduler.handle(Submit(call(f"b{number}", BACKGROUND)), NOW)
     assert sum(record.call.tokens for record in scheduler.admit(NOW)) == 0.7 * CAPACITY
     for number in range(60):
-        scheduler.submit(call(f"i{number}", INTERACTIVE), NOW)
+        scheduler.handle(Submit(call(f"i{number}", INTERACTIVE)), NOW)
     assert sum(record.call.tokens for record in scheduler.admit(NOW)) == 0.3 * CAPACITY
     slots = core(Quota.per_minute("slot", concurrency=4))
     for number in range(5):
-        slots.submit(replace(call(f"b{number}", BACKGROUND), quotas=("slot",)), NOW)
+        slots.handle(Submit(replace(call(f"b{number}", BACKGROUND), quotas=("slot",))), NOW)
     assert len(slots.admit(NOW)) == 4
 
 

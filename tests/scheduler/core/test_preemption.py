@@ -10,6 +10,7 @@ from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model.calls import Call, Outcome, Priority
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.states import CallState
+from headway_scheduler.protocol.messages import Settle, Submit
 
 NOW = 1_772_366_400.0
 GPU = replace(Quota.per_minute("gpu", concurrency=2), is_local=True)
@@ -22,7 +23,7 @@ def core(quota: Quota = GPU) -> Scheduler:
 
 def ask(scheduler: Scheduler, name: str, priority: Priority, now: float = NOW) -> None:
     call = Call(name, f"run-{name}", "a", "m", ("gpu",), priority, 1, now)
-    scheduler.submit(call, now)
+    scheduler.handle(Submit(call), now)
 
 
 def admitted(scheduler: Scheduler, now: float) -> list[str]:
@@ -45,9 +46,9 @@ def test_the_youngest_background_call_makes_room(urgent: Priority) -> None:
     assert admitted(scheduler, NOW + 2) == []
     assert [record.call.id for record in scheduler.take_preempted()] == ["young"]
     assert admitted(scheduler, NOW + 2.1) == []  # the other one is asked only for another call
-    scheduler.settle("young", AGAIN, NOW + 2.2)
+    scheduler.handle(Settle("young", AGAIN), NOW + 2.2)
     assert admitted(scheduler, NOW + 2.2) == ["urgent"]
-    scheduler.settle("urgent", Outcome(CallState.DONE, answer="{}"), NOW + 3)
+    scheduler.handle(Settle("urgent", Outcome(CallState.DONE, answer="{}")), NOW + 3)
     assert admitted(scheduler, NOW + 3) == ["young"]
 
 
@@ -91,8 +92,8 @@ def test_a_call_makes_room_twice_and_then_ends() -> None:
         if n == MOST_TIMES:
             break
         assert [record.call.id for record in scheduler.take_preempted()] == ["background"]
-        scheduler.settle("background", AGAIN, NOW + n)
+        scheduler.handle(Settle("background", AGAIN), NOW + n)
         assert admitted(scheduler, NOW + n) == [f"urgent-{n}"]
-        scheduler.settle(f"urgent-{n}", Outcome(CallState.DONE, answer="{}"), NOW + n)
+        scheduler.handle(Settle(f"urgent-{n}", Outcome(CallState.DONE, answer="{}")), NOW + n)
         assert admitted(scheduler, NOW + n) == ["background"]
     assert scheduler.take_preempted() == []

@@ -9,6 +9,7 @@ from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.states import CallState
+from headway_scheduler.protocol.messages import MarkSent, Settle, Submit
 
 NOW = 1_772_366_400.0
 
@@ -60,17 +61,17 @@ def test_it_is_sent_a_quarter_less_at_once(is_local: bool, slots: int) -> None:
     for n in range(2 * ANSWERS):
         for other in range(4):
             call = Call(f"{n}.{other}", "r", "a", "m", ("gpu",), Priority.NORMAL, 1, now)
-            core.submit(call, now)
+            core.handle(Submit(call), now)
         took = 1.0 if n < ANSWERS else 20.0
         for record in core.admit(now):
-            core.sent(record.call.id, now)
+            core.handle(MarkSent(record.call.id, now), now)
             if record.call.id.endswith(".0"):
                 first = record.call.id
-        core.settle(first, Outcome(CallState.DONE, Usage(5, 10), "{}"), now + took)
+        core.handle(Settle(first, Outcome(CallState.DONE, Usage(5, 10), "{}")), now + took)
         (gauge,) = core.statistics(now + took).gauges
         if gauge.capacity < 4:
             break
         for other in range(1, 4):
-            core.settle(f"{n}.{other}", Outcome(CallState.CANCELLED), now + took)
+            core.handle(Settle(f"{n}.{other}", Outcome(CallState.CANCELLED)), now + took)
         now += took
     assert gauge.capacity == slots

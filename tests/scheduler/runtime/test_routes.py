@@ -11,6 +11,7 @@ from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, R
 from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.protocol.messages import Observe, Resubmit, SaveRun, Settle, Submit
 
 NOW = 1_772_366_400.0
 EAST = Quota.per_minute("east", requests=60, tokens=60_000, burst_seconds=2)
@@ -31,7 +32,7 @@ def core() -> Scheduler:
 def ask(scheduler: Scheduler, name: str, routes: tuple[Route, ...] = ROUTES) -> None:
     first = routes[0]
     call = Call(name, "r", "a", first.model, first.quotas, Priority.NORMAL, first.tokens, NOW)
-    scheduler.submit(call, NOW, routes=routes)
+    scheduler.handle(Submit(call, routes=routes), NOW)
 
 
 def went(scheduler: Scheduler, now: float = NOW) -> dict[str, str]:
@@ -41,7 +42,7 @@ def went(scheduler: Scheduler, now: float = NOW) -> dict[str, str]:
 def shut(scheduler: Scheduler, quota: str) -> None:
     """Have faults until nobody is asked any more."""
     for n in range(4):
-        scheduler.observe(quota, DOWN, NOW, f"elsewhere-{n}")
+        scheduler.handle(Observe(f"elsewhere-{n}", {quota: DOWN}), NOW)
     assert scheduler.is_left_alone(quota)
 
 
@@ -106,8 +107,8 @@ def test_a_call_that_failed_goes_again_where_it_is_answered() -> None:
     ask(scheduler, "c", (ROUTES[0], ROUTES[2]))
     assert went(scheduler) == {"c": "m-east"}
     shut(scheduler, "east")
-    scheduler.observe("east", DOWN, NOW, "c")
-    scheduler.settle("c", Outcome(CallState.QUEUED, error="500", not_before=NOW), NOW)
+    scheduler.handle(Observe("c", {"east": DOWN}), NOW)
+    scheduler.handle(Settle("c", Outcome(CallState.QUEUED, error="500", not_before=NOW)), NOW)
     assert went(scheduler) == {"c": "m-small"}
 
 
@@ -115,10 +116,10 @@ def test_an_account_that_is_locked_out_is_left_for_another() -> None:
     scheduler = core()
     ask(scheduler, "c", ROUTES[:2])
     assert went(scheduler) == {"c": "m-east"}
-    scheduler.observe(
-        "east", Observation(event=ProviderEvent.LOCKED_OUT, error="no money"), NOW, "c"
+    scheduler.handle(
+        Observe("c", {"east": Observation(event=ProviderEvent.LOCKED_OUT, error="no money")}), NOW
     )
-    scheduler.settle("c", Outcome(CallState.QUEUED, error="429", not_before=NOW), NOW)
+    scheduler.handle(Settle("c", Outcome(CallState.QUEUED, error="429", not_before=NOW)), NOW)
     assert went(scheduler) == {"c": "m-west"}
 
 
@@ -127,7 +128,7 @@ def test_a_deadline_that_cannot_be_met_is_met_elsewhere() -> None:
     for n in range(20):
         ask(scheduler, f"before-{n}", ROUTES[:1])
     run = Run("r", "w", "", Priority.NORMAL, RunState.RUNNING, NOW, deadline=NOW + 5, attempts=1)
-    scheduler.track(run, NOW)
+    scheduler.handle(SaveRun(run), NOW)
     ask(scheduler, "late", (ROUTES[0], ROUTES[2]))
     assert went(scheduler)["late"] == "m-small"
 
@@ -146,5 +147,5 @@ def test_a_call_that_is_queued_again_after_a_restart_chooses_anew() -> None:
     shut(scheduler, "east")
     first = ROUTES[0]
     call = Call("c", "r", "a", first.model, first.quotas, Priority.NORMAL, first.tokens, NOW)
-    scheduler.resubmit(CallRecord(call, 0, CallState.UNKNOWN), NOW, routes=ROUTES)
+    scheduler.handle(Resubmit(CallRecord(call, 0, CallState.UNKNOWN), routes=ROUTES), NOW)
     assert went(scheduler) == {"c": "m-west"}

@@ -1,0 +1,149 @@
+"""What happened, told to the scheduler's core: the messages.
+
+Law: data only. A message does not say who tells it; its envelope does, so no worker can speak for
+another. A message is taken whole or refused whole.
+
+Theory of operation. ``Scheduler.handle`` takes every type in one ``match``. A new type is added to
+``Message``, to that ``match`` and to ``docs/protocol.md``; mypy and a test name the place that is
+forgotten. A new field has a default: the text of an older process lacks it.
+"""
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from ..model.batch import Lesson
+from ..model.calls import Call, CallRecord, Outcome, Priority, Route
+from ..model.changes import Change
+from ..model.prompts import NO_PROMPT, Prompt
+from ..model.quotas import Observation
+from ..model.runs import Run
+
+
+class Submit(Struct, frozen=True, tag=True, omit_defaults=True):
+    """A new call: queue it, and write its row and its prompt."""
+
+    call: Call
+    prompt: Prompt = NO_PROMPT
+    """What of its prompt may not be on disk yet. Default: all of it is, or it has none."""
+    routes: tuple[Route, ...] = ()
+    """The models that may answer it. Default: only the one that ``call`` names."""
+    parked: bool = False
+    """Whether it is a question to a person, which is never admitted."""
+
+
+class Resubmit(Struct, frozen=True, tag=True, omit_defaults=True):
+    """A call of an earlier attempt that has no answer: queue it again at its old place."""
+
+    record: CallRecord
+    """Its row, as it was read: parked, unknown, failed or cancelled."""
+    routes: tuple[Route, ...] = ()
+    """As in :class:`Submit`."""
+
+
+class MarkSent(Struct, frozen=True, tag=True, omit_defaults=True):
+    """The request of an admitted call leaves."""
+
+    call_id: str
+    at: float
+    """When, in epoch seconds."""
+
+
+class Observe(Struct, frozen=True, tag=True, omit_defaults=True):
+    """What an attempt at a call told of its quotas, before the call has ended."""
+
+    call_id: str
+    signals: Mapping[str, Observation]
+    """By the name of the quota."""
+
+
+class Settle(Struct, frozen=True, tag=True, omit_defaults=True):
+    """An attempt at a call is over. The core takes ``signals`` first, then ``outcome``."""
+
+    call_id: str
+    outcome: Outcome
+    signals: Mapping[str, Observation] = {}
+    """By the name of the quota. Default: the attempt told nothing."""
+
+
+class Decide(Struct, frozen=True, tag=True, omit_defaults=True):
+    """A person's decision on a call that is parked or unknown."""
+
+    record: CallRecord
+    """Its row, as it was read."""
+    outcome: Outcome
+    """Done, failed or cancelled; queued parks the call until its run goes on."""
+
+
+class SetCallPriority(Struct, frozen=True, tag=True, omit_defaults=True):
+    """A queued call changes its class."""
+
+    call_id: str
+    priority: Priority
+
+
+class AwaitRuns(Struct, frozen=True, tag=True, omit_defaults=True):
+    """A run waits for other runs, and for no others: they inherit its priority."""
+
+    run_id: str
+    on: frozenset[str]
+    """Their ids. Empty: it waits for none any more."""
+
+
+class SaveRun(Struct, frozen=True, tag=True, omit_defaults=True):
+    """A run as it is now: write its row, and schedule its calls by it."""
+
+    run: Run
+
+
+class ApplyChange(Struct, frozen=True, tag=True, omit_defaults=True):
+    """An operator's change of limits, a weight, a hold, or a quota that is to be tried again."""
+
+    change: Change
+
+
+class DropWorker(Struct, frozen=True, tag=True, omit_defaults=True):
+    """A worker is dead: park its queued calls; those in flight become unknown."""
+
+    worker_id: str
+
+
+class ProbeStopped(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Let one call of each quota try whose account was locked out: somebody may have paid."""
+
+
+class Learn(Struct, frozen=True, tag=True, omit_defaults=True):
+    """What a process learned, to be written. Nothing is decided."""
+
+    lessons: tuple[Lesson, ...]
+
+
+class Amend(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Rows of ended calls, to be written anew. Nothing is decided."""
+
+    records: tuple[CallRecord, ...]
+
+
+class ForgetRuns(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Ended runs, to be deleted with their calls. Nothing is decided."""
+
+    run_ids: tuple[str, ...]
+
+
+Message = (
+    Submit
+    | Resubmit
+    | MarkSent
+    | Observe
+    | Settle
+    | Decide
+    | SetCallPriority
+    | AwaitRuns
+    | SaveRun
+    | ApplyChange
+    | DropWorker
+    | ProbeStopped
+    | Learn
+    | Amend
+    | ForgetRuns
+)
