@@ -16,7 +16,7 @@ from anyio.abc import TaskStatus
 from autogen_agentchat.agents import AssistantAgent
 from autogen_core.models import UserMessage
 
-from headway import Headway, RunFailed
+from headway import Headway, RunFailed, RunHandle
 from headway.config import ConfigError, load
 from headway.runs.events import Ended
 from headway.testing import MODEL, QUOTA, SimulatedHeadway, simulated_headway
@@ -248,6 +248,31 @@ async def test_a_run_that_was_given_may_end_before_its_claim_is_heard(
         monkeypatch.setattr(headway._commands, "claim", claim_late)
         assert (await (await headway.resume(run.id)).result()).calls == 1
     assert len(leader.provider.ledger.paid) == 1
+
+
+async def test_a_run_that_was_taken_up_once_does_not_keep_those_behind_it_waiting(
+    leader: SimulatedHeadway,
+) -> None:
+    interrupted: list[str] = []
+
+    def watch(handle: RunHandle) -> None:
+        if handle.run.priority is Priority.INTERACTIVE:
+            interrupted.append(handle.id)
+            handle.interrupt()
+
+    urgent = await leader.enqueue("agent", task="x", priority="interactive")
+    await leader._asking.save_run(replace(urgent, state=RunState.INTERRUPTED))
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: leader.work(at_once=1, forever=True, watch=watch))
+        while not interrupted or leader._executor.handles:  # noqa: ASYNC110 (a mapping)
+            await anyio.sleep(0.01)
+        behind = [await leader.enqueue("agent", task="x", priority="low") for _ in range(3)]
+        with anyio.fail_after(30):  # they would wait for ever
+            for run in behind:
+                await (await leader.handle(run.id)).result()
+        leader.drain()
+    assert (await leader.run(urgent.id)).state is RunState.INTERRUPTED
+    assert interrupted == [urgent.id]
 
 
 async def test_runs_of_workers_whom_nobody_knows_are_given_to_others(tmp_path: Path) -> None:
