@@ -21,7 +21,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, replace
-from itertools import groupby, repeat
+from itertools import groupby
 from types import TracebackType
 from typing import Self
 
@@ -237,17 +237,21 @@ class Leader:
         async with self.commands.claims:
             busy = Counter(run.worker for run in await self.store.assigned())
             workers = self.service.workers
-            room = {key: worker.slots - busy[key] for key, worker in workers.items()}
-            if not any(free > 0 for free in room.values()):
-                return
-            # As many as may be passed over, and one more for each that can be taken.
-            limit = sum(map(max, room.values(), repeat(0))) + busy.total() + len(self._adopted)
-            for run in await self.store.runs(WAITING, limit=limit, urgent_first=True):
-                able = [key for key in room if room[key] > 0 and self._may_take(workers[key], run)]
-                if run.worker is None and run.id not in self.commands.handles and able:
-                    worker = max(able, key=lambda key: room[key])
-                    await self._give(run, worker)
-                    room[worker] -= 1
+            room = {key: max(0, worker.slots - busy[key]) for key, worker in workers.items()}
+            # Most often the first runs can be given. Any number may be passed over: those that are
+            # given, that no worker has the workflow of, or that were adopted once.
+            limit = sum(room.values()) + busy.total()
+            while any(room.values()):
+                runs = await self.store.runs(WAITING, limit=limit, urgent_first=True)
+                for run in runs:
+                    able = [key for key in room if room[key] and self._may_take(workers[key], run)]
+                    if run.worker is None and run.id not in self.commands.handles and able:
+                        worker = max(able, key=lambda key: room[key])
+                        await self._give(run, worker)
+                        room[worker] -= 1
+                if len(runs) < limit:
+                    return
+                limit *= 2
 
     def _may_take(self, worker: Worker, run: Run) -> bool:
         if not is_portable(run) and run.workflow not in worker.workflows:

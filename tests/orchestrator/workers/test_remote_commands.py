@@ -275,6 +275,22 @@ async def test_a_run_that_was_taken_up_once_does_not_keep_those_behind_it_waitin
     assert interrupted == [urgent.id]
 
 
+@pytest.mark.parametrize("state", [RunState.QUEUED, RunState.INTERRUPTED])
+async def test_runs_that_no_worker_can_take_do_not_keep_those_behind_them_waiting(
+    leader: SimulatedHeadway, state: RunState
+) -> None:
+    """Of a workflow that is registered in another process, or that is to be resumed by hand."""
+    behind = await leader.enqueue("agent", task="x", priority="low")
+    workflow = "agent" if state is RunState.INTERRUPTED else "other"
+    for n in range(20):
+        run = Run(f"r-{n}", workflow, "x", Priority.HIGH, state, behind.created_at)
+        await leader._asking.save_run(run)
+    with anyio.fail_after(30):  # it would wait for ever
+        await leader.work(at_once=1)
+    assert [run.id for run in await leader.runs([RunState.COMPLETED])] == [behind.id]
+    assert len(await leader.runs([state])) == 20
+
+
 async def test_runs_of_workers_whom_nobody_knows_are_given_to_others(tmp_path: Path) -> None:
     config = load(environ={"HEADWAY_DATABASE": str(tmp_path / "headway.db")})
     lost = [
