@@ -79,7 +79,7 @@ async def ours(score: Score, teams: int) -> None:
             headway.workflow("pair")(lambda models: team(models("sim")))
             start = time.perf_counter()
             async with headway:
-                handles = [await headway.submit("pair", task=f"task {n}") for n in range(teams)]
+                handles = [await headway.start("pair", task=f"task {n}") for n in range(teams)]
                 async with anyio.create_task_group() as group:
                     for handle in handles:
                         group.start_soon(count, handle, score)

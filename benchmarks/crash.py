@@ -48,14 +48,14 @@ async def work(folder: Path, runs: int) -> None:
         headway.workflow("team")(team)
         handles = await headway.resume_all()
         for number in range(runs):
-            done = len(await headway.runs([RunState.COMPLETED]))
+            done = len(await headway.list_runs([RunState.COMPLETED]))
             if done >= runs:
                 break
             under_way = [handle for handle in handles if handle.run.state not in _ENDS]
             if len(under_way) >= AT_ONCE:
                 await under_way[0].ended()
             key = f"run-{number}"
-            handles.append(await headway.submit("team", task=f"Task {number}.", key=key))
+            handles.append(await headway.start("team", task=f"Task {number}.", key=key))
         for handle in handles:
             await handle.ended()
 
@@ -96,10 +96,10 @@ def crash(folder: Path, kills: int, seed: int, runs: int) -> Counter[str]:
 async def judged(folder: Path, provider: SimulatedProvider, runs: int) -> dict[str, Any]:
     """Compare the journal with the ledger."""
     async with Headway(load(folder / "headway.toml")) as headway:
-        every = await headway.runs()
-        rows = [row for run in every for row in await headway.calls(run.id)]
+        every = await headway.list_runs()
+        rows = [row for run in every for row in await headway.list_calls(run.id)]
         states = Counter(run.state.value for run in every)
-        gauge = headway.service.statistics()
+        gauge = headway.scheduler.statistics()
         slots = [g for g in gauge.gauges if g.resource == "concurrency"]
         lost = sum(row.lost_attempts for row in rows)
         paid = len(provider.ledger.paid)

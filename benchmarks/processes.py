@@ -97,7 +97,7 @@ async def crowd(folder: Path, ready: Path) -> None:
     ):
         for number in range(QUEUED):
             group.start_soon(one, headway, f"r-crowd.{number}", Priority.BACKGROUND)
-        await until(lambda: sum(headway.service.statistics().waiting) > QUEUED * 0.9)
+        await until(lambda: sum(headway.scheduler.statistics().waiting) > QUEUED * 0.9)
         touch(ready)
         await anyio.sleep_forever()
 

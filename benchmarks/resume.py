@@ -84,13 +84,13 @@ async def play(folder: Path, kind: str, calls: int, window: int | None) -> dict[
     async with Headway(load(folder / "headway.toml", environ={})) as headway:
         headway.workflow("team")(lambda models: team(kind, calls, window))
         began = time.perf_counter()
-        handle = await headway.submit("team", task="Talk.")
+        handle = await headway.start("team", task="Talk.")
         async for _ in handle.stream():
             if len(handle.calls) > calls - 4:
                 break
         await headway.pause(handle.id)
         run_seconds = time.perf_counter() - began
-        known = {row.call.id for row in await headway.calls(handle.id)}
+        known = {row.call.id for row in await headway.list_calls(handle.id)}
         began = time.perf_counter()
         again = await headway.resume(handle.id)
         async for _ in again.stream():

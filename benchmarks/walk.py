@@ -127,7 +127,7 @@ async def one_run(hw: headway.Headway) -> Steps:
     hw.workflow("agent")(lambda models: AssistantAgent("writer", models(MODEL)))
 
     async def run() -> None:
-        handle = await hw.submit("agent", task="Hello?")
+        handle = await hw.start("agent", task="Hello?")
         await handle.result()
 
     return await shortest(run)

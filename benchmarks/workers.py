@@ -141,13 +141,13 @@ def work(folder: Path, number: int) -> int:
     with (folder / "workers.log").open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    return headway(["work", "--forever", "--runs", "8", "--label", f"worker {number}"])
+    return headway(["work", "--forever", "--slots", "8", "--label", f"worker {number}"])
 
 
 async def submit(folder: Path, runs: int) -> None:
     async with Headway(load(folder / "headway.toml")) as headway:
         for number in range(runs):
-            await headway.enqueue("team", task=f"Task {number}.")
+            await headway.submit("team", task=f"Task {number}.")
 
 
 async def rows(folder: Path) -> list[Run]:
@@ -160,7 +160,7 @@ async def rows(folder: Path) -> list[Run]:
 async def undisturbed(folder: Path, runs: int) -> dict[str, Any]:
     """What the same tasks come to in one process that is left alone, by task."""
     async with Headway(load(folder / "headway.toml")) as headway:
-        handles = [await headway.submit("team", task=f"Task {n}.") for n in range(runs)]
+        handles = [await headway.start("team", task=f"Task {n}.") for n in range(runs)]
         results = [await handle.result() for handle in handles]
     return {
         handle.run.task: [message.content for message in result.task_result.messages]
@@ -172,7 +172,7 @@ async def transcripts(folder: Path) -> dict[str, Any]:
     """What the tasks came to, of runs that are completed."""
     found = {}
     async with Headway(load(folder / "headway.toml")) as headway:
-        for run in await headway.runs([RunState.COMPLETED]):
+        for run in await headway.list_runs([RunState.COMPLETED]):
             result = await (await headway.handle(run.id)).result()
             found[run.task] = [message.content for message in result.task_result.messages]
     return found
@@ -180,7 +180,7 @@ async def transcripts(folder: Path) -> dict[str, Any]:
 
 async def lost_attempts(folder: Path) -> dict[str, int]:
     async with Headway(load(folder / "headway.toml")) as headway:
-        every = [c for run in await headway.runs() for c in await headway.calls(run.id)]
+        every = [c for run in await headway.list_runs() for c in await headway.list_calls(run.id)]
     return {record.call.id: record.lost_attempts for record in every}
 
 

@@ -23,7 +23,7 @@ def weekly_report(models):
 async def main():
     async with simulated_headway() as hw:
         hw.workflow("weekly-report")(weekly_report)
-        run = await hw.submit("weekly-report", task="Week 47", key="w47")
+        run = await hw.start("weekly-report", task="Week 47", key="w47")
         async for event in run.stream():
             match event:
                 case Queued():
@@ -36,7 +36,7 @@ async def main():
                     print(f"ended     {event.state}")
         result = await run.result()
         print(f"result    {result.calls} calls, {result.usage.total} tokens: {result.text}")
-        again = await hw.submit("weekly-report", task="Week 47", key="w47")
+        again = await hw.start("weekly-report", task="Week 47", key="w47")
         print(f"again     the same key is the same run: {again.id == run.id}")
 
 

@@ -36,10 +36,10 @@ async def main():
     ):
         hw.workflow("helper")(helper)
         for page in range(1, 7):
-            run = await hw.submit("helper", task=f"page {page}", priority="background")
+            run = await hw.start("helper", task=f"page {page}", priority="background")
             await until_queued(run)
             group.start_soon(print_admission, run)
-        urgent = await hw.submit("helper", task="a question", priority="interactive")
+        urgent = await hw.start("helper", task="a question", priority="interactive")
         group.start_soon(print_admission, urgent)
 
 

@@ -16,7 +16,7 @@ TEAM = Path(__file__).with_name("team.json")
 
 async def main():
     async with simulated_headway() as hw:
-        run = await hw.submit(str(TEAM), task="Which of our pages are out of date?")
+        run = await hw.start(str(TEAM), task="Which of our pages are out of date?")
         async for event in run.stream():
             if isinstance(event, Admitted):
                 print(f"admitted  {event.agent}")

@@ -20,8 +20,8 @@ async def main():
         agent = AssistantAgent("helper", hw.model("gpt-5.4", priority="high"))
         result = await agent.run(task="What is a headway?")
         print(f"answer    {result.messages[-1].to_text()}")
-        for run in await hw.runs():
-            for record in await hw.calls(run.id):
+        for run in await hw.list_runs():
+            for record in await hw.list_calls(run.id):
                 call = record.call
                 print(
                     f"recorded  {run.workflow} {call.model}, {call.priority.label}: {record.state}"

@@ -48,15 +48,15 @@ async def main(folder):
             process.kill()
         print(f"killed    {len(provider.ledger.paid)} calls were paid by then")
         async with opened(folder) as headway:
-            (run,) = await headway.runs()
+            (run,) = await headway.list_runs()
         async with opened(folder) as headway:
-            print(f"{(await headway.run(run.id)).state}  {await headway.receipt(run.id)}")
+            print(f"{(await headway.get_run(run.id)).state}  {await headway.receipt(run.id)}")
         print(f"paid      {len(provider.ledger.paid)} calls in all, for 6 answers")
 
 
 async def work(folder):
     async with opened(folder) as headway:
-        await (await headway.submit("talk", task="Explain the tides.")).result()
+        await headway.run("talk", task="Explain the tides.")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def draft(models):
 async def main():
     async with simulated_headway() as hw:
         hw.workflow("draft")(draft)
-        run = await hw.submit("draft", task="Write a line on tides.")
+        run = await hw.start("draft", task="Write a line on tides.")
         await run.ended()
         print(f"state     {run.run.state}")
         call, question = await hw.question(run.id)

@@ -19,7 +19,7 @@ def talk(models):
 async def main():
     async with simulated_headway() as hw:
         hw.workflow("talk")(talk)
-        first = await hw.submit("talk", task="Explain the tides.")
+        first = await hw.start("talk", task="Explain the tides.")
         await first.result()
         print(f"first     {len(hw.provider.ledger.paid)} calls paid")
         fork = await hw.fork(first.id, at="2")

@@ -39,7 +39,7 @@ def reply(body):
 async def main():
     async with simulated_headway(reply=reply) as hw:
         hw.workflow("pay")(pay)
-        run = await hw.submit("pay", task="Pay the bill.")
+        run = await hw.start("pay", task="Pay the bill.")
         await begun.wait()
         run.interrupt()
         await run.ended()

@@ -57,9 +57,9 @@ async def main():
         def ask(models):
             return AssistantAgent("writer", models("sim"), memory=[Notes(hw.openai("embed"))])
 
-        run = await hw.submit("ask", task="When does the tide turn?")
+        run = await hw.start("ask", task="When does the tide turn?")
         print(f"answer    {(await run.result()).text}")
-        for row in await hw.calls(run.id):
+        for row in await hw.list_calls(run.id):
             print(f"recorded  {row.call.kind} {row.call.model}")
         copy = await hw.fork(run.id, at="2")
         print(f"again     {(await copy.result()).text}")

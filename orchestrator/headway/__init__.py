@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from .api import Headway
     from .runs.actions import Check
     from .runs.events import Admitted, Ended, Finished, Queued, Retrying, Started
-    from .runs.handle import RunFailed, RunHandle, RunOptions, RunResult
+    from .runs.handle import RunFailed, RunHandle, RunResult
+    from .runs.options import RunOptions
     from .runs.receipt import Receipt
 
 __version__ = "0.1.0"
@@ -24,7 +25,7 @@ _HOMES = {
     "Receipt": "headway.runs.receipt",
     "RunFailed": "headway.runs.handle",
     "RunHandle": "headway.runs.handle",
-    "RunOptions": "headway.runs.handle",
+    "RunOptions": "headway.runs.options",
     "RunResult": "headway.runs.handle",
     "Admitted": "headway.runs.events",
     "Ended": "headway.runs.events",

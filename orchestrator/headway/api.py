@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import replace
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 import anyio
 
@@ -32,9 +32,10 @@ from headway_scheduler.runtime.clock import Clock, system_clock
 from headway_scheduler.runtime.local import LocalScheduler
 
 from . import config as configuration
+from .limits import Limits
 from .pricing.costs import KEYS, Cost, added_up
 from .pricing.prices import Prices
-from .queue import Operations
+from .queue import Queue
 from .runs.actions import (
     Check,
     Control,
@@ -47,8 +48,9 @@ from .runs.actions import (
     require_idle,
     require_resumable,
 )
-from .runs.handle import RemoteRunHandle, ReplayOptions, RunHandle, RunOptions
+from .runs.handle import RemoteRunHandle, ReplayOptions, RunHandle, RunResult
 from .runs.journal import inherited_answers
+from .runs.options import RunOptions, with_options
 from .runs.receipt import Receipt, receipt
 from .runs.runner import Person, Runner
 from .workers.executor import Executor, new_worker
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
 
     from headway_agents import RunScope
 
+OnUnknown = Literal["send", "wait"]
 OnChange = Literal["abort", "fork", "accept"]
 
 _NOT_OPEN = "Headway is not open: use it inside `async with Headway() as hw:`"
@@ -270,14 +273,27 @@ class Headway:
 
     # Runs
 
-    async def submit(
+    async def run(
         self,
         workflow: str,
         *,
         task: str,
         priority: Priority | str | None = None,
         key: str | None = None,
-        options: RunOptions | None = None,
+        **options: Unpack[RunOptions],
+    ) -> RunResult:
+        """Execute a run here and wait for its result. Raises RunFailed; else as :meth:`start`."""
+        handle = await self.start(workflow, task=task, priority=priority, key=key, **options)
+        return await handle.result()
+
+    async def start(
+        self,
+        workflow: str,
+        *,
+        task: str,
+        priority: Priority | str | None = None,
+        key: str | None = None,
+        **options: Unpack[RunOptions],
     ) -> RunHandle:
         """Queue a run and start it here. With a ``key`` that was used before: that run.
 
@@ -286,7 +302,7 @@ class Headway:
         """
         executor = self._ready()
         await executor.join()
-        new = self._new_run(workflow, task, priority, key, options)
+        new = self._new_run(workflow, task, priority, key, **options)
 
         async def written() -> tuple[Run, RunHandle | None]:
             with executor.expecting(replace(new, worker=executor.worker.id)) as handle:
@@ -304,20 +320,26 @@ class Headway:
 
     async def handle(self, run_id: str) -> RunHandle:
         """A run by its id, to be waited for, whoever executes it. Raises RunNotFound."""
-        run = await self.run(run_id)
+        return self._handle(await self.get_run(run_id))
+
+    def _handle(self, run: Run) -> RunHandle:
         return self._ready().handles.get(run.id) or RemoteRunHandle(run, self._store)
 
-    async def enqueue(
+    async def submit(
         self,
         workflow: str,
         *,
         task: str,
         priority: Priority | str | None = None,
         key: str | None = None,
-        options: RunOptions | None = None,
-    ) -> Run:
-        """Queue a run without starting it: a worker takes it. Same errors as :meth:`submit`."""
-        return await self._submitted(self._new_run(workflow, task, priority, key, options))
+        **options: Unpack[RunOptions],
+    ) -> RunHandle:
+        """Queue a run for any worker, and start nothing. Same ``key`` and errors as :meth:`start`.
+
+        The handle's ``run`` is the row.
+        """
+        run = await self._submitted(self._new_run(workflow, task, priority, key, **options))
+        return self._handle(run)
 
     def _new_run(
         self,
@@ -325,7 +347,7 @@ class Headway:
         task: str,
         priority: Priority | str | None,
         key: str | None,
-        options: RunOptions | None,
+        **options: Unpack[RunOptions],
     ) -> Run:
         workflow, component = self.workflows.describe(workflow)
         if isinstance(priority, str):
@@ -340,7 +362,7 @@ class Headway:
             key=key,
             component=component,
         )
-        return (options or RunOptions()).applied(run, self._clock())
+        return with_options(run, self._clock(), **options)
 
     async def _submitted(self, run: Run) -> Run:
         """Queue a run; with a key that was used before: that one."""
@@ -354,18 +376,18 @@ class Headway:
     # Runs that stopped
 
     async def resume(
-        self, run_id: str, *, unknown_waits: bool = False, on_change: OnChange = "abort"
+        self, run_id: str, *, unknown: OnUnknown = "send", on_change: OnChange = "abort"
     ) -> RunHandle:
         """Go on with a run that was interrupted or paused, or that a person has answered.
 
-        ``unknown_waits``: a call that was cut off in flight waits for a person instead of being
-        sent again. ``on_change``: what to do if the workflow asks for something else than it did:
-        abort (nothing happens), fork (a new run goes on from there), accept (this one does, its
-        other answers set aside). Raises RunNotFound or RunNotResumable.
+        ``unknown``: calls that were cut off in flight are sent again, or wait for a person.
+        ``on_change``: what to do if the workflow asks for something else than it did: abort
+        (nothing happens), fork (a new run goes on from there), accept (this one does, its other
+        answers set aside). Raises RunNotFound or RunNotResumable.
         """
         run = await self._stopped(run_id)
         require_resumable(run, with_person=self.person is not None)
-        plan = ReplayOptions(unknown_waits=unknown_waits)
+        plan = ReplayOptions(unknown_waits=unknown == "wait")
         if on_change != "abort":
             _, change = await rehearsed(self._runner, run, plan)
             if change is not None and on_change == "fork":
@@ -375,23 +397,25 @@ class Headway:
                 await self._control.accept(run, change)
         return await self._start(run, plan)
 
-    async def resume_all(self, *, unknown_waits: bool = False) -> list[RunHandle]:
+    async def resume_all(self, *, unknown: OnUnknown = "send") -> list[RunHandle]:
         """Go on with every interrupted run, most urgent first."""
         interrupted = {RunState.INTERRUPTED}
         runs = await self._store.runs(interrupted, urgent_first=True)
-        return [await self.resume(run.id, unknown_waits=unknown_waits) for run in runs]
+        return [await self.resume(run.id, unknown=unknown) for run in runs]
 
-    async def check(self, run_id: str, *, unknown_waits: bool = False) -> Check:
+    async def check(self, run_id: str, *, unknown: OnUnknown = "send") -> Check:
         """Say what resuming a run would do: it is replayed offline, nothing is paid or written."""
         run = await self._stopped(run_id)
-        check, _ = await rehearsed(self._runner, run, ReplayOptions(unknown_waits=unknown_waits))
+        check, _ = await rehearsed(
+            self._runner, run, ReplayOptions(unknown_waits=unknown == "wait")
+        )
         return check
 
-    async def retry(self, run_id: str, *, options: RunOptions | None = None) -> RunHandle:
-        """Go on with a failed run from its failure, with other ``options`` if given."""
+    async def retry(self, run_id: str, **options: Unpack[RunOptions]) -> RunHandle:
+        """Go on with a failed run from its failure, with other options if given."""
         run = await self._stopped(run_id)
         require_failed(run)
-        run = (options or RunOptions()).applied(run, self._clock())
+        run = with_options(run, self._clock(), **options)
         return await self._start(run, ReplayOptions(again=True))
 
     async def fork(self, run_id: str, *, at: str, task: str | None = None) -> RunHandle:
@@ -413,19 +437,19 @@ class Headway:
 
     async def cancel(self, run_id: str) -> Run:
         """End a run for good, executed or not, by whatever process."""
-        commands, run = self._commands, await self.run(run_id)
+        commands, run = self._commands, await self.get_run(run_id)
         await commands.cancel(run.id)
-        return await self.run(run.id)
+        return await self.get_run(run.id)
 
     async def pause(self, run_id: str) -> Run:
         """Stop a run at its next call, until it is resumed; executed by whatever process."""
-        commands, run = self._commands, await self.run(run_id)
+        commands, run = self._commands, await self.get_run(run_id)
         await commands.pause(run.id)
-        return await self.run(run.id)
+        return await self.get_run(run.id)
 
     async def question(self, run_id: str) -> tuple[CallRecord, str] | None:
         """What a run waits for a person to answer or decide: the call, and what it asks."""
-        record = await question_of(self._store, await self.run(run_id))
+        record = await question_of(self._store, await self.get_run(run_id))
         if record is None:
             return None
         pieces = await self._store.prompt(record.call.request_hash)
@@ -453,24 +477,24 @@ class Headway:
 
     async def receipt(self, run_id: str) -> Receipt:
         """What the last attempt at a run replayed, paid and saved."""
-        run = await self.run(run_id)
+        run = await self.get_run(run_id)
         inherited = await inherited_answers(self._store, run)
-        return receipt(run, await self.calls(run.id), inherited, self._prices.cost)
+        return receipt(run, await self.list_calls(run.id), inherited, self._prices.cost)
 
     async def work(
         self,
         *,
-        at_once: int,
+        slots: int,
         forever: bool = False,
         watch: Callable[[RunHandle], None] = lambda handle: None,
     ) -> None:
-        """Execute queued runs, most urgent first, ``at_once`` of them, until none is left.
+        """Execute queued runs, most urgent first, ``slots`` at once, until none is left.
 
         ``forever``: take up interrupted runs as well, each once, and wait for more, until
         :meth:`drain`. ``watch`` is told of each run that starts. Other processes may work beside
         this one: each run is executed by one of them.
         """
-        await self._ready().work(at_once, forever, watch)
+        await self._ready().work(slots, forever, watch)
 
     def drain(self) -> None:
         """Take no more runs: :meth:`work` returns when those that it executes have ended."""
@@ -481,20 +505,20 @@ class Headway:
         """Whether :meth:`drain` was called."""
         return self._ready().is_draining
 
-    async def run(self, run_id: str) -> Run:
+    async def get_run(self, run_id: str) -> Run:
         """The row of a run; its id may be shortened. Raises RunNotFound."""
         run = await self._store.run(run_id)
         if run is None:
             raise RunNotFound(f"no run {run_id!r}: `headway runs list` shows them")
         return run
 
-    async def runs(
+    async def list_runs(
         self, states: Sequence[RunState] = (), *, limit: int | None = None
     ) -> Sequence[Run]:
         """Rows of runs, newest first; at most ``limit``, if given."""
         return await self._store.runs(states, limit=limit)
 
-    async def calls(self, run_id: str) -> Sequence[CallRecord]:
+    async def list_calls(self, run_id: str) -> Sequence[CallRecord]:
         """Rows of a run's calls, by arrival."""
         return await self._store.calls(run_id)
 
@@ -575,9 +599,14 @@ class Headway:
         return self._asking.waiting_calls if self._steer is not None else 0
 
     @property
-    def queue(self) -> Operations:
-        """What may be changed of the queue while everything runs."""
-        return Operations(self._commands, self._store)
+    def queue(self) -> Queue:
+        """Changes the order of the queue, and what is held back."""
+        return Queue(self._commands)
+
+    @property
+    def limits(self) -> Limits:
+        """Changes limits of quotas and shares of teams."""
+        return Limits(self._commands, self._store)
 
     @property
     def _commands(self) -> Commands:
@@ -591,7 +620,7 @@ class Headway:
         return self._executor
 
     @property
-    def service(self) -> LocalScheduler:
+    def scheduler(self) -> LocalScheduler:
         """The scheduler, in the process that leads. Raises StoreBusy in another one.
 
         Raises CallerError while Headway is not open.
@@ -624,7 +653,7 @@ class Headway:
     async def _stopped(self, run_id: str) -> Run:
         """The row of a run that is not executed here. Others are asked when it is to be."""
         handles = self._ready().handles
-        run = await self.run(run_id)
+        run = await self.get_run(run_id)
         require_idle(run.id, run.id in handles)
         return run
 

@@ -13,7 +13,7 @@ import pytest
 from anyio import to_thread
 from autogen_agentchat.agents import AssistantAgent
 
-from headway import Headway, RunFailed, RunOptions
+from headway import Headway, RunFailed
 from headway.config import ConfigError
 from headway.testing import MODEL, QUOTA, SimulatedHeadway, simulated_headway
 from headway_scheduler.errors import CallerError, RunNotFound, RunNotResumable
@@ -38,21 +38,21 @@ async def test_a_paused_class_waits_a_bumped_run_goes_and_the_rest_follows() -> 
     async with simulated_headway() as headway:
         register(headway)
         await headway.queue.pause("class:background")
-        held = [await headway.submit("agent", task=str(n), priority="background") for n in range(2)]
-        free = await headway.submit("agent", task="free")
+        held = [await headway.start("agent", task=str(n), priority="background") for n in range(2)]
+        free = await headway.start("agent", task="free")
         await free.result()
-        while len(headway.service.queued()) < 2:
+        while len(headway.scheduler.queued()) < 2:
             await next_event(headway)
         assert len(headway.provider.ledger.paid) == 1
-        why = headway.service.explain(headway.service.queued()[0].call.id)
+        why = headway.scheduler.explain(headway.scheduler.queued()[0].call.id)
         assert why is not None
         assert why.held == "class:background paused"
         await headway.queue.bump(held[1].id, "interactive")
         await held[1].result()
-        assert (await headway.run(held[1].id)).priority is Priority.INTERACTIVE
+        assert (await headway.get_run(held[1].id)).priority is Priority.INTERACTIVE
         await headway.queue.resume("class:background")
         await held[0].result()
-        assert [(c.kind, c.target) for c in await headway.queue.changes()] == [
+        assert [(c.kind, c.target) for c in await headway.limits.log()] == [
             ("gate", "class:background"),
             ("gate", "class:background"),
         ]
@@ -71,20 +71,20 @@ async def next_event(headway: Headway) -> None:
 
 async def test_limits_change_by_their_names_and_come_back() -> None:
     async with simulated_headway() as headway:
-        configured = headway.service.statistics().gauges
-        await headway.queue.set_limits(QUOTA, {"requests_per_minute": 60, "usd_per_day": 5})
+        configured = headway.scheduler.statistics().gauges
+        await headway.limits.set(QUOTA, {"requests_per_minute": 60, "usd_per_day": 5})
         rates = {
-            g.resource: (g.capacity, g.per_second) for g in headway.service.statistics().gauges
+            g.resource: (g.capacity, g.per_second) for g in headway.scheduler.statistics().gauges
         }
         assert rates[Resource.REQUESTS][1] == 1
         assert rates[Resource.USD_PER_DAY] == (5, 0)
         for limits in ({"rpm": 1}, {"concurrency": 0}):
             with pytest.raises(ConfigError):
-                await headway.queue.set_limits(QUOTA, limits)
+                await headway.limits.set(QUOTA, limits)
         with pytest.raises(CallerError):
-            await headway.queue.set_weight("team", 0)
-        await headway.queue.reset_limits(QUOTA)
-        now = headway.service.statistics().gauges
+            await headway.limits.weight("team", 0)
+        await headway.limits.reset(QUOTA)
+        now = headway.scheduler.statistics().gauges
         assert [replace_free(g) for g in now] == [replace_free(g) for g in configured]
 
 
@@ -95,10 +95,10 @@ def replace_free(gauge: object) -> object:
 async def test_a_run_is_of_the_team_that_is_named_else_of_its_workflow() -> None:
     async with simulated_headway() as headway:
         register(headway)
-        named = await headway.enqueue("agent", task="a", options=RunOptions(team="research"))
-        other = await headway.enqueue("agent", task="b")
-        assert (await headway.run(named.id)).share == "research"
-        assert (await headway.run(other.id)).share == "agent"
+        named = await headway.submit("agent", task="a", team="research")
+        other = await headway.submit("agent", task="b")
+        assert (await headway.get_run(named.id)).share == "research"
+        assert (await headway.get_run(other.id)).share == "agent"
 
 
 @pytest.fixture
@@ -114,17 +114,18 @@ async def test_each_act_returns_what_it_changed(changed: SimulatedHeadway) -> No
     """The leader's act and a follower's, after however many others."""
     async with Headway(changed.config) as follower:
         for headway in (changed, follower):
-            queue, acts = headway.queue, list[tuple[Awaitable[Change], str, str]]()
+            queue, limits = headway.queue, headway.limits
+            acts = list[tuple[Awaitable[Change], str, str]]()
             acts += [(act(), "gate", "all") for act in (queue.pause, queue.drain, queue.resume)]
-            acts += [(queue.set_limits(QUOTA, {"concurrency": 2}), "limits", QUOTA)]
-            acts += [(queue.reset_limits(QUOTA), "limits", QUOTA)]
-            acts += [(queue.resume_quota(QUOTA), "resume", QUOTA)]
-            acts += [(queue.set_weight("team", 3.0), "weight", "team")]
+            acts += [(limits.set(QUOTA, {"concurrency": 2}), "limits", QUOTA)]
+            acts += [(limits.reset(QUOTA), "limits", QUOTA)]
+            acts += [(limits.resume(QUOTA), "resume", QUOTA)]
+            acts += [(limits.weight("team", 3.0), "weight", "team")]
             for act, kind, target in acts:
                 change = await act
                 assert (change.kind, change.target) == (kind, target)
-                assert [change] == await queue.changes(limit=1)
-        assert len(await follower.queue.changes()) == 1500 + 2 * len(acts)
+                assert [change] == await limits.log(limit=1)
+        assert len(await follower.limits.log()) == 1500 + 2 * len(acts)
 
 
 async def test_a_command_says_what_it_changed_after_however_many_changes(
@@ -145,16 +146,16 @@ async def test_a_command_says_what_it_changed_after_however_many_changes(
 async def test_a_worker_sees_a_run_behind_however_many_that_it_cannot_execute() -> None:
     async with simulated_headway() as headway:
         register(headway)
-        mine = await headway.enqueue("agent", task="x")
+        mine = await headway.submit("agent", task="x")
         others = (
-            Run(f"r-{n}", "other", "x", Priority.LOW, RunState.QUEUED, mine.created_at + 1)
+            Run(f"r-{n}", "other", "x", Priority.LOW, RunState.QUEUED, mine.run.created_at + 1)
             for n in range(1500)
         )
         await headway._store.commit(Batch(runs=tuple(others)))
         assert await headway._executor._is_any_left()
-        await headway.work(at_once=1)
-        assert (await headway.run(mine.id)).state is RunState.COMPLETED
-        assert len(await headway.runs([RunState.QUEUED])) == 1500
+        await headway.work(slots=1)
+        assert (await headway.get_run(mine.id)).state is RunState.COMPLETED
+        assert len(await headway.list_runs([RunState.QUEUED])) == 1500
 
 
 TEAM_QUOTAS = """
@@ -201,11 +202,10 @@ async def teams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 async def test_a_team_waits_for_its_own_quota_and_no_other_does(teams: Any) -> None:
     headway, _ = teams
     for team, is_narrow in (("narrow", True), ("others", False)):
-        options = RunOptions(team=team)
-        runs = [await headway.submit("agent", task=str(n), options=options) for n in range(6)]
+        runs = [await headway.start("agent", task=str(n), team=team) for n in range(6)]
         most = 0
-        while headway.service.statistics().in_flight or headway.service.queued() or not most:
-            most = max(most, headway.service.statistics().in_flight)
+        while headway.scheduler.statistics().in_flight or headway.scheduler.queued() or not most:
+            most = max(most, headway.scheduler.statistics().in_flight)
             await next_event(headway)
         assert (most == 1) is is_narrow
         for run in runs:
@@ -214,28 +214,26 @@ async def test_a_team_waits_for_its_own_quota_and_no_other_does(teams: Any) -> N
 
 async def test_a_team_that_has_spent_its_dollars_waits_for_the_next_day(teams: Any) -> None:
     headway, provider = teams
-    options = RunOptions(team="poor")
-    runs = [await headway.submit("agent", task=str(n), options=options) for n in range(20)]
+    runs = [await headway.start("agent", task=str(n), team="poor") for n in range(20)]
     await runs[0].result()
-    while headway.service.statistics().in_flight:
+    while headway.scheduler.statistics().in_flight:
         await next_event(headway)
     spent = sum(entry.prompt_tokens for entry in provider.ledger.paid) / 100
-    await (await headway.submit("agent", task="of another team")).result()
-    waiting = headway.service.queued()
+    await headway.run("agent", task="of another team")
+    waiting = headway.scheduler.queued()
     assert waiting
     assert 1.0 < spent <= 2.0
     for record in waiting:
-        why = headway.service.explain(record.call.id)
+        why = headway.scheduler.explain(record.call.id)
         assert [blocker.quota for blocker in why.blockers] == ["money"]
         await headway.cancel(record.call.run_id)
 
 
 async def test_a_team_that_counts_dollars_needs_a_price_and_no_other_does(teams: Any) -> None:
     headway, _ = teams
-    options = RunOptions(parameters={"model": "unpriced"})
-    await (await headway.submit("agent", task="x", options=options)).result()
-    options = RunOptions(parameters={"model": "unpriced"}, team="poor")
-    failing = await headway.submit("agent", task="x", options=options)
+    parameters = {"model": "unpriced"}
+    await headway.run("agent", task="x", parameters=parameters)
+    failing = await headway.start("agent", task="x", parameters=parameters, team="poor")
     with pytest.raises(RunFailed, match="usd_per_million_input_tokens"):
         await failing.result()
 

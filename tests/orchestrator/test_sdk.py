@@ -18,7 +18,7 @@ from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_core import CancellationToken
 from autogen_core.models import UserMessage
 
-from headway import Headway, RunFailed, RunOptions
+from headway import Headway, RunFailed
 from headway.config import load
 from headway_scheduler.errors import BudgetExceeded, CallerError
 from headway_scheduler.model.calls import Priority
@@ -132,7 +132,7 @@ async def interrupted(world: World) -> str:
     world.hangs.add(3)
     with suppress(InterruptedError):
         async with with_librarian(world.headway()) as headway:
-            handle = await headway.submit("library", task="Go.", priority="high")
+            handle = await headway.start("library", task="Go.", priority="high")
             await world.begun.wait()
             raise InterruptedError
     return handle.id
@@ -148,7 +148,7 @@ async def test_a_resumed_run_pays_for_no_embedding_twice(world: World) -> None:
         assert check.next == f"librarian (sdk, {run_id}.2, unknown)"
         handle = await headway.resume(run_id)
         result = await handle.result()
-        calls = await headway.calls(run_id)
+        calls = await headway.list_calls(run_id)
         receipt = await headway.receipt(run_id)
     assert world.paid("embed") == 3
     assert [call.call.kind for call in calls] == ["sdk"] * 3
@@ -174,7 +174,7 @@ from test_sdk import with_librarian
 async def main():
     hw = with_librarian(Headway())
     async with hw:
-        run = await hw.submit("library", task="Go.", key="one")
+        run = await hw.start("library", task="Go.", key="one")
         print((await run.result()).text)
 
 anyio.run(main)
@@ -211,13 +211,13 @@ async def test_a_tool_s_calls_are_its_own_and_come_back_with_it(world: World) ->
     with suppress(InterruptedError):
         async with world.headway() as headway:
             headway.workflow("clerk")(workflow(headway))
-            handle = await headway.submit("clerk", task="Go.")
+            handle = await headway.start("clerk", task="Go.")
             await world.begun.wait()
             raise InterruptedError
     async with world.headway() as headway:
         headway.workflow("clerk")(workflow(headway))
         await (await headway.resume(handle.id)).result()
-        calls = await headway.calls(handle.id)
+        calls = await headway.list_calls(handle.id)
     assert len(found) == world.paid("embed") == 1
     assert [(call.call.kind, call.call.model) for call in calls] == [
         ("model", "sim"),
@@ -241,7 +241,7 @@ async def test_chat_and_embeddings_do_not_wait_for_each_other(world: World) -> N
             assert (await headway.model("sim").create(hello)).content
             assert world.paid("sim") == 1
             assert len(world.provider.ledger) == 2
-            statistics = headway.service.statistics()
+            statistics = headway.scheduler.statistics()
             assert (statistics.in_flight, sum(statistics.waiting)) == (1, 1)
             group.cancel_scope.cancel()
 
@@ -253,8 +253,8 @@ async def test_outside_of_a_run_calls_are_those_of_the_ad_hoc_run(world: World) 
         await headway.model("sim").create([UserMessage(content="hello", source="user")])
         await sdk.close()  # the user's own: others stay open
         await embed(headway.openai("embed"), "two")
-        (run,) = await headway.runs()
-        calls = await headway.calls(run.id)
+        (run,) = await headway.list_runs()
+        calls = await headway.list_calls(run.id)
     assert run.workflow == "(ad hoc)"
     assert [(call.call.kind, call.call.quotas, call.state) for call in calls] == [
         ("sdk", ("vectors",), CallState.DONE),
@@ -271,22 +271,22 @@ async def test_after_a_run_and_a_check_who_asks_is_outside_again(world: World) -
         await headway.check(run_id)
         await (await headway.resume(run_id)).result()
         await embed(headway.openai("embed"), "shelf 0")
-        assert len(await headway.calls(run_id)) == 3
+        assert len(await headway.list_calls(run_id)) == 3
     assert world.paid("embed") == 4
 
 
 async def test_embeddings_count_on_the_run_s_budget(world: World) -> None:
     async with world.headway() as headway:
         with_librarian(headway)
-        free = await headway.submit("library", task="Go.")
+        free = await headway.start("library", task="Go.")
         await free.result()
-        first, second, third = (await headway.calls(free.id))[:3]
+        first, second, third = (await headway.list_calls(free.id))[:3]
         assert first.usage is not None
         assert second.usage is not None
         tokens = first.usage.total + second.usage.total + third.call.tokens
-        options = RunOptions(budget_usd=(tokens - 1) * 0.001)
+        budget_usd = (tokens - 1) * 0.001
         with pytest.raises(RunFailed) as caught:
-            await (await headway.submit("library", task="Go.", options=options)).result()
+            await headway.run("library", task="Go.", budget_usd=budget_usd)
     assert isinstance(caught.value.__cause__, BudgetExceeded)
     assert world.paid("embed") == 3 + 2
 
@@ -295,7 +295,7 @@ async def test_a_person_decides_but_does_not_answer_in_the_provider_s_place(worl
     run_id = await interrupted(world)
     async with world.headway() as headway:
         with_librarian(headway)
-        handle = await headway.resume(run_id, unknown_waits=True)
+        handle = await headway.resume(run_id, unknown="wait")
         await handle.ended()
         assert handle.run.state is RunState.WAITING
         question = await headway.question(run_id)

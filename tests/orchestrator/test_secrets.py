@@ -76,9 +76,9 @@ async def test_a_key_is_in_nothing_that_is_kept_or_shown(
         def agent(models: Any) -> AssistantAgent:
             return AssistantAgent("writer", models("sim"))
 
-        first = await headway.submit("agent", task="x")
+        first = await headway.start("agent", task="x")
         await first.result()
-        second = await headway.submit("agent", task="again")
+        second = await headway.start("agent", task="again")
         with pytest.raises(RunFailed) as failed:
             await second.result()
         seen += [str(failed.value), repr(failed.value.__cause__)]

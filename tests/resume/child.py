@@ -96,7 +96,7 @@ SEAMS = (
 async def carry_out(folder: Path) -> list[Any]:
     """Go on with the only run of a database, whatever its state."""
     async with Headway(load(folder / "headway.toml")) as headway:
-        (run,) = await headway.runs()
+        (run,) = await headway.list_runs()
         if run.state in (RunState.COMPLETED, RunState.FAILED):
             handle = await headway.handle(run.id)
         else:

@@ -132,15 +132,15 @@ async def test_reasoning_and_logprobs_come_back_equal(requests: list[Any], tmp_p
     live, again = Factory(), Factory()
     async with Headway(load(tmp_path / "headway.toml", environ={})) as headway:
         headway.workflow("team")(live)
-        uncut = await headway.submit("team", task="Go.")
+        uncut = await headway.start("team", task="Go.")
         await uncut.result()
         calls = len(requests)
-        cut = await headway.submit("team", task="Go.")
+        cut = await headway.start("team", task="Go.")
         async for _ in cut.stream():
             if len(cut.calls) == calls - 1:
                 cut.interrupt()
         assert cut.run.state is RunState.INTERRUPTED
-        known = sum(row.answer is not None for row in await headway.calls(cut.id))
+        known = sum(row.answer is not None for row in await headway.list_calls(cut.id))
         assert known >= 3
     asked = len(requests)
     async with Headway(load(tmp_path / "headway.toml", environ={})) as headway:
@@ -150,7 +150,7 @@ async def test_reasoning_and_logprobs_come_back_equal(requests: list[Any], tmp_p
         assert len(requests) - asked == calls - known
         assert said(handle) == said(uncut)
         assert again.doubters[0].results == live.doubters[0].results
-        first = await headway.calls(cut.id)
+        first = await headway.list_calls(cut.id)
     assert all(load_result(row.answer or "").thought for row in first)
     for result in again.doubters[0].results:
         assert result.thought is not None

@@ -145,10 +145,10 @@ async def uncut(copies: Copies, monkeypatch: pytest.MonkeyPatch, most: float = f
             copies.take()
 
     async with Headway(load(folder / "headway.toml")) as headway:
-        await headway.enqueue("team", task="Explain the tides.")
+        await headway.submit("team", task="Explain the tides.")
         with monkeypatch.context() as patch:
             patch.setattr(SqliteStore, "commit", copied)
-            (run,) = await headway.runs()
+            (run,) = await headway.list_runs()
             handle = await headway.resume(run.id)
             await handle.ended()
         return child_module.transcript(handle)

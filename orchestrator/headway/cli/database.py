@@ -35,7 +35,7 @@ class Reader:
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
+class StoredQueue:
     """The queue as the database has it: enough to explain every wait without the live process."""
 
     scheduler: Scheduler
@@ -50,7 +50,7 @@ async def reading(config: Config) -> AsyncIterator[Reader]:
         yield Reader(store, holder(config.database) is not None, store.clock())
 
 
-async def load_queue(config: Config, reader: Reader) -> Queue:
+async def load_queue(config: Config, reader: Reader) -> StoredQueue:
     """Build the scheduler as it stands on disk.
 
     Calls of runs that nobody drives any more are parked, as they are in the live process.
@@ -68,4 +68,4 @@ async def load_queue(config: Config, reader: Reader) -> Queue:
         lambda record: reader.is_held and record.call.run_id not in stopped,
         runs=await reader.store.runs(UNDER_WAY),
     )
-    return Queue(scheduler, scheduler.queued(), in_flight)
+    return StoredQueue(scheduler, scheduler.queued(), in_flight)

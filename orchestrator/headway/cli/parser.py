@@ -76,8 +76,10 @@ def _add_running(commands: Any) -> None:
     run = _command(commands, "run", "run:run", "run a team here and watch it")
     submit = _command(commands, "submit", "submit:submit", "queue a run and print its id")
     for command in (run, submit):
-        command.add_argument("team", metavar="TEAM", help="name, file.json, .yaml, module:factory")
-        command.add_argument("task", metavar="TASK", help="what the team is to do")
+        command.add_argument(
+            "workflow", metavar="WORKFLOW", help="name, file.json, .yaml, module:factory"
+        )
+        command.add_argument("task", metavar="TASK", help="what its team is to do")
         command.add_argument("-p", "--priority", metavar="PRIORITY", help=_PRIORITIES)
         command.add_argument("--key", help="used before: the run of then, not another one")
         command.add_argument(
@@ -89,12 +91,12 @@ def _add_running(commands: Any) -> None:
             metavar="NAME=VALUE",
             help="for the factory; VALUE is JSON, or text",
         )
-        command.add_argument(
-            "--for", dest="share", metavar="TEAM", help="whose share it draws on (default: TEAM's)"
-        )
+        command.add_argument("--team", help="whose share it draws on (default: its workflow's)")
         _add_options(command)
     work = _command(commands, "work", "work:work", "take queued runs, most urgent first")
-    work.add_argument("--runs", type=_count, default=8, metavar="N", help="at once (default: 8)")
+    work.add_argument(
+        "--slots", type=_count, default=8, metavar="N", help="runs at once (default: 8)"
+    )
     work.add_argument("--forever", action="store_true", help="wait for more when none is left")
     work.add_argument("--label", default="", metavar="NAME", help="what `headway top` calls it")
     for command in (run, submit, work):
@@ -170,19 +172,21 @@ def _add_looking(commands: Any) -> None:
     top.add_argument("--limit", type=_count, default=20, metavar="N", help="(default: 20)")
     _add_common(top)
     _add_database(commands)
-    cost = _command(commands, "cost", "costs:show", "what was spent")
+    costs = _command(commands, "costs", "costs:show", "what was spent")
     keys = ("model", "team", "workflow", "run", "day")
-    cost.add_argument("--by", choices=keys, default="model", help="(default: model)")
-    cost.add_argument("--since", type=_duration, metavar="TIME", help="how long ago, as in 12h, 7d")
-    _add_common(cost)
+    costs.add_argument("--by", choices=keys, default="model", help="(default: model)")
+    costs.add_argument(
+        "--since", type=_duration, metavar="TIME", help="how long ago, as in 12h, 7d"
+    )
+    _add_common(costs)
     limits = commands.add_parser("limits", help="what may be sent, and who gets how much of it")
     verbs = limits.add_subparsers(metavar="VERB", required=True, title="verbs")
-    show = _command(verbs, "list", "limits:show_limits", "limits that hold, and what is free")
-    set_ = _command(verbs, "set", "limits:set_limits", "change limits until they are reset")
-    reset = _command(verbs, "reset", "limits:reset_limits", "go back to the configured limits")
-    resume = _command(verbs, "resume", "limits:resume_quota", "let a stopped quota try again")
-    weight = _command(verbs, "weight", "limits:set_weight", "change the share of a team")
-    log = _command(verbs, "log", "limits:show_log", "what was changed, newest first")
+    show = _command(verbs, "list", "limits:show", "limits that hold, and what is free")
+    set_ = _command(verbs, "set", "limits:set", "change limits until they are reset")
+    reset = _command(verbs, "reset", "limits:reset", "go back to the configured limits")
+    resume = _command(verbs, "resume", "limits:resume", "let a stopped quota try again")
+    weight = _command(verbs, "weight", "limits:weight", "change the share of a team")
+    log = _command(verbs, "log", "limits:log", "what was changed, newest first")
     for command in (set_, reset, resume):
         command.add_argument("quota", metavar="QUOTA", help="as in headway.toml")
     set_.add_argument("settings", metavar="KEY=NUMBER", nargs="+", help="as in headway.toml")
@@ -210,12 +214,12 @@ def _add_database(commands: Any) -> None:
 
 def _add_operations(verbs: Any) -> None:
     """What may be done to the queue."""
-    bump = _command(verbs, "bump", "limits:bump", "change the class of a run or a waiting call")
+    bump = _command(verbs, "bump", "queue:bump", "change the class of a run or a waiting call")
     bump.add_argument("id", metavar="ID", help="of the run, or of the call")
     bump.add_argument("-p", "--priority", required=True, metavar="CLASS", help=_PRIORITIES)
-    pause = _command(verbs, "pause", "limits:pause", "send nothing until resumed")
-    drain = _command(verbs, "drain", "limits:drain", "send what waits, hold what comes later")
-    resume = _command(verbs, "resume", "limits:resume", "send again what was held")
+    pause = _command(verbs, "pause", "queue:pause", "send nothing until resumed")
+    drain = _command(verbs, "drain", "queue:drain", "send what waits, hold what comes later")
+    resume = _command(verbs, "resume", "queue:resume", "send again what was held")
     for command in (pause, drain, resume):
         command.add_argument(
             "of", metavar="OF", nargs="?", default="all", help="all, class:CLASS or model:MODEL"
@@ -238,7 +242,7 @@ def _add_common(command: Any) -> None:
 
 
 def _add_options(command: Any) -> None:
-    command.add_argument("--budget", type=_positive, metavar="USD", help="for all its calls")
+    command.add_argument("--budget-usd", type=_positive, metavar="USD", help="for all its calls")
     command.add_argument("--deadline", type=_duration, metavar="TIME", help="as in 90s, 30m, 2h")
 
 

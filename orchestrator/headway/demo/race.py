@@ -64,7 +64,7 @@ class Race:
         headway.workflow(arrival.team)(
             lambda models: build(arrival.priority, models(MODEL), asking)
         )
-        run = await headway.submit(arrival.team, task=_task(arrival), priority=arrival.priority)
+        run = await headway.start(arrival.team, task=_task(arrival), priority=arrival.priority)
         await run.result()
 
     async def _play_stock(self, client: "ChatCompletionClient", arrival: Arrival) -> None:

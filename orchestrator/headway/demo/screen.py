@@ -61,7 +61,7 @@ async def watch(race: Race, console: Console) -> None:
 def lines(race: Race, seconds: float) -> Iterator[str]:
     """One line for each side; that of a side that is over is left out."""
     if race.headway is not None:
-        gauges = race.headway.service.statistics().gauges
+        gauges = race.headway.scheduler.statistics().gauges
         free = ", ".join(f"{max(0.0, g.available):,.0f} {g.resource}" for g in gauges)
         yield f"{seconds:4.0f} s  headway  {_brief(race.ours)}; free {free}"
     if any(team.state is TeamState.RUNNING for team in race.stock.teams.values()):
@@ -84,7 +84,7 @@ def _seconds(value: float | None) -> str:
 
 def frame(race: Race, seconds: float) -> RenderableType:
     """Both sides beside each other."""
-    service = race.headway.service if race.headway is not None else None
+    service = race.headway.scheduler if race.headway is not None else None
     ours = _panel("with Headway", _gauges(service), race.ours, _next(service))
     stock = _panel("without: stock AutoGen clients", _no_gauges(), race.stock, "nobody knows")
     title = Text.assemble(("headway demo", "bold"), f"  {seconds:.0f} s")

@@ -37,7 +37,7 @@ class Budget:
             raise BudgetExceeded(
                 f"run {self._run.id} may spend ${self._run.budget_usd:.4f}, and with its next call "
                 f"(model {call.model!r}, {call.tokens:,} tokens) it would come to ${spent:.4f}: "
-                f"`headway runs retry {self._run.id} --budget USD` goes on with more"
+                f"`headway runs retry {self._run.id} --budget-usd USD` goes on with more"
             )
 
     def spent_usd(self) -> float:

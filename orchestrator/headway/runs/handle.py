@@ -1,10 +1,10 @@
-"""What a caller holds of a run: its options, its handle, its result.
+"""What a caller holds of a run: its handle, its result.
 
 Law of this file: a handle shows what the runner tells it, or the database; it drives nothing.
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -52,33 +52,6 @@ class ReplayOptions:
 
     again: bool = False
     unknown_waits: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What a run is given beside its task: ``parameters`` go to the factory, and are JSON values.
-
-    ``deadline_seconds`` from when it is submitted or retried; ``budget_usd`` for all its calls.
-    ``team``: whose share of the quotas it draws on, beside other teams; its workflow's, if None.
-    """
-
-    parameters: Mapping[str, Any] | None = None
-    deadline_seconds: float | None = None
-    budget_usd: float | None = None
-    team: str | None = None
-
-    def applied(self, run: Run, now: float) -> Run:
-        """Return ``run`` with these options; what is None stays as it is. Raises CallerError."""
-        changes: dict[str, Any] = {}
-        if self.parameters is not None:
-            changes["parameters"] = _json(self.parameters)
-        if self.deadline_seconds is not None:
-            changes["deadline"] = now + self.deadline_seconds
-        if self.budget_usd is not None:
-            changes["budget_usd"] = self.budget_usd
-        if self.team is not None:
-            changes["team"] = self.team
-        return replace(run, **changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,10 +231,3 @@ class RemoteRunHandle(RunHandle):
             for message in self.task_result.messages:
                 self.publish(message)
         self.publish(Ended(run.id, run.state, run.error, run.finished_at or run.created_at))
-
-
-def _json(parameters: Mapping[str, Any]) -> str:
-    try:
-        return json.dumps(dict(parameters))
-    except (TypeError, ValueError) as error:
-        raise CallerError(f"parameters of a run must be JSON values: {error}") from None

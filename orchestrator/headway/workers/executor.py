@@ -145,10 +145,10 @@ class Executor:
             with suppress(StoreError):
                 await self._commands.retire(self.worker.id)
 
-    async def work(self, at_once: int, forever: bool, watch: Watch) -> None:
+    async def work(self, slots: int, forever: bool, watch: Watch) -> None:
         """Take runs from the leader, until none is left or, ``forever``, until drained."""
         self._watch = watch
-        await self._offer(at_once, forever)
+        await self._offer(slots, forever)
         try:
             while not self.is_draining and (forever or await self._is_any_left()):
                 changed = self._changed

@@ -266,7 +266,7 @@ def test_submit_and_work_and_how_each_failure_is_told(folder: Path) -> None:
         assert (status, err) == (0, "")
         ids[team] = out.strip()
 
-    status, out, err = headway(folder, "work", "--runs", "3")
+    status, out, err = headway(folder, "work", "--slots", "3")
     assert status == 1
     assert out.splitlines()[-2].startswith(("1 completed, 4 failed", "4 failed, 1 completed"))
     assert f"{ids['pair']} writer: " in out

@@ -354,7 +354,7 @@ def test_doctor_reports_a_database_of_another_program(folder: Path, shown: Shown
 def test_an_error_leaves_headway_as_it_was_raised_and_not_in_a_group(folder: Path) -> None:
     async def submit() -> None:
         async with headway.Headway() as opened:
-            await opened.submit("nothing", task="x")
+            await opened.start("nothing", task="x")
 
     with pytest.raises(CallerError, match="no workflow 'nothing'"):
         anyio.run(submit)

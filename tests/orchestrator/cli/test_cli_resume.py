@@ -176,12 +176,12 @@ def test_a_question_ends_the_process_and_the_answer_goes_on(headway: Headway) ->
 
 
 def test_options_of_a_run_and_what_steers_it(folder: Path, headway: Headway) -> None:
-    status, _, err = headway("run", "pair", "Go.", "--budget", "0.0005", "-P", "critic=editor")
+    status, _, err = headway("run", "pair", "Go.", "--budget-usd", "0.0005", "-P", "critic=editor")
     run = last_run(headway)
     assert (status, run["state"]) == (1, "failed")
     assert "may spend $0.0005" in err
     assert run["parameters"] == {"critic": "editor"}
-    status, out, err = headway("runs", "retry", run["id"], "--budget", "5", "--deadline", "1h")
+    status, out, err = headway("runs", "retry", run["id"], "--budget-usd", "5", "--deadline", "1h")
     assert status == 0, err
     assert "editor: " in out
     headway("submit", "pair", "Later.")
@@ -191,7 +191,7 @@ def test_options_of_a_run_and_what_steers_it(folder: Path, headway: Headway) -> 
     status, out, err = headway("db", "prune", "--older-than", "0.001s")
     assert (status, err) == (0, "")
     assert out.startswith("deleted 2 runs, ")
-    for wrong in (["--deadline", "soon"], ["--budget", "-1"], ["-P", "x"]):
+    for wrong in (["--deadline", "soon"], ["--budget-usd", "-1"], ["-P", "x"]):
         status, _, err = headway("submit", "pair", "x", *wrong)
         assert status == 2
         assert "Traceback" not in err

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from autogen_agentchat.agents import AssistantAgent
 
-from headway import RunOptions
 from headway.cli import main
 from headway.config import load
 from headway.pricing.costs import added_up
@@ -67,7 +66,7 @@ async def test_the_costs_of_a_headway_are_what_its_provider_was_paid() -> None:
             return AssistantAgent("writer", models(MODEL))  # type: ignore[operator]
 
         for team in ("a", "a", "b"):
-            run = await headway.submit("agent", task="x", options=RunOptions(team=team))
+            run = await headway.start("agent", task="x", team=team)
             await run.result()
         paid = headway.provider.ledger.paid
         costs = {cost.key: cost for cost in await headway.costs("team")}
@@ -88,8 +87,8 @@ def test_the_command_shows_and_writes_them(
     monkeypatch.chdir(tmp_path)
     assert main(["submit", "a:b", "task"]) == 0
     capsys.readouterr()
-    assert main(["cost", "--by", "day", "--since", "7d"]) == 0
+    assert main(["costs", "--by", "day", "--since", "7d"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == ["total", "0", "0", "0", "$0.0000"]
-    assert main(["cost", "--json"]) == 0
+    assert main(["costs", "--json"]) == 0
     (total,) = json.loads(capsys.readouterr().out)
     assert (total["key"], total["usd"]) == ("total", 0.0)

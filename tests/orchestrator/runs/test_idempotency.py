@@ -68,7 +68,7 @@ async def test_a_call_that_is_sent_again_carries_the_same_key(
         with suppress(InterruptedError):
             async with Headway(load(file, environ={})) as headway:
                 headway.workflow("team")(team)
-                handle = await headway.submit("team", task="Go.")
+                handle = await headway.start("team", task="Go.")
                 await is_hanging.wait()
                 raise InterruptedError
         async with Headway(load(file, environ={})) as headway:
@@ -86,5 +86,5 @@ async def test_without_the_setting_no_key_is_sent(
     async with simulated_provider() as provider:
         async with Headway(load(configured(tmp_path, provider), environ={})) as headway:
             headway.workflow("one")(lambda models: AssistantAgent("writer", models("sim")))
-            await (await headway.submit("one", task="Go.")).result()
+            await headway.run("one", task="Go.")
         assert [entry.who for entry in provider.ledger.entries] == [""]

@@ -69,19 +69,19 @@ async def test_the_texts_of_answers_stand_in_a_result_as_references(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with opened(config) as headway:
-        handle = await headway.submit("team", task="Go.", key="once")
+        handle = await headway.start("team", task="Go.", key="once")
         await handle.result()
     assert handle.task_result is not None
     whole = dump_result(handle.task_result)
     async with opened(config) as headway:
-        run = await headway.run(handle.id)
+        run = await headway.get_run(handle.id)
         assert run.result is not None
         assert "Answer" in whole
         assert "Answer" not in run.result
         assert [ref[1] for ref in json.loads(run.result)["refs"]] == [
             f"{run.id}.{number}" for number in range(4)
         ]
-        again = await headway.submit("team", task="Go.", key="once")
+        again = await headway.start("team", task="Go.", key="once")
         assert (await again.result()).task_result == handle.task_result
         export = await exported(headway._store, run, Prices(headway.config).cost)
         assert export.messages == json.loads(whole)["messages"]
@@ -93,19 +93,19 @@ async def test_the_texts_of_answers_stand_in_a_result_as_references(
 
 async def test_a_result_without_references_is_read_as_it_was_written(config: Path) -> None:
     async with opened(config) as headway:
-        handle = await headway.submit("team", task="Go.", key="once")
+        handle = await headway.start("team", task="Go.", key="once")
         await handle.result()
         assert handle.task_result is not None
         whole = dump_result(handle.task_result)
-        await headway.service.save_run(replace(handle.run, result=whole))
+        await headway.scheduler.save_run(replace(handle.run, result=whole))
     async with opened(config) as headway:
-        again = await headway.submit("team", task="Go.", key="once")
+        again = await headway.start("team", task="Go.", key="once")
         assert (await again.result()).task_result == handle.task_result
 
 
 async def test_a_copy_refers_to_no_call_of_its_parent_and_keeps_its_own_texts(config: Path) -> None:
     async with opened(config) as headway:
-        first = await headway.submit("team", task="Go.", key="first")
+        first = await headway.start("team", task="Go.", key="first")
         await first.result()
         fork = await headway.fork(first.id, at="2")
         await fork.result()
@@ -117,16 +117,16 @@ async def test_a_copy_refers_to_no_call_of_its_parent_and_keeps_its_own_texts(co
         refs = json.loads(handle.run.result)["refs"]
         assert {call_id.rpartition(".")[0] for _, call_id, _ in refs} == {handle.id}
     async with opened(config) as headway:
-        own = await headway.calls(fork.id)
+        own = await headway.list_calls(fork.id)
         assert fork.task_result is not None
         whole = json.loads(dump_result(fork.task_result))
         assert unpacked(fork.run.result or "", own) == whole
         # What a copy began with stays as long as the copy, and its own texts go with it.
-        await headway.service.forget(first.id, following.id)
-        assert [run.id for run in await headway.runs()] == [fork.id, first.id]
-        again = await headway.submit("team", task="Go.", key="first")
+        await headway.scheduler.forget(first.id, following.id)
+        assert [run.id for run in await headway.list_runs()] == [fork.id, first.id]
+        again = await headway.start("team", task="Go.", key="first")
         assert (await again.result()).task_result == first.task_result
-        assert unpacked(fork.run.result or "", await headway.calls(fork.id)) == whole
+        assert unpacked(fork.run.result or "", await headway.list_calls(fork.id)) == whole
 
 
 def answer_of(number: int, **answer: Any) -> CallRecord:

@@ -21,7 +21,6 @@ from headway import (
     Headway,
     RunFailed,
     RunHandle,
-    RunOptions,
     Started,
     idempotency_key,
     idempotent,
@@ -140,7 +139,7 @@ async def interrupted(world: World, factory: Callable[..., Any] = team, calls: i
     """A run whose process ended while call number ``calls`` was on its way."""
     with suppress(InterruptedError):
         async with world.opened(factory) as headway:
-            handle = await headway.submit("team", task="Go.")
+            handle = await headway.start("team", task="Go.")
             await until(handle, calls)
             raise InterruptedError
     return handle.id
@@ -153,7 +152,7 @@ def said(handle: RunHandle) -> list[str]:
 
 async def uncut(world: World, factory: Callable[..., Any] = team) -> list[str]:
     async with world.opened(factory) as headway:
-        handle = await headway.submit("team", task="Go.")
+        handle = await headway.start("team", task="Go.")
         await handle.result()
         return said(handle)
 
@@ -163,7 +162,7 @@ async def test_an_interrupted_run_goes_on_and_pays_for_nothing_twice(world: Worl
     before = world.paid
     run_id = await interrupted(world)
     async with world.opened(team) as headway:
-        assert (await headway.run(run_id)).state is RunState.INTERRUPTED
+        assert (await headway.get_run(run_id)).state is RunState.INTERRUPTED
         handle = await headway.resume(run_id[:6])
         result = await handle.result()
         assert said(handle) == expected
@@ -189,7 +188,7 @@ async def test_the_call_of_an_agent_without_a_team_that_is_cut_off_is_not_hidden
     world.settings.append(Fault(FaultKind.HANG))
     with suppress(InterruptedError):
         async with world.opened(alone) as headway:
-            handle = await headway.submit("team", task="Go.")
+            handle = await headway.start("team", task="Go.")
             while not world.provider.ledger.entries:  # noqa: ASYNC110 - it cannot tell us
                 await anyio.sleep(0.001)
             if how == "interrupt":
@@ -197,7 +196,7 @@ async def test_the_call_of_an_agent_without_a_team_that_is_cut_off_is_not_hidden
                 await handle.ended()
             raise InterruptedError
     async with world.opened(alone) as headway:
-        (call,) = await headway.calls(handle.id)
+        (call,) = await headway.list_calls(handle.id)
         assert call.state is CallState.UNKNOWN
         await (await headway.resume(handle.id)).result()
         receipt = await headway.receipt(handle.id)
@@ -208,12 +207,12 @@ async def test_a_check_says_what_would_be_and_does_nothing(world: World) -> None
     run_id = await interrupted(world)
     paid = world.paid
     async with world.opened(team) as headway:
-        before = await headway.calls(run_id)
+        before = await headway.list_calls(run_id)
         check = await headway.check(run_id)
         assert (check.outcome, check.replayed) == ("asks", 3)
         assert check.next == f"critic (model, {run_id}.3, unknown)"
-        assert await headway.calls(run_id) == before
-        assert (await headway.run(run_id)).attempts == 1
+        assert await headway.list_calls(run_id) == before
+        assert (await headway.get_run(run_id)).attempts == 1
     assert world.paid == paid
 
 
@@ -232,17 +231,17 @@ async def test_runs_of_registered_workflows_are_taken_up_when_headway_opens(worl
     async with headway:
         pass
     async with world.opened() as headway:
-        assert (await headway.run(run_id)).state is RunState.COMPLETED
+        assert (await headway.get_run(run_id)).state is RunState.COMPLETED
 
 
 async def test_the_key_of_an_interrupted_run_goes_on_with_it(world: World) -> None:
     with suppress(InterruptedError):
         async with world.opened(team) as headway:
-            handle = await headway.submit("team", task="Go.", key="w47")
+            handle = await headway.start("team", task="Go.", key="w47")
             await until(handle, 3)
             raise InterruptedError
     async with world.opened(team) as headway:
-        again = await headway.submit("team", task="Go.", key="w47")
+        again = await headway.start("team", task="Go.", key="w47")
         assert again.id == handle.id
         assert (await again.result()).calls == MESSAGES - 1
 
@@ -250,11 +249,11 @@ async def test_the_key_of_an_interrupted_run_goes_on_with_it(world: World) -> No
 async def test_a_paused_run_lets_its_call_come_back_and_goes_on_later(world: World) -> None:
     expected = await uncut(world)
     async with world.opened(team) as headway:
-        handle = await headway.submit("team", task="Go.")
+        handle = await headway.start("team", task="Go.")
         await until(handle, 2)
         run = await headway.pause(handle.id)
         assert run.state is RunState.PAUSED
-        assert {r.state for r in await headway.calls(run.id)} == {CallState.DONE}
+        assert {r.state for r in await headway.list_calls(run.id)} == {CallState.DONE}
         resumed = await headway.resume(run.id)
         await resumed.result()
         assert said(resumed) == expected
@@ -271,7 +270,7 @@ async def test_a_run_that_is_not_executed_can_be_paused_and_cancelled(world: Wor
         assert (await headway.cancel(run_id)).state is RunState.CANCELLED
         with pytest.raises(RunNotResumable):
             await headway.pause(run_id)
-        assert headway.service.queued() == []
+        assert headway.scheduler.queued() == []
 
 
 # A workflow that changed
@@ -321,7 +320,7 @@ async def test_a_changed_workflow_halts_with_a_diff_and_changes_nothing(
 ) -> None:
     run_id = await interrupted(world)
     async with world.opened(changed) as headway:
-        before, row = await headway.calls(run_id), await headway.run(run_id)
+        before, row = await headway.list_calls(run_id), await headway.get_run(run_id)
         paid = world.paid
         check = await headway.check(run_id)
         assert check.outcome == "changed"
@@ -332,8 +331,8 @@ async def test_a_changed_workflow_halts_with_a_diff_and_changes_nothing(
         assert handle.change is not None
         for text in told:
             assert text in handle.change
-        assert await headway.calls(run_id) == before
-        assert await headway.run(run_id) == row
+        assert await headway.list_calls(run_id) == before
+        assert await headway.get_run(run_id) == row
         assert world.paid == paid
 
 
@@ -352,7 +351,7 @@ async def test_a_person_may_go_on_with_a_changed_workflow(choice: Any, world: Wo
         if again is not None:
             await again.result()
         if choice == "fork":
-            assert (await headway.run(run_id)).state is RunState.INTERRUPTED
+            assert (await headway.get_run(run_id)).state is RunState.INTERRUPTED
 
 
 async def test_other_code_is_noticed_even_if_it_asks_the_same(
@@ -377,7 +376,7 @@ async def test_a_failed_run_keeps_its_error_and_goes_on_from_there(world: World)
     expected = await uncut(world)
     before = world.paid
     async with world.opened(team) as headway:
-        handle = await headway.submit("team", task="Go.")
+        handle = await headway.start("team", task="Go.")
         await until(handle, 3)
         world.settings.append(Fault(FaultKind.UNAUTHORIZED))
         with pytest.raises(RunFailed, match="AuthenticationError") as failed:
@@ -385,7 +384,7 @@ async def test_a_failed_run_keeps_its_error_and_goes_on_from_there(world: World)
         assert isinstance(failed.value.__cause__, openai.AuthenticationError)
         with pytest.raises(RunNotResumable, match="runs retry"):
             await headway.resume(handle.id)
-        await headway.queue.resume_quota("roomy")
+        await headway.limits.resume("roomy")
         again = await headway.retry(handle.id)
         await again.result()
         assert said(again) == expected
@@ -406,7 +405,7 @@ async def test_an_error_in_a_termination_fails_the_run_and_retry_goes_on(world: 
         return RoundRobinGroupChat(members, termination_condition=Broken(MESSAGES))
 
     async with world.opened(broken) as headway:
-        handle = await headway.submit("team", task="Go.")
+        handle = await headway.start("team", task="Go.")
         with pytest.raises(RunFailed, match="ZeroDivisionError: in the termination"):
             await handle.result()
         is_broken.clear()
@@ -419,7 +418,7 @@ async def test_a_fork_asks_one_call_anew_and_what_was_before_is_free(world: Worl
     expected = await uncut(world)
     before = world.paid
     async with world.opened(team) as headway:
-        (run,) = await headway.runs()
+        (run,) = await headway.list_runs()
         fork = await headway.fork(run.id, at="4")
         await fork.result()
         assert said(fork) == expected
@@ -438,7 +437,7 @@ async def test_a_completed_run_continues_with_another_task(world: World) -> None
     await uncut(world)
     before = world.paid
     async with world.opened(team) as headway:
-        (run,) = await headway.runs()
+        (run,) = await headway.list_runs()
         second = await headway.continue_run(run.id, "And now?")
         await second.result()
         assert said(second)[0] == "And now?"
@@ -458,11 +457,11 @@ def with_person(models: Any) -> Team:
 
 async def test_a_run_waits_for_a_person_without_a_process(world: World) -> None:
     async with world.opened(with_person) as headway:
-        handle = await headway.submit("team", task="Go.")
+        handle = await headway.start("team", task="Go.")
         with pytest.raises(RunFailed, match="waiting"):
             await handle.result()
     async with world.opened(with_person) as headway:
-        run = await headway.run(handle.id)
+        run = await headway.get_run(handle.id)
         assert run.state is RunState.WAITING
         with pytest.raises(RunNotResumable, match="waits for a person"):
             await headway.resume(run.id)
@@ -493,7 +492,7 @@ async def test_a_person_who_is_there_is_asked_at_once(world: World) -> None:
 
     async with world.opened(with_person) as headway:
         headway.person = person
-        handle = await headway.submit("team", task="Go.")
+        handle = await headway.start("team", task="Go.")
         await handle.result()
         assert "to 'Enter your response: ': yes" in said(handle)
 
@@ -505,7 +504,7 @@ async def test_a_handoff_to_a_person_is_answered_and_goes_on(world: World) -> No
         return Swarm([writer], termination_condition=ending)
 
     async with world.opened(handing_off) as headway:
-        handle = await headway.submit("team", task="Go.")
+        handle = await headway.start("team", task="Go.")
         await handle.ended()
         assert handle.run.state is RunState.WAITING
         await headway.answer(handle.id, "Take the left one.")
@@ -528,7 +527,7 @@ def with_tool(tool: Callable[..., Any]) -> Callable[..., Any]:
 async def cut_in_tool(world: World, factory: Callable[..., Any], begun: anyio.Event) -> str:
     with suppress(InterruptedError):
         async with world.opened(factory) as headway:
-            handle = await headway.submit("team", task="Go.")
+            handle = await headway.start("team", task="Go.")
             await begun.wait()
             raise InterruptedError
     return handle.id
@@ -616,7 +615,7 @@ async def test_a_call_cut_off_in_flight_may_wait_for_a_person(world: World) -> N
     run_id = await interrupted(world)
     async with world.opened(team) as headway:
         paid = world.paid
-        handle = await headway.resume(run_id, unknown_waits=True)
+        handle = await headway.resume(run_id, unknown="wait")
         await handle.ended()
         assert handle.run.state is RunState.WAITING
         assert world.paid == paid
@@ -624,30 +623,29 @@ async def test_a_call_cut_off_in_flight_may_wait_for_a_person(world: World) -> N
         assert asked is not None
         assert "You are critic." in asked[1]
         await headway.answer(run_id, "What it would have said.")
-        handle = await headway.resume(run_id, unknown_waits=True)
+        handle = await headway.resume(run_id, unknown="wait")
         await handle.result()
         assert said(handle)[4] == "What it would have said."
 
 
 async def test_a_run_ends_at_its_budget_and_retry_goes_on_with_more(world: World) -> None:
     async with world.opened(team) as headway:
-        options = RunOptions(budget_usd=0.12)
-        handle = await headway.submit("team", task="Go.", options=options)
+        handle = await headway.start("team", task="Go.", budget_usd=0.12)
         with pytest.raises(RunFailed, match=r"BudgetExceeded.*may spend \$0.1200"):
             await handle.result()
         spent = (await headway.receipt(handle.id)).usd_paid
         assert spent is not None
         assert 0 < spent <= 0.12
-        again = await headway.retry(handle.id, options=RunOptions(budget_usd=10))
+        again = await headway.retry(handle.id, budget_usd=10)
         assert (await again.result()).calls == MESSAGES - 1
 
 
 async def test_a_run_ends_at_its_deadline_and_retry_goes_on_with_more_time(world: World) -> None:
     async with world.opened(team) as headway:
-        handle = await headway.submit("team", task="Go.", options=RunOptions(deadline_seconds=0.01))
+        handle = await headway.start("team", task="Go.", deadline_seconds=0.01)
         with pytest.raises(RunFailed, match="DeadlineExceeded"):
             await handle.result()
-        again = await headway.retry(handle.id, options=RunOptions(deadline_seconds=60))
+        again = await headway.retry(handle.id, deadline_seconds=60)
         assert (await again.result()).calls == MESSAGES - 1
 
 
@@ -656,15 +654,14 @@ async def test_parameters_reach_the_factory_at_every_attempt(world: World) -> No
         return team(models, names=(first, "critic"))
 
     async with world.opened(named) as headway:
-        options = RunOptions(parameters={"first": "poet"})
-        handle = await headway.submit("team", task="Go.", options=options)
+        handle = await headway.start("team", task="Go.", parameters={"first": "poet"})
         await until(handle, 3)
         await headway.pause(handle.id)
         resumed = await headway.resume(handle.id)
         result = await resumed.result()
         assert result.task_result.messages[1].source == "poet"
         with pytest.raises(CallerError, match="JSON values"):
-            await headway.submit("team", task="x", options=RunOptions(parameters={"a": object()}))
+            await headway.start("team", task="x", parameters={"a": object()})
 
 
 async def test_an_export_has_every_text_once(world: World) -> None:
@@ -673,7 +670,7 @@ async def test_an_export_has_every_text_once(world: World) -> None:
         world.opened() as headway,
         SqliteStore(headway.config.database, read_only=True) as store,
     ):
-        (run,) = await headway.runs()
+        (run,) = await headway.list_runs()
         data = await exported(store, run, Prices(headway.config).cost)
     assert len(data.records) == len(data.prompts) == MESSAGES - 1
     assert len(set(data.pieces)) == len(data.pieces)
@@ -687,20 +684,20 @@ async def test_an_export_has_every_text_once(world: World) -> None:
 async def test_old_runs_are_deleted_but_not_what_copies_begin_with(world: World) -> None:
     await uncut(world)
     async with world.opened(team) as headway:
-        (first,) = await headway.runs()
+        (first,) = await headway.list_runs()
         fork = await headway.fork(first.id, at="4")
         await fork.result()
-        other = await headway.submit("team", task="Something else.")
+        other = await headway.start("team", task="Something else.")
         await other.result()
         ends = [first.finished_at or 0, fork.run.finished_at or 0]
         assert await headway.prune(older_than_seconds=3600) == []
         # The copy is younger than the limit, so its parent stays.
-        age = headway.service.now() - sum(ends) / 2
+        age = headway.scheduler.now() - sum(ends) / 2
         assert await headway.prune(older_than_seconds=age) == []
         assert sorted(await headway.prune(older_than_seconds=0)) == sorted(
             [first.id, fork.id, other.id]
         )
-        assert await headway.runs() == []
+        assert await headway.list_runs() == []
     with closing(sqlite3.connect(world.folder / "headway.db")) as database:
         for table in ("calls", "links", "pieces"):
             assert database.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
@@ -709,13 +706,13 @@ async def test_old_runs_are_deleted_but_not_what_copies_begin_with(world: World)
 async def test_texts_that_other_runs_hold_stay(world: World) -> None:
     await uncut(world)
     async with world.opened(team) as headway:
-        (first,) = await headway.runs()
-        await headway.service.forget("r-nobody")
-        again = await headway.submit("team", task="Go.")
+        (first,) = await headway.list_runs()
+        await headway.scheduler.forget("r-nobody")
+        again = await headway.start("team", task="Go.")
         await again.result()
-        hashes = [record.call.request_hash for record in await headway.calls(again.id)]
+        hashes = [record.call.request_hash for record in await headway.list_calls(again.id)]
         before = [await headway._store.prompt(request_hash) for request_hash in hashes]
-        await headway.service.forget(first.id)
+        await headway.scheduler.forget(first.id)
         after = [await headway._store.prompt(request_hash) for request_hash in hashes]
         assert before == after
         assert all(before)

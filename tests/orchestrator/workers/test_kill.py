@@ -39,7 +39,7 @@ sys.path.insert(0, ".")
 async def main():
     async with Headway() as headway:
         for number in range({FLOOD}):
-            await headway.submit("agent", task=f"task {{number}}", priority="background")
+            await headway.start("agent", task=f"task {{number}}", priority="background")
 
 anyio.run(main)
 """
@@ -131,15 +131,15 @@ async def test_after_a_kill_nothing_is_lost_and_nothing_bursts(world: World) -> 
     async with Headway(load(world.folder / "headway.toml")) as headway:
         after = {row.call.id: row for row in await world.rows()}
         assert {key for key, row in after.items() if row.state is CallState.UNKNOWN} == in_flight
-        assert [row.call.id for row in headway.service.queued()] == queued(before)
+        assert [row.call.id for row in headway.scheduler.queued()] == queued(before)
         done = [row for row in before if row.state is CallState.DONE]
         assert all(after[row.call.id].answer == row.answer for row in done)
-        runs = await headway.runs([RunState.INTERRUPTED])
+        runs = await headway.list_runs([RunState.INTERRUPTED])
         assert {row.call.run_id for row in before} - {row.call.run_id for row in done} <= {
             run.id for run in runs
         }
         # At once as much as the limits ever allow: what the dead process took must still count.
-        handles = [await headway.submit("agent", task=f"again {n}") for n in range(AGAIN)]
+        handles = [await headway.start("agent", task=f"again {n}") for n in range(AGAIN)]
         for handle in handles:
             await handle.result()
     await check_the_ledger(world, after)
@@ -163,8 +163,8 @@ async def test_buckets_go_on_where_they_were(world: World) -> None:
     async with SqliteStore(world.database, read_only=True) as store:
         (stored,) = (await store.snapshot()).buckets
     async with Headway(load(world.folder / "headway.toml")) as headway:
-        now = headway.service.now()
-        (gauge,) = headway.service.statistics().gauges
+        now = headway.scheduler.now()
+        (gauge,) = headway.scheduler.statistics().gauges
         refilled = stored.available + (now - stored.as_of) * gauge.per_second
         assert gauge.available <= min(gauge.capacity, refilled + gauge.per_second)
         assert gauge.available >= min(gauge.capacity, refilled) - 1

@@ -188,7 +188,7 @@ def test_a_worker_drains_at_sigterm(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
     with world_in(tmp_path, base_seconds=2.0) as world:
         ids = [world.headway("submit", "agent", f"{n}").strip() for n in range(2)]
-        worker = world.start("work", "--forever", "--runs", "1")
+        worker = world.start("work", "--forever", "--slots", "1")
         world.until(lambda: in_flight(world), worker)
         worker.send_signal(signal.SIGTERM)
         out, err = worker.communicate()
@@ -218,8 +218,8 @@ from headway import Headway
 async def main():
     async with Headway() as headway:
         for number in range(int(sys.argv[1])):
-            await headway.queue.set_weight(f"team-{number}", 2)
-            await headway.enqueue("agent", task=f"task {number}")
+            await headway.limits.weight(f"team-{number}", 2)
+            await headway.submit("agent", task=f"task {number}")
 
 anyio.run(main)
 """
@@ -492,9 +492,9 @@ def test_a_follower_drains_at_sigterm_and_others_work_on(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
     with world_in(tmp_path, base_seconds=1.0) as world:
-        leader = world.start("work", "--forever", "--runs", "1")
+        leader = world.start("work", "--forever", "--slots", "1")
         world.until(lambda: world.rows("SELECT 1 FROM workers"), leader)
-        follower = world.start("work", "--forever", "--runs", "1", "--label", "night")
+        follower = world.start("work", "--forever", "--slots", "1", "--label", "night")
         world.until(lambda: world.rows("SELECT 1 FROM workers WHERE label = 'night'"), follower)
         ids = [world.headway("submit", "agent", f"{n}").strip() for n in range(4)]
         mine = "SELECT runs.id FROM runs JOIN workers ON workers.id = worker WHERE label = 'night'"

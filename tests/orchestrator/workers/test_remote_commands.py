@@ -61,10 +61,10 @@ def second(leader: Headway) -> Headway:
 async def test_what_a_follower_submits_the_leader_executes(leader: SimulatedHeadway) -> None:
     async with second(leader) as follower, anyio.create_task_group() as group:
         assert (leader.is_leader, follower.is_leader) == (True, False)
-        group.start_soon(lambda: leader.work(at_once=2, forever=True))
-        runs = [await follower.enqueue("agent", task=f"{n}", key=f"{n % 2}") for n in range(4)]
+        group.start_soon(lambda: leader.work(slots=2, forever=True))
+        runs = [await follower.submit("agent", task=f"{n}", key=f"{n % 2}") for n in range(4)]
         assert (runs[0].id, runs[1].id) == (runs[2].id, runs[3].id)
-        while len(await follower.runs([RunState.COMPLETED])) < 2:  # noqa: ASYNC110 (rows)
+        while len(await follower.list_runs([RunState.COMPLETED])) < 2:  # noqa: ASYNC110 (rows)
             await anyio.sleep(0.01)
         leader.drain()
     assert len(leader.provider.ledger.paid) == 2
@@ -73,15 +73,15 @@ async def test_what_a_follower_submits_the_leader_executes(leader: SimulatedHead
 async def test_a_follower_steers_and_gets_the_leader_s_refusals(leader: SimulatedHeadway) -> None:
     async with second(leader) as follower:
         await follower.queue.pause("class:low")
-        await follower.queue.set_limits(QUOTA, {"requests_per_minute": 60})
-        assert [change.kind for change in await leader.queue.changes()] == ["limits", "gate"]
-        run = await follower.enqueue("agent", task="x")
+        await follower.limits.set(QUOTA, {"requests_per_minute": 60})
+        assert [change.kind for change in await leader.limits.log()] == ["limits", "gate"]
+        run = await follower.submit("agent", task="x")
         assert (await follower.pause(run.id)).state is RunState.PAUSED
         assert (await follower.cancel(run.id)).state is RunState.CANCELLED
         for refused, error in (
-            (follower.queue.set_limits(QUOTA, {"rpm": 1}), ConfigError),
+            (follower.limits.set(QUOTA, {"rpm": 1}), ConfigError),
             (follower.queue.bump("r-none", "low"), RunNotFound),
-            (follower.queue.set_limits(QUOTA, {"requests_per_minute": Decimal(1)}), CallerError),
+            (follower.limits.set(QUOTA, {"requests_per_minute": Decimal(1)}), CallerError),
         ):
             with pytest.raises(error):
                 await refused
@@ -89,10 +89,10 @@ async def test_a_follower_steers_and_gets_the_leader_s_refusals(leader: Simulate
 
 async def test_a_follower_executes_and_the_leader_admits(leader: SimulatedHeadway) -> None:
     async with second(leader) as follower:
-        handle = await follower.submit("agent", task="x", key="k")
+        handle = await follower.start("agent", task="x", key="k")
         result = await handle.result()
         assert (result.calls, result.usage.total > 0) == (1, True)
-        again = await follower.submit("agent", task="x", key="k")
+        again = await follower.start("agent", task="x", key="k")
         assert (await again.result()).text == result.text
         following = await follower.continue_run(handle.id, "more")
         assert (await following.result()).calls == 1
@@ -102,7 +102,7 @@ async def test_a_follower_executes_and_the_leader_admits(leader: SimulatedHeadwa
         assert answer.usage.prompt_tokens > 0
         assert [worker.pid for worker in await leader._store.workers()] == [os.getpid()] * 2
         assert await follower.prune(keep=2) == []  # what the copies began with is kept
-    rows = await leader.runs()
+    rows = await leader.list_runs()
     assert {run.state for run in rows} == {RunState.COMPLETED}
     assert {run.worker for run in rows} == {None}
     assert len(leader.provider.ledger.paid) == 4
@@ -110,7 +110,7 @@ async def test_a_follower_executes_and_the_leader_admits(leader: SimulatedHeadwa
     with pytest.raises(CallerError, match="not open"):
         _ = follower.queue
     with pytest.raises(CallerError, match="not open"):
-        await follower.enqueue("agent", task="x")
+        await follower.submit("agent", task="x")
 
 
 async def test_what_a_follower_is_refused_it_is_told(leader: SimulatedHeadway) -> None:
@@ -118,15 +118,15 @@ async def test_what_a_follower_is_refused_it_is_told(leader: SimulatedHeadway) -
     async with second(leader) as follower:
         assert follower.waiting_calls == 0
         with pytest.raises(StoreBusy, match="another process leads"):
-            _ = follower.service
+            _ = follower.scheduler
         await leader.queue.pause()
-        handle = await follower.submit("agent", task="x")
+        handle = await follower.start("agent", task="x")
         while follower.waiting_calls == 0:  # noqa: ASYNC110 (a count)
             await anyio.sleep(0.01)
         with pytest.raises(RunNotResumable, match="it is running"):
             await leader.resume(handle.id)
         with pytest.raises(RunNotResumable, match="is being executed"):
-            await leader._start(replace(await leader.run(handle.id), state=RunState.RUNNING))
+            await leader._start(replace(await leader.get_run(handle.id), state=RunState.RUNNING))
         await leader.cancel(handle.id)
         with pytest.raises(RunFailed, match="cancelled"):
             await handle.result()
@@ -139,8 +139,8 @@ async def test_what_a_follower_is_refused_it_is_told(leader: SimulatedHeadway) -
 async def test_a_run_of_another_process_is_waited_for(leader: SimulatedHeadway) -> None:
     async with second(leader) as follower:
         await leader.queue.pause()
-        first = await leader.submit("agent", task="x", key="k")
-        others = [await follower.submit("agent", task="x", key="k") for _ in range(2)]
+        first = await leader.start("agent", task="x", key="k")
+        others = [await follower.start("agent", task="x", key="k") for _ in range(2)]
         for other in others:
             assert (other.id, other.is_local, first.is_local) == (first.id, False, True)
             for steer in (other.cancel, other.pause, other.interrupt):
@@ -167,11 +167,11 @@ async def test_a_run_that_another_process_is_about_to_execute_is_not_taken_from_
     leader: SimulatedHeadway, is_begun: bool
 ) -> None:
     """Its row is there before it begins, and what others want of it by then is heeded."""
-    new = replace(leader._new_run("agent", "x", None, "k", None), worker=leader._executor.worker.id)
+    new = replace(leader._new_run("agent", "x", None, "k"), worker=leader._executor.worker.id)
     async with second(leader) as follower, anyio.create_task_group() as group:
         with leader._executor.expecting(new) as expected:
             await leader._submitted(new)
-            handle = await follower.submit("agent", task="x", key="k")
+            handle = await follower.start("agent", task="x", key="k")
             forgotten = await follower.handle(new.id)
             group.start_soon(follower.cancel, new.id)
             while not expected._is_cancelled:  # noqa: ASYNC110 (a flag)
@@ -189,17 +189,17 @@ async def test_a_run_that_another_process_is_about_to_execute_is_not_taken_from_
 
 
 @pytest.mark.parametrize("who", ["leader", "follower"])
-@pytest.mark.parametrize("verb", ["submit", "resume"])
+@pytest.mark.parametrize("verb", ["start", "resume"])
 async def test_a_worker_is_asked_for_a_run_while_the_leader_gives_it_that_run(
     leader: SimulatedHeadway, who: str, verb: str
 ) -> None:
     async with second(leader) as follower, anyio.create_task_group() as group:
         headway = follower if who == "follower" else leader
-        group.start_soon(lambda: headway.work(at_once=4, forever=True))
+        group.start_soon(lambda: headway.work(slots=4, forever=True))
         for key in map(str, range(25)):
-            run = await headway.enqueue("agent", task="x", key=key)
-            if verb == "submit":
-                handle = await headway.submit("agent", task="x", key=key)
+            run = await headway.submit("agent", task="x", key=key)
+            if verb == "start":
+                handle = await headway.start("agent", task="x", key=key)
             else:
                 with suppress(RunNotResumable):  # the worker has begun it
                     await headway.resume(run.id)
@@ -218,7 +218,7 @@ async def test_an_order_to_execute_starts_the_run_that_is_expected(
         headway = follower if who == "follower" else leader
         executor, worker = headway._executor, headway._executor.worker.id
         await executor.join()
-        run = await leader.enqueue("agent", task="x")
+        run = (await leader.submit("agent", task="x")).run
         with executor.expecting(replace(run, worker=worker)) as handle:
             assert leader._leader is not None
             await leader._leader._give(run, worker)
@@ -235,7 +235,7 @@ async def test_a_run_that_was_given_may_end_before_its_claim_is_heard(
     async with second(leader) as follower:
         headway = follower if who == "follower" else leader
         await headway._executor.join()
-        run = await leader.enqueue("agent", task="x")
+        run = (await leader.submit("agent", task="x")).run
         claim = headway._commands.claim
 
         async def claim_late(run: Run, worker: str) -> None:
@@ -300,9 +300,9 @@ async def test_runs_of_workers_whom_nobody_knows_are_given_to_others(tmp_path: P
     async with SqliteStore(tmp_path / "headway.db") as store:
         await store.commit(Batch(runs=tuple(lost)))
     async with Headway(config) as headway:
-        rows = {run.id: (run.state, run.worker) for run in await headway.runs()}
+        rows = {run.id: (run.state, run.worker) for run in await headway.list_runs()}
         await headway._commands.submit(replace(lost[0], id="r-late"))
-        assert (await headway.run("r-late")).worker is None
+        assert (await headway.get_run("r-late")).worker is None
     assert rows == {
         "r-queued": (RunState.QUEUED, None),
         "r-running": (RunState.INTERRUPTED, None),
@@ -338,7 +338,7 @@ async def test_a_follower_waits_for_whoever_writes(
         await anyio.sleep(0.2)
         other.execute("ROLLBACK")
         other.close()
-    assert len(await leader.queue.changes()) == 1
+    assert len(await leader.limits.log()) == 1
 
 
 @pytest.mark.parametrize("who", ["leader", "follower"])
@@ -351,11 +351,11 @@ async def test_a_run_whose_submitter_is_cancelled_meanwhile_is_executed(
         with closing(connect(leader.config.database, "mode=rw")) as other:
             other.execute("BEGIN IMMEDIATE")
             with anyio.move_on_after(0.2) as scope:
-                await headway.submit("agent", task="x")
+                await headway.start("agent", task="x")
             assert scope.cancelled_caught
-            assert not await headway.runs()
+            assert not await headway.list_runs()
             other.execute("ROLLBACK")
-        while not await headway.runs([RunState.COMPLETED]):  # noqa: ASYNC110 (rows)
+        while not await headway.list_runs([RunState.COMPLETED]):  # noqa: ASYNC110 (rows)
             await anyio.sleep(0.01)
     assert len(leader.provider.ledger.paid) == 1
 
@@ -402,7 +402,7 @@ async def test_a_follower_whose_leader_left_leads_for_its_letters(tmp_path: Path
         async with Headway(config) as follower:
             leaving.set()
             await follower.queue.pause("class:low")
-            assert len(await follower.queue.changes()) == 1
+            assert len(await follower.limits.log()) == 1
             assert not follower.is_leader
             await left.wait()  # it may have heard the letter while it was leaving
             async with Headway(config) as next_one:

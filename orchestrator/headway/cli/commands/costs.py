@@ -1,4 +1,4 @@
-"""``headway cost``. Works beside a live process, and after it died."""
+"""``headway costs``. Works beside a live process, and after it died."""
 
 from argparse import Namespace
 from dataclasses import asdict

@@ -1,7 +1,7 @@
-"""``headway queue bump``, ``pause``, ``drain``, ``resume``, and ``headway limits``."""
+"""``headway limits``. What it shows, it shows beside a live process, and after it died."""
 
 from argparse import Namespace
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import anyio
 
@@ -9,53 +9,16 @@ from headway_scheduler.core.views import Gauge
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.changes import Change
 
-from ...api import Headway
 from ...config import load
-from ...queue import Operations
-from ..database import Queue, load_queue, reading
+from ..changes import change_facts, changed
+from ..database import StoredQueue, load_queue, reading
 from ..output import one_line, say, say_json, table
 from ..text import clock
 
 GAUGES = ("QUOTA", "LIMIT", "A MINUTE", "FULL", "FREE", "STATE")
 
 
-def bump(args: Namespace) -> int:
-    """Change the class of a run or a waiting call."""
-    return _done(args, lambda queue: queue.bump(args.id, args.priority))
-
-
-def pause(args: Namespace) -> int:
-    """Send nothing until resumed."""
-    return _done(args, lambda queue: queue.pause(args.of))
-
-
-def drain(args: Namespace) -> int:
-    """Send what waits, hold what comes later."""
-    return _done(args, lambda queue: queue.drain(args.of))
-
-
-def resume(args: Namespace) -> int:
-    """Send again what was held."""
-    return _done(args, lambda queue: queue.resume(args.of))
-
-
-def set_limits(args: Namespace) -> int:
-    """Change limits until they are reset."""
-    settings = dict(map(_setting, args.settings))
-    return _done(args, lambda queue: queue.set_limits(args.quota, settings))
-
-
-def reset_limits(args: Namespace) -> int:
-    """Go back to the configured limits."""
-    return _done(args, lambda queue: queue.reset_limits(args.quota))
-
-
-def resume_quota(args: Namespace) -> int:
-    """Let a stopped quota try again."""
-    return _done(args, lambda queue: queue.resume_quota(args.quota))
-
-
-def show_limits(args: Namespace) -> int:
+def show(args: Namespace) -> int:
     """Show every limit that holds now, configured or learned, and what is free of it."""
     queue, now = anyio.run(_queue, args)
     gauges = queue.scheduler.statistics(now).gauges
@@ -66,10 +29,36 @@ def show_limits(args: Namespace) -> int:
     return 0
 
 
-async def _queue(args: Namespace) -> tuple[Queue, float]:
-    config = load(args.config)
-    async with reading(config) as reader:
-        return await load_queue(config, reader), reader.now
+def set(args: Namespace) -> int:
+    """Change limits until they are reset."""
+    settings = dict(map(_setting, args.settings))
+    return changed(args, lambda headway: headway.limits.set(args.quota, settings))
+
+
+def reset(args: Namespace) -> int:
+    """Go back to the configured limits."""
+    return changed(args, lambda headway: headway.limits.reset(args.quota))
+
+
+def resume(args: Namespace) -> int:
+    """Let a stopped quota try again."""
+    return changed(args, lambda headway: headway.limits.resume(args.quota))
+
+
+def weight(args: Namespace) -> int:
+    """Change the share of a team."""
+    return changed(args, lambda headway: headway.limits.weight(args.team, args.weight))
+
+
+def log(args: Namespace) -> int:
+    """Show what was changed, newest first."""
+    changes, now = anyio.run(_changes, args)
+    if args.json:
+        say_json([change_facts(change) for change in changes])
+    else:
+        rows = [(clock(each.at, now), each.kind, each.target, each.value) for each in changes]
+        say(table(("AT", "WHAT", "OF", "TO"), rows) if rows else "nothing was changed")
+    return 0
 
 
 def gauge_row(gauge: Gauge, now: float) -> tuple[str, ...]:
@@ -84,35 +73,10 @@ def gauge_row(gauge: Gauge, now: float) -> tuple[str, ...]:
     return gauge.quota, str(gauge.resource), rate, full, free, state
 
 
-def set_weight(args: Namespace) -> int:
-    """Change the share of a team."""
-    return _done(args, lambda queue: queue.set_weight(args.team, args.weight))
-
-
-def show_log(args: Namespace) -> int:
-    """Show what was changed, newest first."""
-    changes, now = anyio.run(_changes, args)
-    if args.json:
-        say_json([_facts(change) for change in changes])
-    else:
-        rows = [(clock(each.at, now), each.kind, each.target, each.value) for each in changes]
-        say(table(("AT", "WHAT", "OF", "TO"), rows) if rows else "nothing was changed")
-    return 0
-
-
-def _done(args: Namespace, act: Callable[[Operations], Awaitable[Change | None]]) -> int:
-    """Do one thing, and say which change was written for it, if it is one."""
-
-    async def do() -> Change | None:
-        async with Headway(args.config) as headway:
-            return await act(headway.queue)
-
-    change = anyio.run(do)
-    if args.json:
-        say_json([] if change is None else [_facts(change)])
-    else:
-        say("done; it holds for every process that works on this queue from now on")
-    return 0
+async def _queue(args: Namespace) -> tuple[StoredQueue, float]:
+    config = load(args.config)
+    async with reading(config) as reader:
+        return await load_queue(config, reader), reader.now
 
 
 async def _changes(args: Namespace) -> tuple[Sequence[Change], float]:
@@ -129,7 +93,3 @@ def _setting(text: str) -> tuple[str, object]:
     except ValueError:
         return key, value
     return key, int(number) if number.is_integer() else number
-
-
-def _facts(change: Change) -> dict[str, object]:
-    return {"at": change.at, "kind": change.kind, "target": change.target, "value": change.value}

@@ -1,4 +1,4 @@
-"""``headway queue``. Works beside a live process, and after it died."""
+"""``headway queue``. What it shows, it shows beside a live process, and after it died."""
 
 from argparse import Namespace
 from typing import Any
@@ -9,7 +9,8 @@ from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import CallRecord
 
 from ...config import Config, load
-from ..database import Queue, Reader, load_queue, reading
+from ..changes import changed
+from ..database import Reader, StoredQueue, load_queue, reading
 from ..json_views import call_facts
 from ..output import say, say_json, table
 from ..text import clock, counted, duration, waited_seconds, waits_for
@@ -59,12 +60,32 @@ def show_why(args: Namespace) -> int:
     return 0
 
 
-async def _load(config: Config) -> tuple[Queue, Reader]:
+def bump(args: Namespace) -> int:
+    """Change the class of a run or a waiting call."""
+    return changed(args, lambda headway: headway.queue.bump(args.id, args.priority))
+
+
+def pause(args: Namespace) -> int:
+    """Send nothing until resumed."""
+    return changed(args, lambda headway: headway.queue.pause(args.of))
+
+
+def drain(args: Namespace) -> int:
+    """Send what waits, hold what comes later."""
+    return changed(args, lambda headway: headway.queue.drain(args.of))
+
+
+def resume(args: Namespace) -> int:
+    """Send again what was held."""
+    return changed(args, lambda headway: headway.queue.resume(args.of))
+
+
+async def _load(config: Config) -> tuple[StoredQueue, Reader]:
     async with reading(config) as reader:
         return await load_queue(config, reader), reader
 
 
-async def _find(config: Config, call_id: str) -> tuple[CallRecord, Queue, Reader]:
+async def _find(config: Config, call_id: str) -> tuple[CallRecord, StoredQueue, Reader]:
     """Find a call by its id, ``run.number``; the run's part may be shortened, or all of it."""
     async with reading(config) as reader:
         queue = await load_queue(config, reader)
@@ -76,7 +97,7 @@ async def _find(config: Config, call_id: str) -> tuple[CallRecord, Queue, Reader
         return _only(wanted, known, queue), queue, reader
 
 
-def _only(wanted: str, known: dict[str, CallRecord], queue: Queue) -> CallRecord:
+def _only(wanted: str, known: dict[str, CallRecord], queue: StoredQueue) -> CallRecord:
     if wanted in known:
         return known[wanted]
     starting = [r for r in queue.calls if wanted and r.call.id.startswith(wanted)]
@@ -89,7 +110,7 @@ def _only(wanted: str, known: dict[str, CallRecord], queue: Queue) -> CallRecord
     raise CallerError(f"{wanted!r} is the start of several calls: {names}{more}: write more of it")
 
 
-def queue_row(queue: Queue, record: CallRecord, now: float) -> tuple[str, ...]:
+def queue_row(queue: StoredQueue, record: CallRecord, now: float) -> tuple[str, ...]:
     """A line of the table of ``HEADERS`` for one call that waits."""
     call, why = record.call, queue.scheduler.explain(record.call.id, now)
     return (
@@ -103,7 +124,7 @@ def queue_row(queue: Queue, record: CallRecord, now: float) -> tuple[str, ...]:
     )
 
 
-def _wait_facts(queue: Queue, record: CallRecord, now: float) -> dict[str, Any]:
+def _wait_facts(queue: StoredQueue, record: CallRecord, now: float) -> dict[str, Any]:
     why = queue.scheduler.explain(record.call.id, now)
     facts = call_facts(record, now)
     if why is None:
@@ -112,6 +133,6 @@ def _wait_facts(queue: Queue, record: CallRecord, now: float) -> dict[str, Any]:
     return facts | {"waits_for": sentence, "place": why.place, "starts_at": why.starts_at}
 
 
-def _footer(queue: Queue, reader: Reader) -> str:
+def _footer(queue: StoredQueue, reader: Reader) -> str:
     counts = f"{counted(len(queue.calls), 'call')} queued, {queue.in_flight} in flight"
     return counts if reader.is_held else f"{counts}; no process is working on them"

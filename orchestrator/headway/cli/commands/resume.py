@@ -16,7 +16,7 @@ from headway_scheduler.model.states import RunState
 
 from ...api import Headway
 from ...runs.actions import Check
-from ...runs.handle import RunHandle, RunOptions
+from ...runs.handle import RunHandle
 from ...runs.receipt import Receipt
 from ..json_views import run_facts
 from ..output import say, say_json
@@ -71,15 +71,14 @@ def pause(args: Namespace) -> int:
 
 
 async def _resumed(headway: Headway, args: Namespace) -> Sequence[RunHandle]:
-    waits = args.unknown == "wait"
     if args.all:
-        return await headway.resume_all(unknown_waits=waits)
-    return [await headway.resume(args.id, unknown_waits=waits, on_change=args.on_change)]
+        return await headway.resume_all(unknown=args.unknown)
+    return [await headway.resume(args.id, unknown=args.unknown, on_change=args.on_change)]
 
 
 async def _retried(headway: Headway, args: Namespace) -> Sequence[RunHandle]:
-    options = RunOptions(deadline_seconds=args.deadline, budget_usd=args.budget)
-    return [await headway.retry(args.id, options=options)]
+    budget, deadline = args.budget_usd, args.deadline
+    return [await headway.retry(args.id, budget_usd=budget, deadline_seconds=deadline)]
 
 
 async def _forked(headway: Headway, args: Namespace) -> Sequence[RunHandle]:
@@ -158,9 +157,9 @@ def _check(args: Namespace) -> int:
 
 async def _checked(args: Namespace) -> list[Check]:
     async with Headway(args.config) as headway:
-        runs = await headway.runs([RunState.INTERRUPTED]) if args.all else []
+        runs = await headway.list_runs([RunState.INTERRUPTED]) if args.all else []
         ids = [run.id for run in runs] if args.all else [args.id]
-        return [await headway.check(key, unknown_waits=args.unknown == "wait") for key in ids]
+        return [await headway.check(key, unknown=args.unknown) for key in ids]
 
 
 def _sentence(check: Check) -> str:

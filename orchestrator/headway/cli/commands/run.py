@@ -4,7 +4,7 @@ from argparse import Namespace
 from typing import Any
 
 from ...api import Headway
-from ...runs.handle import RunOptions
+from ...runs.options import RunOptions
 from ..json_views import run_facts
 from ..text import duration
 from ..watch import Watch, asking, say_result, say_summary, watched
@@ -17,18 +17,23 @@ def run(args: Namespace) -> int:
 
 def options_of(args: Namespace) -> RunOptions:
     """What ``run`` and ``submit`` give a run beside its task."""
-    return RunOptions(dict(args.parameter) or None, args.deadline, args.budget, args.share)
+    return RunOptions(
+        team=args.team,
+        parameters=dict(args.parameter) or None,
+        budget_usd=args.budget_usd,
+        deadline_seconds=args.deadline,
+    )
 
 
 async def _run(args: Namespace, watch: Watch) -> None:
     async with Headway(args.config) as headway, watch.beside(headway):
         headway.person = asking()
-        handle = await headway.submit(
-            args.team,
+        handle = await headway.start(
+            args.workflow,
             task=args.task,
             priority=args.priority,
             key=args.key,
-            options=options_of(args),
+            **options_of(args),
         )
         watch.follow(handle)
 

@@ -24,10 +24,11 @@ def submit(args: Namespace) -> int:
 
 async def _submit(args: Namespace) -> Run:
     async with Headway(args.config) as headway:
-        return await headway.enqueue(
-            args.team,
+        handle = await headway.submit(
+            args.workflow,
             task=args.task,
             priority=args.priority,
             key=args.key,
-            options=options_of(args),
+            **options_of(args),
         )
+        return handle.run

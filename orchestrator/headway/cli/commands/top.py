@@ -18,7 +18,7 @@ from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import RunState
 
 from ...config import Config, load
-from ..database import Queue, Reader, load_queue, reading
+from ..database import Reader, StoredQueue, load_queue, reading
 from ..json_views import call_facts, run_facts
 from ..output import say, say_json, table
 from ..text import age, counted
@@ -46,7 +46,7 @@ class Dashboard:
     """What there was to see at one moment."""
 
     config: Config
-    queue: Queue
+    queue: StoredQueue
     runs: list[Run]
     workers: list[WorkerView]
     is_held: bool

@@ -22,7 +22,7 @@ async def _work(args: Namespace, watch: Watch) -> None:
         anyio.create_task_group() as group,
     ):
         group.start_soon(_heed_signals, headway)
-        await headway.work(at_once=args.runs, forever=args.forever, watch=watch.follow)
+        await headway.work(slots=args.slots, forever=args.forever, watch=watch.follow)
         group.cancel_scope.cancel()
 
 

@@ -1,0 +1,49 @@
+"""Changes limits and shares while everything runs. Law: a change that is made is on disk.
+
+Changes hold over the configuration, after a restart too, until they are taken back. In a process
+that follows, the leader makes them.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from headway_scheduler.model.changes import Change
+from headway_scheduler.ports import Store
+
+from .workers.leader_commands import Commands
+
+
+class Limits:
+    """Limits of quotas and shares of teams. ``Headway.limits`` is one.
+
+    Each act returns the change, as :meth:`log` lists it.
+    """
+
+    def __init__(self, commands: Commands, store: Store) -> None:
+        self._commands = commands
+        self._store = store
+
+    async def set(self, quota: str, limits: Mapping[str, object]) -> Change:
+        """Change some of a quota's settings, by their names in the configuration.
+
+        The others are as configured. Raises ConfigError.
+        """
+        return await self._commands.set_limits(quota, limits)
+
+    async def reset(self, quota: str) -> Change:
+        """Go back to the configured limits. Raises UnknownQuota."""
+        return await self._commands.set_limits(quota, None)
+
+    async def resume(self, quota: str) -> Change:
+        """Let one call try of a quota that is stopped for a bad key or an empty account.
+
+        Raises UnknownQuota.
+        """
+        return await self._commands.resume_quota(quota)
+
+    async def weight(self, team: str, weight: float | None) -> Change:
+        """Change a team's share; None: back to the configured one. Raises CallerError."""
+        return await self._commands.set_weight(team, weight)
+
+    async def log(self, *, limit: int | None = None) -> Sequence[Change]:
+        """What was changed of limits, shares and the queue, newest first; at most ``limit``."""
+        return await self._store.changes(limit=limit)
