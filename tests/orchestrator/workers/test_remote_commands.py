@@ -260,18 +260,18 @@ async def test_a_run_that_was_taken_up_once_does_not_keep_those_behind_it_waitin
             interrupted.append(handle.id)
             handle.interrupt()
 
-    urgent = await leader.enqueue("agent", task="x", priority="interactive")
-    await leader._asking.save_run(replace(urgent, state=RunState.INTERRUPTED))
+    urgent = await leader.submit("agent", task="x", priority="interactive")
+    await leader._asking.save_run(replace(urgent.run, state=RunState.INTERRUPTED))
     async with anyio.create_task_group() as group:
-        group.start_soon(lambda: leader.work(at_once=1, forever=True, watch=watch))
+        group.start_soon(lambda: leader.work(slots=1, forever=True, watch=watch))
         while not interrupted or leader._executor.handles:  # noqa: ASYNC110 (a mapping)
             await anyio.sleep(0.01)
-        behind = [await leader.enqueue("agent", task="x", priority="low") for _ in range(3)]
+        behind = [await leader.submit("agent", task="x", priority="low") for _ in range(3)]
         with anyio.fail_after(30):  # they would wait for ever
             for run in behind:
-                await (await leader.handle(run.id)).result()
+                await run.result()
         leader.drain()
-    assert (await leader.run(urgent.id)).state is RunState.INTERRUPTED
+    assert (await leader.get_run(urgent.id)).state is RunState.INTERRUPTED
     assert interrupted == [urgent.id]
 
 
@@ -280,15 +280,15 @@ async def test_runs_that_no_worker_can_take_do_not_keep_those_behind_them_waitin
     leader: SimulatedHeadway, state: RunState
 ) -> None:
     """Of a workflow that is registered in another process, or that is to be resumed by hand."""
-    behind = await leader.enqueue("agent", task="x", priority="low")
+    behind = await leader.submit("agent", task="x", priority="low")
     workflow = "agent" if state is RunState.INTERRUPTED else "other"
     for n in range(20):
-        run = Run(f"r-{n}", workflow, "x", Priority.HIGH, state, behind.created_at)
+        run = Run(f"r-{n}", workflow, "x", Priority.HIGH, state, behind.run.created_at)
         await leader._asking.save_run(run)
     with anyio.fail_after(30):  # it would wait for ever
-        await leader.work(at_once=1)
-    assert [run.id for run in await leader.runs([RunState.COMPLETED])] == [behind.id]
-    assert len(await leader.runs([state])) == 20
+        await leader.work(slots=1)
+    assert [run.id for run in await leader.list_runs([RunState.COMPLETED])] == [behind.id]
+    assert len(await leader.list_runs([state])) == 20
 
 
 async def test_runs_of_workers_whom_nobody_knows_are_given_to_others(tmp_path: Path) -> None:
