@@ -34,8 +34,6 @@ class Claims:
 
     def leave(self, bucket: Bucket, amount: float, now: float) -> bool:
         """Whether ``amount`` may be taken from ``bucket`` as far as better calls go."""
-        if not self.held:
-            return True
         return bucket not in self.held and all(
             bucket.spares(amount, need, at, now) for need, at in self.kept.get(bucket, ())
         )
@@ -76,7 +74,7 @@ class Lane:
 
         Of daily limits only if there are no others: they are to be spent, not to be spread.
         """
-        passing = [bucket for bucket in self.buckets if not bucket.limit.resource.is_daily]
+        passing = [bucket for bucket in self.buckets if not bucket.is_daily]
         return max((bucket.cost(call) for bucket in passing or self.buckets), default=0.0)
 
     def blockers(self, call: Call, now: float, claims: Claims, headroom: float) -> list[Blocker]:
@@ -84,7 +82,9 @@ class Lane:
         blocked: list[Blocker] = [quota for quota in self.quotas if quota.breaker.is_shut(now)]
         for bucket in self.buckets:
             amount = bucket.amount(call)
-            if not (bucket.passes(amount, now, headroom) and claims.leave(bucket, amount, now)):
+            if not bucket.passes(amount, now, headroom) or (
+                claims.held and not claims.leave(bucket, amount, now)
+            ):
                 blocked.append(bucket)
         return blocked
 

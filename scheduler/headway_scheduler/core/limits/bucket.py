@@ -80,6 +80,7 @@ class Bucket:
         "_transit_seconds",
         "as_of",
         "fill",
+        "is_daily",
         "limit",
         "quota",
         "reserved",
@@ -112,7 +113,7 @@ class Bucket:
         self._set_limit(limit)
         if self._is_held:
             self.fill = limit.capacity
-        elif limit.resource.is_daily:
+        elif self.is_daily:
             self.fill += grown  # what was taken today stays taken
         else:
             self.fill = min(self.fill, limit.capacity)
@@ -121,6 +122,7 @@ class Bucket:
         self.limit = limit
         self._amount = _AMOUNTS.get(limit.resource)
         self._is_held = limit.resource is Resource.CONCURRENCY
+        self.is_daily = limit.resource.is_daily  # looked up once: admission asks for every call
         # A tiny bucket would lose all its refill to the wait: bound it by a share of the fill time.
         fill_seconds = limit.capacity / limit.per_second if limit.per_second else 0.0
         self._transit_seconds = min(TRANSIT_SECONDS, _TRANSIT_SHARE * fill_seconds)
@@ -132,7 +134,7 @@ class Bucket:
     def cost(self, call: Call) -> float:
         """How long ``call`` takes all that refills, in seconds; of concurrency, its share."""
         per_second = self.limit.per_second
-        if self.limit.resource.is_daily:
+        if self.is_daily:
             per_second = self.limit.capacity / DAY_SECONDS
         return self.amount(call) / (per_second or self.limit.capacity)
 
@@ -190,7 +192,7 @@ class Bucket:
             return now
         if self._is_held:
             return None
-        if limit.resource.is_daily:
+        if self.is_daily:
             return self._day_after(now)
         if self.fill + deficit > (1 + _EPSILON) * limit.capacity and self._in_transit:
             # The fill is capped below what is needed until reserved amounts become charges.
@@ -210,7 +212,7 @@ class Bucket:
         rate = self.limit.per_second
         if self._is_held:
             return None
-        if self.limit.resource.is_daily:
+        if self.is_daily:
             days = ceil((amount - self.available(now)) / self.limit.capacity)
             return opens_at if days < 1 else self._day_after(opens_at) + (days - 1) * DAY_SECONDS
         free = min(self.limit.capacity, self.available(now) + (opens_at - now) * rate)
@@ -343,7 +345,7 @@ class Bucket:
 
     def _refill(self, now: float) -> None:
         if now > self.as_of:
-            if self.limit.resource.is_daily and self._day_after(self.as_of) <= now:
+            if self.is_daily and self._day_after(self.as_of) <= now:
                 self.fill = self.limit.capacity
             refilled = self.fill + (now - self.as_of) * self.limit.per_second
             self.fill = min(self.limit.capacity, refilled)
