@@ -53,6 +53,7 @@ class Executor:
         self._workflows = workflows
         self._clock = clock
         self._expected: set[RunHandle] = set()
+        self._given_again: dict[str, Run] = {}
         self._watch: Watch = lambda handle: None
         self._changed = anyio.Event()
         self._asking: SchedulerClient
@@ -188,10 +189,13 @@ class Executor:
         if batch.runs:
             self._tell()
 
-    def _given(self, run: Run, expected: RunHandle | None) -> None:
+    def _given(self, run: Run, handle: RunHandle | None = None) -> None:
         """Execute what the leader gives: its row names this worker from the order on."""
-        if expected is not None:
-            self.start(expected)
+        if handle is not None and handle.run.state is RunState.RUNNING:
+            # The end of this attempt is on disk, and its task has not been told yet.
+            self._given_again[run.id] = run
+        elif handle is not None:
+            self.start(handle)
         elif self.is_draining:
             self._asking.note_run(replace(run, worker=None))
         else:
@@ -204,6 +208,8 @@ class Executor:
         finally:
             del self.handles[handle.id]
             self._tell()
+            if (again := self._given_again.pop(handle.id, None)) is not None:
+                self._given(again)
             with anyio.CancelScope(shield=True):
                 await self._workflows.release(handle.id)
 

@@ -275,6 +275,34 @@ async def test_a_run_that_was_taken_up_once_does_not_keep_those_behind_it_waitin
     assert interrupted == [urgent.id]
 
 
+async def test_a_run_may_be_given_again_with_the_news_that_its_end_is_on_disk(
+    leader: SimulatedHeadway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker reads both at once, while it still has the handle of the attempt that ended."""
+    await leader.queue.pause()
+    async with second(leader) as follower, anyio.create_task_group() as group:
+        group.start_soon(lambda: follower.work(slots=1, forever=True))
+        remote, worker = follower._asking, follower._executor.worker.id
+        handle = await follower.start("agent", task="x")
+        while not follower.waiting_calls:  # noqa: ASYNC110 (a count)
+            await anyio.sleep(0.01)
+        held: list[tuple[int, str]] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(remote, "_arrived", held.extend)
+            handle.interrupt()
+            row = await leader.get_run(handle.id)
+            while (row.state, row.worker) != (RunState.INTERRUPTED, worker):
+                await anyio.sleep(0.01)
+                row = await leader.get_run(handle.id)
+            await leader.queue.resume()
+        remote._arrived(held)
+        await handle.ended()
+        assert handle.run.state is RunState.INTERRUPTED
+        with anyio.fail_after(30):  # it would wait for ever
+            assert (await (await leader.handle(handle.id)).result()).calls == 1
+        follower.drain()
+
+
 @pytest.mark.parametrize("state", [RunState.QUEUED, RunState.INTERRUPTED])
 async def test_runs_that_no_worker_can_take_do_not_keep_those_behind_them_waiting(
     leader: SimulatedHeadway, state: RunState
