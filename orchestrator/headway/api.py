@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import replace
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
 import anyio
 
@@ -65,6 +65,8 @@ if TYPE_CHECKING:
 
     from headway_agents import RunScope
 
+Factory = TypeVar("Factory", bound=Callable[..., Any])
+
 OnUnknown = Literal["send", "wait"]
 OnChange = Literal["abort", "fork", "accept"]
 
@@ -101,7 +103,7 @@ class Headway:
             config = configuration.load(config)
         self.config = config
         self._prices = Prices(config)
-        self.workflows = Workflows(config, self._prices)
+        self.workflows: Workflows = Workflows(config, self._prices)
         self._person: Person | None = None
         self._clock: Clock = system_clock()
         self._vigil = Vigil(config.database)
@@ -116,10 +118,10 @@ class Headway:
         self._control: Control
         self._executor: Executor
 
-    def workflow(self, name: str) -> Callable[[Any], Any]:
+    def workflow(self, name: str) -> Callable[[Factory], Factory]:
         """Register a factory: it gets ``models`` and returns a fresh AutoGen team or agent."""
 
-        def register(factory: Any) -> Any:
+        def register(factory: Factory) -> Factory:
             self.workflows.register(name, factory)
             return factory
 

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Priority, Usage
@@ -35,6 +35,19 @@ if TYPE_CHECKING:
 
 KEY_COMMAND_SECONDS = 30.0
 """How long a command may take to print a key; a password manager may ask somebody first."""
+
+
+class Models(Protocol):
+    """What a factory is given: makes a client for a model of the configuration.
+
+    The client is bound to the run, and to the agent that holds it. With a ``priority`` of its own,
+    its calls go by the more urgent of that and the run's.
+    """
+
+    def __call__(
+        self, name: str, *, priority: Priority | str | None = None
+    ) -> "ChatCompletionClient":
+        """Make a client. Raises CallerError for a model without a key, or without a price."""
 
 
 class Workflows:

@@ -29,8 +29,6 @@
 A message says what happened, to what, and what to do next. None holds a key or a prompt.
 """
 
-from copy import copy
-
 
 class HeadwayError(Exception):
     """Base of all errors of Headway."""
@@ -148,6 +146,8 @@ def own_copy(error: Exception) -> Exception:
         own = type(error).__new__(type(error), *error.args)
         vars(own).update(vars(error))
     else:
+        from copy import copy  # `headway --help` imports this module, and copies nothing
+
         own = copy(error)
     own.__cause__, own.__context__ = error.__cause__, error.__context__
     own.__suppress_context__ = error.__suppress_context__

@@ -4,7 +4,6 @@ Models, tasks and errors of providers can hold escape sequences that move the cu
 answer for the user. Here they become visible text. JSON is plain ASCII, so it needs no cleaning.
 """
 
-import json
 import os
 import re
 import sys
@@ -48,6 +47,8 @@ def complain(text: str) -> None:
 
 def say_json(data: Any, *, indent: int | None = 2) -> None:
     """Print one JSON document."""
+    import json  # `headway --help` needs none
+
     sys.stdout.write(f"{json.dumps(data, indent=indent)}\n")
 
 

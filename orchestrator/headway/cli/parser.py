@@ -5,7 +5,6 @@ imports none of them.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -280,6 +279,8 @@ def _parameter(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not name.isidentifier() or not equals:
         raise argparse.ArgumentTypeError(f"must be NAME=VALUE, not {text!r}")
+    import json  # `headway --help` needs none
+
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:

@@ -12,7 +12,7 @@ from .text import indented, is_message
 class Terminal:
     """Messages scroll, the status line stays. Text is never read as markup."""
 
-    every_seconds = 0.5
+    every_seconds: float = 0.5
 
     def __init__(self, *, several_runs: bool) -> None:
         self._several_runs = several_runs

@@ -49,7 +49,7 @@ def new_view(*, as_json: bool, several_runs: bool) -> View:
 class JsonLines:
     """Every event and message as one object on a line."""
 
-    every_seconds = 60.0
+    every_seconds: float = 60.0
 
     def __enter__(self) -> Self:
         return self
@@ -68,7 +68,7 @@ class JsonLines:
 class PlainLines:
     """A line for each message on stdout; what waits, now and then, on stderr."""
 
-    every_seconds = 5.0
+    every_seconds: float = 5.0
 
     def __init__(self, *, several_runs: bool) -> None:
         self._several_runs = several_runs

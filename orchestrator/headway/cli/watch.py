@@ -55,8 +55,8 @@ class Watch:
         self.live: dict[str, RunHandle] = {}
         self.last: RunHandle | None = None
         self.states: Counter[RunState] = Counter()
-        self.totals = Totals(0, 0, 0, 0.0)
-        self.status = 0
+        self.totals: Totals = Totals(0, 0, 0, 0.0)
+        self.status: int = 0
         self._view = view
         self._retries = 0
         self._last_retry = ""

@@ -23,7 +23,11 @@ KeyPath = tuple[str, ...]
 DEFAULT_QUOTA = "default"
 """The quota of models that name none. It is built in, and a table of this name replaces it."""
 
-DEFAULT_LIMITS = {"requests_per_minute": 500, "tokens_per_minute": 30_000, "learn": True}
+DEFAULT_LIMITS: dict[str, int | bool] = {
+    "requests_per_minute": 500,
+    "tokens_per_minute": 30_000,
+    "learn": True,
+}
 """What OpenAI's first paid tier grants gpt-4o: the lowest pair that a paying account meets."""
 
 LIMITS = {

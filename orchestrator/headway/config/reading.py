@@ -45,7 +45,9 @@ class Reading:
 
     def __init__(self, file: ConfigFile | None) -> None:
         fixed = {path: key for path, key in KEYS.items() if "*" not in path}
-        self.settings = {path: Setting(key.default, DEFAULT) for path, key in fixed.items()}
+        self.settings: dict[KeyPath, Setting] = {
+            path: Setting(key.default, DEFAULT) for path, key in fixed.items()
+        }
         self._file = file
         self._problems: list[str] = []
 

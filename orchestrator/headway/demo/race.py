@@ -33,8 +33,8 @@ class Race:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.ours = Side("headway", plan)
-        self.stock = Side("stock", plan)
+        self.ours: Side = Side("headway", plan)
+        self.stock: Side = Side("stock", plan)
         self.headway: SimulatedHeadway | None = None
 
     async def run(self) -> None:

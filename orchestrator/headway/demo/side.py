@@ -69,9 +69,10 @@ class Side:
     def __init__(self, name: str, plan: Plan) -> None:
         self.name = name
         self.plan = plan
-        self.ledger = Ledger()
+        self.ledger: Ledger = Ledger()
         self.teams: dict[str, TeamRecord] = {}
-        self.started_at = self.ended_at = time.monotonic()
+        self.started_at: float = time.monotonic()
+        self.ended_at: float = self.started_at
         self._asked: dict[str, _Asked] = {}
 
     # What happens

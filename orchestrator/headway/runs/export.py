@@ -8,7 +8,7 @@ from headway_scheduler.model.runs import Run
 from headway_scheduler.ports import Store
 
 from .journal import inherited_answers
-from .receipt import Cost, receipt
+from .receipt import PriceOf, receipt
 from .results import unpacked
 
 
@@ -28,7 +28,7 @@ class Export:
     receipt: dict[str, Any]
 
 
-async def exported(store: Store, run: Run, cost: Cost) -> Export:
+async def exported(store: Store, run: Run, price_of: PriceOf) -> Export:
     """Read a run, its calls and what they asked."""
     inherited = sorted(await inherited_answers(store, run), key=lambda record: record.seq)
     own = list(await store.calls(run.id))
@@ -42,12 +42,12 @@ async def exported(store: Store, run: Run, cost: Cost) -> Export:
         records=records,
         prompts=tuple(prompts),
         pieces=tuple(indexes),
-        costs=tuple(_usd(record, cost) for record in records),
+        costs=tuple(_usd(record, price_of) for record in records),
         messages=[] if run.result is None else unpacked(run.result, own)["messages"],
-        receipt=asdict(receipt(run, own, inherited, cost)),
+        receipt=asdict(receipt(run, own, inherited, price_of)),
     )
 
 
-def _usd(record: CallRecord, cost: Cost) -> float | None:
+def _usd(record: CallRecord, price_of: PriceOf) -> float | None:
     is_counted = record.call.is_paid and record.usage is not None
-    return cost(record.call.model, record.usage) if is_counted and record.usage else None
+    return price_of(record.call.model, record.usage) if is_counted and record.usage else None

@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -17,11 +17,12 @@ from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import ENDED_RUNS, RunState
 from headway_scheduler.ports import Store
 
-from .events import Ended
+from .events import Ended, Progress
 from .results import unpacked
 
 if TYPE_CHECKING:
     from autogen_agentchat.base import TaskResult
+    from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage
 
     from headway_agents import Attempt
 
@@ -42,8 +43,8 @@ class RunFailed(HeadwayError):
         super().__init__(
             f"run {run.id} ({run.workflow}) {run.state}: {run.error or 'no reason kept'}"
         )
-        self.run_id = run.id
-        self.state = run.state
+        self.run_id: str = run.id
+        self.state: RunState = run.state
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +84,13 @@ class RunHandle:
     """Whether this process executes the run."""
 
     def __init__(self, run: Run, plan: ReplayOptions | None = None) -> None:
-        self.run = run
-        self.plan = plan or ReplayOptions()
+        self.run: Run = run
+        self.plan: ReplayOptions = plan or ReplayOptions()
         self.change: str | None = None
         self.error: Exception | None = None
         self.task_result: TaskResult | None = None
         self.calls: dict[str, CallRecord] = {}
-        self._events: list[Any] = []
+        self._events: list[Progress | BaseChatMessage | BaseAgentEvent] = []
         self._changed = anyio.Event()
         self._scope = anyio.CancelScope()
         self._is_cancelled = False
@@ -130,7 +131,7 @@ class RunHandle:
             self._attempt.scope.priority = priority
         return self.run
 
-    async def stream(self) -> AsyncIterator[Any]:
+    async def stream(self) -> AsyncIterator["Progress | BaseChatMessage | BaseAgentEvent"]:
         """All messages of the team and all progress events, from the first one to the end."""
         seen = 0
         while True:
@@ -178,7 +179,7 @@ class RunHandle:
         if self._is_paused:
             attempt.scope.pause()
 
-    def publish(self, event: Any) -> None:
+    def publish(self, event: "Progress | BaseChatMessage | BaseAgentEvent") -> None:
         """Add to the stream. For the runner and the listener to commits."""
         self._events.append(event)
         self._changed.set()
@@ -207,7 +208,7 @@ class RemoteRunHandle(RunHandle):
 
     cancel = pause = interrupt
 
-    async def stream(self) -> AsyncIterator[Any]:
+    async def stream(self) -> AsyncIterator["Progress | BaseChatMessage | BaseAgentEvent"]:
         """All messages of the team, and the end. Raises RunNotFound if it is deleted meanwhile."""
         while not self._events:
             run = await self._store.run(self.id)

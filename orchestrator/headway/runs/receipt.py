@@ -7,7 +7,7 @@ from headway_scheduler.model.calls import CallRecord, Usage
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState
 
-Cost = Callable[[str, Usage], float | None]
+PriceOf = Callable[[str, Usage], float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Receipt:
 
 
 def receipt(
-    run: Run, records: Sequence[CallRecord], inherited: Sequence[CallRecord], cost: Cost
+    run: Run, records: Sequence[CallRecord], inherited: Sequence[CallRecord], price_of: PriceOf
 ) -> Receipt:
     """Sum up the last attempt at ``run`` from its rows and those that it inherited."""
     since = run.resumed_at or run.created_at
@@ -56,15 +56,15 @@ def receipt(
         paid=len(new),
         possibly_paid_twice=tuple(r.call.id for r in records if r.lost_attempts and _is_paid(r)),
         seconds_saved=sum(map(_seconds, old)),
-        usd_saved=total_usd(old, cost),
-        usd_paid=total_usd(new, cost),
+        usd_saved=total_usd(old, price_of),
+        usd_paid=total_usd(new, price_of),
     )
 
 
-def total_usd(records: Iterable[CallRecord], cost: Cost) -> float | None:
+def total_usd(records: Iterable[CallRecord], price_of: PriceOf) -> float | None:
     """Dollars of all paid calls that have a usage; None if the price of one is unknown."""
     costs = [
-        cost(row.call.model, row.usage)
+        price_of(row.call.model, row.usage)
         for row in records
         if _is_paid(row) and row.usage is not None
     ]
