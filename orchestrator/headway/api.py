@@ -32,6 +32,7 @@ from headway_scheduler.runtime.clock import Clock, system_clock
 from headway_scheduler.runtime.local import LocalScheduler
 
 from . import config as configuration
+from .ad_hoc import AdHocRun
 from .limits import Limits
 from .pricing.costs import KEYS, Cost, added_up
 from .pricing.prices import Prices
@@ -62,8 +63,6 @@ from .workflows import Workflows
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
     from openai import AsyncOpenAI
-
-    from headway_agents import RunScope
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
@@ -111,12 +110,12 @@ class Headway:
         self._steer: Commands | None = None
         self._leader: Leader | None = None
         self._stack = AsyncExitStack()
-        self._ad_hoc: tuple[Run, RunScope] | None = None
         self._asking: SchedulerClient
         self._store: SqliteStore
         self._runner: Runner
         self._control: Control
         self._executor: Executor
+        self._ad_hoc: AdHocRun
 
     def workflow(self, name: str) -> Callable[[Factory], Factory]:
         """Register a factory: it gets ``models`` and returns a fresh AutoGen team or agent."""
@@ -218,7 +217,8 @@ class Headway:
         self._runner = Runner(self._asking, self._store, self.workflows, self._prices, worker)
         self._control = Control(self._asking, self._store, worker)
         stack.push_async_callback(self.workflows.close)
-        stack.push_async_callback(self._end_ad_hoc)
+        self._ad_hoc = AdHocRun(self._asking, worker, self.config.priority)
+        stack.push_async_callback(self._ad_hoc.close)
         runs = await stack.enter_async_context(anyio.create_task_group())
         self._executor.begin(self._asking, self._commands, self._store, self._runner, runs)
         if self.is_leader:
@@ -578,7 +578,8 @@ class Headway:
             if isinstance(model, str)
             else self.workflows.wrap(model, priority=priority)
         )
-        return client.bound(self._ad_hoc_scope())
+        self._ready()
+        return client.bound(self._ad_hoc.scope())
 
     def openai(self, model: str, *, priority: Priority | str | None = None) -> "AsyncOpenAI":
         """OpenAI's own client, scheduled, for memory stores and tools that use the SDK directly.
@@ -588,7 +589,7 @@ class Headway:
         Raises CallerError outside of the ``async with`` block.
         """
         self._ready()
-        return self.workflows.openai(model, self._asking_scope, priority=priority)
+        return self.workflows.openai(model, self._ad_hoc.scope_of_caller, priority=priority)
 
     @property
     def is_leader(self) -> bool:
@@ -658,36 +659,3 @@ class Headway:
         run = await self.get_run(run_id)
         require_idle(run.id, run.id in handles)
         return run
-
-    def _asking_scope(self) -> "RunScope":
-        from headway_agents import current_scope
-
-        return current_scope.get() or self._ad_hoc_scope()
-
-    def _ad_hoc_scope(self) -> "RunScope":
-        executor = self._ready()
-        if self._ad_hoc is None:
-            from headway_agents import RunScope
-
-            now = self._clock()
-            run = Run(
-                id=new_run_id(),
-                workflow="(ad hoc)",
-                task="",
-                priority=Priority.BACKGROUND,  # nobody waits for it as a whole
-                state=RunState.RUNNING,
-                created_at=now,
-                started_at=now,
-                worker=executor.worker.id,
-            )
-            self._ad_hoc = (run, RunScope(self._asking, run.id, self.config.priority))
-            self._asking.note_run(run)
-        return self._ad_hoc[1]
-
-    async def _end_ad_hoc(self) -> None:
-        if self._ad_hoc is not None:
-            run, scope = self._ad_hoc
-            scope.close()
-            ended = replace(run, state=RunState.COMPLETED, finished_at=self._clock(), worker=None)
-            await self._asking.save_run(ended)
-            self._ad_hoc = None
