@@ -1,4 +1,4 @@
-"""headway.toml and the environment, as one frozen Config that knows where each value came from.
+"""Loads headway.toml and the environment into one frozen Config that keeps each value's source.
 
 Law of this package: a configuration is used whole and checked, or not at all. ``keys`` is the
 table of settings, ``source`` finds and parses the file, ``reading`` merges and refuses. Importing
@@ -26,49 +26,78 @@ __all__ = ["TEMPLATE", "Config", "ConfigError", "ModelConfig", "load", "parse_pr
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """What a model asked for by workflows is. ``name`` is the provider's name for it.
-
-    ``provider`` says whose rules hold; None: those of the client that is used.
-
-    ``api_key_env`` names the variable that holds the key; the key itself is never read here.
-    ``api_key_command`` prints it, if that is stated.
-    ``idempotency_header`` names the header in which the server takes an idempotency key.
-    ``deployments`` are models that are as good as this one, ``fallbacks`` those that are not.
-    """
+    """How a model that workflows ask for is reached, limited and paid."""
 
     name: str
+    """The provider's name for the model."""
+
     quotas: tuple[str, ...]
+    """Quotas that each call draws on: all must have room."""
+
     provider: str | None = None
+    """Whose charging and error rules hold. Default: those of the client that is used."""
+
     base_url: str | None = None
+    """Address of the server. Default: the provider's own."""
+
     api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key. The key itself is never part of a Config."""
+
     api_key_command: str | None = None
+    """A command that prints the key; wins over ``api_key_env``."""
+
     idempotency_header: str | None = None
+    """The header in which the server takes an idempotency key, if it takes one."""
+
     deployments: tuple[str, ...] = ()
+    """Equivalent models: the one with most room takes the call."""
+
     fallbacks: tuple[str, ...] = ()
+    """Lesser models, in order: they take calls while this model and its deployments cannot."""
+
     usd_per_million_input_tokens: float | None = None
+    """Price in US dollars. Default: the list price, if there is one."""
+
     usd_per_million_output_tokens: float | None = None
+    """Price in US dollars. Default: the list price, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All settings. ``database`` is absolute; so are component files among ``workflows``.
-
-    ``file`` is what was read, if any. ``priority`` is that of runs that do not say. ``tools`` says
-    by name what becomes of a call that was cut off: pure, idempotent or once. ``weights`` are the
-    shares of teams that have one stated, ``team_quotas`` the quotas of their own.
-    """
+    """All settings of one process, checked."""
 
     database: Path
+    """The database file, as an absolute path."""
+
     quotas: Mapping[str, Quota]
+    """Quotas by name."""
+
     models: Mapping[str, ModelConfig]
+    """Models by the name that workflows ask for."""
+
     workflows: Mapping[str, str]
+    """``module:factory``, or the absolute path of a component file, by the workflow's name."""
+
     tools: Mapping[str, str]
+    """``pure``, ``idempotent`` or ``once`` by tool: whether a call that was cut off is repeated."""
+
     weights: Mapping[str, float]
+    """Shares of teams by name. Default of a team that is not listed: 1."""
+
     team_quotas: Mapping[str, tuple[str, ...]]
+    """Quotas of teams by name: their calls draw on these beside those of the model."""
+
     priority: Priority
+    """The class of runs that are started without a priority."""
+
     default_model: str | None
+    """The model whose server and limits hold for models that are not listed."""
+
     file: Path | None
+    """The file that was read, if any."""
+
     settings: Mapping[KeyPath, Setting]
+    """Each value with its source, by key: what ``headway config show`` prints."""
 
     @property
     def sources(self) -> Mapping[str, str]:
@@ -76,10 +105,10 @@ class Config:
         return {dotted(path): setting.source for path, setting in self.settings.items()}
 
     def model(self, name: str) -> ModelConfig:
-        """What is meant by ``models(name)``.
+        """Return the settings of ``models(name)``.
 
-        One that is not listed is reached and limited as the default model is. Without a default
-        model it is OpenAI's, and draws on the quota ``default``.
+        A model that is not listed is reached and limited as the default model is. Without a
+        default model it is OpenAI's, and draws on the quota ``default``.
         """
         if name in self.models:
             return self.models[name]
@@ -88,7 +117,7 @@ class Config:
         return ModelConfig(name, (DEFAULT_QUOTA,))
 
     def quota_with(self, name: str, changes: Mapping[str, object]) -> Quota:
-        """A configured quota with some settings changed. Raises ConfigError."""
+        """Return a configured quota with some settings changed. Raises ConfigError."""
         if name not in self.quotas:
             known = ", ".join(sorted(self.quotas))
             raise ConfigError(f"no quota {name!r}; configured: {known}")
@@ -105,7 +134,7 @@ class Config:
         return _quota(name, values)
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Key, value and source of every setting, for people. None of them is a secret."""
+        """Return key, value and source of every setting as text. No value is a secret."""
         return [
             (dotted(path), KEYS[pattern(path)].show(setting.value), setting.source)
             for path, setting in self.settings.items()
@@ -163,7 +192,7 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
 def _tables(
     settings: Mapping[KeyPath, Setting], table: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The named tables inside a table: each name with its keys and values."""
+    """Yield the named tables inside a table: each name with its keys and values."""
     for name in dict.fromkeys(path[1] for path in settings if path[0] == table):
         yield name, {p[2]: s.value for p, s in settings.items() if p[:2] == (table, name)}
 

@@ -1,9 +1,9 @@
-"""Every setting there is. Law of this file: one table; loader, template, docs and tests follow it.
+"""The table of all settings. Law of this file: loader, template, docs and tests follow it.
 
 A key is a path, as in ``("quotas", "*", "concurrency")``; ``*`` stands for a name that the user
 chose. A check gets a value of any type, returns what is kept, and raises ConfigError with the end
-of a sentence, ``must be …``, which whoever asked begins with the place. A value that could be a
-secret in the wrong place is never repeated.
+of a sentence, ``must be …``; the caller puts the place in front. A message never repeats a value
+that could be a secret in the wrong place.
 """
 
 import re
@@ -56,13 +56,22 @@ class ConfigError(CallerError):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One setting. ``unset`` says what holds without a value; ``variable`` overrides the file."""
+    """One setting."""
 
-    kind: str
+    value_type: str
+    """The type of its values, for the docs."""
+
     check: Callable[[object], Any]
+    """Returns the value to keep, or raises ConfigError."""
+
     default: Any = None
+    """The value without file and environment."""
+
     unset: str = ""
+    """The words for a value of None or an empty list."""
+
     variable: str = ""
+    """The environment variable that overrides the file, if it has a name of its own."""
 
     def show(self, value: object) -> str:
         """Write a value for people."""
@@ -88,7 +97,7 @@ def parse_priority(text: str) -> Priority:
 
 
 def spoken(value: object) -> str:
-    """A value and, where that could be missed, its type: for ``must be a number, not …``."""
+    """Describe a wrong value, with its type where that could be missed: ``the text '3'``."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
@@ -250,8 +259,10 @@ def _kind(value: object) -> str:
     return str(value)
 
 
-def _quota_key(name: str, kind: str, check: Callable[[object], Any], default: Any = None) -> Key:
-    return Key(kind, check, default, "no limit", f"HEADWAY_QUOTAS__*__{name.upper()}")
+def _quota_key(
+    name: str, value_type: str, check: Callable[[object], Any], default: Any = None
+) -> Key:
+    return Key(value_type, check, default, "no limit", f"HEADWAY_QUOTAS__*__{name.upper()}")
 
 
 KEYS: dict[KeyPath, Key] = {
@@ -293,12 +304,12 @@ KEYS: dict[KeyPath, Key] = {
 
 
 def pattern(path: KeyPath) -> KeyPath:
-    """The path with ``*`` for the name that the user chose, if its table has such names."""
+    """Return the path with ``*`` for the name that the user chose, if its table has such names."""
     has_names = any(key[:2] == (path[0], "*") for key in KEYS)
     return (path[0], "*", *path[2:]) if has_names and len(path) > 1 else path
 
 
 def variable(path: KeyPath) -> str:
-    """The environment variable that overrides the key, or an empty string."""
+    """Return the environment variable that overrides the key, or an empty string."""
     name = re.sub(r"\W", "_", path[1].upper())
     return KEYS[pattern(path)].variable.replace("*", name)

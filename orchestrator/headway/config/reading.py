@@ -41,7 +41,7 @@ class Setting:
 
 
 class Reading:
-    """What has been read so far, and what is wrong with it."""
+    """Collects settings stage by stage, and the problems of each stage."""
 
     def __init__(self, file: ConfigFile | None) -> None:
         fixed = {path: key for path, key in KEYS.items() if "*" not in path}
@@ -52,7 +52,7 @@ class Reading:
         self._problems: list[str] = []
 
     def names(self, table: str) -> list[str]:
-        """The names that the user chose in a table, in the file's order."""
+        """Return the names that the user chose in a table, in the file's order."""
         return list(dict.fromkeys(path[1] for path in self.settings if path[0] == table))
 
     def raise_problems(self) -> None:
@@ -71,7 +71,7 @@ class Reading:
                 self.settings["quotas", DEFAULT_QUOTA, name] = Setting(limit, DEFAULT)
 
     def check_names(self) -> None:
-        """Whatever is named must be configured."""
+        """Check that every quota, model and team that is named is configured."""
         quotas, models = self.names("quotas"), self.names("models")
         for path, setting in self.settings.items():
             if pattern(path)[0::2] in (("models", "quotas"), ("teams", "quotas")):
@@ -107,7 +107,7 @@ class Reading:
                 self._note(given, f"is unknown; {_advice(name, [*known, _FILE_VARIABLE])}")
 
     def check_limits(self) -> None:
-        """A quota must limit something: an empty one is more likely a slip than a wish."""
+        """Refuse a quota without a limit: it is more likely a slip than a wish."""
         for name in self.names("quotas"):
             table = ("quotas", name)
             if all(self.settings[*table, limit].value is None for limit in LIMITS):
@@ -127,11 +127,11 @@ class Reading:
             self.settings[path] = Setting(value, setting.source)
 
     def sorted_settings(self) -> dict[KeyPath, Setting]:
-        """All settings, table by table in the order of the docs."""
+        """Return all settings, table by table in the order of the docs."""
         return dict(sorted(self.settings.items(), key=lambda item: _TABLES.index(item[0][0])))
 
     def _walk(self, node: Mapping[str, Any], path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
-        """The values of known keys. Notes what is unknown; fills tables of chosen names."""
+        """Yield the values of known keys. Notes unknown keys; fills tables of chosen names."""
         for name, value in node.items():
             here = (*path, name)
             known = pattern(here)
@@ -193,7 +193,7 @@ class Reading:
 
 
 def _numeric(text: str) -> object:
-    """A number if the text is one; else the text, for the check to refuse."""
+    """Return a number if the text is one; else the text, for the check to refuse."""
     for convert in (int, float):
         try:
             return convert(text)

@@ -26,7 +26,7 @@ class ConfigFile:
     document: Mapping[str, Any]
 
     def place(self, path: KeyPath) -> str:
-        """File, line and key, to begin a message with."""
+        """Return file, line and key, for the beginning of a message."""
         line = line_of(self.text, path)
         return f"{self.shown}{f':{line}' if line else ''}: {dotted(path)}"
 
@@ -78,7 +78,7 @@ def _syntax_message(shown: str, message: str) -> str:
 
 
 def line_of(text: str, path: KeyPath) -> int | None:
-    """The line, from 1, of the key or else of the table that comes nearest around it."""
+    """Return the line, from 1, of the key, or else of the innermost table around it."""
     table: KeyPath = ()
     best, line = 0, None
     for number, content in enumerate(text.splitlines(), 1):

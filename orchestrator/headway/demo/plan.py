@@ -1,4 +1,4 @@
-"""Who arrives when, and what each provider allows. Pure data."""
+"""Plans the demo: arrivals of teams, limits of the providers. Pure data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ CLASSES = (URGENT, BACKGROUND)
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A team, its class, and the second after the start at which its user submits it."""
+    """A team, its class, and when its user starts it, in seconds after the beginning."""
 
     team: str
     priority: Priority
@@ -37,7 +37,7 @@ class Plan:
     urgent_at_seconds: float = 6.0
 
     def arrivals(self) -> Iterator[Arrival]:
-        """Every team."""
+        """Yield the arrival of every team."""
         gap = self.flood_seconds / self.background_teams
         for number in range(self.background_teams):
             yield Arrival(f"label-{number + 1:02}", BACKGROUND, number * gap)

@@ -1,6 +1,6 @@
-"""What each part of the policy is good for: one flood with it and without it, in simulated time.
+"""Compares waits in one flood with and without each part of the policy, in simulated time.
 
-Law of this file: the scheduler's core decides everything; this file only turns its clock.
+Law of this file: the scheduler's core decides everything; this file only advances its clock.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _NO_HEADROOM = replace(Policy(), headroom=(0.0,) * len(Priority))
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A run, and when each of its calls comes. ``team`` is its own name unless said."""
+    """A run, and when each of its calls comes. ``team`` is the run's name by default."""
 
     name: str
     priority: Priority
@@ -38,7 +38,7 @@ class Flow:
 class Comparison:
     """Mean seconds that the calls of one run waited, without a part of the policy and with it.
 
-    ``ends``: when the last call of all went, without and with: what the others paid.
+    ``ends``: when the last call of all runs went, without and with it: the price for the others.
     """
 
     part: str
@@ -48,7 +48,7 @@ class Comparison:
 
 
 def waits(flows: Sequence[Flow], policy: Policy | None = None) -> dict[str, list[float]]:
-    """Let the core admit all calls of all runs: the seconds that each call waited, by run."""
+    """Let the core admit all calls of all runs; return the seconds that each waited, by run."""
     scheduler = Scheduler([BUDGET], 0.0, policy)
     for flow in flows:
         team = flow.team or flow.name
@@ -77,7 +77,7 @@ def waits(flows: Sequence[Flow], policy: Policy | None = None) -> dict[str, list
 
 
 def comparisons() -> list[Comparison]:
-    """Headroom, fair share and inheritance, each by itself."""
+    """Compare headroom, fair share and priority inheritance, each by itself."""
     crawl = Flow("crawl", Priority.BACKGROUND, (0.0,) * 100)
     question = Flow("question", Priority.INTERACTIVE, (41.0,) * 4 + (71.0,) * 4)
     bulk = Flow("bulk", Priority.NORMAL, (0.0,) * 100)
@@ -99,7 +99,7 @@ def comparisons() -> list[Comparison]:
 
 
 def picture(found: Sequence[Comparison]) -> str:
-    """Bars of the waits, as text."""
+    """Draw the waits as bars of text."""
     lines = ["mean wait of one run in a flood, s  (simulated time)"]
     for each in found:
         words = (f"{each.part}, for {each.who}", "")

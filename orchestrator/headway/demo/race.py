@@ -1,6 +1,6 @@
 """Runs the plan on both sides at the same time, each against a simulated provider of its own.
 
-The machine's noise is shared, and nothing else: not the provider, not its limits.
+The two sides share the noise of the machine, and nothing else: no provider and no limits.
 """
 
 import time
@@ -26,9 +26,9 @@ PlayTeam = Callable[[Arrival], Awaitable[object]]
 
 
 class Race:
-    """Both sides. ``run`` once; the books can be read at any time.
+    """Both sides. ``run`` once; the records can be read at any time.
 
-    ``headway`` is there while it is open.
+    ``headway`` is set while it is open.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -53,10 +53,10 @@ class Race:
             async with anyio.create_task_group() as group:
                 group.start_soon(_play, self.ours, partial(self._play_ours, self.headway))
                 group.start_soon(_play, self.stock, partial(self._play_stock, client))
-            self.headway = None  # from here on it closes, and answers nobody
+            self.headway = None  # it is closing, and the screen must not ask it any more
 
     def report(self) -> Report:
-        """What was seen, once the race is over."""
+        """Sum up, once the race is over."""
         return sum_up(self.plan.limits, self.ours, self.stock)
 
     async def _play_ours(self, headway: SimulatedHeadway, arrival: Arrival) -> None:
@@ -73,7 +73,7 @@ class Race:
 
 
 async def _play(side: Side, play_team: PlayTeam) -> None:
-    """Let every team arrive in its time, and wait for the last one to end."""
+    """Start every team at its time, and wait until the last one has ended."""
     side.started_at = time.monotonic()
     async with anyio.create_task_group() as group:
         for arrival in side.plan.arrivals():
@@ -85,7 +85,7 @@ async def _play_one(side: Side, arrival: Arrival, play_team: PlayTeam) -> None:
     record = side.arrive(arrival)
     try:
         await play_team(arrival)
-    except Exception as error:  # of whatever type: the team has died, and that is what we count
+    except Exception as error:  # of any type: the demo counts teams that died
         side.end(record, error)
     else:
         side.end(record, None)

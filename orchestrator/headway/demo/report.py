@@ -1,4 +1,4 @@
-"""What was seen, in numbers and in one sentence. Pure: from the books of both sides."""
+"""Sums up the race, in numbers and in a sentence. Pure: from the records of both sides."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,9 +13,9 @@ from .side import Side, TeamState, Waits
 class SideReport:
     """One side. Fractions are of what the limits allowed from the start to its last team's end.
 
-    ``refused`` counts 429s, ``given_up`` calls that were never accepted, ``lost`` answers paid for
-    by teams that died, ``overtaken`` background calls that urgent ones passed. ``excess`` is by
-    how much the worst window broke the limits.
+    ``refused`` counts 429s, ``given_up`` calls that were never accepted, ``lost`` paid answers of
+    teams that died, ``overtaken`` background calls that urgent calls passed. ``excess`` is by how
+    much the worst window passed the limits.
     """
 
     teams: int
@@ -46,12 +46,12 @@ class Report:
     stock: SideReport
 
     def as_json(self) -> dict[str, Any]:
-        """All numbers as JSON values, and the sentence."""
+        """Return all numbers as JSON values, and the sentence."""
         sides = {"headway": _side_json(self.headway), "stock": _side_json(self.stock)}
         return {"limits": asdict(self.limits), **sides, "seen": self.sentence()}
 
     def sentence(self) -> str:
-        """What was seen."""
+        """Say in a sentence how the race went."""
         ours, stock = self.headway, self.stock
         died = f"{stock.teams - stock.finished} of {stock.teams} teams died"
         if stock.lost:
@@ -64,7 +64,7 @@ class Report:
 
 
 def sum_up(limits: Limits, ours: Side, stock: Side) -> Report:
-    """The report on two sides that are over."""
+    """Report on two sides that are over."""
     return Report(limits, _report(ours, limits), _report(stock, limits))
 
 
@@ -99,7 +99,7 @@ def _report(side: Side, limits: Limits) -> SideReport:
 
 
 def _used(amount: float, per_minute: float | None, capacity: float, seconds: float) -> float:
-    """The part of a token bucket's allowance that was taken: a full bucket, and its refill."""
+    """Return the fraction taken of a token bucket's allowance: a full bucket, and its refill."""
     return 0.0 if per_minute is None else amount / (capacity + per_minute / 60 * seconds)
 
 

@@ -1,4 +1,4 @@
-"""What is shown while the sides run: panels on a terminal, else a plain line now and then."""
+"""Shows the race while it runs: panels on a terminal, else a plain line now and then."""
 
 import time
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ _STYLES = {URGENT: "dark_orange3", BACKGROUND: "grey62"}
 
 
 def introduction(plan: Plan) -> str:
-    """What is about to be seen."""
+    """Say what the demo is about to do."""
     limits = plan.limits
     return (
         f"{plan.background_teams} background teams of 3 calls arrive within "
@@ -48,7 +48,7 @@ async def watch(race: Race, console: Console) -> None:
             await anyio.sleep(_LINES_SECONDS)
             for line in lines(race, time.monotonic() - started_at):
                 console.print(line, soft_wrap=True, highlight=False)
-    # Not refreshed by a thread: the books change under it.
+    # No refresh by a thread: the records change meanwhile.
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             live.update(frame(race, time.monotonic() - started_at), refresh=True)
@@ -59,7 +59,7 @@ async def watch(race: Race, console: Console) -> None:
 
 
 def lines(race: Race, seconds: float) -> Iterator[str]:
-    """One line for each side; that of a side that is over is left out."""
+    """Return a line for each side that is not over."""
     if race.headway is not None:
         gauges = race.headway.scheduler.statistics().gauges
         free = ", ".join(f"{max(0.0, g.available):,.0f} {g.resource}" for g in gauges)
@@ -83,7 +83,7 @@ def _seconds(value: float | None) -> str:
 
 
 def frame(race: Race, seconds: float) -> RenderableType:
-    """Both sides beside each other."""
+    """Draw both sides beside each other."""
     service = race.headway.scheduler if race.headway is not None else None
     ours = _panel("with Headway", _gauges(service), race.ours, _next(service))
     stock = _panel("without: stock AutoGen clients", _no_gauges(), race.stock, "nobody knows")
@@ -154,7 +154,7 @@ def _alarm(count: int, word: str) -> Text:
 
 
 def _next(service: LocalScheduler | None) -> str:
-    """The head of the queue and what it waits for."""
+    """Return the head of the queue and what it waits for."""
     queued = service.queued() if service is not None else []
     if service is None or not queued:
         return "nothing waits"

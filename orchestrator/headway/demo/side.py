@@ -1,8 +1,8 @@
-"""The books of one side: its teams, and its calls as asked for and as its provider saw them.
+"""Records one side: its teams, and its calls as its agents asked and as its provider saw them.
 
-Law of this file: one ruler. The wait of a call is the time from the moment that its agent asked
-until the provider received the request that it accepted, read off one monotonic clock. A call that
-was never accepted has no wait; it is counted by itself.
+Law of this file: both sides are measured in the same way. The wait of a call is the time from the
+request of its agent until the provider received the request that it accepted, on one monotonic
+clock. A call that was never accepted has no wait, and is counted apart.
 """
 
 import time
@@ -21,7 +21,7 @@ from .plan import BACKGROUND, URGENT, Arrival, Plan
 
 
 class TeamState(StrEnum):
-    """How far a team has come."""
+    """Whether a team runs, has finished, or has died."""
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -29,7 +29,7 @@ class TeamState(StrEnum):
 
 
 class Waits(NamedTuple):
-    """The waits of one class so far, seconds; None without any."""
+    """The waits of one class so far, in seconds; None before the first."""
 
     calls: int  #: that were accepted
     last_seconds: float | None
@@ -39,7 +39,7 @@ class Waits(NamedTuple):
 
 @dataclass(slots=True)
 class _Asked:
-    """A call from the moment that its agent asked for it."""
+    """A call that an agent asked for."""
 
     team: str
     priority: Priority
@@ -59,12 +59,12 @@ class TeamRecord:
 
     @property
     def lived_seconds(self) -> float:
-        """From its arrival to its end, or to now."""
+        """Seconds from its arrival to its end, or to now."""
         return (self.ended_at or time.monotonic()) - self.arrived_at
 
 
 class Side:
-    """What one side does, while it does it and afterwards."""
+    """The record of one side, during the race and afterwards."""
 
     def __init__(self, name: str, plan: Plan) -> None:
         self.name = name
@@ -78,19 +78,19 @@ class Side:
     # What happens
 
     def arrive(self, arrival: Arrival) -> TeamRecord:
-        """A team begins."""
+        """Record that a team begins."""
         record = self.teams[arrival.team] = TeamRecord(arrival.priority, time.monotonic())
         return record
 
     def end(self, record: TeamRecord, error: Exception | None) -> None:
-        """A team has ended, by an error or well."""
+        """Record that a team has ended, by an ``error`` or well."""
         record.ended_at = self.ended_at = time.monotonic()
         record.state = TeamState.FINISHED if error is None else TeamState.DIED
         record.error = "" if error is None else f"{type(error).__name__}: {error}"
 
     @contextmanager
     def asking(self, arrival: Arrival) -> Iterator[str]:
-        """A call, from asking to its answer or error. Gives its mark."""
+        """Record a call from the request of its agent to its answer or error. Yields its mark."""
         mark = f"{arrival.team}.{len(self._asked)}"
         asked = self._asked[mark] = _Asked(arrival.team, arrival.priority, time.monotonic())
         try:
@@ -102,25 +102,25 @@ class Side:
 
     @property
     def calls(self) -> int:
-        """Calls that agents asked for."""
+        """How many calls agents asked for."""
         return len(self._asked)
 
     @property
     def wall_seconds(self) -> float:
-        """From the start until the last team that has ended."""
+        """Seconds from the start to the end of the last team that has ended."""
         return self.ended_at - self.started_at
 
     @property
     def refused(self) -> int:
-        """Requests that the provider answered with 429."""
+        """How many requests the provider answered with 429."""
         return sum(entry.status == 429 for entry in self.ledger.entries)
 
     def count(self, state: TeamState) -> int:
-        """Teams in a state."""
+        """Count the teams in a state."""
         return Counter(team.state for team in self.teams.values())[state]
 
     def waits(self, priority: Priority) -> Waits:
-        """The waits of a class, in the order in which its calls were accepted."""
+        """Return the waits of a class, in the order in which its calls were accepted."""
         waits = [
             received_at - self._asked[mark].at
             for mark, received_at in self._accepted().items()
@@ -131,7 +131,7 @@ class Side:
         return Waits(len(waits), waits[-1], median(waits), max(waits))
 
     def waiting(self, priority: Priority) -> int:
-        """Calls asked for that were neither accepted nor given up yet."""
+        """How many calls were neither accepted nor given up yet."""
         accepted = self._accepted()
         return sum(
             asked.priority is priority and not asked.is_over and mark not in accepted
@@ -139,12 +139,12 @@ class Side:
         )
 
     def given_up(self) -> int:
-        """Calls that ended without ever being accepted."""
+        """How many calls ended without having been accepted."""
         accepted = self._accepted()
         return sum(a.is_over and mark not in accepted for mark, a in self._asked.items())
 
     def overtaken(self) -> int:
-        """Background calls that had asked before an urgent call which was accepted before them."""
+        """How many background calls were asked for before an urgent call, and accepted after it."""
         accepted = self._accepted()
         calls = [(self._asked[mark], at) for mark, at in accepted.items()]
         urgent = [(asked.at, at) for asked, at in calls if asked.priority is URGENT]
@@ -155,10 +155,10 @@ class Side:
         )
 
     def lost(self) -> int:
-        """Answers that were paid for by teams that died: nobody has their result."""
+        """How many answers were paid for by teams that died without a result."""
         dead = {name for name, team in self.teams.items() if team.state is TeamState.DIED}
         return sum(self._asked[entry.who].team in dead for entry in self.ledger.paid)
 
     def _accepted(self) -> dict[str, float]:
-        """The mark of each accepted call, and when its request was received."""
+        """Yield the mark of each accepted call, and when its request was received."""
         return {entry.who: entry.received_monotonic for entry in self.ledger.accepted}

@@ -1,4 +1,4 @@
-"""What is shown at the end: both sides in one table, what was seen, and how it was measured."""
+"""Shows the end of the demo: both sides in one table, a sentence, and how it was measured."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The teams of the demo, and the stock client. The only file of the demo that knows AutoGen.
+"""Builds the teams of the demo, and the stock client. Only this file of the demo knows AutoGen.
 
 A team is built by the same code on both sides; only the client that it is given differs.
 """
@@ -36,9 +36,9 @@ _SELECTOR_PROMPT = "{roles}\n{history}\nSelect the next role from {participants}
 
 
 class Stopwatch(ChatCompletionClient):
-    """Any client, but every request is noted when it is asked for and carries a mark.
+    """Wraps a client: notes when each request is asked for, and sends a mark with it.
 
-    The wrapped client is in ``client``, as in AutoGen's cache: there Headway finds and binds it.
+    The wrapped client is in ``client``, as in AutoGen's cache, so that Headway finds and binds it.
     """
 
     def __init__(self, client: ChatCompletionClient, asking: SchedulerClient) -> None:
@@ -46,14 +46,14 @@ class Stopwatch(ChatCompletionClient):
         self._asking = asking
 
     async def create(self, messages: Sequence[LLMMessage], **options: Any) -> CreateResult:
-        """Ask; the mark goes out as the request's ``user``."""
+        """Ask the wrapped client; the mark goes out as the request's ``user``."""
         with self._asking() as mark:
             return await self.client.create(messages, **_marked(options, mark))
 
     async def create_stream(
         self, messages: Sequence[LLMMessage], **options: Any
     ) -> AsyncGenerator[str | CreateResult, None]:
-        """Ask for a stream, marked alike."""
+        """Ask the wrapped client for a stream, with a mark too."""
         with self._asking() as mark:
             stream = self.client.create_stream(messages, **_marked(options, mark))
             async with aclosing(stream):
@@ -61,7 +61,7 @@ class Stopwatch(ChatCompletionClient):
                     yield item
 
     async def close(self) -> None:
-        """Leave the client open: other teams share it."""
+        """Leave the client open: teams share it."""
 
     def actual_usage(self) -> RequestUsage:
         """The wrapped client's."""
@@ -96,7 +96,7 @@ def _marked(options: Mapping[str, Any], mark: str) -> dict[str, Any]:
 
 
 def build(priority: Priority, client: ChatCompletionClient, asking: SchedulerClient) -> Team:
-    """A fresh team of a class, its calls noted by ``asking``."""
+    """Build a fresh team of a class; ``asking`` notes its calls."""
     watched = Stopwatch(client, asking)
     return _labelers(watched) if priority is BACKGROUND else _triage(watched)
 
@@ -128,7 +128,7 @@ def _triage(client: ChatCompletionClient) -> Team:
 
 
 def answer(body: Body) -> str:
-    """What the simulated model says: the first candidate to a selector, else some text."""
+    """Answer as the simulated model: the first candidate to a selector, else some text."""
     said = " ".join(str(message.get("content")) for message in body["messages"])
     asked = re.search(r"Select the next role from \['(\w+)'", said)
     return asked[1] if asked else _SOME_TEXT
@@ -136,7 +136,7 @@ def answer(body: Body) -> str:
 
 @asynccontextmanager
 async def stock_client(base_url: str) -> AsyncIterator[ChatCompletionClient]:
-    """AutoGen's own client as anyone makes it, the SDK's retries as they are by default."""
+    """Make AutoGen's own client with its defaults, the retries of the SDK among them."""
     info = ModelInfo(
         vision=False,
         function_calling=True,

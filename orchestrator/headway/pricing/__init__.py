@@ -1,1 +1,1 @@
-"""What calls cost: list prices, the prices of the configuration, and sums over calls."""
+"""Prices of calls, from the configuration or the list, and sums over calls."""

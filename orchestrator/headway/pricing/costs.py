@@ -1,4 +1,4 @@
-"""What was spent, added up. Law of this file: an unknown price is unknown, never 0."""
+"""Adds up what was spent. Law of this file: an unknown price is unknown, never 0."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,23 +12,31 @@ KEYS = ("model", "team", "workflow", "run", "day")
 
 @dataclass(slots=True)
 class Cost:
-    """What the calls of one model, team, workflow, run or day took.
-
-    ``usd`` is what is known, None if that is nothing; ``unpriced`` of the ``calls`` have no price,
-    or no usage. Attempts
-    that are ``possibly_paid`` are in neither: nobody knows what they took.
-    """
+    """The calls of one model, team, workflow, run or day, and what they cost."""
 
     key: str
+    """The name of the model, team or workflow, the run's id, the day; ``total`` for the sum."""
+
     calls: int = 0
+    """Calls that were answered, or billed without an answer."""
+
     input_tokens: int = 0
+    """Tokens that providers counted in requests."""
+
     output_tokens: int = 0
+    """Tokens that providers counted in answers."""
+
     usd: float | None = 0.0
+    """Dollars of all calls with a known price; None if there are calls and none has one."""
+
     unpriced: int = 0
+    """How many of the calls have no known price, or no usage: ``usd`` leaves them out."""
+
     possibly_paid: int = 0
+    """Attempts that were cut off in flight: their cost is unknown, and in no other field."""
 
     def add(self, spent: Spent, usd: float | None) -> None:
-        """Count calls in that are alike; ``usd`` is what one of them cost."""
+        """Count a group of equal calls; ``usd`` is the cost of one of them."""
         self.calls += spent.calls
         self.possibly_paid += spent.lost
         if spent.usage is not None:
@@ -43,7 +51,7 @@ class Cost:
 
 
 def added_up(spent: Iterable[Spent], prices: Prices) -> list[Cost]:
-    """One Cost for each key, in their order, and last the total, whose key is ``total``."""
+    """Return a Cost for each key, sorted, and last the total, whose key is ``total``."""
     found: dict[str, Cost] = {}
     total = Cost("total")
     for each in spent:

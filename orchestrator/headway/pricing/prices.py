@@ -1,4 +1,4 @@
-"""What calls cost. Law: an unknown price is unknown, never 0, and nothing is fetched."""
+"""Prices calls. Law: an unknown price is unknown, never 0, and nothing is fetched."""
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Usage
@@ -9,13 +9,13 @@ _MILLION = 1_000_000
 
 
 class Prices:
-    """Dollars by model: what the configuration states, else the list price of genai-prices."""
+    """Knows dollars by model: stated in the configuration, else the list price of genai-prices."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
 
     def cost(self, model: str, usage: Usage) -> float | None:
-        """Dollars for ``usage`` of what workflows call ``model``; None if no price is known."""
+        """Return dollars for ``usage`` of a model, by its name here; None without a known price."""
         configured = self._config.model(model)
         stated = _stated(configured, usage)
         return _listed(configured.name, usage) if stated is None else stated

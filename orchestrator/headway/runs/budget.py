@@ -1,4 +1,4 @@
-"""The dollars of one run. Law of this file: a call that the budget does not cover is not queued."""
+"""Keeps the dollar budget of a run. Law of this file: no call is queued that it does not cover."""
 
 from collections.abc import Mapping
 
@@ -13,9 +13,10 @@ _DONE = CallState.DONE
 
 
 class Budget:
-    """Keeps one run within its ``budget_usd``; ``records`` are its calls as they come to be.
+    """Keeps one run within its ``budget_usd``.
 
-    What is in flight, or lost in flight, counts with the tokens that it reserved, as input.
+    ``records`` are its calls by id, which the runner adds to. A call in flight, or lost in flight,
+    counts with its reserved tokens at the price of input.
     """
 
     def __init__(self, run: Run, records: Mapping[str, CallRecord], prices: Prices) -> None:
@@ -23,11 +24,11 @@ class Budget:
         self._records = records
         self._prices = prices
         self._claims: dict[str, Call] = {}
-        # Of calls that are done: a long run asks for its sum at every call.
+        # Calls that are done are priced once: a long run sums up at every call.
         self._final_usd: dict[str, float] = {}
 
     def claim(self, call: Call) -> None:
-        """Take the cost of a new call into account. Raises BudgetExceeded."""
+        """Count the estimated cost of a new call. Raises BudgetExceeded."""
         if self._run.budget_usd is None:
             return
         self._claims[call.id] = call
@@ -41,7 +42,7 @@ class Budget:
             )
 
     def spent_usd(self) -> float:
-        """Dollars of all calls of the run, those in flight at their estimate."""
+        """Return the dollars of all calls of the run, those in flight at their estimate."""
         claims = {key: call for key, call in self._claims.items() if key not in self._records}
         final = self._final_usd
         open_rows = [row for key, row in self._records.items() if key not in final]

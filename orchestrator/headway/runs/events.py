@@ -1,6 +1,6 @@
-"""Typed progress of a run, beside AutoGen's own messages. Law of this file: frozen data.
+"""Events of a run, beside AutoGen's own messages. Law of this file: frozen data.
 
-Times are epoch seconds, durations are seconds.
+``at`` is in epoch seconds; ``agent`` is the path of the agent that asks.
 """
 
 from collections.abc import Iterator
@@ -13,20 +13,19 @@ from headway_scheduler.model.states import CallState, RunState
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The run has begun, or goes on with ``answers`` that are recorded.
-
-    ``is_changed``: the code of its workflow is not what it was when the run was submitted.
-    """
+    """The run has begun, or goes on."""
 
     run_id: str
     at: float
     answers: int = 0
+    """How many recorded answers it will get back."""
     is_changed: bool = False
+    """The code of its workflow differs from what it was at the first attempt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """An agent asks its model; the call waits its turn."""
+    """An agent asks its model; the call waits for its admission."""
 
     run_id: str
     call_id: str
@@ -34,15 +33,13 @@ class Queued:
     model: str
     priority: Priority
     tokens: int
+    """What the call reserves from its quotas of tokens."""
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The call may be sent: all its quotas had room, and it was next.
-
-    ``model`` is the one that it goes to, which may be another than it was queued for.
-    """
+    """The call may be sent: all its quotas had room, and it was next."""
 
     run_id: str
     call_id: str
@@ -50,6 +47,7 @@ class Admitted:
     waited_seconds: float
     at: float
     model: str
+    """The model that it goes to; a deployment or fallback may stand in for the one of Queued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,9 @@ class Retrying:
     call_id: str
     agent: str
     attempts: int
+    """How often it was sent by now."""
     not_before: float | None
+    """The earliest time of the next try, epoch seconds; None: as soon as there is room."""
     reason: str
 
 
@@ -73,13 +73,14 @@ class Finished:
     agent: str
     state: CallState
     usage: Usage | None
+    """Tokens as the provider counted them, if it did."""
     error: str | None
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The run is over, or stopped for now."""
+    """The run is over, or has stopped for now: paused, waiting, interrupted."""
 
     run_id: str
     state: RunState
@@ -91,7 +92,7 @@ Progress = Started | Queued | Admitted | Retrying | Finished | Ended
 
 
 def of_batch(batch: Batch, now: float) -> Iterator[Progress]:
-    """What a commit means to those who watch, in order of the calls."""
+    """Yield the events that a commit stands for, in order of the calls."""
     for record in batch.new:
         call = record.call
         yield Queued(
@@ -111,7 +112,7 @@ def of_batch(batch: Batch, now: float) -> Iterator[Progress]:
 
 
 def of_record(record: CallRecord, now: float) -> Progress:
-    """The event that the state of a call stands for."""
+    """Return the event that the state of a call stands for."""
     call, state = record.call, record.state
     if state in (CallState.ADMITTED, CallState.SENT):
         at = record.admitted_at or now

@@ -1,4 +1,4 @@
-"""All that is recorded of a run. Law of this file: each text once, however many prompts hold it."""
+"""Exports a run with its calls. Law of this file: each text once, however many prompts hold it."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,18 +14,25 @@ from .results import unpacked
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """``records`` are calls and steps by arrival, those of parents first.
-
-    ``prompts`` has for each the indexes of its texts in ``pieces``, ``costs`` its dollars, None if
-    they are unknown. ``messages`` are those of the result, as AutoGen dumps them.
-    """
+    """All that is recorded of a run."""
 
     records: tuple[CallRecord, ...]
+    """Calls and steps by arrival, those of parents first."""
+
     prompts: tuple[tuple[int, ...], ...]
+    """For each record the indexes of its texts in ``pieces``."""
+
     pieces: tuple[str, ...]
+    """Every text of a prompt, once."""
+
     costs: tuple[float | None, ...]
+    """For each record its US dollars; None if they are unknown."""
+
     messages: list[Any]
+    """The messages of the result, as AutoGen dumps them; empty without a result."""
+
     receipt: dict[str, Any]
+    """The fields of the Receipt of the last attempt."""
 
 
 async def exported(store: Store, run: Run, price_of: PriceOf) -> Export:

@@ -49,28 +49,37 @@ class RunFailed(HeadwayError):
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """How an attempt takes the journal: see ``headway_agents.Journal``."""
+    """How an attempt uses the journal: see ``headway_agents.Journal``."""
 
     again: bool = False
+    """Ask again for calls that have failed."""
+
     unknown_waits: bool = False
+    """Calls that were cut off in flight wait for a person, instead of being sent again."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a completed run said and what it took.
-
-    ``waited_seconds`` is the sum over its calls of the time spent in the queue.
-    """
+    """What a completed run said, and what it took."""
 
     run_id: str
+    """The run's id."""
+
     task_result: "TaskResult"
+    """AutoGen's own result: messages and stop reason."""
+
     calls: int
+    """Model calls, replayed ones among them."""
+
     usage: Usage
+    """Tokens of all calls, as the provider counted them."""
+
     waited_seconds: float
+    """Seconds that its calls waited in the queue, added up."""
 
     @property
     def text(self) -> str:
-        """The last message."""
+        """The text of the last message."""
         return self.task_result.messages[-1].to_text() if self.task_result.messages else ""
 
 

@@ -1,7 +1,7 @@
-"""What an attempt at a run starts from. Law of this file: it reads the store and changes nothing.
+"""Reads the recorded answers of a run. Law of this file: it changes nothing.
 
-A run that was forked from another, or continues it, begins with that run's answers: they stay where
-they are, and are followed through ``Run.parent``.
+A run that was forked from another, or continues it, begins with that run's answers. They are not
+copied: ``Run.parent`` leads to them.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def inherited_answers(store: Store, run: Run) -> list[CallRecord]:
-    """Answers of the runs that ``run`` began as a copy of, in no order."""
+    """Return the answers of the runs that ``run`` began as a copy of, in no order."""
     found: list[CallRecord] = []
     until = inf
     while run.parent is not None:
@@ -34,7 +34,7 @@ async def inherited_answers(store: Store, run: Run) -> list[CallRecord]:
 async def journal_of(
     store: Store, run: Run, *, again: bool = False, unknown_waits: bool = False
 ) -> "Journal":
-    """The journal of ``run`` for its next attempt: see ``headway_agents.Journal``."""
+    """Return the journal of ``run`` for its next attempt: see ``headway_agents.Journal``."""
     from headway_agents import Journal
 
     inherited = await inherited_answers(store, run)
@@ -44,13 +44,13 @@ async def journal_of(
 
 
 def answered(records: Sequence[CallRecord]) -> list[CallRecord]:
-    """Calls and steps with an answer that is given back, by arrival."""
+    """Return the calls and steps whose answers a replay gives back, by arrival."""
     done = [row for row in records if row.state is CallState.DONE and row.arrival is not None]
     return sorted(done, key=lambda row: row.arrival or 0)
 
 
 async def _has_other_task(store: Store, run: Run) -> bool:
-    """Whether a fork was given a task of its own: then its prompts differ from its parent's."""
+    """Whether a fork has a task of its own: then its prompts differ from its parent's."""
     if run.parent is None or run.parent_until is None:
         return False
     parent = await store.run(run.parent)

@@ -1,4 +1,4 @@
-"""What resuming a run saved. Law of this file: computed from the journal alone."""
+"""Sums up an attempt at a run. Law of this file: it is computed from the journal alone."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,21 +12,31 @@ PriceOf = Callable[[str, Usage], float | None]
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The last attempt at a run. Dollars are None if the price of a model is unknown.
-
-    ``replayed`` calls and ``steps_replayed`` were answered before it began, ``paid`` calls since.
-    ``possibly_paid_twice`` are ids of calls that were cut off in flight and sent again.
-    ``seconds_saved`` is how long the replayed ones took when they were made.
-    """
+    """What the last attempt at a run replayed, paid and saved."""
 
     run_id: str
+    """The run's id."""
+
     replayed: int
+    """Calls that were answered before the attempt began, and cost nothing in it."""
+
     steps_replayed: int
+    """Steps that were recorded before the attempt began."""
+
     paid: int
+    """Calls that were answered since."""
+
     possibly_paid_twice: tuple[str, ...]
+    """Ids of calls that were cut off in flight: the provider may have charged for them."""
+
     seconds_saved: float
+    """How long the replayed calls and steps took when they were made."""
+
     usd_saved: float | None
+    """US dollars of the replayed calls; None if the price of one is unknown."""
+
     usd_paid: float | None
+    """US dollars of the paid calls; None if the price of one is unknown."""
 
     def __str__(self) -> str:
         lost = self.possibly_paid_twice
@@ -62,7 +72,7 @@ def receipt(
 
 
 def total_usd(records: Iterable[CallRecord], price_of: PriceOf) -> float | None:
-    """Dollars of all paid calls that have a usage; None if the price of one is unknown."""
+    """Return the dollars of all calls with a usage; None if the price of one is unknown."""
     costs = [
         price_of(row.call.model, row.usage)
         for row in records

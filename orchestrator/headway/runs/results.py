@@ -1,9 +1,9 @@
-"""What a completed run said, as its row keeps it. Law of this file: an answer's text is kept once.
+"""Packs the result of a run for its row. Law of this file: an answer's text is kept once.
 
-Theory of operation. A result holds the team's messages, and most of them say what an answer in the
-run's journal says already. Such a message is kept without its content, and ``refs`` tells which
-call has it. Only calls of the run itself are referred to: they are deleted with it and not before,
-so neither pruning nor copies part a reference from its text. A result without ``refs`` is whole.
+Theory of operation. A result holds the team's messages, and most of them repeat an answer in the
+run's journal. Such a message is kept without its content, and ``refs`` names the call that has it.
+References lead only to calls of the run itself, which are deleted together with the run: neither
+pruning nor copies can part a reference from its text. A result without ``refs`` is whole.
 """
 
 import json
@@ -15,7 +15,7 @@ from headway_scheduler.model.calls import CallRecord
 from headway_scheduler.model.states import CallState
 
 SHORT_TEXT = 64
-"""Characters: about what a reference takes."""
+"""Texts of at most as many characters are kept twice: a reference is no shorter."""
 _FIELDS = ("content", "thought")
 Ref = tuple[int, str, str]
 """The message's index, the call that has its content, and in which field of its answer."""
@@ -51,7 +51,7 @@ def unpacked(text: str, records: Iterable[CallRecord]) -> dict[str, Any]:
 
 
 def _texts(records: Iterable[CallRecord]) -> Iterator[tuple[str, str, str]]:
-    """Every long text of an answer: the call, the field, the text."""
+    """Yield every long text of an answer: call, field, text."""
     for record in records:
         if record.call.kind != "model" or record.state is not CallState.DONE:
             continue

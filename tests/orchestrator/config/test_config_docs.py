@@ -22,7 +22,7 @@ def test_the_table_has_exactly_the_keys_of_the_loader() -> None:
     known = [
         [
             dotted(path).replace('"*"', "NAME"),
-            key.kind,
+            key.value_type,
             key.show(key.default),
             key.variable.replace("*", "NAME"),
         ]
