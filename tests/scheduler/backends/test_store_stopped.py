@@ -4,15 +4,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
 from tests.scheduler.backends.writers import WRITER, is_stopped, needs_locks
 
-from headway_scheduler.backends.sqlite import reads
+from headway_scheduler.backends.sqlite import leadership, reads
+from headway_scheduler.backends.sqlite.leadership import FileLock, Vigil
+from headway_scheduler.backends.sqlite.mailbox import Inbox
 from headway_scheduler.backends.sqlite.stopped_writer import wake_writer
 from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.cluster import remote
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, CallRecord, Priority
 
@@ -72,6 +75,42 @@ async def test_a_commit_continues_the_one_that_it_waits_for(
             assert is_stopped(unrelated)
         assert len(await store.calls()) == 1
     assert f"process {process.pid} was stopped" in caplog.text
+
+
+class SlowMachine:
+    """Time of a process that gets to run once a second."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+async def test_a_leader_is_replaced_before_one_that_posts_continues_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would lead on. Who looks late may have been stopped too: so that counts for both."""
+    path = tmp_path / "headway.db"
+    async with SqliteStore(path):
+        pass
+    for module in (remote, leadership):
+        monkeypatch.setattr(module, "time", SlowMachine())
+    vigil, could_lead = Vigil(path), []
+
+    async def look() -> None:
+        could_lead.append(vigil.may_lead())
+
+    with ExitStack() as stack:
+        lock = FileLock(path, beat_seconds=3600)  # of one that shows no life
+        stack.callback(lock.release)
+        inbox = stack.enter_context(closing(Inbox(path)))
+        process = stack.enter_context(writer(path, "stopped"))
+        await remote.posted(inbox, "w-me", "a letter", meanwhile=look)
+        assert process.wait() == 0
+        assert len(inbox.waiting()) == 1
+    assert could_lead[-1]
 
 
 async def test_opening_does_too(tmp_path: Path) -> None:
