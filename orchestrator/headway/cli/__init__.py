@@ -1,8 +1,8 @@
 """The command line. Law of this package: every failure is one line that says what to do.
 
-Theory of operation. ``parser`` is the grammar; it names for each command a function in a module of
-its own, imported when the command runs. That function returns the exit code. What it raises is
-told here: errors of Headway in one line, anything else with its traceback, as it is a bug.
+Theory of operation. ``parser`` is the grammar. It names a function for each command, in a module
+that is imported when the command runs; the function returns the exit code. :func:`main` prints what
+it raises: an error of Headway in one line, any other with its traceback, because that is a bug.
 """
 
 import sys

@@ -12,7 +12,7 @@ from .output import say, say_json
 
 
 def changed(args: Namespace, act: Callable[[Headway], Awaitable[Change | None]]) -> int:
-    """Do one thing, and say which change was written for it, if it is one."""
+    """Carry out ``act`` and print the change that it returns, if any."""
 
     async def do() -> Change | None:
         async with Headway(args.config) as headway:
@@ -27,5 +27,5 @@ def changed(args: Namespace, act: Callable[[Headway], Awaitable[Change | None]])
 
 
 def change_facts(change: Change) -> dict[str, object]:
-    """What ``--json`` shows of a change."""
+    """Return what ``--json`` shows of a change."""
     return {"at": change.at, "kind": change.kind, "target": change.target, "value": change.value}

@@ -1,4 +1,4 @@
-"""What leaves the process. Law of this file: no text reaches a terminal with control characters.
+"""Prints. Law of this file: no text reaches a terminal with control characters.
 
 Models, tasks and errors of providers can hold escape sequences that move the cursor, set titles or
 answer for the user. Here they become visible text. JSON is plain ASCII, so it needs no cleaning.
@@ -39,7 +39,7 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Print to stderr; each line says who speaks."""
+    """Print to stderr, each line with ``headway:`` in front."""
     for line in clean(text).splitlines():
         sys.stderr.write(f"headway: {line}\n")
     sys.stderr.flush()
@@ -53,7 +53,7 @@ def say_json(data: Any, *, indent: int | None = 2) -> None:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Align columns with two spaces between them. The last one is as long as it likes."""
+    """Align columns with two spaces between them; the last column is not cut or filled."""
     lines = [[one_line(cell) for cell in row] for row in (headers, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = (zip(line, widths, strict=True) for line in lines)
@@ -61,7 +61,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def forget_reader() -> None:
-    """Whoever read stdout has left: let the flush at the end of the process go nowhere."""
+    """Send what is left in stdout to nowhere: its reader has gone, and a flush would raise."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
 

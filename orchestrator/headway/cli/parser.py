@@ -122,8 +122,8 @@ def _add_resume(commands: Any) -> None:
     _add_common(resume)
 
 
-def _add_steering(verbs: Any) -> None:
-    """What may be done to a run, by its id."""
+def _add_run_changes(verbs: Any) -> None:
+    """Add the verbs of ``headway runs`` that change a run."""
     retry = _command(verbs, "retry", "resume:retry", "go on with a failed run from its failure")
     _add_options(retry)
     fork = _command(verbs, "fork", "resume:fork", "a copy that asks one call anew")
@@ -155,7 +155,7 @@ def _add_looking(commands: Any) -> None:
     logs.add_argument("-f", "--follow", action="store_true", help="and what happens, until it ends")
     for command in (show, logs):
         command.add_argument("id", metavar="ID", help="of the run; its start is enough")
-    _add_steering(verbs)
+    _add_run_changes(verbs)
     queue = commands.add_parser("queue", help="which calls wait, and for what", allow_abbrev=False)
     verbs = queue.add_subparsers(metavar="VERB", required=True, title="verbs")
     head = _command(verbs, "list", "queue:show_list", "next one first (the default verb)")
@@ -165,7 +165,7 @@ def _add_looking(commands: Any) -> None:
         command.add_argument("--limit", type=_count, default=20, metavar="N", help="(default: 20)")
     for command in (listed, show, logs, head, why):
         _add_common(command)
-    _add_operations(verbs)
+    _add_queue_changes(verbs)
     top = _command(commands, "top", "top:top", "the whole system at a glance, again and again")
     top.add_argument("--once", action="store_true", help="show it once, and end")
     top.add_argument("--limit", type=_count, default=20, metavar="N", help="(default: 20)")
@@ -196,7 +196,7 @@ def _add_looking(commands: Any) -> None:
 
 
 def _add_database(commands: Any) -> None:
-    """What may be done to the database itself."""
+    """Add the verbs of ``headway db``."""
     database = commands.add_parser("db", help="the database itself", allow_abbrev=False)
     verbs = database.add_subparsers(metavar="VERB", required=True, title="verbs")
     check = _command(verbs, "check", "db:check", "look through all of it")
@@ -211,8 +211,8 @@ def _add_database(commands: Any) -> None:
         _add_common(command)
 
 
-def _add_operations(verbs: Any) -> None:
-    """What may be done to the queue."""
+def _add_queue_changes(verbs: Any) -> None:
+    """Add the verbs of ``headway queue`` that change it."""
     bump = _command(verbs, "bump", "queue:bump", "change the class of a run or a waiting call")
     bump.add_argument("id", metavar="ID", help="of the run, or of the call")
     bump.add_argument("-p", "--priority", required=True, metavar="CLASS", help=_PRIORITIES)
@@ -266,7 +266,7 @@ def _positive(text: str) -> float:
 
 
 def _duration(text: str) -> float:
-    """Seconds, from a number with an optional unit."""
+    """Read seconds from a number with an optional unit."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     factor = units.get(text[-1:], 0)
     try:

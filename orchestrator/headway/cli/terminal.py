@@ -1,4 +1,4 @@
-"""The view of a run on a terminal: messages as they come, and one status line below them."""
+"""Shows a run on a terminal: messages as they come, and one status line below them."""
 
 from typing import Any, Self
 

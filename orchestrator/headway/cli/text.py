@@ -1,6 +1,6 @@
-"""The sentences that every view shares, and what agents said, made fit to print.
+"""Words the sentences that all views share, and cleans what agents said for printing.
 
-Law of this file: pure; times are told, never asked. A message of an agent cannot pose as ours.
+Law of this file: pure; the time is an argument. A message of an agent cannot pose as one of ours.
 """
 
 import math
@@ -19,7 +19,7 @@ _CHUNK = "ModelClientStreamingChunkEvent"  # a piece of an answer that comes who
 
 
 class Totals(NamedTuple):
-    """What some calls took together. ``waited_seconds`` is the sum of their times in the queue."""
+    """Sums over calls. ``waited_seconds`` adds up their times in the queue."""
 
     calls: int
     input_tokens: int
@@ -73,7 +73,7 @@ def waits_for(why: Explanation, now: float) -> str:
 
 
 def status_line(statistics: Statistics, head: Explanation | None, now: float) -> str:
-    """How things stand: who waits, what is in flight, what the next call waits for."""
+    """Say how many calls wait and are in flight, and what the next call waits for."""
     waiting = ", ".join(
         f"{count} {priority.label}"
         for priority, count in zip(Priority, statistics.waiting, strict=True)
@@ -86,20 +86,20 @@ def status_line(statistics: Statistics, head: Explanation | None, now: float) ->
 
 
 def waited_seconds(record: CallRecord, now: float) -> float:
-    """How long a call stood in the queue, or has stood until now."""
+    """Return how long a call stood in the queue, or has stood until now."""
     until = record.admitted_at or record.finished_at or now
     return max(0.0, until - record.call.submitted_at)
 
 
 def clock(at: float, now: float) -> str:
-    """Local time of day; with its date if that is another day."""
+    """Write the local time of day, with its date if that is another day."""
     moment, today = (datetime.fromtimestamp(time, UTC).astimezone() for time in (at, now))
     is_today = moment.date() == today.date()
     return moment.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M:%S")
 
 
 def age(at: float, now: float) -> str:
-    """How long ago, in the largest unit that fits."""
+    """Write how long ago a time was, in the largest unit that fits."""
     seconds = max(0, int(now - at))
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= size:
@@ -108,7 +108,7 @@ def age(at: float, now: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds with a tenth, or minutes and hours."""
+    """Write seconds with a tenth, or minutes and hours."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes = int(seconds) // 60
@@ -142,7 +142,7 @@ def _blocked(blocker: Blocker, now: float, several: bool) -> str:
 
 
 def _amount(value: float, rounded: Callable[[float], int]) -> str:
-    """Write with one decimal: what is needed rounded up, what is free rounded down."""
+    """Write with one decimal: a need rounded up, free room rounded down."""
     for unit, size in (("M", 1e6), ("k", 1e3)):
         if abs(value) >= 10 * size or abs(value) >= 1e6:
             return f"{rounded(value / size * 10) / 10:,g}{unit}"
@@ -150,10 +150,10 @@ def _amount(value: float, rounded: Callable[[float], int]) -> str:
 
 
 def is_message(event: Any) -> bool:
-    """Whether it is something that AutoGen said, and said whole; our events are dataclasses."""
+    """Whether an event is a whole message of AutoGen; events of Headway are dataclasses."""
     return not is_dataclass(event) and type(event).__name__ != _CHUNK
 
 
 def indented(text: str) -> str:
-    """Clean, and set further lines in, so that none looks like one of ours."""
+    """Clean, and indent all lines but the first, so that none looks like one of Headway."""
     return clean(text).replace("\n", "\n  ")

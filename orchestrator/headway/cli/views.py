@@ -1,7 +1,7 @@
-"""How a run that is watched is shown: JSON lines, plain lines, or a terminal with a status line.
+"""Shows a watched run: as JSON lines, plain lines, or on a terminal with a status line.
 
-Law of this file: whatever a model says, each view stays what it is: one object or one message a
-line, and no control characters.
+Law of this file: no text of a model breaks a view: each line stays one object or one message,
+without control characters.
 """
 
 import json
@@ -17,7 +17,7 @@ from .text import is_message
 
 
 class View(Protocol):
-    """Where events go. A context manager; ``every_seconds`` is how often it wants a status."""
+    """Shows events, while it is open. ``every_seconds`` is how often it wants a status."""
 
     every_seconds: float
 
@@ -35,7 +35,7 @@ class View(Protocol):
 
 
 def new_view(*, as_json: bool, several_runs: bool) -> View:
-    """The view that fits the options and the place that stdout leads to."""
+    """Make the view that fits the options and where stdout leads."""
     if as_json:
         return JsonLines()
     is_plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
@@ -47,7 +47,7 @@ def new_view(*, as_json: bool, several_runs: bool) -> View:
 
 
 class JsonLines:
-    """Every event and message as one object on a line."""
+    """Prints every event and message as one JSON object a line."""
 
     every_seconds: float = 60.0
 
@@ -57,16 +57,16 @@ class JsonLines:
     def __exit__(self, *_: object) -> None: ...
 
     def show(self, run_id: str, event: Any) -> None:
-        """Print it."""
+        """Print an event or a message."""
         say_json(_as_object(run_id, event), indent=None)
         sys.stdout.flush()
 
     def status(self, text: str) -> None:
-        """Nothing: whoever reads events can count."""
+        """Do nothing: a reader of the events can count itself."""
 
 
 class PlainLines:
-    """A line for each message on stdout; what waits, now and then, on stderr."""
+    """Prints each message as a line on stdout, and the status now and then on stderr."""
 
     every_seconds: float = 5.0
 
@@ -88,7 +88,7 @@ class PlainLines:
             sys.stdout.flush()
 
     def status(self, text: str) -> None:
-        """Print it, unless nothing has changed: a worker may have nothing to do for days."""
+        """Print the status if it has changed: a worker may have nothing to do for days."""
         if text != self._said:
             self._said = text
             complain(one_line(text))

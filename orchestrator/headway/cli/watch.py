@@ -1,7 +1,7 @@
-"""Runs of this process, followed to their end. Law of this file: no run ends without a word.
+"""Follows runs of this process to their ends. Law of this file: each end is told.
 
 Ctrl-C cancels the main task: the runs become *interrupted* on disk while Headway closes, and only
-then the interrupt comes out of the event loop. So what is known of them lives here, outside of it.
+then the KeyboardInterrupt leaves the event loop. So the record of the runs is kept outside of it.
 """
 
 import logging
@@ -33,8 +33,8 @@ from .text import Totals, counted, status_line
 from .views import View, new_view
 
 _REPEATING_LOGGERS = ("autogen_core", "autogen_agentchat")
-"""They print a traceback for every error of an agent, and for every call that a Ctrl-C cancels.
-Errors are told here, once."""
+"""Loggers that print a traceback for every error of an agent, and every call that a Ctrl-C cancels.
+Errors are printed here, once."""
 
 
 _CHOICES = (
@@ -49,7 +49,7 @@ _ANSWERS = {
 
 
 class Watch:
-    """Follows runs, shows them in one view, and counts what became of them."""
+    """Follows runs, shows them in one view, and counts their ends."""
 
     def __init__(self, view: View) -> None:
         self.live: dict[str, RunHandle] = {}
@@ -79,7 +79,7 @@ class Watch:
         self._group.start_soon(self._follow, handle)
 
     def count(self, handle: RunHandle) -> None:
-        """Take a run that is over, or stopped, into the sums."""
+        """Add a run that has ended or stopped to the sums."""
         del self.live[handle.id]
         self.last = handle
         self.states[handle.run.state] += 1
@@ -124,7 +124,7 @@ def watched(
     *,
     several_runs: bool,
 ) -> int:
-    """Carry out ``work``, have ``end`` say what became of its runs, and return the exit code."""
+    """Carry out ``work``, have ``end`` print the ends of its runs, and return the exit code."""
     for name in _REPEATING_LOGGERS:
         logging.getLogger(name).addHandler(logging.NullHandler())
     see_workflows()
@@ -146,13 +146,13 @@ def see_workflows() -> None:
 
 
 def say_summary(watch: Watch, first: str, last: str) -> None:
-    """Two lines: what became of it and what it took; where to see more."""
+    """Print two lines: the outcome with the sums, and where to see more."""
     say(f"{first} · {watch.totals}")
     say(last)
 
 
 def say_result(watch: Watch, facts: dict[str, Any]) -> None:
-    """The last line of ``--json``."""
+    """Print the last line of ``--json``."""
     say_json({"event": "result", **facts, **watch.totals._asdict()}, indent=None)
 
 
@@ -203,7 +203,7 @@ def _tell_interrupted(watch: Watch) -> None:
 
 
 def asking() -> Person | None:
-    """What asks whoever sits at the terminal; None if there is none."""
+    """Return what asks the person at the terminal; None without a terminal."""
     return _read_line if sys.stdin.isatty() and sys.stderr.isatty() else None
 
 

@@ -99,11 +99,6 @@ class Config:
     settings: Mapping[KeyPath, Setting]
     """Each value with its source, by key: what ``headway config show`` prints."""
 
-    @property
-    def sources(self) -> Mapping[str, str]:
-        """Where each value came from: dotted key to ``headway.toml``, a variable or ``default``."""
-        return {dotted(path): setting.source for path, setting in self.settings.items()}
-
     def model(self, name: str) -> ModelConfig:
         """Return the settings of ``models(name)``.
 

@@ -80,6 +80,11 @@ def test_every_key_arrives(read: Load, tmp_path: Path) -> None:
     }
 
 
+def sources(config: Config) -> dict[str, str]:
+    """Where each value came from, by key."""
+    return {key: source for key, _, source in config.rows()}
+
+
 def test_without_a_file(read: Load, tmp_path: Path) -> None:
     config = read()
     assert config.database == tmp_path / ".headway/headway.db"
@@ -88,7 +93,7 @@ def test_without_a_file(read: Load, tmp_path: Path) -> None:
     assert config.priority is Priority.NORMAL
     assert (config.file, config.default_model) == (None, None)
     assert config.model("any") == ModelConfig("any", ("default",))
-    assert set(config.sources.values()) == {"default"}
+    assert set(sources(config).values()) == {"default"}
 
 
 def test_an_empty_file_is_like_no_file(read: Load) -> None:
@@ -128,14 +133,14 @@ def test_a_table_replaces_the_default_quota_as_a_whole(read: Load) -> None:
 def test_sources(read: Load) -> None:
     config = read(FULL, HEADWAY_PRIORITY="high", HEADWAY_QUOTAS__GPU__REQUESTS_PER_MINUTE="9")
     assert config.priority is Priority.HIGH
-    assert config.sources["defaults.priority"] == "HEADWAY_PRIORITY"
-    assert config.sources["quotas.gpu.requests_per_minute"] == (
+    assert sources(config)["defaults.priority"] == "HEADWAY_PRIORITY"
+    assert sources(config)["quotas.gpu.requests_per_minute"] == (
         "HEADWAY_QUOTAS__GPU__REQUESTS_PER_MINUTE"
     )
-    assert config.sources["database.path"] == "headway.toml"
-    assert config.sources["workflows.triage"] == "headway.toml"
-    assert config.sources['models."gpt-5.4".name'] == "default"
-    assert config.sources["quotas.gpu.burst_seconds"] == "default"
+    assert sources(config)["database.path"] == "headway.toml"
+    assert sources(config)["workflows.triage"] == "headway.toml"
+    assert sources(config)['models."gpt-5.4".name'] == "default"
+    assert sources(config)["quotas.gpu.burst_seconds"] == "default"
 
 
 def test_rows_show_every_value_and_where_it_came_from(read: Load, tmp_path: Path) -> None:
@@ -161,7 +166,7 @@ def test_the_order_of_precedence_of_files(tmp_path: Path) -> None:
     assert load(environ=environ, cwd=tmp_path).priority is Priority.HIGH
     config = load("c.toml", environ, tmp_path)
     assert config.priority is Priority.INTERACTIVE
-    assert config.sources["defaults.priority"] == "c.toml"
+    assert sources(config)["defaults.priority"] == "c.toml"
 
 
 def test_paths_of_a_file_start_at_its_folder_and_those_of_a_shell_at_its_own(
@@ -173,7 +178,7 @@ def test_paths_of_a_file_start_at_its_folder_and_those_of_a_shell_at_its_own(
     away = tmp_path / "away"
     assert load(file, {}, away).database == tmp_path / "etc/a.db"
     assert load(file, {}, away).workflows == {"t": str(tmp_path / "etc/t.json")}
-    assert load(file, {}, away).sources["database.path"] == str(file)
+    assert sources(load(file, {}, away))["database.path"] == str(file)
     assert load(file, {"HEADWAY_DATABASE": "b.db"}, away).database == away / "b.db"
     file.write_text("")
     assert load(file, {}, away).database == tmp_path / "etc/.headway/headway.db"

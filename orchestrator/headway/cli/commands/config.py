@@ -9,7 +9,7 @@ from ..output import say, say_json, table
 
 
 def show(args: Namespace) -> int:
-    """List every setting, its value and its source. None of them is a secret."""
+    """List every setting, its value and its source. No value is a secret."""
     config = load(args.config)
     rows = config.rows()
     if args.json:

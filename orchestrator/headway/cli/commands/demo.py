@@ -11,8 +11,8 @@ from ..output import complain, say_json
 from ..parser import FAILED, INTERRUPTED
 
 _NOISY_LOGGERS = ("autogen_core", "asyncio")
-"""They print a traceback for each team that dies, and for each that a Ctrl-C cuts off. Those that
-die are the demo's subject, and are counted."""
+"""Loggers that print a traceback for each team that dies, or that a Ctrl-C cuts off. Teams that die
+are the demo's subject, and are counted."""
 
 
 class _Console(Console):

@@ -62,7 +62,7 @@ def log(args: Namespace) -> int:
 
 
 def gauge_row(gauge: Gauge, now: float) -> tuple[str, ...]:
-    """A line of the table of ``GAUGES`` for one limit."""
+    """Return the line of a limit in the table of ``GAUGES``."""
     rate = f"{60 * gauge.per_second:,.6g}" if gauge.per_second else ""
     state = "open"
     if gauge.stopped is not None:

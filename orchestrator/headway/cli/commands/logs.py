@@ -1,7 +1,7 @@
-"""``headway runs logs``: what happened in a run, a line for each call, beside whoever executes it.
+"""``headway runs logs``: a line for each call of a run, while any process executes it.
 
-Law of this file: it reads the database. A call is told when it has come to an end, and once more if
-it is made again and comes to another one.
+Law of this file: it only reads the database. A call is printed when it has ended, and again if it
+was made again and has ended anew.
 """
 
 import json
@@ -24,25 +24,25 @@ from .runs import one_run, text_of
 LOOK_SECONDS = 0.25
 """How often ``--follow`` looks for more."""
 
-Told = set[tuple[str, str, float | None]]
+Printed = set[tuple[str, str, float | None]]
 
 
 def logs(args: Namespace) -> int:
-    """Say what happened; with ``--follow`` what happens, until the run has ended."""
-    config, told = load(args.config), Told()
-    run = _tell(config, args.id, told, args.json)
+    """Print ended calls; with ``--follow`` go on until the run has ended."""
+    config, printed = load(args.config), Printed()
+    run = _print_new(config, args.id, printed, args.json)
     while args.follow and run.state not in ENDED_RUNS:
         time.sleep(LOOK_SECONDS)
-        run = _tell(config, run.id, told, args.json)
+        run = _print_new(config, run.id, printed, args.json)
     if not args.json:
         say(_state(run))
     return int(args.follow and run.state is not RunState.COMPLETED)
 
 
-def _tell(config: Config, run_id: str, told: Told, as_json: bool) -> Run:
-    """Say what is new."""
+def _print_new(config: Config, run_id: str, printed: Printed, as_json: bool) -> Run:
+    """Print the calls that have ended since the last look."""
     run, calls, now = anyio.run(one_run, config, run_id)
-    for record in _ended(calls, told):
+    for record in _ended(calls, printed):
         if as_json:
             say_json({**call_facts(record, now), "answer": record.answer}, indent=None)
         else:
@@ -50,11 +50,11 @@ def _tell(config: Config, run_id: str, told: Told, as_json: bool) -> Run:
     return run
 
 
-def _ended(calls: list[CallRecord], told: Told) -> Iterator[CallRecord]:
+def _ended(calls: list[CallRecord], printed: Printed) -> Iterator[CallRecord]:
     for record in sorted(calls, key=lambda each: (each.finished_at or 0.0, each.seq)):
         end = (record.call.id, record.state.value, record.finished_at)
-        if record.state not in LIVE_CALLS and end not in told:
-            told.add(end)
+        if record.state not in LIVE_CALLS and end not in printed:
+            printed.add(end)
             yield record
 
 

@@ -111,7 +111,7 @@ def _only(wanted: str, known: dict[str, CallRecord], queue: StoredQueue) -> Call
 
 
 def queue_row(queue: StoredQueue, record: CallRecord, now: float) -> tuple[str, ...]:
-    """A line of the table of ``HEADERS`` for one call that waits."""
+    """Return the line of a waiting call in the table of ``HEADERS``."""
     call, why = record.call, queue.scheduler.explain(record.call.id, now)
     return (
         call.id,

@@ -1,6 +1,6 @@
 """``headway resume`` and the verbs of ``headway runs`` that change a run.
 
-Whatever makes a run go on watches it to its end and closes with the receipt.
+A command that makes a run go on watches it to its end and prints the receipt last.
 """
 
 from argparse import Namespace
@@ -112,7 +112,7 @@ def _told(args: Namespace, run: Run) -> int:
 
 
 def _go_on(args: Namespace, start: Start, *, several_runs: bool = False) -> int:
-    """Start what ``start`` starts, watch it to its end, and close with the receipts."""
+    """Start runs, watch them to their ends, and print their receipts."""
     receipts: list[Receipt] = []
     work = partial(_watched, start, receipts)
     return watched(args, work, partial(_end, receipts), several_runs=several_runs)

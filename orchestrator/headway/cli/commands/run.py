@@ -11,12 +11,12 @@ from ..watch import Watch, asking, say_result, say_summary, watched
 
 
 def run(args: Namespace) -> int:
-    """Submit a run and watch it to its end."""
+    """Start a run and watch it to its end."""
     return watched(args, _run, end_of_one, several_runs=False)
 
 
 def options_of(args: Namespace) -> RunOptions:
-    """What ``run`` and ``submit`` give a run beside its task."""
+    """Return the options that ``run`` and ``submit`` share."""
     return RunOptions(
         team=args.team,
         parameters=dict(args.parameter) or None,
@@ -39,7 +39,7 @@ async def _run(args: Namespace, watch: Watch) -> None:
 
 
 def end_of_one(args: Namespace, watch: Watch, more: dict[str, Any] | None = None) -> None:
-    """Say what became of the last run that was watched; ``more`` goes into its JSON."""
+    """Print the end of the last run that was watched; ``more`` goes into its JSON."""
     if watch.last is None:  # interrupted before it was queued
         return
     run, result = watch.last.run, watch.last.task_result

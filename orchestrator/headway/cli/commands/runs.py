@@ -65,14 +65,14 @@ async def _list(config: Config, state: RunState | None, limit: int) -> tuple[Seq
 
 
 def _states(state: RunState | None, reader: Reader) -> set[RunState]:
-    """The states of rows that may be in ``state``: see ``Reader.as_it_is``."""
+    """Return the states of rows that may stand for ``state``: see ``Reader.as_it_is``."""
     if state is RunState.INTERRUPTED and not reader.is_held:
         return {RunState.INTERRUPTED, RunState.RUNNING}
     return set() if state is None else {state}
 
 
 async def one_run(config: Config, run_id: str) -> tuple[Run, list[CallRecord], float]:
-    """A run with its calls, as it is now. Raises RunNotFound."""
+    """Return a run with its calls, as it is now. Raises RunNotFound."""
     async with reading(config) as reader:
         run = await reader.store.run(run_id) if run_id else None
         if run is None:
@@ -136,9 +136,9 @@ def _call_row(record: CallRecord, now: float) -> tuple[str, ...]:
 
 
 def _messages(run: Run, calls: Sequence[CallRecord]) -> list[dict[str, Any]]:
-    """The messages of a result as AutoGen dumped them; without one, the answers that are kept.
+    """Return the messages of the result as AutoGen dumped them; else the recorded answers.
 
-    Read as JSON: AutoGen itself would take seconds.
+    They are read as JSON: importing AutoGen takes seconds.
     """
     if run.result is not None:
         messages: list[dict[str, Any]] = unpacked(run.result, calls)["messages"]
@@ -152,5 +152,5 @@ def _messages(run: Run, calls: Sequence[CallRecord]) -> list[dict[str, Any]]:
 
 
 def text_of(content: Any) -> str:
-    """What a message or an answer says, as text."""
+    """Return the content of a message or an answer as text."""
     return content if isinstance(content, str) else json.dumps(content)

@@ -54,7 +54,7 @@ class Dashboard:
 
 
 def top(args: Namespace) -> int:
-    """Show it, again and again on a terminal, else once."""
+    """Show the dashboard, again and again on a terminal, else once."""
     config = load(args.config)
     if args.json:
         say_json(_facts(anyio.run(_taken, config)))
