@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from anyio import to_thread
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from headway_scheduler.backends.sqlite import mailbox, opening, reads
+from headway_scheduler.backends.sqlite import leadership, mailbox, opening, reads
 from headway_scheduler.backends.sqlite.leadership import LOOK_SECONDS, FileLock, Stamp, Vigil
 from headway_scheduler.backends.sqlite.mailbox import Inbox
 from headway_scheduler.backends.sqlite.store import SqliteStore
@@ -213,6 +213,29 @@ async def test_one_that_lives_again_is_not_taken_over(path: Path) -> None:
             async with SqliteStore(path, frozen=before):
                 pass
         await store.commit(batch(0))
+
+
+def test_one_that_finds_another_in_the_place_of_the_frozen_one_does_not_wait_for_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have seen that the leader is frozen; it would wait as long as the other one leads."""
+    unlink, waits = Path.unlink, 0
+
+    def unlink_then_lose(*args: Any, **options: Any) -> None:
+        unlink(*args, **options)
+        locks.callback(FileLock(path).release)
+
+    def sleep(seconds: float) -> None:
+        nonlocal waits
+        waits += 1
+        assert waits < 100
+
+    with ExitStack() as locks, monkeypatch.context() as patch:
+        locks.callback(FileLock(path, beat_seconds=3600).release)  # of one that shows no life
+        patch.setattr(Path, "unlink", unlink_then_lose)
+        patch.setattr(leadership.time, "sleep", sleep)
+        with pytest.raises(StoreBusy, match=f"process {os.getpid()};"):
+            FileLock(path, frozen=stamp_of(path))
 
 
 async def test_who_lost_the_lock_while_opening_does_not_lead(

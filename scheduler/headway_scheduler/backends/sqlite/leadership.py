@@ -178,6 +178,8 @@ def _locked(path: Path, lock: Path, frozen: Stamp | None) -> int:
             if frozen is not None and _stamp(lock) == frozen:
                 os.close(file)
                 lock.unlink(missing_ok=True)
+                # Another one may do the same now, and its file is there next: it leads then.
+                tries, frozen = PROBES, None
                 continue
             process = os.pread(file, 20, 0).decode("ascii", "replace") or "(unknown)"
             os.close(file)
