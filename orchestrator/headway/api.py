@@ -247,9 +247,11 @@ class Headway:
     async def _stand_in_briefly(self) -> None:
         """Lead if nobody alive does, for as long as the letters that wait need."""
         if self._vigil.may_lead():
-            with suppress(StoreBusy):
+            try:
                 async with Leader(self.config, self._vigil.frozen):
                     pass
+            except* (StoreBusy, StoreTakenOver):
+                pass  # another process leads by now, and answers
 
     async def _take_up(self) -> None:
         """Go on with interrupted runs whose workflow is registered here."""

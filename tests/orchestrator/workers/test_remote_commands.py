@@ -355,6 +355,24 @@ async def test_one_that_fails_to_lead_leaves_the_place_free(
         assert headway.is_leader
 
 
+@pytest.mark.parametrize("is_grouped", [False, True])
+async def test_one_that_leads_for_a_moment_may_lose_the_lead_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_grouped: bool
+) -> None:
+    """Whoever asked something goes on, and is answered by the other one."""
+    config = load(environ={"HEADWAY_DATABASE": str(tmp_path / "headway.db")})
+    lost = StoreTakenOver("another process took over")
+
+    async def lose(*_: object) -> NoReturn:
+        raise ExceptionGroup("tasks", [lost]) if is_grouped else lost
+
+    monkeypatch.setattr(leader_module.Leader, "_bury", lose)
+    await Headway(config)._stand_in_briefly()
+    monkeypatch.undo()
+    async with Headway(config) as headway:
+        assert headway.is_leader
+
+
 async def test_a_follower_waits_for_whoever_writes(
     leader: SimulatedHeadway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
