@@ -5,10 +5,18 @@ Wrap a client in :class:`ScheduledClient`, :func:`bind` a freshly built team to 
 """
 
 from .attempt import Attempt, dump_result, load_result
-from .calls.client import Model, ScheduledClient
+from .calls.client import ScheduledClient
+from .calls.models import Model
 from .calls.wrapped_client import model_name, openai_client
 from .journal.mismatch import difference
-from .journal.outcomes import Changed, Late, Paused, Stop, Waits, WouldAsk
+from .journal.outcomes import (
+    AttemptOutcome,
+    DeadlinePassed,
+    NeedsInput,
+    NonDeterminism,
+    Paused,
+    WouldCall,
+)
 from .journal.recorded import Journal
 from .requests.codec import model_answer
 from .scope import RunScope, current_scope
@@ -22,16 +30,16 @@ from .wrappers.bind import bind
 __all__ = [
     "Again",
     "Attempt",
-    "Changed",
+    "AttemptOutcome",
+    "DeadlinePassed",
     "Journal",
-    "Late",
     "Model",
+    "NeedsInput",
+    "NonDeterminism",
     "Paused",
     "RunScope",
     "ScheduledClient",
-    "Stop",
-    "Waits",
-    "WouldAsk",
+    "WouldCall",
     "bind",
     "build",
     "current_scope",

@@ -25,7 +25,9 @@ from pydantic_core import from_json, to_json
 from headway_scheduler.errors import RunClosed
 
 from .autogen_private import QueueShutDown
-from .journal.outcomes import Stop
+from .journal.events import TeamEnded
+from .journal.machine import run_closed
+from .journal.outcomes import AttemptOutcome
 from .scope import RunScope, current_scope
 from .steps.lazy_start import release
 from .wrappers.people import answer_handoff
@@ -58,7 +60,7 @@ class Attempt:
         return self.scope.error
 
     @property
-    def stopped(self) -> Stop | None:
+    def stopped(self) -> AttemptOutcome | None:
         """Why it was ended from inside, if it was."""
         return self.scope.stopped
 
@@ -76,11 +78,11 @@ class Attempt:
             async with aclosing(self._run(task)) as events:
                 async for event in events:
                     yield event
-            self.scope.check_finished()
+            self.scope.tell(TeamEnded())
             if self.scope.stopped is None:
-                if self.scope.is_interrupted:
+                if self.scope.machine.is_interrupted:
                     # A tool that is cut off ends its team as if it had nothing more to say.
-                    raise self.scope.error or self.scope.ended()
+                    raise self.scope.error or run_closed(self.scope.run_id)
                 self.result = self._latest
         finally:
             self.close()

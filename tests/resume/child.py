@@ -56,7 +56,7 @@ class Fuse:
         self._wrap(LiveCall, "_queued", "", "after admission, before sending")
         self._wrap(OpenAIChatCompletionClient, "create", "", "after the answer, before settling")
         self._wrap(LocalScheduler, "settle", "", "after settling, before delivery")
-        self._wrap(RunScope, "turn", "", "after delivery")
+        self._wrap(RunScope, "deliver", "", "after delivery")
         send = AsyncCompletions.create
 
         async def sending(*args: Any, **more: Any) -> Any:

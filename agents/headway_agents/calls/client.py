@@ -12,8 +12,6 @@ shares the wrapped client and adds its usage to the client that it was made from
 
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
@@ -29,50 +27,26 @@ from autogen_core.models import (
 from autogen_core.tools import Tool, ToolSchema
 from pydantic import BaseModel
 
-from headway_scheduler.model.calls import Call, Priority, Route
-from headway_scheduler.providers import PROVIDERS, Provider
+from headway_scheduler.model.calls import Priority
+from headway_scheduler.providers import PROVIDERS
 
 from ..autogen_private import create_arguments
-from ..requests.codec import Request, ToolChoice, load_result, output_cap
-from ..requests.prompts import Chains, estimated_tokens
-from ..scope import MODEL, Place, RunScope, asking_agent, scope_of_context
+from ..journal.events import JournalSlot
+from ..journal.machine import run_closed
+from ..requests.codec import Request, ToolChoice, load_result
+from ..requests.prompts import Chains, Taken, estimated_tokens
+from ..scope import RunScope, asking_agent, scope_of_context
 from ..secrets import without_masked_keys
-from .live_call import LiveCall, Price, Way, attached
-from .send import answer, answer_stream
-from .wrapped_client import context_tokens, prepare, provider_name
+from .live_call import attached, recorded
+from .models import Candidate, Model
+from .reserve import acquire, output_cap
+from .send import answer, answer_stream, observe
+from .wrapped_client import context_tokens, disable_sdk_retries, provider_name
+
+MODEL = "model"
+"""The kind of a call that a model client makes; steps are of other kinds."""
 
 NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """What a model is called in workflows, and the quotas that its calls draw on.
-
-    ``idempotency_header`` takes the call's id, at every attempt the same, if the server knows one.
-    ``price`` says what usage costs, in dollars; it is asked where a quota is of dollars, of this
-    model (``counts_usd``) or of the run. ``provider`` says what is charged and what answers mean;
-    None: as the client's class tells.
-    """
-
-    name: str
-    quotas: tuple[str, ...]
-    idempotency_header: str | None = None
-    price: Price | None = None
-    provider: Provider | None = None
-    counts_usd: bool = False
-
-    def headers(self, call_id: str) -> Mapping[str, str]:
-        """What a request of this call carries beside its body."""
-        return {self.idempotency_header: call_id} if self.idempotency_header else {}
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """A model that may be asked, and whose rules hold there. ``rank`` as of a Route."""
-
-    model: Model
-    provider: Provider
-    rank: int = 0
 
 
 class ScheduledClientConfig(BaseModel):
@@ -109,19 +83,14 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         priority: Priority | None = None,
         others: Sequence[tuple[ChatCompletionClient, Model, int]] = (),
     ) -> None:
-        for each in (inner, *(client for client, _, _ in others)):
-            prepare(each)
         self.inner = inner
         self.model = model
         self.scope = scope
         self.path = path
         self.priority = priority
         self._others = others
-        self._inners = {other.name: client for client, other, _ in others} | {model.name: inner}
-        self._options = [
-            Option(each, each.provider or PROVIDERS[provider_name(client)], rank)
-            for client, each, rank in ((inner, model, 0), *others)
-        ]
+        self._candidates = [_candidate(*each) for each in ((inner, model, 0), *others)]
+        self._defaults = create_arguments(inner)
         self._parent: ScheduledClient | None = None
         self._chains = Chains()
         self._actual = RequestUsage(0, 0)
@@ -152,14 +121,13 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         raised if waiting cannot mend it.
         """
         request = Request(list(messages), list(tools), tool_choice, json_output, extra_create_args)
-        scope, place = self._place(request)
-        async with attached(scope, place, cancellation_token) as live:
-            if (recorded := await live.recorded()) is not None:
-                result = load_result(recorded)
+        async with attached(*self._slot(request), cancellation_token) as live:
+            if (answered := await recorded(live)) is not None:
+                result = load_result(answered)
             else:
-                await self._acquire(live, scope, request)
-                asked = partial(self._asked, live)
-                result = await answer(live, asked, request, cancellation_token)
+                cap = output_cap(request, self._defaults)
+                await acquire(live, self._candidates, self.priority, cap)
+                result = await answer(live, request, cancellation_token)
         self._count(result)
         return result
 
@@ -179,7 +147,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         only the CreateResult is the answer. Closing the stream early abandons the call.
         """
         request = Request(list(messages), list(tools), tool_choice, json_output, extra_create_args)
-        return self._stream(request, *self._place(request), cancellation_token)
+        return self._stream(request, *self._slot(request), cancellation_token)
 
     async def close(self) -> None:
         """Close the wrapped client; a handle leaves that to the client it was made from."""
@@ -237,35 +205,34 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         )
         return cls(inner, model, priority=priority)
 
-    def _place(self, request: Request) -> tuple[RunScope, Place]:
-        """Take the request down, before anything is awaited, and find its place."""
+    def _slot(self, request: Request) -> tuple[RunScope, JournalSlot, Taken]:
+        """Take the request down, before anything is awaited, and find its slot."""
         scope = self.scope or scope_of_context(self.model.name)
         path = self.path or asking_agent()
-        return scope, scope.place(MODEL, path, self._chains.take(request))
-
-    async def _acquire(self, live: LiveCall, scope: RunScope, request: Request) -> None:
-        cap = output_cap(request, create_arguments(self.inner))
-        await acquire(live, scope, self._options, self.priority, cap)
-
-    def _asked(self, live: LiveCall) -> tuple[ChatCompletionClient, Mapping[str, str]]:
-        models = {option.model.name: option.model for option in self._options}
-        # A row may be older than the configuration, and name a model that is no option any more.
-        model = models.get(live.model, self.model)
-        return self._inners[model.name], model.headers(live.place.id)
+        taken = self._chains.take(request)
+        return scope, scope.open_slot(MODEL, path, taken), taken
 
     async def _stream(
-        self, request: Request, scope: RunScope, place: Place, token: CancellationToken | None
+        self,
+        request: Request,
+        scope: RunScope,
+        slot: JournalSlot,
+        taken: Taken,
+        token: CancellationToken | None,
     ) -> AsyncGenerator[str | CreateResult, None]:
-        async with attached(scope, place, token) as live:
-            if (recorded := await live.recorded()) is not None:
-                for item in _as_stream(load_result(recorded)):
+        if scope.machine.is_closed:
+            # The run ended between the request and the first look at the stream.
+            raise run_closed(scope.run_id)
+        async with attached(scope, slot, taken, token) as live:
+            if (answered := await recorded(live)) is not None:
+                for item in _as_stream(load_result(answered)):
                     if isinstance(item, CreateResult):
                         self._count(item)
                     yield item
                 return
-            await self._acquire(live, scope, request)
-            chunks = answer_stream(live, partial(self._asked, live), request, token)
-            async with aclosing(chunks) as stream:
+            cap = output_cap(request, self._defaults)
+            await acquire(live, self._candidates, self.priority, cap)
+            async with aclosing(answer_stream(live, request, token)) as stream:
                 async for item in stream:
                     if isinstance(item, CreateResult):
                         self._count(item)
@@ -279,59 +246,12 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
             self._parent._count(result)
 
 
-async def acquire(
-    live: LiveCall,
-    scope: RunScope,
-    options: Sequence[Option],
-    priority: Priority | None,
-    output_cap: int | None,
-) -> None:
-    """Wait until a call to one of the models may be sent, or for a person if one must decide.
-
-    The first of ``options`` was asked for. Raises what :meth:`LiveCall.acquire` does.
-    """
-    place = live.place
-    if place.record is not None and scope.must_decide(place.record):
-        await live.for_person()
-    routes = [_route(option, scope, place, output_cap) for option in options]
-    first = routes[0]
-    call = Call(
-        id=place.id,
-        run_id=scope.run_id,
-        path=place.path,
-        model=first.model,
-        quotas=first.quotas,
-        priority=scope.priority if priority is None else priority,
-        tokens=first.tokens,
-        submitted_at=scope.service.now(),
-        request_hash=place.taken.request_hash,
-        occurrence=place.occurrence,
-        kind=place.kind,
-        input_tokens=first.input_tokens,
-        output_tokens=first.output_tokens,
-        usd=first.usd,
-    )
-    ways = {each.model.name: Way(each.provider, _price(each.model, scope)) for each in options}
-    await live.acquire(call, ways, tuple(routes) if len(routes) > 1 else ())
-
-
-def _route(option: Option, scope: RunScope, place: Place, output_cap: int | None) -> Route:
-    model, characters = option.model, place.taken.characters
-    expected = scope.service.expected(place.agent, model.name, characters, output_cap)
-    price = _price(model, scope)
-    return Route(
-        model.name,
-        tuple(dict.fromkeys((*model.quotas, *scope.quotas))),
-        option.provider.reserved_tokens(characters, output_cap, expected),
-        expected.input_tokens,
-        expected.output_tokens,
-        0.0 if price is None else price(expected),
-        option.rank,
-    )
-
-
-def _price(model: Model, scope: RunScope) -> Price | None:
-    return model.price if model.counts_usd or scope.counts_usd else None
+def _candidate(client: ChatCompletionClient, model: Model, rank: int) -> Candidate:
+    """Make a client ready, and return it as one that a call may go to."""
+    if (sdk := disable_sdk_retries(client)) is not None:
+        observe(sdk)
+    provider = model.provider or PROVIDERS[provider_name(client)]
+    return Candidate(model, provider, client, rank)
 
 
 def _as_stream(result: CreateResult) -> Iterator[str | CreateResult]:

@@ -7,31 +7,119 @@ a broken connection, nor about JSON that is none, is a mistake of the request or
 asking again would not mend it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from json import JSONDecodeError
 from typing import Any
 
-from headway_scheduler.model.calls import Usage
+from headway_scheduler.model.calls import Outcome, Route, Usage
+from headway_scheduler.model.quotas import Observation, ProviderEvent
+from headway_scheduler.model.states import CallState
 from headway_scheduler.providers import ErrorClass, Failure, Provider, Verdict
 
 from ..secrets import scrubbed
 
 LONGEST_ERROR_CHARACTERS = 2000
 
+MAX_ATTEMPTS = 8
+"""Faults of one call before its error goes to the agent, while the provider answers others. One
+that answers nobody is waited for, and so is being rate limited."""
+
 _BROKEN_CONNECTION = frozenset({"APIConnectionError", "TransportError", "ClientConnectionError"})
 """Of openai and anthropic; httpx and httpx2; aiohttp. Timeouts are among their subclasses."""
 
 
-def judged(error: Exception, provider: Provider, attempt: int, now: float) -> Verdict:
-    """Judge a failed attempt, the ``attempt``-th of its call from 1."""
+_EVENTS = {
+    ErrorClass.RATE_LIMITED: ProviderEvent.REFUSED,
+    ErrorClass.OVERLOADED: ProviderEvent.OVERLOADED,
+    ErrorClass.TRANSIENT: ProviderEvent.FAILED,
+    ErrorClass.ACCOUNT: ProviderEvent.LOCKED_OUT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """The head of an HTTP answer. ``is_garbled``: 200, but neither JSON nor a stream follows."""
+
+    is_garbled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Queue the call again, with ``outcome`` of this attempt."""
+
+    outcome: Outcome
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Give the error to the agent. ``observation`` is None if nobody answered."""
+
+    observation: Observation | None
+
+
+@dataclass(frozen=True, slots=True)
+class LockOut:
+    """Give the error to the agent, and send nothing more to the quota: nobody would be answered."""
+
+    observation: Observation
+
+
+NextStep = Retry | Refuse | LockOut
+
+
+def judged(
+    error: Exception, provider: Provider, attempt: int, now: float, head: ResponseHead | None = None
+) -> Verdict:
+    """Judge a failed attempt, the ``attempt``-th of its call from 1.
+
+    Clients stumble over a page that is neither JSON nor a stream, each in its own way: that counts
+    as an answer that did not come.
+    """
     for cause in _causes(error):
         failure = _failure(cause)
         if failure.status is not None or failure.body is not None or _is_broken(cause):
-            return provider.judge(failure, attempt, now)
-    return Verdict(ErrorClass.FINAL)
+            verdict = provider.judge(failure, attempt, now)
+            break
+    else:
+        verdict = Verdict(ErrorClass.FINAL)
+    if verdict.kind is ErrorClass.FINAL and head is not None and head.is_garbled:
+        return provider.judge(Failure(), attempt, now)
+    return verdict
 
 
-def told(error: Exception) -> str:
+def next_step(
+    verdict: Verdict,
+    text: str,
+    now: float,
+    head: ResponseHead | None,
+    quota: str | None,
+    routes: Sequence[Route],
+    *,
+    faults: int,
+) -> NextStep:
+    """Return what becomes of a call whose attempt failed with ``text``.
+
+    ``head`` is None if no answer came at all. ``routes`` are the models that may be asked, if there
+    are several. ``faults`` counts its faults while the provider answered others.
+    """
+    if verdict.kind is ErrorClass.FINAL:
+        return Refuse(None if head is None else Observation(event=ProviderEvent.ANSWERED))
+    event = _EVENTS[verdict.kind]
+    if event is ProviderEvent.LOCKED_OUT and not routes:
+        return LockOut(Observation(event=event, error=text))
+    if faults >= MAX_ATTEMPTS:
+        return Refuse(Observation(event=event))
+    until = now + verdict.pause_seconds
+    if event is ProviderEvent.REFUSED and quota is not None:
+        # The quota pauses, and with it all that would be refused as well. Requests stay spent.
+        return Retry(Outcome(CallState.QUEUED, error=text, refused=True), Observation(until, event))
+    outcome = Outcome(CallState.QUEUED, error=text, not_before=until)
+    return Retry(outcome, Observation(event=event, error=text))
+
+
+def described(error: Exception) -> str:
     """Return ``Type: message`` for the journal, without keys and not endless."""
     return scrubbed(f"{type(error).__name__}: {error}")[:LONGEST_ERROR_CHARACTERS]
 

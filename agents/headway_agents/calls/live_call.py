@@ -14,11 +14,12 @@ interrupt: it is abandoned on the spot and finds out when it goes on.
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from enum import Enum, auto
 from functools import partial
-from typing import Never, TypeVar
+from typing import Never, TypeVar, assert_never
 
 import anyio
 from autogen_core import CancellationToken
@@ -27,144 +28,99 @@ from headway_scheduler.errors import ProviderError
 from headway_scheduler.model.calls import Call, Outcome, Route, Usage
 from headway_scheduler.model.quotas import Observation, ProviderEvent
 from headway_scheduler.model.states import CallState
-from headway_scheduler.providers import OTHER, ErrorClass, Failure, Provider, Verdict
+from headway_scheduler.providers import ErrorClass
 
-from ..scope import Place, RunScope
-from .errors import judged, paid_usage, told
+from ..journal.events import JournalSlot, Skipped, WorkBegan, WorkEnded
+from ..requests.prompts import Taken
+from ..scope import RunScope
+from .errors import LockOut, Refuse, ResponseHead, Retry, described, judged, next_step, paid_usage
+from .models import NO_CANDIDATE, Candidate
 
 T = TypeVar("T")
-
-Price = Callable[[Usage], float]
-"""Dollars for usage."""
 _log = logging.getLogger("headway")
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """What the answers of a model mean, and what they cost, where dollars are counted."""
-
-    provider: Provider = OTHER
-    price: Price | None = None
-
-
-MAX_ATTEMPTS = 8
-"""Faults of one call before its error goes to the agent, while the provider answers others. One
-that answers nobody is waited for, and so is being rate limited."""
-
-_NEWS = {
-    ErrorClass.RATE_LIMITED: ProviderEvent.REFUSED,
-    ErrorClass.OVERLOADED: ProviderEvent.OVERLOADED,
-    ErrorClass.TRANSIENT: ProviderEvent.FAILED,
-    ErrorClass.ACCOUNT: ProviderEvent.LOCKED_OUT,
-}
+_ALERT = "quota %r is stopped, its calls wait: %s: mend it, then `headway limits resume`"
 _READABLE = ("json", "event-stream")
 
 
 @asynccontextmanager
 async def attached(
-    scope: RunScope, place: Place, token: CancellationToken | None = None
+    scope: RunScope, slot: JournalSlot, taken: Taken, token: CancellationToken | None = None
 ) -> AsyncIterator["LiveCall"]:
     """Enter with a call that is not queued yet. Left unsettled after that, it is abandoned."""
-    live = LiveCall(scope, place)
-    scope.attach(place.id, live.cancel)
+    live = LiveCall(scope, slot, taken)
+    cancel = scope.live_calls[slot.id] = partial(_cancel, live)
     if token is not None:
-        token.add_callback(partial(live.cancel, asyncio.CancelledError("cancelled by its token")))
+        token.add_callback(partial(cancel, asyncio.CancelledError("cancelled by its token")))
     try:
         yield live
     except Exception as error:
-        scope.failed(error)
+        # After the end of its run a call fails only because it was cancelled.
+        if not scope.machine.is_closed:
+            scope.error = error
         raise
     finally:
         live.abandon()
-        scope.service.on_preempt(place.id, None)
-        scope.detach(place.id)
+        scope.service.on_preempt(slot.id, None)
+        scope.live_calls.pop(slot.id, None)
+
+
+def _cancel(live: "LiveCall", reason: BaseException) -> None:
+    if not live.interruption.cancel(reason):
+        live.abandon()
+
+
+async def recorded(live: "LiveCall") -> str | None:
+    """Return the recorded answer of a call when it is its turn; None if there is none.
+
+    Raises ProviderError with the text of a recorded failure.
+    """
+    record = live.slot.record
+    if record is None or not live.slot.is_answered:
+        return None
+    if not live.slot.is_nested:
+        assert record.arrival is not None
+        await live.wait(partial(live.scope.deliver, record.arrival))
+    if record.state is CallState.FAILED:
+        raise ProviderError(record.error or "the call failed")
+    assert record.answer is not None
+    return record.answer
+
+
+class Phase(Enum):
+    """How far a call has come; after SENT it may be queued again."""
+
+    NEW = auto()  # nobody knows of it, or its recorded answer waits to be delivered
+    QUEUED = auto()  # the scheduler has it, or a person was asked
+    ADMITTED = auto()  # it holds its reservation, and owes an end
+    SENT = auto()  # so it does while its request is out, and until it is clear what came of it
+    SETTLING = auto()  # its end is told: the scheduler will record it, whatever happens here
+    ENDED = auto()
 
 
 class Preempted(Exception):
     """A call in flight makes room for a more urgent one; nobody but this file sees it."""
 
 
-class LiveCall:
-    """A call of an agent. It is recorded already, or else acquired, sent, and done or failed.
+class Interruption:
+    """Ends what a call awaits, from outside: once. ``reason`` is what is raised from then on.
 
-    Failed may mean that it goes again.
+    ``is_cut_off``: the task itself was cancelled for good while the call waited.
     """
 
-    def __init__(self, scope: RunScope, place: Place) -> None:
-        self._scope = scope
-        self._service = scope.service
-        self.place = place
-        self._call: Call | None = None
-        self._ways: Mapping[str, Way] = {}
-        self._way = Way()
-        self._routes: tuple[Route, ...] = ()
-        self._owes_an_end = False
-        self._attempts = 0
-        self._faults = 0
-        self._is_heard = self._is_garbled = False
-        self._is_out = self._is_preempted = False
-        self._reason: BaseException | None = None
+    def __init__(self) -> None:
+        self.reason: BaseException | None = None
+        self.is_cut_off = False
+        self.is_preempted = False
         self._waiter: asyncio.Task[object] | None = None
-        self._is_begun = False
-        self._is_cut_off = False
 
-    async def recorded(self) -> str | None:
-        """Return the recorded answer when it is its turn; None if there is none.
-
-        Raises ProviderError with the text of a recorded failure.
-        """
-        record = self.place.record
-        if record is None or not self.place.is_answered:
-            return None
-        await self.wait(partial(self._scope.delivered, self.place))
-        if record.state is CallState.FAILED:
-            raise ProviderError(record.error or "the call failed")
-        assert record.answer is not None
-        return record.answer
-
-    async def acquire(
-        self, call: Call, ways: Mapping[str, Way] | None = None, routes: tuple[Route, ...] = ()
-    ) -> None:
-        """Wait until the call may be sent. ``call`` is how it is written if it has no row yet.
-
-        It goes on one of its ``routes``, if it has any; ``ways`` says how each model is asked.
-        Raises what ``LocalScheduler.acquire`` and the scope's ``may_pay`` do.
-        """
-        self._call, self._ways, self._routes = call, ways or {}, routes
-        await self.wait(partial(self._scope.door, self.place))
-        if call.is_paid:
-            self._scope.may_pay(call)
-        self._scope.begin()
-        self._is_begun = True
-        self._admitted(await self.wait(partial(self._queued, call)))
-
-    async def for_person(self) -> Never:
-        """Wait for a person who is not there; the attempt ends meanwhile."""
-        await self.wait(partial(self._scope.door, self.place))
-        await self.wait(partial(self._scope.for_person, self.place))
-        raise AssertionError
-
-    def sent(self) -> None:
-        """Note that an attempt leaves now."""
-        self._attempts += 1
-        self._is_heard = self._is_garbled = self._is_preempted = False
-        self._is_out = True
-        self._service.sent(self.place.id)
-
-    def told(self, status: int, headers: Mapping[str, str]) -> None:
-        """Take in the head of an HTTP answer as soon as it is there."""
-        kind = headers.get("content-type", "json")
-        self._is_garbled = status == 200 and not any(each in kind for each in _READABLE)
-        self._is_heard = True
-        news = ProviderEvent.ANSWERED if status < 400 and not self._is_garbled else None
-        if (quota := self._quota) is not None:
-            told = self._way.provider.rate_limits(headers, self._service.now())
-            self._service.observed(self.place.id, quota, Observation(event=news, headers=told))
+    def check(self) -> None:
+        """Raise the reason if there is one."""
+        if self.reason is not None:
+            raise self.reason
 
     async def wait(self, step: Callable[[], Awaitable[T]]) -> T:
         """Await ``step()``, but raise the reason once the call is cancelled."""
-        if self._reason is not None:
-            raise self._reason
+        self.check()
         task = asyncio.current_task()
         assert task is not None  # a coroutine that runs is in a task
         others = task.cancelling()
@@ -172,139 +128,224 @@ class LiveCall:
         try:
             return await step()
         except asyncio.CancelledError:
-            reason = self._interruption()
+            reason = self._take()
             if reason is None or task.uncancel() > others:
                 # The task itself is being cancelled. A run without a team asks in the task that
                 # executes it, and is cut off here before anybody can close its scope.
-                self._is_cut_off = anyio.current_effective_deadline() == -math.inf
+                self.is_cut_off = anyio.current_effective_deadline() == -math.inf
                 raise
             raise reason from None
         finally:
             self._waiter = None
 
-    def _interruption(self) -> BaseException | None:
+    def cancel(self, reason: BaseException) -> bool:
+        """Have whatever the call awaits, now or next, end with ``reason``. Only the first counts.
+
+        Return whether somebody waits now.
+        """
+        if self.reason is None:
+            self.reason = reason
+            if self._waiter is not None:
+                self._waiter.cancel()
+        return self._waiter is not None
+
+    def preempt(self) -> None:
+        """Have the wait end with Preempted, if somebody waits."""
+        if self.reason is None and not self.is_preempted and self._waiter is not None:
+            self.is_preempted = True
+            self._waiter.cancel()
+
+    def _take(self) -> BaseException | None:
         """What interrupted a wait, if it was one of ours. A preemption does it once."""
-        is_preempted, self._is_preempted = self._is_preempted, False
-        return Preempted() if self._reason is None and is_preempted else self._reason
+        is_preempted, self.is_preempted = self.is_preempted, False
+        return Preempted() if self.reason is None and is_preempted else self.reason
 
-    async def done(self, answer: str, usage: Usage | None = None) -> None:
-        """Record the answer; returns when it is on disk and may be delivered. Raises StoreError."""
-        self._is_out = False
-        usd = None if usage is None or self._way.price is None else self._way.price(usage)
-        used = None if usage is None else self._way.provider.settled_tokens(usage)
-        if self._call is not None and usage is not None:
-            agent, model = self.place.agent, self._call.model
-            self._service.learn(agent, model, self.place.taken.characters, usage)
-        signals = Observation() if self._is_heard else Observation(event=ProviderEvent.ANSWERED)
-        outcome = Outcome(CallState.DONE, usage, answer, used_tokens=used, usd=usd)
-        await self._arrive(outcome, signals)
 
-    async def failed(self, error: Exception) -> None:
-        """Return when the call may be sent again, if waiting can mend ``error``; else raise it."""
-        self._is_out = False
-        if self._reason is not None:
-            raise self._reason
-        if isinstance(error, Preempted):
-            await self._made_room()
-            return
-        now = self._service.now()
-        verdict = judged(error, self._way.provider, self._attempts, now)
-        if verdict.kind is ErrorClass.FINAL and self._is_garbled:
-            # Clients stumble over a page that is no JSON, each in its own way.
-            verdict = self._way.provider.judge(Failure(), self._attempts, now)
-        if verdict.kind in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
-            self._faults += not (self._quota and self._service.is_left_alone(self._quota))
-        if verdict.kind is ErrorClass.ACCOUNT:
-            self._alert(error)
-            if not self._routes:
-                await self.refused(
-                    error, Observation(event=ProviderEvent.LOCKED_OUT, error=told(error))
-                )
-        if verdict.kind is ErrorClass.FINAL:
-            await self.refused(
-                error, Observation(event=ProviderEvent.ANSWERED) if self._is_heard else None
-            )
-        if self._faults >= MAX_ATTEMPTS:
-            await self.refused(error, Observation(event=_NEWS[verdict.kind]))
-        await self._again(verdict, now, told(error))
+class LiveCall:
+    """A call of an agent. It is recorded already, or else acquired, sent, and done or failed.
 
-    async def refused(self, error: Exception, signals: Observation | None = None) -> Never:
-        """Record ``error`` as what the agent gets, and raise it; not if the call was cut off."""
-        if self._reason is not None:
-            raise self._reason
-        usage = paid_usage(error)
-        outcome = Outcome(CallState.FAILED, usage=usage, error=told(error))
-        await self._arrive(outcome, signals)
-        raise error
+    Failed may mean that it goes again. ``candidate`` is the model that it goes to, once it is
+    acquired. Whatever its owner awaits for it goes through ``wait``.
+    """
 
-    def _alert(self, error: Exception) -> None:
-        """Say that a quota stops: whoever asked next would get the same error."""
-        if self._quota is not None and not self._service.is_stopped(self._quota):
-            alert = "quota %r is stopped, its calls wait: %s: mend it, then `headway limits resume`"
-            _log.warning(alert, self._quota, told(error))
+    def __init__(self, scope: RunScope, slot: JournalSlot, taken: Taken) -> None:
+        self.scope = scope
+        self.slot = slot
+        self.taken = taken
+        self.candidate = NO_CANDIDATE
+        self._service = scope.service
+        self._phase = Phase.NEW
+        self.interruption = Interruption()
+        self.wait = self.interruption.wait
+        self._head: ResponseHead | None = None
+        self._call: Call | None = None
+        self._candidates: Mapping[str, Candidate] = {}
+        self._routes: tuple[Route, ...] = ()
+        self._attempts = 0
+        self._faults = 0
+
+    # Before it is sent
+
+    async def acquire(
+        self, call: Call, candidates: Sequence[Candidate] = (), routes: tuple[Route, ...] = ()
+    ) -> None:
+        """Wait until the call may be sent. ``call`` is how it is written if it has no row yet.
+
+        It goes on one of its ``routes``, if it has any; ``candidates`` are the models that they
+        name. Raises what ``LocalScheduler.acquire`` and the scope's ``may_pay`` do.
+        """
+        self._call, self._routes = call, routes
+        self._candidates = {each.model.name: each for each in candidates}
+        if candidates:
+            self.candidate = candidates[0]
+        await self.wait(partial(self.scope.replay_barrier, self.slot))
+        if candidates and self.scope.may_pay is not None:
+            self.scope.may_pay(call)
+        self.begin()
+        self._admitted(await self.wait(partial(self._queued, call)))
+
+    async def for_person(self) -> Never:
+        """Wait for a person who is not there; the attempt ends meanwhile."""
+        await self.wait(partial(self.scope.replay_barrier, self.slot))
+        await self.wait(partial(self.scope.for_person, self.slot))
+        raise AssertionError  # it only ends by being cancelled
+
+    def begin(self) -> None:
+        """Note that the call is in flight."""
+        self._phase = Phase.QUEUED
+        self.scope.tell(WorkBegan())
+
+    async def _queued(self, call: Call) -> Call:
+        known = self.scope.known_links
+        prompt = self.taken.unknown(known)
+        if self.slot.record is None:
+            granted = await self._service.acquire(call, prompt, self._routes)
+        else:
+            granted = await self._service.reacquire(self.slot.record, self._routes)
+        known.update(link.hash for link in prompt.links)
+        return granted
+
+    def _admitted(self, call: Call) -> None:
+        if self._call is not None and call.model != self._call.model:
+            _log.info("call %s goes to model %r, not %r", call.id, call.model, self._call.model)
+        self._call = call
+        # A row may be older than the configuration, and name a model that is no candidate any more.
+        self.candidate = self._candidates.get(call.model, self.candidate)
+        self._phase = Phase.ADMITTED
+        self._service.on_preempt(call.id, self.preempt)
+
+    # While it is sent
+
+    def record_sent(self) -> None:
+        """Note that an attempt leaves now."""
+        self._attempts += 1
+        self._head, self.interruption.is_preempted = None, False
+        self._phase = Phase.SENT
+        self._service.sent(self.slot.id)
+
+    def record_head(self, status: int, headers: Mapping[str, str]) -> None:
+        """Take in the head of an HTTP answer as soon as it is there."""
+        kind = headers.get("content-type", "json")
+        is_garbled = status == 200 and not any(each in kind for each in _READABLE)
+        self._head = ResponseHead(is_garbled)
+        if (quota := self._quota) is not None:
+            event = ProviderEvent.ANSWERED if status < 400 and not is_garbled else None
+            limits = self.candidate.provider.rate_limits(headers, self._service.now())
+            self._service.observed(self.slot.id, quota, Observation(event=event, headers=limits))
 
     def preempt(self) -> None:
         """Give the slot to a more urgent call, if the request is out and nothing came of it yet."""
-        if self._is_out and self._reason is None and self._waiter is not None:
-            self._is_out, self._is_preempted = False, True
-            self._waiter.cancel()
+        if self._phase is Phase.SENT:
+            self.interruption.preempt()
 
-    async def _made_room(self) -> None:
-        self._owes_an_end = False
-        outcome = Outcome(CallState.QUEUED, error="made room for a more urgent call", sent=False)
-        retry = partial(self._service.retry, self.place.id, outcome)
-        self._admitted(await self.wait(retry))
+    # Its end
 
-    def cancel(self, reason: BaseException) -> None:
-        """Have the call end with ``reason`` at whatever it awaits, now or next."""
-        if self._reason is not None:
+    async def done(self, answer: str, usage: Usage | None = None) -> None:
+        """Record the answer; returns when it is on disk and may be delivered. Raises StoreError."""
+        self.interruption.check()
+        used = usd = None
+        if usage is not None and self._call is not None:
+            model, provider = self.candidate.model, self.candidate.provider
+            characters = self.taken.characters
+            self._service.learn(self.slot.agent, self._call.model, characters, usage)
+            used = provider.settled_tokens(usage)
+            if model.price is not None and (model.counts_usd or self.scope.counts_usd):
+                usd = model.price(usage)
+        event = None if self._head is not None else ProviderEvent.ANSWERED
+        outcome = Outcome(CallState.DONE, usage, answer, used_tokens=used, usd=usd)
+        await self.settle(outcome, Observation(event=event))
+
+    async def failed(self, error: Exception) -> None:
+        """Return when the call may be sent again, if waiting can mend ``error``; else raise it."""
+        self.interruption.check()
+        if isinstance(error, Preempted):
+            text = "made room for a more urgent call"
+            await self._queue_again(Outcome(CallState.QUEUED, error=text, sent=False))
             return
-        self._reason = reason
-        if self._waiter is not None:
-            self._waiter.cancel()
-        else:
-            self.abandon()
+        now, quota, head = self._service.now(), self._quota, self._head
+        verdict = judged(error, self.candidate.provider, self._attempts, now, head)
+        if verdict.kind in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
+            self._faults += not (quota and self._service.is_left_alone(quota))
+        text = described(error)
+        if verdict.kind is ErrorClass.ACCOUNT and quota and not self._service.is_stopped(quota):
+            _log.warning(_ALERT, quota, text)  # whoever asked next would get the same error
+        step = next_step(verdict, text, now, head, quota, self._routes, faults=self._faults)
+        match step:
+            case Retry(outcome, observation):
+                await self._queue_again(outcome, observation)
+            case Refuse(refusal) | LockOut(refusal):
+                await self.refused(error, refusal)
+            case _:
+                assert_never(step)
+
+    async def refused(self, error: Exception, observation: Observation | None = None) -> Never:
+        """Record ``error`` as what the agent gets, and raise it; not if the call was cut off."""
+        self.interruption.check()
+        usage = paid_usage(error)
+        await self.settle(Outcome(CallState.FAILED, usage, error=described(error)), observation)
+        raise error
+
+    async def settle(self, outcome: Outcome, observation: Observation | None = None) -> None:
+        """Record how the call ended; returns when it is on disk and its answer may be delivered."""
+        about = self._about_quota(observation)
+        if self.slot.is_nested:
+            self._phase = Phase.SETTLING
+            await self._service.settle(self.slot.id, outcome, about)
+            self._end()
+            return
+        arrival = self.scope.number()
+        # Told to the scheduler before the first await: a cancellation does not undo it any more.
+        self._phase = Phase.SETTLING
+        try:
+            numbered = replace(outcome, arrival=arrival)
+            await self._service.settle(self.slot.id, numbered, about)
+            self.interruption.check()
+        except BaseException:
+            self.scope.tell(Skipped(arrival))
+            raise
+        self._phase = Phase.ENDED
+        await self.wait(partial(self.scope.deliver, arrival, WorkEnded()))
 
     def abandon(self) -> None:
         """Give the slot back if it is still owed; what was reserved stays spent.
 
         If the run is cut off, nobody knows what becomes of the request.
         """
-        if self._owes_an_end:
-            self._owes_an_end = False
-            is_unknown = self._scope.is_interrupted or self._is_cut_off
+        if self._phase in (Phase.ADMITTED, Phase.SENT):
+            is_unknown = self.scope.machine.is_interrupted or self.interruption.is_cut_off
             state = CallState.UNKNOWN if is_unknown else CallState.CANCELLED
-            self._service.abandon(self.place.id, Outcome(state, sent=True))
+            self._service.abandon(self.slot.id, Outcome(state, sent=True))
         self._end()
 
     def _end(self) -> None:
-        if self._is_begun:
-            self._is_begun = False
-            self._scope.end()
+        if self._phase not in (Phase.NEW, Phase.ENDED):
+            self.scope.tell(WorkEnded())
+        self._phase = Phase.ENDED
 
-    @property
-    def model(self) -> str:
-        """The model that the call goes to."""
-        assert self._call is not None  # it was acquired
-        return self._call.model
-
-    def _admitted(self, call: Call) -> None:
-        if self._call is not None and call.model != self._call.model:
-            _log.info("call %s goes to model %r, not %r", call.id, call.model, self._call.model)
-        self._call = call
-        self._way = self._ways.get(call.model, self._way)
-        self._owes_an_end = True
-        self._service.on_preempt(call.id, self.preempt)
-
-    async def _queued(self, call: Call) -> Call:
-        known = self._scope.known_links
-        prompt = self.place.taken.unknown(known)
-        if self.place.record is None:
-            granted = await self._service.acquire(call, prompt, self._routes)
-        else:
-            granted = await self._service.reacquire(self.place.record, self._routes)
-        known.update(link.hash for link in prompt.links)
-        return granted
+    async def _queue_again(self, outcome: Outcome, observation: Observation | None = None) -> None:
+        self._phase = Phase.QUEUED
+        about = self._about_quota(observation)
+        self._admitted(await self.wait(partial(self._service.retry, self.slot.id, outcome, about)))
 
     @property
     def _quota(self) -> str | None:
@@ -312,37 +353,6 @@ class LiveCall:
         quotas = () if self._call is None else self._call.quotas
         return quotas[0] if quotas else None
 
-    def _signals(self, signals: Observation) -> Mapping[str, Observation]:
-        return {} if self._quota is None else {self._quota: signals}
-
-    async def _arrive(self, outcome: Outcome, told: Observation | None = None) -> None:
-        # The event is posted before the first await, so from here the service ends the call.
-        self._owes_an_end = False
-        signals = None if told is None else self._signals(told)
-        if self.place.is_inside:
-            self._end()
-            await self._service.settle(self.place.id, outcome, signals)
-            return
-        arrival = self._scope.turns.draw()
-        try:
-            await self._service.settle(self.place.id, replace(outcome, arrival=arrival), signals)
-        except BaseException:
-            self._scope.turns.skip(arrival)
-            raise
-        finally:
-            self._end()
-        await self.wait(partial(self._scope.turn, arrival))
-
-    async def _again(self, verdict: Verdict, now: float, error: str) -> None:
-        until = now + verdict.pause_seconds
-        news = _NEWS[verdict.kind]
-        if news is ProviderEvent.REFUSED and self._quota is not None:
-            # The quota pauses, and with it all that would be refused as well. Requests stay spent.
-            outcome = Outcome(CallState.QUEUED, error=error, refused=True)
-            signals = self._signals(Observation(until, news))
-        else:
-            outcome = Outcome(CallState.QUEUED, error=error, not_before=until)
-            signals = self._signals(Observation(event=news, error=error))
-        self._owes_an_end = False
-        retry = partial(self._service.retry, self.place.id, outcome, signals)
-        self._admitted(await self.wait(retry))
+    def _about_quota(self, observation: Observation | None) -> Mapping[str, Observation]:
+        quota = self._quota
+        return {} if quota is None or observation is None else {quota: observation}

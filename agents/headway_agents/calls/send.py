@@ -6,37 +6,35 @@ loop comes round; every other error leaves through it.
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from functools import partial
+from typing import Any, TypeVar
 
 from autogen_core import CancellationToken
-from autogen_core.models import ChatCompletionClient, CreateResult
+from autogen_core.models import CreateResult
 
 from headway_scheduler.errors import ProviderError
 
+from ..autogen_private import http_client
 from ..requests.codec import Request, dump_result, usage_of
 from .live_call import LiveCall
-from .wrapped_client import Exchange, stream_arguments
+from .models import Model
+from .wrapped_client import stream_arguments
 
+T = TypeVar("T")
 Stream = AsyncGenerator[str | CreateResult, None]
-Step = Callable[[], Awaitable[str | CreateResult | None]]
-Asked = Callable[[], tuple[ChatCompletionClient, Mapping[str, str]]]
-"""Tells which client the call goes to now, and the headers that its request carries."""
 
 
-async def answer(
-    live: LiveCall,
-    asked: Asked,
-    request: Request,
-    token: CancellationToken | None,
-) -> CreateResult:
+async def answer(live: LiveCall, request: Request, token: CancellationToken | None) -> CreateResult:
     """Return the answer to ``request`` once it is recorded."""
-    arguments = request.arguments()
+    arguments = _arguments(request)
     while True:
-        inner, headers = asked()
-        ask = partial(inner.create, request.messages, cancellation_token=token, **arguments)
-        live.sent()
+        client = live.candidate.client
+        assert client is not None
+        ask = partial(client.create, request.messages, cancellation_token=token, **arguments)
+        exchange = Exchange(live)
+        live.record_sent()
         try:
-            exchange = Exchange(headers, live.told)
             result = await live.wait(partial(exchange.during, ask))
         except Exception as error:
             await live.failed(error)
@@ -46,20 +44,18 @@ async def answer(
 
 
 async def answer_stream(
-    live: LiveCall,
-    asked: Asked,
-    request: Request,
-    token: CancellationToken | None,
+    live: LiveCall, request: Request, token: CancellationToken | None
 ) -> Stream:
     """Yield the chunks as they come, of every attempt, and then the answer once it is recorded."""
     while True:
-        inner, headers = asked()
-        arguments = request.arguments() | stream_arguments(inner, request)
-        ask = partial(inner.create_stream, request.messages, cancellation_token=token, **arguments)
-        live.sent()
+        client = live.candidate.client
+        assert client is not None
+        arguments = _arguments(request) | stream_arguments(client, request)
+        ask = partial(client.create_stream, request.messages, cancellation_token=token, **arguments)
+        live.record_sent()
         result: CreateResult | None = None
         try:
-            async with _exchanged(ask(), Exchange(headers, live.told)) as step:
+            async with _exchanged(ask(), Exchange(live)) as step:
                 # To its very end: clients keep their books after the last yield.
                 while (item := await live.wait(step)) is not None:
                     if isinstance(item, CreateResult):
@@ -76,8 +72,81 @@ async def answer_stream(
             return
 
 
+def _arguments(request: Request) -> dict[str, Any]:
+    """Return keyword arguments of AutoGen's ``create`` and ``create_stream``, less the token."""
+    return {
+        "tools": request.tools,
+        "tool_choice": request.tool_choice,
+        "json_output": request.json_output,
+        "extra_create_args": request.extra or {},
+    }
+
+
+def idempotency_headers(model: Model, call_id: str) -> Mapping[str, str]:
+    """Return what a request of a call carries beside its body: its id, if the server knows it."""
+    return {model.idempotency_header: call_id} if model.idempotency_header else {}
+
+
+class Exchange:
+    """What one attempt adds to the HTTP requests of its client, and gets to see of the answers.
+
+    AutoGen's clients refuse ``extra_headers`` as an argument and return no headers. They drop the
+    SDK's stream without closing it when they are cancelled between two chunks, and it is a cycle:
+    until the garbage collector comes, the provider goes on writing. So it is closed from here.
+    """
+
+    def __init__(self, live: LiveCall) -> None:
+        self._live = live
+        self._responses: list[Any] = []
+
+    async def during(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Await ``step()``."""
+        token = _exchange.set(self)
+        try:
+            return await step()
+        finally:
+            _exchange.reset(token)
+
+    async def close(self) -> None:
+        """Let nothing of it go on."""
+        for response in self._responses:
+            await response.aclose()
+
+    def add_headers(self, request: Any) -> None:
+        """Take part in an HTTP request that leaves."""
+        request.headers.update(idempotency_headers(self._live.candidate.model, self._live.slot.id))
+
+    def take_head(self, response: Any) -> None:
+        """Take in the head of an HTTP response; its body has not been read."""
+        self._responses.append(response)
+        self._live.record_head(response.status_code, dict(response.headers))
+
+
+_exchange: ContextVar[Exchange] = ContextVar("headway_exchange")
+
+
+def observe(sdk: Any) -> None:
+    """Let exchanges see what the SDK's client sends and gets. May be repeated."""
+    hooks = http_client(sdk).event_hooks
+    for event, hook in (("request", _on_request), ("response", _on_response)):
+        if hook not in hooks[event]:
+            hooks[event].append(hook)
+
+
+async def _on_request(request: Any) -> None:
+    if (exchange := _exchange.get(None)) is not None:
+        exchange.add_headers(request)
+
+
+async def _on_response(response: Any) -> None:
+    if (exchange := _exchange.get(None)) is not None:
+        exchange.take_head(response)
+
+
 @asynccontextmanager
-async def _exchanged(stream: Stream, exchange: Exchange) -> AsyncIterator[Step]:
+async def _exchanged(
+    stream: Stream, exchange: Exchange
+) -> AsyncIterator[Callable[[], Awaitable[str | CreateResult | None]]]:
     """Give out the function that takes the next item; at the end nothing goes on, there or here."""
     try:
         yield partial(exchange.during, lambda: anext(stream, None))

@@ -4,16 +4,12 @@ OpenAI's and Anthropic's are made alike, on httpx.
 Everything else is used through AutoGen's contract alone.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from autogen_core.models import ChatCompletionClient, ModelFamily, ModelInfo
 
 from ..autogen_private import (
     create_arguments,
-    http_client,
     is_openai,
     listed_model_info,
     listed_token_limit,
@@ -21,7 +17,6 @@ from ..autogen_private import (
 )
 from ..requests.codec import Request
 
-T = TypeVar("T")
 DEFAULT_CONTEXT_TOKENS = 128_000
 """The context window of a model that AutoGen's tables do not list."""
 
@@ -68,63 +63,17 @@ def model_name(inner: ChatCompletionClient) -> str | None:
     return name if isinstance(name, str) else None
 
 
-RateLimitHeader = Callable[[int, Mapping[str, str]], None]
-"""Takes the status of an HTTP answer, and its headers with lower-case names."""
+def disable_sdk_retries(client: ChatCompletionClient) -> Any:
+    """Have a client of OpenAI or Anthropic not retry by itself, and return its SDK's client.
 
-
-@dataclass(slots=True)
-class Exchange:
-    """What one attempt adds to the HTTP requests of its client, and gets to see of the answers.
-
-    AutoGen's clients refuse ``extra_headers`` as an argument and return no headers. They drop the
-    SDK's stream without closing it when they are cancelled between two chunks, and it is a cycle:
-    until the garbage collector comes, the provider goes on writing. So it is closed from here.
+    The SDK's retries would spend budget that nobody admitted. Other clients are left as they are:
+    None.
     """
-
-    headers: Mapping[str, str]
-    told: RateLimitHeader
-    responses: list[Any] = field(default_factory=list[Any])
-
-    async def during(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Await ``step()``."""
-        token = _exchange.set(self)
-        try:
-            return await step()
-        finally:
-            _exchange.reset(token)
-
-    async def close(self) -> None:
-        """Let nothing of it go on."""
-        for response in self.responses:
-            await response.aclose()
-
-
-_exchange: ContextVar[Exchange] = ContextVar("headway_exchange")
-
-
-def prepare(inner: ChatCompletionClient) -> None:
-    """Make a client ready: no retries of its own, and what it sends and gets in our reach.
-
-    The SDK's retries would spend budget that nobody admitted.
-    """
-    if is_openai(inner) or provider_name(inner) == "anthropic":
-        sdk = sdk_of(inner)
-        sdk.max_retries = 0
-        hooks = http_client(sdk).event_hooks
-        for event, hook in (("request", _add_headers), ("response", _tell)):
-            if hook not in hooks[event]:
-                hooks[event].append(hook)
-
-
-async def _add_headers(request: Any) -> None:
-    if (exchange := _exchange.get(None)) is not None:
-        request.headers.update(exchange.headers)
-
-
-async def _tell(response: Any) -> None:
-    if (exchange := _exchange.get(None)) is not None:
-        exchange.responses.append(response)
-        exchange.told(response.status_code, dict(response.headers))
+    if not is_openai(client) and provider_name(client) != "anthropic":
+        return None
+    sdk = sdk_of(client)
+    sdk.max_retries = 0
+    return sdk
 
 
 def stream_arguments(inner: ChatCompletionClient, request: Request) -> dict[str, Any]:

@@ -4,12 +4,12 @@ import difflib
 import json
 from collections.abc import Sequence
 
-from .outcomes import Changed
+from .outcomes import NonDeterminism
 
 MOST_LINES = 60
 
 
-def difference(changed: Changed, recorded: Sequence[str]) -> str:
+def difference(changed: NonDeterminism, recorded: Sequence[str]) -> str:
     """Say who asks what anew, and how it differs from the ``recorded`` pieces of the nearest.
 
     Names the agent, the call and the difference; at most ``MOST_LINES`` lines of it.

@@ -1,4 +1,4 @@
-"""Why an attempt was ended from inside. Law of this file: data, for the runner to act on."""
+"""How an attempt ended from inside, for reasons that are no error of an agent. Data only."""
 
 from dataclasses import dataclass
 
@@ -6,30 +6,25 @@ from headway_scheduler.model.calls import CallRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """A reason that is no error of an agent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Waits(Stop):
+class NeedsInput:
     """A person must answer, or decide, the call with this id."""
 
     call_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class Paused(Stop):
-    """Somebody asked for it, and everything that was in flight has come back."""
+class Paused:
+    """Somebody asked for a pause, and everything that was in flight has come back."""
 
 
 @dataclass(frozen=True, slots=True)
-class Late(Stop):
+class DeadlinePassed:
     """The run's deadline has passed."""
 
 
 @dataclass(frozen=True, slots=True)
-class WouldAsk(Stop):
-    """A check has come to the first request that would go out; ``record`` is its row, if any."""
+class WouldCall:
+    """A check came to the first request that would go out. ``record`` is its row, if it has one."""
 
     path: str
     kind: str
@@ -37,12 +32,13 @@ class WouldAsk(Stop):
 
 
 @dataclass(frozen=True, slots=True)
-class Changed(Stop):
+class NonDeterminism:
     """The workflow does not ask what it asked before.
 
-    ``asked`` are the pieces of the request that has no row (none if the workflow just ended),
-    ``nearest`` is the recorded one that it most likely was, and ``next_arrival`` the number of the
-    first answer that was not delivered.
+    ``path``, ``kind`` and ``asked``, the chunks of its text, are of the request that has no row;
+    None and empty if the workflow just ended. ``nearest`` is the recorded call that it most likely
+    was, ``replayed`` counts the answers given back by then, and ``next_arrival`` is the number of
+    the first answer that was not.
     """
 
     path: str | None
@@ -51,3 +47,6 @@ class Changed(Stop):
     nearest: CallRecord | None
     replayed: int
     next_arrival: int | None
+
+
+AttemptOutcome = NeedsInput | Paused | DeadlinePassed | WouldCall | NonDeterminism

@@ -11,7 +11,7 @@ import openai
 from headway_scheduler.errors import HeadwayError
 from headway_scheduler.model.calls import Priority
 
-from ..calls.client import Model
+from ..calls.models import Model
 from ..scope import RunScope
 from .transport import Transport
 

@@ -23,12 +23,17 @@ from headway_scheduler.model.calls import Priority
 from headway_scheduler.providers import PROVIDERS
 
 from ..autogen_private import http_client, http_library, status_error
-from ..calls.client import Model, Option, acquire
-from ..calls.live_call import LiveCall, attached
-from ..scope import SDK, RunScope, asking_agent
+from ..calls.live_call import LiveCall, attached, recorded
+from ..calls.models import Candidate, Model
+from ..calls.reserve import acquire
+from ..calls.send import idempotency_headers
+from ..scope import RunScope, asking_agent
 from .payloads import Answer, Events, read_request
 
 _http: Any = http_library()
+
+SDK = "sdk"
+"""The kind of a call that is made through OpenAI's own SDK."""
 
 _EVENTS = "text/event-stream"
 _OF_THE_WIRE = ("content-encoding", "content-length", "transfer-encoding")
@@ -51,7 +56,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
         self._sdk = sdk
         self._inner: Any = http_client(sdk)
         self._model = model
-        self._option = Option(model, model.provider or PROVIDERS["openai"])
+        self._candidates = [Candidate(model, model.provider or PROVIDERS["openai"])]
         self._scope = scope
         self._priority = priority
 
@@ -66,16 +71,15 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
         content_type = request.headers.get("content-type", "")
         asked = read_request(self._path(request), content_type, await request.aread())
         scope = self._scope()
-        place = scope.place(SDK, asking_agent(), asked.taken)
+        slot = scope.open_slot(SDK, asking_agent(), asked.taken)
         async with AsyncExitStack() as stack:
-            live = await stack.enter_async_context(attached(scope, place))
-            if (recorded := await live.recorded()) is not None:
-                answer = Answer.load(recorded)
+            live = await stack.enter_async_context(attached(scope, slot, asked.taken))
+            if (answered := await recorded(live)) is not None:
+                answer = Answer.load(answered)
                 headers = {"content-type": answer.content_type}
                 return _http.Response(answer.status, headers=headers, content=answer.body)
-            cap = asked.output_cap
-            await acquire(live, scope, [self._option], self._priority, cap)
-            request.headers.update(self._model.headers(place.id))
+            await acquire(live, self._candidates, self._priority, asked.output_cap)
+            request.headers.update(idempotency_headers(self._model, slot.id))
             response = await self._answered(live, request)
             if isinstance(response, _Stream):
                 return response.given_on(live, stack.pop_all())
@@ -85,7 +89,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
 
     async def _answered(self, live: LiveCall, request: Any) -> Any:
         while True:
-            live.sent()
+            live.record_sent()
             try:
                 return await live.wait(partial(self._sent, live, request))
             except Exception as error:
@@ -95,7 +99,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
         """Return the response, read to its end, or a stream of which the first chunk is there."""
         with _errors_of_the_sdk(request):
             response = await self._inner.send(request, stream=True)
-            live.told(response.status_code, dict(response.headers))
+            live.record_head(response.status_code, dict(response.headers))
             try:
                 if response.is_success and _content_type(response).startswith(_EVENTS):
                     stream = _Stream(response)
@@ -124,6 +128,7 @@ class _Stream(_http.AsyncByteStream):  # type: ignore[misc]  # of whichever libr
         self._events = Events()
         self._body = bytearray()
         self._chunk = b""
+        self._is_recorded = False
         self._live: LiveCall
         self._stack: AsyncExitStack
 
@@ -155,9 +160,12 @@ class _Stream(_http.AsyncByteStream):  # type: ignore[misc]  # of whichever libr
                     await self._live.wait(self.advance)
                 except Exception as error:
                     await self._live.refused(error)
-            answer = _answer(self._response, bytes(self._body))
-            await self._live.done(answer.dumped(), self._events.usage)
-            yield self._chunk
+            # The SDK stops at the end mark, and begins anew to read what is left.
+            if not self._is_recorded:
+                self._is_recorded = True
+                answer = _answer(self._response, bytes(self._body))
+                await self._live.done(answer.dumped(), self._events.usage)
+                yield self._chunk
             # Nothing more to say, but a connection that is read to its end is used again.
             with suppress(_http.TransportError):
                 async for chunk in self._chunks:

@@ -24,24 +24,6 @@ class Request:
     json_output: bool | type[BaseModel] | None = None
     extra: Mapping[str, Any] | None = None
 
-    def arguments(self) -> dict[str, Any]:
-        """The keyword arguments of AutoGen's ``create`` and ``create_stream``, less the token."""
-        return {
-            "tools": self.tools,
-            "tool_choice": self.tool_choice,
-            "json_output": self.json_output,
-            "extra_create_args": self.extra or {},
-        }
-
-
-def output_cap(request: Request, defaults: Mapping[str, Any]) -> int | None:
-    """Return the most tokens that the answer may have; the request goes before the client."""
-    for arguments in (request.extra or {}, defaults):
-        for name in ("max_completion_tokens", "max_tokens"):
-            if isinstance(cap := arguments.get(name), int):
-                return cap
-    return None
-
 
 def usage_of(usage: RequestUsage) -> Usage | None:
     """Return what the provider counted; None for 0 and 0, which is how clients say "unknown"."""

@@ -17,9 +17,10 @@ from functools import partial
 from headway_scheduler.model.calls import Call, Outcome
 from headway_scheduler.model.states import CallState
 
-from ..calls.live_call import LiveCall, attached
-from ..requests.prompts import text_chain
-from ..scope import Place, RunScope
+from ..calls.live_call import attached, recorded
+from ..journal.events import JournalSlot
+from ..requests.prompts import Taken, text_chain
+from ..scope import RunScope, acting
 
 PERSON = "person"
 Act = Callable[[str], Awaitable[str]]
@@ -51,17 +52,16 @@ async def perform(scope: RunScope, step: Step, act: Act) -> str:
     An error of ``act`` is recorded and raised. An answer is JSON; if a person gave it in the
     place of a step that was cut off, it is ``{"person": text}``.
     """
-    async with attached(scope, _place(scope, step)) as live:
-        if (recorded := await live.recorded()) is not None:
-            return recorded
-        record = live.place.record
-        if record is not None and _must_decide(scope, step, record.state):
+    async with attached(scope, *_slot(scope, step)) as live:
+        if (answered := await recorded(live)) is not None:
+            return answered
+        if live.slot.was_cut_off and (step.again is Again.ONCE or scope.journal.unknown_waits):
             await live.for_person()
-        await live.acquire(_row(scope, step, live.place))
-        live.sent()
+        await live.acquire(_row(scope, step, live.slot))
+        live.record_sent()
         try:
-            with scope.acting(live.place):
-                answer = await live.wait(partial(act, live.place.id))
+            with acting(scope, live.slot):
+                answer = await live.wait(partial(act, live.slot.id))
         except Exception as error:
             await live.refused(error)
         await live.done(answer)
@@ -71,16 +71,17 @@ async def perform(scope: RunScope, step: Step, act: Act) -> str:
 async def ask_person(scope: RunScope, path: str, question: str) -> str:
     """Return a person's words. If nobody is there, the run waits for them and the attempt ends."""
     step = Step(PERSON, path, "question", json.dumps(question))
-    async with attached(scope, _place(scope, step)) as live:
-        if (recorded := await live.recorded()) is not None:
-            return _words(recorded)
-        await live.wait(partial(scope.door, live.place))
-        if live.place.record is None:
-            await scope.service.ask(_row(scope, step, live.place), live.place.taken.unknown(set()))
+    async with attached(scope, *_slot(scope, step)) as live:
+        if (answered := await recorded(live)) is not None:
+            return _words(answered)
+        await live.wait(partial(scope.replay_barrier, live.slot))
+        if live.slot.record is None:
+            await scope.service.ask(_row(scope, step, live.slot), live.taken.unknown(set()))
         if scope.person is None:
             await live.for_person()
-        words = await live.wait(partial(_asked, scope, question))
-        await _written(live, scope, words)
+        live.begin()
+        words = await live.wait(partial(scope.person, question))
+        await live.settle(Outcome(CallState.DONE, answer=person_answer(words)))
         return words
 
 
@@ -101,47 +102,22 @@ def _words(answer: str) -> str:
     return words
 
 
-async def _asked(scope: RunScope, question: str) -> str:
-    assert scope.person is not None
-    scope.begin()
-    try:
-        return await scope.person(question)
-    finally:
-        scope.end()
+def _slot(scope: RunScope, step: Step) -> tuple[JournalSlot, Taken]:
+    taken = text_chain(json.dumps([step.name, step.request]))
+    return scope.open_slot(step.kind, step.path, taken), taken
 
 
-async def _written(live: LiveCall, scope: RunScope, words: str) -> None:
-    arrival = scope.turns.draw()
-    outcome = Outcome(CallState.DONE, answer=person_answer(words), arrival=arrival)
-    try:
-        await scope.service.settle(live.place.id, outcome)
-    except BaseException:
-        scope.turns.skip(arrival)
-        raise
-    await live.wait(partial(scope.turn, arrival))
-
-
-def _place(scope: RunScope, step: Step) -> Place:
-    request = json.dumps([step.name, step.request])
-    return scope.place(step.kind, step.path, text_chain(request))
-
-
-def _must_decide(scope: RunScope, step: Step, state: CallState) -> bool:
-    """Whether a step that was cut off may not be done again without a person's word."""
-    return state is CallState.UNKNOWN and (step.again is Again.ONCE or scope.journal.unknown_waits)
-
-
-def _row(scope: RunScope, step: Step, place: Place) -> Call:
+def _row(scope: RunScope, step: Step, slot: JournalSlot) -> Call:
     return Call(
-        id=place.id,
+        id=slot.id,
         run_id=scope.run_id,
-        path=place.path,
+        path=slot.path,
         model=step.name,
         quotas=(),
         priority=scope.priority,
         tokens=0,
         submitted_at=scope.service.now(),
-        request_hash=place.taken.request_hash,
-        occurrence=place.occurrence,
+        request_hash=slot.request_hash,
+        occurrence=slot.occurrence,
         kind=step.kind,
     )

@@ -33,7 +33,7 @@ from headway_scheduler.errors import CallerError
 
 from ..autogen_private import has_run
 from ..calls.client import ScheduledClient
-from ..journal.recorded import INSIDE
+from ..journal.recorded import NESTED
 from ..scope import RunScope
 from ..steps.effects import Kinds
 from .code_executor import JournaledExecutor
@@ -168,7 +168,7 @@ def _step(holder: object, child: object, path: Path) -> Path:
     if isinstance(child, BaseTool):
         return (*path, child.name)
     if isinstance(holder, Workbench) and isinstance(child, ChatCompletionClient):
-        return (*path, f"{INSIDE}sampling")  # an MCP server asks while a tool of it acts
+        return (*path, f"{NESTED}sampling")  # an MCP server asks while a tool of it acts
     return (*path, _manager(holder)) if isinstance(holder, Team) else path
 
 

@@ -7,7 +7,7 @@ import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from headway_scheduler.errors import CallerError, NothingToAnswer, RunNotResumable
 from headway_scheduler.model.calls import CallRecord, Outcome
@@ -21,7 +21,7 @@ from .journal import answered, inherited_answers
 from .runner import Runner
 
 if TYPE_CHECKING:
-    from headway_agents import Changed
+    from headway_agents import NonDeterminism
 
 _R = RunState
 _HINTS = {
@@ -103,7 +103,7 @@ class Control:
             await self._service.decide(record, Outcome(outcome))
         return await self._saved(replace(run, state=_R.QUEUED, waits_for=None))
 
-    async def accept(self, run: Run, change: "Changed") -> None:
+    async def accept(self, run: Run, change: "NonDeterminism") -> None:
         """Set aside the answers that the changed workflow does not want."""
         records = await self._store.calls(run.id)
         first = change.next_arrival
@@ -181,24 +181,28 @@ class Control:
 
 async def rehearsed(
     runner: Runner, run: Run, plan: ReplayOptions
-) -> tuple[Check, "Changed | None"]:
+) -> tuple[Check, "NonDeterminism | None"]:
     """Replay a run offline. Nothing is asked, paid or written."""
-    from headway_agents import Changed, Waits, WouldAsk
+    from headway_agents import DeadlinePassed, NeedsInput, NonDeterminism, Paused, WouldCall
 
     try:
         attempt, _ = await runner.rehearse(run, plan)
     except Exception as error:  # whatever its workflow raises
         return Check(run.id, 0, "fails", f"{type(error).__name__}: {error}"), None
-    stop, replayed = attempt.stopped, attempt.scope.replayed
-    if isinstance(stop, Changed):
-        text = await runner.difference(stop)
-        return Check(run.id, replayed, "changed", change=text), stop
-    if isinstance(stop, WouldAsk):
-        state = "new" if stop.record is None else f"{stop.record.call.id}, {stop.record.state}"
-        return Check(run.id, replayed, "asks", f"{stop.path} ({stop.kind}, {state})"), None
-    if isinstance(stop, Waits):
-        return Check(run.id, replayed, "waits", stop.call_id), None
-    return Check(run.id, replayed, "completes"), None
+    outcome, replayed = attempt.stopped, attempt.scope.machine.replayed
+    match outcome:
+        case NonDeterminism():
+            text = await runner.difference(outcome)
+            return Check(run.id, replayed, "changed", change=text), outcome
+        case WouldCall(path, kind, record):
+            state = "new" if record is None else f"{record.call.id}, {record.state}"
+            return Check(run.id, replayed, "asks", f"{path} ({kind}, {state})"), None
+        case NeedsInput(call_id):
+            return Check(run.id, replayed, "waits", call_id), None
+        case None | Paused() | DeadlinePassed():  # a check is not paused, and has no deadline
+            return Check(run.id, replayed, "completes"), None
+        case _:
+            assert_never(outcome)
 
 
 async def question_of(store: Store, run: Run) -> CallRecord | None:

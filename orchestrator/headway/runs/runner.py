@@ -17,7 +17,7 @@ from collections.abc import (
 )
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 import anyio
 
@@ -38,7 +38,7 @@ from .results import packed
 if TYPE_CHECKING:
     from autogen_agentchat.base import TaskResult
 
-    from headway_agents import Attempt, Changed, Stop
+    from headway_agents import Attempt, AttemptOutcome, NonDeterminism
 
 Person = Callable[[str], Awaitable[str]]
 """Asks somebody who is there a question, and returns the words."""
@@ -105,7 +105,7 @@ class Runner:
         self, run: Run, plan: ReplayOptions
     ) -> tuple["Attempt", "TaskResult | None"]:
         attempt = await self._attempt(run, plan)
-        attempt.scope.is_check = True
+        attempt.scope.machine.is_check = True
         try:
             await _watched(attempt, run, lambda event: None)
         except Exception:
@@ -116,7 +116,7 @@ class Runner:
             await self._workflows.release(run.id)
         return attempt, attempt.result
 
-    async def difference(self, changed: "Changed") -> str:
+    async def difference(self, changed: "NonDeterminism") -> str:
         """What a changed workflow asks, against what it asked before."""
         from headway_agents import difference
 
@@ -162,21 +162,28 @@ class Runner:
             handle.publish(Started(run.id, self._service.now(), answers, is_changed))
         return attempt
 
-    async def _stopped(self, handle: RunHandle, reason: "Stop") -> RunState:
-        from headway_agents import Changed, Late, Paused, Waits
+    async def _stopped(self, handle: RunHandle, outcome: "AttemptOutcome") -> RunState:
+        from headway_agents import DeadlinePassed, NeedsInput, NonDeterminism, Paused, WouldCall
 
-        if isinstance(reason, Late):
-            handle.error = DeadlineExceeded(
-                f"run {handle.id} passed its deadline: `headway runs retry {handle.id} "
-                "--deadline TIME` goes on with more time"
-            )
-            return RunState.FAILED
-        if isinstance(reason, Changed):
-            handle.change = await self.difference(reason)
-        if isinstance(reason, Waits):
-            handle.run = replace(handle.run, waits_for=reason.call_id)
-            return RunState.WAITING
-        return RunState.PAUSED if isinstance(reason, Paused) else RunState.INTERRUPTED
+        match outcome:
+            case NeedsInput(call_id):
+                handle.run = replace(handle.run, waits_for=call_id)
+                return RunState.WAITING
+            case Paused():
+                return RunState.PAUSED
+            case DeadlinePassed():
+                handle.error = DeadlineExceeded(
+                    f"run {handle.id} passed its deadline: `headway runs retry {handle.id} "
+                    "--deadline TIME` goes on with more time"
+                )
+                return RunState.FAILED
+            case NonDeterminism():
+                handle.change = await self.difference(outcome)
+                return RunState.INTERRUPTED
+            case WouldCall():
+                return RunState.INTERRUPTED  # of a check alone
+            case _:
+                assert_never(outcome)
 
     def _version(self, run: Run) -> str | None:
         try:
@@ -190,10 +197,10 @@ class Runner:
         if run.deadline is None:
             yield
             return
-        from headway_agents import Late
+        from headway_agents import DeadlinePassed
 
         seconds = max(0.0, run.deadline - self._service.now())
-        timer = asyncio.get_running_loop().call_later(seconds, attempt.scope.stop, Late())
+        timer = asyncio.get_running_loop().call_later(seconds, attempt.scope.stop, DeadlinePassed())
         try:
             yield
         finally:

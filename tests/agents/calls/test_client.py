@@ -9,7 +9,7 @@ from autogen_ext.models.cache import ChatCompletionCache
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 from autogen_ext.models.replay import ReplayChatCompletionClient
 
-from headway_agents import Changed, Journal, Model, RunScope, ScheduledClient, current_scope
+from headway_agents import Journal, Model, NonDeterminism, RunScope, ScheduledClient, current_scope
 from headway_agents.requests.codec import load_result
 from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.errors import CallerError, CallTooLarge, RunClosed
@@ -224,7 +224,7 @@ async def test_an_attempt_of_a_changed_workflow_stops_before_it_asks(
         with pytest.raises(RunClosed) if number else nullcontext():
             await client.create(question(f"question {number}"))
     assert [record.call.id for record in await records()] == ["run.0"]
-    assert isinstance(scope.stopped, Changed)
+    assert isinstance(scope.stopped, NonDeterminism)
 
 
 async def test_a_call_above_its_limit_is_refused_and_kept_on_the_run(question: Any) -> None:

@@ -9,13 +9,22 @@ import openai
 import pytest
 
 from headway_agents import Model, RunScope, ScheduledClient
-from headway_agents.calls.errors import judged, paid_usage, told
-from headway_agents.calls.live_call import MAX_ATTEMPTS
+from headway_agents.calls.errors import (
+    MAX_ATTEMPTS,
+    LockOut,
+    Refuse,
+    ResponseHead,
+    Retry,
+    described,
+    judged,
+    next_step,
+    paid_usage,
+)
 from headway_scheduler.backends.memory.store import MemoryStore
-from headway_scheduler.model.calls import Priority
-from headway_scheduler.model.quotas import Quota
+from headway_scheduler.model.calls import Outcome, Priority, Route
+from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.states import CallState
-from headway_scheduler.providers import PROVIDERS, ErrorClass
+from headway_scheduler.providers import PROVIDERS, ErrorClass, Verdict
 from headway_scheduler.runtime.local import LocalScheduler
 from headway_scheduler.testing.provider import Fault, FaultKind, Latency, Limits
 
@@ -256,11 +265,11 @@ def test_a_key_in_an_error_stays_out_of_the_journal() -> None:
         "Incorrect API key provided: sk-proj-abc***xyz. Bearer abc.def-123 "
         'api_key="0123abcd" AIzaSyA0123456789012345678901'
     )
-    text = told(error)
+    text = described(error)
     assert text.startswith("ValueError: Incorrect")
     for secret in ("sk-proj", "abc.def", "0123abcd", "AIzaSy"):
         assert secret not in text
-    assert len(told(ValueError("x" * 10_000))) <= 2000
+    assert len(described(ValueError("x" * 10_000))) <= 2000
 
 
 class _Response(Exception):
@@ -327,6 +336,62 @@ def test_errors_are_judged_by_their_looks(error: Exception, kind: ErrorClass, pa
     provider = PROVIDERS["bedrock" if isinstance(error, _Amazon) else "openai"]
     verdict = judged(error, provider, 1, now=0.0)
     assert (verdict.kind, verdict.pause_seconds) == (kind, pause)
+
+
+NO_QUOTA, UNHEARD = {"quota": None}, {"head": None}
+ROUTES: dict[str, Any] = {"routes": [Route("m", ("q",), 1), Route("n", ("q",), 1)]}
+WORN = {"faults": MAX_ATTEMPTS}
+
+
+def pausing_the_quota(event: ProviderEvent) -> Retry:
+    return Retry(Outcome(CallState.QUEUED, error="why", refused=True), Observation(107.0, event))
+
+
+def later(event: ProviderEvent) -> Retry:
+    outcome = Outcome(CallState.QUEUED, error="why", not_before=107.0)
+    return Retry(outcome, Observation(event=event, error="why"))
+
+
+def refused(event: ProviderEvent | None) -> Refuse:
+    return Refuse(None if event is None else Observation(event=event))
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "step"),
+    [
+        (ErrorClass.RATE_LIMITED, {}, pausing_the_quota(ProviderEvent.REFUSED)),
+        (ErrorClass.RATE_LIMITED, NO_QUOTA, later(ProviderEvent.REFUSED)),
+        (ErrorClass.RATE_LIMITED, WORN, refused(ProviderEvent.REFUSED)),
+        (ErrorClass.OVERLOADED, {}, later(ProviderEvent.OVERLOADED)),
+        (ErrorClass.OVERLOADED, WORN, refused(ProviderEvent.OVERLOADED)),
+        (ErrorClass.TRANSIENT, {}, later(ProviderEvent.FAILED)),
+        (ErrorClass.TRANSIENT, UNHEARD, later(ProviderEvent.FAILED)),
+        (ErrorClass.TRANSIENT, WORN, refused(ProviderEvent.FAILED)),
+        (ErrorClass.TRANSIENT, {"faults": MAX_ATTEMPTS - 1}, later(ProviderEvent.FAILED)),
+        (ErrorClass.ACCOUNT, {}, LockOut(Observation(event=ProviderEvent.LOCKED_OUT, error="why"))),
+        (
+            ErrorClass.ACCOUNT,
+            WORN,
+            LockOut(Observation(event=ProviderEvent.LOCKED_OUT, error="why")),
+        ),
+        (ErrorClass.ACCOUNT, ROUTES, later(ProviderEvent.LOCKED_OUT)),
+        (ErrorClass.ACCOUNT, ROUTES | WORN, refused(ProviderEvent.LOCKED_OUT)),
+        (ErrorClass.FINAL, {}, refused(ProviderEvent.ANSWERED)),
+        (ErrorClass.FINAL, WORN | ROUTES, refused(ProviderEvent.ANSWERED)),
+        (ErrorClass.FINAL, UNHEARD, refused(None)),
+    ],
+)
+def test_what_becomes_of_a_call_whose_attempt_failed(
+    kind: ErrorClass, more: dict[str, Any], step: Any
+) -> None:
+    known = {"head": ResponseHead(False), "quota": "q", "routes": (), "faults": 1} | more
+    assert next_step(Verdict(kind, 7.0), "why", 100.0, **known) == step
+
+
+def test_a_page_that_no_client_can_read_counts_as_no_answer() -> None:
+    provider, error = PROVIDERS["openai"], AttributeError("'str' object has no attribute 'choices'")
+    assert judged(error, provider, 1, now=0.0, head=ResponseHead(True)).kind is ErrorClass.TRANSIENT
+    assert judged(_Response(400), provider, 1, now=0.0).kind is ErrorClass.FINAL
 
 
 def test_what_a_refused_answer_cost_is_kept() -> None:

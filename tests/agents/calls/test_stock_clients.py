@@ -313,7 +313,7 @@ async def test_it_says_what_the_bare_client_says_and_its_usage_is_recorded(
     assert wrapped.finish_reason == bare.finish_reason
     row = await asking.row()
     assert (row.state, row.usage) == (CallState.DONE, Usage(12, 3))
-    assert asking.client._options[0].provider.name == stock[0]
+    assert asking.client._candidates[0].provider.name == stock[0]
 
 
 @pytest.mark.parametrize("how", ASK)

@@ -12,7 +12,7 @@ from autogen_agentchat.messages import BaseChatMessage, TextMessage
 from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_core import CancellationToken
 
-from headway_agents import Again, Attempt, Journal, RunScope, Waits, bind, person_answer
+from headway_agents import Again, Attempt, Journal, NeedsInput, RunScope, bind, person_answer
 from headway_agents.steps.effects import idempotency_key
 from headway_agents.steps.inputs import now, random, step
 from headway_scheduler.backends.memory.store import MemoryStore
@@ -153,7 +153,7 @@ async def test_a_step_that_was_cut_off(
         assert keys == [row.call.id] * 2
         return
     assert await said(second) is None
-    assert second.stopped == Waits(row.call.id)
+    assert second.stopped == NeedsInput(row.call.id)
     given = Outcome(CallState.DONE, answer=person_answer("It went out."), arrival=0)
     await service.decide(row, given)
     assert await said(await begin(act)) == "'It went out.'"

@@ -19,7 +19,7 @@ from autogen_core.models import SystemMessage, UserMessage
 from autogen_ext.models.replay import ReplayChatCompletionClient
 from PIL import Image as Picture
 
-from headway_agents import Again, Attempt, Journal, RunScope, Waits, bind, person_answer
+from headway_agents import Again, Attempt, Journal, NeedsInput, RunScope, bind, person_answer
 from headway_agents.steps.effects import idempotent
 from headway_agents.wrappers.memory import JournaledMemory
 from headway_scheduler.backends.memory.store import MemoryStore
@@ -196,7 +196,7 @@ async def test_an_addition_that_was_cut_off(
         task = asyncio.create_task(stand_in(agent).add(note))
         await asyncio.wait([task])
         assert task.exception() is not None
-        assert attempt.stopped == Waits(row.call.id)
+        assert attempt.stopped == NeedsInput(row.call.id)
         given = Outcome(CallState.DONE, answer=person_answer("It was."), arrival=0)
         await service.decide(row, given)
         agent = writer(diary)

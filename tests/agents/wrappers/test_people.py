@@ -22,7 +22,7 @@ from autogen_core.models import CreateResult, RequestUsage
 from autogen_ext.code_executors.local import LocalCommandLineCodeExecutor
 from autogen_ext.models.replay import ReplayChatCompletionClient
 
-from headway_agents import Attempt, Journal, RunScope, Waits, bind, person_answer
+from headway_agents import Attempt, Journal, NeedsInput, RunScope, bind, person_answer
 from headway_agents.wrappers.people import answer_handoff
 from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.errors import RunClosed
@@ -112,7 +112,7 @@ async def test_a_run_waits_for_a_person_and_goes_on_with_the_answer(
     first = await begin(chat(UserProxyAgent("user", input_func=asked), "Which sea?"))
     assert await run(first) is None
     (row,) = (row for row in await records("run") if row.call.kind == "person")
-    assert first.stopped == Waits(row.call.id)
+    assert first.stopped == NeedsInput(row.call.id)
     assert row.call.path == "user"
     prompt = await store.prompt(row.call.request_hash)
     assert prompt is not None
@@ -234,12 +234,12 @@ async def test_a_handoff_to_a_person_waits_and_goes_on(
         assert await run(first) is None
         rows = await records("run")
         assert [row.call.kind for row in rows] == ["model", "person"]
-        assert first.stopped == Waits(rows[1].call.id)
+        assert first.stopped == NeedsInput(rows[1].call.id)
     await answer("Flight 9.")
     team = swarm(hand_off("user"))
     second = await begin(team)
     assert await run(second) is None
-    assert isinstance(second.stopped, Waits)
+    assert isinstance(second.stopped, NeedsInput)
     rows = await records("run")
     assert [row.call.kind for row in rows] == ["model", "person"] * 2
 

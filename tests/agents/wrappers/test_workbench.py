@@ -34,7 +34,7 @@ from autogen_ext.models.replay import ReplayChatCompletionClient
 from PIL import Image as Picture
 from pydantic import BaseModel
 
-from headway_agents import Again, Attempt, Journal, RunScope, Waits, bind, person_answer
+from headway_agents import Again, Attempt, Journal, NeedsInput, RunScope, bind, person_answer
 from headway_agents.steps.effects import idempotency_key, idempotent, once, pure
 from headway_agents.steps.lazy_start import release
 from headway_scheduler.backends.memory.store import MemoryStore
@@ -161,7 +161,7 @@ async def test_a_recorded_call_is_not_made_again(begin: Begin, records: Any) -> 
     second = await result_of(again)
     assert made == ["Ada"]
     assert last(first) == last(second) == "sent 'hi' to Ada"
-    assert again.scope.replayed == 2
+    assert again.scope.machine.replayed == 2
 
 
 async def test_equal_calls_are_told_apart_and_different_ones_too(begin: Begin) -> None:
@@ -359,7 +359,7 @@ async def test_a_tool_that_happens_once_waits_for_a_person(
     tool = once(tool) if declared else tool
     await cut_off(await begin(writer(tool_calls(("act", {"n": 1})), tools=[tool])), acts)
     (step,) = await steps(records)
-    assert await stop_of(await begin(writer(tools=[tool]))) == Waits(step.call.id)
+    assert await stop_of(await begin(writer(tools=[tool]))) == NeedsInput(step.call.id)
     assert len(keys) == 1
     rows = await records("run")
     arrival = 1 + max(row.arrival for row in rows if row.arrival is not None)
@@ -608,7 +608,7 @@ async def test_an_mcp_call_that_was_cut_off(
     await task
     lost = (await steps(records))[-1]
     assert lost.state is CallState.UNKNOWN
-    assert await stop_of(await begin(writer(workbench=make()))) == Waits(lost.call.id)
+    assert await stop_of(await begin(writer(workbench=make()))) == NeedsInput(lost.call.id)
     assert log() == ["start", "hang"]
     result = await result_of(await begin(writer(workbench=pure(make()))))
     assert last(result) == "hung"
@@ -682,7 +682,7 @@ async def test_code_that_was_cut_off_waits_for_a_person(
     await cut_off(await begin(team(script)), acts)
     await task
     (step,) = await steps(records)
-    assert await stop_of(await begin(team())) == Waits(step.call.id)
+    assert await stop_of(await begin(team())) == NeedsInput(step.call.id)
     await service.decide(step, Outcome(CallState.DONE, answer=person_answer("42"), arrival=1))
     assert last(await result_of(await begin(team()))) == "42"
     assert log.read_text() == "run\n"

@@ -1,0 +1,48 @@
+"""Models as workflows name them, and who answers for them. Data only."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autogen_core.models import ChatCompletionClient
+
+from headway_scheduler.model.calls import Usage
+from headway_scheduler.providers import OTHER, Provider
+
+Price = Callable[[Usage], float]
+"""Dollars for usage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a model is called in workflows, and the quotas that its calls draw on.
+
+    ``idempotency_header`` takes the call's id, the same at every attempt, if the server knows such
+    a header. ``price`` says what usage costs, in dollars; it is asked where a quota of this model
+    (``counts_usd``) or of the run is of dollars. ``provider`` says what is charged and what answers
+    mean; None: as the client's class tells.
+    """
+
+    name: str
+    quotas: tuple[str, ...]
+    idempotency_header: str | None = None
+    price: Price | None = None
+    provider: Provider | None = None
+    counts_usd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model that a call may go to.
+
+    ``provider`` reads its answers, and ``client`` sends, if it is asked through a client of
+    AutoGen. ``rank`` as of a Route: 0 is as good as what was asked for.
+    """
+
+    model: Model
+    provider: Provider
+    client: ChatCompletionClient | None = None
+    rank: int = 0
+
+
+NO_CANDIDATE = Candidate(Model("", ()), OTHER)
+"""Where a step goes: to no model."""

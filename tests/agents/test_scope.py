@@ -1,0 +1,110 @@
+"""A run's scope between its calls and its machine: what no call may do to the others."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from autogen_core import CancellationToken
+from autogen_core.models import CreateResult
+from autogen_ext.models.replay import ReplayChatCompletionClient
+
+from headway_agents import Journal, Model, NonDeterminism, RunScope, ScheduledClient
+from headway_scheduler.errors import RunClosed
+from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.states import CallState
+from headway_scheduler.runtime.local import LocalScheduler
+
+pytestmark = pytest.mark.anyio
+MODEL = Model("m", ("q",))
+ENDED = (asyncio.CancelledError, RunClosed)
+
+
+def asking(scope: RunScope, path: str, says: str = "hm") -> ScheduledClient:
+    return ScheduledClient(ReplayChatCompletionClient([says]), MODEL, scope, path)
+
+
+async def test_a_call_that_is_cancelled_while_it_is_recorded_holds_up_no_other(
+    scope: RunScope, question: Any, records: Any
+) -> None:
+    """It has a number by then, and nobody would deliver it."""
+
+    class Leaving(ReplayChatCompletionClient):
+        async def create(self, *arguments: Any, **more: Any) -> CreateResult:
+            result = await super().create(*arguments, **more)
+            asyncio.get_running_loop().call_soon(token.cancel)
+            return result
+
+    token = CancellationToken()
+    client = ScheduledClient(Leaving(["paid"]), MODEL, scope, "w")
+    task = asyncio.ensure_future(client.create(question(), cancellation_token=token))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with anyio.fail_after(5):
+        assert (await asking(scope, "v").create(question())).content == "hm"
+    assert {row.state for row in await records()} == {CallState.DONE}
+
+
+async def test_an_answer_whose_turn_never_comes_shows_that_the_workflow_changed(
+    service: LocalScheduler, question: Any, records: Any
+) -> None:
+    """The first answer is of an agent that is gone; the second one waits for it, and nothing else
+    goes on."""
+    scope = RunScope(service, "run", Priority.NORMAL)
+    for path in ("gone", "w"):
+        await asking(scope, path).create(question())
+    scope.close()
+    again = RunScope(service, "run", Priority.NORMAL, Journal(await records()))
+    with anyio.fail_after(10), pytest.raises(RunClosed):
+        await asking(again, "w").create(question())
+    assert isinstance(again.stopped, NonDeterminism)
+    assert again.stopped.nearest is not None
+    assert again.stopped.nearest.call.path == "gone"
+
+
+async def test_a_stream_that_is_first_looked_at_when_its_run_has_ended_asks_nothing(
+    scope: RunScope, question: Any, records: Any
+) -> None:
+    stream = asking(scope, "w").create_stream(question())
+    scope.close()
+    with pytest.raises(RunClosed):
+        await anext(stream)
+    assert not await records()
+
+
+@pytest.mark.parametrize(
+    "means",
+    [
+        lambda task, token: task.cancel(),
+        lambda task, token: token.cancel(),
+    ],
+    ids=["task", "token"],
+)
+async def test_a_call_that_is_cancelled_anywhere_holds_up_no_other(
+    means: Callable[..., Any], service: LocalScheduler, question: Any
+) -> None:
+    """Two agents at once, one of them cancelled after k turns of the loop, for every k."""
+    finished = 0
+    for turns in range(1000):
+        scope = RunScope(service, f"run-{turns}", Priority.NORMAL)
+        token = CancellationToken()
+        first = asking(scope, "first").create(question(), cancellation_token=token)
+        task, other = (
+            asyncio.ensure_future(first),
+            asyncio.ensure_future(asking(scope, "other").create(question())),
+        )
+        for _ in range(turns):
+            await checkpoint()
+        finished += task.done()
+        means(task, token)
+        with anyio.fail_after(5):
+            (outcome,) = await asyncio.gather(task, return_exceptions=True)
+            assert isinstance(outcome, (CreateResult, *ENDED))
+            assert (await other).content == "hm"
+            assert (await asking(scope, "next").create(question())).content == "hm"
+        assert scope.machine.in_flight == 0
+        if finished == 3:
+            return
+    raise AssertionError("never finished")
