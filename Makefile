@@ -10,8 +10,10 @@ LOCK := requirements-dev.lock
 demo: $(STAMP)  ## urgent and background teams on a simulated provider; no key needed
 	$(BIN)/headway demo
 
-test: $(STAMP)  ## the whole suite
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## the whole suite, and which share of the lines it executes
+	mkdir -p build
+	$(BIN)/python -m slipcover -m pytest
+	$(BIN)/python tools/covered_share.py
 
 check: $(STAMP)  ## format, lint, types, public types, layers, docs, lock
 	$(BIN)/ruff format --check .
