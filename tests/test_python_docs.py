@@ -24,7 +24,7 @@ def public(kind: type) -> set[str]:
     return {name for name in vars(kind) if not name.startswith("_")}
 
 
-INTERNAL = {"begin", "bumped", "heed", "publish"}
+INTERNAL = {"begin", "obey", "publish"}
 """What the runner and the worker do to a handle."""
 
 

@@ -27,6 +27,7 @@ from headway_scheduler.errors import (
 from headway_scheduler.model.calls import CallRecord, Priority
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.protocol.commands import CancelRun, ClaimRun, PauseRun, QueueRun
 from headway_scheduler.runtime.client import SchedulerClient
 from headway_scheduler.runtime.clock import Clock, system_clock
 from headway_scheduler.runtime.local import LocalScheduler
@@ -54,9 +55,9 @@ from .runs.journal import inherited_answers
 from .runs.options import RunOptions, with_options
 from .runs.receipt import Receipt, receipt
 from .runs.runner import Person, Runner
+from .workers.commands import Commands
 from .workers.executor import Executor, new_worker
 from .workers.leader import Leader, LocalWorker, raise_store_error
-from .workers.leader_commands import Commands
 from .workers.remote_commands import RemoteCommands, Vacancy
 from .workflows import Workflows
 
@@ -373,7 +374,7 @@ class Headway:
         commands, key = self._commands, run.key
         existing = await self._store.run_with_key(key) if key is not None else None
         if existing is None:
-            await commands.submit(run)
+            await commands.execute(QueueRun(run))
             existing = await self._store.run_with_key(key) if key is not None else None
         return existing or run
 
@@ -442,13 +443,13 @@ class Headway:
     async def cancel(self, run_id: str) -> Run:
         """End a run for good, executed or not, by whatever process."""
         commands, run = self._commands, await self.get_run(run_id)
-        await commands.cancel(run.id)
+        await commands.execute(CancelRun(run.id))
         return await self.get_run(run.id)
 
     async def pause(self, run_id: str) -> Run:
         """Stop a run at its next call, until it is resumed; executed by whatever process."""
         commands, run = self._commands, await self.get_run(run_id)
-        await commands.pause(run.id)
+        await commands.execute(PauseRun(run.id))
         return await self.get_run(run.id)
 
     async def question(self, run_id: str) -> tuple[CallRecord, str] | None:
@@ -646,7 +647,7 @@ class Headway:
             with executor.expecting(replace(run, worker=executor.worker.id), plan) as handle:
                 try:
                     if run.worker != executor.worker.id:
-                        await self._commands.claim(run, executor.worker.id)
+                        await self._commands.execute(ClaimRun(run, executor.worker.id))
                 except RunNotResumable:
                     if executor.is_expected(handle):
                         raise

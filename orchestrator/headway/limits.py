@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from headway_scheduler.model.changes import Change
 from headway_scheduler.ports import Store
+from headway_scheduler.protocol.commands import ResumeQuota, SetLimits, SetWeight
 
-from .workers.leader_commands import Commands
+from .workers.commands import Commands, changed
 
 
 class Limits:
@@ -27,22 +28,22 @@ class Limits:
 
         The others are as configured. Raises ConfigError.
         """
-        return await self._commands.set_limits(quota, limits)
+        return await changed(self._commands, SetLimits(quota, dict(limits)))
 
     async def reset(self, quota: str) -> Change:
         """Go back to the configured limits. Raises UnknownQuota."""
-        return await self._commands.set_limits(quota, None)
+        return await changed(self._commands, SetLimits(quota, None))
 
     async def resume(self, quota: str) -> Change:
         """Let one call try of a quota that is stopped for a bad key or an empty account.
 
         Raises UnknownQuota.
         """
-        return await self._commands.resume_quota(quota)
+        return await changed(self._commands, ResumeQuota(quota))
 
     async def weight(self, team: str, weight: float | None) -> Change:
         """Change a team's share; None: back to the configured one. Raises CallerError."""
-        return await self._commands.set_weight(team, weight)
+        return await changed(self._commands, SetWeight(team, weight))
 
     async def log(self, *, limit: int | None = None) -> Sequence[Change]:
         """What was changed of limits, shares and the queue, newest first; at most ``limit``."""

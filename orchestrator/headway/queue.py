@@ -5,10 +5,11 @@ that follows, the leader makes them.
 """
 
 from headway_scheduler.model.calls import Priority
-from headway_scheduler.model.changes import ALL, DRAINED, OPEN, PAUSED, Change
+from headway_scheduler.model.changes import ALL, Change, HoldState
+from headway_scheduler.protocol.commands import SetHold, SetPriority
 
 from .config import parse_priority
-from .workers.leader_commands import Commands
+from .workers.commands import Commands, changed
 
 
 class Queue:
@@ -27,16 +28,16 @@ class Queue:
         that does not wait.
         """
         level = parse_priority(priority) if isinstance(priority, str) else priority
-        await self._commands.bump(id, level)
+        await self._commands.execute(SetPriority(id, level))
 
     async def pause(self, target: str = ALL) -> Change:
         """Admit nothing of ``all``, ``class:CLASS`` or ``model:MODEL``; what is in flight ends."""
-        return await self._commands.set_gate(target, PAUSED)
+        return await changed(self._commands, SetHold(target, HoldState.PAUSED))
 
     async def drain(self, target: str = ALL) -> Change:
         """Admit of it what waits already, and hold what comes later."""
-        return await self._commands.set_gate(target, DRAINED)
+        return await changed(self._commands, SetHold(target, HoldState.DRAINED))
 
     async def resume(self, target: str = ALL) -> Change:
         """Admit it again; what was held kept its place."""
-        return await self._commands.set_gate(target, OPEN)
+        return await changed(self._commands, SetHold(target, HoldState.OPEN))

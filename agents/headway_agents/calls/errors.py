@@ -129,7 +129,7 @@ def paid_usage(error: Exception) -> Usage | None:
     usage = getattr(getattr(error, "completion", None), "usage", None)
     if usage is None:
         return None
-    return Usage(usage.prompt_tokens, usage.completion_tokens)
+    return Usage.counted(usage.prompt_tokens, usage.completion_tokens)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

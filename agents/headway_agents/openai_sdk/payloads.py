@@ -150,4 +150,4 @@ def _usage(data: Any) -> Usage | None:
         next((usage[name] for name in names if isinstance(usage.get(name), int)), 0)
         for names in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
     ]
-    return Usage(*counts) if any(counts) else None
+    return Usage.counted(*counts)

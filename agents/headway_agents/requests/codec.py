@@ -26,10 +26,8 @@ class Request:
 
 
 def usage_of(usage: RequestUsage) -> Usage | None:
-    """Return what the provider counted; None for 0 and 0, which is how clients say "unknown"."""
-    if not usage.prompt_tokens and not usage.completion_tokens:
-        return None
-    return Usage(usage.prompt_tokens, usage.completion_tokens)
+    """Return what the provider counted, if it did."""
+    return Usage.counted(usage.prompt_tokens, usage.completion_tokens)
 
 
 def dump_result(result: CreateResult) -> str:

@@ -7,15 +7,16 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import anyio
 
 from headway_scheduler.errors import CallerError, HeadwayError, RunNotFound
-from headway_scheduler.model.calls import CallRecord, Priority, Usage
+from headway_scheduler.model.calls import CallRecord, Usage
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import ENDED_RUNS, RunState
 from headway_scheduler.ports import Store
+from headway_scheduler.protocol.commands import CancelRun, PauseRun, RunOrder, SetPriority
 
 from .events import Ended, Progress
 from .results import unpacked
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
     from headway_agents import Attempt
 
-
-EXECUTE, CANCEL, PAUSE, BUMP = "execute", "cancel", "pause", "bump"
-"""What a process may be told to do with a run: the verbs of orders."""
 
 LOOK_SECONDS = 0.25
 """How often it is looked whether a run of another process has stopped."""
@@ -126,19 +124,20 @@ class RunHandle:
         if self._attempt is not None:
             self._attempt.scope.pause()
 
-    def heed(self, verb: str) -> None:
-        """Do what an operator wants: cancel or pause."""
-        if verb == CANCEL:
-            self.cancel()
-        elif verb == PAUSE:
-            self.pause()
-
-    def bumped(self, priority: Priority) -> Run:
-        """Go on in another class: what waits of it, and what it will ask."""
-        self.run = replace(self.run, priority=priority)
-        if self._attempt is not None:
-            self._attempt.scope.priority = priority
-        return self.run
+    def obey(self, order: RunOrder) -> None:
+        """Do what an operator wants. Of another class the row is changed by whoever tells."""
+        match order:
+            case CancelRun():
+                self.cancel()
+            case PauseRun():
+                self.pause()
+            case SetPriority():
+                # What waits of it follows with the row; this is for what it will ask.
+                self.run = replace(self.run, priority=order.priority)
+                if self._attempt is not None:
+                    self._attempt.scope.priority = order.priority
+            case _:
+                assert_never(order)
 
     async def stream(self) -> AsyncIterator["Progress | BaseChatMessage | BaseAgentEvent"]:
         """All messages of the team and all progress events, from the first one to the end."""

@@ -8,26 +8,35 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 import anyio
 from anyio.abc import TaskGroup
 
-from headway_scheduler.backends.sqlite.leadership import WORKER
 from headway_scheduler.errors import SchedulerClosed, StoreError
 from headway_scheduler.model.batch import Batch
-from headway_scheduler.model.runs import Order, Run, Worker
+from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import RunState
 from headway_scheduler.ports import Store
+from headway_scheduler.protocol.commands import (
+    CancelRun,
+    ExecuteRun,
+    Order,
+    PauseRun,
+    RegisterWorker,
+    RetireWorker,
+    SetPriority,
+)
+from headway_scheduler.protocol.envelopes import WORKER
 from headway_scheduler.runtime.client import SchedulerClient
 from headway_scheduler.runtime.clock import Clock
 
 from ..runs.actions import require_idle
 from ..runs.events import Ended, of_batch
-from ..runs.handle import BUMP, EXECUTE, ReplayOptions, RunHandle
+from ..runs.handle import ReplayOptions, RunHandle
 from ..runs.runner import Runner
 from ..workflows import Workflows
-from .leader_commands import Commands
+from .commands import Commands
 
 LOOK_SECONDS = 0.5
 """How often one that works until nothing is left looks whether anything is."""
@@ -129,7 +138,7 @@ class Executor:
     async def join(self) -> None:
         """Be known as one who executes runs, before the first of them."""
         if not self.has_joined:
-            await self._commands.enlist(self.worker)
+            await self._commands.execute(RegisterWorker(self.worker))
             self.has_joined = True
 
     def joins(self) -> Worker | None:
@@ -144,7 +153,7 @@ class Executor:
         """Execute runs no more. If that cannot be written, the leader sees that it is gone."""
         if self.has_joined:
             with suppress(StoreError):
-                await self._commands.retire(self.worker.id)
+                await self._commands.execute(RetireWorker(self.worker.id))
 
     async def work(self, slots: int, forever: bool, watch: Watch) -> None:
         """Take runs from the leader, until none is left or, ``forever``, until drained."""
@@ -168,15 +177,19 @@ class Executor:
 
     def heed(self, order: Order) -> None:
         """Do what the leader wants done with a run."""
-        handle = self.handles.get(order.run_id)
-        if order.verb == EXECUTE and order.run is not None:
-            self._given(order.run, handle)
-        elif handle is None:
-            return  # it has ended, and its row is on its way
-        elif order.verb == BUMP and order.priority is not None:
-            self._asking.note_run(handle.bumped(order.priority))
-        else:
-            handle.heed(order.verb)
+        match order:
+            case ExecuteRun():
+                self._given(order.run, self.handles.get(order.run.id))
+            case CancelRun() | PauseRun():
+                # Without a handle it has ended, and its row is on its way.
+                if (handle := self.handles.get(order.run_id)) is not None:
+                    handle.obey(order)
+            case SetPriority():
+                if (handle := self.handles.get(order.target)) is not None:
+                    handle.obey(order)
+                    self._asking.note_run(handle.run)
+            case _:
+                assert_never(order)
 
     def committed(self, batch: Batch) -> None:
         """Show the runs of this process what became of their calls."""
@@ -220,7 +233,7 @@ class Executor:
             takes_interrupted=takes_interrupted,
             workflows=self._workflows.names,
         )
-        await self._commands.enlist(self.worker)
+        await self._commands.execute(RegisterWorker(self.worker))
         self.has_joined = True
 
     async def _is_any_left(self) -> bool:

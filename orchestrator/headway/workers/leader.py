@@ -16,12 +16,10 @@ given to workers by a row that names the worker, in the commit that tells it.
 
 import asyncio
 import logging
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, replace
-from itertools import groupby
 from types import TracebackType
 from typing import Self
 
@@ -50,18 +48,25 @@ from headway_scheduler.errors import (
     StoreTakenOver,
 )
 from headway_scheduler.model.batch import Answer, Batch, Letter
-from headway_scheduler.model.runs import Order, Run, Worker
+from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import RunState
-from headway_scheduler.protocol.codec import Parcel, is_parcel, load_parcel
+from headway_scheduler.protocol.codec import dump, load_request, refused
+from headway_scheduler.protocol.commands import (
+    Command,
+    ExecuteRun,
+    LongRunning,
+    Order,
+    RetireWorker,
+)
+from headway_scheduler.protocol.envelopes import ASKER, WORKER, Done, MessageBatch
 from headway_scheduler.runtime.local import LocalScheduler, let_go
 from headway_scheduler.runtime.pending import Completion, answering
 
 from ..config import Config
 from ..runs.actions import Control
-from ..runs.handle import EXECUTE, RunHandle
+from ..runs.handle import RunHandle
 from ..workflows import is_portable
 from .leader_commands import LeaderCommands
-from .letters import LASTING, carry_out, done, letter, refusal, verb_of
 
 RETRY_SECONDS = 1.0
 """How long a letter waits that could not be answered, because the database cannot be written."""
@@ -198,7 +203,7 @@ class Leader:
             self._vigils = {key: self._vigils.get(key) or self._vigil(key) for key in others}
             for worker, vigil in self._vigils.items():
                 # By a letter: what it told before it died comes first.
-                retire = letter("retire", worker=worker)
+                retire = dump(RetireWorker(worker))
                 if vigil.may_lead() and await to_thread.run_sync(self._post, retire):
                     dead.add(worker)
 
@@ -209,7 +214,7 @@ class Leader:
         """Write a letter to this process; whether it could be."""
         try:
             with closing(Inbox(self.store.path)) as inbox:
-                inbox.post(str(os.getpid()), event)
+                inbox.post(f"{ASKER}leader", event)
         except StoreError:
             return False
         return True
@@ -263,7 +268,7 @@ class Leader:
 
     async def _give(self, run: Run, worker: str) -> None:
         taken = replace(run, worker=worker)
-        order = Order(EXECUTE, run.id, run=taken)
+        order = ExecuteRun(taken)
         if self._local_worker is not None and worker == self._local_worker.worker.id:
             await self.service.save_run(taken)
             self._local_worker.on_order(order)
@@ -336,26 +341,40 @@ class _Desk:
         self._come.set()
 
     async def _take(self, letters: Sequence[Letter], group: TaskGroup | None) -> None:
-        for are_parcels, some in groupby(letters, key=lambda letter: is_parcel(letter.event)):
-            if are_parcels:
-                await self._deliver(list(some), group is None)
-                continue
-            for each in some:
-                if group is None:
-                    await self._settle(each)
-                elif verb_of(each.event) in LASTING:
-                    group.start_soon(self._settle_at_last, each)
-                else:
-                    await self._settle_at_last(each)
+        """Take requests in their order; only what waits for the end of a run lets others pass."""
+        batches: list[tuple[Letter, MessageBatch | InternalError]] = []
+        for each in letters:
+            match request := _read(each):
+                case MessageBatch():
+                    batches.append((each, request))
+                case InternalError() if each.sender.startswith(WORKER):
+                    batches.append((each, request))
+                case _:
+                    await self._deliver(batches, group is None)
+                    batches = []
+                    await self._answer(each, request, group)
+        await self._deliver(batches, group is None)
 
-    async def _deliver(self, letters: list[Letter], is_first: bool) -> None:
-        """Hand parcels over, all at once; if they cannot be written, again from the first one."""
-        while letters:
+    async def _answer(
+        self, letter: Letter, command: Command | InternalError, group: TaskGroup | None
+    ) -> None:
+        if group is None:
+            await self._settle(letter, command)
+        elif isinstance(command, LongRunning):
+            group.start_soon(self._settle_at_last, letter, command)
+        else:
+            await self._settle_at_last(letter, command)
+
+    async def _deliver(
+        self, batches: list[tuple[Letter, MessageBatch | InternalError]], is_first: bool
+    ) -> None:
+        """Hand batches over, all at once; if they cannot be written, again from the first one."""
+        while batches:
             try:
-                completions = [self._delivered(letter) for letter in letters]
+                completions = [self._delivered(letter, batch) for letter, batch in batches]
                 for completion in completions:
                     await completion.wait()
-                    letters = letters[1:]
+                    batches = batches[1:]
             except SchedulerClosed:
                 return  # whoever admits next takes them
             except StoreTakenOver:
@@ -365,21 +384,19 @@ class _Desk:
                     raise
                 await anyio.sleep(RETRY_SECONDS)
 
-    def _delivered(self, letter: Letter) -> Completion:
-        try:
-            parcel = load_parcel(letter.event)
-        except InternalError as error:
-            _log.error("a parcel of worker %s is lost: %s", letter.sender, error)
-            parcel = Parcel(letter.sender)
-        return self._service.deliver(letter.id, parcel)
+    def _delivered(self, letter: Letter, batch: MessageBatch | InternalError) -> Completion:
+        if isinstance(batch, MessageBatch):
+            return self._service.deliver(letter.id, batch)
+        _log.error("a batch of worker %s cannot be read: %s", letter.sender, batch)
+        return self._service.deliver_unreadable(letter.id, letter.sender, str(batch))
 
-    async def _settle(self, letter: Letter) -> None:
-        await self._service.answer(Answer(letter.id, await self._outcome(letter)))
+    async def _settle(self, letter: Letter, command: Command | InternalError) -> None:
+        await self._service.answer(Answer(letter.id, await self._outcome(letter, command)))
 
-    async def _settle_at_last(self, letter: Letter) -> None:
+    async def _settle_at_last(self, letter: Letter, command: Command | InternalError) -> None:
         while True:
             try:
-                await self._settle(letter)
+                await self._settle(letter, command)
                 return
             except SchedulerClosed:
                 return  # whoever admits next takes it
@@ -388,16 +405,25 @@ class _Desk:
             except StoreError:
                 await anyio.sleep(RETRY_SECONDS)
 
-    async def _outcome(self, letter: Letter) -> str:
+    async def _outcome(self, letter: Letter, command: Command | InternalError) -> str:
         try:
-            with answering(lambda change: Answer(letter.id, done(change))):
-                return done(await carry_out(letter.event, self._commands))
+            if isinstance(command, InternalError):
+                raise command
+            with answering(lambda change: Answer(letter.id, dump(Done(change)))):
+                return dump(Done(await self._commands.execute(command)))
         except (StoreError, SchedulerClosed):
             raise
         except HeadwayError as error:
-            return refusal(error)
+            return dump(refused(error))
         except Exception as error:  # a bug; it must not take this process with it, nor the next
-            return refusal(InternalError(f"{type(error).__name__}: {error}"))
+            return dump(refused(InternalError(f"{type(error).__name__}: {error}")))
+
+
+def _read(letter: Letter) -> MessageBatch | Command | InternalError:
+    try:
+        return load_request(letter.event)
+    except InternalError as error:
+        return error
 
 
 def raise_store_error(

@@ -1,15 +1,15 @@
-"""The verbs, in a process that does not admit: asked of the one that does. Law: asked exactly once.
+"""Commands, in a process that follows: asked of the leader. Law: asked exactly once.
 
-Theory of operation. A verb becomes a letter in the database, and its answer is waited for. If
+Theory of operation. A command becomes a request in the database, and its answer is waited for. If
 whoever admits goes away meanwhile, the system frees the lock, and this process gets it, leads for
 as long as the letters that wait need, its own among them, and finds its answer like any other. A
 process that is killed while it waits has asked all the same.
 """
 
-import os
-from collections.abc import Awaitable, Callable, Mapping
+import secrets
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import assert_never
 
 import anyio
 from anyio import to_thread
@@ -17,12 +17,10 @@ from anyio import to_thread
 from headway_scheduler.backends.sqlite.leadership import Stamp
 from headway_scheduler.backends.sqlite.mailbox import Inbox
 from headway_scheduler.cluster.remote import posted
-from headway_scheduler.errors import InternalError
-from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.changes import Change
-from headway_scheduler.model.runs import Run, Worker
-
-from .letters import letter, outcome_of
+from headway_scheduler.protocol.codec import dump, error_of, load_answer
+from headway_scheduler.protocol.commands import Command
+from headway_scheduler.protocol.envelopes import ASKER, Done, Refused
 
 SHORTEST_SECONDS = 0.002
 LONGEST_SECONDS = 0.05
@@ -53,67 +51,28 @@ class RemoteCommands:
 
     def __init__(self, database: Path, stand_in: Callable[[], Awaitable[None]]) -> None:
         self._database = database
+        self._sender = f"{ASKER}{secrets.token_hex(6)}"
         self._stand_in = stand_in
 
-    async def submit(self, run: Run) -> None:
-        """Queue a run; if one has its key already, nothing happens."""
-        await self._ask("submit", run=run)
+    async def execute(self, command: Command) -> Change | None:
+        """Ask the leader, and return what an operator changed by it. Raises what the leader does.
 
-    async def cancel(self, run_id: str) -> None:
-        """End a run for good. Raises RunNotFound or RunNotResumable."""
-        await self._ask("cancel", run_id=run_id)
-
-    async def pause(self, run_id: str) -> None:
-        """Stop a run at its next call. Raises RunNotFound or RunNotResumable."""
-        await self._ask("pause", run_id=run_id)
-
-    async def bump(self, target: str, priority: Priority) -> None:
-        """Change a class. Raises RunNotFound, RunNotResumable or IllegalTransition."""
-        await self._ask("bump", target=target, priority=priority)
-
-    async def set_gate(self, target: str, state: str) -> Change:
-        """Open, pause or drain. Raises CallerError."""
-        return await self._change("set_gate", target=target, state=state)
-
-    async def set_limits(self, quota: str, limits: Mapping[str, object] | None) -> Change:
-        """Change limits over the configuration of the leader. Raises ConfigError."""
-        return await self._change("set_limits", quota=quota, limits=limits)
-
-    async def set_weight(self, team: str, weight: float | None) -> Change:
-        """Change a share. Raises CallerError."""
-        return await self._change("set_weight", team=team, weight=weight)
-
-    async def resume_quota(self, quota: str) -> Change:
-        """Let one call try. Raises UnknownQuota."""
-        return await self._change("resume_quota", quota=quota)
-
-    async def enlist(self, worker: Worker) -> None:
-        """Execute runs in this process, so many of them."""
-        await self._ask("enlist", worker=worker)
-
-    async def claim(self, run: Run, worker: str) -> None:
-        """Have a run for this process. Raises RunNotResumable."""
-        await self._ask("claim", run=run, worker=worker)
-
-    async def retire(self, worker: str) -> None:
-        """Execute runs no more."""
-        await self._ask("retire", worker=worker)
-
-    async def _change(self, verb: str, **values: Any) -> Change:
-        change = await self._ask(verb, **values)
-        if change is None:
-            raise InternalError(f"the leader, of another version, does not say what {verb} changed")
-        return change
-
-    async def _ask(self, verb: str, **values: Any) -> Change | None:
-        event = letter(verb, **values)
+        CallerError for a value that JSON does not have.
+        """
+        request = dump(command)
         inbox = await to_thread.run_sync(Inbox, self._database)
         try:
-            letter_id = await posted(inbox, str(os.getpid()), event, meanwhile=self._stand_in)
-            answer = await self._answer(inbox, letter_id)
+            request_id = await posted(inbox, self._sender, request, meanwhile=self._stand_in)
+            answer = load_answer(await self._answer(inbox, request_id))
         finally:
             inbox.close()
-        return outcome_of(answer)
+        match answer:
+            case Done():
+                return answer.change
+            case Refused():
+                raise error_of(answer)
+            case _:
+                assert_never(answer)
 
     async def _answer(self, inbox: Inbox, letter_id: int) -> str:
         pause = SHORTEST_SECONDS

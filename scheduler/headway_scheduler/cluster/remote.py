@@ -35,13 +35,15 @@ from ..backends.sqlite.listener import Lookout
 from ..backends.sqlite.mailbox import Inbox
 from ..backends.sqlite.notifier import Bell, bell_of
 from ..backends.sqlite.stopped_writer import wake_writer
-from ..errors import StoreBusy, StoreError, StoreTakenOver, own_copy
+from ..errors import HeadwayError, InternalError, StoreBusy, StoreError, StoreTakenOver, own_copy
 from ..model.batch import Batch
 from ..model.calls import Outcome
 from ..model.quotas import Observation
-from ..model.runs import Order, Worker
+from ..model.runs import Worker
 from ..model.states import LIVE_CALLS, CallState
-from ..protocol.codec import Grant, Notice, Parcel, Refusal, dump, error_of, load_notice
+from ..protocol.codec import dump, error_of, load_notification, load_request
+from ..protocol.commands import Order
+from ..protocol.envelopes import Grant, Handled, MessageBatch, Notification
 from ..protocol.messages import MarkSent, Message, Observe, Settle, Submit
 from ..protocol.mirror import Mirror
 from ..runtime.client import SchedulerClient
@@ -178,7 +180,7 @@ class RemoteScheduler(SchedulerClient):
         self._retry_at = None
         notices, self._notices = self._notices, []
         for notice_id, text in notices:
-            self._heed(load_notice(text))
+            self._heed(load_notification(text))
             self._seen = notice_id
         if self._lost is not None:
             raise self._lost
@@ -189,17 +191,16 @@ class RemoteScheduler(SchedulerClient):
             self._callbacks.on_change(changed)
 
     async def _hand_over(self, pendings: list[Pending]) -> None:
-        messages = tuple(message for pending in pendings for message in pending.messages)
-        joins, is_synced = self._callbacks.joins(), any(map(_is_end, messages))
-        text = dump(Parcel(self.worker, messages, self._seen, joins))
+        pendings, batch, text = self._readable(pendings)
+        is_synced = any(map(_is_end, batch.messages))
         try:
             letter_id = await posted(self._outgoing, self.worker, text, synced=is_synced)
         except StoreError as error:
             self._fail(pendings, error)
             return
-        if joins is not None:
+        if batch.joins is not None:
             self._callbacks.on_join()
-        self._mirror.told(messages, self._clock())
+        self._mirror.told(batch.messages, self._clock())
         awaiting: dict[int, Pending] = {}
         for number, pending in enumerate(pendings):  # of this process: one message each
             if _is_end(pending.messages[0]):
@@ -208,6 +209,39 @@ class RemoteScheduler(SchedulerClient):
                 awaiting[number] = pending
         if awaiting:
             self._posted[letter_id] = awaiting
+
+    def _readable(self, pendings: list[Pending]) -> tuple[list[Pending], MessageBatch, str]:
+        """Return the batch, and its text, of those pendings that the leader will be able to read.
+
+        The agents of calls that end in it go on at once, so what cannot be read is found here. It
+        is raised at its own caller; an end is told as a failure, so that what the call holds comes
+        back.
+        """
+        batch = self._batch(pendings)
+        try:
+            text = dump(batch)
+            load_request(text)
+        except HeadwayError:
+            pendings = [kept for each in pendings if (kept := self._kept(each)) is not None]
+            batch = self._batch(pendings)
+            text = dump(batch)
+        return pendings, batch, text
+
+    def _kept(self, pending: Pending) -> Pending | None:
+        try:
+            load_request(dump(self._batch([pending])))
+        except HeadwayError as error:
+            pending.complete(error)
+            told = pending.messages[0]
+            if not isinstance(told, Settle):
+                return None
+            failed = Outcome(CallState.FAILED, error=str(error))
+            return Pending((Settle(told.call_id, failed),))
+        return pending
+
+    def _batch(self, pendings: Sequence[Pending]) -> MessageBatch:
+        messages = tuple(message for pending in pendings for message in pending.messages)
+        return MessageBatch(self.worker, messages, self._seen, self._callbacks.joins())
 
     def _fail(self, pendings: list[Pending], error: StoreError) -> None:
         """Say that nothing was handed over, and keep what must still be."""
@@ -219,13 +253,13 @@ class RemoteScheduler(SchedulerClient):
 
     # What comes back
 
-    def _heed(self, notice: Notice) -> None:
-        if notice.is_lost:
+    def _heed(self, notice: Notification) -> None:
+        if notice.evicted:
             self._lose()
             return
-        self._alone, self._stopped = frozenset(notice.alone), frozenset(notice.stopped)
-        for letter_id, refusals in notice.told:
-            self._answer(self._posted.pop(letter_id, {}), refusals)
+        self._alone, self._stopped = frozenset(notice.unanswered), frozenset(notice.locked_out)
+        for handled in notice.handled:
+            self._answer(self._posted.pop(handled.request_id, {}), handled)
         for grant in notice.grants:
             self._take(grant)
         for call_id in notice.preempt:
@@ -234,10 +268,13 @@ class RemoteScheduler(SchedulerClient):
         for order in notice.orders:
             self._callbacks.on_order(order)
 
-    def _answer(self, awaiting: dict[int, Pending], refusals: Sequence[Refusal]) -> None:
-        for refusal in refusals:
+    def _answer(self, awaiting: dict[int, Pending], handled: Handled) -> None:
+        if handled.unreadable:
+            self._lose_batch(awaiting, handled.unreadable)
+            return
+        for refusal in handled.refusals:
             error = error_of(refusal.error)
-            if (pending := awaiting.pop(refusal.number, None)) is None:
+            if (pending := awaiting.pop(refusal.index, None)) is None:
                 _log.error("the leader refused what nobody waits for: %s", error)
                 continue
             if isinstance(told := pending.messages[0], Submit):
@@ -247,6 +284,14 @@ class RemoteScheduler(SchedulerClient):
             pending.stands = True
             if not pending.until_granted:
                 pending.complete()
+
+    def _lose_batch(self, awaiting: dict[int, Pending], why: str) -> None:
+        """The leader could read nothing of a batch: let no caller go on as if it were recorded."""
+        for pending in awaiting.values():
+            if isinstance(told := pending.messages[0], Submit):
+                self._mirror.refused(told.call.id)
+            pending.complete(_unreadable(why))
+        self._answer_all(_unreadable(why))
 
     def _take(self, grant: Grant) -> None:
         call, waiting = self._mirror.granted(grant), self._waiting.get(grant.call_id)
@@ -342,6 +387,12 @@ async def posted(
             if waited > STOPPED_SECONDS:
                 wake_writer(inbox.path)
         await meanwhile()
+
+
+def _unreadable(why: str) -> InternalError:
+    return InternalError(
+        f"the leader could not read what this process told it ({why}): nothing of it is recorded"
+    )
 
 
 def _is_end(message: Message) -> bool:

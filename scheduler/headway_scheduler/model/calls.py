@@ -5,6 +5,7 @@ Times are seconds since the epoch, as told by the caller.
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import TypeGuard
 
 from .states import CallState
 
@@ -24,12 +25,30 @@ class Priority(IntEnum):
         return self.name.lower()
 
 
+LARGEST_COUNT = 10**12
+"""More tokens than this no answer takes. Sums of such counts are far from 2^63, where SQL ends."""
+
+
+def _is_count(number: object) -> TypeGuard[int]:
+    return type(number) is int and 0 <= number <= LARGEST_COUNT
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens that the provider counted for one answer."""
 
     input_tokens: int
     output_tokens: int
+
+    @classmethod
+    def counted(cls, input_tokens: object, output_tokens: object) -> "Usage | None":
+        """What a provider says that it counted; None for 0 and 0, or for what is no count.
+
+        Clients say 0 and 0 where they do not know. Some servers send -1, NaN or 1.5.
+        """
+        if not (_is_count(input_tokens) and _is_count(output_tokens)):
+            return None
+        return cls(input_tokens, output_tokens) if input_tokens or output_tokens else None
 
     @property
     def total(self) -> int:

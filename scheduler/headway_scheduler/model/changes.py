@@ -6,12 +6,20 @@ after a restart too, until it is taken back.
 
 import json
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 
 from ..errors import CallerError
 from .quotas import Limit, Quota, Resource
 
 ALL = "all"
-OPEN, PAUSED, DRAINED = "open", "paused", "drained"
+
+
+class HoldState(StrEnum):
+    """What an operator holds back."""
+
+    OPEN = "open"  # nothing
+    PAUSED = "paused"  # everything
+    DRAINED = "drained"  # what comes after the change
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +52,10 @@ def weight(team: str, share: float | None, at: float) -> Change:
     return Change(at, WEIGHT, team, json.dumps(share))
 
 
-def gate(target: str, state: str, next_seq: int, at: float) -> Change:
+def gate(target: str, state: HoldState, next_seq: int, at: float) -> Change:
     """Hold back what comes from ``next_seq`` on, or open again."""
-    return Change(at, GATE, target, json.dumps([state, 0 if state == OPEN else next_seq]))
+    first = 0 if state is HoldState.OPEN else next_seq
+    return Change(at, GATE, target, json.dumps([state, first]))
 
 
 def resume(target: str, at: float) -> Change:
@@ -69,7 +78,7 @@ def weight_of(change: Change) -> float | None:
     return share
 
 
-def gate_of(change: Change) -> tuple[str, int]:
+def gate_of(change: Change) -> tuple[HoldState, int]:
     """The state that a change states, and the first call that it means."""
     state, first = json.loads(change.value)
-    return state, first
+    return HoldState(state), first

@@ -72,13 +72,3 @@ class Worker:
     slots: int = 0
     takes_interrupted: bool = False
     workflows: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a process is to do with a run: execute ``run``, cancel, pause or bump it."""
-
-    verb: str
-    run_id: str
-    priority: Priority | None = None
-    run: Run | None = None

@@ -5,13 +5,31 @@ What watches a run, sums its dollars and packs its result needs them, and must n
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import assert_never
 
 from ..model.batch import Batch
 from ..model.calls import Call, CallRecord, Outcome
 from ..model.runs import Run
 from ..model.states import LIVE_CALLS, CallState
-from .codec import Grant
-from .messages import Message, Resubmit, SaveRun, Settle, Submit
+from .envelopes import Grant
+from .messages import (
+    Amend,
+    ApplyChange,
+    AwaitRuns,
+    Decide,
+    DropWorker,
+    ForgetRuns,
+    Learn,
+    MarkSent,
+    Message,
+    Observe,
+    ProbeStopped,
+    Resubmit,
+    SaveRun,
+    SetCallPriority,
+    Settle,
+    Submit,
+)
 
 
 class Mirror:
@@ -26,19 +44,33 @@ class Mirror:
     def told(self, messages: Iterable[Message], now: float) -> None:
         """Take in what was handed over."""
         for message in messages:
-            if isinstance(message, Submit):
-                record = CallRecord(message.call, seq=0, parked=message.parked)
-                self._live[record.call.id] = record
-                self._new.append(record)
-            elif isinstance(message, Resubmit):
-                again = replace(message.record, state=CallState.QUEUED, error=None, parked=False)
-                again.finished_at = again.arrival = None
-                self._live[again.call.id] = again
-                self._changed.append(again)
-            elif isinstance(message, Settle):
-                self._settled(message.call_id, message.outcome, now)
-            elif isinstance(message, SaveRun):
-                self._runs.append(message.run)
+            match message:
+                case Submit():
+                    record = CallRecord(message.call, seq=0, parked=message.parked)
+                    self._live[record.call.id] = record
+                    self._new.append(record)
+                case Resubmit():
+                    self._resubmitted(message.record)
+                case Settle():
+                    self._settled(message.call_id, message.outcome, now)
+                case SaveRun():
+                    self._runs.append(message.run)
+                case (
+                    MarkSent()
+                    | Observe()
+                    | Decide()
+                    | SetCallPriority()
+                    | AwaitRuns()
+                    | ApplyChange()
+                    | DropWorker()
+                    | ProbeStopped()
+                    | Learn()
+                    | Amend()
+                    | ForgetRuns()
+                ):
+                    pass  # they change no row of a call that this process waits for
+                case _:
+                    assert_never(message)
 
     def granted(self, grant: Grant) -> Call | None:
         """Take in that a call may be sent, and return it as it goes; None if it is over."""
@@ -60,6 +92,12 @@ class Mirror:
         batch = Batch(tuple(self._new), tuple(self._changed), runs=tuple(self._runs))
         self._new, self._changed, self._runs = [], [], []
         return batch
+
+    def _resubmitted(self, record: CallRecord) -> None:
+        again = replace(record, state=CallState.QUEUED, error=None, parked=False)
+        again.finished_at = again.arrival = None
+        self._live[again.call.id] = again
+        self._changed.append(again)
 
     def _settled(self, call_id: str, outcome: Outcome, now: float) -> None:
         record = self._live.get(call_id)

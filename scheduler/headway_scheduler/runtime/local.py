@@ -28,12 +28,14 @@ from ..errors import HeadwayError, KeyTaken, StoreError
 from ..model import changes
 from ..model.batch import Answer, Batch, Mail, Snapshot
 from ..model.calls import CallRecord, Priority
-from ..model.changes import Change
+from ..model.changes import Change, HoldState
 from ..model.quotas import Observation, Quota
-from ..model.runs import Order, Run, Worker
+from ..model.runs import Run, Worker
 from ..model.states import UNDER_WAY, RunState
 from ..ports import Store
-from ..protocol.codec import Parcel
+from ..protocol.codec import refused
+from ..protocol.commands import Order
+from ..protocol.envelopes import Handled, MessageBatch, Refusal
 from ..protocol.messages import (
     ApplyChange,
     AwaitRuns,
@@ -154,7 +156,7 @@ class LocalScheduler(SchedulerClient):
         """
         return await self._change(changes.resume(quota, self._clock()))
 
-    async def set_gate(self, target: str, state: str) -> Change:
+    async def set_hold(self, target: str, state: HoldState) -> Change:
         """Open, pause or drain all, a class or a model; on disk when this returns.
 
         Raises CallerError or StoreError.
@@ -186,20 +188,37 @@ class LocalScheduler(SchedulerClient):
         await self._noted(Batch(joined=(worker,)))
         self._roll[worker.id] = worker
 
-    def deliver(self, letter_id: int, parcel: Parcel) -> Completion:
+    def deliver(self, request_id: int, batch: MessageBatch) -> Completion:
         """Take what a worker tells, at once; the completion is set when it is on disk.
 
-        What of it is refused goes back by mail. Nothing is taken from one that is not on the roll.
+        What of it is refused goes back in a notification. Nothing is taken from a worker that is
+        not listed.
         """
-        worker = parcel.worker
-        joined = () if parcel.joins is None else (parcel.joins,)
+        worker = batch.worker_id
+        joined = () if batch.joins is None else (batch.joins,)
         self._roll |= {each.id: each for each in joined}
-        is_known, completion = worker in self._roll, Completion()
-        also = Batch(taken=(letter_id,), seen=((worker, parcel.seen),), joined=joined)
-        messages = parcel.messages if is_known else ()
-        self._send(
-            Pending(messages, also, completion, worker, letter_id, is_of_nobody=not is_known)
+        is_listed = worker in self._roll
+        also = Batch(taken=(request_id,), seen=((worker, batch.seen),), joined=joined)
+        return self._delivered(
+            Pending(
+                batch.messages if is_listed else (),
+                also,
+                sender=worker,
+                request_id=request_id,
+                evicted=not is_listed,
+            )
         )
+
+    def deliver_unreadable(self, request_id: int, worker: str, why: str) -> Completion:
+        """Tell a worker that nothing of its batch could be read; on disk when it is completed."""
+        also = Batch(taken=(request_id,))
+        return self._delivered(
+            Pending((), also, sender=worker, request_id=request_id, unreadable=why)
+        )
+
+    def _delivered(self, pending: Pending) -> Completion:
+        pending.completion = completion = Completion()
+        self._send(pending)
         return completion
 
     async def lose(self, worker: str) -> list[Run]:
@@ -337,21 +356,16 @@ class LocalScheduler(SchedulerClient):
             for worker, order in pending.orders:
                 outbox.order(worker, order)
             if pending.sender is not None:
-                outbox.handled(
-                    pending.sender,
-                    pending.request_id,
-                    pending.refused,
-                    is_lost=pending.is_of_nobody,
-                )
+                refusals = (Refusal(n, refused(error)) for n, error in pending.refused.items())
+                handled = Handled(pending.request_id, tuple(refusals), pending.unreadable)
+                outbox.handled(pending.sender, handled, evicted=pending.evicted)
         for record in grants:
             if record.worker is not None:
                 outbox.grant(record.worker, record)
         for record in preempted:
             if record.worker is not None:
                 outbox.preempt(record.worker, record.call.id)
-        if not outbox.notices:
-            return ()
-        return outbox.mail(self._core.left_alone(), self._core.stopped())
+        return outbox.rows(self._core.left_alone(), self._core.stopped()) if outbox else ()
 
     def _answer(self, accepted: list[Pending], iteration: "_Iteration") -> None:
         """The commit stands: wake those who told something, and those who may send."""

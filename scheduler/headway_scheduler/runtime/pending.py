@@ -14,8 +14,8 @@ from ..errors import HeadwayError, own_copy
 from ..model.batch import Answer, Batch
 from ..model.calls import Call, Outcome
 from ..model.changes import Change
-from ..model.runs import Order
 from ..model.states import CallState
+from ..protocol.commands import Order
 from ..protocol.messages import Message, Settle
 
 NOTHING = Batch()
@@ -79,7 +79,9 @@ class Pending:
     """The worker that told them; None: this process."""
     request_id: int = 0
     """The row in which another process told them."""
-    is_of_nobody: bool = False
+    unreadable: str = ""
+    """Why nothing of the request could be read, if that is so."""
+    evicted: bool = False
     """Whether the sender was taken for dead: nothing that it tells is taken any more."""
     orders: tuple[tuple[str, Order], ...] = ()
     """What goes to other workers with the commit: the worker's id, and the order."""

@@ -285,7 +285,7 @@ told, checked = Path("stop"), reads.assert_epoch
 
 def stopped(db, path, epoch):
     checked(db, path, epoch)
-    letters = "SELECT 1 FROM inbox WHERE answer IS NULL AND event LIKE '%submit%'"
+    letters = "SELECT 1 FROM inbox WHERE answer IS NULL AND event LIKE '%QueueRun%'"
     if db.in_transaction and told.exists() and db.execute(letters).fetchall():
         told.unlink()
         os.kill(os.getpid(), signal.SIGSTOP)

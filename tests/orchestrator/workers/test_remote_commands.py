@@ -35,8 +35,10 @@ from headway_scheduler.errors import (
 )
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, Priority
+from headway_scheduler.model.changes import Change
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import RunState
+from headway_scheduler.protocol.commands import ClaimRun, Command, QueueRun
 
 pytestmark = pytest.mark.anyio
 
@@ -111,6 +113,22 @@ async def test_a_follower_executes_and_the_leader_admits(leader: SimulatedHeadwa
         _ = follower.queue
     with pytest.raises(CallerError, match="not open"):
         await follower.submit("agent", task="x")
+
+
+async def test_a_batch_that_the_leader_cannot_read_ends_no_run_as_if_it_were_recorded(
+    leader: SimulatedHeadway,
+) -> None:
+    async with second(leader) as follower:
+        await leader.queue.pause()
+        handle = await follower.start("agent", task="x")
+        while not leader.scheduler.queued():  # noqa: ASYNC110 (a list)
+            await anyio.sleep(0.01)
+        with closing(mailbox.Inbox(leader.config.database)) as inbox:
+            inbox.post(follower._executor.worker.id, '{"type": "MessageBatch", "messages": 1}')
+        with pytest.raises(RunFailed, match="could not read"):
+            await handle.result()
+        await leader.queue.resume()
+    assert (await leader.get_run(handle.id)).state is RunState.FAILED
 
 
 async def test_what_a_follower_is_refused_it_is_told(leader: SimulatedHeadway) -> None:
@@ -222,7 +240,7 @@ async def test_an_order_to_execute_starts_the_run_that_is_expected(
         with executor.expecting(replace(run, worker=worker)) as handle:
             assert leader._leader is not None
             await leader._leader._give(run, worker)
-            await headway._commands.claim(run, worker)
+            await headway._commands.execute(ClaimRun(run, worker))
             executor.start(handle)
         assert (await handle.result()).calls == 1
     assert len(leader.provider.ledger.paid) == 1
@@ -236,16 +254,17 @@ async def test_a_run_that_was_given_may_end_before_its_claim_is_heard(
         headway = follower if who == "follower" else leader
         await headway._executor.join()
         run = (await leader.submit("agent", task="x")).run
-        claim = headway._commands.claim
+        execute = headway._commands.execute
 
-        async def claim_late(run: Run, worker: str) -> None:
-            assert leader._leader is not None
-            await leader._leader._give(run, worker)
-            while run.id in headway._executor.handles:  # noqa: ASYNC110 (a mapping)
-                await anyio.sleep(0.01)
-            await claim(run, worker)
+        async def claim_late(command: Command) -> Change | None:
+            if isinstance(command, ClaimRun):
+                assert leader._leader is not None
+                await leader._leader._give(command.run, command.worker_id)
+                while run.id in headway._executor.handles:  # noqa: ASYNC110 (a mapping)
+                    await anyio.sleep(0.01)
+            return await execute(command)
 
-        monkeypatch.setattr(headway._commands, "claim", claim_late)
+        monkeypatch.setattr(headway._commands, "execute", claim_late)
         assert (await (await headway.resume(run.id)).result()).calls == 1
     assert len(leader.provider.ledger.paid) == 1
 
@@ -329,7 +348,7 @@ async def test_runs_of_workers_whom_nobody_knows_are_given_to_others(tmp_path: P
         await store.commit(Batch(runs=tuple(lost)))
     async with Headway(config) as headway:
         rows = {run.id: (run.state, run.worker) for run in await headway.list_runs()}
-        await headway._commands.submit(replace(lost[0], id="r-late"))
+        await headway._commands.execute(QueueRun(replace(lost[0], id="r-late")))
         assert (await headway.get_run("r-late")).worker is None
     assert rows == {
         "r-queued": (RunState.QUEUED, None),

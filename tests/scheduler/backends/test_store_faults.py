@@ -33,11 +33,13 @@ from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import HeadwayError, SchedulerClosed, StoreError
 from headway_scheduler.model.batch import Answer
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Usage
+from headway_scheduler.model.changes import HoldState
 from headway_scheduler.model.prompts import NO_PROMPT, ChainNode, Chunk, Prompt
 from headway_scheduler.model.quotas import Quota, Resource
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import IN_FLIGHT, LIVE_CALLS, CallState, RunState
-from headway_scheduler.protocol.codec import Parcel, dump, load_notice, load_parcel
+from headway_scheduler.protocol.codec import dump, load_notification, load_request
+from headway_scheduler.protocol.envelopes import MessageBatch
 from headway_scheduler.protocol.messages import SaveRun, Submit
 from headway_scheduler.runtime.local import LocalScheduler
 from headway_scheduler.runtime.pending import answering
@@ -286,7 +288,7 @@ class World:
             "bumped": self.bumped,
             "limits": partial(service.set_limits, "q", WIDER),
             "weight": partial(service.set_weight, "team", 2.0),
-            "gate": partial(service.set_gate, "class:low", "paused"),
+            "gate": partial(service.set_hold, "class:low", HoldState.PAUSED),
             "resumed": partial(service.resume_quota, "q"),
             "noted": self.noted,
             "learned": self.learned,
@@ -363,7 +365,7 @@ class World:
                 await to_thread.run_sync(inbox.post, "sender", event)
             first, second = inbox.waiting()
             with answering(lambda change: Answer(first.id, "done")):
-                await self.service.set_gate("model:other", "drained")
+                await self.service.set_hold("model:other", HoldState.DRAINED)
             await self.service.answer(Answer(second.id, "no"))
             assert [inbox.answer(each.id) for each in (first, second)] == ["done", "no"]
 
@@ -373,14 +375,15 @@ class World:
             SaveRun(run("r-w", RunState.RUNNING, LOST)),
             Submit(Call("r-w.0", "r-w", "a", "model", ("q",), Priority.LOW, 10, NOW)),
         )
-        parcel = Parcel(LOST, messages, joins=Worker(LOST, 1, NOW))
+        batch = load_request(dump(MessageBatch(LOST, messages, joins=Worker(LOST, 1, NOW))))
+        assert isinstance(batch, MessageBatch)
         try:
-            await self.service.deliver(7, load_parcel(dump(parcel))).wait()
+            await self.service.deliver(7, batch).wait()
         except StoreError:  # the letter is still there, and whoever leads takes it again
-            await self.service.deliver(7, load_parcel(dump(parcel))).wait()
+            await self.service.deliver(7, batch).wait()
         assert table(self.path, "SELECT id FROM workers") == [(LOST,)]
         (notice,) = table(self.path, "SELECT text FROM outbox WHERE worker = 'w-lost'")[-1]
-        assert [grant.call_id for grant in load_notice(notice).grants] == ["r-w.0"]
+        assert [grant.call_id for grant in load_notification(notice).grants] == ["r-w.0"]
 
     async def forgotten(self) -> None:
         await self.service.save_run(run("r-gone", RunState.COMPLETED))

@@ -17,18 +17,22 @@ from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.cluster.remote import FollowerCallbacks, RemoteScheduler
 from headway_scheduler.errors import (
     CallTooLarge,
+    InternalError,
     SchedulerClosed,
     StoreFull,
     StoreTakenOver,
     UnknownQuota,
 )
-from headway_scheduler.model.batch import Batch, Lesson
+from headway_scheduler.model.batch import Batch, Lesson, Letter
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Route, Usage
+from headway_scheduler.model.changes import HoldState
 from headway_scheduler.model.prompts import NO_PROMPT
 from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
-from headway_scheduler.model.runs import Order, Run, Worker
+from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import CallState, RunState
-from headway_scheduler.protocol.codec import load_parcel
+from headway_scheduler.protocol.codec import load_request
+from headway_scheduler.protocol.commands import Order, PauseRun
+from headway_scheduler.protocol.envelopes import MessageBatch
 from headway_scheduler.runtime.local import LocalScheduler
 
 pytestmark = pytest.mark.anyio
@@ -45,6 +49,12 @@ def call(number: int, priority: Priority = Priority.NORMAL, tokens: int = 10) ->
     return Call(f"r-1.{number}", "r-1", "writer", "m", ("q",), priority, tokens, 1.0, "hash")
 
 
+def batch_of(letter: Letter) -> MessageBatch:
+    request = load_request(letter.event)
+    assert isinstance(request, MessageBatch)
+    return request
+
+
 @dataclass
 class Office:
     """A leader that takes letters while it is open, and a worker."""
@@ -53,6 +63,7 @@ class Office:
     service: LocalScheduler
     store: SqliteStore
     is_open: bool = True
+    reads: bool = True
     seen: list[Batch] = field(default_factory=list)
     orders: list[Order] = field(default_factory=list)
     joined: bool = False
@@ -62,7 +73,11 @@ class Office:
         try:
             while True:
                 for letter in inbox.waiting() if self.is_open else ():
-                    await self.service.deliver(letter.id, load_parcel(letter.event)).wait()
+                    if self.reads:
+                        await self.service.deliver(letter.id, batch_of(letter)).wait()
+                        continue
+                    why = "from the future"
+                    await self.service.deliver_unreadable(letter.id, letter.sender, why).wait()
                 await anyio.sleep(0.002)
         finally:
             inbox.close()
@@ -185,7 +200,7 @@ async def test_an_end_that_an_agent_has_seen_outlives_a_power_cut(
         with closing(Inbox(path)) as inbox:
             letters = inbox.waiting()
         for letter in letters:
-            await service.deliver(letter.id, load_parcel(letter.event)).wait()
+            await service.deliver(letter.id, batch_of(letter)).wait()
         (row,) = await store.calls("r-1")
     assert (row.state, row.usage, row.answer, row.arrival) == (CallState.DONE, *_told(DONE))
 
@@ -350,8 +365,8 @@ async def test_orders_and_what_is_learned_pass(office: Office, remote: RemoteSch
     remote.learn("writer", "m", 400, Usage(100, 7))
     await remote.save_run(Run("r-1", "w", "t", Priority.LOW, RunState.RUNNING, 1.0))
     assert office.service.expected("writer", "m", 400, None).output_tokens == 7
-    await office.service.order(ME.id, Order("pause", "r-1"))
-    await until(lambda: office.orders == [Order("pause", "r-1")])
+    await office.service.order(ME.id, PauseRun("r-1"))
+    await until(lambda: office.orders == [PauseRun("r-1")])
     other = RemoteScheduler(office.path, "w-other", office.store.clock, office.callbacks())
     other.know([Lesson("something else", "x", "y"), *await office.store.lessons()])
     assert other.expected("writer", "m", 400, None).output_tokens == 7
@@ -403,6 +418,50 @@ async def test_what_cannot_be_written_is_told_and_ends_are_kept(
     assert len(await office.store.calls("r-1")) == 1
 
 
+@pytest.mark.parametrize("tokens", [1.5, float("nan")])
+async def test_an_end_that_no_leader_could_read_is_raised_at_its_caller_alone(
+    office: Office, remote: RemoteScheduler, tokens: float
+) -> None:
+    """Its agent would go on from an answer that is not recorded, and its run would complete."""
+    usage = Usage(tokens, 1)  # type: ignore[arg-type]
+    for number in range(2):
+        await remote.acquire(call(number))
+    async with anyio.create_task_group() as group:
+        group.start_soon(remote.settle, "r-1.0", DONE)  # in the same batch
+        with pytest.raises(InternalError, match="another version of Headway"):
+            await remote.settle("r-1.1", Outcome(CallState.DONE, usage, "answer"))
+    await remote.save_run(Run("r-1", "w", "t", Priority.LOW, RunState.RUNNING, 1.0))
+    assert [(await office.row(n)).state for n in range(2)] == [CallState.DONE, CallState.FAILED]
+    for number in range(2, 4):  # there are two slots: both are free again
+        await remote.acquire(call(number))
+
+
+async def test_a_batch_that_the_leader_cannot_read_is_raised_at_everyone_who_waits(
+    office: Office, remote: RemoteScheduler
+) -> None:
+    errors: list[InternalError] = []
+
+    async def ask(number: int) -> None:
+        with pytest.raises(InternalError, match="from the future") as caught:
+            await remote.acquire(call(number))
+        errors.append(caught.value)
+
+    await office.service.set_hold("all", HoldState.PAUSED)
+    async with anyio.create_task_group() as group:
+        for number in range(2):
+            group.start_soon(ask, number)
+        await until(lambda: len(office.service.queued()) == 2)
+        office.reads = False
+        group.start_soon(ask, 2)
+        await until(lambda: len(errors) == 3)
+    assert len({id(error) for error in errors}) == 3
+    office.reads = True
+    await office.service.set_hold("all", HoldState.OPEN)
+    assert (await remote.acquire(call(3))).id == "r-1.3"
+    await remote.settle("r-1.3", DONE)
+    await until(lambda: not office.service.queued())  # what was granted to nobody is given back
+
+
 async def test_each_that_waits_when_it_is_taken_for_dead_gets_an_error_of_its_own(
     office: Office,
 ) -> None:
@@ -415,7 +474,7 @@ async def test_each_that_waits_when_it_is_taken_for_dead_gets_an_error_of_its_ow
         except StoreTakenOver as error:
             errors.append(error)
 
-    await office.service.set_gate("all", "paused")
+    await office.service.set_hold("all", HoldState.PAUSED)
     async with anyio.create_task_group() as group:
         with pytest.raises(ExceptionGroup):  # noqa: PT012 - the pump raises where it ends
             async with RemoteScheduler(
@@ -446,7 +505,7 @@ async def test_closing_lets_nobody_wait(office: Office) -> None:
             errors.append(error)
 
     errors: list[Exception] = []
-    await office.service.set_gate("all", "paused")
+    await office.service.set_hold("all", HoldState.PAUSED)
     async with anyio.create_task_group() as group:
         async with RemoteScheduler(
             office.path, ME.id, office.store.clock, office.callbacks()

@@ -17,7 +17,7 @@ from headway_scheduler.errors import CallTooLarge
 from headway_scheduler.model import changes
 from headway_scheduler.model.batch import Snapshot
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority
-from headway_scheduler.model.changes import Change
+from headway_scheduler.model.changes import Change, HoldState
 from headway_scheduler.model.quotas import BucketState, Limit, Observation, Quota, Resource
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import IN_FLIGHT, LIVE_CALLS, CallState, RunState
@@ -200,8 +200,8 @@ class Lives(RuleBasedStateMachine):
         self.reclass(name, priority)
         self.stand()
 
-    @rule(what=st.sampled_from(GATES), state=st.sampled_from(["open", "paused", "drained"]))
-    def gate(self, what: str, state: str) -> None:
+    @rule(what=st.sampled_from(GATES), state=st.sampled_from(HoldState))
+    def gate(self, what: str, state: HoldState) -> None:
         self.change(changes.gate(what, state, self.core.next_seq, self.now))
         self.stand()
 
@@ -509,8 +509,10 @@ class Lives(RuleBasedStateMachine):
     def is_held(self, call: Call, level: Priority) -> bool:
         for target in ("all", "model:m", f"class:{level.label}"):
             change = self.changes.get((changes.GATE, target))
-            state, first = ("open", 0) if change is None else changes.gate_of(change)
-            if state == "paused" or (state == "drained" and self.arrival[call.id] >= first):
+            state, first = (HoldState.OPEN, 0) if change is None else changes.gate_of(change)
+            if state == HoldState.PAUSED or (
+                state == HoldState.DRAINED and self.arrival[call.id] >= first
+            ):
                 return True
         return False
 

@@ -16,6 +16,7 @@ from headway_scheduler.errors import (
 from headway_scheduler.model import changes
 from headway_scheduler.model.batch import Batch, Lesson
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Route, Usage
+from headway_scheduler.model.changes import HoldState
 from headway_scheduler.model.prompts import ChainNode, Chunk, Prompt
 from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.runs import Run
@@ -46,7 +47,7 @@ FAILED = Observation(event=ProviderEvent.FAILED, pause_until=NOW + 9)
 RUN = Run("r", "w", "task", Priority.NORMAL, RunState.RUNNING, NOW)
 PROMPT = Prompt((Chunk(b"t", "text"),), (ChainNode(b"n", None, b"t"),))
 LESSON = Lesson("tokens", "agent", "{}")
-HELD = changes.gate("all", "paused", 0, NOW)
+HELD = changes.gate("all", HoldState.PAUSED, 0, NOW)
 
 
 def call(id: str, *quotas: str, tokens: int = 1) -> Call:
@@ -103,7 +104,7 @@ def picture(core: Scheduler) -> object:
         (SetCallPriority("flying", Priority.HIGH), IllegalTransition),
         (ApplyChange(changes.limits("other", Q, NOW)), UnknownQuota),
         (ApplyChange(changes.resume("other", NOW)), UnknownQuota),
-        (ApplyChange(changes.gate("everything", "paused", 0, NOW)), CallerError),
+        (ApplyChange(changes.gate("everything", HoldState.PAUSED, 0, NOW)), CallerError),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, type) else value.__name__,
 )

@@ -18,6 +18,7 @@ from headway_scheduler.errors import CallerError, IllegalTransition, UnknownQuot
 from headway_scheduler.model import changes
 from headway_scheduler.model.batch import Snapshot
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
+from headway_scheduler.model.changes import HoldState
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
@@ -53,6 +54,11 @@ def call(
 
 def core(*quotas: Quota, policy: Policy | None = None) -> Scheduler:
     return Scheduler(quotas or (QUOTA,), NOW, policy)
+
+
+def hold(scheduler: Scheduler, target: str, state: HoldState) -> None:
+    change = changes.gate(target, state, scheduler.next_seq, NOW)
+    scheduler.handle(ApplyChange(change), NOW)
 
 
 def occupied(policy: Policy | None = None) -> Scheduler:
@@ -164,13 +170,17 @@ def test_what_is_paused_is_held_and_keeps_its_place(target: str) -> None:
     scheduler = occupied()
     for id in "ab":
         submit(scheduler, id, id)
-    scheduler.handle(ApplyChange(changes.gate(target, "paused", scheduler.next_seq, NOW)), NOW)
+    scheduler.handle(
+        ApplyChange(changes.gate(target, HoldState.PAUSED, scheduler.next_seq, NOW)), NOW
+    )
     submit(scheduler, "c", "c")
     assert drain(scheduler) == []
     why = scheduler.explain("a", NOW)
     assert why is not None
     assert why.held == f"{target} paused"
-    scheduler.handle(ApplyChange(changes.gate(target, "open", scheduler.next_seq, NOW)), NOW)
+    scheduler.handle(
+        ApplyChange(changes.gate(target, HoldState.OPEN, scheduler.next_seq, NOW)), NOW
+    )
     assert [record.call.id for record in scheduler.admit(NOW)] == ["a"]
     assert order(scheduler) == ["b", "c"]
 
@@ -178,19 +188,21 @@ def test_what_is_paused_is_held_and_keeps_its_place(target: str) -> None:
 def test_of_what_is_drained_only_what_comes_later_is_held() -> None:
     scheduler = occupied()
     submit(scheduler, "a", "a")
-    scheduler.handle(ApplyChange(changes.gate("all", "drained", scheduler.next_seq, NOW)), NOW)
+    scheduler.handle(
+        ApplyChange(changes.gate("all", HoldState.DRAINED, scheduler.next_seq, NOW)), NOW
+    )
     submit(scheduler, "b", "b")
     assert drain(scheduler) == ["a"]
 
 
 def test_a_held_call_can_be_cancelled_and_another_class_goes_on() -> None:
     scheduler = occupied()
-    scheduler.handle(ApplyChange(changes.gate("class:background", "paused", 0, NOW)), NOW)
+    scheduler.handle(ApplyChange(changes.gate("class:background", HoldState.PAUSED, 0, NOW)), NOW)
     submit(scheduler, "a", "a", BACKGROUND)
     submit(scheduler, "b", "b")
     scheduler.handle(Settle("a", Outcome(CallState.CANCELLED, sent=False)), NOW)
     assert drain(scheduler) == ["b"]
-    scheduler.handle(ApplyChange(changes.gate("class:background", "open", 0, NOW)), NOW)
+    scheduler.handle(ApplyChange(changes.gate("class:background", HoldState.OPEN, 0, NOW)), NOW)
     assert scheduler.admit(NOW) == []
 
 
@@ -198,7 +210,7 @@ def test_bad_changes_are_refused_and_change_nothing() -> None:
     scheduler = core()
     for target in ("class:urgent", "model:", "everything"):
         with pytest.raises(CallerError, match="cannot hold"):
-            scheduler.handle(ApplyChange(changes.gate(target, "paused", 0, NOW)), NOW)
+            scheduler.handle(ApplyChange(changes.gate(target, HoldState.PAUSED, 0, NOW)), NOW)
     with pytest.raises(UnknownQuota):
         scheduler.handle(ApplyChange(changes.limits("other", QUOTA, NOW)), NOW)
     with pytest.raises(CallerError, match="above 0"):
@@ -247,7 +259,7 @@ def test_changes_hold_after_a_restart_unless_their_quota_is_gone() -> None:
     stored = (
         changes.limits("q", Quota.per_minute("q", tokens=60, burst_seconds=30), NOW),
         changes.limits("gone", QUOTA, NOW),
-        changes.gate("class:normal", "paused", 0, NOW),
+        changes.gate("class:normal", HoldState.PAUSED, 0, NOW),
     )
     scheduler = core()
     scheduler.restore(Snapshot(changes=stored), NOW, lambda _: False)
@@ -425,7 +437,7 @@ def test_a_class_keeps_its_credit_when_nothing_changes_about_its_only_call() -> 
     for second in range(1, 450):
         now = NOW + second
         scheduler.handle(SaveRun(run("r", BACKGROUND)), now)
-        scheduler.handle(ApplyChange(changes.gate("model:other", "paused", 0, now)), now)
+        scheduler.handle(ApplyChange(changes.gate("model:other", HoldState.PAUSED, 0, now)), now)
         if "low" in [record.call.id for record in scheduler.admit(now)]:
             break
     # Its cost, 20 budget-seconds, over its floor; and the time until its bucket has as much.

@@ -4,18 +4,20 @@
 in flight ends as it would, and nothing is lost: held calls keep their places.
 """
 
+from typing import assert_never
+
 from ...errors import CallerError
 from ...model.calls import Call, Priority
-from ...model.changes import ALL, DRAINED, OPEN, PAUSED
+from ...model.changes import ALL, HoldState
 
 
 class OperatorHolds:
     """Which calls are held."""
 
     def __init__(self) -> None:
-        self._from: dict[str, tuple[str, int]] = {}
+        self._from: dict[str, tuple[HoldState, int]] = {}
 
-    def set(self, target: str, state: str, next_seq: int) -> None:
+    def set(self, target: str, state: HoldState, next_seq: int) -> None:
         """Open, pause or drain ``all``, ``class:NAME`` or ``model:NAME``. Raises CallerError.
 
         ``next_seq`` numbers the first call that comes later.
@@ -24,19 +26,22 @@ class OperatorHolds:
         is_class = kind == "class" and name in {each.label for each in Priority}
         if not (target == ALL or is_class or (kind == "model" and name)):
             raise CallerError(f"cannot hold {target!r}: say all, class:CLASS or model:MODEL")
-        if state == OPEN:
-            self._from.pop(target, None)
-        elif state in (PAUSED, DRAINED):
-            self._from[target] = state, 0 if state == PAUSED else next_seq
-        else:
-            raise CallerError(f"{state!r} is not {OPEN}, {PAUSED} or {DRAINED}")
+        match state:
+            case HoldState.OPEN:
+                self._from.pop(target, None)
+            case HoldState.PAUSED:
+                self._from[target] = state, 0
+            case HoldState.DRAINED:
+                self._from[target] = state, next_seq
+            case _:
+                assert_never(state)
 
     def holder(self, call: Call, seq: int, level: Priority) -> str | None:
         """What holds a call, as in ``class:background paused``; None if nothing does."""
         if not self._from:
             return None
         for target in (ALL, f"class:{level.label}", f"model:{call.model}"):
-            state, first = self._from.get(target, ("", 0))
-            if state and seq >= first:
-                return f"{target} {state}"
+            held = self._from.get(target)
+            if held is not None and seq >= held[1]:
+                return f"{target} {held[0]}"
         return None

@@ -1,0 +1,119 @@
+"""What any process asks of the leader, and the leader of a worker: commands and orders.
+
+Law: data only, and every value can be written as JSON. A command that is asked twice changes
+nothing the second time, or is refused.
+"""
+
+from typing import Any
+
+from msgspec import Struct
+
+from ..model.calls import Priority
+from ..model.changes import HoldState
+from ..model.runs import Run, Worker
+
+
+class QueueRun(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Queue a run. If another run has its idempotency key already, nothing happens."""
+
+    run: Run
+
+
+class CancelRun(Struct, frozen=True, tag=True, omit_defaults=True):
+    """End a run for good, executed or not."""
+
+    run_id: str
+
+
+class PauseRun(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Stop a run at its next call, or keep it from being taken up."""
+
+    run_id: str
+
+
+class SetPriority(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Change the class of a run with its waiting calls, or of one waiting call."""
+
+    target: str
+    """The id of the run or of the call."""
+    priority: Priority
+
+
+class SetHold(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Pause or drain all calls, those of a class or those of a model; or open them again."""
+
+    target: str
+    """``all``, ``class:CLASS`` or ``model:MODEL``."""
+    state: HoldState
+
+
+class SetLimits(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Change some of a quota's settings."""
+
+    quota: str
+    limits: dict[str, Any] | None
+    """Settings by their names in the configuration. None: all as the leader has it configured."""
+
+
+class SetWeight(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Change a team's share of the quotas beside other teams."""
+
+    team: str
+    weight: float | None
+    """Above 0; 1 is an ordinary team's. None: as configured."""
+
+
+class ResumeQuota(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Let one call of a quota try whose account was locked out."""
+
+    quota: str
+
+
+class RegisterWorker(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Have a process execute runs, or state anew how many it takes."""
+
+    worker: Worker
+
+
+class ClaimRun(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Give a run that nobody executes to a worker, if it is still as it was read."""
+
+    run: Run
+    worker_id: str
+
+
+class RetireWorker(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Have a process execute runs no more; what it has not begun goes to others."""
+
+    worker_id: str
+
+
+class ExecuteRun(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Execute a run: its row names the worker that this order goes to."""
+
+    run: Run
+
+
+Command = (
+    QueueRun
+    | CancelRun
+    | PauseRun
+    | SetPriority
+    | SetHold
+    | SetLimits
+    | SetWeight
+    | ResumeQuota
+    | RegisterWorker
+    | ClaimRun
+    | RetireWorker
+)
+"""What any process asks of the leader."""
+
+LongRunning = CancelRun | PauseRun
+"""Commands that may wait for the end of a run. Other commands pass them."""
+
+RunOrder = CancelRun | PauseRun | SetPriority
+"""What is to become of a run that a process executes."""
+
+Order = ExecuteRun | RunOrder
+"""What the leader asks of a worker."""

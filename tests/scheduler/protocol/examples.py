@@ -1,0 +1,105 @@
+"""One example of each type of the protocol: ``docs/protocol.md`` has their texts."""
+
+from msgspec import Struct
+
+from headway_scheduler.model import changes
+from headway_scheduler.model.batch import Lesson
+from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Route, Usage
+from headway_scheduler.model.changes import HoldState
+from headway_scheduler.model.prompts import ChainNode, Chunk, Prompt
+from headway_scheduler.model.quotas import Observation, ProviderEvent, RateLimitHeader, Resource
+from headway_scheduler.model.runs import Run, Worker
+from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.protocol.commands import (
+    CancelRun,
+    ClaimRun,
+    ExecuteRun,
+    PauseRun,
+    QueueRun,
+    RegisterWorker,
+    ResumeQuota,
+    RetireWorker,
+    SetHold,
+    SetLimits,
+    SetPriority,
+    SetWeight,
+)
+from headway_scheduler.protocol.envelopes import (
+    Done,
+    Grant,
+    Handled,
+    MessageBatch,
+    Notification,
+    Refusal,
+    Refused,
+)
+from headway_scheduler.protocol.messages import (
+    Amend,
+    ApplyChange,
+    AwaitRuns,
+    Decide,
+    DropWorker,
+    ForgetRuns,
+    Learn,
+    MarkSent,
+    Observe,
+    ProbeStopped,
+    Resubmit,
+    SaveRun,
+    SetCallPriority,
+    Settle,
+    Submit,
+)
+
+NOW = 1772366400.25
+HASH = "00112233445566778899aabbccddeeff"
+CALL = Call("r-7f3k.4", "r-7f3k", "writer", "gpt", ("org",), Priority.NORMAL, 900, NOW, HASH)
+RECORD = CallRecord(CALL, 17, CallState.UNKNOWN, attempts=1, lost_attempts=1)
+PROMPT = Prompt(
+    (Chunk(b"sixteen bytes...", "You write."),),
+    (ChainNode(bytes.fromhex(HASH), None, b"sixteen bytes..."),),
+)
+TOLD = Observation(
+    event=ProviderEvent.ANSWERED,
+    headers={Resource.REQUESTS: RateLimitHeader(500.0, 499.0, 0.12)},
+)
+RUN = Run("r-7f3k", "report", "Write a report.", Priority.NORMAL, RunState.QUEUED, NOW)
+WORKER = Worker("w-0a1b2c3d4e5f", 4711, NOW, "laptop", 2, workflows=("report",))
+REFUSED = Refused("UnknownQuota", "no quota 'orgs'; configured: org")
+
+EXAMPLES: tuple[Struct, ...] = (
+    Submit(CALL, PROMPT),
+    Resubmit(RECORD),
+    MarkSent(CALL.id, NOW),
+    Observe(CALL.id, {"org": TOLD}),
+    Settle(CALL.id, Outcome(CallState.DONE, Usage(812, 96), '{"content": "…"}', arrival=4)),
+    Decide(RECORD, Outcome(CallState.DONE, answer='"yes"', arrival=5)),
+    SetCallPriority(CALL.id, Priority.HIGH),
+    AwaitRuns("r-7f3k", frozenset({"r-22aa"})),
+    SaveRun(RUN),
+    ApplyChange(changes.weight("report", 2.0, NOW)),
+    DropWorker(WORKER.id),
+    ProbeStopped(),
+    Learn((Lesson("tokens", '["gpt", "writer"]', '{"ratio": 0.26, "output": 96.0}'),)),
+    Amend((RECORD,)),
+    ForgetRuns(("r-7f3k",)),
+    QueueRun(RUN),
+    CancelRun("r-7f3k"),
+    PauseRun("r-7f3k"),
+    SetPriority("r-7f3k", Priority.HIGH),
+    SetHold("class:background", HoldState.DRAINED),
+    SetLimits("org", {"requests_per_minute": 60}),
+    SetWeight("report", 2.0),
+    ResumeQuota("org"),
+    RegisterWorker(WORKER),
+    ClaimRun(RUN, WORKER.id),
+    RetireWorker(WORKER.id),
+    ExecuteRun(RUN),
+    MessageBatch(WORKER.id, (MarkSent(CALL.id, NOW),), seen=41),
+    Done(),
+    REFUSED,
+    Grant(CALL.id, NOW, 1, Route("gpt", ("org",), 900)),
+    Refusal(0, REFUSED),
+    Handled(12, (Refusal(0, REFUSED),)),
+    Notification((Grant(CALL.id, NOW, 1, Route("gpt", ("org",), 900)),), (Handled(12),)),
+)
