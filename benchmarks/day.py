@@ -31,7 +31,7 @@ from tempfile import TemporaryDirectory
 
 import anyio
 
-from headway.runs.actions import Control
+from headway.runs.stopped import StoppedRuns
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
@@ -185,7 +185,7 @@ class Clerk:
 
     async def prune(self) -> None:
         start = time.perf_counter()
-        await Control(self.day.service, self.day.store).prune(float("inf"), keep=self.keep)
+        await StoppedRuns(self.day.service, self.day.store).prune(float("inf"), keep=self.keep)
         self.pruning += time.perf_counter() - start
 
     def tell(self, hour: int) -> None:

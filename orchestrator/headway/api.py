@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import replace
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import anyio
 
@@ -18,7 +18,6 @@ from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.cluster.remote import FollowerCallbacks, RemoteScheduler
 from headway_scheduler.errors import (
     CallerError,
-    RunNotFound,
     RunNotResumable,
     StoreBusy,
     StoreError,
@@ -26,7 +25,7 @@ from headway_scheduler.errors import (
 )
 from headway_scheduler.model.calls import CallRecord, Priority
 from headway_scheduler.model.runs import Run
-from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.model.states import RunState
 from headway_scheduler.protocol.commands import CancelRun, ClaimRun, PauseRun, QueueRun
 from headway_scheduler.runtime.client import SchedulerClient
 from headway_scheduler.runtime.clock import Clock, system_clock
@@ -38,23 +37,13 @@ from .limits import Limits
 from .pricing.costs import KEYS, Cost, added_up
 from .pricing.prices import Prices
 from .queue import Queue
-from .runs.actions import (
-    Check,
-    Control,
-    new_run_id,
-    question_of,
-    question_text,
-    rehearsed,
-    require_completed,
-    require_failed,
-    require_idle,
-    require_resumable,
-)
+from .runs.actions import Actions, Check, OnChange, OnUnknown
 from .runs.handle import RemoteRunHandle, ReplayOptions, RunHandle, RunResult
 from .runs.journal import inherited_answers
 from .runs.options import RunOptions, with_options
 from .runs.receipt import Receipt, receipt
 from .runs.runner import Person, Runner
+from .runs.stopped import find_run, new_run_id
 from .workers.commands import Commands
 from .workers.executor import Executor, new_worker
 from .workers.leader import Leader, LocalWorker, raise_store_error
@@ -66,9 +55,6 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
-
-OnUnknown = Literal["send", "wait"]
-OnChange = Literal["abort", "fork", "accept"]
 
 _NOT_OPEN = "Headway is not open: use it inside `async with Headway() as hw:`"
 
@@ -114,7 +100,7 @@ class Headway:
         self._asking: SchedulerClient
         self._store: SqliteStore
         self._runner: Runner
-        self._control: Control
+        self._actions: Actions
         self._executor: Executor
         self._ad_hoc: AdHocRun
 
@@ -216,7 +202,9 @@ class Headway:
     async def _begin(self, stack: AsyncExitStack) -> None:
         worker = self._executor.worker.id
         self._runner = Runner(self._asking, self._store, self.workflows, self._prices, worker)
-        self._control = Control(self._asking, self._store, worker)
+        self._actions = Actions(
+            self._asking, self._store, self._runner, self._executor.handles, self._start, worker
+        )
         stack.push_async_callback(self.workflows.close)
         self._ad_hoc = AdHocRun(self._asking, worker, self.config.priority)
         stack.push_async_callback(self._ad_hoc.close)
@@ -390,38 +378,19 @@ class Headway:
         (nothing happens), fork (a new run goes on from there), accept (this one does, its other
         answers set aside). Raises RunNotFound or RunNotResumable.
         """
-        run = await self._stopped(run_id)
-        require_resumable(run, with_person=self.person is not None)
-        plan = ReplayOptions(unknown_waits=unknown == "wait")
-        if on_change != "abort":
-            _, change = await rehearsed(self._runner, run, plan)
-            if change is not None and on_change == "fork":
-                copy = await self._control.copied(run, until=change.next_arrival or 0)
-                return await self._start(copy)
-            if change is not None:
-                await self._control.accept(run, change)
-        return await self._start(run, plan)
+        return await self._acting.resume(run_id, unknown, on_change)
 
     async def resume_all(self, *, unknown: OnUnknown = "send") -> list[RunHandle]:
         """Go on with every interrupted run, most urgent first."""
-        interrupted = {RunState.INTERRUPTED}
-        runs = await self._store.runs(interrupted, urgent_first=True)
-        return [await self.resume(run.id, unknown=unknown) for run in runs]
+        return await self._acting.resume_all(unknown)
 
     async def check(self, run_id: str, *, unknown: OnUnknown = "send") -> Check:
         """Say what resuming a run would do: it is replayed offline, nothing is paid or written."""
-        run = await self._stopped(run_id)
-        check, _ = await rehearsed(
-            self._runner, run, ReplayOptions(unknown_waits=unknown == "wait")
-        )
-        return check
+        return await self._acting.check(run_id, unknown)
 
     async def retry(self, run_id: str, **options: Unpack[RunOptions]) -> RunHandle:
         """Go on with a failed run from its failure, with other options if given."""
-        run = await self._stopped(run_id)
-        require_failed(run)
-        run = with_options(run, self._clock(), **options)
-        return await self._start(run, ReplayOptions(again=True))
+        return await self._acting.retry(run_id, options)
 
     async def fork(self, run_id: str, *, at: str, task: str | None = None) -> RunHandle:
         """Start a copy of a run that asks call ``at`` anew; what was answered before it is free.
@@ -429,16 +398,11 @@ class Headway:
         With a ``task`` of its own, the earlier answers are given to the same agents in the same
         order, whatever they ask. The run itself stays as it is.
         """
-        run = await self._stopped(run_id)
-        until = await self._control.cut(run, at)
-        return await self._start(await self._control.copied(run, task=task, until=until))
+        return await self._acting.fork(run_id, at, task)
 
     async def continue_run(self, run_id: str, task: str) -> RunHandle:
         """Give the team of a completed run another task, as a new run; what it did is free."""
-        run = await self._stopped(run_id)
-        require_completed(run)
-        history = (*run.history, run.task)
-        return await self._start(await self._control.copied(run, task=task, history=history))
+        return await self._acting.continue_run(run_id, task)
 
     async def cancel(self, run_id: str) -> Run:
         """End a run for good, executed or not, by whatever process."""
@@ -454,11 +418,7 @@ class Headway:
 
     async def question(self, run_id: str) -> tuple[CallRecord, str] | None:
         """What a run waits for a person to answer or decide: the call, and what it asks."""
-        record = await question_of(self._store, await self.get_run(run_id))
-        if record is None:
-            return None
-        pieces = await self._store.prompt(record.call.request_hash)
-        return record, question_text(record, pieces or ())
+        return await self._acting.question(run_id)
 
     async def answer(
         self,
@@ -473,12 +433,7 @@ class Headway:
         ``again``: the step that was cut off is done again; ``abort``: the run is cancelled.
         :meth:`resume` goes on with it. Raises NothingToAnswer.
         """
-        run = await self._stopped(run_id)
-        if (words is not None) + again + abort != 1:
-            raise CallerError("an answer is words, or again, or abort: one of them")
-        outcome = CallState.CANCELLED if abort else CallState.QUEUED
-        outcome = outcome if words is None else CallState.DONE
-        return await self._control.answer(run, outcome, words or "")
+        return await self._acting.answer(run_id, words, again, abort)
 
     async def receipt(self, run_id: str) -> Receipt:
         """What the last attempt at a run replayed, paid and saved."""
@@ -512,10 +467,7 @@ class Headway:
 
     async def get_run(self, run_id: str) -> Run:
         """The row of a run; its id may be shortened. Raises RunNotFound."""
-        run = await self._store.run(run_id)
-        if run is None:
-            raise RunNotFound(f"no run {run_id!r}: `headway runs list` shows them")
-        return run
+        return await find_run(self._store, run_id)
 
     async def list_runs(
         self, states: Sequence[RunState] = (), *, limit: int | None = None
@@ -550,11 +502,7 @@ class Headway:
         ``is_dry``: only say which. A run that another one began as a copy of stays as long as that
         one. Raises CallerError if neither is given.
         """
-        if older_than_seconds is None and keep is None:
-            raise CallerError("say which runs: older_than_seconds, keep, or both")
-        is_any = older_than_seconds is None
-        before = float("inf") if is_any else self._clock() - (older_than_seconds or 0.0)
-        return await self._control.prune(before, keep=keep, is_dry=is_dry)
+        return await self._acting.prune(older_than_seconds, keep, is_dry)
 
     async def costs(self, by: str = "model", *, since_seconds: float | None = None) -> list[Cost]:
         """What was spent, by model, team, workflow, run or day (UTC), and last the total.
@@ -621,6 +569,11 @@ class Headway:
             raise CallerError(_NOT_OPEN)
         return self._steer
 
+    @property
+    def _acting(self) -> Actions:
+        _ = self._commands
+        return self._actions
+
     def _ready(self) -> Executor:
         _ = self._commands
         return self._executor
@@ -655,10 +608,3 @@ class Headway:
                 return executor.start(handle)
 
         return await executor.to_its_end(claimed)
-
-    async def _stopped(self, run_id: str) -> Run:
-        """The row of a run that is not executed here. Others are asked when it is to be."""
-        handles = self._ready().handles
-        run = await self.get_run(run_id)
-        require_idle(run.id, run.id in handles)
-        return run

@@ -31,10 +31,10 @@ from headway_scheduler.protocol.envelopes import WORKER
 from headway_scheduler.runtime.client import SchedulerClient
 from headway_scheduler.runtime.clock import Clock
 
-from ..runs.actions import require_idle
 from ..runs.events import Ended, of_batch
 from ..runs.handle import ReplayOptions, RunHandle
 from ..runs.runner import Runner
+from ..runs.stopped import require_idle
 from ..workflows import Workflows
 from .commands import Commands
 

@@ -63,8 +63,8 @@ from headway_scheduler.runtime.local import LocalScheduler, let_go
 from headway_scheduler.runtime.pending import Completion, answering
 
 from ..config import Config
-from ..runs.actions import Control
 from ..runs.handle import RunHandle
+from ..runs.stopped import StoppedRuns
 from ..workflows import is_portable
 from .leader_commands import LeaderCommands
 
@@ -117,10 +117,10 @@ class Leader:
             on_change=self._committed,
             admits=False,
         )
-        control = Control(self.service, self.store)
+        stopped = StoppedRuns(self.service, self.store)
         own = None if local_worker is None else local_worker.worker.id
         handles = {} if local_worker is None else local_worker.handles
-        self.commands = LeaderCommands(config, self.service, self.store, control, handles, own)
+        self.commands = LeaderCommands(config, self.service, self.store, stopped, handles, own)
         self._adopted: set[tuple[str, str]] = set()
         self._vigils: dict[str, Vigil] = {}
         self._runs_changed = anyio.Event()

@@ -13,7 +13,7 @@ from typing import assert_never
 import anyio
 import msgspec
 
-from headway_scheduler.errors import RunNotFound, RunNotResumable, StoreTakenOver
+from headway_scheduler.errors import RunNotResumable, StoreTakenOver
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.changes import Change
 from headway_scheduler.model.runs import Run
@@ -36,8 +36,8 @@ from headway_scheduler.protocol.commands import (
 from headway_scheduler.runtime.local import LocalScheduler
 
 from ..config import Config
-from ..runs.actions import Control, require_idle, require_open
 from ..runs.handle import RunHandle
+from ..runs.stopped import StoppedRuns, find_run, require_idle, require_open
 
 
 class LeaderCommands:
@@ -51,14 +51,14 @@ class LeaderCommands:
         config: Config,
         service: LocalScheduler,
         store: Store,
-        control: Control,
+        stopped: StoppedRuns,
         handles: Mapping[str, RunHandle],
         own: str | None = None,
     ) -> None:
         self._config = config
         self._service = service
         self._store = store
-        self._control = control
+        self._stopped = stopped
         self.handles = handles
         self._own = own
         self._keys = anyio.Lock()
@@ -73,9 +73,9 @@ class LeaderCommands:
             case QueueRun():
                 await self._queue(command.run)
             case CancelRun():
-                await self._end(command, self._control.cancel)
+                await self._end(command, self._stopped.cancel)
             case PauseRun():
-                await self._end(command, self._control.pause)
+                await self._end(command, self._stopped.pause)
             case SetPriority():
                 await self._set_priority(command)
             case SetHold():
@@ -115,7 +115,7 @@ class LeaderCommands:
         """
         while True:
             async with self.claims:
-                run = await self._run(command.run_id)
+                run = await find_run(self._store, command.run_id)
                 order = msgspec.structs.replace(command, run_id=run.id)
                 handle = self.handles.get(run.id)
                 if handle is None and (worker := self.executes(run)) is None:
@@ -131,14 +131,14 @@ class LeaderCommands:
                     continue  # it was not begun after all
                 return
             await let_go.wait()
-            if (await self._run(run.id)).state is not RunState.INTERRUPTED:
+            if (await find_run(self._store, run.id)).state is not RunState.INTERRUPTED:
                 return
 
     async def _set_priority(self, command: SetPriority) -> None:
         """Raises RunNotFound, RunNotResumable or IllegalTransition."""
         run_id, is_call, number = command.target.partition(".")
         async with self.claims:
-            run = await self._run(run_id)
+            run = await find_run(self._store, run_id)
             require_open(run)
             if is_call:
                 await self._service.bump(f"{run.id}.{number}", command.priority)
@@ -160,7 +160,7 @@ class LeaderCommands:
         Raises RunNotResumable; StoreTakenOver for a worker that others took for dead.
         """
         async with self.claims:
-            now = await self._run(run.id)
+            now = await find_run(self._store, run.id)
             if now.worker == worker:
                 return
             is_other = worker != self._own
@@ -182,9 +182,3 @@ class LeaderCommands:
         for run in batch.runs:
             if run.worker is None and (event := self._let_go.pop(run.id, None)) is not None:
                 event.set()
-
-    async def _run(self, run_id: str) -> Run:
-        run = await self._store.run(run_id)
-        if run is None:
-            raise RunNotFound(f"no run {run_id!r}: `headway runs list` shows them")
-        return run
