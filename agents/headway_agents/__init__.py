@@ -20,18 +20,18 @@ from .journal.outcomes import (
 from .journal.recorded import Journal
 from .requests.codec import model_answer
 from .scope import RunScope, current_scope
-from .steps.effects import idempotency_key, idempotent, once, pure
+from .steps.effects import Effect, idempotency_key, idempotent, once, pure
 from .steps.inputs import now, random, step
-from .steps.lazy_start import release
-from .steps.step import Again, person_answer
+from .steps.step import person_answer
 from .teams import build, load_component, load_factory, redacted
 from .wrappers.bind import bind
+from .wrappers.wrapper import release
 
 __all__ = [
-    "Again",
     "Attempt",
     "AttemptOutcome",
     "DeadlinePassed",
+    "Effect",
     "Journal",
     "Model",
     "NeedsInput",

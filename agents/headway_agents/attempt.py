@@ -29,8 +29,8 @@ from .journal.events import TeamEnded
 from .journal.machine import run_closed
 from .journal.outcomes import AttemptOutcome
 from .scope import RunScope, current_scope
-from .steps.lazy_start import release
 from .wrappers.people import answer_handoff
+from .wrappers.wrapper import release
 
 GRACE_SECONDS = 2.0
 """How long agents may take to end after their run did."""

@@ -32,9 +32,7 @@ from .journal.events import (
     CloseAsked,
     Deliver,
     Delivered,
-    Effect,
     End,
-    Event,
     JournalSlot,
     LeftBarrier,
     Numbered,
@@ -46,6 +44,8 @@ from .journal.events import (
     Quiet,
     ReachedBarrier,
     Ready,
+    ReplayEffect,
+    ReplayEvent,
     Requested,
     Settle,
     Settled,
@@ -56,7 +56,7 @@ from .journal.events import (
 from .journal.machine import ReplayMachine, run_closed
 from .journal.outcomes import AttemptOutcome
 from .journal.recorded import NESTED, Journal
-from .requests.prompts import Taken
+from .requests.prompts import RequestDigest
 
 SETTLING_ITERATIONS = 16
 """Of the event loop, between two deliveries: what AutoGen needs to pass an answer on."""
@@ -75,7 +75,7 @@ class RunScope:
     ``stopped`` says why the attempt was ended from inside, and ``on_stop`` is called then.
     ``person`` asks somebody who is there, if anybody is. Its calls draw on ``quotas`` beside those
     of their models; ``counts_usd`` if one of them is of dollars. ``may_pay`` is asked before each
-    new call and raises if the run's budget does not cover it. ``known_links`` are on disk.
+    new call and raises if the run's budget does not cover it. ``known_nodes`` are on disk.
     ``live_calls`` are what cancels each call, given the reason.
     """
 
@@ -98,22 +98,23 @@ class RunScope:
         self.quotas: tuple[str, ...] = ()
         self.counts_usd = False
         self.may_pay: Callable[[Call], None] | None = None
-        self.known_links: set[bytes] = set()
-        # By id, for ``behind``. A table beside the scope would keep it: a server's client knows it.
-        self.behind: dict[int, Any] = {}
+        self.known_nodes: set[bytes] = set()
+        # By id of what is started. A table beside the scope would keep the scope alive: the client
+        # of a server knows it.
+        self.lazy_starts: dict[int, Any] = {}
         self.live_calls: dict[str, Callable[[BaseException], None]] = {}
         self._deliveries: dict[int, asyncio.Future[None]] = {}
         self._opened = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
-    def open_slot(self, kind: str, path: str, taken: Taken) -> JournalSlot:
+    def open_slot(self, kind: str, path: str, digest: RequestDigest) -> JournalSlot:
         """Find the journal's slot of a request, or make one. Raises RunClosed."""
-        if (step := _acting.get()) is not None and step[0] is self:
+        if (step := _inside.get()) is not None and step[0] is self:
             path = f"{path}{NESTED}{step[1]}"
-        opened, *_ = self.tell(Requested(kind, path, taken.request_hash, taken.pieces))
+        opened, *_ = self.tell(Requested(kind, path, digest.request_hash, digest.chunks))
         assert isinstance(opened, Opened)
         if opened.slot.record is not None:
-            self.known_links.update(link.hash for link, _ in taken.chain)
+            self.known_nodes.update(node.hash for node, _ in digest.chain)
         return opened.slot
 
     async def replay_barrier(self, slot: JournalSlot) -> None:
@@ -141,7 +142,7 @@ class RunScope:
                 return effect.arrival
         raise run_closed(self.run_id)
 
-    async def deliver(self, arrival: int, *events: Event) -> None:
+    async def deliver(self, arrival: int, *events: ReplayEvent) -> None:
         """Wait until answer ``arrival`` may go to its agent; it goes when this returns.
 
         ``events`` happened right before it was ready.
@@ -173,12 +174,12 @@ class RunScope:
         """
         self.tell(CloseAsked(interrupted))
 
-    def tell(self, *events: Event) -> list[Effect]:  # noqa: C901 - one match over all effects
+    def tell(self, *events: ReplayEvent) -> list[ReplayEffect]:  # noqa: C901 - one match over all effects
         """Have the machine take events in, do what it asks for, and return that.
 
         Raises RunClosed if a closed run is asked for something.
         """
-        effects: list[Effect] = []
+        effects: list[ReplayEffect] = []
         for event in events:
             effects += self.machine.handle(event)
         for effect in effects:
@@ -217,16 +218,16 @@ class RunScope:
 
 
 @contextmanager
-def acting(scope: RunScope, slot: JournalSlot) -> Iterator[None]:
+def inside_step(scope: RunScope, slot: JournalSlot) -> Iterator[None]:
     """Note that what is asked for in here belongs to the step that acts."""
-    token = _acting.set((scope, slot.id))
+    token = _inside.set((scope, slot.id))
     try:
         yield
     finally:
-        _acting.reset(token)
+        _inside.reset(token)
 
 
-_acting: ContextVar[tuple[RunScope, str] | None] = ContextVar("headway_acting", default=None)
+_inside: ContextVar[tuple[RunScope, str] | None] = ContextVar("headway_inside_step", default=None)
 
 current_scope: ContextVar[RunScope | None] = ContextVar("headway_current_scope", default=None)
 """The scope of clients that nobody bound."""

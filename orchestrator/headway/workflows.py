@@ -88,8 +88,8 @@ class Workflows:
     async def build(self, run: Run, service: SchedulerClient, journal: "Journal") -> "Attempt":
         """Make a fresh team for ``run``, its clients bound to it. Imports AutoGen."""
         from headway_agents import (
-            Again,
             Attempt,
+            Effect,
             RunScope,
             bind,
             build,
@@ -107,7 +107,8 @@ class Workflows:
             parameters = json.loads(run.parameters or "{}")
             team = await build(partial(self._factory(run.workflow), **parameters), self.model)
         models = self.wrap if run.component is None else partial(self._wrap_made, run.id)
-        bind(team, scope, models, {name: Again(kind) for name, kind in self._config.tools.items()})
+        effects = {name: Effect(effect) for name, effect in self._config.tools.items()}
+        bind(team, scope, models, effects)
         return Attempt(team, scope)
 
     def version(self, run: Run) -> str | None:

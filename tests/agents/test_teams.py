@@ -60,7 +60,7 @@ async def close(team: Any) -> None:
         if holder is not team:
             await close(holder)
         elif hasattr(holder, "_model_client"):
-            await holder._model_client.inner.close()
+            await holder._model_client.wrapped.close()
 
 
 @pytest.mark.parametrize(("dump", "name"), [(as_json, "team.json"), (as_yaml, "team.yaml")])

@@ -225,7 +225,7 @@ async def test_a_process_killed_whenever_it_reaches_a_seam_loses_at_most_the_cal
 
 
 KILLED = ("round_robin", "selector_by_model", "swarm", "magentic", "nested")
-"""Kinds of teams that are killed too, each at every seam, at places that differ between them."""
+"""Effects of teams that are killed too, each at every seam, at places that differ between them."""
 
 
 @pytest.mark.parametrize("team", KILLED)

@@ -34,7 +34,7 @@ from ..autogen_private import create_arguments
 from ..journal.events import JournalSlot
 from ..journal.machine import run_closed
 from ..requests.codec import Request, ToolChoice, load_result
-from ..requests.prompts import Chains, Taken, estimated_tokens
+from ..requests.prompts import PromptEncoder, RequestDigest, estimated_tokens
 from ..scope import RunScope, asking_agent, scope_of_context
 from ..secrets import without_masked_keys
 from .live_call import attached, recorded
@@ -44,7 +44,7 @@ from .send import answer, answer_stream, observe
 from .wrapped_client import context_tokens, disable_sdk_retries, provider_name
 
 MODEL = "model"
-"""The kind of a call that a model client makes; steps are of other kinds."""
+"""The kind of a call that a model client makes; steps are of other effects."""
 
 NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
@@ -76,23 +76,23 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
 
     def __init__(
         self,
-        inner: ChatCompletionClient,
+        wrapped: ChatCompletionClient,
         model: Model,
         scope: RunScope | None = None,
         path: str | None = None,
         priority: Priority | None = None,
         others: Sequence[tuple[ChatCompletionClient, Model, int]] = (),
     ) -> None:
-        self.inner = inner
+        self.wrapped = wrapped
         self.model = model
         self.scope = scope
         self.path = path
         self.priority = priority
         self._others = others
-        self._candidates = [_candidate(*each) for each in ((inner, model, 0), *others)]
-        self._defaults = create_arguments(inner)
+        self._candidates = [_candidate(*each) for each in ((wrapped, model, 0), *others)]
+        self._defaults = create_arguments(wrapped)
         self._parent: ScheduledClient | None = None
-        self._chains = Chains()
+        self._encoder = PromptEncoder()
         self._actual = RequestUsage(0, 0)
         self._total = RequestUsage(0, 0)
 
@@ -101,7 +101,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
 
         Without a path the context says which agent asks.
         """
-        handle = ScheduledClient(self.inner, self.model, scope, path, self.priority, self._others)
+        handle = ScheduledClient(self.wrapped, self.model, scope, path, self.priority, self._others)
         handle._parent = self._parent or self
         return handle
 
@@ -152,7 +152,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
     async def close(self) -> None:
         """Close the wrapped client; a handle leaves that to the client it was made from."""
         if self._parent is None:
-            await self.inner.close()
+            await self.wrapped.close()
 
     def actual_usage(self) -> RequestUsage:
         """Tokens paid through this client and its handles, answers from a cache left out."""
@@ -172,21 +172,21 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         self, messages: Sequence[LLMMessage], *, tools: Sequence[Tool | ToolSchema] = ()
     ) -> int:
         """What the model's context has left, 128,000 tokens in all if AutoGen does not list it."""
-        return context_tokens(self.inner) - self.count_tokens(messages, tools=tools)
+        return context_tokens(self.wrapped) - self.count_tokens(messages, tools=tools)
 
     @property
     def capabilities(self) -> ModelCapabilities:
         """The wrapped client's."""
-        return self.inner.capabilities
+        return self.wrapped.capabilities
 
     @property
     def model_info(self) -> ModelInfo:
         """The wrapped client's."""
-        return self.inner.model_info
+        return self.wrapped.model_info
 
     def _to_config(self) -> ScheduledClientConfig:
         fields = {
-            "client": self.inner.dump_component(),
+            "client": self.wrapped.dump_component(),
             "model": self.model.name,
             "quotas": list(self.model.quotas),
             "idempotency_header": self.model.idempotency_header,
@@ -197,33 +197,34 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
 
     @classmethod
     def _from_config(cls, config: ScheduledClientConfig) -> Self:
-        inner = ChatCompletionClient.load_component(without_masked_keys(config.client.model_dump()))
+        component = without_masked_keys(config.client.model_dump())
+        wrapped = ChatCompletionClient.load_component(component)
         priority = None if config.priority is None else Priority[config.priority.upper()]
         provider = None if config.provider is None else PROVIDERS[config.provider]
         model = Model(
             config.model, tuple(config.quotas), config.idempotency_header, provider=provider
         )
-        return cls(inner, model, priority=priority)
+        return cls(wrapped, model, priority=priority)
 
-    def _slot(self, request: Request) -> tuple[RunScope, JournalSlot, Taken]:
+    def _slot(self, request: Request) -> tuple[RunScope, JournalSlot, RequestDigest]:
         """Take the request down, before anything is awaited, and find its slot."""
         scope = self.scope or scope_of_context(self.model.name)
         path = self.path or asking_agent()
-        taken = self._chains.take(request)
-        return scope, scope.open_slot(MODEL, path, taken), taken
+        digest = self._encoder.encode(request)
+        return scope, scope.open_slot(MODEL, path, digest), digest
 
     async def _stream(
         self,
         request: Request,
         scope: RunScope,
         slot: JournalSlot,
-        taken: Taken,
+        digest: RequestDigest,
         token: CancellationToken | None,
     ) -> AsyncGenerator[str | CreateResult, None]:
         if scope.machine.is_closed:
             # The run ended between the request and the first look at the stream.
             raise run_closed(scope.run_id)
-        async with attached(scope, slot, taken, token) as live:
+        async with attached(scope, slot, digest, token) as live:
             if (answered := await recorded(live)) is not None:
                 for item in _as_stream(load_result(answered)):
                     if isinstance(item, CreateResult):

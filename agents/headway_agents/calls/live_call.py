@@ -31,7 +31,7 @@ from headway_scheduler.model.states import CallState
 from headway_scheduler.providers import ErrorClass
 
 from ..journal.events import JournalSlot, Skipped, WorkBegan, WorkEnded
-from ..requests.prompts import Taken
+from ..requests.prompts import RequestDigest
 from ..scope import RunScope
 from .errors import LockOut, Refuse, ResponseHead, Retry, described, judged, next_step, paid_usage
 from .models import NO_CANDIDATE, Candidate
@@ -44,10 +44,13 @@ _READABLE = ("json", "event-stream")
 
 @asynccontextmanager
 async def attached(
-    scope: RunScope, slot: JournalSlot, taken: Taken, token: CancellationToken | None = None
+    scope: RunScope,
+    slot: JournalSlot,
+    digest: RequestDigest,
+    token: CancellationToken | None = None,
 ) -> AsyncIterator["LiveCall"]:
     """Enter with a call that is not queued yet. Left unsettled after that, it is abandoned."""
-    live = LiveCall(scope, slot, taken)
+    live = LiveCall(scope, slot, digest)
     cancel = scope.live_calls[slot.id] = partial(_cancel, live)
     if token is not None:
         token.add_callback(partial(cancel, asyncio.CancelledError("cancelled by its token")))
@@ -168,10 +171,10 @@ class LiveCall:
     acquired. Whatever its owner awaits for it goes through ``wait``.
     """
 
-    def __init__(self, scope: RunScope, slot: JournalSlot, taken: Taken) -> None:
+    def __init__(self, scope: RunScope, slot: JournalSlot, digest: RequestDigest) -> None:
         self.scope = scope
         self.slot = slot
-        self.taken = taken
+        self.digest = digest
         self.candidate = NO_CANDIDATE
         self._service = scope.service
         self._phase = Phase.NEW
@@ -216,13 +219,13 @@ class LiveCall:
         self.scope.tell(WorkBegan())
 
     async def _queued(self, call: Call) -> Call:
-        known = self.scope.known_links
-        prompt = self.taken.unknown(known)
+        known = self.scope.known_nodes
+        prompt = self.digest.missing(known)
         if self.slot.record is None:
             granted = await self._service.acquire(call, prompt, self._routes)
         else:
             granted = await self._service.reacquire(self.slot.record, self._routes)
-        known.update(link.hash for link in prompt.links)
+        known.update(node.hash for node in prompt.links)
         return granted
 
     def _admitted(self, call: Call) -> None:
@@ -266,7 +269,7 @@ class LiveCall:
         used = usd = None
         if usage is not None and self._call is not None:
             model, provider = self.candidate.model, self.candidate.provider
-            characters = self.taken.characters
+            characters = self.digest.characters
             self._service.learn(self.slot.agent, self._call.model, characters, usage)
             used = provider.settled_tokens(usage)
             if model.price is not None and (model.counts_usd or self.scope.counts_usd):

@@ -58,7 +58,7 @@ def output_cap(request: Request, defaults: Mapping[str, Any]) -> int | None:
 
 
 def _route(live: LiveCall, candidate: Candidate, output_cap: int | None) -> Route:
-    model, scope, characters = candidate.model, live.scope, live.taken.characters
+    model, scope, characters = candidate.model, live.scope, live.digest.characters
     expected = scope.service.expected(live.slot.agent, model.name, characters, output_cap)
     price = model.price if model.counts_usd or scope.counts_usd else None
     return Route(

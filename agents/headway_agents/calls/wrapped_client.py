@@ -51,15 +51,15 @@ def openai_client(model: str, key: str, base_url: str | None) -> ChatCompletionC
     return OpenAIChatCompletionClient(model=model, api_key=key, model_info=info, **address)
 
 
-def provider_name(inner: ChatCompletionClient) -> str:
+def provider_name(wrapped: ChatCompletionClient) -> str:
     """Return whose answers a client brings, by its class; "other" if that does not tell."""
-    kinds = {kind.__name__ for kind in type(inner).__mro__}
-    return next((name for kind, name in _PROVIDERS.items() if kind in kinds), "other")
+    effects = {kind.__name__ for kind in type(wrapped).__mro__}
+    return next((name for kind, name in _PROVIDERS.items() if kind in effects), "other")
 
 
-def model_name(inner: ChatCompletionClient) -> str | None:
+def model_name(wrapped: ChatCompletionClient) -> str | None:
     """Return the provider's name of the model that a client asks for, if it shows one."""
-    name = create_arguments(inner).get("model")
+    name = create_arguments(wrapped).get("model")
     return name if isinstance(name, str) else None
 
 
@@ -76,16 +76,16 @@ def disable_sdk_retries(client: ChatCompletionClient) -> Any:
     return sdk
 
 
-def stream_arguments(inner: ChatCompletionClient, request: Request) -> dict[str, Any]:
+def stream_arguments(wrapped: ChatCompletionClient, request: Request) -> dict[str, Any]:
     """Return what makes a stream report its usage. A choice that the user made stands."""
-    chosen = "stream_options" in create_arguments(inner) or "stream_options" in (
+    chosen = "stream_options" in create_arguments(wrapped) or "stream_options" in (
         request.extra or {}
     )
-    return {"include_usage": True} if is_openai(inner) and not chosen else {}
+    return {"include_usage": True} if is_openai(wrapped) and not chosen else {}
 
 
-def context_tokens(inner: ChatCompletionClient) -> int:
-    """Return the context window of the inner client's model, without asking anybody."""
-    model = model_name(inner) if is_openai(inner) else None
+def context_tokens(wrapped: ChatCompletionClient) -> int:
+    """Return the context window of the wrapped client's model, without asking anybody."""
+    model = model_name(wrapped) if is_openai(wrapped) else None
     listed = None if model is None else listed_token_limit(model)
     return DEFAULT_CONTEXT_TOKENS if listed is None else listed

@@ -60,7 +60,7 @@ class Closed:
     interrupted: bool
 
 
-State = Replaying | Live | Closed
+ReplayState = Replaying | Live | Closed
 
 
 # Events
@@ -172,7 +172,7 @@ class CloseAsked:
     interrupted: bool
 
 
-Event = (
+ReplayEvent = (
     Requested
     | ReachedBarrier
     | LeftBarrier
@@ -192,7 +192,7 @@ Event = (
 )
 
 
-# Effects
+# ReplayEffects
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,4 +251,6 @@ class End:
     outcome: AttemptOutcome
 
 
-Effect = Opened | Pass | Numbered | Deliver | Settle | OpenBarrier | StartTimer | CancelCalls | End
+ReplayEffect = (
+    Opened | Pass | Numbered | Deliver | Settle | OpenBarrier | StartTimer | CancelCalls | End
+)

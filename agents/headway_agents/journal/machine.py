@@ -35,9 +35,7 @@ from .events import (
     Closed,
     Deliver,
     Delivered,
-    Effect,
     End,
-    Event,
     JournalSlot,
     LeftBarrier,
     Live,
@@ -50,13 +48,15 @@ from .events import (
     Quiet,
     ReachedBarrier,
     Ready,
+    ReplayEffect,
+    ReplayEvent,
     Replaying,
+    ReplayState,
     Requested,
     Settle,
     Settled,
     Skipped,
     StartTimer,
-    State,
     StopAsked,
     TeamEnded,
     WorkBegan,
@@ -71,7 +71,7 @@ WAITING_SECONDS = 0.2
 """How long nothing must happen before a run that waits for a person leaves its process. What it
 does meanwhile outside of the journal is done again when it goes on."""
 
-Effects = tuple[Effect, ...]
+ReplayEffects = tuple[ReplayEffect, ...]
 
 
 class ReplayMachine:
@@ -101,7 +101,7 @@ class ReplayMachine:
             answers = self._replay.answers()
             self._due.extend(row.arrival for row in answers if row.arrival is not None)
         self._next_arrival = self._first_live
-        self.state: State = Replaying() if self._due else Live()
+        self.state: ReplayState = Replaying() if self._due else Live()
 
     @property
     def is_closed(self) -> bool:
@@ -113,7 +113,7 @@ class ReplayMachine:
         """Whether it was closed before its run was over."""
         return isinstance(self.state, Closed) and self.state.interrupted
 
-    def handle(self, event: Event) -> Effects:  # noqa: C901 - one match over all events
+    def handle(self, event: ReplayEvent) -> ReplayEffects:  # noqa: C901 - one match over all events
         """Take an event in, and return what is to be done about it, in this order.
 
         Raises RunClosed for a request to a closed machine, which ignores any other event, and
@@ -175,7 +175,7 @@ class ReplayMachine:
             case _:
                 assert_never(event)
 
-    def _requested(self, event: Requested) -> Effects:
+    def _requested(self, event: Requested) -> ReplayEffects:
         key = (event.kind, event.path, event.request_hash)
         occurrence = self._occurrences[key]
         self._occurrences[key] += 1
@@ -206,7 +206,7 @@ class ReplayMachine:
 
     # The barrier
 
-    def _reached_barrier(self, slot: JournalSlot) -> Effects:
+    def _reached_barrier(self, slot: JournalSlot) -> ReplayEffects:
         self._require(not slot.is_nested, slot)
         if isinstance(self.state, Replaying):
             if slot.record is None and self._has_lost(slot):
@@ -231,7 +231,7 @@ class ReplayMachine:
 
     # Deliveries
 
-    def _numbered(self) -> Effects:
+    def _numbered(self) -> ReplayEffects:
         arrival = self._next_arrival
         self._next_arrival += 1
         self._due.append(arrival)
@@ -240,7 +240,7 @@ class ReplayMachine:
     def _is_ready(self, arrival: int) -> bool:
         return arrival in self._ready or arrival == self._let_go
 
-    def _next_delivery(self) -> Effects:
+    def _next_delivery(self) -> ReplayEffects:
         """Let the first due answer go if it is ready, and the one before it has settled."""
         if self._is_settling or not self._due or self._due[0] not in self._ready:
             return ()
@@ -248,20 +248,20 @@ class ReplayMachine:
         self._ready.remove(self._let_go)
         return (Deliver(self._let_go),)
 
-    def _left_order(self, arrival: int) -> Effects:
+    def _left_order(self, arrival: int) -> ReplayEffects:
         """Go on without a number. If it was the first, its consequences settle now."""
         was_first = self._due[0] == arrival
         self._due.remove(arrival)
         self._ready.discard(arrival)
         if self._let_go == arrival:
             self._let_go = None
-        settle: Effects = ()
+        settle: ReplayEffects = ()
         if was_first and not self._is_settling:
             self._is_settling = True
             settle = (Settle(),)
         return (*settle, *self._after_replay(), *self._touch())
 
-    def _after_replay(self) -> Effects:
+    def _after_replay(self) -> ReplayEffects:
         if not isinstance(self.state, Replaying) or (self._due and self._is_recorded(self._due[0])):
             return ()
         self.state = Live()
@@ -275,7 +275,7 @@ class ReplayMachine:
 
     # Life, and its end
 
-    def _touch(self) -> Effects:
+    def _touch(self) -> ReplayEffects:
         """Count what happened; ask for a timer if somebody waits for something else to happen."""
         self.activity += 1
         if isinstance(self.state, Closed) or not (self.at_barrier or self._ready):
@@ -283,14 +283,14 @@ class ReplayMachine:
         seconds = QUIET_SECONDS if isinstance(self.state, Replaying) else WAITING_SECONDS
         return (StartTimer(seconds, self.activity),)
 
-    def _quiet(self) -> Effects:
+    def _quiet(self) -> ReplayEffects:
         if isinstance(self.state, Replaying):
             return self._changed(next(iter(self.at_barrier.values()), None))
         if self.needs_person is not None:
             return self._end(NeedsInput(self.needs_person))
         return self._end(Paused()) if self.pause_asked else ()
 
-    def _changed(self, slot: JournalSlot | None) -> Effects:
+    def _changed(self, slot: JournalSlot | None) -> ReplayEffects:
         """End because the workflow changed. Nothing was paid or written: a person decides."""
         unasked = self._unasked()
         near = [row for row in unasked if slot is None or row.call.path == slot.path]
@@ -305,7 +305,7 @@ class ReplayMachine:
             )
         )
 
-    def _end(self, outcome: AttemptOutcome) -> Effects:
+    def _end(self, outcome: AttemptOutcome) -> ReplayEffects:
         self.state = Closed(outcome, interrupted=True)
         return (End(outcome), CancelCalls())
 

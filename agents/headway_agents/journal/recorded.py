@@ -27,14 +27,14 @@ class Journal:
     """What is recorded of a run, and how an attempt takes it.
 
     ``records`` are the run's rows, ``inherited`` answers of runs that it began as a copy of.
-    ``again``: failed calls are made again (retry). ``unknown_waits``: calls cut off in flight wait
+    ``retry_failed``: failed calls are made again. ``unknown_waits``: calls cut off in flight wait
     for a person. ``by_order``: inherited answers are matched by who asked and in which order, not
     by what, because a fork with a task of its own asks in other words.
     """
 
     records: Sequence[CallRecord] = ()
     inherited: Sequence[CallRecord] = ()
-    again: bool = False
+    retry_failed: bool = False
     unknown_waits: bool = False
     by_order: bool = False
 
@@ -91,7 +91,7 @@ class Replay:
         if row.arrival is None:
             return False
         survived = self._asked_again.get(row.call.path, -1) > row.seq
-        return row.state is CallState.FAILED and (survived or not self._journal.again)
+        return row.state is CallState.FAILED and (survived or not self._journal.retry_failed)
 
     def unasked(self) -> list[CallRecord]:
         """Answers that nobody has asked for yet, by the order in which they were first asked."""

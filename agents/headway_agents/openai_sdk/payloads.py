@@ -14,7 +14,7 @@ from typing import Any
 from headway_scheduler.model.calls import Usage
 from headway_scheduler.model.formulas import CHARACTERS_PER_TOKEN
 
-from ..requests.prompts import IMAGE_CHARACTERS, Taken, text_chain
+from ..requests.prompts import IMAGE_CHARACTERS, RequestDigest, text_digest
 from ..secrets import without_keys
 
 _CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
@@ -25,10 +25,10 @@ _LAST_EVENTS = frozenset({"response.completed", "response.incomplete", "response
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class EncodedRequest:
     """A request taken down, and the most tokens that its answer may have, if it says."""
 
-    taken: Taken
+    digest: RequestDigest
     output_cap: int | None
 
 
@@ -62,17 +62,17 @@ class Answer:
         return _usage(_json(self.body))
 
 
-def read_request(path: str, content_type: str, body: bytes) -> Asked:
+def read_request(path: str, content_type: str, body: bytes) -> EncodedRequest:
     """Take down a request to ``path``, such as ``embeddings``."""
     data = _json(body)
     if not isinstance(data, dict):
-        return Asked(
-            replace(text_chain(f"{path}\n{_digest(content_type, body)}"), characters=0), None
+        return EncodedRequest(
+            replace(text_digest(f"{path}\n{_digest(content_type, body)}"), characters=0), None
         )
     # Line by line: a conversation that grows shares its pieces with what it was before.
     text = json.dumps(without_keys(data), sort_keys=True, indent=1, ensure_ascii=False)
-    taken = replace(text_chain(f"{path}\n{text}"), characters=_characters(data))
-    return Asked(taken, 0 if path in _WITHOUT_OUTPUT else _output_cap(data))
+    digest = replace(text_digest(f"{path}\n{text}"), characters=_characters(data))
+    return EncodedRequest(digest, 0 if path in _WITHOUT_OUTPUT else _output_cap(data))
 
 
 class Events:

@@ -71,9 +71,9 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
         content_type = request.headers.get("content-type", "")
         asked = read_request(self._path(request), content_type, await request.aread())
         scope = self._scope()
-        slot = scope.open_slot(SDK, asking_agent(), asked.taken)
+        slot = scope.open_slot(SDK, asking_agent(), asked.digest)
         async with AsyncExitStack() as stack:
-            live = await stack.enter_async_context(attached(scope, slot, asked.taken))
+            live = await stack.enter_async_context(attached(scope, slot, asked.digest))
             if (answered := await recorded(live)) is not None:
                 answer = Answer.load(answered)
                 headers = {"content-type": answer.content_type}

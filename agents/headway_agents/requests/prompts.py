@@ -1,13 +1,13 @@
 """Requests as chains of text. Law of this file: the same request gives the same chain, anywhere.
 
-Theory of operation. A request is put into *pieces*: first everything but its messages, then each
-message, its long texts before it as pieces of their own. A prompt is a chain of them: each *link*
-hashes the one before it and one piece, and the last link's hash is the request's. So a prompt that
-grows adds only its new links, a text that several agents hear is kept once, and even a prompt that
+Theory of operation. A request is put into *chunks*: first everything but its messages, then each
+message, its long texts before it as chunks of their own. A prompt is a chain of them: each *node*
+hashes the one before it and one chunk, and the last node's hash is the request's. So a prompt that
+grows adds only its new nodes, a text that several agents hear is kept once, and even a prompt that
 repeats the whole history in one text (SelectorGroupChat's) shares all but its end with the one
 before.
 
-Nothing in a piece depends on the process, the hash seed, the time, or an id that somebody drew:
+Nothing in a chunk depends on the process, the hash seed, the time, or an id that somebody drew:
 tool calls are numbered by their appearance, and an image is the hash of its pixels. Which client is
 asked, and how it is configured, is no part of it. The same walk counts characters, which is what
 providers charge at admission.
@@ -41,8 +41,8 @@ Part = str | Image | FunctionCall | FunctionExecutionResult
 HASH_BYTES = 16
 LONG_TEXT = 400
 """A text with more characters is kept apart from its message: others may hear it too."""
-PIECE_CHARACTERS = 2000
-"""A piece of a long text ends at the first line break after so many."""
+CHUNK_CHARACTERS = 2000
+"""A chunk of a long text ends at the first line break after so many."""
 MESSAGE_CHARACTERS = 16
 """What a message costs beside its text: about 4 tokens, by OpenAI's cookbook on counting."""
 IMAGE_CHARACTERS = 765 * CHARACTERS_PER_TOKEN
@@ -50,8 +50,8 @@ IMAGE_CHARACTERS = 765 * CHARACTERS_PER_TOKEN
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """A request taken down: its hash, what it is charged for, and its chain, first link first.
+class RequestDigest:
+    """A request taken down: its hash, what it is charged for, and its chain, first node first.
 
     What leaves it holds no keys: it is kept to be read and compared, never to be sent again.
     """
@@ -60,26 +60,26 @@ class Taken:
     characters: int
     chain: tuple[tuple[ChainNode, Chunk], ...]
 
-    def pieces(self) -> list[str]:
-        """The text of every piece, as it is kept."""
-        return [without_whole_keys(piece.text) for _, piece in self.chain]
+    def chunks(self) -> list[str]:
+        """The text of every chunk, as it is kept."""
+        return [without_whole_keys(chunk.text) for _, chunk in self.chain]
 
-    def unknown(self, known: set[bytes]) -> Prompt:
-        """What is not yet ``known`` to be on disk. A link that is known has known ones before."""
+    def missing(self, known: set[bytes]) -> Prompt:
+        """What is not yet ``known`` to be on disk. A node that is known has known ones before."""
         new: list[tuple[ChainNode, Chunk]] = []
-        for link, piece in reversed(self.chain):
-            if link.hash in known:
+        for node, chunk in reversed(self.chain):
+            if node.hash in known:
                 break
-            new.append((link, piece))
+            new.append((node, chunk))
         new.reverse()
-        # Only here, for a prompt that repeats the whole history has all its pieces anew each time.
-        pieces = (Chunk(piece.hash, without_whole_keys(piece.text)) for _, piece in new)
-        return Prompt(tuple(pieces), tuple(link for link, _ in new))
+        # Only here, for a prompt that repeats the whole history has all its chunks anew each time.
+        chunks = (Chunk(chunk.hash, without_whole_keys(chunk.text)) for _, chunk in new)
+        return Prompt(tuple(chunks), tuple(node for node, _ in new))
 
 
 @dataclass(slots=True)
 class _Body:
-    """A message's pieces, and its links the last time that it was asked."""
+    """A message's chunks, and its nodes the last time that it was asked."""
 
     message: LLMMessage
     content: object
@@ -89,19 +89,19 @@ class _Body:
     characters: int
     before: bytes | None = None
     numbers: tuple[int, ...] = ()
-    links: tuple[tuple[ChainNode, Chunk], ...] = field(default=())
+    nodes: tuple[tuple[ChainNode, Chunk], ...] = field(default=())
 
 
-class Chains:
+class PromptEncoder:
     """Takes down the requests of one asker. What it asked before is not read again."""
 
     def __init__(self) -> None:
         self._bodies: dict[int, _Body] = {}
 
-    def take(self, request: Request) -> Taken:
+    def encode(self, request: Request) -> RequestDigest:
         """Return the chain of ``request``. Its messages may change as soon as this returns."""
         setting = _dumps(_setting(request))
-        chain = list(_linked(None, [_piece(setting)]))
+        chain = list(_linked(None, [_chunk(setting)]))
         characters = sum(len(_dumps(_schema(tool))) for tool in request.tools)
         if isinstance(request.json_output, type):
             characters += len(_dumps(request.json_output))
@@ -109,11 +109,11 @@ class Chains:
         bodies: dict[int, _Body] = {}
         for message in request.messages:
             body = bodies[id(message)] = self._body(message)
-            chain += _links_of(body, chain[-1][0].hash, numbers)
+            chain += _nodes_of(body, chain[-1][0].hash, numbers)
             characters += body.characters
         # Only what this request holds: a context forgets, and so does this.
         self._bodies = bodies
-        return Taken(chain[-1][0].hash.hex(), characters, tuple(chain))
+        return RequestDigest(chain[-1][0].hash.hex(), characters, tuple(chain))
 
     def _body(self, message: LLMMessage) -> _Body:
         known = self._bodies.get(id(message))
@@ -129,12 +129,12 @@ class Chains:
 
 def request_hash(request: Request) -> str:
     """Return the hash of a request in hex."""
-    return Chains().take(request).request_hash
+    return PromptEncoder().encode(request).request_hash
 
 
 def characters(request: Request) -> int:
     """Count what the provider is sent: texts, names, tool schemas, and a flat rate per image."""
-    return Chains().take(request).characters
+    return PromptEncoder().encode(request).characters
 
 
 def estimated_tokens(request: Request) -> int:
@@ -142,30 +142,30 @@ def estimated_tokens(request: Request) -> int:
     return math.ceil(characters(request) / CHARACTERS_PER_TOKEN)
 
 
-def text_chain(text: str) -> Taken:
+def text_digest(text: str) -> RequestDigest:
     """Return the chain of a step's request, which is one text."""
-    chain = tuple(_linked(None, _pieces(text)))
-    return Taken(chain[-1][0].hash.hex(), len(text), chain)
+    chain = tuple(_linked(None, _chunks(text)))
+    return RequestDigest(chain[-1][0].hash.hex(), len(text), chain)
 
 
-def _links_of(
+def _nodes_of(
     body: _Body, before: bytes, numbers: dict[str, int]
 ) -> tuple[tuple[ChainNode, Chunk], ...]:
     own = tuple(numbers.setdefault(call_id, len(numbers)) for call_id in body.ids)
     if body.before != before or body.numbers != own:
         head = f"{body.head} {list(own)}" if own else body.head
         # The head last: what a text that grows has in common with its last state comes first.
-        body.links = tuple(_linked(before, [*body.texts, _piece(head)]))
+        body.nodes = tuple(_linked(before, [*body.texts, _chunk(head)]))
         body.before, body.numbers = before, own
-    return body.links
+    return body.nodes
 
 
-def _linked(parent: bytes | None, pieces: Sequence[Chunk]) -> Sequence[tuple[ChainNode, Chunk]]:
+def _linked(parent: bytes | None, chunks: Sequence[Chunk]) -> Sequence[tuple[ChainNode, Chunk]]:
     linked = []
-    for piece in pieces:
-        link = ChainNode(_hash((parent or b"") + piece.hash), parent, piece.hash)
-        linked.append((link, piece))
-        parent = link.hash
+    for chunk in chunks:
+        node = ChainNode(_hash((parent or b"") + chunk.hash), parent, chunk.hash)
+        linked.append((node, chunk))
+        parent = node.hash
     return linked
 
 
@@ -173,21 +173,21 @@ def _hash(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()[:HASH_BYTES]
 
 
-def _piece(text: str) -> Chunk:
+def _chunk(text: str) -> Chunk:
     return Chunk(_hash(text.encode("utf-8", "surrogatepass")), text)
 
 
-def _pieces(text: str) -> list[Chunk]:
+def _chunks(text: str) -> list[Chunk]:
     """Cut a text at line breaks. Where it is cut depends on what stands before, not after."""
-    pieces, start = [], 0
-    while len(text) - start > PIECE_CHARACTERS:
-        end = text.find("\n", start + PIECE_CHARACTERS) + 1
+    chunks, start = [], 0
+    while len(text) - start > CHUNK_CHARACTERS:
+        end = text.find("\n", start + CHUNK_CHARACTERS) + 1
         if not end:
             break
-        pieces.append(_piece(text[start:end]))
+        chunks.append(_chunk(text[start:end]))
         start = end
-    pieces.append(_piece(text[start:]))
-    return pieces
+    chunks.append(_chunk(text[start:]))
+    return chunks
 
 
 def _body(message: LLMMessage) -> _Body:
@@ -197,7 +197,7 @@ def _body(message: LLMMessage) -> _Body:
     def kept(text: str) -> Any:
         if len(text) <= LONG_TEXT:
             return text
-        long.extend(_pieces(text))
+        long.extend(_chunks(text))
         return {"characters": len(text)}
 
     data: dict[str, Any] = {"type": message.type}

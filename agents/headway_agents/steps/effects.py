@@ -7,17 +7,26 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from enum import StrEnum
 from typing import Any, TypeVar
 
 from headway_scheduler.errors import CallerError
 
-from .step import Again
-
 T = TypeVar("T")
-Kinds = Mapping[str, Again]
+
+
+class Effect(StrEnum):
+    """What a step does to the world, and so what becomes of one that was cut off while it acted."""
+
+    PURE = "pure"  # it changes nothing: done again
+    IDEMPOTENT = "idempotent"  # it acts once for one key: done again, with its key
+    ONCE = "once"  # a person says what came of it
+
+
+Effects = Mapping[str, Effect]
 """Declarations by a tool's name, from the configuration: they go before those in the code."""
 
-_MARK = "__headway_again__"
+_MARK = "__headway_effect__"
 _key: ContextVar[str] = ContextVar("headway_idempotency_key")
 
 
@@ -27,19 +36,19 @@ def pure(tool: T) -> T:
     ``tool`` is a function, before it becomes a tool, or a BaseTool, Workbench, CodeExecutor or
     Memory. Raises CallerError for what cannot be marked.
     """
-    return _marked(tool, Again.PURE)
+    return _marked(tool, Effect.PURE)
 
 
 def idempotent(tool: T) -> T:
     """Declare that calls with the same :func:`idempotency_key` act once: one that was cut off is
     made again, with its key. Otherwise as :func:`pure`.
     """
-    return _marked(tool, Again.IDEMPOTENT)
+    return _marked(tool, Effect.IDEMPOTENT)
 
 
 def once(tool: T) -> T:
     """Declare what is so anyway: a call that was cut off waits for a person. As :func:`pure`."""
-    return _marked(tool, Again.ONCE)
+    return _marked(tool, Effect.ONCE)
 
 
 def idempotency_key() -> str:
@@ -74,18 +83,18 @@ def keyed(key: str) -> Iterator[None]:
         raise asyncio.CancelledError
 
 
-def again_of(name: str, kinds: Kinds, *declared: Any) -> Again:
+def effect_of(name: str, effects: Effects, *declared: Any) -> Effect:
     """Return how a tool is declared: by its name in the configuration, or on its parts."""
     marks = (getattr(part, _MARK, None) for part in declared)
-    return kinds.get(name) or next((mark for mark in marks if mark is not None), Again.ONCE)
+    return effects.get(name) or next((mark for mark in marks if mark is not None), Effect.ONCE)
 
 
-def _marked(tool: T, again: Again) -> T:
+def _marked(tool: T, effect: Effect) -> T:
     try:
         # A bound method has no attributes of its own.
-        setattr(getattr(tool, "__func__", tool), _MARK, again)
+        setattr(getattr(tool, "__func__", tool), _MARK, effect)
     except (AttributeError, TypeError):
         raise CallerError(
-            f"{tool!r} cannot be declared {again}: declare it by its name in the configuration"
+            f"{tool!r} cannot be declared {effect}: declare it by its name in the configuration"
         ) from None
     return tool

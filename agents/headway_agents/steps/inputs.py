@@ -13,14 +13,14 @@ from typing import Any
 from headway_scheduler.errors import CallerError
 
 from ..scope import RunScope, asking_agent, current_scope
-from .effects import keyed
-from .step import Again, Step, by_person, perform
+from .effects import Effect, keyed
+from .step import Step, by_person, perform
 
 INPUT = "input"
 
 
 async def step(
-    name: str, function: Callable[..., Any], *args: Any, again: Again = Again.PURE
+    name: str, function: Callable[..., Any], *args: Any, effect: Effect = Effect.PURE
 ) -> Any:
     """Return ``function(*args)``, sync or async, or what it returned when the run first asked.
 
@@ -37,7 +37,7 @@ async def step(
         return _json(result, f"the result of step {name!r}")
 
     request = _json(args, f"what step {name!r} is called with")
-    answer = await perform(scope, Step(INPUT, asking_agent(), name, request, Again(again)), act)
+    answer = await perform(scope, Step(INPUT, asking_agent(), name, request, Effect(effect)), act)
     words = by_person(answer)
     return json.loads(answer) if words is None else words
 

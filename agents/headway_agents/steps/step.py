@@ -11,7 +11,6 @@ person, who says what came of it.
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 
 from headway_scheduler.model.calls import Call, Outcome
@@ -19,20 +18,13 @@ from headway_scheduler.model.states import CallState
 
 from ..calls.live_call import attached, recorded
 from ..journal.events import JournalSlot
-from ..requests.prompts import Taken, text_chain
-from ..scope import RunScope, acting
+from ..requests.prompts import RequestDigest, text_digest
+from ..scope import RunScope, inside_step
+from .effects import Effect
 
 PERSON = "person"
 Act = Callable[[str], Awaitable[str]]
 """Gets an idempotency key, the same for every attempt at the step, and returns JSON."""
-
-
-class Again(StrEnum):
-    """What becomes of a step that was cut off while it acted."""
-
-    PURE = "pure"
-    IDEMPOTENT = "idempotent"
-    ONCE = "once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +35,7 @@ class Step:
     path: str
     name: str
     request: str
-    again: Again = Again.ONCE
+    effect: Effect = Effect.ONCE
 
 
 async def perform(scope: RunScope, step: Step, act: Act) -> str:
@@ -55,12 +47,12 @@ async def perform(scope: RunScope, step: Step, act: Act) -> str:
     async with attached(scope, *_slot(scope, step)) as live:
         if (answered := await recorded(live)) is not None:
             return answered
-        if live.slot.was_cut_off and (step.again is Again.ONCE or scope.journal.unknown_waits):
+        if live.slot.was_cut_off and (step.effect is Effect.ONCE or scope.journal.unknown_waits):
             await live.for_person()
         await live.acquire(_row(scope, step, live.slot))
         live.record_sent()
         try:
-            with acting(scope, live.slot):
+            with inside_step(scope, live.slot):
                 answer = await live.wait(partial(act, live.slot.id))
         except Exception as error:
             await live.refused(error)
@@ -76,7 +68,7 @@ async def ask_person(scope: RunScope, path: str, question: str) -> str:
             return _words(answered)
         await live.wait(partial(scope.replay_barrier, live.slot))
         if live.slot.record is None:
-            await scope.service.ask(_row(scope, step, live.slot), live.taken.unknown(set()))
+            await scope.service.ask(_row(scope, step, live.slot), live.digest.missing(set()))
         if scope.person is None:
             await live.for_person()
         live.begin()
@@ -102,9 +94,9 @@ def _words(answer: str) -> str:
     return words
 
 
-def _slot(scope: RunScope, step: Step) -> tuple[JournalSlot, Taken]:
-    taken = text_chain(json.dumps([step.name, step.request]))
-    return scope.open_slot(step.kind, step.path, taken), taken
+def _slot(scope: RunScope, step: Step) -> tuple[JournalSlot, RequestDigest]:
+    digest = text_digest(json.dumps([step.name, step.request]))
+    return scope.open_slot(step.kind, step.path, digest), digest
 
 
 def _row(scope: RunScope, step: Step, slot: JournalSlot) -> Call:

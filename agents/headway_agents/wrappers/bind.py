@@ -1,8 +1,8 @@
 """Give every holder of a client in a team its own handle. Law of this file: nothing else changes.
 
 Theory of operation. AutoGen keeps clients in attributes of teams, agents, contexts, workbenches and
-tools, and those in one another. The walk follows attributes of these kinds, lists and dicts of
-them included, and puts a handle bound to (scope, path) where a client was. It knows kinds, not
+tools, and those in one another. The walk follows attributes of these effects, lists and dicts of
+them included, and puts a handle bound to (scope, path) where a client was. It knows effects, not
 classes, so agents that users wrote are walked too. A client inside a closure is out of its reach:
 if it is ours it falls back on the context; if it is not, it spends past the scheduler.
 
@@ -35,16 +35,15 @@ from ..autogen_private import has_run
 from ..calls.client import ScheduledClient
 from ..journal.recorded import NESTED
 from ..scope import RunScope
-from ..steps.effects import Kinds
+from ..steps.effects import Effects
 from .code_executor import JournaledExecutor
 from .memory import JournaledMemory, is_external
 from .people import approve_through, ask_through
 from .tool_list import journaled_workbench
-from .workbench import JournaledWorkbench
+from .wrapper import Wrapper
 
 Path = tuple[str, ...]
 _HOLDERS = (Team, ChatAgent, BaseTool, Workbench, ChatCompletionContext, TerminationCondition)
-_STAND_INS = (JournaledWorkbench, JournaledExecutor, JournaledMemory)
 _MANAGERS: dict[type[Team], str] = {
     SelectorGroupChat: "selector",
     MagenticOneGroupChat: "orchestrator",
@@ -55,17 +54,17 @@ def bind(
     team: Team | ChatAgent,
     scope: RunScope,
     models: Callable[[ChatCompletionClient], ScheduledClient],
-    kinds: Kinds | None = None,
+    effects: Effects | None = None,
 ) -> None:
     """Replace every client in ``team`` by a handle that knows ``scope`` and its holder's path.
 
     A client that is not ours yet goes through ``models``. Tools, code, people and memories become
-    journaled steps; ``kinds`` declares tools by name. Raises CallerError for anything that is
+    journaled steps; ``effects`` declares tools by name. Raises CallerError for anything that is
     no team or agent, and for a team that has run: build a fresh one for every attempt.
     """
     if not isinstance(team, Team | ChatAgent):
         raise CallerError(f"a {type(team).__name__} is neither a Team nor a ChatAgent of AutoGen")
-    binder = _Binder(scope, models, kinds or {})
+    binder = _Binder(scope, models, effects or {})
     binder.walk(team, () if isinstance(team, Team) else (team.name,))
 
 
@@ -74,11 +73,11 @@ class _Binder:
         self,
         scope: RunScope,
         models: Callable[[ChatCompletionClient], ScheduledClient],
-        kinds: Kinds,
+        effects: Effects,
     ) -> None:
         self._scope = scope
         self._models = models
-        self._kinds = kinds
+        self._effects = effects
         # Keeps what it has seen alive: an id could be given out again.
         self._seen: dict[int, object] = {}
         self._stand_ins: dict[tuple[int, str], object] = {}
@@ -103,8 +102,8 @@ class _Binder:
         """Return what stands in for ``value``: itself, if it asks nothing of the world."""
         if isinstance(value, ChatCompletionClient):
             return self._handle(value, "/".join(self._place(holder, value, path)))
-        if isinstance(value, _STAND_INS):
-            value = value.inner
+        if isinstance(value, Wrapper):
+            value = value.wrapped
         if isinstance(value, _HOLDERS):
             self.walk(value, self._place(holder, value, path))
         if isinstance(holder, ChatAgent) and isinstance(value, Workbench | CodeExecutor | Memory):
@@ -127,13 +126,13 @@ class _Binder:
 
     def _journaled(self, value: Workbench | CodeExecutor | Memory, path: str) -> object:
         if isinstance(value, CodeExecutor):
-            return JournaledExecutor(value, self._scope, path, self._kinds)
+            return JournaledExecutor(value, self._scope, path, self._effects)
         if isinstance(value, Memory):
             is_asked = is_external(value)
-            return JournaledMemory(value, self._scope, path, self._kinds) if is_asked else value
+            return JournaledMemory(value, self._scope, path, self._effects) if is_asked else value
         number = self._workbenches[path]
         self._workbenches[path] += 1
-        return journaled_workbench(value, self._scope, path, self._kinds, number)
+        return journaled_workbench(value, self._scope, path, self._effects, number)
 
     def _place(self, holder: object, child: object, path: Path) -> Path:
         """Return where ``child`` stands, numbered if another one stands there already."""

@@ -6,10 +6,9 @@ from autogen_core import CancellationToken
 from autogen_core.code_executor import CodeBlock, CodeExecutor, CodeResult
 
 from ..scope import RunScope
-from ..steps.effects import Kinds, again_of
+from ..steps.effects import Effects, effect_of
 from ..steps.step import Step
-from .workbench import TOOL, canonical, data_of
-from .wrapper import LazyWrapper
+from .wrapper import TOOL, LazyWrapper, canonical, data_of
 
 EXECUTE_CODE = "execute_code"
 """The name under which the configuration declares code executors."""
@@ -20,9 +19,9 @@ class JournaledExecutor(LazyWrapper, CodeExecutor):
 
     component_type = "code_executor"
 
-    def __init__(self, inner: CodeExecutor, scope: RunScope, path: str, kinds: Kinds) -> None:
-        super().__init__(inner, scope, path, kinds)
-        self._again = again_of(EXECUTE_CODE, kinds, inner)
+    def __init__(self, wrapped: CodeExecutor, scope: RunScope, path: str, effects: Effects) -> None:
+        super().__init__(wrapped, scope, path, effects)
+        self._effect = effect_of(EXECUTE_CODE, effects, wrapped)
 
     async def execute_code_blocks(
         self, code_blocks: list[CodeBlock], cancellation_token: CancellationToken
@@ -30,17 +29,17 @@ class JournaledExecutor(LazyWrapper, CodeExecutor):
         """Execute blocks as one step."""
 
         async def act() -> Any:
-            await self._behind.begin()
-            result = await self.inner.execute_code_blocks(code_blocks, cancellation_token)
+            await self._lazy_start.start()
+            result = await self.wrapped.execute_code_blocks(code_blocks, cancellation_token)
             return {"exit_code": result.exit_code, "output": result.output}
 
         request = canonical([[block.language, block.code] for block in code_blocks])
-        step = Step(TOOL, self._path, EXECUTE_CODE, request, self._again)
+        step = Step(TOOL, self._path, EXECUTE_CODE, request, self._effect)
         return CodeResult(**await data_of(self._scope, step, act, _said))
 
     async def restart(self) -> None:
-        """Restart what is behind it."""
-        await self.inner.restart()
+        """Restart what is wrapped."""
+        await self.wrapped.restart()
 
 
 def _said(words: str) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from autogen_core.model_context import ChatCompletionContext
 from autogen_core.models import LLMMessage
 from pydantic import TypeAdapter
 
-from ..steps.effects import again_of, keyed
+from ..steps.effects import Effect, effect_of, keyed
 from ..steps.inputs import INPUT
-from ..steps.step import Again, Step, by_person, perform
+from ..steps.step import Step, by_person, perform
 from .wrapper import Wrapper
 
 _MESSAGES: TypeAdapter[list[LLMMessage]] = TypeAdapter(list[LLMMessage])
@@ -33,11 +33,11 @@ class JournaledMemory(Wrapper, Memory):
 
         async def act() -> Any:
             draft = _Draft(before)
-            updated = await self.inner.update_context(draft)
+            updated = await self.wrapped.update_context(draft)
             return {"found": _dump(updated.memories), "added": _MESSAGES.dump_python(draft.added)}
 
         asked = getattr(before[-1], "content", None) if before else None
-        answer = await self._step("update_context", _text(asked), Again.PURE, act)
+        answer = await self._step("update_context", _text(asked), Effect.PURE, act)
         for message in _MESSAGES.validate_python(answer.get("added", [])):
             await model_context.add_message(message)
         return Updated(memories=_load(answer.get("found", [])))
@@ -51,10 +51,10 @@ class JournaledMemory(Wrapper, Memory):
         """Return what the memory finds, or found when the run first asked."""
 
         async def act() -> Any:
-            return {"found": _dump(await self.inner.query(query, cancellation_token, **kwargs))}
+            return {"found": _dump(await self.wrapped.query(query, cancellation_token, **kwargs))}
 
         asked = _dumps([_asked(query), kwargs])
-        answer = await self._step("query", asked, Again.PURE, act)
+        answer = await self._step("query", asked, Effect.PURE, act)
         return _load(answer.get("found", []))
 
     async def add(
@@ -63,31 +63,31 @@ class JournaledMemory(Wrapper, Memory):
         """Add to the memory, once in a run."""
 
         async def act() -> Any:
-            await self.inner.add(content, cancellation_token)
+            await self.wrapped.add(content, cancellation_token)
 
-        again = again_of(self._name("add"), self._kinds, self.inner)
-        await self._step("add", _dumps(_dump_content(content)), again, act)
+        effect = effect_of(self._name("add"), self._effects, self.wrapped)
+        await self._step("add", _dumps(_dump_content(content)), effect, act)
 
     async def clear(self) -> None:
         """Clear the memory, once in a run."""
-        again = again_of(self._name("clear"), self._kinds, self.inner)
-        await self._step("clear", "", again, self.inner.clear)
+        effect = effect_of(self._name("clear"), self._effects, self.wrapped)
+        await self._step("clear", "", effect, self.wrapped.clear)
 
     async def close(self) -> None:
-        """Close what is behind it."""
-        await self.inner.close()
+        """Close what is wrapped."""
+        await self.wrapped.close()
 
     def _name(self, method: str) -> str:
-        return f"{type(self.inner).__name__}.{method}"
+        return f"{type(self.wrapped).__name__}.{method}"
 
     async def _step(
-        self, method: str, request: str, again: Again, act: Callable[[], Awaitable[Any]]
+        self, method: str, request: str, effect: Effect, act: Callable[[], Awaitable[Any]]
     ) -> dict[str, Any]:
         async def acting(key: str) -> str:
             with keyed(key):
                 return _dumps(await act())
 
-        step = Step(INPUT, self._path, self._name(method), request, again)
+        step = Step(INPUT, self._path, self._name(method), request, effect)
         answer = await perform(self._scope, step, acting)
         # A person who answers in its place says no more than that it is over.
         return {} if by_person(answer) is not None else json.loads(answer) or {}

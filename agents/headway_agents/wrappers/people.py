@@ -25,8 +25,8 @@ from ..autogen_private import (
     read_with,
 )
 from ..scope import RunScope
-from ..steps.effects import keyed
-from ..steps.step import PERSON, Again, Step, ask_person, by_person, perform
+from ..steps.effects import Effect, keyed
+from ..steps.step import PERSON, Step, ask_person, by_person, perform
 
 _TERMINALS = (cancellable_input, builtins.input)
 """What AutoGen asks if the user gave nobody: standard input, which a resumed run may not have."""
@@ -46,7 +46,7 @@ def ask_through(agent: UserProxyAgent, scope: RunScope, path: str) -> None:
                 return json.dumps(await _words(own, is_async, prompt, cancellation_token))
 
         # Whoever was asked may be asked again.
-        step = Step(PERSON, path, "input", json.dumps(prompt), Again.PURE)
+        step = Step(PERSON, path, "input", json.dumps(prompt), Effect.PURE)
         answer = await perform(scope, step, act)
         words = by_person(answer)
         return str(json.loads(answer)) if words is None else words
@@ -69,7 +69,7 @@ def approve_through(agent: CodeExecutorAgent, scope: RunScope, path: str) -> Non
                 response = await response if isawaitable(response) else response
                 return str(response.model_dump_json())
 
-        step = Step(PERSON, path, "approval", json.dumps(request.code), Again.PURE)
+        step = Step(PERSON, path, "approval", json.dumps(request.code), Effect.PURE)
         answer = await perform(scope, step, act)
         if (words := by_person(answer)) is not None:
             return ApprovalResponse(approved=words.strip().lower() in _YES, reason=words)

@@ -33,7 +33,7 @@ from ..autogen_private import (
     with_function,
 )
 from ..scope import RunScope
-from ..steps.effects import Kinds
+from ..steps.effects import Effects
 from .workbench import ENDED, JournaledWorkbench, ending, failure
 
 _Message = BaseAgentEvent | BaseChatMessage
@@ -44,8 +44,8 @@ class JournaledTools(JournaledWorkbench, StaticWorkbench):
     """A list of tools whose calls are steps. Listing them is none."""
 
     async def list_tools(self) -> list[ToolSchema]:
-        """The tools, which do not change."""
-        tools: list[ToolSchema] = await self.inner.list_tools()
+        """Return the tools, which do not change."""
+        tools: list[ToolSchema] = await self.wrapped.list_tools()
         return tools
 
     async def call_tool(
@@ -59,7 +59,7 @@ class JournaledTools(JournaledWorkbench, StaticWorkbench):
         tool = self._tool(name)
 
         async def act() -> Any:
-            result = await self.inner.call_tool(name, arguments, cancellation_token, call_id)
+            result = await self.wrapped.call_tool(name, arguments, cancellation_token, call_id)
             return result.model_dump(mode="json")
 
         with ending(self._scope):
@@ -69,13 +69,13 @@ class JournaledTools(JournaledWorkbench, StaticWorkbench):
         return failure(name, ENDED)
 
     def _tool(self, name: str) -> BaseTool[Any, Any] | None:
-        own = original_name(self.inner, name)
-        return next((tool for tool in tools_of(self.inner) if tool.name == own), None)
+        own = original_name(self.wrapped, name)
+        return next((tool for tool in tools_of(self.wrapped) if tool.name == own), None)
 
     def _declared(self, name: str) -> Iterable[Any]:
         tool = self._tool(name)
         function = function_of(tool)
-        return (tool, function, getattr(function, "func", None), self.inner)
+        return (tool, function, getattr(function, "func", None), self.wrapped)
 
 
 class JournaledStreamTools(JournaledTools, StaticStreamWorkbench):
@@ -92,9 +92,11 @@ class JournaledStreamTools(JournaledTools, StaticStreamWorkbench):
 
         What any other tool streams is given out when it is done, live as in a replay.
         """
-        assert isinstance(self.inner, StaticStreamWorkbench)
-        stream = partial(self.inner.call_tool_stream, name, arguments, cancellation_token, call_id)
-        tool = next((tool for tool in tools_of(self.inner) if tool.name == name), None)
+        assert isinstance(self.wrapped, StaticStreamWorkbench)
+        stream = partial(
+            self.wrapped.call_tool_stream, name, arguments, cancellation_token, call_id
+        )
+        tool = next((tool for tool in tools_of(self.wrapped) if tool.name == name), None)
         is_over = True
         with ending(self._scope):
             said = (
@@ -127,22 +129,22 @@ class JournaledStreamTools(JournaledTools, StaticStreamWorkbench):
 
 
 def journaled_workbench(
-    workbench: Workbench, scope: RunScope, path: str, kinds: Kinds, number: int = 0
+    workbench: Workbench, scope: RunScope, path: str, effects: Effects, number: int = 0
 ) -> Workbench:
-    """Return what stands in for ``workbench``; of static ones, the tools learn their keys."""
+    """Return a wrapper of ``workbench`` whose calls are steps. Tools of a list learn their keys."""
     if not isinstance(workbench, StaticWorkbench):
-        return JournaledWorkbench(workbench, scope, path, kinds, number)
+        return JournaledWorkbench(workbench, scope, path, effects, number)
     set_tools(workbench, [_knowing_its_key(tool) for tool in tools_of(workbench)])
     is_stream = isinstance(workbench, StaticStreamWorkbench)
     kind = JournaledStreamTools if is_stream else JournaledTools
-    return kind(workbench, scope, path, kinds, number)
+    return kind(workbench, scope, path, effects, number)
 
 
 def runs_agents(tool: object) -> bool:
     """Whether a tool holds an agent or a team, which keep what they hear."""
     values = list(getattr(tool, "__dict__", {}).values())
-    inner = [item for value in values if isinstance(value, list | tuple) for item in value]
-    return any(isinstance(value, Team | ChatAgent) for value in (*values, *inner))
+    inside = [item for value in values if isinstance(value, list | tuple) for item in value]
+    return any(isinstance(value, Team | ChatAgent) for value in (*values, *inside))
 
 
 def _knowing_its_key(tool: BaseTool[Any, Any]) -> BaseTool[Any, Any]:

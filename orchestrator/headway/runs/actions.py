@@ -111,7 +111,7 @@ class Actions:
         run = await self._find(run_id)
         require_failed(run)
         run = with_options(run, self._scheduler.now(), **options)
-        return await self._execute(run, ReplayOptions(again=True))
+        return await self._execute(run, ReplayOptions(retry_failed=True))
 
     async def fork(self, run_id: str, at: str, task: str | None) -> RunHandle:
         """Start a copy of a run that asks call ``at`` anew."""

@@ -49,7 +49,7 @@ class RunFailed(HeadwayError):
 class ReplayOptions:
     """How an attempt uses the journal: see ``headway_agents.Journal``."""
 
-    again: bool = False
+    retry_failed: bool = False
     """Ask again for calls that have failed."""
 
     unknown_waits: bool = False

@@ -32,7 +32,7 @@ async def inherited_answers(store: Store, run: Run) -> list[CallRecord]:
 
 
 async def journal_of(
-    store: Store, run: Run, *, again: bool = False, unknown_waits: bool = False
+    store: Store, run: Run, *, retry_failed: bool = False, unknown_waits: bool = False
 ) -> "Journal":
     """Return the journal of ``run`` for its next attempt: see ``headway_agents.Journal``."""
     from headway_agents import Journal
@@ -40,7 +40,9 @@ async def journal_of(
     inherited = await inherited_answers(store, run)
     own = await store.calls(run.id)
     by_order = await _has_other_task(store, run)
-    return Journal(own, inherited, again=again, unknown_waits=unknown_waits, by_order=by_order)
+    return Journal(
+        own, inherited, retry_failed=retry_failed, unknown_waits=unknown_waits, by_order=by_order
+    )
 
 
 def answered(records: Sequence[CallRecord]) -> list[CallRecord]:

@@ -150,7 +150,7 @@ class Runner:
     ) -> "Attempt":
         """Build a fresh team on the run's journal, and tell the handle where it starts."""
         journal = await journal_of(
-            self._store, run, again=plan.again, unknown_waits=plan.unknown_waits
+            self._store, run, retry_failed=plan.retry_failed, unknown_waits=plan.unknown_waits
         )
         attempt = await self._workflows.build(run, self._service, journal)
         attempt.scope.person = self.person

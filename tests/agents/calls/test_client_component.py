@@ -29,8 +29,8 @@ async def test_a_loaded_client_is_unbound_and_takes_the_key_from_the_environment
         loaded = ChatCompletionClient.load_component(type(dumped)(**_json(dumped)))
         assert isinstance(loaded, ScheduledClient)
         assert (loaded.model, loaded.priority, loaded.scope) == (MODEL, Priority.HIGH, None)
-        assert isinstance(loaded.inner, OpenAIChatCompletionClient)
-        assert loaded.inner._client.api_key == "sk-from-the-environment"
+        assert isinstance(loaded.wrapped, OpenAIChatCompletionClient)
+        assert loaded.wrapped._client.api_key == "sk-from-the-environment"
         assert (await loaded.bound(scope, "w").create(question())).content
         await loaded.close()
 

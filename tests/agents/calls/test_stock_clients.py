@@ -307,7 +307,7 @@ async def test_it_says_what_the_bare_client_says_and_its_usage_is_recorded(
     asking: SchedulerClient, server: Server, stock: tuple[str, Stock], question: Any, how: str
 ) -> None:
     server.says = [saying(stock[1], how), saying(stock[1], how)]
-    bare = await ASK[how](asking.client.inner, question())
+    bare = await ASK[how](asking.client.wrapped, question())
     wrapped = await ASK[how](asking.client, question())
     assert wrapped.content == bare.content == "Hello."
     assert wrapped.finish_reason == bare.finish_reason

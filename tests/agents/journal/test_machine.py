@@ -1,6 +1,6 @@
 """The table of the replay machine, cell by cell: every event in every state."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, get_args
@@ -14,9 +14,7 @@ from headway_agents.journal.events import (
     Closed,
     Deliver,
     Delivered,
-    Effect,
     End,
-    Event,
     JournalSlot,
     LeftBarrier,
     Live,
@@ -29,13 +27,15 @@ from headway_agents.journal.events import (
     Quiet,
     ReachedBarrier,
     Ready,
+    ReplayEffect,
+    ReplayEvent,
     Replaying,
+    ReplayState,
     Requested,
     Settle,
     Settled,
     Skipped,
     StartTimer,
-    State,
     StopAsked,
     TeamEnded,
     WorkBegan,
@@ -87,11 +87,8 @@ def asked(request_hash: str, path: str = "w") -> Requested:
     return Requested("model", path, request_hash, words)
 
 
-def machine(*records: CallRecord, told: Sequence[Event] = (), **options: Any) -> ReplayMachine:
-    made = ReplayMachine("run", Journal(records, **options))
-    for event in told:
-        made.handle(event)
-    return made
+def machine(*records: CallRecord, **options: Any) -> ReplayMachine:
+    return ReplayMachine("run", Journal(records, **options))
 
 
 def slot_of(made: ReplayMachine, event: Requested) -> JournalSlot:
@@ -106,7 +103,7 @@ def snapshot(made: ReplayMachine) -> Any:
     return repr((state, made._replay and vars(made._replay)))
 
 
-def ended(outcome: Any) -> tuple[Effect, ...]:
+def ended(outcome: Any) -> tuple[ReplayEffect, ...]:
     return (End(outcome), CancelCalls())
 
 
@@ -121,7 +118,7 @@ class Given:
     new: JournalSlot
 
 
-def replaying(*told: Event, is_check: bool = False) -> Given:
+def replaying(*told: ReplayEvent, is_check: bool = False) -> Given:
     """Answers 0 of w and 1 of v are recorded; neither was asked for. x asks something new."""
     made = machine(row(0, "w", arrival=0), row(1, "v", arrival=1))
     made.is_check = is_check
@@ -132,7 +129,7 @@ def replaying(*told: Event, is_check: bool = False) -> Given:
     return Given(made, new)
 
 
-def live(*told: Event, is_check: bool = False) -> Given:
+def live(*told: ReplayEvent, is_check: bool = False) -> Given:
     made = machine()
     made.is_check = is_check
     new = slot_of(made, asked("new", "x"))
@@ -155,9 +152,9 @@ class Cell:
     """What an event does in a state. ``event`` may depend on the slots that are known."""
 
     given: Callable[[], Given]
-    event: Callable[[Given], Event]
+    event: Callable[[Given], ReplayEvent]
     effects: Callable[[Given], Any]
-    state: State
+    state: ReplayState
     why: str = ""
 
     @property
@@ -175,7 +172,7 @@ def nothing(_: Given) -> Any:
     return ()
 
 
-def at(event: Event) -> Callable[[Given], Event]:
+def at(event: ReplayEvent) -> Callable[[Given], ReplayEvent]:
     return lambda _: event
 
 
@@ -434,7 +431,7 @@ TABLE = [
 
 def test_the_table_has_every_event_in_every_state() -> None:
     cells = {(type(c.event(g)), type(g.machine.state)) for c in TABLE for g in [c.given()]}
-    assert cells == set(product(get_args(Event), get_args(State)))
+    assert cells == set(product(get_args(ReplayEvent), get_args(ReplayState)))
 
 
 @pytest.mark.parametrize("cell", TABLE, ids=lambda cell: cell.name)
@@ -456,7 +453,7 @@ def test_a_cell_of_the_table(cell: Cell) -> None:
     assert given.machine.state == cell.state
 
 
-ILLEGAL: dict[str, tuple[Callable[[], Given], Callable[[Given], Event]]] = {
+ILLEGAL: dict[str, tuple[Callable[[], Given], Callable[[Given], ReplayEvent]]] = {
     "delivered unasked": (replaying, at(Delivered(0))),
     "delivered twice": (lambda: replaying(*DELIVERED_0), at(Delivered(0))),
     "delivered out of order": (lambda: replaying(Ready(0), Ready(1)), at(Delivered(1))),
@@ -524,8 +521,8 @@ def test_a_row_is_given_back_or_asked_again(
 def test_a_failure_that_nothing_followed_is_asked_again_by_a_retry() -> None:
     failed = row(0, "w", arrival=0, state=CallState.FAILED)
     after = row(1, "w", arrival=1)
-    assert not slot_of(machine(failed, again=True), asked("h0")).is_answered
-    assert slot_of(machine(failed, after, again=True), asked("h0")).is_answered
+    assert not slot_of(machine(failed, retry_failed=True), asked("h0")).is_answered
+    assert slot_of(machine(failed, after, retry_failed=True), asked("h0")).is_answered
 
 
 def test_a_row_that_was_set_aside_is_not_found() -> None:
@@ -551,7 +548,7 @@ def test_inherited_answers_are_matched_by_order_in_a_fork_with_a_task_of_its_own
 def test_numbers_of_new_answers_are_above_those_of_every_row() -> None:
     """A row that is asked again may have one, and another row that is not must keep its own."""
     failed = [row(number, arrival=number, state=CallState.FAILED) for number in (5, 7)]
-    made = machine(row(0, arrival=6), *failed, again=True)
+    made = machine(row(0, arrival=6), *failed, retry_failed=True)
     assert made.handle(AnswerCame()) == (Numbered(8),)
 
 

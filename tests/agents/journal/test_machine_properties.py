@@ -16,7 +16,6 @@ from headway_agents.journal.events import (
     Deliver,
     Delivered,
     End,
-    Event,
     JournalSlot,
     LeftBarrier,
     Live,
@@ -29,6 +28,7 @@ from headway_agents.journal.events import (
     Quiet,
     ReachedBarrier,
     Ready,
+    ReplayEvent,
     Requested,
     Settle,
     Settled,
@@ -80,7 +80,7 @@ def journals(draw: st.DrawFn, most: int = 5) -> Journal:
         asked[words] += 1
     if draw(st.booleans()):
         return Journal((), rows, by_order=True)
-    return Journal(rows, again=draw(st.booleans()))
+    return Journal(rows, retry_failed=draw(st.booleans()))
 
 
 class Watched:
@@ -96,7 +96,7 @@ class Watched:
         self.timer = 0
         self.may_deliver = True
 
-    def tell(self, event: Event) -> bool:
+    def tell(self, event: ReplayEvent) -> bool:
         """Tell an event and check what must hold. Whether it was legal."""
         was_closed, before = isinstance(self.machine.state, Closed), self.snapshot()
         try:
@@ -149,17 +149,17 @@ class Watched:
         return {name: copy(value) for name, value in known.items()}
 
 
-SOMETIMES: list[Event] = [StopAsked(DeadlinePassed()), CloseAsked(True), CloseAsked(False)]
+SOMETIMES: list[ReplayEvent] = [StopAsked(DeadlinePassed()), CloseAsked(True), CloseAsked(False)]
 """Most sequences go on without an end."""
 
 
 @st.composite
-def events(draw: st.DrawFn, watched: Watched) -> Event:
+def events(draw: st.DrawFn, watched: Watched) -> ReplayEvent:
     """Any event; those about slots and answers mostly about some that there are."""
     arrival = draw(st.integers(0, 9))
     activity = watched.machine.activity - draw(st.sampled_from((0, 0, 0, 1)))
     words = draw(st.sampled_from(PATHS)), draw(st.sampled_from(HASHES))
-    choices: list[Event] = [
+    choices: list[ReplayEvent] = [
         Requested("model", *words, tuple),
         AnswerCame(),
         *(make(n) for n in (arrival, *watched.machine._due) for make in (Ready, Skipped)),
@@ -201,7 +201,7 @@ def test_a_run_that_asks_everything_again_gets_it_in_order_and_goes_on(
     for call in data.draw(st.permutations(calls)):
         watched.tell(Requested("model", call.path, call.request_hash, tuple))
     assert {slot.id for slot in watched.slots} == {call.id for call in calls}
-    owed: list[Event] = []
+    owed: list[ReplayEvent] = []
     for slot in watched.slots:
         if slot.is_answered and not slot.is_nested:
             assert slot.record is not None

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from headway_agents.openai_sdk.payloads import Answer, Asked, Events, read_request
+from headway_agents.openai_sdk.payloads import Answer, EncodedRequest, Events, read_request
 from headway_scheduler.model.calls import Usage
 
 
-def asked(path: str = "chat/completions", **body: Any) -> Asked:
+def asked(path: str = "chat/completions", **body: Any) -> EncodedRequest:
     return read_request(path, "application/json", json.dumps(body).encode())
 
 
@@ -17,15 +17,15 @@ def test_the_same_request_has_the_same_hash_however_it_is_written() -> None:
     one = read_request("embeddings", "application/json", b'{"model":"e","input":"a"}')
     two = read_request("embeddings", "application/json", b'{ "input": "a", "model": "e" }')
     assert one == two
-    assert one.taken.request_hash != asked("moderations", model="e", input="a").taken.request_hash
-    assert one.taken.request_hash != asked("embeddings", model="e", input="b").taken.request_hash
+    assert one.digest.request_hash != asked("moderations", model="e", input="a").digest.request_hash
+    assert one.digest.request_hash != asked("embeddings", model="e", input="b").digest.request_hash
 
 
 def test_a_file_has_the_same_hash_whatever_boundary_was_drawn() -> None:
     def upload(boundary: str, content: str) -> str:
         body = f"--{boundary}\r\n\r\n{content}\r\n--{boundary}--\r\n"
         kind = f"multipart/form-data; boundary={boundary}"
-        return read_request("files", kind, body.encode()).taken.request_hash
+        return read_request("files", kind, body.encode()).digest.request_hash
 
     assert upload("a1", "text") == upload("b2", "text") != upload("a1", "other")
 
@@ -50,14 +50,14 @@ def test_an_image_has_a_flat_rate() -> None:
         return {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * pixels}}
 
     small, large = (asked(messages=[{"content": [part(size)]}]) for size in (10, 100_000))
-    assert small.taken.characters == large.taken.characters > 3000
+    assert small.digest.characters == large.digest.characters > 3000
 
 
 def test_a_conversation_that_grows_shares_its_pieces() -> None:
     told = [{"role": "user", "content": f"line {number} " + "x" * 500} for number in range(20)]
     first, second = asked(messages=told[:16]), asked(messages=told)
-    known = {link.hash for link, _ in first.taken.chain}
-    assert len(second.taken.unknown(known).links) < len(second.taken.chain) / 2
+    known = {node.hash for node, _ in first.digest.chain}
+    assert len(second.digest.missing(known).links) < len(second.digest.chain) / 2
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,12 @@ from pydantic import BaseModel
 
 from headway_agents.calls.reserve import output_cap
 from headway_agents.requests.codec import Request, dump_result, load_result, usage_of
-from headway_agents.requests.prompts import Chains, characters, estimated_tokens, request_hash
+from headway_agents.requests.prompts import (
+    PromptEncoder,
+    characters,
+    estimated_tokens,
+    request_hash,
+)
 
 TEXT = st.text() | st.text(alphabet=st.characters())  # the latter may hold lone surrogates
 LOGPROBS = st.floats(allow_nan=False)
@@ -114,7 +119,7 @@ def test_pixels_are_in_the_hash_and_not_in_the_text() -> None:
 
     requests = [picture("red", (4, 2)), picture("blue", (4, 2)), picture("red", (2, 4))]
     assert len({request_hash(request) for request in requests}) == 3
-    assert len("".join(Chains().take(picture("red", (500, 500))).pieces())) < 300
+    assert len("".join(PromptEncoder().encode(picture("red", (500, 500))).chunks())) < 300
 
 
 def test_a_tool_and_its_schema_are_the_same() -> None:

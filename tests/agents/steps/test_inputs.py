@@ -12,7 +12,7 @@ from autogen_agentchat.messages import BaseChatMessage, TextMessage
 from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_core import CancellationToken
 
-from headway_agents import Again, Attempt, Journal, NeedsInput, RunScope, bind, person_answer
+from headway_agents import Attempt, Effect, Journal, NeedsInput, RunScope, bind, person_answer
 from headway_agents.steps.effects import idempotency_key
 from headway_agents.steps.inputs import now, random, step
 from headway_scheduler.backends.memory.store import MemoryStore
@@ -122,9 +122,9 @@ async def test_outside_of_a_run_it_is_refused() -> None:
         await now()
 
 
-@pytest.mark.parametrize("again", list(Again))
+@pytest.mark.parametrize("effect", list(Effect))
 async def test_a_step_that_was_cut_off(
-    again: Again, begin: Any, records: Any, service: LocalScheduler
+    effect: Effect, begin: Any, records: Any, service: LocalScheduler
 ) -> None:
     acts, keys = asyncio.Event(), list[str]()
 
@@ -136,7 +136,7 @@ async def test_a_step_that_was_cut_off(
         return f"sent {text}"
 
     async def act() -> Any:
-        return await step("send", send, "hi", again=again)
+        return await step("send", send, "hi", effect=effect)
 
     first = await begin(act)
     task = asyncio.create_task(said(first))
@@ -148,7 +148,7 @@ async def test_a_step_that_was_cut_off(
     (row,) = await records("run")
     assert row.state is CallState.UNKNOWN
     second = await begin(act)
-    if again is not Again.ONCE:
+    if effect is not Effect.ONCE:
         assert await said(second) == "'sent hi'"
         assert keys == [row.call.id] * 2
         return

@@ -232,7 +232,7 @@ async def test_what_an_agent_asks_of_the_world_is_stood_in_for_and_once_only(
             for holder in (writer, inside):
                 (stand_in,) = holder._workbench
                 assert isinstance(stand_in, JournaledWorkbench)
-                assert not isinstance(stand_in.inner, JournaledWorkbench)
+                assert not isinstance(stand_in.wrapped, JournaledWorkbench)
                 assert stand_in._scope.run_id == run
             assert inside._model_client.path == "writer/inside"  # type: ignore[attr-defined]
         assert writer._tools is tools
@@ -259,8 +259,8 @@ async def test_a_workbench_of_two_agents_is_asked_by_each(
         one, two = (holder._workbench[0] for holder in pair)
         assert isinstance(one, JournaledWorkbench)
         assert isinstance(two, JournaledWorkbench)
-        assert one.inner is two.inner is bench
-        assert one._behind is two._behind
+        assert one.wrapped is two.wrapped is bench
+        assert one._lazy_start is two._lazy_start
         assert (one._path, two._path) == ("one", "two")
 
 

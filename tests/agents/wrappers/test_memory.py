@@ -19,7 +19,7 @@ from autogen_core.models import SystemMessage, UserMessage
 from autogen_ext.models.replay import ReplayChatCompletionClient
 from PIL import Image as Picture
 
-from headway_agents import Again, Attempt, Journal, NeedsInput, RunScope, bind, person_answer
+from headway_agents import Attempt, Effect, Journal, NeedsInput, RunScope, bind, person_answer
 from headway_agents.steps.effects import idempotent
 from headway_agents.wrappers.memory import JournaledMemory
 from headway_scheduler.backends.memory.store import MemoryStore
@@ -190,7 +190,7 @@ async def test_an_addition_that_was_cut_off(
     if kind == "marked":
         idempotent(diary)
     agent = writer(diary)
-    kinds = {"Diary.add": Again.PURE} if kind == "configured" else None
+    kinds = {"Diary.add": Effect.PURE} if kind == "configured" else None
     attempt = await begin(agent, kinds)
     if kind == "once":
         task = asyncio.create_task(stand_in(agent).add(note))

@@ -34,9 +34,9 @@ from autogen_ext.models.replay import ReplayChatCompletionClient
 from PIL import Image as Picture
 from pydantic import BaseModel
 
-from headway_agents import Again, Attempt, Journal, NeedsInput, RunScope, bind, person_answer
+from headway_agents import Attempt, Effect, Journal, NeedsInput, RunScope, bind, person_answer
 from headway_agents.steps.effects import idempotency_key, idempotent, once, pure
-from headway_agents.steps.lazy_start import release
+from headway_agents.wrappers.wrapper import release
 from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import CallRecord, Outcome, Priority
@@ -64,7 +64,7 @@ def begin(store: MemoryStore, service: LocalScheduler, models: Any) -> Begin:
     """Begin an attempt at the run, with all that is recorded of it."""
 
     async def beginning(
-        team: Team | ChatAgent, kinds: Mapping[str, Again] | None = None, **journal: Any
+        team: Team | ChatAgent, kinds: Mapping[str, Effect] | None = None, **journal: Any
     ) -> Attempt:
         rows = Journal(records=await store.calls("run"), **journal)
         scope = RunScope(service, "run", Priority.NORMAL, rows)
@@ -385,7 +385,7 @@ async def test_the_configuration_declares_by_name(begin: Begin, records: Any) ->
     acts, keys = asyncio.Event(), list[str]()
     tool = once(keyed_tool(acts, keys))
     await cut_off(await begin(writer(tool_calls(("act", {"n": 1})), tools=[tool])), acts)
-    attempt = await begin(writer(tools=[tool]), {"act": Again.PURE})
+    attempt = await begin(writer(tools=[tool]), {"act": Effect.PURE})
     assert last(await result_of(attempt)) == "done 1"
 
 
