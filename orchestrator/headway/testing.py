@@ -1,6 +1,6 @@
-"""A Headway that needs no key: its models are a simulated provider's, in this process.
+"""Opens a Headway that needs no key: a simulated provider in this process answers its models.
 
-For tests, examples, the demo and benchmarks. Law of this file: nothing of the user's is read, and
+For tests, examples, the demo and benchmarks. Law of this file: nothing of the user is read, and
 nothing is left behind: no headway.toml, no HEADWAY_* variable, no database, no key.
 """
 
@@ -23,16 +23,16 @@ from .api import Headway
 from .config import Config, load
 
 MODEL = "sim"
-"""What workflows ask for. Models of any other name are the same provider's, on the same quota."""
+"""The configured model. Other names lead to the same provider, on the same quota."""
 
 QUOTA = "small"
-"""The one quota: it allows what the provider allows."""
+"""The one quota: it has the limits of the provider."""
 
 _ROOMY = Limits(requests_per_minute=6000, tokens_per_minute=1_000_000, concurrency=32)
 
 
 class SimulatedHeadway(Headway):
-    """A Headway with the provider that its models are asked at: ``provider.ledger`` saw it all."""
+    """A Headway with its simulated provider: ``provider.ledger`` has every request."""
 
     def __init__(self, config: Config, provider: SimulatedProvider) -> None:
         super().__init__(config)
@@ -48,9 +48,9 @@ async def simulated_headway(
 ) -> AsyncIterator[SimulatedHeadway]:
     """Open a Headway on a temporary database, with a simulated provider behind model ``sim``.
 
-    The quota is the provider's ``limits``; without them there is room for anything. While it is
-    open, OPENAI_BASE_URL and OPENAI_API_KEY lead to the provider as well: clients that a component
-    file describes go there too, never to a real account.
+    ``limits`` are the provider's and the quota's; without them there is room for any call. While it
+    is open, OPENAI_BASE_URL and OPENAI_API_KEY lead to the provider, so that clients of component
+    files never reach a real account.
     """
     limits = limits or _ROOMY
     settings = Settings(limits=limits, latency=Latency(latency_seconds), reply=reply)

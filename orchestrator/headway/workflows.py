@@ -1,7 +1,7 @@
-"""Finds what a workflow's name stands for, and builds its team.
+"""Resolves names of workflows, and builds their teams.
 
-Law of this file: a run can be built again from its row alone: the name of a registered factory,
-``module:factory``, or a component file whose text the row holds, without its keys.
+Law of this file: a run can be built again from its row alone: by the name of a registered factory,
+by ``module:factory``, or from the text of a component file, which the row holds without its keys.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 KEY_COMMAND_SECONDS = 30.0
-"""How long a command may take to print a key; a password manager may ask somebody first."""
+"""How long a command may take to print a key; a password manager may ask a person first."""
 
 
 class Models(Protocol):
@@ -51,14 +51,14 @@ class Models(Protocol):
 
 
 class Workflows:
-    """The workflows that this process can run, and the provider clients that they share."""
+    """The workflows of this process, and the provider clients that their runs share."""
 
     def __init__(self, config: Config, prices: Prices) -> None:
         self._config = config
         self._prices = prices
         self._factories: dict[str, Callable[..., Any]] = {}
-        self._inners: dict[str, ChatCompletionClient] = {}
-        self._made: dict[str, list[ChatCompletionClient]] = {}
+        self._wrapped: dict[str, ChatCompletionClient] = {}
+        self._run_clients: dict[str, list[ChatCompletionClient]] = {}
         self._sdks: dict[str, AsyncOpenAI] = {}
 
     def register(self, name: str, factory: Callable[..., Any]) -> None:
@@ -68,9 +68,9 @@ class Workflows:
         self._factories[name] = factory
 
     def describe(self, reference: str) -> tuple[str, str | None]:
-        """Turn what a user wrote into what a row keeps: (workflow, component text or None).
+        """Resolve the reference of a user to what a row keeps: (workflow, component text or None).
 
-        Raises CallerError if it names nothing that could be run.
+        Raises CallerError if it names no workflow.
         """
         if reference in self._factories:
             return reference, None
@@ -86,7 +86,7 @@ class Workflows:
         )
 
     async def build(self, run: Run, service: SchedulerClient, journal: "Journal") -> "Attempt":
-        """Make a fresh team for ``run``, its clients bound to it. Imports AutoGen."""
+        """Build a fresh team for ``run``, its clients bound to the run. Imports AutoGen."""
         from headway_agents import (
             Attempt,
             Effect,
@@ -112,9 +112,9 @@ class Workflows:
         return Attempt(team, scope)
 
     def version(self, run: Run) -> str | None:
-        """A hash of what builds the run's team: the component, or the module of its factory.
+        """Hash the source of the run's team: the component, or the module of its factory.
 
-        None if it cannot be told. Raises CallerError if there is no such factory.
+        None if the source is unknown. Raises CallerError if there is no such factory.
         """
         if run.component is not None:
             return _hash(run.component)
@@ -129,33 +129,33 @@ class Workflows:
         return run.workflow in self._factories
 
     def can_build(self, run: Run) -> bool:
-        """Whether a run names something that every process has, or that was registered here."""
+        """Whether this process can build a run: any process can, or its workflow is known here."""
         return is_portable(run) or run.workflow in self.names
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What runs may name here beside component files and module:factory."""
+        """Names of workflows in this process, registered or configured."""
         return (*self._factories, *self._config.workflows)
 
     async def release(self, run_id: str) -> None:
-        """Close the provider clients that a run's component file made; nobody else has them."""
-        for client in self._made.pop(run_id, ()):
+        """Close the provider clients that a run's component file made; no other run has them."""
+        for client in self._run_clients.pop(run_id, ()):
             await client.close()
 
     def model(self, name: str, *, priority: Priority | str | None = None) -> "ScheduledClient":
-        """A client for a model of the configuration, not yet bound to a run."""
+        """Make a client for a model of the configuration, not yet bound to a run."""
         from headway_agents import ScheduledClient
 
-        client, level = self._inner(name), _priority(priority)
+        client, level = self._wrapped_client(name), _priority(priority)
         return ScheduledClient(client, self._model(name), None, None, level, self._others(name))
 
     def wrap(
         self, client: "ChatCompletionClient", *, priority: Priority | str | None = None
     ) -> "ScheduledClient":
-        """A client around one that the user made, on the quotas of the model that it asks for."""
+        """Make a client around the user's own, on the quotas of the model that it asks for."""
         from headway_agents import ScheduledClient, model_name
 
-        # A client that does not show its model still draws on the limits of unlisted models.
+        # A client that does not show its model draws on the limits of unlisted models.
         name = model_name(client) or type(client).__name__
         level = _priority(priority)
         return ScheduledClient(client, self._model(name), None, None, level, self._others(name))
@@ -163,7 +163,7 @@ class Workflows:
     def openai(
         self, name: str, scope: "Callable[[], RunScope]", *, priority: Priority | str | None = None
     ) -> "AsyncOpenAI":
-        """OpenAI's own client for a model of the configuration, its calls those of ``scope()``."""
+        """Make OpenAI's own client for a configured model; its calls belong to ``scope()``."""
         from headway_agents.openai_sdk.client import openai_sdk, scheduled
 
         model = self._model(name)
@@ -172,16 +172,16 @@ class Workflows:
         return scheduled(self._sdks[name], model, scope, _priority(priority))
 
     def _others(self, name: str) -> "list[tuple[ChatCompletionClient, Model, int]]":
-        """What may be asked instead of a model: its other deployments, then its fallbacks."""
+        """List the stand-ins of a model, with their ranks: deployments, then fallbacks."""
         configured = self._config.model(name)
         ranked = [(other, 0) for other in configured.deployments]
         ranked += [(other, rank) for rank, other in enumerate(configured.fallbacks, start=1)]
-        return [(self._inner(other), self._model(other), rank) for other, rank in ranked]
+        return [(self._wrapped_client(other), self._model(other), rank) for other, rank in ranked]
 
     def _model(self, name: str) -> "Model":
-        """How calls of a model are scheduled. Raises CallerError if it has no price and needs one.
+        """Return how calls of a model are scheduled.
 
-        It needs one if a quota that it draws on is of dollars.
+        Raises CallerError if one of its quotas is in dollars and the model has no price.
         """
         from headway_agents import Model
 
@@ -200,16 +200,16 @@ class Workflows:
         return any(limit.resource is Resource.USD_PER_DAY for limit in limits)
 
     async def close(self) -> None:
-        """Close the provider clients that were made here."""
-        for inner in self._inners.values():
-            await inner.close()
-        self._inners.clear()
+        """Close the provider clients that this process made."""
+        for client in self._wrapped.values():
+            await client.close()
+        self._wrapped.clear()
         for sdk in self._sdks.values():
             await sdk.close()
         self._sdks.clear()
 
     def _wrap_made(self, run_id: str, client: "ChatCompletionClient") -> "ScheduledClient":
-        self._made.setdefault(run_id, []).append(client)
+        self._run_clients.setdefault(run_id, []).append(client)
         return self.wrap(client)
 
     def _factory(self, workflow: str) -> Callable[..., Any]:
@@ -231,14 +231,14 @@ class Workflows:
         except (OSError, UnicodeDecodeError) as error:
             raise CallerError(f"component file {path} cannot be read: {error}") from error
 
-    def _inner(self, name: str) -> "ChatCompletionClient":
-        """One provider client per model: they are heavy, and hold connections worth sharing."""
-        if name not in self._inners:
+    def _wrapped_client(self, name: str) -> "ChatCompletionClient":
+        """Return the one provider client of a model: each is heavy, and holds connections."""
+        if name not in self._wrapped:
             from headway_agents import openai_client
 
             configured, key = self._config.model(name), self._key(name)
-            self._inners[name] = openai_client(configured.name, key, configured.base_url)
-        return self._inners[name]
+            self._wrapped[name] = openai_client(configured.name, key, configured.base_url)
+        return self._wrapped[name]
 
     def _key(self, name: str) -> str:
         configured = self._config.model(name)
@@ -254,14 +254,14 @@ class Workflows:
 
 
 def is_portable(run: Run) -> bool:
-    """Whether any process that has the code can build it: it names no table of one process."""
+    """Whether any process that has the code can build a run: no registered factory is named."""
     return run.component is not None or ":" in run.workflow
 
 
 def _printed_key(model: str, command: str) -> str:
-    """Run what prints a key. What it printed is in no message: it may be a part of one."""
+    """Run a command that prints a key. No message repeats its output, which may be the key."""
     try:
-        done = subprocess.run(  # its words are the user's own configuration
+        done = subprocess.run(  # the command is the user's own configuration
             shlex.split(command),
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -162,13 +162,13 @@ class Actions:
 
 
 async def rehearsed(
-    runner: Runner, run: Run, plan: ReplayOptions
+    runner: Runner, run: Run, replay: ReplayOptions
 ) -> tuple[Check, "NonDeterminism | None"]:
     """Replay a run offline. Nothing is asked, paid or written."""
     from headway_agents import DeadlinePassed, NeedsInput, NonDeterminism, Paused, WouldCall
 
     try:
-        attempt, _ = await runner.rehearse(run, plan)
+        attempt, _ = await runner.rehearse(run, replay)
     except Exception as error:  # whatever its workflow raises
         return Check(run.id, 0, "fails", f"{type(error).__name__}: {error}"), None
     outcome, replayed = attempt.stopped, attempt.scope.machine.replayed

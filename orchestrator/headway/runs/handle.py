@@ -1,6 +1,7 @@
-"""What a caller holds of a run: its handle, its result.
+"""Handles of runs, and their results. Law of this file: a handle shows, and drives nothing.
 
-Law of this file: a handle shows what the runner tells it, or the database; it drives nothing.
+The runner and the commits of this process tell it what happens; the one of a run that another
+process executes reads the database.
 """
 
 import json
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from headway_agents import Attempt
 
 
-LOOK_SECONDS = 0.25
-"""How often it is looked whether a run of another process has stopped."""
+POLL_SECONDS = 0.25
+"""How often the row of another process's run is read."""
 
 _STOPPED = ENDED_RUNS | {RunState.PAUSED, RunState.WAITING}
 
@@ -82,25 +83,30 @@ class RunResult:
 
 
 class RunHandle:
-    """A run of this process: watch it, wait for it, pause it, cancel it.
-
-    ``change`` says how the workflow differs, if that is why it stopped.
-    """
+    """A run that this process executes: watch it, wait for it, pause it, cancel it."""
 
     is_local = True
     """Whether this process executes the run."""
 
-    def __init__(self, run: Run, plan: ReplayOptions | None = None) -> None:
+    def __init__(self, run: Run, replay: ReplayOptions | None = None) -> None:
         self.run: Run = run
-        self.plan: ReplayOptions = plan or ReplayOptions()
+        """The row, as last written."""
+        self.replay: ReplayOptions = replay or ReplayOptions()
+        """How the attempt uses the journal."""
         self.change: str | None = None
+        """How the workflow differs from what it was, if the run stopped for that."""
         self.error: Exception | None = None
+        """What the run raised."""
         self.task_result: TaskResult | None = None
+        """The result of AutoGen, once the run is completed."""
         self.calls: dict[str, CallRecord] = {}
+        """Calls and steps by id, as last written."""
+        self.cancel_scope: anyio.CancelScope = anyio.CancelScope()
+        """Cuts the attempt off. For the runner."""
+        self.is_cancelled: bool = False
+        """Whether the run is to end for good."""
         self._events: list[Progress | BaseChatMessage | BaseAgentEvent] = []
         self._changed = anyio.Event()
-        self._scope = anyio.CancelScope()
-        self._is_cancelled = False
         self._is_paused = False
         self._attempt: Attempt | None = None
 
@@ -110,13 +116,13 @@ class RunHandle:
         return self.run.id
 
     def cancel(self) -> None:
-        """Stop the run for good: its queued calls leave the queue, nothing more is bought."""
-        self._is_cancelled = True
-        self._scope.cancel()
+        """End the run for good: its queued calls leave the queue, nothing more is bought."""
+        self.is_cancelled = True
+        self.cancel_scope.cancel()
 
     def interrupt(self) -> None:
         """Stop the run at once, as Ctrl-C does: what is in flight is cut off."""
-        self._scope.cancel()
+        self.cancel_scope.cancel()
 
     def pause(self) -> None:
         """Stop the run at its next call; what is in flight comes back first."""
@@ -125,14 +131,14 @@ class RunHandle:
             self._attempt.scope.pause()
 
     def obey(self, order: RunOrder) -> None:
-        """Do what an operator wants. Of another class the row is changed by whoever tells."""
+        """Carry out an order. The sender of a SetPriority writes the row."""
         match order:
             case CancelRun():
                 self.cancel()
             case PauseRun():
                 self.pause()
             case SetPriority():
-                # What waits of it follows with the row; this is for what it will ask.
+                # Its waiting calls follow the row; the scope is for calls that it will make.
                 self.run = replace(self.run, priority=order.priority)
                 if self._attempt is not None:
                     self._attempt.scope.priority = order.priority
@@ -140,7 +146,7 @@ class RunHandle:
                 assert_never(order)
 
     async def stream(self) -> AsyncIterator["Progress | BaseChatMessage | BaseAgentEvent"]:
-        """All messages of the team and all progress events, from the first one to the end."""
+        """Yield all messages of the team and all progress events, from the first one to the end."""
         seen = 0
         while True:
             for event in self._events[seen:]:
@@ -152,7 +158,7 @@ class RunHandle:
                 await self._changed.wait()
 
     async def ended(self) -> None:
-        """Wait for the end, whatever it is. A run that waits for another makes it as urgent."""
+        """Wait for the end, whatever it is. A run that waits for another lends it its priority."""
         with self._awaited():
             async for _ in self.stream():
                 pass
@@ -181,24 +187,24 @@ class RunHandle:
         )
 
     def begin(self, attempt: "Attempt", records: Sequence[CallRecord]) -> None:
-        """Take note of the attempt and of what is recorded. For the runner."""
+        """Take in the attempt, and what is recorded. For the runner."""
         self._attempt = attempt
         self.calls |= {record.call.id: record for record in records}
         if self._is_paused:
             attempt.scope.pause()
 
     def publish(self, event: "Progress | BaseChatMessage | BaseAgentEvent") -> None:
-        """Add to the stream. For the runner and the listener to commits."""
+        """Add to the stream. For the runner and for commits."""
         self._events.append(event)
         self._changed.set()
         self._changed = anyio.Event()
 
 
 class RemoteRunHandle(RunHandle):
-    """A run that this process does not execute: others do, or will, or it has ended.
+    """A run that this process does not execute: another one does, or will, or it has ended.
 
-    Its stream is what the team said and the end, once it is there: completed, failed, cancelled,
-    paused, or waiting for a person. Cancel or pause it with ``Headway.cancel`` and ``pause``.
+    Its stream has the team's messages and the end, once the run is completed, failed, cancelled,
+    paused, or waiting for a person. ``Headway.cancel`` and ``pause`` reach it.
     """
 
     is_local = False
@@ -207,6 +213,14 @@ class RemoteRunHandle(RunHandle):
         super().__init__(run)
         self._store = store
 
+    def cancel(self) -> None:
+        """Raises CallerError."""
+        self.interrupt()
+
+    def pause(self) -> None:
+        """Raises CallerError."""
+        self.interrupt()
+
     def interrupt(self) -> None:
         """Raises CallerError."""
         raise CallerError(
@@ -214,10 +228,8 @@ class RemoteRunHandle(RunHandle):
             "`pause` reach it"
         )
 
-    cancel = pause = interrupt
-
     async def stream(self) -> AsyncIterator["Progress | BaseChatMessage | BaseAgentEvent"]:
-        """All messages of the team, and the end. Raises RunNotFound if it is deleted meanwhile."""
+        """Yield all messages of the team, and the end. Raises RunNotFound if the run is pruned."""
         while not self._events:
             run = await self._store.run(self.id)
             if run is None:
@@ -225,12 +237,12 @@ class RemoteRunHandle(RunHandle):
             if run.state in _STOPPED:
                 self._show(run, await self._store.calls(self.id))
             else:
-                await anyio.sleep(LOOK_SECONDS)
+                await anyio.sleep(POLL_SECONDS)
         async for event in super().stream():
             yield event
 
     def _show(self, run: Run, records: Sequence[CallRecord]) -> None:
-        if self._events:  # somebody else waits too, and was faster
+        if self._events:  # another task reads this stream too, and was faster
             return
         self.run, self.calls = run, {record.call.id: record for record in records}
         if run.result is not None:

@@ -1,20 +1,16 @@
-"""Executes runs: builds a team, drives it to its end, and writes down what became of it.
+"""Executes runs: builds a team, drives it to its end, and records the outcome.
 
-Law of this file: a run's row is written before the thing that it says is relied upon.
+Law of this file: a state is in the run's row before anybody relies on it.
 
 Theory of operation. A run is *queued* when its row is on disk, *running* before its team is built,
-and ends as *completed*, *failed* or *cancelled* with its result in the same row. When its task is
+and ends as *completed*, *failed* or *cancelled* with its result in the same row. If its task is
 cancelled from outside (Ctrl-C, the end of the process), it becomes *interrupted*. If the process
-dies on any line, the next start finds it *running* and calls it *interrupted*. Whatever way it
-ends, its scope is closed first: AutoGen alone would go on buying calls.
+dies on any line, the next leader finds the row *running* and makes it *interrupted*. Every end
+closes the run's scope first: AutoGen alone would go on buying calls.
 """
 
 import asyncio
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Iterator,
-)
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never
@@ -41,7 +37,7 @@ if TYPE_CHECKING:
     from headway_agents import Attempt, AttemptOutcome, NonDeterminism
 
 Person = Callable[[str], Awaitable[str]]
-"""Asks somebody who is there a question, and returns the words."""
+"""Asks a person who is present a question, and returns the words of the answer."""
 
 
 class Runner:
@@ -49,22 +45,22 @@ class Runner:
 
     def __init__(
         self,
-        service: SchedulerClient,
+        scheduler: SchedulerClient,
         store: Store,
         workflows: Workflows,
         prices: Prices,
         worker: str,
     ) -> None:
         self._worker = worker
-        self._service = service
+        self._scheduler = scheduler
         self._store = store
         self._workflows = workflows
         self._prices = prices
         self.person: Person | None = None
 
     async def execute(self, handle: RunHandle) -> None:
-        """Drive one run to its end. Errors of the run stay with the run; ours are raised."""
-        before, now = handle.run, self._service.now()
+        """Drive one run to its end. Errors of the run are kept in its handle, ours are raised."""
+        before, now = handle.run, self._scheduler.now()
         await self._enter(
             handle,
             RunState.RUNNING,
@@ -77,37 +73,40 @@ class Runner:
         )
         ended = RunState.INTERRUPTED
         try:
-            with handle._scope:
+            with handle.cancel_scope:  # cancelled, it ends the block, and the run is interrupted
                 ended = await self._drive(handle)
-            if handle._is_cancelled:
+            if handle.is_cancelled:
                 ended = RunState.CANCELLED
         finally:
+            # Ctrl-C or the end of Headway may have cancelled this task. The end is written all the
+            # same: others wait for it, and a row that says running would be taken for a crash.
             with anyio.CancelScope(shield=True):
                 await self._end(handle, ended, before)
 
     async def rehearse(
-        self, run: Run, plan: ReplayOptions
+        self, run: Run, replay: ReplayOptions
     ) -> tuple["Attempt", "TaskResult | None"]:
-        """Replay a run up to what it would ask of the world, and ask nothing.
+        """Replay a run up to its first request that is not recorded, and ask nothing.
 
         Raises what the run raises by then.
         """
         from headway_agents import current_scope
 
-        # Whoever asks for this goes on in the same task, and is no part of the run.
+        # The replay sets the scope of this task, and the caller, which is no part of the run, goes
+        # on in the same task.
         outside = current_scope.get()
         try:
-            return await self._rehearsed(run, plan)
+            return await self._rehearsed(run, replay)
         finally:
             current_scope.set(outside)
 
     async def _rehearsed(
-        self, run: Run, plan: ReplayOptions
+        self, run: Run, replay: ReplayOptions
     ) -> tuple["Attempt", "TaskResult | None"]:
-        attempt = await self._attempt(run, plan)
+        attempt = await self._attempt(run, replay)
         attempt.scope.machine.is_check = True
         try:
-            await _watched(attempt, run, lambda event: None)
+            await _shown(attempt, run, lambda event: None)
         except Exception:
             if attempt.stopped is None:
                 raise
@@ -117,7 +116,7 @@ class Runner:
         return attempt, attempt.result
 
     async def difference(self, changed: "NonDeterminism") -> str:
-        """What a changed workflow asks, against what it asked before."""
+        """Return the difference between what a changed workflow asks and what it asked before."""
         from headway_agents import difference
 
         near = changed.nearest
@@ -127,9 +126,9 @@ class Runner:
     async def _drive(self, handle: RunHandle) -> RunState:
         attempt = None
         try:
-            attempt = await self._attempt(handle.run, handle.plan, handle)
+            attempt = await self._attempt(handle.run, handle.replay, handle)
             with self._until_deadline(handle.run, attempt):
-                await _watched(attempt, handle.run, handle.publish)
+                await _shown(attempt, handle.run, handle.publish)
             if attempt.stopped is not None:
                 return await self._stopped(handle, attempt.stopped)
             handle.task_result = attempt.result
@@ -146,20 +145,23 @@ class Runner:
                 attempt.close()
 
     async def _attempt(
-        self, run: Run, plan: ReplayOptions, handle: RunHandle | None = None
+        self, run: Run, replay: ReplayOptions, handle: RunHandle | None = None
     ) -> "Attempt":
-        """Build a fresh team on the run's journal, and tell the handle where it starts."""
+        """Build a fresh team on the run's journal; the handle gets what is recorded."""
         journal = await journal_of(
-            self._store, run, retry_failed=plan.retry_failed, unknown_waits=plan.unknown_waits
+            self._store,
+            run,
+            retry_failed=replay.retry_failed,
+            unknown_waits=replay.unknown_waits,
         )
-        attempt = await self._workflows.build(run, self._service, journal)
+        attempt = await self._workflows.build(run, self._scheduler, journal)
         attempt.scope.person = self.person
         if handle is not None:
             handle.begin(attempt, journal.records)
             attempt.scope.may_pay = Budget(run, handle.calls, self._prices).claim
             answers = len(answered([*journal.inherited, *journal.records]))
             is_changed = run.version not in (None, self._version(run))
-            handle.publish(Started(run.id, self._service.now(), answers, is_changed))
+            handle.publish(Started(run.id, self._scheduler.now(), answers, is_changed))
         return attempt
 
     async def _stopped(self, handle: RunHandle, outcome: "AttemptOutcome") -> RunState:
@@ -181,7 +183,7 @@ class Runner:
                 handle.change = await self.difference(outcome)
                 return RunState.INTERRUPTED
             case WouldCall():
-                return RunState.INTERRUPTED  # of a check alone
+                return RunState.INTERRUPTED  # only a check ends so, and it has no handle
             case _:
                 assert_never(outcome)
 
@@ -189,7 +191,7 @@ class Runner:
         try:
             return self._workflows.version(run)
         except CallerError:
-            return None  # building it says so, with what to do
+            return None  # building the team raises it too, and says what to do
 
     @contextmanager
     def _until_deadline(self, run: Run, attempt: "Attempt") -> Iterator[None]:
@@ -199,7 +201,7 @@ class Runner:
             return
         from headway_agents import DeadlinePassed
 
-        seconds = max(0.0, run.deadline - self._service.now())
+        seconds = max(0.0, run.deadline - self._scheduler.now())
         timer = asyncio.get_running_loop().call_later(seconds, attempt.scope.stop, DeadlinePassed())
         try:
             yield
@@ -208,7 +210,8 @@ class Runner:
 
     async def _end(self, handle: RunHandle, state: RunState, before: Run) -> None:
         if handle.change is not None:
-            # Nothing happened: the row is as it was, but for a run that was not begun before.
+            # Nothing was asked or paid, so the row goes back to what it was; only a run that had
+            # not ended is interrupted now.
             was_over = before.state in ENDED_RUNS
             state = before.state if was_over else RunState.INTERRUPTED
             handle.run = replace(before, state=RunState.RUNNING)
@@ -218,12 +221,13 @@ class Runner:
         try:
             await self._enter(handle, state, **changes)
         except StoreError as problem:
-            # The row still says running: the next start will call it interrupted, nothing is lost.
+            # The row still says running, and the next leader will make it interrupted. The journal
+            # has every answer, so nothing is lost but the result.
             handle.error, handle.task_result = problem, None
             handle.run = replace(handle.run, state=RunState.INTERRUPTED, error=str(problem))
         finally:
             handle.publish(
-                Ended(handle.id, handle.run.state, handle.run.error, self._service.now())
+                Ended(handle.id, handle.run.state, handle.run.error, self._scheduler.now())
             )
 
     def _outcome(self, handle: RunHandle, state: RunState) -> dict[str, Any]:
@@ -236,7 +240,7 @@ class Runner:
             from headway_agents import dump_result
 
             text = packed(dump_result(handle.task_result), handle.calls.values())
-        finished_at = self._service.now() if state in ENDED_RUNS else None
+        finished_at = self._scheduler.now() if state in ENDED_RUNS else None
         waits_for = handle.run.waits_for if state is RunState.WAITING else None
         return {
             "finished_at": finished_at,
@@ -250,17 +254,17 @@ class Runner:
         worker = self._worker if state is RunState.RUNNING else None
         changed = replace(handle.run, state=state, worker=worker, **changes)
         with suppress(SchedulerClosed):
-            await self._service.save_run(changed)
+            await self._scheduler.save_run(changed)
         handle.run = changed
 
 
-async def _watched(attempt: "Attempt", run: Run, publish: Callable[[Any], None]) -> None:
+async def _shown(attempt: "Attempt", run: Run, publish: Callable[[Any], None]) -> None:
     async with aclosing(attempt.events(run.task, run.history)) as events:
         async for event in events:
             publish(event)
 
 
 def _original(error: Exception, attempt: "Attempt | None") -> Exception:
-    """What an agent raised: a team wraps its text in a RuntimeError, and the type is lost."""
+    """Return what an agent raised: a team wraps its text in a RuntimeError and loses the type."""
     raised = attempt.error if attempt is not None else None
     return raised if raised is not None and str(raised) in str(error) else error

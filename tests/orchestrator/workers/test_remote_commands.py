@@ -192,7 +192,7 @@ async def test_a_run_that_another_process_is_about_to_execute_is_not_taken_from_
             handle = await follower.start("agent", task="x", key="k")
             forgotten = await follower.handle(new.id)
             group.start_soon(follower.cancel, new.id)
-            while not expected._is_cancelled:  # noqa: ASYNC110 (a flag)
+            while not expected.is_cancelled:  # noqa: ASYNC110 (a flag)
                 await anyio.sleep(0.01)
             if is_begun:
                 leader._executor.start(expected)
