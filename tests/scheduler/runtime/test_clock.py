@@ -81,13 +81,25 @@ async def spend(service: LocalScheduler, name: str) -> int:
     for number in range(20):
         call_id = f"{name}.{number}"
         call = Call(call_id, name, "a", "m", ("q",), Priority.INTERACTIVE, 1, service.now())
-        with anyio.move_on_after(0.05) as scope:
-            await service.acquire(call)
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(cancel_once_queued, service, call_id, scope)
+                await service.acquire(call)
+                tasks.cancel_scope.cancel()
         if scope.cancelled_caught:
             return number
         service.sent(call_id)
         await service.settle(call_id, Outcome(CallState.DONE, Usage(1, 0), "x"))
     return 20
+
+
+async def cancel_once_queued(
+    service: LocalScheduler, call_id: str, scope: anyio.CancelScope
+) -> None:
+    """Cancel when the core has looked at a call and left it in its queue."""
+    while not any(r.call.id == call_id for r in service.queued()):  # noqa: ASYNC110 (rows)
+        await anyio.sleep(0.001)
+    scope.cancel()
 
 
 @asynccontextmanager
