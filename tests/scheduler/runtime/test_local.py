@@ -32,6 +32,7 @@ from headway_scheduler.model.quotas import Observation, Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.runtime import local as service_module
+from headway_scheduler.runtime.clock import Clock
 from headway_scheduler.runtime.local import LocalScheduler
 
 pytestmark = pytest.mark.anyio
@@ -129,9 +130,12 @@ class SchedulerClient:
 
 @asynccontextmanager
 async def scheduling(
-    store: MemoryStore | SqliteStore, *quotas: Quota
+    store: MemoryStore | SqliteStore, *quotas: Quota, clock: Clock | None = None
 ) -> AsyncIterator[tuple[LocalScheduler, SchedulerClient]]:
-    async with LocalScheduler(store, quotas or BOTH) as service, anyio.create_task_group() as tasks:
+    async with (
+        LocalScheduler(store, quotas or BOTH, clock=clock) as service,
+        anyio.create_task_group() as tasks,
+    ):
         try:
             yield service, SchedulerClient(service, tasks)
         finally:
@@ -857,8 +861,8 @@ CROWD = (
 
 
 async def live_until_death(store: MemoryStore | SqliteStore) -> AsyncIterator[LocalScheduler]:
-    """A life with one call sent, one admitted and four queued."""
-    async with scheduling(store) as (service, asking):
+    """A life with one call sent, one admitted and four queued, all at one time."""
+    async with scheduling(store, clock=lambda: 0.0) as (service, asking):
         await service.acquire(call("sent", "wide"))
         service.sent("sent")
         await service.acquire(call("admitted", "slot", "wide"))
@@ -869,7 +873,7 @@ async def live_until_death(store: MemoryStore | SqliteStore) -> AsyncIterator[Lo
 
 
 async def check_after_death(store: MemoryStore | SqliteStore, before: LocalScheduler) -> None:
-    async with LocalScheduler(store, BOTH) as service:
+    async with LocalScheduler(store, BOTH, clock=lambda: 0.0) as service:
         rows = {record.call.id: record for record in await store.calls()}
         assert rows["sent"].state is rows["admitted"].state is CallState.UNKNOWN
         assert [r.call.id for r in service.queued()] == ["urgent", "a", "b", "low"]
