@@ -116,7 +116,9 @@ class Attempt:
             if result is None:
                 return
             messages += result.messages
-            following = await answer_handoff(self.scope, self._team, result)
+            following = None
+            if result.messages and isinstance(result.messages[-1], HandoffMessage):
+                following = await answer_handoff(self.scope, self._team, result)
             if following is None:
                 self._latest = TaskResult(messages=messages, stop_reason=result.stop_reason)
 

@@ -34,6 +34,7 @@ __all__ = [
     "approve_with",
     "cancellable_input",
     "create_arguments",
+    "exchange_tools",
     "function_of",
     "has_run",
     "http_client",
@@ -47,7 +48,6 @@ __all__ = [
     "participant_names",
     "read_with",
     "sdk_of",
-    "set_tools",
     "status_error",
     "tools_of",
     "with_function",
@@ -165,9 +165,11 @@ def tools_of(workbench: StaticWorkbench) -> list[BaseTool[Any, Any]]:
     return workbench._tools
 
 
-def set_tools(workbench: StaticWorkbench, tools: list[BaseTool[Any, Any]]) -> None:
-    """Exchange the tools of a static workbench."""
-    workbench._tools = tools
+def exchange_tools(
+    workbench: StaticWorkbench, change: Callable[[BaseTool[Any, Any]], BaseTool[Any, Any]]
+) -> None:
+    """Put what ``change`` makes of each tool of a static workbench in its place."""
+    workbench._tools = [change(tool) for tool in workbench._tools]
 
 
 def original_name(workbench: StaticWorkbench, name: str) -> str:

@@ -61,6 +61,9 @@ from .requests.prompts import RequestDigest
 SETTLING_ITERATIONS = 16
 """Of the event loop, between two deliveries: what AutoGen needs to pass an answer on."""
 
+LiveCalls = dict[str, Callable[[BaseException], None]]
+"""By id, what cancels each call that lives, given the reason."""
+
 UNKNOWN_AGENT = "caller"
 """The path of a request that no agent made: a script that asks a model by itself."""
 
@@ -102,7 +105,7 @@ class RunScope:
         # By id of what is started. A table beside the scope would keep the scope alive: the client
         # of a server knows it.
         self.lazy_starts: dict[int, Any] = {}
-        self.live_calls: dict[str, Callable[[BaseException], None]] = {}
+        self.live_calls: LiveCalls = {}
         self._deliveries: dict[int, asyncio.Future[None]] = {}
         self._opened = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -191,7 +194,10 @@ class RunScope:
                     if not (delivery := self._deliveries[arrival]).done():
                         delivery.set_result(None)
                 case Settle():
-                    get_running_loop().call_soon(self._settle, SETTLING_ITERATIONS - 1)
+                    settled: Callable[[], object] = partial(self.tell, Settled())
+                    for _ in range(SETTLING_ITERATIONS - 1):
+                        settled = partial(get_running_loop().call_soon, settled)
+                    get_running_loop().call_soon(settled)
                 case OpenBarrier():
                     self._opened.set()
                 case StartTimer(seconds, activity):
@@ -208,13 +214,6 @@ class RunScope:
                 case _:
                     assert_never(effect)
         return effects
-
-    def _settle(self, iterations: int) -> None:
-        """Let the loop turn so often, then have the next answer delivered."""
-        if iterations:
-            get_running_loop().call_soon(self._settle, iterations - 1)
-        else:
-            self.tell(Settled())
 
 
 @contextmanager

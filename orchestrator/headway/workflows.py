@@ -58,6 +58,7 @@ class Workflows:
         self._prices = prices
         self._factories: dict[str, Callable[..., Any]] = {}
         self._wrapped: dict[str, ChatCompletionClient] = {}
+        self._clients: dict[str, ScheduledClient] = {}
         self._run_clients: dict[str, list[ChatCompletionClient]] = {}
         self._sdks: dict[str, AsyncOpenAI] = {}
 
@@ -146,8 +147,10 @@ class Workflows:
         """Make a client for a model of the configuration, not yet bound to a run."""
         from headway_agents import ScheduledClient
 
-        client, level = self._wrapped_client(name), _priority(priority)
-        return ScheduledClient(client, self._model(name), None, None, level, self._others(name))
+        if name not in self._clients:
+            wrapped, others = self._wrapped_client(name), self._others(name)
+            self._clients[name] = ScheduledClient(wrapped, self._model(name), others=others)
+        return self._clients[name].with_priority(_priority(priority))
 
     def wrap(
         self, client: "ChatCompletionClient", *, priority: Priority | str | None = None
@@ -204,6 +207,7 @@ class Workflows:
         for client in self._wrapped.values():
             await client.close()
         self._wrapped.clear()
+        self._clients.clear()
         for sdk in self._sdks.values():
             await sdk.close()
         self._sdks.clear()

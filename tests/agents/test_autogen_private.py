@@ -257,8 +257,7 @@ async def test_a_static_workbench_shows_its_tools_and_takes_others() -> None:
     assert private.tools_of(bench) == [tool]
     assert private.original_name(bench, "see") == "look"
     assert private.original_name(bench, "look") == "look"
-    other = FunctionTool(shout, "Look.", name="look")
-    private.set_tools(bench, [other])
+    private.exchange_tools(bench, lambda tool: FunctionTool(shout, "Look.", name=tool.name))
     result = await bench.call_tool("see", {"word": "hm"})
     assert result.to_text() == "hm!"
 

@@ -10,6 +10,7 @@ One client may be shared by all agents of all teams: binding gives each holder a
 shares the wrapped client and adds its usage to the client that it was made from.
 """
 
+import copy
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from types import MappingProxyType
@@ -88,21 +89,29 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         self.scope = scope
         self.path = path
         self.priority = priority
-        self._others = others
         self._candidates = [_candidate(*each) for each in ((wrapped, model, 0), *others)]
         self._defaults = create_arguments(wrapped)
         self._parent: ScheduledClient | None = None
-        self._encoder = PromptEncoder()
+        self._encoder: PromptEncoder | None = None
         self._actual = RequestUsage(0, 0)
         self._total = RequestUsage(0, 0)
 
     def bound(self, scope: RunScope, path: str | None = None) -> "ScheduledClient":
-        """Return a handle for the holder at ``path``. Its usage counts here as well.
+        """Return a handle for the agent at ``path``. Its usage counts here as well.
 
         Without a path the context says which agent asks.
         """
-        handle = ScheduledClient(self.wrapped, self.model, scope, path, self.priority, self._others)
+        handle = self.with_priority(self.priority)
+        handle.scope, handle.path = scope, path
+        return handle
+
+    def with_priority(self, priority: Priority | None) -> "ScheduledClient":
+        """Return a handle whose calls have another priority. Its usage counts here as well."""
+        handle = copy.copy(self)  # what was found out of the wrapped clients is shared
+        handle.priority = priority
         handle._parent = self._parent or self
+        handle._encoder = None
+        handle._actual, handle._total = RequestUsage(0, 0), RequestUsage(0, 0)
         return handle
 
     async def create(
@@ -210,6 +219,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         """Take the request down, before anything is awaited, and find its slot."""
         scope = self.scope or scope_of_context(self.model.name)
         path = self.path or asking_agent()
+        self._encoder = self._encoder or PromptEncoder()
         digest = self._encoder.encode(request)
         return scope, scope.open_slot(MODEL, path, digest), digest
 

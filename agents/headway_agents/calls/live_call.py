@@ -32,7 +32,7 @@ from headway_scheduler.providers import ErrorClass
 
 from ..journal.events import JournalSlot, Skipped, WorkBegan, WorkEnded
 from ..requests.prompts import RequestDigest
-from ..scope import RunScope
+from ..scope import LiveCalls, RunScope
 from .errors import LockOut, Refuse, ResponseHead, Retry, described, judged, next_step, paid_usage
 from .models import NO_CANDIDATE, Candidate
 
@@ -51,9 +51,10 @@ async def attached(
 ) -> AsyncIterator["LiveCall"]:
     """Enter with a call that is not queued yet. Left unsettled after that, it is abandoned."""
     live = LiveCall(scope, slot, digest)
-    cancel = scope.live_calls[slot.id] = partial(_cancel, live)
+    scope.live_calls[slot.id] = partial(_cancel, live)
     if token is not None:
-        token.add_callback(partial(cancel, asyncio.CancelledError("cancelled by its token")))
+        # AutoGen's token keeps its callbacks, so this one holds no call: it looks for it.
+        token.add_callback(partial(_cancelled_by_token, scope.live_calls, slot.id))
     try:
         yield live
     except Exception as error:
@@ -70,6 +71,11 @@ async def attached(
 def _cancel(live: "LiveCall", reason: BaseException) -> None:
     if not live.interruption.cancel(reason):
         live.abandon()
+
+
+def _cancelled_by_token(live_calls: LiveCalls, call_id: str) -> None:
+    if (cancel := live_calls.get(call_id)) is not None:
+        cancel(asyncio.CancelledError("cancelled by its token"))
 
 
 async def recorded(live: "LiveCall") -> str | None:

@@ -26,9 +26,9 @@ from autogen_core.tools import (
 from pydantic import BaseModel
 
 from ..autogen_private import (
+    exchange_tools,
     function_of,
     original_name,
-    set_tools,
     tools_of,
     with_function,
 )
@@ -134,7 +134,7 @@ def journaled_workbench(
     """Return a wrapper of ``workbench`` whose calls are steps. Tools of a list learn their keys."""
     if not isinstance(workbench, StaticWorkbench):
         return JournaledWorkbench(workbench, scope, path, effects, number)
-    set_tools(workbench, [_knowing_its_key(tool) for tool in tools_of(workbench)])
+    exchange_tools(workbench, _knowing_its_key)
     is_stream = isinstance(workbench, StaticStreamWorkbench)
     kind = JournaledStreamTools if is_stream else JournaledTools
     return kind(workbench, scope, path, effects, number)
