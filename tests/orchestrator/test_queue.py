@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,14 +115,17 @@ async def test_each_act_returns_what_it_changed(changed: SimulatedHeadway) -> No
     async with Headway(changed.config) as follower:
         for headway in (changed, follower):
             queue, limits = headway.queue, headway.limits
-            acts = list[tuple[Awaitable[Change], str, str]]()
-            acts += [(act(), "gate", "all") for act in (queue.pause, queue.drain, queue.resume)]
-            acts += [(limits.set(QUOTA, {"concurrency": 2}), "limits", QUOTA)]
-            acts += [(limits.reset(QUOTA), "limits", QUOTA)]
-            acts += [(limits.resume(QUOTA), "resume", QUOTA)]
-            acts += [(limits.weight("team", 3.0), "weight", "team")]
+            acts: list[tuple[Callable[[], Awaitable[Change]], str, str]] = [
+                (queue.pause, "gate", "all"),
+                (queue.drain, "gate", "all"),
+                (queue.resume, "gate", "all"),
+                (partial(limits.set, QUOTA, {"concurrency": 2}), "limits", QUOTA),
+                (partial(limits.reset, QUOTA), "limits", QUOTA),
+                (partial(limits.resume, QUOTA), "resume", QUOTA),
+                (partial(limits.weight, "team", 3.0), "weight", "team"),
+            ]
             for act, kind, target in acts:
-                change = await act
+                change = await act()
                 assert (change.kind, change.target) == (kind, target)
                 assert [change] == await limits.log(limit=1)
         assert len(await follower.limits.log()) == 1500 + 2 * len(acts)
