@@ -276,7 +276,7 @@ sys.exit(main(["work", "--forever"]))
 # A worker that is stopped in the middle of a commit, when told so and a run is submitted: it has
 # SQLite's write lock then.
 STOPPED = """
-import os, signal, sys
+import signal, sys, threading
 from pathlib import Path
 from headway.cli import main
 from headway_scheduler.backends.sqlite import reads
@@ -288,7 +288,9 @@ def stopped(db, path, epoch):
     letters = "SELECT 1 FROM inbox WHERE answer IS NULL AND event LIKE '%QueueRun%'"
     if db.in_transaction and told.exists() and db.execute(letters).fetchall():
         told.unlink()
-        os.kill(os.getpid(), signal.SIGSTOP)
+        # This thread, which commits: of a signal to the process it may be told too late, after
+        # it has committed, and then nobody has a reason to continue the process.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 reads.assert_epoch = stopped
 sys.exit(main(["work", "--forever"]))
