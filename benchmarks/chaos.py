@@ -21,6 +21,7 @@ from itertools import count
 from typing import Any
 
 from headway_scheduler.backends.memory.store import MemoryStore
+from headway_scheduler.core.inspection import provider_health, statistics
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Usage
@@ -311,7 +312,7 @@ class Chaos:
             failure = Failure(429, headers, failure.body)
         verdict = PROVIDER.judge(failure, flight.attempt, self.now)
         if verdict.kind in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
-            self.faults[call.id] += not self.core.is_left_alone(QUOTA)
+            self.faults[call.id] += QUOTA not in provider_health(self.core.state).unanswered
         if verdict.kind is ErrorClass.FINAL or self.faults[call.id] >= MAX_ATTEMPTS:
             reason = (
                 "a bad request" if verdict.kind is ErrorClass.FINAL else "it failed eight times"
@@ -363,9 +364,9 @@ class Chaos:
             report.broken.append(f"{report.over} requests were over the limits")
         if report.runs["it failed eight times"] > 0:
             report.broken.append("a run failed although waiting would have mended it")
-        statistics = self.core.statistics(self.now)
-        if statistics.in_flight or any(statistics.waiting) or statistics.parked:
-            report.broken.append(f"something is left: {statistics}")
+        counts = statistics(self.core.state, self.now)
+        if counts.in_flight or any(counts.waiting) or counts.parked:
+            report.broken.append(f"something is left: {counts}")
 
     def _at(self, when: float, act: Callable[[], None]) -> None:
         heappush(self.events, (when, next(self.order), act))

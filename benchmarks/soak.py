@@ -17,6 +17,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+from headway_scheduler.core.inspection import queued
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model import changes
 from headway_scheduler.model.calls import Call, Outcome, Priority
@@ -121,7 +122,7 @@ class Soak:
 
     def drain(self) -> None:
         """Let everything finish, runs too."""
-        while self.flying or self.core.queued():
+        while self.flying or queued(self.core.state):
             for name in self.flying:
                 self.core.handle(Settle(name, Outcome(CallState.DONE)), self.now)
             self.flying = [record.call.id for record in self.core.admit(self.now)]

@@ -46,7 +46,7 @@ async def test_a_paused_class_waits_a_bumped_run_goes_and_the_rest_follows() -> 
         assert len(headway.provider.ledger.paid) == 1
         why = headway.scheduler.explain(headway.scheduler.queued()[0].call.id)
         assert why is not None
-        assert why.held == "class:background paused"
+        assert why.operator_hold == "class:background paused"
         await headway.queue.bump(held[1].id, "interactive")
         await held[1].result()
         assert (await headway.get_run(held[1].id)).priority is Priority.INTERACTIVE

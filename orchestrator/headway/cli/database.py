@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from headway_scheduler.backends.sqlite.leadership import holder, worker_lock
 from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.core.inspection import queued
 from headway_scheduler.core.policy import Policy
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model.calls import CallRecord
@@ -68,4 +69,4 @@ async def load_queue(config: Config, reader: Reader) -> StoredQueue:
         lambda record: reader.is_held and record.call.run_id not in stopped,
         runs=await reader.store.runs(UNDER_WAY),
     )
-    return StoredQueue(scheduler, scheduler.queued(), in_flight)
+    return StoredQueue(scheduler, queued(scheduler.state), in_flight)

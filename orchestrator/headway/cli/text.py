@@ -61,8 +61,8 @@ def waits_for(why: Explanation, now: float) -> str:
         return f"nothing: it is {why.state}"
     if why.parked:
         return "its run is interrupted"
-    if why.held is not None:
-        return f"{why.held}: `headway queue resume {why.held.split()[0]}`"
+    if (hold := why.operator_hold) is not None:
+        return f"{hold}: `headway queue resume {hold.split()[0]}`"
     if why.not_before is not None:
         return f"sent again at {clock(why.not_before, now)}"
     several = len({blocker.quota for blocker in why.blockers}) > 1

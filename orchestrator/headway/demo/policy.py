@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
+from headway_scheduler.core.inspection import queued
 from headway_scheduler.core.policy import Policy
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model.calls import Call, Outcome, Priority
@@ -64,7 +65,7 @@ def waits(flows: Sequence[Flow], policy: Policy | None = None) -> dict[str, list
     calls.sort(key=lambda call: call.submitted_at)
     waited: dict[str, list[float]] = {flow.name: [] for flow in flows}
     now, done = 0.0, Outcome(CallState.DONE)
-    while calls or scheduler.queued():
+    while calls or queued(scheduler.state):
         while calls and calls[0].submitted_at <= now:
             scheduler.handle(Submit(calls.pop(0)), now)
         for record in scheduler.admit(now):

@@ -32,8 +32,9 @@ class Explanation:
     """Why a call waits, its place among those that draw on the same quotas, and when it should go.
 
     ``behind`` is the call that goes next. ``starts_at`` is a forecast: later arrivals of a higher
-    class move it. ``level`` is the class it stands in, that of the most urgent run that waits for
-    it. ``held``: what an operator holds it by, as in ``class:background paused``.
+    class move it. ``effective_priority`` is the class it stands in, that of the most urgent run
+    that waits for it. ``operator_hold``: what an operator holds it by, as in ``class:background
+    paused``.
     """
 
     call_id: str
@@ -44,8 +45,8 @@ class Explanation:
     behind: str | None = None
     blockers: tuple[Blocker, ...] = ()
     starts_at: float | None = None
-    held: str | None = None
-    level: Priority | None = None
+    operator_hold: str | None = None
+    effective_priority: Priority | None = None
 
 
 class Gauge(NamedTuple):
@@ -67,3 +68,11 @@ class Statistics(NamedTuple):
     in_flight: int  #: admitted and not settled
     parked: int  #: queued calls whose process died
     gauges: tuple[Gauge, ...]  #: every limit
+
+
+class ProviderHealth(NamedTuple):
+    """Names of the quotas whose providers do not answer as they should."""
+
+    probing: tuple[str, ...]  #: calls go only to try, one after the other
+    unanswered: tuple[str, ...]  #: nobody got an answer since the last fault
+    locked_out: tuple[str, ...]  #: the account is refused: a bad key, no money

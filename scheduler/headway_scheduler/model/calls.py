@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TypeGuard
 
-from .states import CallState
+from ..errors import IllegalTransition
+from .states import CALL_TRANSITIONS, CallState
 
 
 class Priority(IntEnum):
@@ -148,6 +149,53 @@ class CallRecord:
     lost_attempts: int = 0
     worker: str | None = None
     parked: bool = False
+
+    def check(self, state: CallState) -> None:
+        """Raise IllegalTransition unless a call may go from its state to ``state``."""
+        if state not in CALL_TRANSITIONS[self.state]:
+            raise IllegalTransition(
+                f"call {self.call.id}: {self.state} to {state} is not a step of its life"
+            )
+
+    def check_end(self, outcome: "Outcome") -> None:
+        """Raise IllegalTransition unless an attempt at the call may end with ``outcome`` now."""
+        self.check(outcome.state)
+        was_queued = self.state is CallState.QUEUED
+        if was_queued and outcome.state is CallState.DONE and not self.parked:
+            raise IllegalTransition(
+                f"call {self.call.id}: it was never admitted, and asks no person"
+            )
+
+    def resubmit(self, worker: str | None) -> None:
+        """Queue it again; what earlier attempts reserved stays spent."""
+        self.state, self.parked, self.worker = CallState.QUEUED, False, worker
+        self.error = self.not_before = self.finished_at = self.arrival = None
+
+    def admit(self, at: float) -> None:
+        """Give the permission to send it."""
+        self.state, self.admitted_at = CallState.ADMITTED, at
+        self.attempts += 1
+        self.not_before = None
+
+    def mark_sent(self, at: float) -> None:
+        """Note that its request has left."""
+        self.state, self.sent_at = CallState.SENT, at
+
+    def settle(self, outcome: "Outcome", now: float) -> None:
+        """End an attempt: queued for another try, or over with the answer or the error."""
+        self.state, self.error = outcome.state, outcome.error
+        self.lost_attempts += outcome.state is CallState.UNKNOWN
+        if outcome.state is CallState.QUEUED:
+            self.not_before = outcome.not_before
+            return
+        self.finished_at, self.arrival = now, outcome.arrival
+        self.usage, self.answer = outcome.usage, outcome.answer
+
+    def decide(self, outcome: "Outcome", now: float) -> None:
+        """Take a person's decision; queued parks the call until its run goes on."""
+        self.state, self.answer, self.arrival = outcome.state, outcome.answer, outcome.arrival
+        self.parked = outcome.state is CallState.QUEUED
+        self.finished_at = None if self.parked else now
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,13 +73,6 @@ ENDED_RUNS = _ENDS
 UNDER_WAY = frozenset({RunState.RUNNING, RunState.WAITING})
 
 
-def check_call(call_id: str, old: CallState, new: CallState) -> CallState:
-    """Return ``new`` if a call may go there from ``old``, else raise IllegalTransition."""
-    if new not in CALL_TRANSITIONS[old]:
-        raise IllegalTransition(f"call {call_id}: {old} to {new} is not a step of its life")
-    return new
-
-
 def check_run(run_id: str, old: RunState, new: RunState) -> RunState:
     """Return ``new`` if a run may go there from ``old``, else raise IllegalTransition."""
     if new not in RUN_TRANSITIONS[old]:

@@ -10,7 +10,7 @@ from typing import assert_never
 from ..model.batch import Batch
 from ..model.calls import Call, CallRecord, Outcome
 from ..model.runs import Run
-from ..model.states import LIVE_CALLS, CallState
+from ..model.states import LIVE_CALLS
 from .envelopes import Grant
 from .messages import (
     Amend,
@@ -78,8 +78,8 @@ class Mirror:
         if record is None:
             return None
         record.call = grant.route.taken_by(record.call)
-        record.state, record.attempts = CallState.ADMITTED, grant.attempts
-        record.admitted_at = grant.admitted_at
+        record.admit(grant.admitted_at)
+        record.attempts = grant.attempts
         self._changed.append(record)
         return record.call
 
@@ -94,8 +94,8 @@ class Mirror:
         return batch
 
     def _resubmitted(self, record: CallRecord) -> None:
-        again = replace(record, state=CallState.QUEUED, error=None, parked=False)
-        again.finished_at = again.arrival = None
+        again = replace(record)
+        again.resubmit(record.worker)
         self._live[again.call.id] = again
         self._changed.append(again)
 
@@ -103,11 +103,7 @@ class Mirror:
         record = self._live.get(call_id)
         if record is None:
             return
-        record.state, record.error = outcome.state, outcome.error
-        record.lost_attempts += outcome.state is CallState.UNKNOWN
-        record.not_before = outcome.not_before
+        record.settle(outcome, now)
         self._changed.append(record)
         if outcome.state not in LIVE_CALLS:
-            record.finished_at, record.arrival = now, outcome.arrival
-            record.usage, record.answer = outcome.usage, outcome.answer
             del self._live[call_id]

@@ -21,9 +21,10 @@ wake-up, a granted call is found *admitted* at the next start and becomes *unkno
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ..core import inspection
 from ..core.policy import Policy
 from ..core.scheduler import Scheduler
-from ..core.views import Explanation, Statistics
+from ..core.views import Explanation, ProviderHealth, Statistics
 from ..errors import HeadwayError, KeyTaken, StoreError
 from ..model import changes
 from ..model.batch import Answer, Batch, Mail, Snapshot
@@ -120,16 +121,20 @@ class LocalScheduler(SchedulerClient):
         """
         if not self._closed:
             self._pending.append(Pending((Observe(call_id, {quota: signals}),)))
-            if self._core.is_probing(quota):
+            state = self._core.state.lanes.quotas.get(quota)
+            if state is not None and state.breaker.is_open:
                 self._wake.set()
 
     def is_stopped(self, quota: str) -> bool:
         """Whether the provider's account is locked out: a bad key, no money."""
-        return self._core.is_stopped(quota)
+        return quota in self._health().locked_out
 
     def is_left_alone(self, quota: str) -> bool:
         """Whether nobody got an answer from the provider since its last fault."""
-        return self._core.is_left_alone(quota)
+        return quota in self._health().unanswered
+
+    def _health(self) -> ProviderHealth:
+        return inspection.provider_health(self._core.state)
 
     async def bump(self, call_id: str, priority: Priority) -> None:
         """Change the class of a queued call. Raises IllegalTransition or StoreError."""
@@ -161,7 +166,7 @@ class LocalScheduler(SchedulerClient):
 
         Raises CallerError or StoreError.
         """
-        change = changes.gate(target, state, self._core.next_seq, self._clock())
+        change = changes.gate(target, state, self._core.state.next_seq, self._clock())
         return await self._change(change)
 
     async def answer(self, answer: Answer) -> None:
@@ -250,15 +255,15 @@ class LocalScheduler(SchedulerClient):
 
     def explain(self, call_id: str) -> Explanation | None:
         """What a queued call waits for; None if it is not live."""
-        return self._core.explain(call_id, self._clock())
+        return inspection.explain(self._core.state, call_id, self._clock())
 
     def queued(self) -> list[CallRecord]:
         """Every queued call, next one first. Read only."""
-        return self._core.queued()
+        return inspection.queued(self._core.state)
 
     def statistics(self) -> Statistics:
         """How many wait and are in flight, and every gauge."""
-        return self._core.statistics(self._clock())
+        return inspection.statistics(self._core.state, self._clock())
 
     async def _noted(self, also: Batch) -> None:
         """Write what does not concern the core, and wait until it is on disk."""
@@ -365,7 +370,10 @@ class LocalScheduler(SchedulerClient):
         for record in preempted:
             if record.worker is not None:
                 outbox.preempt(record.worker, record.call.id)
-        return outbox.rows(self._core.left_alone(), self._core.stopped()) if outbox else ()
+        if not outbox:
+            return ()
+        health = self._health()
+        return outbox.rows(health.unanswered, health.locked_out)
 
     def _answer(self, accepted: list[Pending], iteration: "_Iteration") -> None:
         """The commit stands: wake those who told something, and those who may send."""

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headway_scheduler.core.inspection import explain, queued, statistics
 from headway_scheduler.core.policy import Policy
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.errors import CallTooLarge, IllegalTransition, InternalError, UnknownQuota
@@ -74,7 +75,7 @@ def play(core: Scheduler, now: float = NOW, *, turns: int = 10_000) -> dict[str,
 
 
 def available(core: Scheduler, now: float = NOW) -> dict[tuple[str, str], float]:
-    gauges = core.statistics(now).gauges
+    gauges = statistics(core.state, now).gauges
     return {(gauge.quota, gauge.resource.value): gauge.available for gauge in gauges}
 
 
@@ -177,7 +178,7 @@ def test_an_exhausted_model_blocks_nobody_else() -> None:
         call("free", "wide", priority=Priority.BACKGROUND),
     )
     core.admit(NOW)
-    assert "free" not in ids(core.queued())
+    assert "free" not in ids(queued(core.state))
 
 
 def test_a_blocked_head_is_not_passed_in_its_own_queue() -> None:
@@ -290,7 +291,7 @@ def test_a_retry_goes_back_to_its_old_place() -> None:
     core = submitted(scheduler(), *map(call, "abc"))
     assert admitted(core) == ["a"]
     core.handle(Settle("a", AGAIN), NOW)
-    assert ids(core.queued()) == ["a", "b", "c"]
+    assert ids(queued(core.state)) == ["a", "b", "c"]
 
 
 def test_a_delayed_retry_stands_aside_until_its_time_and_then_has_its_old_place() -> None:
@@ -335,10 +336,10 @@ def test_a_refused_call_changes_nothing(wrong: Call, error: type[Exception], say
     core = submitted(scheduler(Quota.per_minute("q", tokens=600)), call("a"))
     core.admit(NOW)
     core.take_batch(NOW)
-    before = core.statistics(NOW), core.next_event(NOW), core.queued()
+    before = statistics(core.state, NOW), core.next_event(NOW), queued(core.state)
     with pytest.raises(error, match=says):
         core.handle(Submit(wrong), NOW)
-    assert (core.statistics(NOW), core.next_event(NOW), core.queued()) == before
+    assert (statistics(core.state, NOW), core.next_event(NOW), queued(core.state)) == before
     assert not core.take_batch(NOW)
 
 
@@ -346,7 +347,7 @@ def test_an_illegal_end_changes_nothing() -> None:
     core = submitted(scheduler(), call("a"))
     with pytest.raises(IllegalTransition):
         core.handle(Settle("a", DONE), NOW)
-    assert ids(core.queued()) == ["a"]
+    assert ids(queued(core.state)) == ["a"]
     assert admitted(core) == ["a"]
 
 
@@ -427,7 +428,7 @@ def test_a_delayed_call_is_cancelled_and_does_not_come_back() -> None:
     core.handle(Settle("a", replace(AGAIN, not_before=NOW + 5)), NOW)
     core.handle(Settle("a", CANCELLED), NOW)
     assert play(core) == {}
-    assert core.queued() == []
+    assert queued(core.state) == []
 
 
 def test_a_parked_call_is_cancelled() -> None:
@@ -435,7 +436,7 @@ def test_a_parked_call_is_cancelled() -> None:
     disk.save(submitted(scheduler(), call("a")))
     core = disk.load()
     core.handle(Settle("a", CANCELLED), NOW)
-    assert core.queued() == []
+    assert queued(core.state) == []
 
 
 # The next event
@@ -516,13 +517,13 @@ def test_whatever_can_go_by_time_alone_goes_without_spinning(
 
 
 def test_a_call_that_is_not_live_has_no_explanation() -> None:
-    assert scheduler().explain("a", NOW) is None
+    assert explain(scheduler().state, "a", NOW) is None
 
 
 def test_a_call_in_flight_waits_for_nothing() -> None:
     core = submitted(scheduler(), call("a"))
     core.admit(NOW)
-    answer = core.explain("a", NOW)
+    answer = explain(core.state, "a", NOW)
     assert answer is not None
     assert (answer.state, answer.place, answer.blockers) == (CallState.ADMITTED, None, ())
 
@@ -538,7 +539,7 @@ def test_a_queued_call_knows_its_place_and_who_goes_next() -> None:
     core.admit(NOW)
     places = {}
     for name in ("a", "b", "low"):
-        answer = core.explain(name, NOW)
+        answer = explain(core.state, name, NOW)
         assert answer is not None
         places[name] = (answer.place, answer.behind)
     assert places == {"a": (1, None), "b": (2, "a"), "low": (3, "a")}
@@ -548,7 +549,7 @@ def test_calls_that_share_no_quota_are_not_counted_before_it() -> None:
     core = submitted(scheduler(SLOT, WIDE), call("s1", "slot"), call("s2", "slot"))
     core.admit(NOW)
     core.handle(Submit(call("w", "wide")), NOW)
-    answer = core.explain("w", NOW)
+    answer = explain(core.state, "w", NOW)
     assert answer is not None
     assert (answer.place, answer.starts_at) == (1, NOW)
 
@@ -557,7 +558,7 @@ def test_a_blocker_says_what_is_needed_what_is_free_and_when() -> None:
     core = submitted(scheduler(Quota.per_minute("q", tokens=600)), call("a", tokens=500))
     core.admit(NOW)
     core.handle(Submit(call("b", tokens=300)), NOW)
-    answer = core.explain("b", NOW)
+    answer = explain(core.state, "b", NOW)
     assert answer is not None
     [blocker] = answer.blockers
     assert (blocker.quota, blocker.resource) == ("q", "tokens")
@@ -568,7 +569,7 @@ def test_a_blocker_says_what_is_needed_what_is_free_and_when() -> None:
 def test_behind_a_slot_no_time_can_be_forecast() -> None:
     core = submitted(scheduler(SLOT), call("a", "slot"), call("b", "slot"))
     core.admit(NOW)
-    answer = core.explain("b", NOW)
+    answer = explain(core.state, "b", NOW)
     assert answer is not None
     [blocker] = answer.blockers
     assert (blocker.quota, blocker.at, answer.starts_at) == ("slot", None, None)
@@ -578,7 +579,7 @@ def test_a_delayed_call_says_until_when() -> None:
     core = submitted(scheduler(), call("a"))
     core.admit(NOW)
     core.handle(Settle("a", replace(AGAIN, not_before=NOW + 9)), NOW)
-    answer = core.explain("a", NOW)
+    answer = explain(core.state, "a", NOW)
     assert answer is not None
     assert answer.not_before == NOW + 9
 
@@ -601,8 +602,8 @@ def test_the_forecast_is_what_happens_if_nobody_else_comes(
         core.handle(Submit(call(str(number), tokens=size, priority=priority)), NOW)
     went = dict.fromkeys(admitted(core), NOW)
     forecasts = {}
-    for record in core.queued():
-        answer = core.explain(record.call.id, NOW)
+    for record in queued(core.state):
+        answer = explain(core.state, record.call.id, NOW)
         assert answer is not None
         forecasts[record.call.id] = answer.starts_at
     went |= play(core)
@@ -665,11 +666,11 @@ def test_queued_without_an_owner_is_parked() -> None:
     disk = Disk()
     disk.save(submitted(scheduler(), call("a")))
     again = disk.load()
-    answer = again.explain("a", NOW)
+    answer = explain(again.state, "a", NOW)
     assert answer is not None
     assert answer.parked
     assert play(again) == {}
-    assert again.statistics(NOW).parked == 1
+    assert statistics(again.state, NOW).parked == 1
 
 
 def test_owned_calls_go_on_in_their_order() -> None:
@@ -833,7 +834,7 @@ def test_a_call_that_cannot_be_asked_again_changes_nothing(state: CallState) -> 
     with pytest.raises(IllegalTransition):
         core.handle(Resubmit(CallRecord(call("a"), 0, state)), NOW)
     assert not core.take_batch(NOW)
-    assert core.explain("a", NOW) is None
+    assert explain(core.state, "a", NOW) is None
 
 
 def test_a_call_that_is_queued_or_in_flight_here_is_not_queued_again() -> None:
@@ -859,7 +860,7 @@ def test_a_call_that_no_quota_takes_any_more_stays_parked(
     with pytest.raises(error):
         core.handle(Resubmit(disk.calls["a"]), NOW)
     assert not core.take_batch(NOW)
-    assert core.statistics(NOW).parked == 1
+    assert statistics(core.state, NOW).parked == 1
 
 
 # Steps and people
@@ -883,7 +884,7 @@ def test_a_question_is_never_admitted() -> None:
     assert (row.state, row.parked) == (CallState.QUEUED, True)
     assert play(core) == {}
     assert core.next_event(NOW) is None
-    assert core.statistics(NOW).parked == 1
+    assert statistics(core.state, NOW).parked == 1
 
 
 def test_a_question_ends_with_the_words_of_a_person() -> None:
@@ -894,7 +895,7 @@ def test_a_question_ends_with_the_words_of_a_person() -> None:
     [row] = core.take_batch(NOW + 5).changed
     assert (row.state, row.answer, row.arrival) == (CallState.DONE, "yes", 3)
     assert row.finished_at == NOW + 5
-    assert core.explain("question", NOW) is None
+    assert explain(core.state, "question", NOW) is None
 
 
 @pytest.mark.parametrize("state", [CallState.DONE, CallState.CANCELLED])
@@ -904,7 +905,7 @@ def test_a_person_says_what_came_of_an_unknown_call(state: CallState) -> None:
     [written] = core.take_batch(NOW).changed
     assert (written.seq, written.state, written.arrival) == (row.seq, state, 2)
     assert (written.finished_at, written.lost_attempts) == (NOW, 1)
-    assert core.explain("a", NOW) is None
+    assert explain(core.state, "a", NOW) is None
 
 
 def test_a_call_that_is_to_go_again_is_parked_until_its_run_goes_on() -> None:
@@ -966,11 +967,11 @@ def test_the_calls_of_a_worker_that_is_gone_are_unknown_or_parked_and_no_other_s
     core.handle(DropWorker("gone"), NOW)
     changed = {record.call.id: record for record in core.take_batch(NOW).changed}
     assert (changed["c0"].state, changed["c0"].lost_attempts) == (CallState.UNKNOWN, 1)
-    assert core.statistics(NOW).parked == 1
+    assert statistics(core.state, NOW).parked == 1
     assert [record.call.id for record in core.admit(NOW)] == ["c3"]
     core.handle(Settle("c1", Outcome(CallState.DONE)), NOW)
     assert core.admit(NOW) == []
-    (parked,) = [record for record in core.queued() if record.parked]
+    (parked,) = [record for record in queued(core.state) if record.parked]
     core.handle(Resubmit(parked), NOW, worker="alive")
     assert [(r.call.id, r.worker) for r in core.admit(NOW)] == [("c2", "alive")]
 
@@ -982,4 +983,4 @@ def test_a_delayed_call_of_a_worker_that_is_gone_stays_parked_when_its_time_come
     core.handle(Settle("c", Outcome(CallState.QUEUED, not_before=NOW + 5)), NOW)
     core.handle(DropWorker("gone"), NOW)
     assert core.admit(NOW + 10) == []
-    assert core.statistics(NOW + 10).parked == 1
+    assert statistics(core.state, NOW + 10).parked == 1

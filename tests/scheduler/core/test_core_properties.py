@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from plain import PlainOrder
 
 from headway_scheduler.core.admission.queue import Waiter
+from headway_scheduler.core.inspection import explain, statistics
 from headway_scheduler.core.limits.bucket import TRANSIT_SECONDS
 from headway_scheduler.core.policy import STRICT, Policy
 from headway_scheduler.core.scheduler import Scheduler
@@ -202,7 +203,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(what=st.sampled_from(GATES), state=st.sampled_from(HoldState))
     def gate(self, what: str, state: HoldState) -> None:
-        self.change(changes.gate(what, state, self.core.next_seq, self.now))
+        self.change(changes.gate(what, state, self.core.state.next_seq, self.now))
         self.stand()
 
     @rule(team=st.sampled_from(sorted(set(TEAMS.values()))), share=st.sampled_from([0.5, 1.0, 3.0]))
@@ -354,13 +355,14 @@ class Lives(RuleBasedStateMachine):
 
     @invariant()
     def no_call_is_lost(self) -> None:
-        live = {name for name in self.arrival if self.core.explain(name, self.now) is not None}
+        state, now = self.core.state, self.now
+        live = {name for name in self.arrival if explain(state, name, now) is not None}
         assert live == set(self.arrival) - self.ended
         assert live == {*self.queue, *self.flying, *self.parked}
-        statistics = self.core.statistics(self.now)
-        assert statistics.in_flight == len(self.flying)
-        assert sum(statistics.waiting) == len(self.queue)
-        assert statistics.parked == len(self.parked)
+        counts = statistics(self.core.state, self.now)
+        assert counts.in_flight == len(self.flying)
+        assert sum(counts.waiting) == len(self.queue)
+        assert counts.parked == len(self.parked)
 
     @invariant()
     def no_row_is_of_another_place_or_hides_a_loss(self) -> None:
@@ -370,14 +372,14 @@ class Lives(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_free_twice_or_leaked(self) -> None:
-        for gauge in self.core.statistics(self.now).gauges:
+        for gauge in statistics(self.core.state, self.now).gauges:
             assert gauge.available <= gauge.capacity + 1e-6
             if not self.flying and not gauge.per_second:
                 assert gauge.available == gauge.capacity
 
     @invariant()
     def no_reservation_is_negative_or_outlives_its_call(self) -> None:
-        for quota in self.core._lanes.quotas.values():
+        for quota in self.core.state.lanes.quotas.values():
             for bucket in quota.buckets:
                 assert bucket.reserved >= 0
                 if not self.flying:
@@ -437,7 +439,7 @@ class Lives(RuleBasedStateMachine):
         self.due: dict[str, float] = {}
         self.attained: Counter[str] = Counter()
         for quotas in MODELS:
-            self.core._lanes.of(quotas, self.now)
+            self.core.state.lanes.of(quotas, self.now)
         for run in self.runs.values():
             self.core.handle(SaveRun(run), self.now)
         for name, on in self.waits.items():
@@ -573,7 +575,7 @@ class Lives(RuleBasedStateMachine):
             key=lambda row: row.seq,
         )
         crashed = {row.call.id for row in live if row.state in IN_FLIGHT} - owned
-        before = self.core.statistics(self.now).gauges
+        before = statistics(self.core.state, self.now).gauges
         self.begin_anew()
         changes = tuple(self.changes.values())
         buckets = tuple(self.buckets.values())
@@ -582,7 +584,7 @@ class Lives(RuleBasedStateMachine):
         self.aside = {name: at for name, at in self.aside.items() if at > self.now}
         self.restarted_at = self.true
         self.was_written = False
-        for old, new in zip(before, self.core.statistics(self.now).gauges, strict=True):
+        for old, new in zip(before, statistics(self.core.state, self.now).gauges, strict=True):
             if new.per_second:
                 slack = TRANSIT_SECONDS * new.per_second if was_written else 0.0
                 assert new.available < old.available + 1e-3

@@ -2,6 +2,7 @@
 
 import pytest
 
+from headway_scheduler.core.inspection import explain, provider_health, statistics
 from headway_scheduler.core.limits.breaker import ASIDE_SECONDS, FIRST_RETRIES
 from headway_scheduler.core.policy import STRICT
 from headway_scheduler.core.scheduler import Scheduler
@@ -55,11 +56,11 @@ def down(*names: str, now: float = NOW) -> Scheduler:
     first, *_ = admitted(core, now)
     for _ in range(int(FIRST_RETRIES)):
         fail(core, first, now)
-        assert not core.is_left_alone("q")
+        assert "q" not in provider_health(core.state).unanswered
         assert first in admitted(core, now)
     for name in reversed(names):
         fail(core, name, now)
-    assert core.is_left_alone("q")
+    assert "q" in provider_health(core.state).unanswered
     return core
 
 
@@ -70,7 +71,7 @@ def test_without_retry_budget_the_quota_pauses_and_one_call_tries() -> None:
     assert admitted(core, NOW + 1) == ["a"]
     assert admitted(core, NOW + 100) == []  # the others wait for what becomes of it
     answer(core, "a", NOW + 100)
-    assert not core.is_left_alone("q")
+    assert "q" not in provider_health(core.state).unanswered
     assert admitted(core, NOW + 100) == ["b", "c"]
 
 
@@ -92,7 +93,7 @@ def test_each_pause_is_twice_as_long_up_to_a_minute_and_costs_one_request() -> N
             sent += 1
             fail(core, name, now)
     assert sent == 10  # after 1, 2, 4, 8, 16, 32 and then every 60 s
-    assert core.statistics(now).gauges[0].paused_until == now + LONGEST_PAUSE_SECONDS
+    assert statistics(core.state, now).gauges[0].paused_until == now + LONGEST_PAUSE_SECONDS
 
 
 def test_a_call_that_failed_as_the_probe_lets_the_next_one_try() -> None:
@@ -133,20 +134,20 @@ def test_answers_earn_retries() -> None:
     (second,) = admitted(core, NOW + 1)
     for _ in range(2):
         fail(core, second, NOW + 1)
-        assert not core.is_left_alone("q")
+        assert "q" not in provider_health(core.state).unanswered
         admitted(core, NOW + 1)
     fail(core, second, NOW + 1)
-    assert core.is_left_alone("q")
+    assert "q" in provider_health(core.state).unanswered
 
 
 def test_an_explanation_says_that_the_quota_pauses() -> None:
     core = down("a", "b")
-    explanation = core.explain("b", NOW)
+    explanation = explain(core.state, "b", NOW)
     assert explanation is not None
     (blocker,) = [each for each in explanation.blockers if each.resource is None]
     assert (blocker.quota, blocker.at) == ("q", NOW + 1)
     admitted(core, NOW + 1)
-    explanation = core.explain("b", NOW + 1)
+    explanation = explain(core.state, "b", NOW + 1)
     assert explanation is not None
     assert explanation.starts_at is None  # only the end of the probe can tell
 
@@ -156,7 +157,7 @@ def test_an_open_breaker_survives_a_restart() -> None:
     assert admitted(core, NOW + 1) == ["a"]
     fail(core, "a", NOW + 1)
     again = restarted(core, NOW + 2)
-    assert again.is_left_alone("q")
+    assert "q" in provider_health(again.state).unanswered
     again.handle(Submit(call("c")), NOW + 2)
     again.handle(Submit(call("d")), NOW + 2)
     assert admitted(again, NOW + 2.9) == []
@@ -172,7 +173,7 @@ def restarted(core: Scheduler, now: float, quota: Quota = WIDE) -> Scheduler:
 
 
 def available(core: Scheduler, now: float, resource: Resource = Resource.TOKENS) -> float:
-    (gauge,) = [each for each in core.statistics(now).gauges if each.resource is resource]
+    (gauge,) = [each for each in statistics(core.state, now).gauges if each.resource is resource]
     return gauge.available
 
 
@@ -255,7 +256,7 @@ def test_a_learned_limit_lets_more_go_and_survives_a_restart() -> None:
         core.handle(Submit(call(f"c{n}", Priority.INTERACTIVE)), NOW)
     assert len(admitted(core, NOW + 2)) == pytest.approx(200, abs=2)
     again = restarted(core, NOW + 2, guess)
-    (gauge,) = again.statistics(NOW + 2).gauges
+    (gauge,) = statistics(again.state, NOW + 2).gauges
     assert (gauge.per_second, gauge.capacity) == (100, 6_000)
 
 
@@ -267,7 +268,7 @@ def test_a_refusal_without_headers_empties_a_guess() -> None:
     assert available(core, NOW, Resource.REQUESTS) == 9
     core.handle(Observe("a", {"q": Observation(NOW + 0.5, ProviderEvent.REFUSED)}), NOW + 0.1)
     assert available(core, NOW + 0.1, Resource.REQUESTS) < 1
-    assert core.statistics(NOW).gauges[0].per_second == pytest.approx(8.5)
+    assert statistics(core.state, NOW).gauges[0].per_second == pytest.approx(8.5)
 
 
 LOCKED = Observation(event=ProviderEvent.LOCKED_OUT, error="AuthenticationError: no such key")
@@ -289,11 +290,11 @@ def test_a_locked_account_stops_the_quota_and_its_calls_wait() -> None:
     core = locked("a", "b")
     assert admitted(core, NOW + 1e6) == []
     assert core.next_event(NOW + 1e6) is None
-    explanation = core.explain("a", NOW)
+    explanation = explain(core.state, "a", NOW)
     assert explanation is not None
     (blocker,) = explanation.blockers
     assert (blocker.quota, blocker.resource, blocker.stopped) == ("q", None, LOCKED.error)
-    assert {gauge.stopped for gauge in core.statistics(NOW).gauges} == {LOCKED.error}
+    assert {gauge.stopped for gauge in statistics(core.state, NOW).gauges} == {LOCKED.error}
 
 
 def test_after_it_was_mended_one_call_tries_and_the_others_follow() -> None:
@@ -315,7 +316,7 @@ def test_it_stops_again_if_it_was_not_mended() -> None:
 
 def test_a_stop_is_seen_after_a_restart_and_a_new_process_tries_once() -> None:
     again = restarted(locked(), NOW)
-    assert {gauge.stopped for gauge in again.statistics(NOW).gauges} == {LOCKED.error}
+    assert {gauge.stopped for gauge in statistics(again.state, NOW).gauges} == {LOCKED.error}
     for name in "ab":
         again.handle(Submit(call(name)), NOW)
     assert admitted(again, NOW) == []

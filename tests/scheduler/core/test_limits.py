@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from headway_scheduler.core.inspection import explain, statistics
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.errors import CallTooLarge, InvalidQuota
 from headway_scheduler.model.batch import Snapshot
@@ -31,7 +32,7 @@ def admitted(core: Scheduler, now: float) -> list[str]:
 
 
 def free(core: Scheduler, now: float) -> float:
-    [gauge] = core.statistics(now).gauges
+    [gauge] = statistics(core.state, now).gauges
     return gauge.available
 
 
@@ -67,7 +68,7 @@ def test_a_daily_limit_is_full_again_when_the_day_starts_and_not_before(day_star
     for id in "abc":
         core.handle(Submit(call(id)), EVENING)
     assert admitted(core, EVENING) == ["a", "b"]
-    why = core.explain("c", EVENING)
+    why = explain(core.state, "c", EVENING)
     assert why is not None
     assert why.starts_at == MIDNIGHT + day_starts == core.next_event(EVENING)
     assert admitted(core, MIDNIGHT + day_starts - 1) == []

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from headway_scheduler.core.inspection import explain, provider_health, queued, statistics
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.errors import (
     CallerError,
@@ -75,11 +76,11 @@ def picture(core: Scheduler) -> object:
     """All that callers can see of a scheduler."""
     names = ("flying", "waiting", "question", "new", "old")
     return (
-        [core.explain(name, NOW) for name in names],
-        [record.call for record in core.queued()],
-        core.statistics(NOW),
-        core.next_seq,
-        core.left_alone(),
+        [explain(core.state, name, NOW) for name in names],
+        [record.call for record in queued(core.state)],
+        statistics(core.state, NOW),
+        core.state.next_seq,
+        provider_health(core.state),
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headway_scheduler.core.inspection import explain, queued, statistics
 from headway_scheduler.core.policy import Policy
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.errors import CallerError, IllegalTransition, UnknownQuota
@@ -57,7 +58,7 @@ def core(*quotas: Quota, policy: Policy | None = None) -> Scheduler:
 
 
 def hold(scheduler: Scheduler, target: str, state: HoldState) -> None:
-    change = changes.gate(target, state, scheduler.next_seq, NOW)
+    change = changes.gate(target, state, scheduler.state.next_seq, NOW)
     scheduler.handle(ApplyChange(change), NOW)
 
 
@@ -74,7 +75,7 @@ def submit(scheduler: Scheduler, id: str, run_id: str, priority: Priority = NORM
 
 
 def order(scheduler: Scheduler) -> list[str]:
-    return [record.call.id for record in scheduler.queued()]
+    return [record.call.id for record in queued(scheduler.state)]
 
 
 def drain(scheduler: Scheduler, now: float = NOW) -> list[str]:
@@ -171,15 +172,15 @@ def test_what_is_paused_is_held_and_keeps_its_place(target: str) -> None:
     for id in "ab":
         submit(scheduler, id, id)
     scheduler.handle(
-        ApplyChange(changes.gate(target, HoldState.PAUSED, scheduler.next_seq, NOW)), NOW
+        ApplyChange(changes.gate(target, HoldState.PAUSED, scheduler.state.next_seq, NOW)), NOW
     )
     submit(scheduler, "c", "c")
     assert drain(scheduler) == []
-    why = scheduler.explain("a", NOW)
+    why = explain(scheduler.state, "a", NOW)
     assert why is not None
-    assert why.held == f"{target} paused"
+    assert why.operator_hold == f"{target} paused"
     scheduler.handle(
-        ApplyChange(changes.gate(target, HoldState.OPEN, scheduler.next_seq, NOW)), NOW
+        ApplyChange(changes.gate(target, HoldState.OPEN, scheduler.state.next_seq, NOW)), NOW
     )
     assert [record.call.id for record in scheduler.admit(NOW)] == ["a"]
     assert order(scheduler) == ["b", "c"]
@@ -189,7 +190,7 @@ def test_of_what_is_drained_only_what_comes_later_is_held() -> None:
     scheduler = occupied()
     submit(scheduler, "a", "a")
     scheduler.handle(
-        ApplyChange(changes.gate("all", HoldState.DRAINED, scheduler.next_seq, NOW)), NOW
+        ApplyChange(changes.gate("all", HoldState.DRAINED, scheduler.state.next_seq, NOW)), NOW
     )
     submit(scheduler, "b", "b")
     assert drain(scheduler) == ["a"]
@@ -233,13 +234,13 @@ def test_a_new_weight_holds_from_the_next_call_on_and_until_it_is_taken_back() -
 def test_limits_change_at_once_and_the_configured_ones_come_back() -> None:
     scheduler = core()
     twice = Quota.per_minute("q", tokens=120 * PER_SECOND, burst_seconds=30)
-    [before] = scheduler.statistics(NOW).gauges
+    [before] = statistics(scheduler.state, NOW).gauges
     scheduler.handle(ApplyChange(changes.limits("q", twice, NOW)), NOW)
-    [higher] = scheduler.statistics(NOW).gauges
+    [higher] = statistics(scheduler.state, NOW).gauges
     assert (higher.capacity, higher.per_second) == (2 * before.capacity, 2 * before.per_second)
     assert higher.available == before.available  # it fills up at its own rate
     scheduler.handle(ApplyChange(changes.limits("q", None, NOW)), NOW + 100)
-    assert scheduler.statistics(NOW + 100).gauges[0] == before
+    assert statistics(scheduler.state, NOW + 100).gauges[0] == before
 
 
 def test_slots_that_are_stated_later_count_what_is_in_flight() -> None:
@@ -263,7 +264,7 @@ def test_changes_hold_after_a_restart_unless_their_quota_is_gone() -> None:
     )
     scheduler = core()
     scheduler.restore(Snapshot(changes=stored), NOW, lambda _: False)
-    assert scheduler.statistics(NOW).gauges[0].per_second == 1
+    assert statistics(scheduler.state, NOW).gauges[0].per_second == 1
     scheduler.handle(Submit(call("a")), NOW)
     assert scheduler.admit(NOW) == []
 
@@ -464,8 +465,8 @@ def test_nothing_is_kept_of_runs_and_calls_that_are_over() -> None:
     for number in range(500):
         finish(scheduler, f"r{number}", calls=3, team=f"t{number % 7}")
         scheduler.take_batch(NOW)
-    assert not scheduler._live
-    assert not scheduler._registry._entries
-    for lane in scheduler._lanes:
+    assert not scheduler.state.live
+    assert not scheduler.state.registry._entries
+    for lane in scheduler.state.lanes.lanes:
         assert not any(level.teams for level in lane.line.pool.classes)
         assert sum(turns._entries for turns in lane.line._turns) <= 8 * len(Priority)

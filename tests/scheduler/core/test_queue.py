@@ -46,7 +46,7 @@ def serve(queue: Line, now: float = 0.0) -> int:
 
 
 def drain(queue: Line) -> list[int]:
-    return [serve(queue) for _ in range(len(queue))]
+    return [serve(queue) for _ in range(queue.waiting)]
 
 
 def test_the_more_urgent_class_goes_first_then_the_earlier_arrival() -> None:
@@ -223,13 +223,13 @@ class Orders(RuleBasedStateMachine):
         for where, each in enumerate(self.lines):
             head = each.head()
             assert (head and head[1]) is self.plain.head(where)
-            assert len(each) == sum(at == where for at, _ in self.plain.waiting)
+            assert each.waiting == sum(at == where for at, _ in self.plain.waiting)
 
     @invariant()
     def nothing_is_kept_of_who_is_gone(self) -> None:
         for each in self.lines:
             entries = sum(turns._entries for turns in each._turns)
-            assert entries <= 2 * len(each) + 8 * len(Priority)
+            assert entries <= 2 * each.waiting + 8 * len(Priority)
         if not self.plain.waiting:
             assert not any(level.teams for level in self.lines[0].pool.classes)
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from headway_scheduler.core.inspection import statistics
 from headway_scheduler.core.limits.write_speed import ANSWERS, SLOW, WriteSpeed
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
@@ -68,7 +69,7 @@ def test_it_is_sent_a_quarter_less_at_once(is_local: bool, slots: int) -> None:
             if record.call.id.endswith(".0"):
                 first = record.call.id
         core.handle(Settle(first, Outcome(CallState.DONE, Usage(5, 10), "{}")), now + took)
-        (gauge,) = core.statistics(now + took).gauges
+        (gauge,) = statistics(core.state, now + took).gauges
         if gauge.capacity < 4:
             break
         for other in range(1, 4):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from headway_scheduler.errors import IllegalTransition
+from headway_scheduler.model.calls import Call, CallRecord, Priority
 from headway_scheduler.model.states import (
     CALL_TRANSITIONS,
     ENDED_RUNS,
@@ -15,12 +16,18 @@ from headway_scheduler.model.states import (
     RUN_TRANSITIONS,
     CallState,
     RunState,
-    check_call,
     check_run,
 )
 
 Table = Mapping[Any, frozenset[Any]]
 Check = Callable[..., object]
+
+
+def check_call(call_id: str, old: CallState, new: CallState) -> CallState:
+    call = Call(call_id, "x", "agent", "model", (), Priority.NORMAL, 1, 0.0)
+    CallRecord(call, 0, old).check(new)
+    return new
+
 
 TABLES: list[tuple[Table, Check]] = [(CALL_TRANSITIONS, check_call), (RUN_TRANSITIONS, check_run)]
 PAIRS = [(table, check, *pair) for table, check in TABLES for pair in product(table, repeat=2)]

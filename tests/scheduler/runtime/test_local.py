@@ -517,7 +517,7 @@ async def test_a_cancelled_settlement_is_recorded_all_the_same(store: FaultyStor
 async def same_as_disk(service: LocalScheduler, store: MemoryStore) -> None:
     """Every call that lives in memory is on disk in that state, and the other way round."""
     live = {r.call.id: r.state for r in (await store.snapshot()).calls}
-    assert {key: entry.record.state for key, entry in service._core._live.items()} == live
+    assert {key: entry.record.state for key, entry in service._core.state.live.items()} == live
 
 
 async def test_a_call_that_cannot_be_written_is_not_queued(store: FaultyStore) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from headway_scheduler.core.inspection import provider_health, queued, statistics
 from headway_scheduler.core.policy import STRICT
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.errors import CallTooLarge
@@ -43,7 +44,7 @@ def shut(scheduler: Scheduler, quota: str) -> None:
     """Have faults until nobody is asked any more."""
     for n in range(4):
         scheduler.handle(Observe(f"elsewhere-{n}", {quota: DOWN}), NOW)
-    assert scheduler.is_left_alone(quota)
+    assert quota in provider_health(scheduler.state).unanswered
 
 
 def test_deployments_share_what_comes() -> None:
@@ -52,7 +53,7 @@ def test_deployments_share_what_comes() -> None:
         ask(scheduler, f"c{n}")
     models = list(went(scheduler).values())
     assert sorted(models) == ["m-east", "m-east", "m-west", "m-west"]
-    waiting = [record.call.model for record in scheduler.queued()]
+    waiting = [record.call.model for record in queued(scheduler.state)]
     assert sorted(waiting) == ["m-east", "m-west"]
 
 
@@ -61,7 +62,8 @@ def test_a_call_takes_of_the_quota_that_it_goes_to_and_of_no_other() -> None:
     ask(scheduler, "c", (replace(ROUTES[0], tokens=100), replace(ROUTES[1], tokens=7)))
     assert went(scheduler) == {"c": "m-east"}
     free = {
-        (g.quota, g.resource): g.capacity - g.available for g in scheduler.statistics(NOW).gauges
+        (g.quota, g.resource): g.capacity - g.available
+        for g in statistics(scheduler.state, NOW).gauges
     }
     assert {key: taken for key, taken in free.items() if taken} == {
         ("east", "requests"): 1,
@@ -85,7 +87,7 @@ def test_if_none_answers_it_waits_for_the_first() -> None:
         shut(scheduler, quota)
     ask(scheduler, "a")
     assert went(scheduler) == {}
-    (record,) = scheduler.queued()
+    (record,) = queued(scheduler.state)
     assert record.call.model == "m-east"
 
 

@@ -15,6 +15,7 @@ import anyio
 from headway_scheduler.backends.sqlite.leadership import holder
 from headway_scheduler.backends.sqlite.network import refuse_network
 from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.core.inspection import statistics
 from headway_scheduler.errors import StoreError
 
 from ... import __version__
@@ -107,7 +108,7 @@ async def _read(path: Path) -> None:
 
 async def _stopped(config: Config) -> list[Finding]:
     async with reading(config) as reader:
-        gauges = (await load_queue(config, reader)).scheduler.statistics(reader.now).gauges
+        gauges = statistics((await load_queue(config, reader)).scheduler.state, reader.now).gauges
     stopped = {gauge.quota: gauge.stopped for gauge in gauges if gauge.stopped is not None}
     return [
         Finding(f"quota {name}", False, f"{why}: mend that, then `headway limits resume {name}`")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import anyio
 
+from headway_scheduler.core.inspection import statistics
 from headway_scheduler.core.views import Gauge
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.changes import Change
@@ -21,7 +22,7 @@ GAUGES = ("QUOTA", "LIMIT", "A MINUTE", "FULL", "FREE", "STATE")
 def show(args: Namespace) -> int:
     """Show every limit that holds now, configured or learned, and what is free of it."""
     queue, now = anyio.run(_queue, args)
-    gauges = queue.scheduler.statistics(now).gauges
+    gauges = statistics(queue.scheduler.state, now).gauges
     if args.json:
         say_json([{**each._asdict(), "resource": str(each.resource)} for each in gauges])
     else:

@@ -5,6 +5,7 @@ from typing import Any
 
 import anyio
 
+from headway_scheduler.core.inspection import explain
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import CallRecord
 
@@ -43,7 +44,7 @@ def show_list(args: Namespace) -> int:
 def show_why(args: Namespace) -> int:
     """Say what one call waits for, its place, and when it should go."""
     record, queue, reader = anyio.run(_find, load(args.config), args.id)
-    why = queue.scheduler.explain(record.call.id, reader.now)
+    why = explain(queue.scheduler.state, record.call.id, reader.now)
     if args.json:
         say_json(_wait_facts(queue, record, reader.now))
     elif why is None:
@@ -112,10 +113,11 @@ def _only(wanted: str, known: dict[str, CallRecord], queue: StoredQueue) -> Call
 
 def queue_row(queue: StoredQueue, record: CallRecord, now: float) -> tuple[str, ...]:
     """Return the line of a waiting call in the table of ``HEADERS``."""
-    call, why = record.call, queue.scheduler.explain(record.call.id, now)
+    call, why = record.call, explain(queue.scheduler.state, record.call.id, now)
+    level = None if why is None else why.effective_priority
     return (
         call.id,
-        (why.level if why is not None and why.level is not None else call.priority).label,
+        (call.priority if level is None else level).label,
         call.path,
         call.model,
         f"{call.tokens:,}",
@@ -125,7 +127,7 @@ def queue_row(queue: StoredQueue, record: CallRecord, now: float) -> tuple[str, 
 
 
 def _wait_facts(queue: StoredQueue, record: CallRecord, now: float) -> dict[str, Any]:
-    why = queue.scheduler.explain(record.call.id, now)
+    why = explain(queue.scheduler.state, record.call.id, now)
     facts = call_facts(record, now)
     if why is None:
         return facts | {"waits_for": None, "place": None, "starts_at": None}

@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 
 from headway_scheduler.backends.sqlite.leadership import holder, silent_seconds, worker_lock
+from headway_scheduler.core.inspection import statistics
 from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import RunState
@@ -99,18 +100,18 @@ async def _seen(config: Config, reader: Reader) -> list[WorkerView]:
 
 def _drawn(picture: Dashboard, limit: int) -> str:
     queue, now = picture.queue, picture.now
-    statistics = queue.scheduler.statistics(now)
-    waiting = zip(Priority, statistics.waiting, strict=True)
+    counts = statistics(queue.scheduler.state, now)
+    waiting = zip(Priority, counts.waiting, strict=True)
     classes = ", ".join(f"{count:,} {each.label}" for each, count in waiting if count)
     head = [
         f"{picture.config.database}: "
         f"{'a process works on it' if picture.is_held else 'no process works on it'}",
-        f"waiting: {classes or 'none'} | parked: {statistics.parked:,} | "
+        f"waiting: {classes or 'none'} | parked: {counts.parked:,} | "
         f"in flight: {queue.in_flight:,} | runs: {counted(len(picture.runs), 'run')}",
     ]
     parts = [
         "\n".join(head),
-        table(GAUGES, [gauge_row(each, now) for each in statistics.gauges]),
+        table(GAUGES, [gauge_row(each, now) for each in counts.gauges]),
     ]
     if queue.calls:
         rows = [queue_row(queue, record, now) for record in queue.calls[:limit]]
@@ -143,16 +144,14 @@ def _run_row(run: Run, now: float) -> tuple[str, ...]:
 
 def _facts(picture: Dashboard) -> dict[str, Any]:
     queue, now = picture.queue, picture.now
-    statistics = queue.scheduler.statistics(now)
-    waiting = zip(Priority, statistics.waiting, strict=True)
+    counts = statistics(queue.scheduler.state, now)
+    waiting = zip(Priority, counts.waiting, strict=True)
     return {
         "is_held": picture.is_held,
         "waiting": {each.label: count for each, count in waiting},
-        "parked": statistics.parked,
+        "parked": counts.parked,
         "in_flight": queue.in_flight,
-        "limits": [
-            {**gauge._asdict(), "resource": str(gauge.resource)} for gauge in statistics.gauges
-        ],
+        "limits": [{**gauge._asdict(), "resource": str(gauge.resource)} for gauge in counts.gauges],
         "calls": [call_facts(record, now) for record in queue.calls],
         "workers": [
             {

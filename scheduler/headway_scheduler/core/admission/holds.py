@@ -15,7 +15,8 @@ class OperatorHolds:
     """Which calls are held."""
 
     def __init__(self) -> None:
-        self._from: dict[str, tuple[HoldState, int]] = {}
+        self.rules: dict[str, tuple[HoldState, int]] = {}
+        """What is held, and from which arrival number on; empty if nothing is."""
 
     def set(self, target: str, state: HoldState, next_seq: int) -> None:
         """Open, pause or drain ``all``, ``class:NAME`` or ``model:NAME``. Raises CallerError.
@@ -28,20 +29,18 @@ class OperatorHolds:
             raise CallerError(f"cannot hold {target!r}: say all, class:CLASS or model:MODEL")
         match state:
             case HoldState.OPEN:
-                self._from.pop(target, None)
+                self.rules.pop(target, None)
             case HoldState.PAUSED:
-                self._from[target] = state, 0
+                self.rules[target] = state, 0
             case HoldState.DRAINED:
-                self._from[target] = state, next_seq
+                self.rules[target] = state, next_seq
             case _:
                 assert_never(state)
 
     def holder(self, call: Call, seq: int, level: Priority) -> str | None:
         """What holds a call, as in ``class:background paused``; None if nothing does."""
-        if not self._from:
-            return None
         for target in (ALL, f"class:{level.label}", f"model:{call.model}"):
-            held = self._from.get(target)
+            held = self.rules.get(target)
             if held is not None and seq >= held[1]:
                 return f"{target} {held[0]}"
         return None

@@ -26,15 +26,15 @@ Blocker = Bucket | QuotaState
 class Claims:
     """What blocked heads keep from later calls in one round of admission.
 
-    ``held`` are their blockers; ``kept`` says what they need of their other buckets, and when.
+    ``claimed`` are their blockers; ``kept`` says what they need of their other buckets, and when.
     """
 
-    held: set[Blocker] = field(default_factory=set)
+    claimed: set[Blocker] = field(default_factory=set)
     kept: dict[Bucket, list[tuple[float, float]]] = field(default_factory=dict)
 
     def leave(self, bucket: Bucket, amount: float, now: float) -> bool:
         """Whether ``amount`` may be taken from ``bucket`` as far as better calls go."""
-        return bucket not in self.held and all(
+        return bucket not in self.claimed and all(
             bucket.spares(amount, need, at, now) for need, at in self.kept.get(bucket, ())
         )
 
@@ -42,12 +42,18 @@ class Claims:
 class Lane:
     """A queue of calls with the same set of quotas."""
 
-    __slots__ = ("buckets", "line", "quotas")
+    __slots__ = ("buckets", "line", "local", "quotas")
 
     def __init__(self, quotas: tuple[QuotaState, ...], line: Line) -> None:
         self.quotas = quotas
-        self.buckets = tuple(bucket for quota in quotas for bucket in quota.buckets)
         self.line = line
+        self.renew()
+
+    def renew(self) -> None:
+        """See the buckets that the quotas have now."""
+        self.buckets = tuple(bucket for quota in self.quotas for bucket in quota.buckets)
+        self.local = frozenset(quota.name for quota in self.quotas if quota.is_local)
+        """Names of quotas of servers of one's own."""
 
     def check(self, call: Call) -> None:
         """Raise CallTooLarge for a call that no wait can help."""
@@ -83,7 +89,7 @@ class Lane:
         for bucket in self.buckets:
             amount = bucket.amount(call)
             if not bucket.passes(amount, now, headroom) or (
-                claims.held and not claims.leave(bucket, amount, now)
+                claims.claimed and not claims.leave(bucket, amount, now)
             ):
                 blocked.append(bucket)
         return blocked
@@ -96,12 +102,12 @@ class Lane:
         Each of these times matters: a bucket that suffices is free again for later calls, even if
         the head still waits for another.
         """
-        times = [_ready_at(call, b, now, headroom) for b in blocked if b not in claims.held]
+        times = [_ready_at(call, b, now, headroom) for b in blocked if b not in claims.claimed]
         # A bucket that passes by itself waits for the turn of a better call, which has its time.
         known = [at for at in times if at is not None and at > now]
         if len(known) == len(blocked):
             self._keep(call, max(known), claims, headroom)
-        claims.held.update(blocked)
+        claims.claimed.update(blocked)
         return known
 
     def _keep(self, call: Call, at: float, claims: Claims, headroom: float) -> None:
@@ -137,15 +143,11 @@ class Lanes:
         self.quotas = {name: QuotaState(quota, now) for name, quota in self._configured.items()}
         self._policy = policy
         self._weights = dict(policy.weights)
-        self._lanes: dict[tuple[str, ...], Lane] = {}
-        self._pools: dict[str, Pool] = {}
-
-    def __iter__(self) -> Iterator[Lane]:
-        return iter(self._lanes.values())
-
-    def pools(self) -> list[Pool]:
+        self._by_names: dict[tuple[str, ...], Lane] = {}
+        self._pool_of: dict[str, Pool] = {}
+        self.lanes: list[Lane] = []
+        self.pools: list[Pool] = []
         """Each pool once."""
-        return list(dict.fromkeys(lane.line.pool for lane in self))
 
     def quota(self, name: str) -> QuotaState:
         """One quota. Raises UnknownQuota."""
@@ -157,48 +159,42 @@ class Lanes:
 
     def of(self, names: tuple[str, ...], now: float) -> Lane:
         """The lane of calls that draw on these quotas. Raises UnknownQuota."""
-        lane = self._lanes.get(names)
+        lane = self._by_names.get(names)
         if lane is None:
             quotas = tuple(map(self.quota, names))
-            lane = self._lanes[names] = Lane(quotas, Line(self._pool(names, now)))
+            lane = self._by_names[names] = Lane(quotas, Line(self._pool(names, now)))
+            self.lanes.append(lane)
+            self.pools = list(dict.fromkeys(each.line.pool for each in self.lanes))
         return lane
 
     def set_limits(self, name: str, quota: Quota | None, now: float) -> None:
         """Change a quota's limits, or go back to the configured ones. Raises UnknownQuota."""
         state = self.quota(name)
         state.restate(quota or self._configured[name], now)
-        self._share_out()
-
-    def _share_out(self) -> None:
-        """Let every lane see the buckets that its quotas have now."""
-        for lane in self:
-            lane.buckets = tuple(bucket for each in lane.quotas for bucket in each.buckets)
-
-    def is_waited_for(self, quota: QuotaState) -> bool:
-        """Whether any call that draws on it stands in a line."""
-        return any(lane.line for lane in self if quota in lane.quotas)
+        for lane in self.lanes:
+            lane.renew()
 
     def set_weight(self, team: str, weight: float | None) -> None:
         """Change a team's share, or go back to the configured one."""
         self._weights[team] = weight or self._policy.weights.get(team, 1.0)
-        for pool in self.pools():
+        for pool in self.pools:
             pool.reweigh(team)
 
     def waiting(self, pool: Pool) -> list[Waiter]:
         """Every call that waits in a pool."""
-        return [waiter for lane in self if lane.line.pool is pool for waiter in lane.line]
+        return [waiter for lane in self.lanes if lane.line.pool is pool for waiter in lane.line]
 
     def _pool(self, names: tuple[str, ...], now: float) -> Pool:
         """The pool of a new lane: lanes that it links become one."""
-        linked = dict.fromkeys(self._pools[name] for name in names if name in self._pools)
+        linked = dict.fromkeys(self._pool_of[name] for name in names if name in self._pool_of)
         pool, *others = linked or [Pool(self._policy, self._weights, now)]
         for other in others:
             pool.absorb(other)
-        for lane in self:
+        for lane in self.lanes:
             if lane.line.pool in others:
                 lane.line.pool = pool
-        joined = [name for name, theirs in self._pools.items() if theirs in others]
-        self._pools |= dict.fromkeys((*names, *joined), pool)
+        joined = [name for name, theirs in self._pool_of.items() if theirs in others]
+        self._pool_of |= dict.fromkeys((*names, *joined), pool)
         return pool
 
 

@@ -20,18 +20,19 @@ class Preemption:
 
     def __init__(self) -> None:
         self._young: deque[tuple[float, str, frozenset[str]]] = deque()
-        self._times: dict[str, int] = {}
-        self._named: list[str] = []
+        self.times: dict[str, int] = {}
+        """How often calls that have not ended have made room, by id."""
+        self.named: list[str] = []
+        """Calls that are to make room and have not been handed over."""
 
-    def admitted(self, call_id: str, level: Priority, local: Iterable[str], now: float) -> None:
-        """Take note of a call that takes slots of ``local`` quotas."""
-        quotas = frozenset(local)
-        if level is Priority.BACKGROUND and quotas and self._times.get(call_id, 0) < MOST_TIMES:
+    def admitted(self, call_id: str, level: Priority, quotas: frozenset[str], now: float) -> None:
+        """Take note of a call that takes slots of local ``quotas``."""
+        if level is Priority.BACKGROUND and self.times.get(call_id, 0) < MOST_TIMES:
             self._young.append((now, call_id, quotas))
 
     def ended(self, call_id: str) -> None:
         """Forget a call that is over."""
-        self._times.pop(call_id, None)
+        self.times.pop(call_id, None)
 
     def make_room(self, quota: str, flying: Iterable[str], now: float) -> None:
         """Name the youngest call in flight that holds a slot of ``quota``, if any is young."""
@@ -42,11 +43,11 @@ class Preemption:
             _, call_id, quotas = entry
             if quota in quotas and call_id in in_flight:
                 self._young.remove(entry)
-                self._times[call_id] = self._times.get(call_id, 0) + 1
-                self._named.append(call_id)
+                self.times[call_id] = self.times.get(call_id, 0) + 1
+                self.named.append(call_id)
                 return
 
     def take(self) -> list[str]:
         """Hand over the calls that were named since the last time."""
-        named, self._named = self._named, []
+        named, self.named = self.named, []
         return named

@@ -18,16 +18,32 @@ lane's heap of teams may lag behind: what surfaces too early is put back.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
+from typing import NamedTuple
 
 from ...model.calls import CallRecord, Priority
 from ..policy import Policy
 
-Rank = tuple[float, ...]
-"""Compares across the lanes of a pool; the smaller goes first. It begins with the class whose place
-and headroom the call has."""
-
 VirtualStart = tuple[float, int]
 """When a team's next call starts, in virtual time, and since when the team waits."""
+
+
+class Rank(NamedTuple):
+    """Where a call stands in its pool: compared field by field, the smaller goes first."""
+
+    place: int
+    """The class whose place and headroom the call has: a more urgent one, if it is boosted."""
+    in_turn: int
+    """0 if it is boosted, before all that are in turn."""
+    priority: int
+    """Its own class."""
+    start: float
+    """When its team's next call starts, in virtual time."""
+    since: int
+    """Numbers when its team began to wait."""
+    due: float
+    """When it counts as having come."""
+    seq: int
+    """Numbers its arrival."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +61,9 @@ class Waiter:
     is_gone: bool = False
 
     def __lt__(self, other: "Waiter") -> bool:
-        return False  # only a dead entry has the due time and number of another: its own call's
+        # Needed by heapq only. Two entries tie only when one is the tombstone of the same call, so
+        # any order will do.
+        return False
 
 
 @dataclass(slots=True)
@@ -140,7 +158,7 @@ class Pool:
         each = self.classes[waiter.effective_priority]
         least = each.credit - waiter.cost
         # In its turn a class uses up what it was promised, but makes no debts.
-        each.credit = least if _is_floor_boosted(rank) else max(least, min(each.credit, 0.0))
+        each.credit = least if not rank.in_turn else max(least, min(each.credit, 0.0))
         each.serve(waiter)
 
     def rank(self, waiter: Waiter, turn: VirtualStart) -> Rank:
@@ -149,8 +167,8 @@ class Pool:
         if self.has_credit(waiter):
             top = next(each for each in Priority if self.classes[each].waiting)
             if top < level:
-                return (top, 0, level, *turn, waiter.due, waiter.record.seq)
-        return (level, 1, level, *turn, waiter.due, waiter.record.seq)
+                return Rank(top, 0, level, *turn, waiter.due, waiter.record.seq)
+        return Rank(level, 1, level, *turn, waiter.due, waiter.record.seq)
 
     def has_credit(self, waiter: Waiter) -> bool:
         """Whether its class has earned what a call costs."""
@@ -190,8 +208,8 @@ class Pool:
             team = self.classes[level].teams[waiter.team]
             start = starts.get(key, team.start)
             starts[key] = start + waiter.cost / team.weight
-            own = (start, team.since, waiter.due, waiter.record.seq)
-            ranks.append(((level, 1, level, *own), waiter))
+            own = Rank(level, 1, level, start, team.since, waiter.due, waiter.record.seq)
+            ranks.append((own, waiter))
         ranks.sort(key=lambda pair: pair[0])
         first = {
             waiter.effective_priority: index
@@ -199,13 +217,9 @@ class Pool:
         }
         for index in first.values():
             rank, waiter = ranks[index]
-            ranks[index] = self.rank(waiter, (rank[3], int(rank[4]))), waiter
+            ranks[index] = self.rank(waiter, (rank.start, rank.since)), waiter
         ranks.sort(key=lambda pair: pair[0])
         return ranks
-
-
-def _is_floor_boosted(rank: Rank) -> bool:
-    return rank[1] == 0
 
 
 class _ClassQueue:
@@ -282,16 +296,17 @@ class _ClassQueue:
 class Line:
     """The queue of one lane. Operations are O(log n)."""
 
-    __slots__ = ("_turns", "_waiting", "pool")
+    __slots__ = ("_turns", "pool", "waiting")
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self._waiting = 0
+        self.waiting = 0
+        """How many calls stand in it."""
         self._turns = tuple(_ClassQueue() for _ in Priority)
 
     def push(self, waiter: Waiter, now: float) -> None:
         """Add a call."""
-        self._waiting += 1
+        self.waiting += 1
         self.pool.join(waiter, now)
         self._turns[waiter.effective_priority].push(waiter, self.pool.turn(waiter))
 
@@ -311,13 +326,13 @@ class Line:
 
     def serve(self, waiter: Waiter, rank: Rank) -> None:
         """Take out a call that goes now."""
-        self._waiting -= 1
+        self.waiting -= 1
         self._turns[waiter.effective_priority].drop(waiter)
         self.pool.serve(waiter, rank)
 
     def remove(self, waiter: Waiter) -> None:
         """Take out a call that does not go."""
-        self._waiting -= 1
+        self.waiting -= 1
         self._turns[waiter.effective_priority].drop(waiter)
         self.pool.leave(waiter)
 
@@ -325,6 +340,3 @@ class Line:
         """All calls, in no particular order."""
         for turns in self._turns:
             yield from turns
-
-    def __len__(self) -> int:
-        return self._waiting

@@ -48,7 +48,7 @@ class Breaker:
         return self.pauses > 0
 
     @property
-    def is_left_alone(self) -> bool:
+    def is_unanswered(self) -> bool:
         """Whether nobody got an answer since it last paused for a fault."""
         return self.is_open and self.window == 1
 
@@ -66,7 +66,7 @@ class Breaker:
         """Let nothing go before ``until``."""
         self.paused_until = max(self.paused_until or 0.0, until)
 
-    def admitted(self, call_id: str) -> None:
+    def admit(self, call_id: str) -> None:
         """Take note of a call that goes."""
         if self.is_open:
             self.probes.add(call_id)
@@ -115,7 +115,7 @@ class Breaker:
             return None
         return self.paused_until + ASIDE_SECONDS
 
-    def ended(self, call_id: str) -> None:
+    def end(self, call_id: str) -> None:
         """Let another call try when this one has ended, however it did."""
         self.probes.discard(call_id)
 

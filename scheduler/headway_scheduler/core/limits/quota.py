@@ -30,10 +30,12 @@ class Attempt:
 class QuotaState:
     """One quota. All times are epoch seconds and are told by the caller."""
 
-    __slots__ = ("_unsaved", "_write_speed", "breaker", "buckets", "learned", "name")
+    __slots__ = ("_unsaved", "_write_speed", "breaker", "buckets", "is_local", "learned", "name")
 
     def __init__(self, stated: Quota, now: float) -> None:
         self.name = stated.name
+        self.is_local = stated.is_local
+        """Whether a call that is cancelled costs nothing but its time."""
         self.breaker = Breaker()
         self.learned = Learned(stated)
         self._write_speed = WriteSpeed()
@@ -43,7 +45,7 @@ class QuotaState:
 
     def restate(self, stated: Quota, now: float) -> None:
         """Go on with other limits. What was learned was about the old ones."""
-        self.learned = Learned(stated)
+        self.learned, self.is_local = Learned(stated), stated.is_local
         self._unsaved.add(LIMITS)
         self._fit(now)
 
@@ -83,11 +85,6 @@ class QuotaState:
     def _in_use(self) -> float:
         slots = (b.reserved for b in self.buckets if b.limit.resource is Resource.CONCURRENCY)
         return next(slots, 0.0)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether a call that is cancelled costs nothing but its time."""
-        return self.learned.stated.is_local
 
     def try_again(self) -> None:
         """Let one call try although the account was locked out."""

@@ -18,6 +18,7 @@ class _Entry:
     """A run, as far as it is known. ``attained``: budget-seconds that its calls have taken."""
 
     run: Run | None = None
+    team: str = ""
     attained: float = 0.0
     calls: dict[str, None] = field(default_factory=dict)
     waits_on: frozenset[str] = frozenset()
@@ -34,7 +35,7 @@ class RunRegistry:
     def track(self, run: Run) -> Run | None:
         """Take in a run that is under way. Return what was known of it."""
         entry = self._entry(run.id)
-        before, entry.run = entry.run, run
+        before, entry.run, entry.team = entry.run, run, run.share
         return before
 
     def end(self, run: Run) -> str | None:
@@ -46,7 +47,7 @@ class RunRegistry:
         if entry is None:
             return None
         self.wait(run.id, frozenset())
-        entry.run = None
+        entry.run, entry.team = None, ""
         self._tidy(run.id)
         if not (run.is_whole and entry.attained):
             return None
@@ -104,7 +105,7 @@ class RunRegistry:
     def team(self, call: Call) -> str:
         """Whose share of the quotas a call draws on."""
         entry = self._entries.get(call.run_id)
-        return "" if entry is None or entry.run is None else entry.run.share
+        return "" if entry is None else entry.team
 
     def deadline(self, call: Call) -> float | None:
         """When the run of a call must have ended, if it must."""
@@ -114,8 +115,9 @@ class RunRegistry:
     def due(self, call: Call, policy: Policy) -> float:
         """When a call counts as having come: calls of long runs later, of urgent ones earlier."""
         entry = self._entries[call.run_id]
-        run = entry.run
-        remaining = self.sizes.remaining("" if run is None else run.workflow, entry.attained)
+        run, remaining = entry.run, entry.attained
+        if run is not None:
+            remaining = self.sizes.remaining(run.workflow, remaining)
         due = call.submitted_at + min(policy.patience_seconds, policy.size_factor * remaining)
         if run is not None and run.deadline is not None:
             due = min(due, run.deadline - remaining)

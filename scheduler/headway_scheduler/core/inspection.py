@@ -1,0 +1,117 @@
+"""Answers to questions about the scheduler: why a call waits, what is queued, how things stand.
+
+Law: it reads the state and changes nothing, but for the time up to which buckets are refilled.
+"""
+
+from ..errors import InternalError
+from ..model.calls import Call, CallRecord, Priority
+from ..model.states import IN_FLIGHT, CallState
+from .admission.queue import Rank, Waiter
+from .limits.bucket import Bucket
+from .state import LiveCall, SchedulerState
+from .views import Blocker, Explanation, Gauge, ProviderHealth, Statistics
+
+
+def explain(state: SchedulerState, call_id: str, now: float) -> Explanation | None:
+    """Say what a queued call waits for, its place, and when it should go. O(queue length).
+
+    None for a call that is not live.
+    """
+    live = state.live.get(call_id)
+    if live is None:
+        return None
+    if live.waiter is None:
+        record = live.record
+        aside = (record.state, record.parked, record.not_before)
+        return Explanation(call_id, *aside, operator_hold=live.operator_hold)
+    return _explained(state, live, live.waiter, now)
+
+
+def _explained(state: SchedulerState, live: LiveCall, waiter: Waiter, now: float) -> Explanation:
+    call = live.record.call
+    lane = state.lanes.of(call.quotas, now)
+    pool = lane.line.pool
+    pool.advance(now)
+    before, rank = _before(waiter, pool.ranked(state.lanes.waiting(pool)))
+    headroom = state.policy.headroom[rank.place]
+    blockers = tuple(
+        Blocker(quota.name, None, 0.0, 0.0, at, stopped=quota.breaker.stopped)
+        if bucket is None
+        else _shortage(bucket, call, headroom, now, at)
+        for quota, bucket, at in lane.obstacles(call, before, now, headroom)
+    )
+    starts = [blocker.at for blocker in blockers]
+    known = [at for at in starts if at is not None]
+    return Explanation(
+        call.id,
+        live.record.state,
+        place=len(before) + 1,
+        behind=before[0].id if before else None,
+        blockers=blockers,
+        starts_at=max([now, *known]) if len(known) == len(starts) else None,
+        effective_priority=waiter.effective_priority,
+    )
+
+
+def queued(state: SchedulerState) -> list[CallRecord]:
+    """Every queued call, next one first; then held, delayed and parked ones."""
+    ranked = (pair for pool in state.lanes.pools for pair in pool.ranked(state.lanes.waiting(pool)))
+    first = [waiter.record for _, waiter in sorted(ranked, key=lambda pair: pair[0])]
+    records = (live.record for live in state.live.values() if live.waiter is None)
+    aside = [record for record in records if record.state is CallState.QUEUED]
+    aside.sort(key=lambda r: (r.parked, r.not_before or 0.0, r.call.priority, r.seq))
+    return first + aside
+
+
+def statistics(state: SchedulerState, now: float) -> Statistics:
+    """Count what waits and what is in flight, and read every gauge."""
+    waiting = dict.fromkeys(Priority, 0)
+    in_flight = parked = 0
+    for live in state.live.values():
+        if live.record.state in IN_FLIGHT:
+            in_flight += 1
+        elif live.record.parked:
+            parked += 1
+        else:
+            waiting[live.record.call.priority] += 1
+    gauges = tuple(
+        Gauge(
+            name,
+            bucket.limit.resource,
+            bucket.limit.capacity,
+            bucket.available(now),
+            bucket.limit.per_second,
+            quota.breaker.paused(now),
+            quota.breaker.stopped,
+        )
+        for name, quota in state.lanes.quotas.items()
+        for bucket in quota.buckets
+    )
+    return Statistics(tuple(waiting.values()), in_flight, parked, gauges)
+
+
+def provider_health(state: SchedulerState) -> ProviderHealth:
+    """Say which quotas' providers do not answer as they should."""
+    breakers = {name: quota.breaker for name, quota in state.lanes.quotas.items()}
+    return ProviderHealth(
+        probing=tuple(name for name, breaker in breakers.items() if breaker.is_open),
+        unanswered=tuple(name for name, breaker in breakers.items() if breaker.is_unanswered),
+        locked_out=tuple(name for name, breaker in breakers.items() if breaker.stopped is not None),
+    )
+
+
+def _before(waiter: Waiter, ranked: list[tuple[Rank, Waiter]]) -> tuple[list[Call], Rank]:
+    """Calls that go first and draw on any of the same quotas; the rank of this one."""
+    quotas, before = set(waiter.record.call.quotas), list[Call]()
+    for rank, other in ranked:
+        if other is waiter:
+            return before, rank
+        if quotas.intersection(other.record.call.quotas):
+            before.append(other.record.call)
+    raise InternalError(f"call {waiter.record.call.id} stands in no line")
+
+
+def _shortage(bucket: Bucket, call: Call, headroom: float, now: float, at: float | None) -> Blocker:
+    need = bucket.need(bucket.amount(call))
+    kept = bucket.need(need, headroom) - need
+    return Blocker(bucket.quota, bucket.limit.resource, need, bucket.available(now), at, kept)

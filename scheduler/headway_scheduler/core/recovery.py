@@ -1,0 +1,78 @@
+"""Builds the scheduler's state from what is on disk. Law: what was spent stays spent."""
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+
+from ..errors import UnknownQuota
+from ..model.batch import Lesson, Snapshot
+from ..model.calls import CallRecord, Outcome
+from ..model.quotas import BucketState
+from ..model.runs import Run
+from ..model.states import CallState
+from .limits.quota import BREAKER, LIMITS
+from .state import SIZES, SchedulerState
+
+
+def restore(
+    state: SchedulerState,
+    snapshot: Snapshot,
+    now: float,
+    owned: Callable[[CallRecord], bool],
+    *,
+    runs: Iterable[Run] = (),
+    awaited: Mapping[str, frozenset[str]] | None = None,
+) -> None:
+    """Go on from the store. ``owned`` says which calls have callers that are alive.
+
+    A call in flight without an owner becomes unknown, its reservation spent: nobody can tell
+    whether it was sent. A queued one without an owner is parked at its place until its run resumes.
+    ``runs`` are those under way; ``awaited`` says which run waits for which others.
+    """
+    for run in runs:
+        state.registry.track(run)
+    for run_id, on in (awaited or {}).items():
+        state.registry.wait(run_id, on)
+    state.next_seq = snapshot.next_seq
+    for change in snapshot.changes:
+        with suppress(UnknownQuota):  # it may have left the configuration since
+            state.apply(change, now)
+    for lesson in snapshot.lessons:
+        _learn(state, lesson, now)
+    for bucket in snapshot.buckets:
+        _fill(state, bucket, now)
+    for record in snapshot.calls:
+        _place(state, record, now, is_owned=owned(record))
+
+
+def _learn(state: SchedulerState, lesson: Lesson, now: float) -> None:
+    quota = state.lanes.quotas.get(lesson.subject)
+    if lesson.kind == SIZES:
+        state.registry.sizes.load(lesson.subject, lesson.value)
+    elif quota is not None and lesson.kind in (LIMITS, BREAKER):
+        quota.load(lesson, now)
+
+
+def _fill(state: SchedulerState, stored: BucketState, now: float) -> None:
+    quota = state.lanes.quotas.get(stored.quota)
+    if quota is None:
+        return
+    quota.breaker.paused_until = stored.paused_until
+    for bucket in quota.buckets:
+        if bucket.limit.resource is stored.resource:
+            bucket.restore(stored, now)
+
+
+def _place(state: SchedulerState, record: CallRecord, now: float, *, is_owned: bool) -> None:
+    if record.state is CallState.QUEUED:
+        record.parked = not is_owned
+        live = state.add(record)
+        if is_owned:
+            state.enqueue(live, now)
+    elif is_owned:
+        live = state.add(record)
+        buckets = state.lanes.of(record.call.quotas, now).buckets
+        live.reservations = tuple((each, each.adopt(each.amount(record.call))) for each in buckets)
+    else:
+        record.settle(Outcome(CallState.UNKNOWN), now)
+        state.change(record)
+        state.ask_at = now

@@ -1,0 +1,181 @@
+"""What the scheduler knows, and where each call stands. Law: it keeps order, it admits nothing.
+
+Theory of operation. A call that has not ended is in exactly one place: in the line of its lane,
+aside until a time of its own (``delayed``), held by an operator, parked, or in flight. When
+something changes that decides about places (a run's class, who waits for whom, an operator's
+holds), calls are taken out of their places and put in again.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+
+from ..model.calls import CallRecord, Priority, Route
+from ..model.changes import LIMITS, RESUME, WEIGHT, Change, gate_of, quota_of, weight_of
+from ..model.quotas import Quota
+from ..model.states import IN_FLIGHT
+from .admission.holds import OperatorHolds
+from .admission.lanes import Lanes
+from .admission.preemption import Preemption
+from .admission.queue import Waiter
+from .admission.routing import routed
+from .change_log import ChangeLog
+from .limits.bucket import Bucket, Reservation
+from .policy import Policy
+from .runs.registry import RunRegistry
+
+SIZES = "run size"
+"""The kind of lessons about how much the runs of a workflow take."""
+
+
+@dataclass(slots=True)
+class LiveCall:
+    """A call that has not ended."""
+
+    record: CallRecord
+    routes: tuple[Route, ...] = ()
+    """The routes that it may take; empty: only the one that its row names."""
+    reservations: tuple[tuple[Bucket, Reservation], ...] = ()
+    """What it holds while it is in flight."""
+    waiter: Waiter | None = None
+    """Its place, while it stands in a line."""
+    due: float | None = None
+    """When it counts as having come, once it has stood in a line; it never changes after that."""
+    operator_hold: str | None = None
+    """What an operator holds it by, while one does, as in ``class:background paused``."""
+
+
+class SchedulerState:
+    """All that the scheduler knows. Others read it; only this package changes it."""
+
+    def __init__(self, quotas: Iterable[Quota], policy: Policy, now: float) -> None:
+        self.policy = policy
+        self.lanes = Lanes(quotas, policy, now)
+        self.registry = RunRegistry()
+        self.operator_holds = OperatorHolds()
+        self.preemption = Preemption()
+        self.live: dict[str, LiveCall] = {}
+        """Calls that have not ended, by id."""
+        self.delayed: list[tuple[float, str]] = []
+        """A heap of the calls that wait for a time of their own. Ended ones leave entries."""
+        self.next_seq = 0
+        """The arrival number of the next call."""
+        self.ask_at: float | None = None
+        """When to admit again although nothing happens, as the last admission found; or at once."""
+        self.log = ChangeLog()
+
+    def add(self, record: CallRecord, routes: tuple[Route, ...] = ()) -> LiveCall:
+        """Take in a call; it stands nowhere yet."""
+        live = self.live[record.call.id] = LiveCall(record, routes)
+        self.registry.add(record.call)
+        return live
+
+    def remove(self, live: LiveCall, now: float) -> None:
+        """Forget a call that has ended."""
+        self.withdraw(live, now)
+        call = live.record.call
+        del self.live[call.id]
+        self.registry.remove(call)
+
+    def change(self, record: CallRecord) -> None:
+        """Have a row written with the next commit, and the buckets that its call draws on."""
+        self.log.changed[record.call.id] = record
+        self.log.touched.add(record.call.quotas)
+
+    def enqueue(self, live: LiveCall, now: float) -> None:
+        """Let a call stand where it belongs now: aside until its time, held, or in its line."""
+        record = live.record
+        call = record.call
+        if record.not_before is not None and record.not_before > now:
+            heappush(self.delayed, (record.not_before, call.id))
+            return
+        record.not_before = None
+        if live.routes:
+            record.call = call = routed(call, live.routes, self.lanes, self.registry, now)
+            self.change(record)
+        registry = self.registry
+        level, team = registry.effective_priority(call), registry.team(call)
+        if self.operator_holds.rules:
+            live.operator_hold = self.operator_holds.holder(call, record.seq, level)
+            if live.operator_hold is not None:
+                return
+        if live.due is None:  # a call that comes back has its old place
+            live.due = registry.due(call, self.policy)
+        lane = self.lanes.of(call.quotas, now)
+        live.waiter = Waiter(record, level, team, live.due, lane.cost(call))
+        lane.line.push(live.waiter, now)
+        self.ask_at = now
+
+    def withdraw(self, live: LiveCall, now: float) -> None:
+        """Take a call out of its line, if it stands in one."""
+        live.operator_hold = None
+        if live.waiter is not None:
+            self.lanes.of(live.record.call.quotas, now).line.remove(live.waiter)
+            live.waiter = None
+            self.ask_at = now
+
+    def recall_delayed(self, now: float) -> None:
+        """Put calls into their lines whose own time has come."""
+        while self.delayed and self.delayed[0][0] <= now:
+            not_before, call_id = heappop(self.delayed)
+            live = self.live.get(call_id)
+            # A call that ended or was delayed anew leaves its old entry behind.
+            if live is not None and not live.record.parked and live.record.not_before == not_before:
+                self.enqueue(live, now)
+
+    def place_runs_again(self, run_ids: Iterable[str], now: float) -> None:
+        """Have the calls of these runs stand where they belong now."""
+        calls = (call_id for run_id in run_ids for call_id in self.registry.calls(run_id))
+        self.place_again((self.live[call_id] for call_id in calls), now)
+
+    def place_again(self, calls: Iterable[LiveCall], now: float) -> None:
+        """Have those that wait stand where they belong now, at their old time, oldest first.
+
+        Calls that stand there already stay: to take a class's only call out would end its credit.
+        """
+        for live in sorted(calls, key=lambda each: each.record.seq):
+            waits = live.waiter is not None or live.operator_hold is not None
+            if waits and not self._is_placed(live):
+                self.withdraw(live, now)
+                self.enqueue(live, now)
+
+    def _is_placed(self, live: LiveCall) -> bool:
+        call, waiter = live.record.call, live.waiter
+        level = self.registry.effective_priority(call)
+        hold = self.operator_holds.holder(call, live.record.seq, level)
+        if waiter is None or hold is not None:
+            return waiter is None and live.operator_hold == hold
+        return (waiter.effective_priority, waiter.team) == (level, self.registry.team(call))
+
+    def set_priority(self, record: CallRecord, priority: Priority) -> None:
+        """Change the class that a call asks for; its place is for the caller to mend."""
+        record.call = replace(record.call, priority=priority)
+        self.change(record)
+
+    def apply(self, change: Change, now: float) -> None:
+        """Change limits, weights or holds while everything runs.
+
+        Raises CallerError and changes nothing then.
+        """
+        if change.kind == LIMITS:
+            self.lanes.set_limits(change.target, quota_of(change), now)
+            self._adopt_new_slots(change.target)
+            self.log.touched.add((change.target,))
+        elif change.kind == RESUME:
+            self.lanes.quota(change.target).try_again()
+            self.log.touched.add((change.target,))
+        elif change.kind == WEIGHT:
+            self.lanes.set_weight(change.target, weight_of(change))
+        else:
+            self.operator_holds.set(change.target, *gate_of(change))
+            self.place_again(self.live.values(), now)
+        self.ask_at = now
+
+    def _adopt_new_slots(self, quota: str) -> None:
+        """Calls in flight hold slots of a limit that was not there when they were admitted."""
+        for live in self.live.values():
+            call = live.record.call
+            if live.record.state in IN_FLIGHT and quota in call.quotas:
+                held = {bucket for bucket, _ in live.reservations}
+                new = [each for each in self.lanes.quota(quota).buckets if each not in held]
+                live.reservations += tuple((each, each.adopt(each.amount(call))) for each in new)
