@@ -59,6 +59,7 @@ class Executor:
         self.handles: dict[str, RunHandle] = {}
         self.is_draining = False
         self.has_joined = False
+        self._registering = anyio.Lock()
         self._workflows = workflows
         self._clock = clock
         self._expected: set[RunHandle] = set()
@@ -137,9 +138,9 @@ class Executor:
 
     async def join(self) -> None:
         """Be known as one who executes runs, before the first of them."""
-        if not self.has_joined:
-            await self._commands.execute(RegisterWorker(self.worker))
-            self.has_joined = True
+        async with self._registering:
+            if not self.has_joined:
+                await self._register()
 
     def joins(self) -> Worker | None:
         """This worker, if the leader does not know it yet."""
@@ -227,12 +228,18 @@ class Executor:
                 await self._workflows.release(handle.id)
 
     async def _offer(self, slots: int, takes_interrupted: bool) -> None:
-        self.worker = replace(
-            self.worker,
-            slots=slots,
-            takes_interrupted=takes_interrupted,
-            workflows=self._workflows.names,
-        )
+        async with self._registering:
+            self.worker = replace(
+                self.worker,
+                slots=slots,
+                takes_interrupted=takes_interrupted,
+                workflows=self._workflows.names,
+            )
+            await self._register()
+
+    async def _register(self) -> None:
+        # One at a time: a task that starts a run registers this worker as well as the task that
+        # works, and of two requests the leader believes the one that was written last.
         await self._commands.execute(RegisterWorker(self.worker))
         self.has_joined = True
 

@@ -7,9 +7,10 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio import to_thread
 from anyio.abc import TaskStatus
@@ -38,7 +39,7 @@ from headway_scheduler.model.calls import Call, Priority
 from headway_scheduler.model.changes import Change
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import RunState
-from headway_scheduler.protocol.commands import ClaimRun, Command, QueueRun
+from headway_scheduler.protocol.commands import ClaimRun, Command, QueueRun, RegisterWorker
 
 pytestmark = pytest.mark.anyio
 
@@ -292,6 +293,29 @@ async def test_a_run_that_was_taken_up_once_does_not_keep_those_behind_it_waitin
         leader.drain()
     assert (await leader.get_run(urgent.id)).state is RunState.INTERRUPTED
     assert interrupted == [urgent.id]
+
+
+async def test_a_worker_that_starts_a_run_while_it_begins_to_work_keeps_its_slots(
+    leader: SimulatedHeadway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with second(leader) as follower, anyio.create_task_group() as group:
+        commands = follower._executor._commands
+        execute = commands.execute
+
+        async def late(command: Any) -> None:
+            if isinstance(command, RegisterWorker) and command.worker.slots == 0:
+                await anyio.sleep(0.2)  # another thread may write its request first
+            await execute(command)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(commands, "execute", late)
+            group.start_soon(follower._executor.join)
+            await anyio.lowlevel.checkpoint()
+            group.start_soon(lambda: follower.work(slots=1, forever=True))
+            await (await follower.start("agent", task="x")).result()
+            workers = {worker.id: worker for worker in await leader._store.workers()}
+            assert workers[follower._executor.worker.id].slots == 1
+        follower.drain()
 
 
 async def test_a_run_may_be_given_again_with_the_news_that_its_end_is_on_disk(
