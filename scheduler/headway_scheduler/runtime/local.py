@@ -20,6 +20,7 @@ wake-up, a granted call is found *admitted* at the next start and becomes *unkno
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from ..core import inspection
 from ..core.policy import Policy
@@ -54,6 +55,7 @@ from ..protocol.outbox import OutboxBuilder
 from .client import SchedulerClient
 from .clock import Clock, system_clock
 from .pending import NOTHING, Completion, Pending, answer_here, finals
+from .workers import restamped
 
 RETRY_COMMIT_SECONDS = 1.0
 """How long after a failed commit the next one is tried if nobody asks."""
@@ -193,12 +195,13 @@ class LocalScheduler(SchedulerClient):
         await self._noted(Batch(joined=(worker,)))
         self._roll[worker.id] = worker
 
-    def deliver(self, request_id: int, batch: MessageBatch) -> Completion:
+    def deliver(self, request_id: int, batch: MessageBatch, *, age: float = inf) -> Completion:
         """Take what a worker tells, at once; the completion is set when it is on disk.
 
         What of it is refused goes back in a notification. Nothing is taken from a worker that is
-        not listed.
+        not listed. ``age`` is how old the request is, in seconds, where the engine can tell.
         """
+        now = self._clock()
         worker = batch.worker_id
         joined = () if batch.joins is None else (batch.joins,)
         self._roll |= {each.id: each for each in joined}
@@ -206,7 +209,7 @@ class LocalScheduler(SchedulerClient):
         also = Batch(taken=(request_id,), seen=((worker, batch.seen),), joined=joined)
         return self._delivered(
             Pending(
-                batch.messages if is_listed else (),
+                [restamped(each, now, age) for each in batch.messages] if is_listed else (),
                 also,
                 sender=worker,
                 request_id=request_id,
