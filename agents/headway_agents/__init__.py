@@ -1,7 +1,7 @@
 """AutoGen on the scheduler: the only package that knows AutoGen's classes.
 
 Wrap a client in :class:`ScheduledClient`, :func:`bind` a freshly built team to the
-:class:`RunScope` of one attempt of a run, and run it as ever.
+:class:`RunScope` of one attempt of a run, and drive it with :class:`Attempt`.
 """
 
 from .attempt import Attempt, dump_result, load_result

@@ -1,7 +1,7 @@
-"""One attempt of a run: a fresh team, bound to its scope, driven to its end.
+"""One attempt of a run: drives a fresh team, bound to its scope, to its end.
 
-Law of this file: however an attempt ends, its scope is closed and its token cancelled. A team that
-is merely left goes on buying calls.
+Law of this file: however an attempt ends, its scope is closed and its token cancelled. AutoGen goes
+on buying calls for a team whose stream is merely left.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from .wrappers.people import answer_handoff
 from .wrappers.wrapper import release
 
 GRACE_SECONDS = 2.0
-"""How long agents may take to end after their run did."""
+"""How long agents, and what was started for them, may take to end after their run did."""
 
 Message = BaseAgentEvent | BaseChatMessage
 Task = str | HandoffMessage
@@ -42,8 +42,8 @@ Task = str | HandoffMessage
 class Attempt:
     """Runs ``team`` once. Its clients must be bound to ``scope``.
 
-    If ``scope.stopped`` is set when ``events`` ends, the attempt was ended from inside, and there
-    is no result.
+    ``result`` is set when ``events`` has ended; it stays None if ``stopped`` says that the attempt
+    was ended from inside.
     """
 
     def __init__(self, team: Team | ChatAgent, scope: RunScope) -> None:
@@ -56,18 +56,19 @@ class Attempt:
 
     @property
     def error(self) -> Exception | None:
-        """What a call of this run raised last, with its type; teams lose it."""
+        """The last error that went to an agent, as it was raised. Teams only pass on its text."""
         return self.scope.error
 
     @property
     def stopped(self) -> AttemptOutcome | None:
-        """Why it was ended from inside, if it was."""
+        """Why the attempt was ended from inside, if it was."""
         return self.scope.stopped
 
     async def events(self, task: str, history: Sequence[str] = ()) -> AsyncGenerator[Message, None]:
-        """The team's messages as they come; afterwards ``result`` is there.
+        """Yield the team's messages as they come; ``result`` is set afterwards.
 
-        Tasks of the ``history`` are given to the team first; their messages are not shown again.
+        The team gets the tasks of ``history`` first, whose messages are not yielded. Raises what
+        the team raises, and RunClosed or the error of a call if a part of it was cut off.
         """
         current_scope.set(self.scope)
         try:
@@ -81,7 +82,7 @@ class Attempt:
             self.scope.tell(TeamEnded())
             if self.scope.stopped is None:
                 if self.scope.machine.is_interrupted:
-                    # A tool that is cut off ends its team as if it had nothing more to say.
+                    # AutoGen takes a tool that was cut off for a team that has finished.
                     raise self.scope.error or run_closed(self.scope.run_id)
                 self.result = self._latest
         finally:
@@ -90,19 +91,20 @@ class Attempt:
                 await release(self.scope)
 
     def close(self) -> None:
-        """Stop: nothing more is bought, queued calls leave the queue."""
+        """Close the scope and cancel the token: calls leave the queue, nothing more is bought."""
         self.scope.close(interrupted=self.result is None)
         self._token.cancel()
 
     def _stop(self) -> None:
-        """Have an attempt whose scope was closed end: its agents get errors, and so does the team.
+        """End the team after its scope was closed.
 
-        The token cuts the team's runtime off in the middle: only for agents that do not end.
+        Its calls raise RunClosed in the agents, and the team ends with that. The token cuts the
+        runtime of the team off in the middle, so it is left for agents that do not end in time.
         """
         asyncio.get_running_loop().call_later(GRACE_SECONDS, self._token.cancel)
 
     async def _run(self, task: Task) -> AsyncGenerator[Message, None]:
-        """Give the team a task, and the words of a person whenever it hands off to one."""
+        """Give the team a task, then the words of a person whenever it hands off to one."""
         messages: list[Message] = []
         following: Task | None = task
         while following is not None:
@@ -129,20 +131,23 @@ class Attempt:
                 if self.scope.stopped is None:
                     yield event
         except BaseException as error:
-            self.scope.close(interrupted=True)  # before anything is awaited
+            # Before anything is awaited: other agents of the team still run, and must not buy.
+            self.scope.close(interrupted=True)
             if not isinstance(error, Exception):
                 self._token.cancel()
-            # Cancelling AutoGen's token raises a CancelledError here that nobody asked for.
+            # AutoGen raises the end of its own tasks here: errors of agents that were told
+            # RunClosed, even a CancelledError though nobody cancels this task.
             if self.scope.stopped is None or not _is_of_autogen(error):
                 raise
         finally:
-            # A cancelled task would cut AutoGen's clean-up off, and its runtime would go on.
+            # The shield: where this task is being cancelled, AutoGen's clean-up would be cut off at
+            # its first await, and the team's runtime would go on. It is given up after the grace.
             with anyio.move_on_after(GRACE_SECONDS, shield=True):
                 await _ended(stream)
 
 
-class _NoNews(logging.Filter):
-    """Drops what AutoGen logs of agents that were ended with their run: tracebacks, several."""
+class _ClosedRuns(logging.Filter):
+    """Drops the tracebacks that AutoGen logs of agents whose run was closed."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
@@ -153,14 +158,11 @@ class _NoNews(logging.Filter):
         return True
 
 
-logging.getLogger("autogen_core").addFilter(_NoNews())
+logging.getLogger("autogen_core").addFilter(_ClosedRuns())
 
 
 async def _ended(stream: AsyncGenerator[Any, None]) -> None:
-    """Wait for AutoGen's runtime to stop; what its agents died of is not news by then.
-
-    It raises their errors into us, even a CancelledError when nobody cancels this task.
-    """
+    """Wait for AutoGen's runtime to stop. What it raises of its agents is known by then."""
     try:
         await stream.aclose()
     except Exception:
@@ -171,7 +173,7 @@ async def _ended(stream: AsyncGenerator[Any, None]) -> None:
 
 
 def _is_of_autogen(error: BaseException) -> bool:
-    """Whether an error comes from the team, and does not cancel this task or its generator."""
+    """Whether an error comes from AutoGen's tasks, and nobody cancels this task with it."""
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         return task is not None and not task.cancelling()
@@ -179,13 +181,13 @@ def _is_of_autogen(error: BaseException) -> bool:
 
 
 def dump_result(result: TaskResult) -> str:
-    """A result as JSON text: ``stop_reason``, and ``messages`` as AutoGen dumps them."""
+    """Return a result as JSON text: ``stop_reason``, and ``messages`` as AutoGen dumps them."""
     messages = [message.dump() for message in result.messages]
     return to_json({"stop_reason": result.stop_reason, "messages": messages}).decode()
 
 
 def load_result(text: str) -> TaskResult:
-    """A result from its text. A message of a type that AutoGen lacks is its content, as text."""
+    """Return a result from its text. A message of an unknown type becomes its content."""
     data: dict[str, Any] = from_json(text)
     messages = [_message(message) for message in data["messages"]]
     return TaskResult(messages=messages, stop_reason=data["stop_reason"])
@@ -196,6 +198,6 @@ def _message(data: dict[str, Any]) -> Message:
         return MessageFactory().create(data)
     except ValueError:
         pass
-    # Of the workflow's own, such as StructuredMessage[Verdict]; nothing of it is imported here.
+    # A type of the workflow's own (StructuredMessage[Verdict]), whose module is not imported here.
     content = to_json(data.get("content")).decode()
     return TextMessage(source=data["source"], content=content, metadata=data.get("metadata", {}))

@@ -1,4 +1,4 @@
-"""API keys in text. Law of this file: no key passes into anything that is kept or shown.
+"""Takes API keys out of text and data. Law of this file: no key gets into what is kept or shown.
 
 A key has its place in the environment or in the file that the user wrote; the journal, error texts
 and logs get the text without it. Two ways to find one: by the name of its field in a component,
@@ -11,7 +11,7 @@ from typing import Any
 
 REDACTED = "[key]"
 MASKED = frozenset({"", "**********"})
-"""What AutoGen's dumps, and people, leave where a key was."""
+"""Values that AutoGen's dumps, and people, leave in the place of a key."""
 
 _SECRET_FIELD = re.compile(
     r"(api[-_]?key|(azure_ad|access|auth|bearer)[-_]?token|secret|password|authorization)$",
@@ -23,23 +23,23 @@ _KEYS = (
     (re.compile(r"\b(Bearer)\s+(?=\S*\d)[\w*.~+/=-]{8,}", re.IGNORECASE), rf"\1 {REDACTED}"),
 )
 _TRACES_OF_KEYS = (
-    (re.compile(r"\bsk-[\w*.-]{4,}"), REDACTED),  # providers show a part, and stars for the rest
+    (re.compile(r"\bsk-[\w*.-]{4,}"), REDACTED),  # providers show a part and stars
     (re.compile(r"\b(api[-_ ]?key[^:=]{0,12}[:=]\s*)\S+", re.IGNORECASE), rf"\1{REDACTED}"),
 )
 
 
 def scrubbed(text: str) -> str:
-    """Return a message with everything replaced that looks like a key or a part of one."""
+    """Replace everything in a message that looks like a key, or like a part of one."""
     return _replaced(text, _KEYS + _TRACES_OF_KEYS)
 
 
 def without_whole_keys(text: str) -> str:
-    """Replace only what can be nothing but a key: prose and source code stay as they are."""
+    """Replace what is certainly a key. Prose and source code stay as they are."""
     return _replaced(text, _KEYS)
 
 
 def without_masked_keys(data: Any) -> Any:
-    """Drop key fields that hold no key, so that the SDK looks into the environment."""
+    """Drop key fields that hold no key, so that the SDK takes it from the environment."""
     if isinstance(data, list):
         return [without_masked_keys(item) for item in data]
     if not isinstance(data, dict):
@@ -65,7 +65,7 @@ def without_keys(data: Any) -> Any:
 
 
 def _is_secret(name: object, value: object) -> bool:
-    # A tool's JSON schema may have a parameter of that name: its description is no key.
+    # A tool's JSON schema may have a parameter of such a name; its description is no key.
     return bool(_SECRET_FIELD.search(str(name))) and not isinstance(value, dict | list | bool)
 
 

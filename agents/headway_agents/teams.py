@@ -1,4 +1,4 @@
-"""Where teams come from: component files and factories. Law of this file: an error says what to do.
+"""Builds teams from component files and factories. Law of this file: an error says what to do.
 
 A component file is code: AutoGen imports any module that a provider names and executes the source
 of function tools. Load only what the user named.
@@ -51,12 +51,12 @@ def redacted(text: str, *, name: str = "component") -> str:
             if _is_json(text, name)
             else yaml.safe_dump(clean, sort_keys=False, allow_unicode=True)
         )
-    # What is left stands in a comment.
+    # A key may be left in a comment.
     return without_whole_keys(text)
 
 
 def load_factory(reference: str) -> Factory:
-    """Return what ``module:attribute`` names. Raises CallerError."""
+    """Import the factory that ``module:attribute`` names. Raises CallerError."""
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute:
         raise CallerError(f"{reference!r} is no factory: write it as module:attribute")
@@ -112,7 +112,7 @@ def _yaml_place(error: yaml.YAMLError) -> str:
 
 
 def _providers(data: Any, place: str) -> Iterator[tuple[str, str]]:
-    """Yield every component in ``data``: where it stands, and its provider."""
+    """Yield the place and the provider of every component in ``data``."""
     if isinstance(data, dict):
         if isinstance(data.get("provider"), str) and "config" in data:
             yield place, data["provider"]

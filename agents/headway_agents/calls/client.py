@@ -1,13 +1,13 @@
-"""The model client that waits its turn. Law of this file: an answer is durable before it is seen.
+"""AutoGen's model client, scheduled. Law of this file: an answer is durable before it is seen.
 
-Theory of operation. A :class:`ScheduledClient` wraps any client of AutoGen. A request is taken down
-and hashed before the first await. If its run has recorded the answer, that is given back. Else it
-becomes a row, waits until its quotas admit it, goes out through the wrapped client, and is settled;
-only then does the agent get the answer. Errors that waiting can mend send it back into the queue;
-the others go to the agent as they came.
+Theory of operation. A :class:`ScheduledClient` wraps any client of AutoGen. It encodes and hashes a
+request before the first await, because callers go on with their list of messages. If the run has
+recorded the answer, it gives that back. Else the request becomes a row, waits until its quotas
+admit it, goes out through the wrapped client, and is settled; only then does the agent get the
+answer. Errors that waiting can mend send the call back into the queue, others go to the agent.
 
-One client may be shared by all agents of all teams: binding gives each holder a handle, which
-shares the wrapped client and adds its usage to the client that it was made from.
+All agents of all teams may share one client: binding gives each its own handle, which shares the
+wrapped client and adds its usage to the client that it was made from.
 """
 
 import copy
@@ -45,7 +45,7 @@ from .send import answer, answer_stream, observe
 from .wrapped_client import context_tokens, disable_sdk_retries, provider_name
 
 MODEL = "model"
-"""The kind of a call that a model client makes; steps are of other effects."""
+"""The kind of a call that a model client makes; steps have other kinds."""
 
 NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
@@ -62,13 +62,12 @@ class ScheduledClientConfig(BaseModel):
 
 
 class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
-    """Any AutoGen client, its calls scheduled.
+    """Schedules the calls of ``wrapped``, any client of AutoGen.
 
-    ``priority`` counts where it is more urgent than the run's: the run waits for every call.
-    ``others`` are models that may be asked instead, each with its client: as good as this one
-    (rank 0), or only while no better one answers.
-
-    Without ``scope`` and ``path`` they are taken from the context at every request.
+    ``scope`` and ``path`` say for which run and agent; without them every request takes them from
+    the context. ``priority`` of its calls counts where it is more urgent than the run's.
+    ``others``: clients and models that may be asked instead, each with its rank: 0 is as good as
+    ``model``, higher ones are asked only while no better one answers.
     """
 
     component_type = "model"
@@ -124,10 +123,10 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         extra_create_args: Mapping[str, Any] = NO_ARGUMENTS,
         cancellation_token: CancellationToken | None = None,
     ) -> CreateResult:
-        """Ask the model when it is this call's turn; the answer is recorded when this returns.
+        """Ask the model when the call is admitted. The answer is on disk when this returns.
 
-        Raises CallTooLarge, RunClosed, SchedulerClosed, StoreError, or what the wrapped client
-        raised if waiting cannot mend it.
+        Raises CallTooLarge, BudgetExceeded, RunClosed, SchedulerClosed, StoreError, ProviderError
+        for a recorded failure, or what the wrapped client raised if waiting cannot mend it.
         """
         request = Request(list(messages), list(tools), tool_choice, json_output, extra_create_args)
         async with attached(*self._slot(request), cancellation_token) as live:
@@ -150,47 +149,51 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         extra_create_args: Mapping[str, Any] = NO_ARGUMENTS,
         cancellation_token: CancellationToken | None = None,
     ) -> AsyncGenerator[str | CreateResult, None]:
-        """Ask as :meth:`create` does, and yield the text as it comes; the recorded answer is last.
+        """Ask as :meth:`create` does; yield the text as it comes, and last the recorded answer.
 
-        A stream that is cut is asked for again, and then its chunks come again from the start:
-        only the CreateResult is the answer. Closing the stream early abandons the call.
+        A stream that is cut is asked for again, and its chunks come again from the start: only the
+        CreateResult is the answer. Closing the stream early abandons the call. Raises as ``create``
+        does, CallerError at once if it belongs to no run.
         """
         request = Request(list(messages), list(tools), tool_choice, json_output, extra_create_args)
         return self._stream(request, *self._slot(request), cancellation_token)
 
     async def close(self) -> None:
-        """Close the wrapped client; a handle leaves that to the client it was made from."""
+        """Close the wrapped client. A handle leaves that to the client that it was made from."""
         if self._parent is None:
             await self.wrapped.close()
 
     def actual_usage(self) -> RequestUsage:
-        """Tokens paid through this client and its handles, answers from a cache left out."""
+        """Return the tokens paid through this client and its handles, without cached answers."""
         return RequestUsage(self._actual.prompt_tokens, self._actual.completion_tokens)
 
     def total_usage(self) -> RequestUsage:
-        """Tokens of all answers given through this client and its handles."""
+        """Return the tokens of all answers that this client and its handles gave."""
         return RequestUsage(self._total.prompt_tokens, self._total.completion_tokens)
 
     def count_tokens(
         self, messages: Sequence[LLMMessage], *, tools: Sequence[Tool | ToolSchema] = ()
     ) -> int:
-        """Estimate, offline and always the same: it decides what contexts cut off."""
+        """Estimate the tokens of a prompt, offline.
+
+        The same prompt always gives the same number: contexts trim by it, so hashes depend on it.
+        """
         return estimated_tokens(Request(messages, tools))
 
     def remaining_tokens(
         self, messages: Sequence[LLMMessage], *, tools: Sequence[Tool | ToolSchema] = ()
     ) -> int:
-        """What the model's context has left, 128,000 tokens in all if AutoGen does not list it."""
+        """Return how many tokens the model's context has left: of 128,000 if it is not listed."""
         return context_tokens(self.wrapped) - self.count_tokens(messages, tools=tools)
 
     @property
     def capabilities(self) -> ModelCapabilities:
-        """The wrapped client's."""
+        """What the model can do, as the wrapped client says (AutoGen's older form)."""
         return self.wrapped.capabilities
 
     @property
     def model_info(self) -> ModelInfo:
-        """The wrapped client's."""
+        """What the model can do, as the wrapped client says."""
         return self.wrapped.model_info
 
     def _to_config(self) -> ScheduledClientConfig:
@@ -216,7 +219,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         return cls(wrapped, model, priority=priority)
 
     def _slot(self, request: Request) -> tuple[RunScope, JournalSlot, RequestDigest]:
-        """Take the request down, before anything is awaited, and find its slot."""
+        """Encode a request, before anything is awaited, and open its slot in the journal."""
         scope = self.scope or scope_of_context(self.model.name)
         path = self.path or asking_agent()
         self._encoder = self._encoder or PromptEncoder()
@@ -232,7 +235,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         token: CancellationToken | None,
     ) -> AsyncGenerator[str | CreateResult, None]:
         if scope.machine.is_closed:
-            # The run ended between the request and the first look at the stream.
+            # The run ended after create_stream() and before anybody read the stream.
             raise run_closed(scope.run_id)
         async with attached(scope, slot, digest, token) as live:
             if (answered := await recorded(live)) is not None:
@@ -258,7 +261,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
 
 
 def _candidate(client: ChatCompletionClient, model: Model, rank: int) -> Candidate:
-    """Make a client ready, and return it as one that a call may go to."""
+    """Switch a client's own retries off, hook into its HTTP, and return it with its provider."""
     if (sdk := disable_sdk_retries(client)) is not None:
         observe(sdk)
     provider = model.provider or PROVIDERS[provider_name(client)]
@@ -266,7 +269,7 @@ def _candidate(client: ChatCompletionClient, model: Model, rank: int) -> Candida
 
 
 def _as_stream(result: CreateResult) -> Iterator[str | CreateResult]:
-    """A recorded answer comes in one chunk."""
+    """Yield a recorded answer as a stream: its text is one chunk."""
     if isinstance(result.content, str) and result.content:
         yield result.content
     yield result

@@ -1,9 +1,11 @@
-"""What an exception of a model client means. Law of this file: read, never import, the SDKs.
+"""What an exception of a model client means, and what becomes of its call.
+
+Law of this file: no SDK is imported; its errors are known by their looks.
 
 Every SDK has its own classes, but their HTTP errors look alike: ``status_code``, a ``response``
-with ``headers``, a ``code`` or a ``body``; Amazon's has a dict. An adapter that raises its own
-error ``from`` the SDK's is looked through. An error that is neither an answer of the provider nor
-a broken connection, nor about JSON that is none, is a mistake of the request or the client, and
+with ``headers``, a ``code`` or a ``body``; Amazon's has a dict. An adapter may raise its own error
+``from`` the SDK's, so the causes of an error are looked at too. An error that is no answer of the
+provider, no broken connection and no broken JSON is a mistake of the request or of the client:
 asking again would not mend it.
 """
 
@@ -22,11 +24,11 @@ from ..secrets import scrubbed
 LONGEST_ERROR_CHARACTERS = 2000
 
 MAX_ATTEMPTS = 8
-"""Faults of one call before its error goes to the agent, while the provider answers others. One
-that answers nobody is waited for, and so is being rate limited."""
+"""Faults of one call before its error goes to the agent, while the provider answers other calls.
+A call waits as long as it takes for a provider that answers nobody, or that limits its rate."""
 
 _BROKEN_CONNECTION = frozenset({"APIConnectionError", "TransportError", "ClientConnectionError"})
-"""Of openai and anthropic; httpx and httpx2; aiohttp. Timeouts are among their subclasses."""
+"""Classes of openai and anthropic; httpx and httpx2; aiohttp. Their subclasses are timeouts too."""
 
 
 _EVENTS = {
@@ -54,14 +56,14 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Give the error to the agent. ``observation`` is None if nobody answered."""
+    """Give the error to the agent. ``observation``: what it says of the quota, if anything."""
 
     observation: Observation | None
 
 
 @dataclass(frozen=True, slots=True)
 class LockOut:
-    """Give the error to the agent, and send nothing more to the quota: nobody would be answered."""
+    """Give the error to the agent and stop the quota: the provider refuses the whole account."""
 
     observation: Observation
 
@@ -74,8 +76,8 @@ def judged(
 ) -> Verdict:
     """Judge a failed attempt, the ``attempt``-th of its call from 1.
 
-    Clients stumble over a page that is neither JSON nor a stream, each in its own way: that counts
-    as an answer that did not come.
+    Each client stumbles in its own way over a page that is neither JSON nor a stream: such an
+    answer (``head``) counts as one that did not come.
     """
     for cause in _causes(error):
         failure = _failure(cause)
@@ -99,10 +101,11 @@ def next_step(
     *,
     faults: int,
 ) -> NextStep:
-    """Return what becomes of a call whose attempt failed with ``text``.
+    """Return what becomes of a call whose attempt failed with ``text``. Pure.
 
-    ``head`` is None if no answer came at all. ``routes`` are the models that may be asked, if there
-    are several. ``faults`` counts its faults while the provider answered others.
+    ``head`` is None if no answer came at all. ``quota``: the one that the answer speaks of.
+    ``routes``: the models that may be asked instead, empty if there are none. ``faults``: of this
+    call, while the provider answered others.
     """
     if verdict.kind is ErrorClass.FINAL:
         return Refuse(None if head is None else Observation(event=ProviderEvent.ANSWERED))
@@ -113,19 +116,20 @@ def next_step(
         return Refuse(Observation(event=event))
     until = now + verdict.pause_seconds
     if event is ProviderEvent.REFUSED and quota is not None:
-        # The quota pauses, and with it all that would be refused as well. Requests stay spent.
+        # The quota pauses, and with it every call that would be refused as well. The provider
+        # has counted the request, but not the tokens.
         return Retry(Outcome(CallState.QUEUED, error=text, refused=True), Observation(until, event))
     outcome = Outcome(CallState.QUEUED, error=text, not_before=until)
     return Retry(outcome, Observation(event=event, error=text))
 
 
 def described(error: Exception) -> str:
-    """Return ``Type: message`` for the journal, without keys and not endless."""
+    """Return ``Type: message`` for the journal, without keys and at most 2,000 characters long."""
     return scrubbed(f"{type(error).__name__}: {error}")[:LONGEST_ERROR_CHARACTERS]
 
 
 def paid_usage(error: Exception) -> Usage | None:
-    """Return what an answer cost that the client refused, such as one cut off at its length."""
+    """Return what an answer cost that the client refused, as one that was cut off at its cap."""
     usage = getattr(getattr(error, "completion", None), "usage", None)
     if usage is None:
         return None
@@ -139,7 +143,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_broken(error: BaseException) -> bool:
-    """Whether the answer did not come, or not whole."""
+    """Whether no answer came, or only a part."""
     names = {kind.__name__ for kind in type(error).__mro__}
     # openai raises its bare APIError for an error event inside a stream that had begun.
     is_stream_error = type(error).__name__ == "APIError"

@@ -1,14 +1,16 @@
-"""One call on its way: queued, sent, settled. Law of this file: whatever is awaited, no slot leaks.
+"""One call from the queue to its end. Law of this file: whatever is awaited, no reservation leaks.
 
-Theory of operation. A :class:`LiveCall` owes the scheduler one end for every admission. It pays by
-settling, by queueing again, or, if it is left in any other way, by abandoning, which needs no
-await and so works while everything is being cancelled.
+Theory of operation. Each admission gives a :class:`LiveCall` a reservation, and for each it owes
+the scheduler one end. It pays by settling, by queueing again, or, left in any other way, by
+abandoning: that awaits nothing, so it works while everything is being cancelled.
 
-A call is cancelled from outside by AutoGen's token and by the end of its run. Whoever waits is
-then interrupted once, as ``asyncio.timeout`` does it, not again and again as by an anyio scope:
-AutoGen's clients put a request into a task of its own, and a second blow would hit its clean-up
-and lose the connection's place in the pool. A stream that rests between two chunks has nobody to
-interrupt: it is abandoned on the spot and finds out when it goes on.
+Others act on a call between any two of its awaits. AutoGen's token and the end of the run cancel
+it, and a more urgent call preempts it: :class:`Interruption` ends what the call awaits then, once,
+as ``asyncio.timeout`` does, not again and again as an anyio scope does. AutoGen's clients put a
+request into a task of its own; a second cancellation would hit the clean-up of that task and lose
+the connection's place in the pool. A stream that rests between two chunks awaits nothing, so it is
+abandoned at once, and raises when its agent asks for the next chunk. The task of the agent may be
+cancelled too; that goes first, and is never swallowed.
 """
 
 import asyncio
@@ -49,20 +51,24 @@ async def attached(
     digest: RequestDigest,
     token: CancellationToken | None = None,
 ) -> AsyncIterator["LiveCall"]:
-    """Enter with a call that is not queued yet. Left unsettled after that, it is abandoned."""
+    """Give a call that is not queued yet to the block; abandon it if the block leaves it unsettled.
+
+    ``token`` cancels it, and so does the end of the run.
+    """
     live = LiveCall(scope, slot, digest)
     scope.live_calls[slot.id] = partial(_cancel, live)
     if token is not None:
-        # AutoGen's token keeps its callbacks, so this one holds no call: it looks for it.
+        # AutoGen's token keeps its callbacks for the whole run, so this one holds no call.
         token.add_callback(partial(_cancelled_by_token, scope.live_calls, slot.id))
     try:
         yield live
     except Exception as error:
-        # After the end of its run a call fails only because it was cancelled.
+        # After the end of its run a call only fails because it was cancelled: not worth telling.
         if not scope.machine.is_closed:
             scope.error = error
         raise
     finally:
+        # No await from here on: this also runs while the task is being cancelled.
         live.abandon()
         scope.service.on_preempt(slot.id, None)
         scope.live_calls.pop(slot.id, None)
@@ -79,7 +85,7 @@ def _cancelled_by_token(live_calls: LiveCalls, call_id: str) -> None:
 
 
 async def recorded(live: "LiveCall") -> str | None:
-    """Return the recorded answer of a call when it is its turn; None if there is none.
+    """Return the recorded answer of a call when its turn has come; None if the row has none.
 
     Raises ProviderError with the text of a recorded failure.
     """
@@ -96,24 +102,25 @@ async def recorded(live: "LiveCall") -> str | None:
 
 
 class Phase(Enum):
-    """How far a call has come; after SENT it may be queued again."""
+    """How far a call has come: each leads to the next, SENT back to QUEUED too, all to ENDED."""
 
-    NEW = auto()  # nobody knows of it, or its recorded answer waits to be delivered
+    NEW = auto()  # the scheduler does not know of it; its recorded answer may wait for its turn
     QUEUED = auto()  # the scheduler has it, or a person was asked
     ADMITTED = auto()  # it holds its reservation, and owes an end
-    SENT = auto()  # so it does while its request is out, and until it is clear what came of it
-    SETTLING = auto()  # its end is told: the scheduler will record it, whatever happens here
+    SENT = auto()  # as ADMITTED, while its request is out and until its failure is judged
+    SETTLING = auto()  # the scheduler was told its end, and records it whatever happens here
     ENDED = auto()
 
 
 class Preempted(Exception):
-    """A call in flight makes room for a more urgent one; nobody but this file sees it."""
+    """A call in flight makes room for a more urgent one. :meth:`LiveCall.failed` takes it."""
 
 
 class Interruption:
-    """Ends what a call awaits, from outside: once. ``reason`` is what is raised from then on.
+    """Ends what a call awaits, from outside, once; every later wait raises ``reason``.
 
-    ``is_cut_off``: the task itself was cancelled for good while the call waited.
+    ``is_cut_off``: the process ends, and with it the task, while the call awaits something.
+    ``is_preempted``: the wait was cancelled for a more urgent call, and has not noticed yet.
     """
 
     def __init__(self) -> None:
@@ -123,24 +130,28 @@ class Interruption:
         self._waiter: asyncio.Task[object] | None = None
 
     def check(self) -> None:
-        """Raise the reason if there is one."""
+        """Raise ``reason`` if the call was cancelled."""
         if self.reason is not None:
             raise self.reason
 
     async def wait(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Await ``step()``, but raise the reason once the call is cancelled."""
+        """Await ``step()``. Raises ``reason`` once the call is cancelled, Preempted once if it is.
+
+        A cancellation that is not ours passes through.
+        """
         self.check()
         task = asyncio.current_task()
         assert task is not None  # a coroutine that runs is in a task
-        others = task.cancelling()
+        others = task.cancelling()  # cancellations that somebody else deals with already
         self._waiter = task
         try:
             return await step()
         except asyncio.CancelledError:
             reason = self._take()
             if reason is None or task.uncancel() > others:
-                # The task itself is being cancelled. A run without a team asks in the task that
-                # executes it, and is cut off here before anybody can close its scope.
+                # Somebody cancels the task itself, maybe beside us. An agent without a team asks in
+                # the task that executes its run: if that is cut off, this is the first to know, for
+                # nobody has closed the scope yet.
                 self.is_cut_off = anyio.current_effective_deadline() == -math.inf
                 raise
             raise reason from None
@@ -148,33 +159,34 @@ class Interruption:
             self._waiter = None
 
     def cancel(self, reason: BaseException) -> bool:
-        """Have whatever the call awaits, now or next, end with ``reason``. Only the first counts.
+        """Have whatever the call awaits, now or next, end with ``reason``. The first reason counts.
 
-        Return whether somebody waits now.
+        Return whether it awaits something now.
         """
         if self.reason is None:
             self.reason = reason
-            if self._waiter is not None:
+            # A preemption has cancelled the wait; a second time would be taken for somebody else's.
+            if self._waiter is not None and not self.is_preempted:
                 self._waiter.cancel()
         return self._waiter is not None
 
     def preempt(self) -> None:
-        """Have the wait end with Preempted, if somebody waits."""
+        """Have what the call awaits end with Preempted. If it awaits nothing, it is left alone."""
         if self.reason is None and not self.is_preempted and self._waiter is not None:
             self.is_preempted = True
             self._waiter.cancel()
 
     def _take(self) -> BaseException | None:
-        """What interrupted a wait, if it was one of ours. A preemption does it once."""
+        """Return why a wait was interrupted; None if this did not do it."""
         is_preempted, self.is_preempted = self.is_preempted, False
         return Preempted() if self.reason is None and is_preempted else self.reason
 
 
 class LiveCall:
-    """A call of an agent. It is recorded already, or else acquired, sent, and done or failed.
+    """A call of an agent: acquired, sent, then done, failed or refused; failed may queue it again.
 
-    Failed may mean that it goes again. ``candidate`` is the model that it goes to, once it is
-    acquired. Whatever its owner awaits for it goes through ``wait``.
+    ``candidate`` is the model that it goes to, once it is acquired. Whatever is awaited for it goes
+    through ``wait``, so that it can be interrupted; settling alone does not.
     """
 
     def __init__(self, scope: RunScope, slot: JournalSlot, digest: RequestDigest) -> None:
@@ -198,10 +210,10 @@ class LiveCall:
     async def acquire(
         self, call: Call, candidates: Sequence[Candidate] = (), routes: tuple[Route, ...] = ()
     ) -> None:
-        """Wait until the call may be sent. ``call`` is how it is written if it has no row yet.
+        """Queue the call and wait until it may be sent. ``call`` is its row, if it has none yet.
 
-        It goes on one of its ``routes``, if it has any; ``candidates`` are the models that they
-        name. Raises what ``LocalScheduler.acquire`` and the scope's ``may_pay`` do.
+        It goes on one of ``routes``, if there are any; ``candidates`` are the models that they
+        name. Raises what ``SchedulerClient.acquire`` and the scope's ``may_pay`` raise.
         """
         self._call, self._routes = call, routes
         self._candidates = {each.model.name: each for each in candidates}
@@ -214,13 +226,13 @@ class LiveCall:
         self._admitted(await self.wait(partial(self._queued, call)))
 
     async def for_person(self) -> Never:
-        """Wait for a person who is not there; the attempt ends meanwhile."""
+        """Wait for a person who is not there, until the attempt ends."""
         await self.wait(partial(self.scope.replay_barrier, self.slot))
         await self.wait(partial(self.scope.for_person, self.slot))
-        raise AssertionError  # it only ends by being cancelled
+        raise AssertionError  # that wait only ends by being cancelled
 
     def begin(self) -> None:
-        """Note that the call is in flight."""
+        """Enter QUEUED: the attempt is not quiet as long as the call is in flight."""
         self._phase = Phase.QUEUED
         self.scope.tell(WorkBegan())
 
@@ -238,7 +250,7 @@ class LiveCall:
         if self._call is not None and call.model != self._call.model:
             _log.info("call %s goes to model %r, not %r", call.id, call.model, self._call.model)
         self._call = call
-        # A row may be older than the configuration, and name a model that is no candidate any more.
+        # An old row may name a model that the configuration no longer has.
         self.candidate = self._candidates.get(call.model, self.candidate)
         self._phase = Phase.ADMITTED
         self._service.on_preempt(call.id, self.preempt)
@@ -246,14 +258,14 @@ class LiveCall:
     # While it is sent
 
     def record_sent(self) -> None:
-        """Note that an attempt leaves now."""
+        """Note that a request leaves now."""
         self._attempts += 1
         self._head, self.interruption.is_preempted = None, False
         self._phase = Phase.SENT
         self._service.sent(self.slot.id)
 
     def record_head(self, status: int, headers: Mapping[str, str]) -> None:
-        """Take in the head of an HTTP answer as soon as it is there."""
+        """Tell the scheduler what the head of an HTTP answer says, long before its body is here."""
         kind = headers.get("content-type", "json")
         is_garbled = status == 200 and not any(each in kind for each in _READABLE)
         self._head = ResponseHead(is_garbled)
@@ -263,14 +275,14 @@ class LiveCall:
             self._service.observed(self.slot.id, quota, Observation(event=event, headers=limits))
 
     def preempt(self) -> None:
-        """Give the slot to a more urgent call, if the request is out and nothing came of it yet."""
+        """Make room for a more urgent call, if the request is out. Called by the scheduler."""
         if self._phase is Phase.SENT:
             self.interruption.preempt()
 
     # Its end
 
     async def done(self, answer: str, usage: Usage | None = None) -> None:
-        """Record the answer; returns when it is on disk and may be delivered. Raises StoreError."""
+        """Record the answer. Returns when it is on disk and its turn came. Raises StoreError."""
         self.interruption.check()
         used = usd = None
         if usage is not None and self._call is not None:
@@ -285,7 +297,10 @@ class LiveCall:
         await self.settle(outcome, Observation(event=event))
 
     async def failed(self, error: Exception) -> None:
-        """Return when the call may be sent again, if waiting can mend ``error``; else raise it."""
+        """Queue the call again if waiting can mend ``error``, and return when it may be sent.
+
+        Raises ``error`` otherwise.
+        """
         self.interruption.check()
         if isinstance(error, Preempted):
             text = "made room for a more urgent call"
@@ -308,14 +323,14 @@ class LiveCall:
                 assert_never(step)
 
     async def refused(self, error: Exception, observation: Observation | None = None) -> Never:
-        """Record ``error`` as what the agent gets, and raise it; not if the call was cut off."""
+        """Record ``error`` as what the agent gets, and raise it; but a cancelled call's reason."""
         self.interruption.check()
         usage = paid_usage(error)
         await self.settle(Outcome(CallState.FAILED, usage, error=described(error)), observation)
         raise error
 
     async def settle(self, outcome: Outcome, observation: Observation | None = None) -> None:
-        """Record how the call ended; returns when it is on disk and its answer may be delivered."""
+        """Record how the call ended. Returns when it is on disk and the answer's turn has come."""
         about = self._about_quota(observation)
         if self.slot.is_nested:
             self._phase = Phase.SETTLING
@@ -323,7 +338,9 @@ class LiveCall:
             self._end()
             return
         arrival = self.scope.number()
-        # Told to the scheduler before the first await: a cancellation does not undo it any more.
+        # The scheduler is told before the first await, so from here on no cancellation undoes the
+        # end. It may still come while the commit runs: then nobody will deliver the answer, and its
+        # number must not hold up those after it.
         self._phase = Phase.SETTLING
         try:
             numbered = replace(outcome, arrival=arrival)
@@ -336,9 +353,9 @@ class LiveCall:
         await self.wait(partial(self.scope.deliver, arrival, WorkEnded()))
 
     def abandon(self) -> None:
-        """Give the slot back if it is still owed; what was reserved stays spent.
+        """End the call if it has not ended. What it reserved stays spent: its request may be out.
 
-        If the run is cut off, nobody knows what becomes of the request.
+        Awaits nothing. If the run is cut off, what becomes of the request is unknown.
         """
         if self._phase in (Phase.ADMITTED, Phase.SENT):
             is_unknown = self.scope.machine.is_interrupted or self.interruption.is_cut_off
@@ -358,7 +375,7 @@ class LiveCall:
 
     @property
     def _quota(self) -> str | None:
-        """The quota that the provider's answers speak of: the first one of the model."""
+        """The quota that answers of the provider speak of: the first one of the model."""
         quotas = () if self._call is None else self._call.quotas
         return quotas[0] if quotas else None
 

@@ -16,10 +16,10 @@ Price = Callable[[Usage], float]
 class Model:
     """What a model is called in workflows, and the quotas that its calls draw on.
 
-    ``idempotency_header`` takes the call's id, the same at every attempt, if the server knows such
-    a header. ``price`` says what usage costs, in dollars; it is asked where a quota of this model
-    (``counts_usd``) or of the run is of dollars. ``provider`` says what is charged and what answers
-    mean; None: as the client's class tells.
+    ``idempotency_header``: its name, if the server knows one; it carries the call's id, the same at
+    every attempt. ``price``: dollars for usage, asked where a quota of this model (``counts_usd``)
+    or of the run is of dollars. ``provider``: how calls are charged and answers read; None: as the
+    class of the client tells.
     """
 
     name: str
@@ -34,8 +34,8 @@ class Model:
 class Candidate:
     """A model that a call may go to.
 
-    ``provider`` reads its answers, and ``client`` sends, if it is asked through a client of
-    AutoGen. ``rank`` as of a Route: 0 is as good as what was asked for.
+    ``provider`` says how it charges and what its answers mean. ``client`` sends, None where that is
+    OpenAI's SDK. ``rank`` as of a Route: 0 is as good as the model that was asked for.
     """
 
     model: Model

@@ -19,10 +19,10 @@ async def acquire(
     priority: Priority | None,
     output_cap: int | None,
 ) -> None:
-    """Wait until the call may be sent to one of ``candidates``.
+    """Wait until the call may be sent to one of ``candidates``, of which the first was asked for.
 
-    The first of them was asked for. If the call was cut off in an earlier attempt and a person must
-    decide, wait for that person. Raises what :meth:`LiveCall.acquire` does.
+    ``priority`` None: the run's. A call that an earlier attempt was cut off in waits for a person,
+    if the run is resumed so. Raises what :meth:`LiveCall.acquire` raises.
     """
     scope, slot = live.scope, live.slot
     if slot.was_cut_off and scope.journal.unknown_waits:
@@ -49,7 +49,7 @@ async def acquire(
 
 
 def output_cap(request: Request, defaults: Mapping[str, Any]) -> int | None:
-    """Return the most tokens that the answer may have; the request goes before the client."""
+    """Return the cap on the answer's tokens, the request's own or else the client's."""
     for arguments in (request.extra or {}, defaults):
         for name in ("max_completion_tokens", "max_tokens"):
             if isinstance(cap := arguments.get(name), int):

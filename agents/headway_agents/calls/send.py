@@ -1,7 +1,7 @@
 """Send an admitted call until it has an answer. Law of this file: only a recorded answer gets out.
 
-Errors that waiting can mend lead back to the queue inside :meth:`LiveCall.failed`, and then the
-loop comes round; every other error leaves through it.
+An error that waiting can mend leads back to the queue inside :meth:`LiveCall.failed`, and then the
+loop sends again; every other error is raised there.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -56,7 +56,7 @@ async def answer_stream(
         result: CreateResult | None = None
         try:
             async with _exchanged(ask(), Exchange(live)) as step:
-                # To its very end: clients keep their books after the last yield.
+                # To its very end: AutoGen's clients do bookkeeping after the last yield.
                 while (item := await live.wait(step)) is not None:
                     if isinstance(item, CreateResult):
                         result = item
@@ -83,16 +83,18 @@ def _arguments(request: Request) -> dict[str, Any]:
 
 
 def idempotency_headers(model: Model, call_id: str) -> Mapping[str, str]:
-    """Return what a request of a call carries beside its body: its id, if the server knows it."""
+    """Return the header that carries a call's id, if the server of its model knows one."""
     return {model.idempotency_header: call_id} if model.idempotency_header else {}
 
 
 class Exchange:
-    """What one attempt adds to the HTTP requests of its client, and gets to see of the answers.
+    """The HTTP of one attempt: adds headers to its requests, and reads the heads of its answers.
 
-    AutoGen's clients refuse ``extra_headers`` as an argument and return no headers. They drop the
-    SDK's stream without closing it when they are cancelled between two chunks, and it is a cycle:
-    until the garbage collector comes, the provider goes on writing. So it is closed from here.
+    AutoGen's clients take no ``extra_headers`` and return no headers, so this goes through hooks of
+    the SDK's HTTP client, and a context variable tells them whose request it is. A client that is
+    cancelled between two chunks drops the SDK's stream without closing it, and the stream is a
+    reference cycle: the provider would go on writing until the garbage collector runs. So the
+    exchange closes it.
     """
 
     def __init__(self, live: LiveCall) -> None:
@@ -100,7 +102,7 @@ class Exchange:
         self._responses: list[Any] = []
 
     async def during(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Await ``step()``."""
+        """Await ``step()``, with its HTTP requests seen as those of this attempt."""
         token = _exchange.set(self)
         try:
             return await step()
@@ -108,12 +110,12 @@ class Exchange:
             _exchange.reset(token)
 
     async def close(self) -> None:
-        """Let nothing of it go on."""
+        """Close every response that is open."""
         for response in self._responses:
             await response.aclose()
 
     def add_headers(self, request: Any) -> None:
-        """Take part in an HTTP request that leaves."""
+        """Add to an HTTP request that leaves."""
         request.headers.update(idempotency_headers(self._live.candidate.model, self._live.slot.id))
 
     def take_head(self, response: Any) -> None:
@@ -126,7 +128,7 @@ _exchange: ContextVar[Exchange] = ContextVar("headway_exchange")
 
 
 def observe(sdk: Any) -> None:
-    """Let exchanges see what the SDK's client sends and gets. May be repeated."""
+    """Install the hooks through which exchanges see what an SDK sends and gets. Idempotent."""
     hooks = http_client(sdk).event_hooks
     for event, hook in (("request", _on_request), ("response", _on_response)):
         if hook not in hooks[event]:
@@ -147,7 +149,7 @@ async def _on_response(response: Any) -> None:
 async def _exchanged(
     stream: Stream, exchange: Exchange
 ) -> AsyncIterator[Callable[[], Awaitable[str | CreateResult | None]]]:
-    """Give out the function that takes the next item; at the end nothing goes on, there or here."""
+    """Give a function that takes the next item of ``stream``, and end the stream afterwards."""
     try:
         yield partial(exchange.during, lambda: anext(stream, None))
     finally:

@@ -1,7 +1,7 @@
-"""What must be known of the wrapped client. Law of this file: only the HTTP of two SDKs is touched.
+"""What must be known of a wrapped client: its provider, its model, its SDK.
 
-OpenAI's and Anthropic's are made alike, on httpx.
-Everything else is used through AutoGen's contract alone.
+Law of this file: it knows clients of OpenAI and Anthropic, whose SDKs are built alike on httpx; it
+uses every other through AutoGen's contract alone.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ _PROVIDERS = {
     "BaseOllamaChatCompletionClient": "local",
     "LlamaCppChatCompletionClient": "local",
 }
-"""Classes of AutoGen's clients, the most special one first."""
+"""The provider of each class of AutoGen's clients, subclasses first."""
 
 _NEW_MODEL = ModelInfo(
     vision=True,
@@ -39,7 +39,7 @@ _NEW_MODEL = ModelInfo(
     multiple_system_messages=True,
     family=ModelFamily.UNKNOWN,
 )
-"""Models that AutoGen does not list are newer than it, and newer models can do all of this."""
+"""For models that AutoGen does not list: newer than it, and newer models can do all of this."""
 
 
 def openai_client(model: str, key: str, base_url: str | None) -> ChatCompletionClient:
@@ -51,23 +51,22 @@ def openai_client(model: str, key: str, base_url: str | None) -> ChatCompletionC
     return OpenAIChatCompletionClient(model=model, api_key=key, model_info=info, **address)
 
 
-def provider_name(wrapped: ChatCompletionClient) -> str:
-    """Return whose answers a client brings, by its class; "other" if that does not tell."""
-    effects = {kind.__name__ for kind in type(wrapped).__mro__}
-    return next((name for kind, name in _PROVIDERS.items() if kind in effects), "other")
+def provider_name(client: ChatCompletionClient) -> str:
+    """Return the provider of a client, by its class; "other" if that does not tell."""
+    classes = {each.__name__ for each in type(client).__mro__}
+    return next((name for each, name in _PROVIDERS.items() if each in classes), "other")
 
 
-def model_name(wrapped: ChatCompletionClient) -> str | None:
-    """Return the provider's name of the model that a client asks for, if it shows one."""
-    name = create_arguments(wrapped).get("model")
+def model_name(client: ChatCompletionClient) -> str | None:
+    """Return the model that a client asks for, as its provider names it; None if it shows none."""
+    name = create_arguments(client).get("model")
     return name if isinstance(name, str) else None
 
 
 def disable_sdk_retries(client: ChatCompletionClient) -> Any:
-    """Have a client of OpenAI or Anthropic not retry by itself, and return its SDK's client.
+    """Switch the retries of OpenAI's or Anthropic's SDK off, and return the SDK's client.
 
-    The SDK's retries would spend budget that nobody admitted. Other clients are left as they are:
-    None.
+    They would spend budget that nobody admitted. Returns None for any other client.
     """
     if not is_openai(client) and provider_name(client) != "anthropic":
         return None
@@ -76,16 +75,16 @@ def disable_sdk_retries(client: ChatCompletionClient) -> Any:
     return sdk
 
 
-def stream_arguments(wrapped: ChatCompletionClient, request: Request) -> dict[str, Any]:
-    """Return what makes a stream report its usage. A choice that the user made stands."""
-    chosen = "stream_options" in create_arguments(wrapped) or "stream_options" in (
+def stream_arguments(client: ChatCompletionClient, request: Request) -> dict[str, Any]:
+    """Return the arguments that make a stream report its usage, unless the user chose already."""
+    chosen = "stream_options" in create_arguments(client) or "stream_options" in (
         request.extra or {}
     )
-    return {"include_usage": True} if is_openai(wrapped) and not chosen else {}
+    return {"include_usage": True} if is_openai(client) and not chosen else {}
 
 
-def context_tokens(wrapped: ChatCompletionClient) -> int:
-    """Return the context window of the wrapped client's model, without asking anybody."""
-    model = model_name(wrapped) if is_openai(wrapped) else None
+def context_tokens(client: ChatCompletionClient) -> int:
+    """Return the context window of a client's model, in tokens. Needs no network."""
+    model = model_name(client) if is_openai(client) else None
     listed = None if model is None else listed_token_limit(model)
     return DEFAULT_CONTEXT_TOKENS if listed is None else listed

@@ -1,4 +1,4 @@
-"""The replay of a run: which recorded answer comes next, and when the run may ask anew.
+"""The replay of a run, pure: which recorded answer comes next, when the run may ask anew.
 
-Law: pure. No asyncio, no clock, no AutoGen: events in, effects out.
+Law: no asyncio, no clock, no AutoGen. Of the scheduler it knows rows, their states and errors.
 """

@@ -1,22 +1,22 @@
 """The replay of a run as a state machine: which answer comes next, and when the run may ask anew.
 
-Law of this file: events in, effects out. An illegal event changes nothing.
+Law of this file: events in, effects out. An illegal event raises and changes nothing.
 
-Theory of operation. Each answer of a run has an arrival number. Live and in a replay, answers are
-delivered in the order of these numbers, one at a time, and the consequences of one settle before
-the next: so branches that run side by side resume as they ran. While the next due number is that
-of a recorded answer the machine is *replaying*, and whatever has no recorded answer waits at the
-*barrier*; after the last one it is *live*. Live answers keep their order, but never shut the
-barrier.
+Theory of operation. Each answer of a run has an arrival number. Live and in a replay, the machine
+delivers answers in the order of these numbers, one at a time, and lets the consequences of each
+settle before the next, so branches that run side by side resume as they ran. While the next due
+number is that of a recorded answer, it is *replaying*, and a request without a recorded answer
+waits at the *barrier*. After the last one it is *live*: live answers keep their order, but never
+shut the barrier.
 
-The machine cannot know whether an agent that has not asked yet will. So every event that shows
-life counts as *activity*, and asks for a timer. If nothing happened meanwhile and nothing is in
-flight, the run is *quiet*: while replaying this means that nobody wants the answers which are left,
-so the workflow changed; else that the last branch waits for a person, or for a pause. In one case
-there is no need to wait: rows are written in the order in which a path asks, so a path cannot have
-lost the row of this request and kept that of a later one.
+The machine cannot know whether an agent that has asked nothing yet will still ask. So it counts
+every event that shows life as *activity*, and asks for a timer. If nothing happened by then and
+nothing is in flight, the run is *quiet*. In a replay that means that nobody wants the answers which
+are left: the workflow changed. Live it means that the last branch waits, for a person or for a
+pause. One change shows at once: a path writes its rows in the order in which it asks, so it cannot
+have lost the row of this request and kept that of a later one.
 
-The shell (``scope.py``) tells what happened and does what the effects say. It has the futures that
+The shell (``scope.py``) tells the events and carries out the effects. It owns the futures that
 agents await, the loop iterations in which consequences settle, and the timers.
 """
 
@@ -66,16 +66,22 @@ from .outcomes import AttemptOutcome, NeedsInput, NonDeterminism, Paused, WouldC
 from .recorded import NESTED, Journal, Replay
 
 QUIET_SECONDS = 2.0
-"""How long nothing must happen before recorded answers count as unwanted."""
+"""How long nothing may happen in a replay before its workflow counts as changed."""
 WAITING_SECONDS = 0.2
-"""How long nothing must happen before a run that waits for a person leaves its process. What it
-does meanwhile outside of the journal is done again when it goes on."""
+"""How long nothing may happen before a run that waits for a person ends its attempt. What an agent
+does longer than that, outside of the journal, is cut off and done again when the run goes on."""
 
 ReplayEffects = tuple[ReplayEffect, ...]
 
 
 class ReplayMachine:
-    """Replays the run ``run_id`` from ``journal``. In a check nothing new is asked at all."""
+    """Replays the run ``run_id`` from ``journal``.
+
+    ``is_check``: it ends where something new would be asked. ``in_flight``: how many calls are
+    queued or sent, steps act, people are asked. ``at_barrier``: slots that wait there, or for a
+    person, by id. ``needs_person``: the call that waits for one. ``activity``: how many events
+    showed life. ``replayed``: how many recorded answers were delivered.
+    """
 
     def __init__(self, run_id: str, journal: Journal) -> None:
         self.is_check = False
@@ -88,9 +94,9 @@ class ReplayMachine:
         self._run_id = run_id
         self._journal = journal
         self._next_call = self._first_live = 0
-        self._replay: Replay | None = None  # of a run that begins there is nothing to replay
+        self._replay: Replay | None = None  # a run that begins has nothing to replay
         self._occurrences: Counter[tuple[str, str, str]] = Counter()
-        # Numbers that are not delivered yet, in order. Those that wait to be, and the one let go.
+        # Arrival numbers: not delivered yet, in order; ready to be; let go to their agent.
         self._due: deque[int] = deque()
         self._ready: set[int] = set()
         self._let_go: int | None = None
@@ -114,10 +120,10 @@ class ReplayMachine:
         return isinstance(self.state, Closed) and self.state.interrupted
 
     def handle(self, event: ReplayEvent) -> ReplayEffects:  # noqa: C901 - one match over all events
-        """Take an event in, and return what is to be done about it, in this order.
+        """Take an event in, and return what the shell must do about it, in this order.
 
-        Raises RunClosed for a request to a closed machine, which ignores any other event, and
-        IllegalTransition for an event that cannot happen in this state; then nothing has changed.
+        A closed machine ignores every event but a request, for which it raises RunClosed. Raises
+        IllegalTransition for an event that cannot happen in this state; nothing has changed then.
         """
         if isinstance(self.state, Closed):
             if isinstance(event, Requested):
@@ -220,7 +226,7 @@ class ReplayMachine:
         return self._touch()
 
     def _has_lost(self, slot: JournalSlot) -> bool:
-        """Whether an answer of the same kind and path is unasked: it was asked after this then."""
+        """Whether an answer of the same kind and path is unasked, which was asked after this."""
         if self._journal.by_order:
             return False
         key = (slot.kind, slot.path)
@@ -241,7 +247,7 @@ class ReplayMachine:
         return arrival in self._ready or arrival == self._let_go
 
     def _next_delivery(self) -> ReplayEffects:
-        """Let the first due answer go if it is ready, and the one before it has settled."""
+        """Let the first due answer go, if it is ready and the last delivery has settled."""
         if self._is_settling or not self._due or self._due[0] not in self._ready:
             return ()
         self._let_go = self._due[0]
@@ -249,7 +255,7 @@ class ReplayMachine:
         return (Deliver(self._let_go),)
 
     def _left_order(self, arrival: int) -> ReplayEffects:
-        """Go on without a number. If it was the first, its consequences settle now."""
+        """Take a number out of the order. If it was the first, its consequences settle now."""
         was_first = self._due[0] == arrival
         self._due.remove(arrival)
         self._ready.discard(arrival)
@@ -276,7 +282,7 @@ class ReplayMachine:
     # Life, and its end
 
     def _touch(self) -> ReplayEffects:
-        """Count what happened; ask for a timer if somebody waits for something else to happen."""
+        """Count activity; start the timer anew if anybody waits for something to happen."""
         self.activity += 1
         if isinstance(self.state, Closed) or not (self.at_barrier or self._ready):
             return ()
@@ -291,7 +297,7 @@ class ReplayMachine:
         return self._end(Paused()) if self.pause_asked else ()
 
     def _changed(self, slot: JournalSlot | None) -> ReplayEffects:
-        """End because the workflow changed. Nothing was paid or written: a person decides."""
+        """End because the workflow changed. ``slot`` was asked anew; None if the team ended."""
         unasked = self._unasked()
         near = [row for row in unasked if slot is None or row.call.path == slot.path]
         return self._end(
@@ -315,7 +321,7 @@ class ReplayMachine:
 
 
 def run_closed(run_id: str) -> RunClosed:
-    """Return the error of whoever asks something of a run that has ended."""
+    """Return the error for whoever asks something of a run that has ended."""
     return RunClosed(
         f"run {run_id} has ended: its agents may ask for nothing more; "
         "resume it or submit a new one"

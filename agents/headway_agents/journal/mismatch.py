@@ -1,4 +1,4 @@
-"""How a changed workflow differs from what it asked before. Law of this file: text in, text out."""
+"""Words for how a changed workflow differs from what it asked before. Law: text in, text out."""
 
 import difflib
 import json
@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from .outcomes import NonDeterminism
 
 MOST_LINES = 60
+"""Lines of a difference that are shown."""
 
 
 def difference(changed: NonDeterminism, recorded: Sequence[str]) -> str:
-    """Say who asks what anew, and how it differs from the ``recorded`` pieces of the nearest.
+    """Return who asks what is not recorded, and how it differs from the nearest recorded request.
 
-    Names the agent, the call and the difference; at most ``MOST_LINES`` lines of it.
+    ``recorded``: the chunks of that request.
     """
     near = changed.nearest
     if not changed.asked:
@@ -34,16 +35,16 @@ def _diff(old: list[str], new: list[str]) -> list[str]:
     return lines if rest <= 0 else [*lines[:MOST_LINES], f"… {rest} more lines"]
 
 
-def _lines(pieces: Sequence[str]) -> list[str]:
+def _lines(chunks: Sequence[str]) -> list[str]:
     """One line for each message, and for each line of a long text; settings one by one."""
     lines: list[str] = []
-    for index, piece in enumerate(pieces):
-        if index == 0 and piece.startswith("{"):
-            lines += _settings(piece)
+    for index, chunk in enumerate(chunks):
+        if index == 0 and chunk.startswith("{"):
+            lines += _settings(chunk)
         else:
-            lines += piece.splitlines() or [""]
+            lines += chunk.splitlines() or [""]
     return lines
 
 
-def _settings(piece: str) -> list[str]:
-    return json.dumps(json.loads(piece), indent=1, sort_keys=True, ensure_ascii=False).splitlines()
+def _settings(chunk: str) -> list[str]:
+    return json.dumps(json.loads(chunk), indent=1, sort_keys=True, ensure_ascii=False).splitlines()

@@ -1,10 +1,10 @@
-"""What is recorded of a run, found by what was asked.
+"""The rows of a run, found by what was asked.
 
 Law of this file: whether a row's answer is given back or asked for again is decided here alone.
 
-Theory of operation. :class:`Journal` is what a run's rows say when an attempt begins.
+Theory of operation. :class:`Journal` is what the rows of a run say when an attempt begins.
 :class:`Replay` finds the row of a request by the journal's key: kind, path, hash of the request,
-and how often it was asked before.
+and how often the path asked it before.
 """
 
 from collections import defaultdict, deque
@@ -18,18 +18,20 @@ Key = tuple[str, str, str, int]
 """Kind, path, request hash, occurrence."""
 
 NESTED = "#"
-"""Stands in the path of what a step asks while it acts. It is replayed only if its step is not:
-an answer of the step stands for all of it."""
+"""Marks in a path what a step asks while it acts: ``writer#r-7f3k2m9q.14``.
+
+Such answers are given back only while their step has none: its answer stands for all of them.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Journal:
     """What is recorded of a run, and how an attempt takes it.
 
-    ``records`` are the run's rows, ``inherited`` answers of runs that it began as a copy of.
-    ``retry_failed``: failed calls are made again. ``unknown_waits``: calls cut off in flight wait
-    for a person. ``by_order``: inherited answers are matched by who asked and in which order, not
-    by what, because a fork with a task of its own asks in other words.
+    ``records``: the run's rows. ``inherited``: answers of runs that it began as a copy of.
+    ``retry_failed``: failed calls are made again. ``unknown_waits``: calls that were cut off in
+    flight wait for a person. ``by_order``: inherited answers are matched by who asked and in which
+    order, not by what, for a fork with a task of its own asks in other words.
     """
 
     records: Sequence[CallRecord] = ()
@@ -39,18 +41,18 @@ class Journal:
     by_order: bool = False
 
     def first_call(self) -> int:
-        """The number of the next new call: ids are ``run_id.n``."""
+        """Return the number of the next new call; ids are ``run_id.n``."""
         numbers = (int(record.call.id.rpartition(".")[2]) for record in self.records)
         return max(numbers, default=-1) + 1
 
     def first_arrival(self) -> int:
-        """The number of the next new answer, above those of all rows."""
+        """Return the number of the next new answer, above those of all rows."""
         rows = (*self.inherited, *self.records)
         return max((row.arrival for row in rows if row.arrival is not None), default=-1) + 1
 
 
 class Replay:
-    """The rows of a run by what they asked. Each is found once."""
+    """Finds rows by what they asked, each once."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -63,7 +65,7 @@ class Replay:
                 self._inherited[row.call.kind, row.call.path].append(row)
 
     def answers(self) -> list[CallRecord]:
-        """Everything to give back, in order of arrival."""
+        """Return every row that is not found yet and whose answer is given back, by arrival."""
         rows = self._rows.values()
         found = {r.call.id: r for r in rows if r.arrival is not None and self.is_answer(r)}
         for by_order in self._inherited.values():
@@ -71,7 +73,7 @@ class Replay:
         return sorted(found.values(), key=lambda row: row.arrival or 0)
 
     def take(self, key: Key) -> CallRecord | None:
-        """Return the row of a request, once."""
+        """Return the row of a request, None if there is none. The row is not found again."""
         row, by_order = self._rows.pop(key, None), self._inherited.get(key[:2])
         if row is None and by_order:
             row = by_order.popleft()
@@ -81,10 +83,10 @@ class Replay:
         return row
 
     def is_answer(self, row: CallRecord) -> bool:
-        """Whether the row's answer is given back, and not asked for again.
+        """Whether the row's answer is given back instead of asked for again.
 
-        A failure is given back if its agent went on after it. If nothing followed, it may be what
-        ended the run, and then a retry asks again.
+        A failure is, if its agent asked something after it. Else it may have ended the run, and a
+        retry asks again.
         """
         if row.state is CallState.DONE:
             return row.arrival is not None or NESTED in row.call.path
@@ -94,16 +96,19 @@ class Replay:
         return row.state is CallState.FAILED and (survived or not self._journal.retry_failed)
 
     def unasked(self) -> list[CallRecord]:
-        """Answers that nobody has asked for yet, by the order in which they were first asked."""
+        """Return answers that were not found yet, in the order in which they were first asked."""
         return sorted(self.answers(), key=lambda row: row.seq)
 
     def _counts(self, row: CallRecord) -> bool:
-        """A finished row without a number was set aside when a changed workflow was accepted."""
+        """Whether the row is part of the journal.
+
+        A finished row without a number was set aside when a changed workflow was accepted.
+        """
         return self.is_answer(row) or row.state is not CallState.DONE
 
 
 def _latest(rows: Iterable[CallRecord]) -> dict[str, int]:
-    """The place of the last request of each path."""
+    """Return the place of the last request of each path."""
     return {row.call.path: row.seq for row in sorted(rows, key=lambda row: row.seq)}
 
 

@@ -1,6 +1,6 @@
-"""OpenAI's own SDK, scheduled. Law of this file: the SDK keeps its ways, but for who sends.
+"""OpenAI's own SDK, scheduled: for memory stores, tools and embeddings.
 
-For what does not ask through AutoGen's model clients: memory stores, tools, embeddings.
+Law of this file: the SDK works as ever; only when it sends is decided here.
 """
 
 from collections.abc import Callable
@@ -17,23 +17,23 @@ from .transport import Transport
 
 
 class _Client(openai.AsyncOpenAI):
-    """Before its version 3 the SDK takes whatever a transport raises for a lost connection."""
+    """Raises what the transport raised. Before version 3 the SDK calls it a lost connection."""
 
     async def request(self, *args: Any, **kwargs: Any) -> Any:
-        """Ask as ever; what the transport raised comes out as it is."""
+        """Ask as the SDK does."""
         try:
             return await super().request(*args, **kwargs)
         except openai.APIConnectionError as error:
             if not isinstance(error.__cause__, HeadwayError | openai.OpenAIError):
                 raise
             raised = error.__cause__
-        raise raised  # out here it does not become the context of its own cause
+        raise raised  # outside of the handler, else it would be the context of its own cause
 
 
 def openai_sdk(key: str, base_url: str | None) -> openai.AsyncOpenAI:
-    """Make the SDK's client for OpenAI, or for the server at ``base_url``: it is not scheduled.
+    """Make the SDK's client for OpenAI, or for the server at ``base_url``, not yet scheduled.
 
-    Without retries of its own: they would spend budget that nobody admitted.
+    Its own retries are off: they would spend budget that nobody admitted.
     """
     return _Client(api_key=key, base_url=base_url, max_retries=0)
 
@@ -44,7 +44,7 @@ def scheduled(
     scope: Callable[[], RunScope],
     priority: Priority | None = None,
 ) -> openai.AsyncOpenAI:
-    """Return a client whose calls are scheduled, and go out through that of ``sdk``.
+    """Return a client whose calls are scheduled, and sent by the HTTP client of ``sdk``.
 
     They draw on the quotas of ``model``, whatever model they name, and belong to the run that
     ``scope`` returns at the time. Closing it leaves ``sdk`` open.

@@ -1,7 +1,7 @@
 """What passes between OpenAI's SDK and a provider, as data. Law of this file: headers are not kept.
 
-Nothing here knows an HTTP library. A request is its path below the provider's address and its body,
-so the journal holds no key, and a server that moved gets the same question.
+It knows no HTTP library. A request is its path below the provider's address and its body: so the
+journal holds no key, and a server that moved is asked the same.
 """
 
 import base64
@@ -21,12 +21,12 @@ _CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _WITHOUT_OUTPUT = frozenset({"embeddings", "moderations"})
 _END_MARK = b"[DONE]"
 _LAST_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
-"""Of the Responses API, which has no end mark."""
+"""The last events of the Responses API, whose streams have no end mark."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedRequest:
-    """A request taken down, and the most tokens that its answer may have, if it says."""
+    """A request's digest, and the cap on the tokens of its answer, if it states one."""
 
     digest: RequestDigest
     output_cap: int | None
@@ -41,7 +41,7 @@ class Answer:
     body: bytes
 
     def dumped(self) -> str:
-        """As JSON; :meth:`load` gives back an equal one."""
+        """Return the answer as JSON; :meth:`load` gives back an equal one."""
         data: dict[str, Any] = {"status": self.status, "content_type": self.content_type}
         try:
             data["text"] = self.body.decode()
@@ -51,32 +51,32 @@ class Answer:
 
     @classmethod
     def load(cls, text: str) -> "Answer":
-        """Return the answer that was dumped."""
+        """Return an answer from its JSON."""
         data = json.loads(text)
         is_text = "text" in data
         body = data["text"].encode() if is_text else base64.b64decode(data["base64"])
         return cls(data["status"], data["content_type"], body)
 
     def usage(self) -> Usage | None:
-        """What the provider counted, if it says."""
+        """Return what the provider counted, None if it does not say."""
         return _usage(_json(self.body))
 
 
 def read_request(path: str, content_type: str, body: bytes) -> EncodedRequest:
-    """Take down a request to ``path``, such as ``embeddings``."""
+    """Encode a request to ``path``, such as ``embeddings``."""
     data = _json(body)
     if not isinstance(data, dict):
         return EncodedRequest(
             replace(text_digest(f"{path}\n{_digest(content_type, body)}"), characters=0), None
         )
-    # Line by line: a conversation that grows shares its pieces with what it was before.
+    # Line by line, so that a conversation that grows shares its chunks with what it was before.
     text = json.dumps(without_keys(data), sort_keys=True, indent=1, ensure_ascii=False)
     digest = replace(text_digest(f"{path}\n{text}"), characters=_characters(data))
     return EncodedRequest(digest, 0 if path in _WITHOUT_OUTPUT else _output_cap(data))
 
 
 class Events:
-    """Reads a stream of server-sent events as it comes, for what must be known of it."""
+    """Reads a stream of server-sent events as it comes: its end, its usage, an error in it."""
 
     def __init__(self) -> None:
         self.is_ended = False
@@ -85,10 +85,7 @@ class Events:
         self._line = b""
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes; nothing more comes after an empty chunk.
-
-        Raises JSONDecodeError for an event that is no JSON.
-        """
+        """Read the next bytes; an empty chunk is the end. Raises JSONDecodeError."""
         *lines, self._line = (self._line + (chunk or b"\n")).split(b"\n")
         for line in lines:
             name, _, data = line.partition(b":")
@@ -118,7 +115,7 @@ def _json(body: bytes) -> Any:
 
 
 def _digest(content_type: str, body: bytes) -> str:
-    """Stand for a body that is no JSON, a file: its hash, less the boundary that was drawn."""
+    """Return what stands for a body that is no JSON: its hash, without the random boundary."""
     kind, _, boundary = content_type.partition("boundary=")
     boundary = boundary.partition(";")[0].strip('" ')
     fixed = body.replace(boundary.encode(), b"boundary") if boundary else body
@@ -126,7 +123,7 @@ def _digest(content_type: str, body: bytes) -> str:
 
 
 def _characters(value: Any) -> int:
-    """Count what the provider is sent, each text as whole tokens and each number as a token."""
+    """Count what the provider gets: each text as whole tokens, each number as one token."""
     if isinstance(value, str):
         if value.startswith("data:"):
             return IMAGE_CHARACTERS

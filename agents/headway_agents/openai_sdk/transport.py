@@ -1,15 +1,15 @@
 """OpenAI's SDK on the scheduler. Law of this file: an answer is durable before the SDK has it.
 
-Theory of operation. The SDK sends through an HTTP client, and that through a transport: here it is
-ours. Each POST is a call as a model client's is. It has a place in the journal of the run that
-asks; its recorded answer is given back, or else it waits for its quotas and is sent. What goes
-wrong is the error that the SDK would make of it: if waiting can mend it, it leads back to the
-queue, else it is recorded and raised. What is no POST (a list, a file to fetch) draws on no quota,
-and passes.
+Theory of operation. The SDK sends through an HTTP client, and that through a transport, which here
+is ours. Each POST is a call, as a model client's is: it has a slot in the journal of the run that
+asks; its recorded answer is given back, or else it waits for its quotas and is sent. A failure is
+turned into the error that the SDK would raise: if waiting can mend it, the call is queued again,
+else it is recorded and raised. Any other method (a list, a file to fetch) draws on no quota, and
+passes.
 
 A streamed answer goes to the SDK as it comes, but for its end: the chunk with the end mark is given
-when all of it is recorded. Until the first chunk is there it can be asked for again unnoticed;
-after that a cut is an error of the call.
+when all of it is recorded. Until the first chunk is here the call can be sent again unnoticed;
+after that, a cut is an error of the call.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -33,17 +33,17 @@ from .payloads import Answer, Events, read_request
 _http: Any = http_library()
 
 SDK = "sdk"
-"""The kind of a call that is made through OpenAI's own SDK."""
+"""The kind of a call that OpenAI's own SDK makes."""
 
 _EVENTS = "text/event-stream"
 _OF_THE_WIRE = ("content-encoding", "content-length", "transfer-encoding")
-"""Headers that say how the body came; it is given on as plain bytes."""
+"""Headers that describe the body as it came. It is passed on decoded."""
 
 
 class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever library it is
-    """Sends what comes through the HTTP client of ``sdk``, when it is its turn.
+    """Sends requests through the HTTP client of ``sdk`` when they are admitted.
 
-    ``scope`` is asked at every request for the run that it belongs to.
+    ``scope`` returns the run that a request belongs to, at the time.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
         self._priority = priority
 
     async def handle_async_request(self, request: Any) -> Any:
-        """Return the response once it is recorded, or once its first chunk is there.
+        """Return the response once it is recorded, or a stream once its first chunk is here.
 
-        Raises CallTooLarge, RunClosed, SchedulerClosed, StoreError, ProviderError for a recorded
-        failure, or the SDK's own error if waiting cannot mend it.
+        Raises CallTooLarge, BudgetExceeded, RunClosed, SchedulerClosed, StoreError, ProviderError
+        for a recorded failure, or the SDK's own error if waiting cannot mend it.
         """
         if request.method != "POST":
             return await self._inner.send(request, stream=True)
@@ -96,7 +96,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
                 await live.failed(error)
 
     async def _sent(self, live: LiveCall, request: Any) -> Any:
-        """Return the response, read to its end, or a stream of which the first chunk is there."""
+        """Return the response, read to its end, or a stream whose first chunk is here."""
         with _errors_of_the_sdk(request):
             response = await self._inner.send(request, stream=True)
             live.record_head(response.status_code, dict(response.headers))
@@ -111,7 +111,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
                 raise
         if response.is_success:
             if _content_type(response).startswith("application/json"):
-                response.json()  # what is none is asked for again
+                response.json()  # raises for broken JSON, which is asked for again
             return response
         raise status_error(self._sdk, response)
 
@@ -133,7 +133,7 @@ class _Stream(_http.AsyncByteStream):  # type: ignore[misc]  # of whichever libr
         self._stack: AsyncExitStack
 
     async def advance(self) -> None:
-        """Take the next chunk. Raises APIError for an error event, or that the stream was cut."""
+        """Read the next chunk. Raises APIError for an error event and for a cut stream."""
         request = self._response.request
         with _errors_of_the_sdk(request):
             self._chunk = await anext(self._chunks, b"")
@@ -147,7 +147,7 @@ class _Stream(_http.AsyncByteStream):  # type: ignore[misc]  # of whichever libr
             raise openai.APIConnectionError(message=message, request=request)
 
     def given_on(self, live: LiveCall, stack: AsyncExitStack) -> Any:
-        """Return the response for the SDK; leaving ``stack`` is the end of the call."""
+        """Return the response for the SDK. The call ends when ``stack`` is left."""
         self._live, self._stack = live, stack
         stack.push_async_callback(self._response.aclose)
         return _given_on(self._response, stream=self)
@@ -160,25 +160,25 @@ class _Stream(_http.AsyncByteStream):  # type: ignore[misc]  # of whichever libr
                     await self._live.wait(self.advance)
                 except Exception as error:
                     await self._live.refused(error)
-            # The SDK stops at the end mark, and begins anew to read what is left.
+            # The SDK stops reading at the end mark, and iterates anew to drain what is left.
             if not self._is_recorded:
                 self._is_recorded = True
                 answer = _answer(self._response, bytes(self._body))
                 await self._live.done(answer.dumped(), self._events.usage)
                 yield self._chunk
-            # Nothing more to say, but a connection that is read to its end is used again.
+            # A connection that is read to its end can be used again.
             with suppress(_http.TransportError):
                 async for chunk in self._chunks:
                     yield chunk
 
     async def aclose(self) -> None:
-        """End the call. One whose end mark has not come is given up."""
+        """End the call. It is abandoned if its end mark has not come."""
         await self._stack.aclose()
 
 
 @contextmanager
 def _errors_of_the_sdk(request: Any) -> Iterator[None]:
-    """Say what the SDK says where its HTTP library fails."""
+    """Raise the SDK's errors for those of its HTTP library."""
     try:
         yield
     except _http.TimeoutException as error:

@@ -1,1 +1,4 @@
-"""What an agent asks, as data and as a hash: the journal's key."""
+"""What an agent asks, as data and as a hash: the key of the journal.
+
+Law: the same request gives the same hash in every process.
+"""

@@ -16,7 +16,7 @@ ToolChoice = Tool | Literal["auto", "required", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an agent asks, taken down before anything is awaited: callers go on with their list."""
+    """What an agent asks, copied before anything is awaited: callers go on with their list."""
 
     messages: Sequence[LLMMessage]
     tools: Sequence[Tool | ToolSchema] = ()
@@ -37,11 +37,11 @@ def dump_result(result: CreateResult) -> str:
 
 
 def load_result(text: str) -> CreateResult:
-    """Return the answer that was dumped."""
+    """Return an answer from its JSON."""
     return CreateResult.model_validate(json.loads(text))
 
 
 def model_answer(text: str) -> str:
-    """Return a person's words as an answer of a model: it cost nothing."""
+    """Return a person's words as the JSON of a model's answer. It cost nothing."""
     usage = RequestUsage(0, 0)
     return dump_result(CreateResult(finish_reason="stop", content=text, usage=usage, cached=True))

@@ -1,15 +1,15 @@
-"""Requests as chains of text. Law of this file: the same request gives the same chain, anywhere.
+"""Requests as chains of chunks. Law of this file: the same request gives the same chain, anywhere.
 
-Theory of operation. A request is put into *chunks*: first everything but its messages, then each
-message, its long texts before it as chunks of their own. A prompt is a chain of them: each *node*
-hashes the one before it and one chunk, and the last node's hash is the request's. So a prompt that
-grows adds only its new nodes, a text that several agents hear is kept once, and even a prompt that
-repeats the whole history in one text (SelectorGroupChat's) shares all but its end with the one
-before.
+Theory of operation. A request is cut into *chunks*: first everything but its messages, then each
+message, after its long texts as chunks of their own. A prompt is a chain of chunks: each *node*
+hashes the node before it and one chunk, and the hash of the last node is that of the request. So a
+prompt that grows adds only its new nodes, a text that several agents hear is stored once, and a
+prompt that repeats the whole history in one text (SelectorGroupChat's) shares all but its end with
+the one before.
 
-Nothing in a chunk depends on the process, the hash seed, the time, or an id that somebody drew:
-tool calls are numbered by their appearance, and an image is the hash of its pixels. Which client is
-asked, and how it is configured, is no part of it. The same walk counts characters, which is what
+Nothing in a chunk depends on the process, its hash seed, the time, or an id that somebody drew:
+tool calls are numbered as they appear, and an image is the hash of its pixels. Which client is
+asked, and how it is configured, is no part of it. The same walk counts characters, by which
 providers charge at admission.
 """
 
@@ -40,20 +40,21 @@ Part = str | Image | FunctionCall | FunctionExecutionResult
 
 HASH_BYTES = 16
 LONG_TEXT = 400
-"""A text with more characters is kept apart from its message: others may hear it too."""
+"""A text with more characters is a chunk of its own, for other agents may hear it too."""
 CHUNK_CHARACTERS = 2000
-"""A chunk of a long text ends at the first line break after so many."""
+"""A chunk of a long text ends at the first line break after so many characters."""
 MESSAGE_CHARACTERS = 16
-"""What a message costs beside its text: about 4 tokens, by OpenAI's cookbook on counting."""
+"""What a message costs beside its text: about 4 tokens (OpenAI's cookbook on counting)."""
 IMAGE_CHARACTERS = 765 * CHARACTERS_PER_TOKEN
-"""A square image in high detail, by OpenAI's vision guide."""
+"""A square image in high detail (OpenAI's vision guide)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestDigest:
-    """A request taken down: its hash, what it is charged for, and its chain, first node first.
+    """What the journal needs of a request: ``chain`` is its nodes and chunks, first node first.
 
-    What leaves it holds no keys: it is kept to be read and compared, never to be sent again.
+    ``characters`` is what it is charged for. Texts that leave it hold no keys: they are kept to be
+    read and compared, never to be sent again.
     """
 
     request_hash: str
@@ -61,25 +62,25 @@ class RequestDigest:
     chain: tuple[tuple[ChainNode, Chunk], ...]
 
     def chunks(self) -> list[str]:
-        """The text of every chunk, as it is kept."""
+        """Return the text of every chunk, as it is kept."""
         return [without_whole_keys(chunk.text) for _, chunk in self.chain]
 
     def missing(self, known: set[bytes]) -> Prompt:
-        """What is not yet ``known`` to be on disk. A node that is known has known ones before."""
+        """Return what may not be on disk yet. All nodes before one that is ``known`` are known."""
         new: list[tuple[ChainNode, Chunk]] = []
         for node, chunk in reversed(self.chain):
             if node.hash in known:
                 break
             new.append((node, chunk))
         new.reverse()
-        # Only here, for a prompt that repeats the whole history has all its chunks anew each time.
+        # Keys are looked for in new chunks only: a prompt may repeat the whole history each time.
         chunks = (Chunk(chunk.hash, without_whole_keys(chunk.text)) for _, chunk in new)
         return Prompt(tuple(chunks), tuple(node for node, _ in new))
 
 
 @dataclass(slots=True)
 class _Body:
-    """A message's chunks, and its nodes the last time that it was asked."""
+    """A message's chunks, and its nodes in the last request that held it."""
 
     message: LLMMessage
     content: object
@@ -93,13 +94,13 @@ class _Body:
 
 
 class PromptEncoder:
-    """Takes down the requests of one asker. What it asked before is not read again."""
+    """Encodes the requests of one agent. Messages of its last request are not read again."""
 
     def __init__(self) -> None:
         self._bodies: dict[int, _Body] = {}
 
     def encode(self, request: Request) -> RequestDigest:
-        """Return the chain of ``request``. Its messages may change as soon as this returns."""
+        """Return the digest of ``request``. Its messages may change as soon as this returns."""
         setting = _dumps(_setting(request))
         chain = list(_linked(None, [_chunk(setting)]))
         characters = sum(len(_dumps(_schema(tool))) for tool in request.tools)
@@ -111,13 +112,13 @@ class PromptEncoder:
             body = bodies[id(message)] = self._body(message)
             chain += _nodes_of(body, chain[-1][0].hash, numbers)
             characters += body.characters
-        # Only what this request holds: a context forgets, and so does this.
+        # Only what this request holds: a context forgets old messages, and so does this.
         self._bodies = bodies
         return RequestDigest(chain[-1][0].hash.hex(), characters, tuple(chain))
 
     def _body(self, message: LLMMessage) -> _Body:
         known = self._bodies.get(id(message))
-        # A list of parts may have been changed in place; it is read anew.
+        # A list of parts may have changed in place, so only a text is taken as it was.
         if (
             known is not None
             and known.content is message.content
@@ -133,17 +134,17 @@ def request_hash(request: Request) -> str:
 
 
 def characters(request: Request) -> int:
-    """Count what the provider is sent: texts, names, tool schemas, and a flat rate per image."""
+    """Count what the provider gets: texts, names, tool schemas, and a flat rate for each image."""
     return PromptEncoder().encode(request).characters
 
 
 def estimated_tokens(request: Request) -> int:
-    """Estimate the prompt's tokens. Needs no tables, and says the same every time."""
+    """Estimate the tokens of a prompt. Needs no tables, and always gives the same number."""
     return math.ceil(characters(request) / CHARACTERS_PER_TOKEN)
 
 
 def text_digest(text: str) -> RequestDigest:
-    """Return the chain of a step's request, which is one text."""
+    """Return the digest of a step's request, which is one text."""
     chain = tuple(_linked(None, _chunks(text)))
     return RequestDigest(chain[-1][0].hash.hex(), len(text), chain)
 
@@ -154,7 +155,7 @@ def _nodes_of(
     own = tuple(numbers.setdefault(call_id, len(numbers)) for call_id in body.ids)
     if body.before != before or body.numbers != own:
         head = f"{body.head} {list(own)}" if own else body.head
-        # The head last: what a text that grows has in common with its last state comes first.
+        # The head is last: a text that grows begins as it was, so those nodes stay the same.
         body.nodes = tuple(_linked(before, [*body.texts, _chunk(head)]))
         body.before, body.numbers = before, own
     return body.nodes
@@ -178,7 +179,7 @@ def _chunk(text: str) -> Chunk:
 
 
 def _chunks(text: str) -> list[Chunk]:
-    """Cut a text at line breaks. Where it is cut depends on what stands before, not after."""
+    """Cut a text at line breaks. Each cut depends on the text before it alone."""
     chunks, start = [], 0
     while len(text) - start > CHUNK_CHARACTERS:
         end = text.find("\n", start + CHUNK_CHARACTERS) + 1
@@ -228,7 +229,7 @@ def _part(part: Part, ids: list[str], kept: Any) -> Any:
 
 
 def _image_hash(image: Image) -> str:
-    # Pixels, not AutoGen's dump: that encodes a PNG, a hundred times slower.
+    # Of the pixels: AutoGen's dump encodes a PNG, which is a hundred times slower.
     pixels = hashlib.sha256(image.image.tobytes())
     pixels.update(repr((image.image.size, image.image.mode)).encode())
     return pixels.hexdigest()
@@ -274,7 +275,7 @@ def _dumps(data: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Put a value that JSON lacks into words that are the same in every process."""
+    """Return a value that JSON lacks as one that is the same in every process."""
     if isinstance(value, type) and issubclass(value, BaseModel):
         return value.model_json_schema()
     if isinstance(value, BaseModel):

@@ -1,1 +1,4 @@
-"""Everything else that a run journals: tools, inputs, and services that start at first use."""
+"""Everything else that a run journals: tools, people, time, chance, fetched data.
+
+Law: a step is on disk as begun before it acts, and as done before its result is seen.
+"""

@@ -1,6 +1,6 @@
-"""What becomes of a tool call that was cut off, as its author declares it.
+"""How authors declare what a tool does to the world.
 
-Law of this file: what nobody declared happens once; a person decides the rest.
+Law of this file: what nobody declared happens once; a person decides about it.
 """
 
 import asyncio
@@ -16,22 +16,22 @@ T = TypeVar("T")
 
 
 class Effect(StrEnum):
-    """What a step does to the world, and so what becomes of one that was cut off while it acted."""
+    """What a step does to the world: that decides about one that was cut off while it acted."""
 
-    PURE = "pure"  # it changes nothing: done again
-    IDEMPOTENT = "idempotent"  # it acts once for one key: done again, with its key
-    ONCE = "once"  # a person says what came of it
+    PURE = "pure"  # changes nothing: it is done again
+    IDEMPOTENT = "idempotent"  # acts once for one key: it is done again, with its key
+    ONCE = "once"  # anything else: a person says what came of it
 
 
 Effects = Mapping[str, Effect]
-"""Declarations by a tool's name, from the configuration: they go before those in the code."""
+"""Declarations by a tool's name, from the configuration. They win over those in the code."""
 
 _MARK = "__headway_effect__"
 _key: ContextVar[str] = ContextVar("headway_idempotency_key")
 
 
 def pure(tool: T) -> T:
-    """Declare that a call changes nothing: one that was cut off is made again.
+    """Declare that a call changes nothing, so one that was cut off is made again.
 
     ``tool`` is a function, before it becomes a tool, or a BaseTool, Workbench, CodeExecutor or
     Memory. Raises CallerError for what cannot be marked.
@@ -47,7 +47,7 @@ def idempotent(tool: T) -> T:
 
 
 def once(tool: T) -> T:
-    """Declare what is so anyway: a call that was cut off waits for a person. As :func:`pure`."""
+    """Declare the default: a call that was cut off waits for a person. Else as :func:`pure`."""
     return _marked(tool, Effect.ONCE)
 
 
@@ -69,8 +69,8 @@ def idempotency_key() -> str:
 def keyed(key: str) -> Iterator[None]:
     """Have :func:`idempotency_key` return ``key`` to what acts in here.
 
-    Raises CancelledError if what was cut off ended as if it had not been: AutoGen's local code
-    executor answers "Cancelled", and nobody knows what it has done by then.
+    Raises CancelledError if the block swallowed one. AutoGen's local code executor does: it answers
+    "Cancelled", although nobody knows what the code has done by then.
     """
     task = asyncio.current_task()
     cancels = task.cancelling() if task else 0
@@ -84,7 +84,7 @@ def keyed(key: str) -> Iterator[None]:
 
 
 def effect_of(name: str, effects: Effects, *declared: Any) -> Effect:
-    """Return how a tool is declared: by its name in the configuration, or on its parts."""
+    """Return how a tool is declared, by its name or on its parts; ONCE if it is not."""
     marks = (getattr(part, _MARK, None) for part in declared)
     return effects.get(name) or next((mark for mark in marks if mark is not None), Effect.ONCE)
 

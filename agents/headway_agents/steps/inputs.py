@@ -1,6 +1,6 @@
-"""The time, chance and fetched data as journaled steps, for agents and tools that users write.
+"""Time, chance and fetched data as journaled steps, for agents and tools that users write.
 
-Law of this file: what a workflow is told once, it is told again when it resumes.
+Law of this file: a resumed workflow is told what it was told before.
 """
 
 import inspect
@@ -25,8 +25,8 @@ async def step(
     """Return ``function(*args)``, sync or async, or what it returned when the run first asked.
 
     Arguments and result are JSON values; a result comes back as JSON makes it, a tuple as a list.
-    If the step was cut off and a person said what came of it, their words. Raises CallerError
-    outside of a run, and for what is no JSON.
+    Returns a person's words if the step was cut off and they said what came of it. ``effect``: what
+    ``function`` does to the world. Raises CallerError outside of a run, and for what is no JSON.
     """
     scope = _scope(name)
 

@@ -1,11 +1,11 @@
-"""Anything else that a run asks of the outside world, as a journaled step.
+"""Anything that a run asks of the outside world beside models, as a journaled step.
 
 Law of this file: a step is on disk as begun before it acts, and as done before its result is seen.
 
-Theory of operation. A step is a row of the journal as a call is, without quotas: it is admitted at
-once. What becomes of one that was cut off while it acted is declared: *pure* and *idempotent* steps
-are done again, the latter under the same key; a step that may happen only *once* waits for a
-person, who says what came of it.
+Theory of operation. A step is a row of the journal as a call is, but has no quotas, so it is
+admitted at once. Its author declares what becomes of one that was cut off while it acted: *pure*
+and *idempotent* steps are done again, the latter with the same key; a step that may happen *once*
+waits for a person, who says what came of it.
 """
 
 import json
@@ -24,12 +24,12 @@ from .effects import Effect
 
 PERSON = "person"
 Act = Callable[[str], Awaitable[str]]
-"""Gets an idempotency key, the same for every attempt at the step, and returns JSON."""
+"""Acts: takes an idempotency key, the same at every attempt at the step, and returns JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is asked: ``kind`` tool, person or input; ``request`` is text that stands for it all."""
+    """What a step asks. ``kind``: tool, person or input; ``request``: all that it asks, as text."""
 
     kind: str
     path: str
@@ -39,10 +39,10 @@ class Step:
 
 
 async def perform(scope: RunScope, step: Step, act: Act) -> str:
-    """Return the recorded answer, or act, record what comes of it, and return that.
+    """Return the recorded answer; without one, act, record the answer, and return it.
 
-    An error of ``act`` is recorded and raised. An answer is JSON; if a person gave it in the
-    place of a step that was cut off, it is ``{"person": text}``.
+    An error of ``act`` is recorded and raised. An answer is JSON; it is ``{"person": text}`` if a
+    person gave it for a step that was cut off. Raises as :meth:`LiveCall.acquire`.
     """
     async with attached(scope, *_slot(scope, step)) as live:
         if (answered := await recorded(live)) is not None:
@@ -61,7 +61,7 @@ async def perform(scope: RunScope, step: Step, act: Act) -> str:
 
 
 async def ask_person(scope: RunScope, path: str, question: str) -> str:
-    """Return a person's words. If nobody is there, the run waits for them and the attempt ends."""
+    """Ask a person, and return their words. If nobody is there, the attempt ends and waits."""
     step = Step(PERSON, path, "question", json.dumps(question))
     async with attached(scope, *_slot(scope, step)) as live:
         if (answered := await recorded(live)) is not None:
@@ -78,13 +78,13 @@ async def ask_person(scope: RunScope, path: str, question: str) -> str:
 
 
 def by_person(answer: str) -> str | None:
-    """Return what a person said in a step's place, None if the step gave the answer."""
+    """Return the words that a person gave for a step; None if the step gave the answer itself."""
     data = json.loads(answer)
     return data["person"] if isinstance(data, dict) and data.keys() == {"person"} else None
 
 
 def person_answer(words: str) -> str:
-    """Return a person's words as the answer of a step."""
+    """Return a person's words as the JSON of a step's answer."""
     return json.dumps({"person": words})
 
 

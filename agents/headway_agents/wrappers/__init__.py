@@ -1,1 +1,4 @@
-"""AutoGen's own parts, wrapped so that what they do is scheduled and journaled."""
+"""AutoGen's own parts, wrapped so that what they do is scheduled and journaled.
+
+Law: to AutoGen a wrapper looks like what it wraps.
+"""

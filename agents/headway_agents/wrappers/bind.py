@@ -1,18 +1,21 @@
-"""Give every holder of a client in a team its own handle. Law of this file: nothing else changes.
+"""Binds a team to a run: gives every holder of a client its own handle, and journals the rest.
+
+Law of this file: nothing else of the team changes.
 
 Theory of operation. AutoGen keeps clients in attributes of teams, agents, contexts, workbenches and
-tools, and those in one another. The walk follows attributes of these effects, lists and dicts of
-them included, and puts a handle bound to (scope, path) where a client was. It knows effects, not
-classes, so agents that users wrote are walked too. A client inside a closure is out of its reach:
-if it is ours it falls back on the context; if it is not, it spends past the scheduler.
+tools, and keeps those in one another. The walk follows attributes of these kinds, in lists and
+dicts too, and puts a handle that knows scope and path where a client was. It knows abstract
+classes, not concrete ones, so it walks agents that users wrote as well. It cannot reach a client in
+a closure: a scheduled one falls back on the context, any other spends past the scheduler.
 
-On the way, what else agents ask of the world is journaled: their workbenches and code executors
-(``tools``), people (``people``) and external memories (``memory``). What these consist of is not:
-a step inside a step could wait for a person in its place.
+On the way it replaces what else agents ask of the world by journaled wrappers: workbenches and code
+executors, external memories, and what asks people. It leaves what these consist of alone: a step
+inside a step could wait for a person in its place.
 
-A path says where a holder stands: names from the team's participants down. A team inside a team, a
+A path says where a holder is: names from the team's participants down. A team inside a team, a
 participant and a tool add their names; what an agent or a tool consists of adds none. Where two
-would stand at one path (an agent that holds two teams), the later ones are numbered, ``writer~2``.
+holders would have one path (an agent that holds two teams), the later ones are numbered,
+``writer~2``.
 """
 
 import copy
@@ -58,9 +61,9 @@ def bind(
 ) -> None:
     """Replace every client in ``team`` by a handle that knows ``scope`` and its holder's path.
 
-    A client that is not ours yet goes through ``models``. Tools, code, people and memories become
-    journaled steps; ``effects`` declares tools by name. Raises CallerError for anything that is
-    no team or agent, and for a team that has run: build a fresh one for every attempt.
+    ``models`` makes a ScheduledClient of any other client. Tools, code, people and memories become
+    journaled steps; ``effects`` declares tools by name. Raises CallerError for what is no team or
+    agent, and for a team that has run: build a fresh one for every attempt.
     """
     if not isinstance(team, Team | ChatAgent):
         raise CallerError(f"a {type(team).__name__} is neither a Team nor a ChatAgent of AutoGen")
@@ -78,9 +81,9 @@ class _Binder:
         self._scope = scope
         self._models = models
         self._effects = effects
-        # Keeps what it has seen alive: an id could be given out again.
+        # By id. It keeps what it has seen alive, for the id of something dead may be used again.
         self._seen: dict[int, object] = {}
-        self._stand_ins: dict[tuple[int, str], object] = {}
+        self._wrappers: dict[tuple[int, str], object] = {}
         self._owners: dict[Path, object] = {}
         self._workbenches: Counter[str] = Counter()
 
@@ -99,7 +102,7 @@ class _Binder:
             approve_through(holder, self._scope, "/".join(path))
 
     def _swapped(self, value: Any, holder: object, path: Path) -> Any:
-        """Return what stands in for ``value``: itself, if it asks nothing of the world."""
+        """Return what takes the place of ``value``: itself, if it asks nothing of the world."""
         if isinstance(value, ChatCompletionClient):
             return self._handle(value, "/".join(self._place(holder, value, path)))
         if isinstance(value, Wrapper):
@@ -107,7 +110,7 @@ class _Binder:
         if isinstance(value, _HOLDERS):
             self.walk(value, self._place(holder, value, path))
         if isinstance(holder, ChatAgent) and isinstance(value, Workbench | CodeExecutor | Memory):
-            return self._stand_in(value, "/".join(path))
+            return self._wrapper(value, "/".join(path))
         if type(value) is list:
             items = [self._swapped(item, holder, path) for item in value]
             return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
@@ -116,13 +119,13 @@ class _Binder:
             return fields if any(fields[key] is not value[key] for key in value) else value
         return value
 
-    def _stand_in(self, value: Workbench | CodeExecutor | Memory, path: str) -> object:
-        """Return what journals ``value``, the same one wherever a holder keeps it."""
+    def _wrapper(self, value: Workbench | CodeExecutor | Memory, path: str) -> object:
+        """Return the wrapper of ``value`` for the agent at ``path``, one for all its attributes."""
         key = (id(value), path)
-        if key not in self._stand_ins:
+        if key not in self._wrappers:
             self._seen[id(value)] = value
-            self._stand_ins[key] = self._journaled(value, path)
-        return self._stand_ins[key]
+            self._wrappers[key] = self._journaled(value, path)
+        return self._wrappers[key]
 
     def _journaled(self, value: Workbench | CodeExecutor | Memory, path: str) -> object:
         if isinstance(value, CodeExecutor):
@@ -135,11 +138,11 @@ class _Binder:
         return journaled_workbench(value, self._scope, path, self._effects, number)
 
     def _place(self, holder: object, child: object, path: Path) -> Path:
-        """Return where ``child`` stands, numbered if another one stands there already."""
+        """Return the path of ``child``, numbered if another one has it already."""
         own = plain = _step(holder, child, path)
         if own == path:
             return path
-        # All that a team or a workbench consists of stands at one place.
+        # All that a team or a workbench consists of has one path.
         owner = child if isinstance(child, Team | ChatAgent | BaseTool) else holder
         number = 1
         while self._owners.setdefault(own, owner) is not owner:
@@ -151,7 +154,7 @@ class _Binder:
         if isinstance(client, ScheduledClient):
             return client.bound(self._scope, path)
         if isinstance(wrapped := getattr(client, "client", None), ChatCompletionClient):
-            # A cache: outside of the budget, for a hit costs nothing. Its store stays shared.
+            # A cache: the handle goes inside it, for a hit costs nothing. Its store stays shared.
             wrapper = copy.copy(client)
             wrapper.__dict__["client"] = self._handle(wrapped, path)
             return wrapper
@@ -159,7 +162,7 @@ class _Binder:
 
 
 def _step(holder: object, child: object, path: Path) -> Path:
-    """Return where ``child`` stands if ``holder`` stands at ``path``."""
+    """Return the path of ``child`` if that of ``holder`` is ``path``."""
     if isinstance(child, Team):
         return (*path, child.name) if isinstance(holder, Team) else path
     if isinstance(child, ChatAgent):
@@ -177,7 +180,7 @@ def _manager(team: Team) -> str:
 
 
 def _check_fresh(holder: object) -> None:
-    # Its manager was made with the old client, and a failed run leaves stale turns behind.
+    # AutoGen made its manager with the old client, and a failed run leaves stale speakers in it.
     if isinstance(holder, Team) and has_run(holder):
         raise CallerError(
             f"team {holder.name!r} has run, or loaded a state, before it was bound to a run: "

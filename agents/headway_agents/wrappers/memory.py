@@ -1,7 +1,7 @@
 """Memories as journaled steps. Law of this file: what a run remembered, it remembers again.
 
-A ListMemory is part of the team and runs again. Any other may hold something else by the time of
-a replay, so what it found, and what it put into an agent's context, is recorded.
+A ListMemory is part of the team, and is filled again in a replay. Any other memory may hold
+something else by then, so what it found, and what it added to an agent's context, is recorded.
 """
 
 import base64
@@ -25,14 +25,14 @@ _MESSAGES: TypeAdapter[list[LLMMessage]] = TypeAdapter(list[LLMMessage])
 
 
 class JournaledMemory(Wrapper, Memory):
-    """A memory whose queries are steps, and so are its additions: the latter happen once."""
+    """A memory whose queries and changes are steps. Changes happen once, unless declared."""
 
     async def update_context(self, model_context: ChatCompletionContext) -> Updated:
         """Add to ``model_context`` what the memory adds, or added when the run first asked."""
         before = await model_context.get_messages()
 
         async def act() -> Any:
-            draft = _Draft(before)
+            draft = _ContextDraft(before)
             updated = await self.wrapped.update_context(draft)
             return {"found": _dump(updated.memories), "added": _MESSAGES.dump_python(draft.added)}
 
@@ -89,12 +89,12 @@ class JournaledMemory(Wrapper, Memory):
 
         step = Step(INPUT, self._path, self._name(method), request, effect)
         answer = await perform(self._scope, step, acting)
-        # A person who answers in its place says no more than that it is over.
+        # A person who answers for it only says that it is over.
         return {} if by_person(answer) is not None else json.loads(answer) or {}
 
 
-class _Draft(ChatCompletionContext):
-    """Stands in for a context while a memory acts: what is added here is added to it afterwards."""
+class _ContextDraft(ChatCompletionContext):
+    """Takes the place of a context while a memory acts, and keeps what the memory adds."""
 
     component_type = "chat_completion_context"
 
@@ -114,7 +114,7 @@ class _Draft(ChatCompletionContext):
 
 
 def is_external(memory: Memory) -> bool:
-    """Whether a memory may say something else when it is asked again."""
+    """Whether a memory may answer differently when it is asked again."""
     return type(memory) is not ListMemory
 
 
@@ -135,7 +135,7 @@ def _load(found: list[Any]) -> MemoryQueryResult:
 
 
 def _dump_content(content: MemoryContent) -> dict[str, Any]:
-    """As data. Pydantic's own JSON would bring bytes back as text and an image as a dictionary."""
+    """Return content as data. Pydantic's JSON would turn bytes into text, images into objects."""
     data = {**content.model_dump(exclude={"content"}), "type": "plain", "content": content.content}
     if isinstance(content.content, bytes):
         data |= {"type": "bytes", "content": base64.b64encode(content.content).decode()}
@@ -155,5 +155,5 @@ def _load_content(data: dict[str, Any]) -> MemoryContent:
 
 
 def _dumps(value: Any) -> str:
-    # Metadata may hold anything.
+    # Metadata may hold any object.
     return json.dumps(value, sort_keys=True, default=str)

@@ -1,4 +1,4 @@
-"""People as journaled steps. Law of this file: a question is on disk before anybody is asked."""
+"""People as journaled steps. Law of this file: a question is on disk before anybody is asked it."""
 
 import asyncio
 import builtins
@@ -29,12 +29,12 @@ from ..steps.effects import Effect, keyed
 from ..steps.step import PERSON, Step, ask_person, by_person, perform
 
 _TERMINALS = (cancellable_input, builtins.input)
-"""What AutoGen asks if the user gave nobody: standard input, which a resumed run may not have."""
+"""What AutoGen reads by default: standard input, which a resumed run may not have."""
 _YES = frozenset({"y", "yes", "ok", "approve", "approved"})
 
 
 def ask_through(agent: UserProxyAgent, scope: RunScope, path: str) -> None:
-    """Have the agent's questions journaled. An ``input_func`` of the user's still answers them."""
+    """Journal the questions of an agent. An ``input_func`` of the user's still answers them."""
     own, is_async = getattr(agent.input_func, "own", input_of(agent))
 
     async def asked(prompt: str, cancellation_token: CancellationToken | None = None) -> str:
@@ -45,7 +45,7 @@ def ask_through(agent: UserProxyAgent, scope: RunScope, path: str) -> None:
             with keyed(key):
                 return json.dumps(await _words(own, is_async, prompt, cancellation_token))
 
-        # Whoever was asked may be asked again.
+        # A person who was asked may be asked again.
         step = Step(PERSON, path, "input", json.dumps(prompt), Effect.PURE)
         answer = await perform(scope, step, act)
         words = by_person(answer)
@@ -56,7 +56,7 @@ def ask_through(agent: UserProxyAgent, scope: RunScope, path: str) -> None:
 
 
 def approve_through(agent: CodeExecutorAgent, scope: RunScope, path: str) -> None:
-    """Have journaled what the user's ``approval_func`` says of a piece of code."""
+    """Journal what the user's ``approval_func`` says of a piece of code."""
     approval = approval_of(agent)
     own = getattr(approval, "own", approval)
     if own is None:
@@ -82,7 +82,7 @@ def approve_through(agent: CodeExecutorAgent, scope: RunScope, path: str) -> Non
 async def answer_handoff(
     scope: RunScope, team: Team | ChatAgent, result: TaskResult
 ) -> HandoffMessage | None:
-    """If a team ended by handing off to nobody of its own, ask that person: the next task.
+    """Ask the person to whom a team handed off at its end; return the team's next task, or None.
 
     A team that a limit ended is left alone: it would begin to count anew.
     """
@@ -93,7 +93,7 @@ async def answer_handoff(
         or last.target in (*participant_names(team), team.name)
     ):
         return None
-    # As HandoffTermination says it; an agent that runs by itself gives no reason.
+    # So HandoffTermination words it; an agent that runs by itself gives no reason.
     if result.stop_reason and f"Handoff to {last.target} " not in result.stop_reason:
         return None
     words = await ask_person(scope, last.target, last.content)

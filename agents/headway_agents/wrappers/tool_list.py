@@ -41,7 +41,7 @@ _messages = MessageFactory()
 
 
 class JournaledTools(JournaledWorkbench, StaticWorkbench):
-    """A list of tools whose calls are steps. Listing them is none."""
+    """A list of tools whose calls are steps. Listing the tools is no step."""
 
     async def list_tools(self) -> list[ToolSchema]:
         """Return the tools, which do not change."""
@@ -79,7 +79,7 @@ class JournaledTools(JournaledWorkbench, StaticWorkbench):
 
 
 class JournaledStreamTools(JournaledTools, StaticStreamWorkbench):
-    """The same for what ``tools=`` of an AssistantAgent becomes."""
+    """The same for what AssistantAgent makes of its ``tools``: it streams."""
 
     async def call_tool_stream(
         self,
@@ -88,9 +88,9 @@ class JournaledStreamTools(JournaledTools, StaticStreamWorkbench):
         cancellation_token: CancellationToken | None = None,
         call_id: str | None = None,
     ) -> AsyncGenerator[Any | ToolResult, None]:
-        """Call a tool, as a step unless it runs agents: their messages come as they are said.
+        """Call a tool, as a step unless it runs agents: then their messages come as they are said.
 
-        What any other tool streams is given out when it is done, live as in a replay.
+        What any other tool streams is yielded when the tool is done, live as in a replay.
         """
         assert isinstance(self.wrapped, StaticStreamWorkbench)
         stream = partial(
@@ -148,7 +148,7 @@ def runs_agents(tool: object) -> bool:
 
 
 def _knowing_its_key(tool: BaseTool[Any, Any]) -> BaseTool[Any, Any]:
-    """AutoGen calls plain functions in a thread, which would not know our context."""
+    """Return a tool whose plain function finds its key in the thread that AutoGen calls it in."""
     function = function_of(tool)
     if not isinstance(tool, FunctionTool) or function is None or iscoroutinefunction(function):
         return tool

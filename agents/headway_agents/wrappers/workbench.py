@@ -106,13 +106,13 @@ class JournaledWorkbench(LazyWrapper, Workbench):
 
 @contextmanager
 def ending(scope: RunScope) -> Iterator[None]:
-    """Swallow what keeps a call from its answer, and have the run end if it has not yet."""
+    """Swallow what keeps a call from its answer, and end the run if it has not ended."""
     try:
         yield
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
-            raise  # else it was cancelled by the run's token
+            raise  # this task is cancelled; else the run's token cancelled the call alone
     except RunClosed:
         pass
     except Exception:
@@ -136,7 +136,7 @@ def linked(token: CancellationToken | None) -> CancellationToken:
 
 
 def _cancel(token: CancellationToken) -> None:
-    # McpWorkbench links a coroutine to it, which cannot be cancelled: an error inside `cancel`,
-    # on which the other calls of the run would not be told.
+    # McpWorkbench links a coroutine to its token, which has no `cancel`: that error would end the
+    # run's own `cancel`, and the other calls of the run would not be told.
     with suppress(AttributeError):
         token.cancel()

@@ -8,7 +8,9 @@ import anyio
 import pytest
 
 from headway_agents import Model, RunScope, ScheduledClient
+from headway_agents.calls.live_call import Interruption
 from headway_scheduler.backends.memory.store import MemoryStore
+from headway_scheduler.errors import RunClosed
 from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.states import CallState
@@ -79,3 +81,17 @@ async def test_one_that_made_room_can_still_be_cancelled(serve: Any, question: A
         rows = {row.call.run_id: row.state for row in await store.calls()}
         assert rows == {"background": CallState.CANCELLED, "urgent": CallState.DONE}
         assert len(provider.ledger) == 2
+
+
+async def test_one_that_is_cancelled_in_the_turn_in_which_it_makes_room_ends_for_that_reason() -> (
+    None
+):
+    """Two cancellations of one wait would look as if somebody else cancelled its task."""
+    interruption = Interruption()
+    waiting = asyncio.ensure_future(interruption.wait(asyncio.Event().wait))
+    await asyncio.sleep(0)
+    interruption.preempt()
+    interruption.cancel(RunClosed("over"))
+    with pytest.raises(RunClosed, match="over"):
+        await waiting
+    assert not waiting.cancelling()
