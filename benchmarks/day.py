@@ -121,10 +121,10 @@ class Day:
         if chance < 0.01:
             self.service.abandon(call_id, Outcome(CallState.CANCELLED))
         else:
-            self.service.sent(call_id)
+            await self.service.sent(call_id)
             if chance < 0.03:
                 await self.service.retry(call_id, Outcome(CallState.QUEUED, error="again"))
-                self.service.sent(call_id)
+                await self.service.sent(call_id)
             state = CallState.FAILED if chance > 0.99 else CallState.DONE
             outcome = Outcome(state, Usage(800, 100), ANSWER, arrival=number)
             await self.service.settle(call_id, outcome)

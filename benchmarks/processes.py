@@ -57,7 +57,7 @@ async def one(headway: Headway, call_id: str, priority: Priority) -> None:
     """A call from its beginning to its end; the model is fake and instant."""
     asking = headway._asking
     await asking.acquire(call(call_id, priority))
-    asking.sent(call_id)
+    await asking.sent(call_id)
     await asking.settle(call_id, Outcome(CallState.DONE, usage=Usage(800, 100), answer=ANSWER))
 
 
@@ -109,7 +109,7 @@ async def fresh(folder: Path, number: int, report: Path) -> None:
         asked = time.perf_counter()
         await headway._asking.acquire(urgent)
         sent = time.perf_counter()
-        headway._asking.sent(urgent.id)
+        await headway._asking.sent(urgent.id)
         await headway._asking.settle(urgent.id, Outcome(CallState.DONE, answer=ANSWER))
     with report.open("a") as file:
         file.write(f"{asked - opened} {sent - asked}\n")

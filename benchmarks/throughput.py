@@ -73,7 +73,7 @@ async def headway(folder: Path, callers: int, each: int) -> float:
                 call_id, "run", "writer", "model", ("fast",), Priority.NORMAL, 900, now, "hash"
             )
             await service.acquire(call)
-            service.sent(call_id)
+            await service.sent(call_id)
             await service.settle(
                 call_id, Outcome(CallState.DONE, usage=Usage(800, 100), answer=ANSWER)
             )

@@ -79,6 +79,50 @@ def test_arrows_point_down(package: str, forbidden: set[str]) -> None:
     assert not guilty
 
 
+ARROWS = {
+    "errors": set[str](),
+    "model": {"errors"},
+    "protocol": {"model", "errors"},
+    "providers": {"model", "errors"},
+    "ports": {"protocol", "model", "errors"},
+    "core": {"protocol", "model", "errors"},
+    "backends": {"ports", "protocol", "model", "errors"},
+    "runtime": {"core", "providers", "ports", "protocol", "model", "errors"},
+    "cluster": {"runtime", "core", "providers", "ports", "protocol", "model", "errors"},
+}
+"""What each folder and file of the scheduler may import of the others."""
+
+
+@pytest.mark.parametrize("unit", ARROWS)
+def test_arrows_inside_the_scheduler_point_down(unit: str) -> None:
+    for path, name in modules("headway_scheduler"):
+        if unit_of(name) == unit:
+            ours = {i for i in imports(path, name) if i.startswith("headway_scheduler.")}
+            assert {unit_of(i) for i in ours} <= {unit, *ARROWS[unit]}, f"{name} imports {ours}"
+
+
+ENGINES = {"sqlite3", "aiosqlite", "fcntl"}
+
+
+@pytest.mark.parametrize("package", ["headway_scheduler", "headway_agents", "headway"])
+def test_only_backends_knows_an_engine(package: str) -> None:
+    """Whoever else needs a database asks ``open_backend`` for one."""
+    for path, name in modules(package):
+        if name.startswith("headway_scheduler.backends"):
+            continue
+        found = set(imports(path, name))
+        assert not {i.split(".")[0] for i in found} & ENGINES, f"{name} imports an engine"
+        inside = {i for i in found if i.startswith("headway_scheduler.backends")}
+        assert inside <= {"headway_scheduler.backends"}, f"{name} imports {inside}"
+        names = {
+            alias.name
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and (node.module or "").endswith("backends")
+            for alias in node.names
+        }
+        assert names <= {"open_backend"}, f"{name} imports {names}"
+
+
 def test_only_agents_knows_autogen() -> None:
     for package in ("headway_scheduler", "headway"):
         for path, name in modules(package):

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import anyio
 
-from headway_scheduler.backends.sqlite.leadership import Stamp, Vigil
-from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.backends import open_backend
 from headway_scheduler.cluster.remote import FollowerCallbacks, RemoteScheduler
 from headway_scheduler.errors import (
     CallerError,
@@ -26,9 +25,10 @@ from headway_scheduler.errors import (
 from headway_scheduler.model.calls import CallRecord, Priority
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import RunState
+from headway_scheduler.ports import Clock, Store, Vacancy
 from headway_scheduler.protocol.commands import CancelRun, ClaimRun, PauseRun, QueueRun
 from headway_scheduler.runtime.client import SchedulerClient
-from headway_scheduler.runtime.clock import Clock, system_clock
+from headway_scheduler.runtime.clock import system_clock
 from headway_scheduler.runtime.local import LocalScheduler
 
 from . import config as configuration
@@ -47,7 +47,7 @@ from .runs.stopped import find_run, new_run_id
 from .workers.commands import Commands
 from .workers.executor import Executor, new_worker
 from .workers.leader import Leader, LocalWorker, raise_store_error
-from .workers.remote_commands import RemoteCommands, Vacancy
+from .workers.remote_commands import RemoteCommands
 from .workflows import Workflows
 
 if TYPE_CHECKING:
@@ -92,13 +92,14 @@ class Headway:
         self.workflows: Workflows = Workflows(config, self._prices)
         self._person: Person | None = None
         self._clock: Clock = system_clock()
-        self._vigil = Vigil(config.database)
+        self._backend = open_backend(config.database)
+        self._leadership = self._backend.leadership()
         self._label = label
         self._steer: Commands | None = None
         self._leader: Leader | None = None
         self._stack = AsyncExitStack()
         self._asking: SchedulerClient
-        self._store: SqliteStore
+        self._store: Store
         self._runner: Runner
         self._actions: Actions
         self._executor: Executor
@@ -116,15 +117,16 @@ class Headway:
     async def __aenter__(self) -> Self:
         """Open the database, and lead; if another process does, follow it. Raises StoreError."""
         give_up = self._clock() + OPENING_SECONDS
+        vacancy: Vacancy | None = None
         while True:
             try:
-                await self._open(self._lead(self._vigil.frozen))
+                await self._open(self._lead(vacancy))
                 return self
             except StoreBusy:
                 if await self._could_follow(give_up):
                     return self
             await anyio.sleep(LOOK_SECONDS)
-            self._vigil.may_lead()
+            vacancy = self._leadership.look()
 
     async def _could_follow(self, give_up: float) -> bool:
         """Follow whoever leads, unless it is still about to make or migrate the database."""
@@ -149,12 +151,14 @@ class Headway:
             raise
 
     @asynccontextmanager
-    async def _lead(self, frozen: Stamp | None) -> AsyncIterator[None]:
+    async def _lead(self, vacancy: Vacancy | None) -> AsyncIterator[None]:
         """Admit the calls of all processes. Raises StoreBusy if another one does."""
         self._executor = executor = self._new_executor()
         leader = Leader(
             self.config,
-            frozen,
+            self._backend,
+            executor.worker.id,
+            vacancy=vacancy,
             local_worker=LocalWorker(
                 executor.worker, executor.handles, executor.heed, executor.committed
             ),
@@ -172,27 +176,23 @@ class Headway:
         """Have another process admit the calls of this one."""
         self._executor = executor = self._new_executor()
         async with (
-            SqliteStore(self.config.database, read_only=True) as store,
+            self._backend.reader() as store,
             anyio.create_task_group() as group,
         ):
-            follower = RemoteCommands(store.path, self._stand_in_briefly)
-            vacancy = Vacancy()
-            group.start_soon(self._stand_in, vacancy, name="headway leader")
+            follower = RemoteCommands(self._backend, self._stand_in_briefly)
             callbacks = FollowerCallbacks(
-                executor.joins,
-                executor.joined,
-                executor.committed,
-                executor.heed,
-                vacancy.tell,
+                executor.joins, executor.joined, executor.committed, executor.heed
             )
             self._clock = store.clock
             async with RemoteScheduler(
-                store.path, executor.worker.id, store.clock, callbacks
+                self._backend, executor.worker.id, store.clock, callbacks
             ) as remote:
                 remote.know(await store.lessons())
                 self._store, self._asking, self._steer = store, remote, follower
+                group.start_soon(self._stand_in, name="headway leader")
                 yield
-                await executor.leave()
+            # After its last batch: from a worker that has left, the leader would take none.
+            await executor.leave()
             group.cancel_scope.cancel()
 
     def _new_executor(self) -> Executor:
@@ -218,29 +218,33 @@ class Headway:
 
     # Leading in the place of another process
 
-    async def _stand_in(self, vacancy: Vacancy) -> None:
+    async def _stand_in(self) -> None:
         """Lead as well when nobody does, until this process closes or another one takes over.
 
         One that neither executes runs nor has calls that wait does not: it may be asleep for hours.
         """
+        leadership = self._backend.leadership()
         while True:
-            frozen = await vacancy.come()
+            vacancy = await leadership.vacant()
             if not self._executor.has_joined and not self.waiting_calls:
+                await anyio.sleep(LOOK_SECONDS)
                 continue
             try:
-                async with Leader(self.config, frozen):
+                async with self._stand_in_leader(vacancy):
                     await anyio.sleep_forever()
             except* StoreError as group:
                 _log.info("this process does not lead: %s", group.exceptions[0])
 
-    async def _stand_in_briefly(self) -> None:
-        """Lead if nobody alive does, for as long as the letters that wait need."""
-        if self._vigil.may_lead():
-            try:
-                async with Leader(self.config, self._vigil.frozen):
-                    pass
-            except* (StoreBusy, StoreTakenOver):
-                pass  # another process leads by now, and answers
+    async def _stand_in_briefly(self, vacancy: Vacancy) -> None:
+        """Lead, for as long as the letters that wait need."""
+        try:
+            async with self._stand_in_leader(vacancy):
+                pass
+        except* (StoreBusy, StoreTakenOver):
+            pass  # another process leads by now, and answers
+
+    def _stand_in_leader(self, vacancy: Vacancy) -> Leader:
+        return Leader(self.config, self._backend, self._executor.worker.id, vacancy=vacancy)
 
     async def _take_up(self) -> None:
         """Go on with interrupted runs whose workflow is registered here."""
@@ -586,7 +590,7 @@ class Headway:
         """
         _ = self._commands
         if self._leader is None:
-            raise StoreBusy(f"{self.config.database}: another process leads, and has the scheduler")
+            raise StoreBusy(f"{self._backend.name}: another process leads, and has the scheduler")
         return self._leader.service
 
     # Inside

@@ -257,12 +257,13 @@ class LiveCall:
 
     # While it is sent
 
-    def record_sent(self) -> None:
-        """Note that a request leaves now."""
-        self._attempts += 1
+    async def record_sent(self) -> None:
+        """Note that a request leaves now. Raises StoreTakenOver if it must not."""
         self._head, self.interruption.is_preempted = None, False
+        await self._service.sent(self.slot.id)
+        # Only now: whoever is cancelled while this process asks whether it may send sent nothing.
+        self._attempts += 1
         self._phase = Phase.SENT
-        self._service.sent(self.slot.id)
 
     def record_head(self, status: int, headers: Mapping[str, str]) -> None:
         """Tell the scheduler what the head of an HTTP answer says, long before its body is here."""

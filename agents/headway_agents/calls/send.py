@@ -33,7 +33,7 @@ async def answer(live: LiveCall, request: Request, token: CancellationToken | No
         assert client is not None
         ask = partial(client.create, request.messages, cancellation_token=token, **arguments)
         exchange = Exchange(live)
-        live.record_sent()
+        await live.record_sent()
         try:
             result = await live.wait(partial(exchange.during, ask))
         except Exception as error:
@@ -52,7 +52,7 @@ async def answer_stream(
         assert client is not None
         arguments = _arguments(request) | stream_arguments(client, request)
         ask = partial(client.create_stream, request.messages, cancellation_token=token, **arguments)
-        live.record_sent()
+        await live.record_sent()
         result: CreateResult | None = None
         try:
             async with _exchanged(ask(), Exchange(live)) as step:

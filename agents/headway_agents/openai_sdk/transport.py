@@ -89,7 +89,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
 
     async def _answered(self, live: LiveCall, request: Any) -> Any:
         while True:
-            live.record_sent()
+            await live.record_sent()
             try:
                 return await live.wait(partial(self._sent, live, request))
             except Exception as error:

@@ -50,7 +50,7 @@ async def perform(scope: RunScope, step: Step, act: Act) -> str:
         if live.slot.was_cut_off and (step.effect is Effect.ONCE or scope.journal.unknown_waits):
             await live.for_person()
         await live.acquire(_row(scope, step, live.slot))
-        live.record_sent()
+        await live.record_sent()
         try:
             with inside_step(scope, live.slot):
                 answer = await live.wait(partial(act, live.slot.id))

@@ -4,8 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from headway_scheduler.backends.sqlite.leadership import holder, worker_lock
-from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.backends import open_backend
 from headway_scheduler.core.inspection import queued
 from headway_scheduler.core.policy import Policy
 from headway_scheduler.core.scheduler import Scheduler
@@ -13,26 +12,34 @@ from headway_scheduler.model.calls import CallRecord
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import IN_FLIGHT, UNDER_WAY, RunState
+from headway_scheduler.ports import Backend, Holder, Store
 
 from ..config import Config
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """A database that is open for reading. ``is_held``: a process was working on it just now."""
+    """A database that is open for reading.
 
-    store: SqliteStore
-    is_held: bool
+    ``holder`` leads, and the workers ``alive`` execute runs, as of just now.
+    """
+
+    backend: Backend
+    store: Store
+    holder: Holder | None
+    alive: frozenset[str]
     now: float
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a process works on it."""
+        return self.holder is not None
 
     def as_it_is(self, run: Run) -> Run:
         """Correct a row that says running when its process died: the next leader will, too."""
-        if run.state is not RunState.RUNNING or self.is_held or self._is_alive(run.worker):
+        if run.state is not RunState.RUNNING or self.is_held or run.worker in self.alive:
             return run
         return replace(run, state=RunState.INTERRUPTED)
-
-    def _is_alive(self, worker: str | None) -> bool:
-        return worker is not None and holder(worker_lock(self.store.path, worker)) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +54,11 @@ class StoredQueue:
 @asynccontextmanager
 async def reading(config: Config) -> AsyncIterator[Reader]:
     """Open the database to read. Raises StoreError."""
-    async with SqliteStore(config.database, read_only=True) as store:
-        yield Reader(store, holder(config.database) is not None, store.clock())
+    backend = open_backend(config.database)
+    async with backend.reader() as store:
+        listed = frozenset(worker.id for worker in await store.workers())
+        alive = listed - await backend.workers().expired(listed)
+        yield Reader(backend, store, await backend.leadership().holder(), alive, store.clock())
 
 
 async def load_queue(config: Config, reader: Reader) -> StoredQueue:

@@ -66,8 +66,8 @@ class ModelConfig:
 class Config:
     """All settings of one process, checked."""
 
-    database: Path
-    """The database file, as an absolute path."""
+    database: Path | str
+    """The database: the absolute path of a file, or a URL as it was stated."""
 
     quotas: Mapping[str, Quota]
     """Quotas by name."""

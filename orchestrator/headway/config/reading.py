@@ -115,9 +115,14 @@ class Reading:
                 self._note(self._place(table), f"states no limit; set at least one of {choices}")
 
     def resolve_paths(self, folder: Path, cwd: Path) -> None:
-        """Make paths absolute: those of the file from its folder, those of a shell from its own."""
+        """Make paths absolute: those of the file from its folder, those of a shell from its own.
+
+        The URL of a database stays as it is.
+        """
         for path, setting in self.settings.items():
             if path == ("database", "path"):
+                if "://" in setting.value:
+                    continue
                 base = cwd if setting.source == variable(path) else folder
                 value: object = base / os.path.expanduser(setting.value)
             elif path[0] == "workflows" and setting.value.endswith(COMPONENT_SUFFIXES):

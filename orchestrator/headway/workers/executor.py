@@ -17,7 +17,7 @@ from headway_scheduler.errors import SchedulerClosed, StoreError
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import RunState
-from headway_scheduler.ports import Store
+from headway_scheduler.ports import Clock, Store
 from headway_scheduler.protocol.commands import (
     CancelRun,
     ExecuteRun,
@@ -29,7 +29,6 @@ from headway_scheduler.protocol.commands import (
 )
 from headway_scheduler.protocol.envelopes import WORKER
 from headway_scheduler.runtime.client import SchedulerClient
-from headway_scheduler.runtime.clock import Clock
 
 from ..runs.events import Ended, of_batch
 from ..runs.handle import ReplayOptions, RunHandle

@@ -14,71 +14,37 @@ A worker is dead when its lock is free, or when it has touched its file for long
 given to workers by a row that names the worker, in the commit that tells it.
 """
 
-import asyncio
-import logging
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, closing
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
 import anyio
-from anyio import to_thread
-from anyio.abc import TaskGroup
 
-from headway_scheduler.backends.sqlite.leadership import (
-    WORKER_SILENT_SECONDS,
-    Stamp,
-    Vigil,
-    holder,
-    sweep,
-    worker_lock,
-)
-from headway_scheduler.backends.sqlite.listener import Lookout
-from headway_scheduler.backends.sqlite.mailbox import Inbox
-from headway_scheduler.backends.sqlite.notifier import Bell, bell_of, ring
-from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.cluster.posting import new_asker, post
 from headway_scheduler.core.policy import Policy
-from headway_scheduler.errors import (
-    HeadwayError,
-    InternalError,
-    SchedulerClosed,
-    StoreError,
-    StoreTakenOver,
-)
-from headway_scheduler.model.batch import Answer, Batch, Letter
+from headway_scheduler.errors import StoreError, StoreTakenOver
+from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import RunState
-from headway_scheduler.protocol.codec import dump, load_request, refused
-from headway_scheduler.protocol.commands import (
-    Command,
-    ExecuteRun,
-    LongRunning,
-    Order,
-    RetireWorker,
-)
-from headway_scheduler.protocol.envelopes import ASKER, WORKER, Done, MessageBatch
+from headway_scheduler.ports import LEADER, Backend, Mailbox, Store, Vacancy
+from headway_scheduler.protocol.codec import dump
+from headway_scheduler.protocol.commands import ExecuteRun, Order, RetireWorker
 from headway_scheduler.runtime.local import LocalScheduler, let_go
-from headway_scheduler.runtime.pending import Completion, answering
 
 from ..config import Config
 from ..runs.handle import RunHandle
 from ..runs.stopped import StoppedRuns
 from ..workflows import is_portable
 from .leader_commands import LeaderCommands
+from .request_server import RETRY_SECONDS, RequestServer
 
-RETRY_SECONDS = 1.0
-"""How long a letter waits that could not be answered, because the database cannot be written."""
-
-POLL_SECONDS = 0.25
-"""How often it is looked for letters although no bell has rung."""
-
-VIGIL_SECONDS = 0.2
+WATCH_SECONDS = 0.2
 """How often it is looked whether workers live."""
 
 WAITING = (RunState.QUEUED, RunState.INTERRUPTED)
-_log = logging.getLogger("headway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,34 +63,35 @@ class LocalWorker:
 class Leader:
     """Leads while it is open: an async context manager. Raises StoreBusy if another process does.
 
-    ``local_worker``: who executes runs beside it, not through letters.
+    It leads as ``candidate``. ``vacancy``: which silent leader it may replace. ``local_worker``:
+    who executes runs beside it, not through letters.
     """
+
+    store: Store
+    service: LocalScheduler
+    commands: LeaderCommands
 
     def __init__(
         self,
         config: Config,
-        frozen: Stamp | None = None,
+        backend: Backend,
+        candidate: str,
+        *,
+        vacancy: Vacancy | None = None,
         local_worker: LocalWorker | None = None,
     ) -> None:
+        self._config = config
+        self._backend = backend
+        self._candidate = candidate
+        self._vacancy = vacancy
         self._local_worker = local_worker
-        self.store = SqliteStore(config.database, frozen=frozen)
-        policy = Policy(weights=config.weights)
-        self.service = LocalScheduler(
-            self.store,
-            config.quotas.values(),
-            policy=policy,
-            clock=lambda: self.store.clock(),
-            on_change=self._committed,
-            admits=False,
-        )
-        stopped = StoppedRuns(self.service, self.store)
-        own = None if local_worker is None else local_worker.worker.id
-        handles = {} if local_worker is None else local_worker.handles
-        self.commands = LeaderCommands(config, self.service, self.store, stopped, handles, own)
+        self._registry = backend.workers()
+        self._notifier = backend.notifier(LEADER)
+        self._asker = new_asker()
         self._adopted: set[tuple[str, str]] = set()
-        self._vigils: dict[str, Vigil] = {}
         self._runs_changed = anyio.Event()
         self._stack = AsyncExitStack()
+        self._mailbox: Mailbox
 
     async def __aenter__(self) -> Self:
         """Open the database, hear everybody, give back the runs of the dead, and admit.
@@ -139,25 +106,44 @@ class Leader:
         return self
 
     async def _open(self) -> None:
+        leadership = self._backend.leadership()
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self.store)
+            term = await stack.enter_async_context(
+                await leadership.campaign(self._candidate, self._vacancy)
+            )
+            self._prepare(term.store)
             await stack.enter_async_context(self.service)
-            inbox = await to_thread.run_sync(Inbox, self.store.path, self.store.epoch)
-            stack.callback(inbox.close)
-            bell = Bell(bell_of(self.store.path))
-            stack.callback(bell.close)
-            desk = _Desk(inbox, bell, self.service, self.commands)
-            await desk.take_all()
-            await self._bury()
+            self._mailbox = self._backend.mailbox(term.epoch)
+            stack.push_async_callback(self._mailbox.close)
+            server = RequestServer(self._mailbox, self._notifier, self.service, self.commands)
+            await server.take_all()
+            await self._reap_dead_workers()
             if self._local_worker is not None:
                 await self.service.enlist(self._local_worker.worker)
             self.service.admit_from_here()
+            await stack.enter_async_context(self._notifier)
             group = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(group.cancel_scope.cancel)
-            group.start_soon(desk.take, group, name="headway letters")
-            group.start_soon(self._watch_over, name="headway workers")
+            group.start_soon(server.serve, group, name="headway requests")
+            group.start_soon(self._watch_workers, name="headway workers")
             group.start_soon(self._assign_runs, name="headway runs")
             self._stack = stack.pop_all()
+
+    def _prepare(self, store: Store) -> None:
+        config, local_worker = self._config, self._local_worker
+        self.store = store
+        self.service = LocalScheduler(
+            store,
+            config.quotas.values(),
+            policy=Policy(weights=config.weights),
+            clock=store.clock,
+            on_change=self._committed,
+            admits=False,
+        )
+        own = None if local_worker is None else local_worker.worker.id
+        handles = {} if local_worker is None else local_worker.handles
+        stopped = StoppedRuns(self.service, store)
+        self.commands = LeaderCommands(config, self.service, store, stopped, handles, own)
 
     async def __aexit__(
         self,
@@ -170,7 +156,7 @@ class Leader:
     def _committed(self, batch: Batch) -> None:
         self.commands.noticed(batch)
         for mail in batch.mail:
-            ring(bell_of(self.store.path, mail.worker))
+            self._notifier.ring(mail.worker)
         if batch.left:
             known = self.service.workers.keys() - set(batch.left)
             self._adopted = {each for each in self._adopted if each[0] in known}
@@ -181,40 +167,32 @@ class Leader:
 
     # Workers
 
-    async def _bury(self) -> None:
+    async def _reap_dead_workers(self) -> None:
         """Give back what the dead had, and those had whom nobody knows any more."""
-        path = self.store.path
-        for worker in list(self.service.workers):
-            if await to_thread.run_sync(holder, worker_lock(path, worker)) is None:
-                await self.service.lose(worker)
+        for worker in await self._registry.expired(list(self.service.workers)):
+            await self.service.lose(worker)
         running = await self.store.runs({RunState.RUNNING})
         for run in {run.id: run for run in (*running, *await self.store.assigned())}.values():
             if run.worker not in self.service.workers:
                 await self.service.save_run(let_go(run))
-        await to_thread.run_sync(sweep, path, list(self.service.workers))
+        await self._registry.tidy(list(self.service.workers))
 
-    async def _watch_over(self) -> None:
+    async def _watch_workers(self) -> None:
         """Have the runs of workers that die taken from them, as long as this process leads."""
         own = None if self._local_worker is None else self._local_worker.worker.id
         dead: set[str] = set()
         while True:
-            await anyio.sleep(VIGIL_SECONDS)
+            await anyio.sleep(WATCH_SECONDS)
             others = [key for key in self.service.workers if key != own and key not in dead]
-            self._vigils = {key: self._vigils.get(key) or self._vigil(key) for key in others}
-            for worker, vigil in self._vigils.items():
-                # By a letter: what it told before it died comes first.
-                retire = dump(RetireWorker(worker))
-                if vigil.may_lead() and await to_thread.run_sync(self._post, retire):
+            for worker in await self._registry.expired(others):
+                # By a request: what the worker posted before it died is taken first.
+                if await self._post(dump(RetireWorker(worker))):
                     dead.add(worker)
 
-    def _vigil(self, worker: str) -> Vigil:
-        return Vigil(worker_lock(self.store.path, worker), WORKER_SILENT_SECONDS)
-
-    def _post(self, event: str) -> bool:
-        """Write a letter to this process; whether it could be."""
+    async def _post(self, text: str) -> bool:
+        """Post a request to this process; whether that was possible."""
         try:
-            with closing(Inbox(self.store.path)) as inbox:
-                inbox.post(f"{ASKER}leader", event)
+            await post(self._mailbox, self._notifier, self._asker, text)
         except StoreError:
             return False
         return True
@@ -276,154 +254,6 @@ class Leader:
             await self.service.order(worker, order, taken)
         if run.state is RunState.INTERRUPTED:
             self._adopted.add((worker, run.id))
-
-
-class _Desk:
-    """Takes letters. Until :meth:`take` it does so only when it is asked to."""
-
-    def __init__(
-        self, inbox: Inbox, bell: Bell, service: LocalScheduler, commands: LeaderCommands
-    ) -> None:
-        self._inbox = inbox
-        self._bell = bell
-        self._service = service
-        self._commands = commands
-        self._after = 0
-        self._is_over = False
-        self._come = anyio.Event()
-        self._letters: deque[Letter] = deque()
-        self._loop = asyncio.get_running_loop()
-
-    async def take_all(self) -> None:
-        """Take the letters that wait, before anything is executed here. Raises StoreError."""
-        while letters := await to_thread.run_sync(self._inbox.waiting, self._after):
-            self._after = letters[-1].id
-            await self._take(letters, None)
-
-    async def take(self, group: TaskGroup) -> None:
-        """Take letters as they come, until cancelled; in ``group`` those that may take long."""
-        lookout = Lookout(self._bell, self._look, POLL_SECONDS)
-        lookout.start()
-        try:
-            while True:
-                await self._come.wait()
-                self._come = anyio.Event()
-                letters = list(self._letters)
-                self._letters.clear()
-                await self._take(letters, group)
-                if self._is_over:
-                    self._inbox.waiting(self._after)  # raises
-        finally:
-            with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(lookout.stop)
-
-    # In the thread that looks
-
-    def _look(self, has_rung: bool) -> None:
-        if not self._inbox.has_changed():
-            return
-        try:
-            while letters := self._inbox.waiting(self._after):
-                self._after = letters[-1].id
-                self._loop.call_soon_threadsafe(self._arrived, letters)
-        except StoreTakenOver:
-            self._is_over = True
-            self._loop.call_soon_threadsafe(self._arrived, ())
-            raise
-        except StoreError:
-            self._inbox.look_again()
-            raise
-
-    # On the loop
-
-    def _arrived(self, letters: Sequence[Letter]) -> None:
-        self._letters += letters
-        self._come.set()
-
-    async def _take(self, letters: Sequence[Letter], group: TaskGroup | None) -> None:
-        """Take requests in their order; only what waits for the end of a run lets others pass."""
-        batches: list[tuple[Letter, MessageBatch | InternalError]] = []
-        for each in letters:
-            match request := _read(each):
-                case MessageBatch():
-                    batches.append((each, request))
-                case InternalError() if each.sender.startswith(WORKER):
-                    batches.append((each, request))
-                case _:
-                    await self._deliver(batches, group is None)
-                    batches = []
-                    await self._answer(each, request, group)
-        await self._deliver(batches, group is None)
-
-    async def _answer(
-        self, letter: Letter, command: Command | InternalError, group: TaskGroup | None
-    ) -> None:
-        if group is None:
-            await self._settle(letter, command)
-        elif isinstance(command, LongRunning):
-            group.start_soon(self._settle_at_last, letter, command)
-        else:
-            await self._settle_at_last(letter, command)
-
-    async def _deliver(
-        self, batches: list[tuple[Letter, MessageBatch | InternalError]], is_first: bool
-    ) -> None:
-        """Hand batches over, all at once; if they cannot be written, again from the first one."""
-        while batches:
-            try:
-                completions = [self._delivered(letter, batch) for letter, batch in batches]
-                for completion in completions:
-                    await completion.wait()
-                    batches = batches[1:]
-            except SchedulerClosed:
-                return  # whoever admits next takes them
-            except StoreTakenOver:
-                raise
-            except StoreError:
-                if is_first:
-                    raise
-                await anyio.sleep(RETRY_SECONDS)
-
-    def _delivered(self, letter: Letter, batch: MessageBatch | InternalError) -> Completion:
-        if isinstance(batch, MessageBatch):
-            return self._service.deliver(letter.id, batch)
-        _log.error("a batch of worker %s cannot be read: %s", letter.sender, batch)
-        return self._service.deliver_unreadable(letter.id, letter.sender, str(batch))
-
-    async def _settle(self, letter: Letter, command: Command | InternalError) -> None:
-        await self._service.answer(Answer(letter.id, await self._outcome(letter, command)))
-
-    async def _settle_at_last(self, letter: Letter, command: Command | InternalError) -> None:
-        while True:
-            try:
-                await self._settle(letter, command)
-                return
-            except SchedulerClosed:
-                return  # whoever admits next takes it
-            except StoreTakenOver:
-                raise
-            except StoreError:
-                await anyio.sleep(RETRY_SECONDS)
-
-    async def _outcome(self, letter: Letter, command: Command | InternalError) -> str:
-        try:
-            if isinstance(command, InternalError):
-                raise command
-            with answering(lambda change: Answer(letter.id, dump(Done(change)))):
-                return dump(Done(await self._commands.execute(command)))
-        except (StoreError, SchedulerClosed):
-            raise
-        except HeadwayError as error:
-            return dump(refused(error))
-        except Exception as error:  # a bug; it must not take this process with it, nor the next
-            return dump(refused(InternalError(f"{type(error).__name__}: {error}")))
-
-
-def _read(letter: Letter) -> MessageBatch | Command | InternalError:
-    try:
-        return load_request(letter.event)
-    except InternalError as error:
-        return error
 
 
 def raise_store_error(

@@ -23,6 +23,7 @@ from ..model.prompts import NO_PROMPT, Prompt
 from ..model.quotas import Observation
 from ..model.runs import Run
 from ..model.states import CallState
+from ..ports import Clock
 from ..protocol.messages import (
     Amend,
     AwaitRuns,
@@ -35,7 +36,6 @@ from ..protocol.messages import (
     Settle,
     Submit,
 )
-from .clock import Clock
 from .pending import NOTHING, Completion, Pending, answer_here
 
 
@@ -199,8 +199,12 @@ class SchedulerClient(ABC):
         return self._clock()
 
     @abstractmethod
-    def sent(self, call_id: str) -> None:
-        """Note that the request leaves now. Written with the next commit."""
+    async def sent(self, call_id: str) -> None:
+        """Note that the request leaves now. Written with the next commit.
+
+        Waits until it may leave: a worker that was cut off from the others asks them first. Raises
+        StoreTakenOver; it must not leave then.
+        """
 
     @abstractmethod
     def observed(self, call_id: str, quota: str, signals: Observation) -> None:

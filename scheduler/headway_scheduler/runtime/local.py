@@ -34,7 +34,7 @@ from ..model.changes import Change, HoldState
 from ..model.quotas import Observation, Quota
 from ..model.runs import Run, Worker
 from ..model.states import UNDER_WAY, RunState
-from ..ports import Store
+from ..ports import Clock, Store
 from ..protocol.codec import refused
 from ..protocol.commands import Order
 from ..protocol.envelopes import Handled, MessageBatch, Refusal
@@ -53,7 +53,7 @@ from ..protocol.messages import (
 )
 from ..protocol.outbox import OutboxBuilder
 from .client import SchedulerClient
-from .clock import Clock, system_clock
+from .clock import system_clock
 from .pending import NOTHING, Completion, Pending, answer_here, finals
 from .workers import restamped
 
@@ -107,7 +107,7 @@ class LocalScheduler(SchedulerClient):
 
     # What callers ask
 
-    def sent(self, call_id: str) -> None:
+    async def sent(self, call_id: str) -> None:
         """Note that the request leaves now. Written with the next commit.
 
         The only in-memory change that may precede its commit. Safe: after a crash, ``admitted`` and

@@ -92,7 +92,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("HEADWAY_CONFIG", "HEADWAY_DATABASE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TEST_KEY", "sk-test-0123456789")
-    monkeypatch.setattr("headway_scheduler.runtime.clock.Anchor.now", lambda anchor: NOW)
+    monkeypatch.setattr(
+        "headway_scheduler.backends.sqlite.boot_clock.Anchor.now", lambda anchor: NOW
+    )
     return tmp_path
 
 
@@ -111,9 +113,9 @@ def database(folder: Path) -> Path:
 @pytest.fixture
 def held(database: Path) -> Iterator[None]:
     """Somebody has the database open for writing."""
-    from headway_scheduler.backends.sqlite.leadership import FileLock
+    from headway_scheduler.backends.sqlite.lock_file import FileLock
 
-    lock = FileLock(database)
+    lock = FileLock(database, "", heartbeat_seconds=1.0)
     yield
     lock.release()
 

@@ -184,6 +184,12 @@ def test_paths_of_a_file_start_at_its_folder_and_those_of_a_shell_at_its_own(
     assert load(file, {}, away).database == tmp_path / "etc/.headway/headway.db"
 
 
+def test_the_url_of_a_database_is_left_alone(read: Load) -> None:
+    url = "postgresql://db1/headway"
+    assert read(f'[database]\npath = "{url}"').database == url
+    assert read(HEADWAY_DATABASE=url).database == url
+
+
 def test_a_home_folder_is_meant_by_a_tilde(read: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.setenv("USERPROFILE", "/home/someone")

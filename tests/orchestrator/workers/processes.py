@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import anyio
 from tests.scheduler.backends.writers import is_stopped
 
-from headway_scheduler.backends.sqlite.mailbox import Inbox
+from headway_scheduler.backends import open_backend
+from headway_scheduler.ports import Mailbox
 from headway_scheduler.testing.provider import Ledger
 
 CONFIG = """
@@ -109,8 +111,8 @@ class World:
     def leader(self) -> int | None:
         """The process id that the lock names, of a process that may be dead."""
         try:
-            return int(Path(f"{self.database}.lock").read_text())
-        except (OSError, ValueError):
+            return int(Path(f"{self.database}.lock").read_text().split()[0])
+        except (OSError, ValueError, IndexError):
             return None
 
     def worker(self) -> subprocess.Popen[str]:
@@ -118,11 +120,27 @@ class World:
         process = self.start("work", "--forever")
         self.until(lambda: self.leader() == process.pid, process)
         self.until(lambda: self.rows("SELECT 1 FROM leadership WHERE epoch > 0"), process)
-        inbox = Inbox(self.database)
-        letter_id = inbox.post("test", "asks for nothing")
-        self.until(lambda: inbox.answer(letter_id), process)
-        inbox.close()
+        self.answers(process, "asks for nothing")
         return process
+
+    def answers(self, leader: subprocess.Popen[str], *requests: str) -> list[str]:
+        """What the process that leads answers to requests, in whatever words they are."""
+
+        async def ask() -> list[str]:
+            mailbox = open_backend(self.database).mailbox()
+            try:
+                ids = [await mailbox.post("c-test", request) for request in requests]
+                return [await answer(mailbox, request_id) for request_id in ids]
+            finally:
+                await mailbox.close()
+
+        async def answer(mailbox: Mailbox, request_id: int) -> str:
+            while (text := await mailbox.answer(request_id)) is None:
+                assert leader.poll() is None, leader.communicate()
+                await anyio.sleep(0.02)
+            return text
+
+        return anyio.run(ask)
 
 
 @contextmanager

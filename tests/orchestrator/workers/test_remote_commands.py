@@ -1,7 +1,6 @@
 """A second Headway on the same database, here in the same process: it follows the first."""
 
 import os
-import time
 from collections.abc import AsyncIterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -12,7 +11,6 @@ from typing import Any, NoReturn
 import anyio
 import anyio.lowlevel
 import pytest
-from anyio import to_thread
 from anyio.abc import TaskStatus
 from autogen_agentchat.agents import AssistantAgent
 from autogen_core.models import UserMessage
@@ -21,9 +19,9 @@ from headway import Headway, RunFailed, RunHandle
 from headway.config import ConfigError, load
 from headway.runs.events import Ended
 from headway.testing import MODEL, QUOTA, SimulatedHeadway, simulated_headway
-from headway.workers import leader as leader_module
+from headway.workers.leader import Leader
+from headway_scheduler.backends import open_backend
 from headway_scheduler.backends.sqlite import mailbox
-from headway_scheduler.backends.sqlite.leadership import Vigil
 from headway_scheduler.backends.sqlite.reads import connect
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import (
@@ -124,8 +122,9 @@ async def test_a_batch_that_the_leader_cannot_read_ends_no_run_as_if_it_were_rec
         handle = await follower.start("agent", task="x")
         while not leader.scheduler.queued():  # noqa: ASYNC110 (a list)
             await anyio.sleep(0.01)
-        with closing(mailbox.Inbox(leader.config.database)) as inbox:
-            inbox.post(follower._executor.worker.id, '{"type": "MessageBatch", "messages": 1}')
+        posting = open_backend(leader.config.database).mailbox()
+        await posting.post(follower._executor.worker.id, '{"type": "MessageBatch", "messages": 1}')
+        await posting.close()
         with pytest.raises(RunFailed, match="could not read"):
             await handle.result()
         await leader.queue.resume()
@@ -390,9 +389,9 @@ async def test_one_that_fails_to_lead_leaves_the_place_free(
         raise StoreBusy("another program keeps it locked")
 
     with monkeypatch.context() as patch:
-        patch.setattr(leader_module, "Inbox", locked)
+        patch.setattr(mailbox.SqliteMailbox, "read_ahead", locked)
         with pytest.raises(StoreBusy, match="keeps it locked"):
-            async with leader_module.Leader(config):
+            async with Leader(config, open_backend(config.database), "w-test"):
                 pytest.fail("it leads")
     async with Headway(config) as headway:
         assert headway.is_leader
@@ -409,8 +408,12 @@ async def test_one_that_leads_for_a_moment_may_lose_the_lead_to_another(
     async def lose(*_: object) -> NoReturn:
         raise ExceptionGroup("tasks", [lost]) if is_grouped else lost
 
-    monkeypatch.setattr(leader_module.Leader, "_bury", lose)
-    await Headway(config)._stand_in_briefly()
+    monkeypatch.setattr(Leader, "_reap_dead_workers", lose)
+    headway = Headway(config)
+    headway._executor = headway._new_executor()
+    vacancy = open_backend(config.database).leadership().look()
+    assert vacancy is not None
+    await headway._stand_in_briefly(vacancy)
     monkeypatch.undo()
     async with Headway(config) as headway:
         assert headway.is_leader
@@ -457,23 +460,18 @@ async def test_a_leader_that_lost_its_place_leaves_its_block_with_that_error() -
 async def lose() -> None:
     async with simulated_headway() as headway:
         freeze(headway)
-        frozen = await to_thread.run_sync(until_frozen, headway.config.database)
-        async with SqliteStore(headway.config.database, frozen=frozen):
+        leadership = open_backend(headway.config.database).leadership()
+        vacancy = await leadership.vacant()
+        async with await leadership.campaign("w-other", vacancy):
             await anyio.sleep_forever()
 
 
 def freeze(headway: Headway) -> None:
     """Stop the pulse of a leader of this process, as SIGSTOP would."""
+    assert isinstance(headway._store, SqliteStore)
     lock = headway._store._opened.lock
     lock._end.set()
     lock._pulse.join()
-
-
-def until_frozen(database: Path) -> tuple[int, int] | None:
-    vigil = Vigil(database)
-    while not vigil.may_lead():
-        time.sleep(0.05)
-    return vigil.frozen
 
 
 async def test_a_follower_whose_leader_left_leads_for_its_letters(tmp_path: Path) -> None:

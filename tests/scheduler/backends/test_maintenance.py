@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from headway_scheduler.backends.sqlite.maintenance import back_up, compact, problems
+from headway_scheduler.backends.sqlite.maintenance import compact, problems
+from headway_scheduler.backends.sqlite.opening import back_up
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import StoreBusy, StoreError
 from headway_scheduler.model.batch import Batch

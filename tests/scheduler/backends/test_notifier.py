@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from headway_scheduler.backends.sqlite import notifier as module
-from headway_scheduler.backends.sqlite.listener import Lookout
-from headway_scheduler.backends.sqlite.notifier import Bell, bell_of, ring
+from headway_scheduler.backends.sqlite.notifier import Listener, NamedPipe, pipe_of, ring
+from headway_scheduler.backends.sqlite.store import SqliteStore
 
 
 def test_who_waits_is_woken_and_what_rang_before_is_heard_once(tmp_path: Path) -> None:
-    path = bell_of(tmp_path / "headway.db", "w-1")
-    bell = Bell(path)
+    path = pipe_of(tmp_path / "headway.db", "w-1")
+    bell = NamedPipe(path)
     try:
         assert not bell.wait(0)
         for _ in range(3):
@@ -32,9 +32,9 @@ def test_who_waits_is_woken_and_what_rang_before_is_heard_once(tmp_path: Path) -
 
 
 def test_nobody_need_be_there(tmp_path: Path) -> None:
-    path = bell_of(tmp_path / "headway.db")
+    path = pipe_of(tmp_path / "headway.db", "leader")
     ring(path)
-    bell = Bell(path)
+    bell = NamedPipe(path)
     bell.close()
     bell.close()
     ring(path)
@@ -43,8 +43,8 @@ def test_nobody_need_be_there(tmp_path: Path) -> None:
 
 def test_who_comes_later_is_rung_and_keeps_its_bell(tmp_path: Path) -> None:
     """A leader that was frozen and replaced closes when it wakes up."""
-    path = bell_of(tmp_path / "headway.db")
-    frozen, leader = Bell(path), Bell(path)
+    path = pipe_of(tmp_path / "headway.db", "leader")
+    frozen, leader = NamedPipe(path), NamedPipe(path)
     ring(path)
     assert (frozen.wait(0), leader.wait(0)) == (False, True)
     frozen.close()
@@ -55,8 +55,8 @@ def test_who_comes_later_is_rung_and_keeps_its_bell(tmp_path: Path) -> None:
 
 
 def test_one_that_is_rung_too_often_still_rings(tmp_path: Path) -> None:
-    path = bell_of(tmp_path / "headway.db")
-    bell = Bell(path)
+    path = pipe_of(tmp_path / "headway.db", "leader")
+    bell = NamedPipe(path)
     for _ in range(70_000):  # more than a pipe holds
         ring(path)
     assert bell.wait(0)
@@ -67,29 +67,30 @@ def test_without_pipes_one_looks_from_time_to_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "UNHEARD_SECONDS", 0.001)
-    bell = Bell(tmp_path / "no folder" / "bell")
+    bell = NamedPipe(tmp_path / "no folder" / "bell")
     assert bell.wait(60)
     bell.close()
 
 
-def test_a_lookout_that_looks_rarely_stops_when_told(tmp_path: Path) -> None:
-    looks: list[bool] = []
-    with closing(Bell(tmp_path / "bell")) as bell:
-        lookout = Lookout(bell, looks.append, pause_seconds=3600)
-        lookout.start()
-        lookout.stop()
+@pytest.mark.anyio
+async def test_a_listener_that_looks_rarely_stops_when_told(tmp_path: Path) -> None:
+    looks: list[None] = []
+    path = tmp_path / "headway.db"
+    async with SqliteStore(path):
+        listener = Listener(path, "w-1", lambda: looks.append(None), poll_seconds=3600)
+        listener.close()
     assert len(looks) == 1
 
 
 def test_a_process_with_many_open_files_is_woken_too(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    path = tmp_path / "bell"
+    path = tmp_path / "pipe"
     with ExitStack() as stack:
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, hard), hard))
         for _ in range(1024):
             stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
-        bell = stack.enter_context(closing(Bell(path)))
+        bell = stack.enter_context(closing(NamedPipe(path)))
         assert not bell.wait(0)
         ring(path)
         assert bell.wait(0)

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from headway_scheduler.backends.memory.store import MemoryStore
-from headway_scheduler.backends.sqlite.mailbox import Inbox
+from headway_scheduler.backends.sqlite.mailbox import SqliteMailbox
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import HeadwayError, KeyTaken, RunNotFound, StoreError
 from headway_scheduler.model.batch import Answer, Batch, Lesson, Mail, Snapshot
@@ -433,8 +433,9 @@ async def begin(store: Store) -> None:
     keyed = replace(run("keyed"), key="k")
     await store.commit(Batch(new=calls, runs=(keyed, ended("old 0"))))
     if isinstance(store, SqliteStore):
-        with closing(Inbox(store.path)) as inbox:
-            assert [inbox.post("w", "please") for _ in range(4)] == [1, 2, 3, 4]
+        mailbox = SqliteMailbox(store.path)
+        assert [await mailbox.post("w", "please") for _ in range(4)] == [1, 2, 3, 4]
+        await mailbox.close()
     await store.commit(everything(0))
 
 

@@ -28,7 +28,7 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from headway_scheduler.backends.sqlite import reads
-from headway_scheduler.backends.sqlite.mailbox import Inbox
+from headway_scheduler.backends.sqlite.mailbox import SqliteMailbox
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import HeadwayError, SchedulerClosed, StoreError
 from headway_scheduler.model.batch import Answer
@@ -308,7 +308,7 @@ class World:
 
     async def answered(self) -> None:
         await self.granted(call("r-1.0"), prompt(LONG))
-        self.service.sent("r-1.0")
+        await self.service.sent("r-1.0")
         await self.service.settle("r-1.0", DONE)
 
     async def retried(self) -> None:
@@ -359,15 +359,17 @@ class World:
 
     async def letters(self) -> None:
         """Another process asks for two things: one is done, one is refused."""
-        inbox = await to_thread.run_sync(Inbox, self.path, self.epochs[-1])
-        with closing(inbox):
+        mailbox = SqliteMailbox(self.path, self.epochs[-1])
+        try:
             for event in ("do this", "do that"):
-                await to_thread.run_sync(inbox.post, "sender", event)
-            first, second = inbox.waiting()
+                await mailbox.post("sender", event)
+            first, second = await mailbox.waiting(())
             with answering(lambda change: Answer(first.id, "done")):
                 await self.service.set_hold("model:other", HoldState.DRAINED)
             await self.service.answer(Answer(second.id, "no"))
-            assert [inbox.answer(each.id) for each in (first, second)] == ["done", "no"]
+            assert [await mailbox.answer(each.id) for each in (first, second)] == ["done", "no"]
+        finally:
+            await mailbox.close()
 
     async def worker(self) -> None:
         """What another process tells: who it is, a run and a call, which is granted by mail."""

@@ -14,9 +14,17 @@ from anyio import to_thread
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from headway_scheduler.backends.sqlite import leadership, mailbox, opening, reads
-from headway_scheduler.backends.sqlite.leadership import LOOK_SECONDS, FileLock, Stamp, Vigil
-from headway_scheduler.backends.sqlite.mailbox import Inbox
+from headway_scheduler.backends.sqlite import lock_file, opening, reads
+from headway_scheduler.backends.sqlite import mailbox as module
+from headway_scheduler.backends.sqlite.leadership import SILENT_SECONDS
+from headway_scheduler.backends.sqlite.lock_file import (
+    LOOK_SECONDS,
+    FileLock,
+    LeaseMonitor,
+    LockVacancy,
+    State,
+)
+from headway_scheduler.backends.sqlite.mailbox import SqliteMailbox
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import StoreBusy, StoreTakenOver
 from headway_scheduler.model.batch import Batch
@@ -169,13 +177,17 @@ async def test_other_stores_of_a_process_do_not_drop_its_locks(path: Path) -> No
         assert (await anyio.run_process(guest)).stdout == b"2\n"
 
 
-def stamp_of(path: Path) -> Stamp:
+def state_of(path: Path) -> State:
     status = Path(f"{path}.lock").stat()
     return status.st_ino, status.st_mtime_ns
 
 
-def wait_for_a_beat(path: Path, before: Stamp) -> None:
-    while stamp_of(path) == before:
+def lock(path: Path) -> FileLock:
+    return FileLock(path, "w-test", heartbeat_seconds=0.25)
+
+
+def wait_for_a_heartbeat(path: Path, before: State) -> None:
+    while state_of(path) == before:
         time.sleep(0.01)
 
 
@@ -191,7 +203,7 @@ async def test_whoever_takes_over_shuts_out_the_frozen_process_for_good(path: Pa
     async with SqliteStore(path) as store:
         await store.commit(batch(0))
         with frozen(store._opened.lock):
-            async with SqliteStore(path, frozen=stamp_of(path)) as other:
+            async with SqliteStore(path, vacancy=LockVacancy(state_of(path))) as other:
                 assert other.epoch == store.epoch + 1
                 for _ in range(2):
                     with pytest.raises(StoreTakenOver, match="another process took over"):
@@ -207,10 +219,10 @@ async def test_whoever_takes_over_shuts_out_the_frozen_process_for_good(path: Pa
 
 async def test_one_that_lives_again_is_not_taken_over(path: Path) -> None:
     async with SqliteStore(path) as store:
-        before = stamp_of(path)
-        await to_thread.run_sync(wait_for_a_beat, path, before)
+        before = state_of(path)
+        await to_thread.run_sync(wait_for_a_heartbeat, path, before)
         with pytest.raises(StoreBusy):
-            async with SqliteStore(path, frozen=before):
+            async with SqliteStore(path, vacancy=LockVacancy(before)):
                 pass
         await store.commit(batch(0))
 
@@ -223,7 +235,7 @@ def test_one_that_finds_another_in_the_place_of_the_frozen_one_does_not_wait_for
 
     def unlink_then_lose(*args: Any, **options: Any) -> None:
         unlink(*args, **options)
-        locks.callback(FileLock(path).release)
+        locks.callback(lock(path).release)
 
     def sleep(seconds: float) -> None:
         nonlocal waits
@@ -231,11 +243,13 @@ def test_one_that_finds_another_in_the_place_of_the_frozen_one_does_not_wait_for
         assert waits < 100
 
     with ExitStack() as locks, monkeypatch.context() as patch:
-        locks.callback(FileLock(path, beat_seconds=3600).release)  # of one that shows no life
+        silent = FileLock(path, "w-silent", heartbeat_seconds=3600)
+        locks.callback(silent.release)
         patch.setattr(Path, "unlink", unlink_then_lose)
-        patch.setattr(leadership.time, "sleep", sleep)
+        patch.setattr(lock_file.time, "sleep", sleep)
+        vacancy = LockVacancy(state_of(path))
         with pytest.raises(StoreBusy, match=f"process {os.getpid()};"):
-            FileLock(path, frozen=stamp_of(path))
+            FileLock(path, "w-test", heartbeat_seconds=0.25, vacancy=vacancy)
 
 
 async def test_who_lost_the_lock_while_opening_does_not_lead(
@@ -262,43 +276,42 @@ async def test_a_watcher_counts_only_what_it_has_seen(
     """After both were stopped, for hours, the holder has its time to show life again."""
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    lock, vigil = FileLock(path), Vigil(path)
-    with frozen(lock):
-        vigil.may_lead()
+    held, monitor = lock(path), LeaseMonitor(path, SILENT_SECONDS)
+    with frozen(held):
+        monitor.look()
         now += 3600
-        assert not vigil.may_lead()
+        assert monitor.look() is None
         for _ in range(7):
             now += LOOK_SECONDS
-            vigil.may_lead()
-        assert vigil.may_lead()
-        assert vigil.frozen == stamp_of(path)
-    lock.release()
-    assert vigil.may_lead()
-    assert vigil.frozen is None
+            monitor.look()
+        assert monitor.look() == LockVacancy(state_of(path))
+    held.release()
+    assert monitor.look() == LockVacancy()
 
 
 async def test_a_letter_is_posted_whole_or_not_at_all(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mailbox, "BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(module, "BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(module, "POST_SECONDS", 0.0)
     await make(path)
-    inbox, other = Inbox(path), reads.connect(path, "mode=rw")
+    mailbox, other = SqliteMailbox(path), reads.connect(path, "mode=rw")
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreBusy, match="another program keeps it locked: end"):
-        inbox.post("test", "{}")
+        await mailbox.post("test", "{}")
     other.execute("ROLLBACK")
     other.close()
-    letter_id = inbox.post("test", "{}")
-    assert [letter.id for letter in inbox.waiting()] == [letter_id]
-    assert list(inbox.waiting(after=letter_id)) == []
-    inbox.close()
+    letter_id = await mailbox.post("test", "{}")
+    assert [letter.id for letter in await mailbox.waiting(())] == [letter_id]
+    assert list(await mailbox.waiting({letter_id})) == []
+    await mailbox.close()
 
 
 async def test_a_lock_on_a_file_that_was_removed_is_worth_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between opening and locking, the holder before may go and take the file with it."""
-    before = FileLock(path)
+    before = lock(path)
     system_open = os.open
     opened = []
 
@@ -309,9 +322,9 @@ async def test_a_lock_on_a_file_that_was_removed_is_worth_nothing(
         return opened[-1]
 
     monkeypatch.setattr(os, "open", open_then_lose)
-    lock = FileLock(path)
+    held = lock(path)
     assert len(opened) == 2
     with pytest.raises(StoreBusy, match=f"process {os.getpid()};"):
-        FileLock(path)
-    lock.release()
+        lock(path)
+    held.release()
     assert list(path.parent.iterdir()) == []

@@ -4,18 +4,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.scheduler.backends.writers import WRITER, is_stopped, needs_locks
 
-from headway_scheduler.backends.sqlite import leadership, reads
-from headway_scheduler.backends.sqlite.leadership import FileLock, Vigil
-from headway_scheduler.backends.sqlite.mailbox import Inbox
+from headway_scheduler.backends.sqlite import lock_file, mailbox, reads
+from headway_scheduler.backends.sqlite.leadership import SILENT_SECONDS
+from headway_scheduler.backends.sqlite.lock_file import FileLock, LeaseMonitor
+from headway_scheduler.backends.sqlite.mailbox import SqliteMailbox
 from headway_scheduler.backends.sqlite.stopped_writer import wake_writer
 from headway_scheduler.backends.sqlite.store import SqliteStore
-from headway_scheduler.cluster import remote
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, CallRecord, Priority
 
@@ -95,22 +96,26 @@ async def test_a_leader_is_replaced_before_one_that_posts_continues_it(
     path = tmp_path / "headway.db"
     async with SqliteStore(path):
         pass
-    for module in (remote, leadership):
+    for module in (mailbox, lock_file):
         monkeypatch.setattr(module, "time", SlowMachine())
-    vigil, could_lead = Vigil(path), []
+    monitor, could_lead = LeaseMonitor(path, SILENT_SECONDS), []
+    posting = SqliteMailbox(path)
+    post = posting._post
 
-    async def look() -> None:
-        could_lead.append(vigil.may_lead())
+    def look_and_post(*letter: Any) -> int:
+        could_lead.append(monitor.look())
+        return post(*letter)
 
+    monkeypatch.setattr(posting, "_post", look_and_post)
     with ExitStack() as stack:
-        lock = FileLock(path, beat_seconds=3600)  # of one that shows no life
+        lock = FileLock(path, "w-silent", heartbeat_seconds=3600)
         stack.callback(lock.release)
-        inbox = stack.enter_context(closing(Inbox(path)))
         process = stack.enter_context(writer(path, "stopped"))
-        await remote.posted(inbox, "w-me", "a letter", meanwhile=look)
+        await posting.post("w-me", "a letter")
         assert process.wait() == 0
-        assert len(inbox.waiting()) == 1
-    assert could_lead[-1]
+        assert len(await posting.waiting(())) == 1
+    await posting.close()
+    assert could_lead[-1] is not None
 
 
 async def test_opening_does_too(tmp_path: Path) -> None:

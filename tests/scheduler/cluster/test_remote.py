@@ -1,18 +1,17 @@
 """A worker's calls through the scheduler of another process: here in one, over a real database."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from traceback import walk_tb
 
 import anyio
 import pytest
-from anyio import to_thread
 from tests.scheduler.backends.test_power_loss import Files
 
-from headway_scheduler.backends.sqlite.mailbox import Inbox
-from headway_scheduler.backends.sqlite.notifier import bell_of, ring
+from headway_scheduler.backends.sqlite.backend import SqliteBackend
+from headway_scheduler.backends.sqlite.mailbox import SqliteMailbox
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.cluster.remote import FollowerCallbacks, RemoteScheduler
 from headway_scheduler.errors import (
@@ -30,6 +29,7 @@ from headway_scheduler.model.prompts import NO_PROMPT
 from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.ports import LEADER
 from headway_scheduler.protocol.codec import load_request
 from headway_scheduler.protocol.commands import Order, PauseRun
 from headway_scheduler.protocol.envelopes import MessageBatch
@@ -60,6 +60,7 @@ class Office:
     """A leader that takes letters while it is open, and a worker."""
 
     path: Path
+    backend: SqliteBackend
     service: LocalScheduler
     store: SqliteStore
     is_open: bool = True
@@ -69,10 +70,10 @@ class Office:
     joined: bool = False
 
     async def take_letters(self) -> None:
-        inbox = await to_thread.run_sync(Inbox, self.path, self.store.epoch)
+        mailbox = self.backend.mailbox(self.store.epoch)
         try:
             while True:
-                for letter in inbox.waiting() if self.is_open else ():
+                for letter in await mailbox.waiting(()) if self.is_open else ():
                     if self.reads:
                         await self.service.deliver(letter.id, batch_of(letter)).wait()
                         continue
@@ -80,7 +81,7 @@ class Office:
                     await self.service.deliver_unreadable(letter.id, letter.sender, why).wait()
                 await anyio.sleep(0.002)
         finally:
-            inbox.close()
+            await mailbox.close()
 
     def join(self) -> None:
         self.joined = True
@@ -91,7 +92,6 @@ class Office:
             self.join,
             self.seen.append,
             self.orders.append,
-            lambda frozen: None,
         )
 
     async def row(self, number: int) -> CallRecord:
@@ -113,12 +113,15 @@ class Office:
 
 @asynccontextmanager
 async def led(path: Path) -> AsyncIterator[Office]:
+    backend = SqliteBackend(path)
+    notifier = backend.notifier(LEADER)
+
     def rung(batch: Batch) -> None:
         for mail in batch.mail:
-            ring(bell_of(path, mail.worker))
+            notifier.ring(mail.worker)
 
     async with SqliteStore(path) as store, LocalScheduler(store, QUOTAS, on_change=rung) as service:
-        office = Office(path, service, store)
+        office = Office(path, backend, service, store)
         async with anyio.create_task_group() as group:
             group.start_soon(office.take_letters)
             yield office
@@ -134,7 +137,7 @@ async def office(tmp_path: Path) -> AsyncIterator[Office]:
 @pytest.fixture
 async def remote(office: Office) -> AsyncIterator[RemoteScheduler]:
     callbacks = office.callbacks()
-    async with RemoteScheduler(office.path, ME.id, office.store.clock, callbacks) as remote:
+    async with RemoteScheduler(office.backend, ME.id, office.store.clock, callbacks) as remote:
         yield remote
 
 
@@ -148,7 +151,7 @@ async def test_a_call_goes_all_its_way(office: Office, remote: RemoteScheduler) 
     assert granted == call(0)
     row = await office.row(0)
     assert (row.state, row.worker) == (CallState.ADMITTED, ME.id)
-    remote.sent(granted.id)
+    await remote.sent(granted.id)
     await remote.settle(granted.id, DONE)
     await remote.save_run(Run("r-1", "w", "t", Priority.LOW, RunState.COMPLETED, 1.0))
     row = await office.row(0)
@@ -179,26 +182,29 @@ async def test_an_end_that_an_agent_has_seen_outlives_a_power_cut(
 ) -> None:
     """Before the leader has taken the letter. The disk has what was there at the last sync."""
     granted = await remote.acquire(call(0))
-    remote.sent(granted.id)
+    await remote.sent(granted.id)
     await remote.save_run(Run("r-1", "w", "t", Priority.LOW, RunState.RUNNING, 1.0, worker=ME.id))
-    disk, mailbox = [Files.of(office.path)], remote._outgoing  # the leader's commits are syncs
-    post = mailbox.post
+    disk, mailbox = [Files.of(office.path)], remote._mailbox  # the leader's commits are syncs
+    assert isinstance(mailbox, SqliteMailbox)
+    post = mailbox._post
 
-    def post_to_disk(sender: str, text: str, *, synced: bool) -> int:
-        letter_id = post(sender, text, synced=synced)
-        settings = [mailbox._db.execute(f"PRAGMA {name}").fetchone()[0] for name in SYNC]
+    def post_to_disk(sender: str, text: str, durable: bool) -> int:
+        letter_id = post(sender, text, durable)
+        assert mailbox._outgoing is not None
+        settings = [mailbox._outgoing.execute(f"PRAGMA {name}").fetchone()[0] for name in SYNC]
         if settings == [2, 1]:
             disk.append(Files.of(office.path))
         return letter_id
 
-    monkeypatch.setattr(mailbox, "post", post_to_disk)
+    monkeypatch.setattr(mailbox, "_post", post_to_disk)
     office.is_open = False
     await remote.settle(granted.id, DONE)
 
     path = disk[-1].put(tmp_path / "after the cut" / "headway.db")
     async with SqliteStore(path) as store, LocalScheduler(store, QUOTAS, admits=False) as service:
-        with closing(Inbox(path)) as inbox:
-            letters = inbox.waiting()
+        after = SqliteMailbox(path)
+        letters = await after.waiting(())
+        await after.close()
         for letter in letters:
             await service.deliver(letter.id, batch_of(letter)).wait()
         (row,) = await store.calls("r-1")
@@ -249,7 +255,9 @@ async def test_the_end_of_a_call_is_durable_whether_anybody_leads_or_not(tmp_pat
     path = tmp_path / "headway.db"
     async with led(path) as office:
         callbacks = office.callbacks()
-        async with RemoteScheduler(path, ME.id, office.store.clock, callbacks) as remote:
+        async with RemoteScheduler(
+            SqliteBackend(path), ME.id, office.store.clock, callbacks
+        ) as remote:
             await remote.acquire(call(0))
             office.is_open = False
             await remote.settle("r-1.0", DONE)
@@ -265,7 +273,9 @@ async def test_the_next_leader_goes_on_with_what_waits_and_flies(tmp_path: Path)
     async with anyio.create_task_group() as group:
         async with led(path) as first:
             group.start_soon(
-                _work, RemoteScheduler(path, ME.id, first.store.clock, first.callbacks()), 6
+                _work,
+                RemoteScheduler(first.backend, ME.id, first.store.clock, first.callbacks()),
+                6,
             )
             await until(lambda: sum(first.service.statistics().waiting) == 4)
         async with led(path) as second:
@@ -301,15 +311,15 @@ async def test_one_that_others_took_for_dead_is_told_and_sends_nothing(office: O
 
 async def dead_with_two_in_flight(office: Office) -> None:
     async with RemoteScheduler(
-        office.path, ME.id, office.store.clock, office.callbacks()
+        office.backend, ME.id, office.store.clock, office.callbacks()
     ) as remote:
         await remote.acquire(call(0))
         await remote.acquire(call(1))
         await office.service.lose(ME.id)
         assert [(await office.row(n)).state for n in (0, 1)] == [CallState.UNKNOWN] * 2
-        remote._looked_at -= 60  # as if it had been stopped for so long
+        remote._presence.contact_at -= 60  # as if it had been stopped for so long
         with pytest.raises(StoreTakenOver, match="showed no life"):
-            remote.sent("r-1.0")
+            await remote.sent("r-1.0")
         with pytest.raises(StoreTakenOver):
             await remote.acquire(call(2))
         await anyio.sleep_forever()
@@ -327,7 +337,7 @@ async def test_letters_of_the_dead_are_refused_and_its_calls_parked(office: Offi
 
 async def dead_with_one_waiting(office: Office) -> None:
     async with (
-        RemoteScheduler(office.path, ME.id, office.store.clock, office.callbacks()) as remote,
+        RemoteScheduler(office.backend, ME.id, office.store.clock, office.callbacks()) as remote,
         anyio.create_task_group() as group,
     ):
         run = Run("r-1", "w", "t", Priority.LOW, RunState.RUNNING, 1.0, worker=ME.id)
@@ -367,7 +377,7 @@ async def test_orders_and_what_is_learned_pass(office: Office, remote: RemoteSch
     assert office.service.expected("writer", "m", 400, None).output_tokens == 7
     await office.service.order(ME.id, PauseRun("r-1"))
     await until(lambda: office.orders == [PauseRun("r-1")])
-    other = RemoteScheduler(office.path, "w-other", office.store.clock, office.callbacks())
+    other = RemoteScheduler(office.backend, "w-other", office.store.clock, office.callbacks())
     other.know([Lesson("something else", "x", "y"), *await office.store.lessons()])
     assert other.expected("writer", "m", 400, None).output_tokens == 7
 
@@ -375,20 +385,22 @@ async def test_orders_and_what_is_learned_pass(office: Office, remote: RemoteSch
 async def test_a_young_call_gives_its_slot_back_when_it_is_told(tmp_path: Path) -> None:
     local = Quota("q", QUOTAS[0].limits, is_local=True)
     path = tmp_path / "headway.db"
+    backend = SqliteBackend(path)
+    notifier = backend.notifier(LEADER)
 
     def rung(batch: Batch) -> None:
         for mail in batch.mail:
-            ring(bell_of(path, mail.worker))
+            notifier.ring(mail.worker)
 
     async with (
         SqliteStore(path) as store,
         LocalScheduler(store, [local], on_change=rung) as service,
         anyio.create_task_group() as group,
     ):
-        office = Office(path, service, store)
+        office = Office(path, backend, service, store)
         group.start_soon(office.take_letters)
         callbacks = office.callbacks()
-        async with RemoteScheduler(path, ME.id, store.clock, callbacks) as remote:
+        async with RemoteScheduler(SqliteBackend(path), ME.id, store.clock, callbacks) as remote:
             preempted = anyio.Event()
             for number in range(2):
                 await remote.acquire(call(number, Priority.BACKGROUND))
@@ -409,7 +421,7 @@ async def test_what_cannot_be_written_is_told_and_ends_are_kept(
 
     monkeypatch.setattr("headway_scheduler.cluster.remote.RETRY_SECONDS", 0.01)
     with monkeypatch.context() as patch:
-        patch.setattr(remote._outgoing, "post", full)
+        patch.setattr(remote._mailbox, "_post", full)
         with pytest.raises(StoreFull, match="no room"):
             await remote.acquire(call(1))
         with pytest.raises(StoreFull):
@@ -478,16 +490,16 @@ async def test_each_that_waits_when_it_is_taken_for_dead_gets_an_error_of_its_ow
     async with anyio.create_task_group() as group:
         with pytest.raises(ExceptionGroup):  # noqa: PT012 - the pump raises where it ends
             async with RemoteScheduler(
-                office.path, ME.id, office.store.clock, office.callbacks()
+                office.backend, ME.id, office.store.clock, office.callbacks()
             ) as remote:
                 for number in range(1000):
                     group.start_soon(ask, remote, number)
                 await until(lambda: len(office.service.queued()) == 1000)
                 await office.service.lose(ME.id)
-                remote._looked_at -= 60  # as if it had been stopped for so long
+                remote._presence.contact_at -= 60  # as if it had been stopped for so long
                 for _ in range(2):
                     with pytest.raises(StoreTakenOver) as caught:
-                        remote.sent("r-1.0")
+                        await remote.sent("r-1.0")
                     sent.append(caught.value)
                 await until(lambda: len(errors) == 1000)
                 await anyio.sleep_forever()
@@ -508,7 +520,7 @@ async def test_closing_lets_nobody_wait(office: Office) -> None:
     await office.service.set_hold("all", HoldState.PAUSED)
     async with anyio.create_task_group() as group:
         async with RemoteScheduler(
-            office.path, ME.id, office.store.clock, office.callbacks()
+            office.backend, ME.id, office.store.clock, office.callbacks()
         ) as remote:
             group.start_soon(ask, remote, errors)
             await until(lambda: len(office.service.queued()) == 1)

@@ -18,6 +18,7 @@ import anyio.lowlevel
 import pytest
 from anyio.abc import TaskGroup
 
+from headway_scheduler.backends.sqlite import boot_clock
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.core.limits.breaker import FIRST_RETRIES
 from headway_scheduler.core.limits.bucket import Bucket
@@ -37,7 +38,6 @@ from headway_scheduler.model.quotas import (
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.protocol.messages import Settle, Submit
-from headway_scheduler.runtime import clock as module
 from headway_scheduler.runtime.local import LocalScheduler
 
 HOUR = 3600.0
@@ -60,7 +60,7 @@ class Machine:
         self.elapsed = self.error = self.booted_at = 0.0
         monkeypatch.setattr(time, "time", lambda: NOON + self.elapsed + self.error)
         monkeypatch.setattr(time, "clock_gettime", lambda which: self.elapsed - self.booted_at)
-        monkeypatch.setattr(module, "boot_id", lambda: f"boot at {self.booted_at}")
+        monkeypatch.setattr(boot_clock, "boot_id", lambda: f"boot at {self.booted_at}")
 
     def reboot(self) -> None:
         self.elapsed += 1
@@ -112,7 +112,7 @@ class Life:
         call = Call(call_id, "r", "a", "m", ("q",), Priority.INTERACTIVE, 1, self.service.now())
         with suppress(SchedulerClosed):
             await self.service.acquire(call)
-            self.service.sent(call_id)
+            await self.service.sent(call_id)
             if self.is_settling:
                 await self.service.settle(call_id, DONE)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import anyio
 import pytest
 
+from headway_scheduler.backends.sqlite import boot_clock
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
 from headway_scheduler.model.quotas import Quota, Resource
 from headway_scheduler.model.states import CallState
-from headway_scheduler.runtime import clock as module
 from headway_scheduler.runtime.clock import system_clock
 from headway_scheduler.runtime.local import LocalScheduler
 
@@ -29,7 +29,7 @@ class Machine:
         self.boot = "first"
         monkeypatch.setattr(time, "time", lambda: START + self.gone_by + self.error)
         monkeypatch.setattr(time, "clock_gettime", lambda which: self.gone_by)
-        monkeypatch.setattr(module, "boot_id", lambda: self.boot)
+        monkeypatch.setattr(boot_clock, "boot_id", lambda: self.boot)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_it_never_goes_back() -> None:
 
 
 def test_this_machine_s_boot_has_a_name_and_its_clock_runs() -> None:
-    assert module.boot_id() == module.boot_id()
+    assert boot_clock.boot_id() == boot_clock.boot_id()
     assert abs(system_clock()() - time.time()) < HOUR
 
 
@@ -88,7 +88,7 @@ async def spend(service: LocalScheduler, name: str) -> int:
                 tasks.cancel_scope.cancel()
         if scope.cancelled_caught:
             return number
-        service.sent(call_id)
+        await service.sent(call_id)
         await service.settle(call_id, Outcome(CallState.DONE, Usage(1, 0), "x"))
     return 20
 

@@ -209,7 +209,7 @@ async def test_what_gathers_during_a_commit_is_one_batch(store: FaultyStore) -> 
 async def test_sent_is_written_with_the_next_commit(store: FaultyStore) -> None:
     async with scheduling(store) as (service, _):
         await service.acquire(call("a"))
-        service.sent("a")
+        await service.sent("a")
         await service.save_run(run("r"))
         assert await store.state("a") is CallState.SENT
 
@@ -864,7 +864,7 @@ async def live_until_death(store: MemoryStore | SqliteStore) -> AsyncIterator[Lo
     """A life with one call sent, one admitted and four queued, all at one time."""
     async with scheduling(store, clock=lambda: 0.0) as (service, asking):
         await service.acquire(call("sent", "wide"))
-        service.sent("sent")
+        await service.sent("sent")
         await service.acquire(call("admitted", "slot", "wide"))
         asking.acquire(*CROWD)
         await rest()

@@ -2,21 +2,17 @@
 
 import os
 import platform
-import shutil
-import sqlite3
 from argparse import Namespace
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
 
 import anyio
 
-from headway_scheduler.backends.sqlite.leadership import holder
-from headway_scheduler.backends.sqlite.network import refuse_network
-from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.backends import open_backend
 from headway_scheduler.core.inspection import statistics
-from headway_scheduler.errors import StoreError
+from headway_scheduler.errors import CallerError, StoreError
+from headway_scheduler.ports import Finding
 
 from ... import __version__
 from ...config import Config, ConfigError, load
@@ -24,17 +20,7 @@ from ..database import load_queue, reading
 from ..output import one_line, say, say_json
 from ..parser import FAILED
 
-PACKAGES = ("autogen-agentchat", "autogen-ext", "openai", "anyio", "aiosqlite")
-LOW_DISK_BYTES = 256 * 2**20
-"""Some tens of thousands of calls: enough to notice in time."""
-
-
-class Finding(NamedTuple):
-    """One thing that was looked at. ``says`` tells what to do if it is not ``ok``."""
-
-    subject: str
-    ok: bool
-    says: str
+PACKAGES = ("autogen-agentchat", "autogen-ext", "openai", "anyio")
 
 
 def check(args: Namespace) -> int:
@@ -62,13 +48,12 @@ def _findings(file: str | None) -> Iterator[Finding]:
     found = "none: defaults hold; `headway init` writes one"
     yield Finding("configuration", True, str(config.file or found))
     yield from _database(config)
-    yield _disk(config.database)
     yield from _models(config)
     yield from _components(config)
 
 
 def _versions() -> Finding:
-    names = [f"headway {__version__}", f"SQLite {sqlite3.sqlite_version}"]
+    names = [f"headway {__version__}"]
     missing = []
     for package in PACKAGES:
         try:
@@ -81,29 +66,13 @@ def _versions() -> Finding:
 
 
 def _database(config: Config) -> Iterator[Finding]:
-    path = config.database
     try:
-        refuse_network(path)
-        if os.path.lexists(path):
-            anyio.run(_read, path)
-    except StoreError as error:
-        yield Finding("database", False, str(error))
-        return
-    place = path if path.exists() else _nearest(path)
-    if not os.access(place, os.W_OK) or not os.access(_nearest(path.parent), os.W_OK):
-        yield Finding("database", False, f"{place}: may not be written: see who owns it")
-    elif not path.exists():
-        yield Finding("database", True, f"{path}: not there yet; the first run makes it")
-    else:
-        process = holder(path)
-        user = "no process works on it" if process is None else f"process {process} works on it"
-        yield Finding("database", True, f"{path}: {user}")
+        yield from anyio.run(open_backend(config.database).maintenance().findings)
         yield from anyio.run(_stopped, config)
-
-
-async def _read(path: Path) -> None:
-    async with SqliteStore(path, read_only=True) as store:
-        await store.snapshot()
+    except StoreError:
+        pass  # not there yet, or a finding above says what is wrong
+    except CallerError as error:
+        yield Finding("database", False, str(error))
 
 
 async def _stopped(config: Config) -> list[Finding]:
@@ -114,19 +83,6 @@ async def _stopped(config: Config) -> list[Finding]:
         Finding(f"quota {name}", False, f"{why}: mend that, then `headway limits resume {name}`")
         for name, why in stopped.items()
     ]
-
-
-def _nearest(path: Path) -> Path:
-    """The path, or the folder around it that is there."""
-    return next(place for place in (path, *path.parents) if place.exists())
-
-
-def _disk(database: Path) -> Finding:
-    folder = _nearest(database.parent)
-    free = shutil.disk_usage(folder).free
-    if free < LOW_DISK_BYTES:
-        return Finding("disk", False, f"{free / 2**20:,.0f} MB free at {folder}: make room")
-    return Finding("disk", True, f"{free / 2**30:,.1f} GB free at {folder}")
 
 
 def _models(config: Config) -> Iterator[Finding]:

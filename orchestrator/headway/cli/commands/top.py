@@ -12,7 +12,6 @@ from typing import Any
 
 import anyio
 
-from headway_scheduler.backends.sqlite.leadership import holder, silent_seconds, worker_lock
 from headway_scheduler.core.inspection import statistics
 from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.runs import Run, Worker
@@ -46,7 +45,7 @@ class WorkerView:
 class Dashboard:
     """What there was to see at one moment."""
 
-    config: Config
+    database: str
     queue: StoredQueue
     runs: list[Run]
     workers: list[WorkerView]
@@ -81,20 +80,19 @@ async def _taken(config: Config) -> Dashboard:
     async with reading(config) as reader:
         queue = await load_queue(config, reader)
         runs = [reader.as_it_is(run) for run in await reader.store.runs(AT_WORK, urgent_first=True)]
-        workers = await _seen(config, reader)
-        return Dashboard(config, queue, runs, workers, reader.is_held, reader.now)
+        workers = await _seen(reader)
+        name = reader.backend.name
+        return Dashboard(name, queue, runs, workers, reader.is_held, reader.now)
 
 
-async def _seen(config: Config, reader: Reader) -> list[WorkerView]:
-    leader = holder(config.database)
+async def _seen(reader: Reader) -> list[WorkerView]:
+    leader = None if reader.holder is None else reader.holder.worker_id
     runs = Counter(run.worker for run in await reader.store.assigned())
+    registry = reader.backend.workers()
     found = []
     for worker in await reader.store.workers():
-        leads = str(worker.pid) == leader
-        # One that led from its beginning has the leader's lock alone.
-        alone = config.database if leads else worker_lock(config.database, worker.id)
-        silent = silent_seconds(alone)
-        found.append(WorkerView(worker, runs[worker.id], silent, leads))
+        silent = await registry.silent_seconds(worker.id)
+        found.append(WorkerView(worker, runs[worker.id], silent, worker.id == leader))
     return found
 
 
@@ -104,7 +102,7 @@ def _drawn(picture: Dashboard, limit: int) -> str:
     waiting = zip(Priority, counts.waiting, strict=True)
     classes = ", ".join(f"{count:,} {each.label}" for each, count in waiting if count)
     head = [
-        f"{picture.config.database}: "
+        f"{picture.database}: "
         f"{'a process works on it' if picture.is_held else 'no process works on it'}",
         f"waiting: {classes or 'none'} | parked: {counts.parked:,} | "
         f"in flight: {queue.in_flight:,} | runs: {counted(len(picture.runs), 'run')}",

@@ -1,119 +1,202 @@
-"""Letters from processes that do not admit to the one that does. Law: none is changed once posted.
+"""Requests of followers to the leader, and what it tells them. Law: none is changed once posted.
 
-Theory of operation. A sender appends its letter in a short transaction, rings the leader's bell,
-and then looks for the answer. The leader looks too when nobody has rung: it sees by ``PRAGMA
-data_version`` that anything was committed by anyone, which costs no disk, and only then asks for
-letters. It writes the answer with the
-commit that carries the letter out. What was posted is carried out, whether its sender lives or
-not; if it dies in the middle of posting, there is no letter.
+Theory of operation. A sender appends its request in a short transaction; the leader writes the
+answer with the commit that carries the request out. What was posted is carried out, whether its
+sender lives or not; if it dies in the middle of posting, there is no request. The leader takes what
+has no answer and is not in hand: ids say nothing about the order in which requests appear.
 
-Everything here blocks: what may wait for another writer is called in a thread.
+Two connections, each used by one thread at a time: a post that waits for other writers must not
+delay a reader. The reader may be the thread that listens (``notifier``): it reads ahead, and the
+loop then takes what is there without another hop to a thread.
 """
 
-from collections.abc import Sequence
+import json
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Collection, MutableMapping, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
-from ...errors import StoreError
+import anyio
+from anyio import to_thread
+
+from ...errors import StoreBusy, StoreError
 from ...model.batch import Letter
+from ...ports import LEADER, LETTERS
 from .errors import explained
-from .notifier import bell_of, ring
+from .lock_file import LOOK_SECONDS
 from .reads import assert_epoch, connect, probe, read
 from .sql import STATEMENTS, named
+from .stopped_writer import wake_writer
 
 BUSY_SECONDS = 0.1
-"""How long one attempt waits for other writers. It cannot be cancelled meanwhile."""
+"""How long one attempt to post waits for other writers. It cannot be cancelled meanwhile."""
 
-LETTERS = 100
-"""How many letters the leader takes at once."""
+POST_SECONDS = 60.0
+"""How long others may keep the database locked until that is an error."""
+
+STOPPED_SECONDS = 3.0
+"""How long one of them may who is stopped. By then it does not lead any more, if it did."""
 
 
-class Inbox:
-    """The letters in the database at ``path``, on a connection of its own. Close it after use.
+class SqliteMailbox:
+    """The requests in the database at ``path``. ``epoch`` is that of the leader that takes them.
 
-    ``epoch`` is the leader's. Raises StoreError if there is no such database, or if it is of
+    ``readers``: which mailbox of this process its listener reads ahead for, by owner. It opens the
+    database when it is first asked something. Raises StoreError if there is none, or if it is of
     another version.
     """
 
-    def __init__(self, path: Path, epoch: int | None = None) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        epoch: int | None = None,
+        readers: "MutableMapping[str, SqliteMailbox] | None" = None,
+    ) -> None:
+        self._path = path
         self._epoch = epoch
-        self._seen: int | None = None
+        self._readers = {} if readers is None else readers
+        self._posting, self._reading = threading.Lock(), threading.Lock()
+        self._outgoing: sqlite3.Connection | None = None
+        self._incoming: sqlite3.Connection | None = None
         self._is_syncing = False
-        read(path, probe)
-        with explained(path), ExitStack() as undo:
-            self._db = undo.enter_context(closing(connect(path, "mode=rw")))
-            self._db.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_SECONDS)}")
-            self._db.execute("PRAGMA wal_autocheckpoint = 0")  # the leader does that
-            # The commit of the answer syncs the letter too; without one, nothing was promised.
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            # Without it, fsync on macOS leaves a letter that is synced in the cache of the drive.
-            self._db.execute("PRAGMA fullfsync = ON")
-            undo.pop_all()
+        self._held: frozenset[int] = frozenset()
+        self._letters: deque[Letter] = deque()
+        self._notifications: deque[tuple[int, str]] = deque()
+        self._read = 0
 
-    def close(self) -> None:
-        """Close the connection. What was posted stays."""
-        self._db.close()
+    async def close(self) -> None:
+        """Close the connections. What was posted stays."""
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(self._close)
 
-    def post(self, sender: str, event: str, *, synced: bool = False) -> int:
-        """Append a letter and return its id. Raises StoreError; there is no letter then.
+    def _close(self) -> None:
+        for owner in [owner for owner, reader in self._readers.items() if reader is self]:
+            del self._readers[owner]
+        with self._posting, self._reading:
+            for connection in (self._outgoing, self._incoming):
+                if connection is not None:
+                    connection.close()
 
-        StoreBusy, if others keep it locked: post it again. ``synced``: it outlives a power cut from
-        here on, answered or not.
-        """
-        with explained(self.path):
-            if synced != self._is_syncing:
-                self._db.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
-                self._is_syncing = synced
+    # What a sender asks
+
+    async def post(self, sender: str, text: str, *, durable: bool = False) -> int:
+        """Append a request as soon as other writers let, and return its id. Raises StoreError."""
+        attempt = partial(self._post, sender, text, durable)
+        waited, looked_at = 0.0, time.monotonic()
+        while True:
+            try:
+                return await to_thread.run_sync(attempt)
+            except StoreBusy:
+                # Counted as a lease is: on a machine so busy that nobody has seen the leader's
+                # silence yet, continuing it now would have it lead on.
+                now = time.monotonic()
+                waited, looked_at = waited + min(now - looked_at, LOOK_SECONDS), now
+                if waited > POST_SECONDS:
+                    raise
+                if waited > STOPPED_SECONDS:
+                    await to_thread.run_sync(wake_writer, self._path)
+
+    def _post(self, sender: str, text: str, durable: bool) -> int:
+        with self._posting, explained(self._path):
+            self._outgoing = db = self._outgoing or self._connect()
+            if durable != self._is_syncing:
+                # The commit of the answer syncs the request too; without one, nothing was promised.
+                db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._is_syncing = durable
             # One statement: it begins with the write lock, or not at all.
-            letter_id = self._db.execute(STATEMENTS["post_letter"], (sender, event)).lastrowid
-        ring(bell_of(self.path))
-        return letter_id or 0
+            return db.execute(STATEMENTS["post_letter"], (sender, text)).lastrowid or 0
 
-    def answer(self, letter_id: int) -> str | None:
-        """The answer to a letter, None as long as there is none. Raises StoreError."""
-        with explained(self.path):
-            row = self._db.execute(STATEMENTS["letter_answer"], {"id": letter_id}).fetchone()
-        if row is None:
+    async def answer(self, request_id: int) -> str | None:
+        """The answer to a request, None as long as there is none. Raises StoreError."""
+        return await to_thread.run_sync(self._answer, request_id)
+
+    def _answer(self, request_id: int) -> str | None:
+        with self._posting, explained(self._path):
+            self._outgoing = db = self._outgoing or self._connect()
+            rows = list(named(db.execute(STATEMENTS["letter_answer"], {"id": request_id})))
+        if not rows:
             raise StoreError(
-                f"{self.path}: the answer was given, and is kept no longer: see what became of it"
+                f"{self._path}: the answer was given, and is kept no longer: see what became of it"
             )
-        answer: str | None = row[0]
+        answer: str | None = rows[0].answer
         return answer
 
-    def mail(self, worker: str, after: int) -> Sequence[tuple[int, str]]:
-        """What a worker was told after ``after``: ids and texts, in order. Raises StoreError."""
-        with explained(self.path):
-            values = {"worker": worker, "after": after, "limit": LETTERS}
-            rows = named(self._db.execute(STATEMENTS["mail"], values))
-            return [(row.id, row.text) for row in rows]
+    # What a reader is told
 
-    def is_listed(self, worker: str) -> bool:
-        """Whether a worker is known; not, if others took it for dead. Raises StoreError."""
-        with explained(self.path):
-            rows = named(self._db.execute(STATEMENTS["workers"]))
-            return any(row.id == worker for row in rows)
+    async def waiting(self, held: Collection[int], limit: int = LETTERS) -> Sequence[Letter]:
+        """Requests that have no answer and are not in hand, oldest first.
 
-    def has_changed(self) -> bool:
-        """Whether anyone has committed anything since this was last asked; at first, yes."""
-        with explained(self.path):
-            (version,) = self._db.execute("PRAGMA data_version").fetchone()
-        before, self._seen = self._seen, version
-        return bool(before != version)
-
-    def look_again(self) -> None:
-        """Have :meth:`has_changed` say yes once more: what it led to came to nothing."""
-        self._seen = None
-
-    def waiting(self, after: int = 0) -> Sequence[Letter]:
-        """Letters without an answer, oldest first, of those that came after letter ``after``.
-
-        Raises StoreTakenOver if it is another leader's to take them.
+        Raises StoreTakenOver if they are another leader's to take.
         """
-        with explained(self.path):
-            if self._epoch is not None:
-                assert_epoch(self._db, self.path, self._epoch)
-            rows = named(
-                self._db.execute(STATEMENTS["letters"], {"after": after, "limit": LETTERS})
-            )
-            return [Letter(row.id, row.sender, row.event) for row in rows]
+        self._readers[LEADER] = self
+        self._held = frozenset(held)
+        if not self._letters:
+            await to_thread.run_sync(self.read_ahead, LEADER)
+        letters = list(islice(self._letters, limit))
+        # In hand before they are no longer ahead: the listener reads at any time what is neither.
+        self._held |= {letter.id for letter in letters}
+        for _ in letters:
+            self._letters.popleft()
+        return letters
+
+    async def notifications(self, worker_id: str, after: int) -> Sequence[tuple[int, str]]:
+        """What a worker was told after notification ``after``, in order. Raises StoreError."""
+        self._readers[worker_id] = self
+        self._read = max(self._read, after)
+        if not self._notifications:
+            await to_thread.run_sync(self.read_ahead, worker_id)
+        return [self._notifications.popleft() for _ in range(len(self._notifications))]
+
+    def read_ahead(self, owner: str) -> bool:
+        """Read what waits for ``owner``; whether there is anything. Called in threads.
+
+        Raises StoreError; StoreTakenOver if it is another leader's to read.
+        """
+        # Not twice at once: what one read has found, the next one must not find again.
+        with self._reading, explained(self._path):
+            self._incoming = db = self._incoming or self._connect()
+            if owner == LEADER:
+                self._read_letters(db)
+                return bool(self._letters)
+            self._read_notifications(db, owner)
+            return bool(self._notifications)
+
+    def _read_letters(self, db: sqlite3.Connection) -> None:
+        if self._epoch is not None:
+            assert_epoch(db, self._path, self._epoch)
+        # Collected before the database is asked: a request leaves this set only after the commit
+        # that answers it, so whatever is missing here is seen answered there. (Copied first: the
+        # loop takes letters meanwhile.)
+        ahead = {letter.id for letter in tuple(self._letters)}
+        known = {"held": json.dumps(list(self._held | ahead)), "limit": LETTERS - len(ahead)}
+        rows = named(db.execute(STATEMENTS["waiting_letters"], known))
+        self._letters.extend(Letter(row.id, row.sender, row.event) for row in rows)
+
+    def _read_notifications(self, db: sqlite3.Connection, worker_id: str) -> None:
+        while True:
+            values = {"worker": worker_id, "after": self._read, "limit": LETTERS}
+            rows = [
+                (row.id, row.text) for row in named(db.execute(STATEMENTS["notifications"], values))
+            ]
+            if not rows:
+                return
+            # One leader writes them, fenced by its epoch: their ids appear in order.
+            self._read = rows[-1][0]
+            self._notifications.extend(rows)
+
+    def _connect(self) -> sqlite3.Connection:
+        read(self._path, probe)
+        with ExitStack() as undo:
+            db = undo.enter_context(closing(connect(self._path, "mode=rw")))
+            db.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_SECONDS)}")
+            db.execute("PRAGMA wal_autocheckpoint = 0")  # the leader does that
+            db.execute("PRAGMA synchronous = NORMAL")
+            # Without it, fsync on macOS leaves a request that is synced in the cache of the drive.
+            db.execute("PRAGMA fullfsync = ON")
+            undo.pop_all()
+        return db

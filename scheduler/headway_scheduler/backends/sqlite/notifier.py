@@ -1,36 +1,157 @@
 """A hint to another process that something was written for it. Law: losing one costs only time.
 
-A bell is a named pipe beside the database; whoever waits for it keeps it open, and to ring it is to
-write a byte. Where the file system has no pipes nobody is hinted, and looks from time to time.
+Theory of operation. Each owner has a named pipe beside the database; to ring is to write a byte.
+Whoever waits has a thread that sleeps on its pipe, and looks every 0.25 s without being rung, for
+hints may be lost. The event loop is the wrong place to look from: teams may keep it busy for
+seconds, and waking it for nothing costs more than looking. So the thread asks ``PRAGMA
+data_version``, which costs no disk, whether anything was committed by anyone, reads ahead what was
+written for its owner, and wakes the loop only if there is something.
 """
 
+import asyncio
 import os
 import select
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Self
+
+import anyio
+from anyio import to_thread
+
+from ...errors import StoreError, StoreTakenOver
+from .errors import explained
+from .reads import connect
+
+POLL_SECONDS = 0.25
+"""How often it is looked although nobody has rung."""
 
 UNHEARD_SECONDS = 0.04
-"""How long somebody waits at most who has no bell."""
+"""How often it is looked where the file system has no pipes."""
 
 
-def bell_of(database: Path, worker: str = "leader") -> Path:
-    """The bell of a worker, or of whoever leads. ``database`` is resolved: this is asked often."""
-    return Path(f"{database}.{worker}.bell")
+class SqliteNotifier:
+    """Waits for what is written for ``owner`` in the database at ``path``.
 
+    ``read_ahead`` is called from the thread, and says whether there is anything.
+    """
 
-def ring(bell: Path) -> None:
-    """Hint to whoever waits for ``bell``, if anybody does."""
-    with suppress(OSError):  # nobody is there, or it was rung often already
-        pipe = os.open(bell, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    def __init__(self, path: Path, owner: str, read_ahead: Callable[[str], bool]) -> None:
+        self._path = path
+        self._owner = owner
+        self._read_ahead = read_ahead
+        self._come = anyio.Event()
+        self._loop: asyncio.AbstractEventLoop
+        self._listener: Listener
+
+    async def __aenter__(self) -> Self:
+        """Listen, instead of whoever listened for this owner before. Raises StoreError."""
+        self._loop = asyncio.get_running_loop()
+        with anyio.CancelScope(shield=True):
+            self._listener = await to_thread.run_sync(Listener, self._path, self._owner, self._look)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Listen no more."""
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(self._listener.close)
+
+    async def wait(self) -> None:
+        """Return when something may have been written since this last returned."""
+        await self._come.wait()
+        # No await between these lines: a hint that comes from here on is for the next wait().
+        self._come = anyio.Event()
+
+    def ring(self, owner: str) -> None:
+        """Hint that something was written for ``owner``."""
+        ring(pipe_of(self._path, owner))
+
+    def _look(self) -> None:
         try:
-            os.write(pipe, b"!")
+            if not self._read_ahead(self._owner):
+                return
+        except StoreTakenOver:
+            # The loop must hear of it: it asks itself, and is refused.
+            self._loop.call_soon_threadsafe(self._wake)
+            raise
+        self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._come.set()
+
+
+class Listener:
+    """A thread that calls ``look`` when the pipe of ``owner`` rings, if there are new commits.
+
+    It looks without a ring every ``poll_seconds``. Once ``look`` raises StoreTakenOver it is called
+    no more. Close it after use. Raises StoreError.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        owner: str,
+        look: Callable[[], None],
+        *,
+        poll_seconds: float = POLL_SECONDS,
+    ) -> None:
+        self._path = path
+        self._call = look
+        self._poll_seconds = poll_seconds
+        self._seen: int | None = None
+        self._is_over = False
+        with explained(path):
+            self._db = connect(path, "mode=rw")  # keeps the log shared, as every writer does
+        self._pipe = NamedPipe(pipe_of(path, owner))
+        self._thread = threading.Thread(target=self._listen, name="headway listener", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look no more. Blocks until the last look is over."""
+        self._is_over = True
+        self._pipe.ring()
+        self._thread.join()
+        self._pipe.close()
+
+    def _listen(self) -> None:
+        with closing(self._db):
+            while not self._is_over:
+                try:
+                    if self._has_changed():
+                        self._call()
+                except StoreTakenOver:
+                    return
+                except StoreError:
+                    self._seen = None  # what was written is still to be read
+                self._pipe.wait(self._poll_seconds)
+
+    def _has_changed(self) -> bool:
+        """Whether anyone has committed anything since this was last asked; at first, yes."""
+        with explained(self._path):
+            (version,) = self._db.execute("PRAGMA data_version").fetchone()
+        before, self._seen = self._seen, version
+        return bool(before != version)
+
+
+def pipe_of(database: Path, owner: str) -> Path:
+    """The pipe of a worker, or of whoever leads."""
+    return Path(f"{database}.{owner}.bell")
+
+
+def ring(pipe: Path) -> None:
+    """Hint to whoever waits on ``pipe``, if anybody does. Never blocks."""
+    with suppress(OSError):  # nobody is there, or it was rung often already
+        end = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.write(end, b"!")
         finally:
-            os.close(pipe)
+            os.close(end)
 
 
-class Bell:
-    """A bell that this process waits for, instead of whoever did before. Close it after use."""
+class NamedPipe:
+    """A pipe that this process waits on, instead of whoever did before. Close it after use."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -15,14 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import StoreBusy, StoreError, StoreReadOnly
-from ...runtime.clock import Anchor, new_anchor
+from ...ports import Vacancy
+from .boot_clock import Anchor, new_anchor
 from .errors import explained
-from .leadership import FileLock, Stamp
-from .maintenance import back_up, sync
+from .lock_file import FileLock
 from .network import refuse_network
 from .reads import connect, probe, read, read_anchor
-from .sql import APPLICATION_ID, MIGRATIONS, STATEMENTS
+from .sql import APPLICATION_ID, MIGRATIONS, STATEMENTS, named
 from .stopped_writer import wake_writer
+
+HEARTBEAT_SECONDS = 0.25
+"""How often a leader shows life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +42,16 @@ class Writer:
     anchor: Anchor
 
 
-def open_writer(path: Path, frozen: Stamp | None = None) -> Writer:
+def open_writer(path: Path, worker_id: str, vacancy: Vacancy | None = None) -> Writer:
     """Lock the database at ``path``, make it if it is missing, check and migrate it.
 
-    ``frozen``: see ``FileLock``. Raises StoreError; nothing was changed then.
+    ``vacancy``: see ``FileLock``. Raises StoreError; nothing was changed then.
     """
     refuse_network(path)
     with explained(path), ExitStack() as undo:
         _make_folder(path.parent, undo)
         _check_writable(path)
-        lock = FileLock(path, frozen=frozen)
+        lock = FileLock(path, worker_id, heartbeat_seconds=HEARTBEAT_SECONDS, vacancy=vacancy)
         undo.callback(lock.release)
         wake_writer(path)  # not only in begin(): who takes over cannot wait until SQLite gives up
         if not path.exists() or (path.is_file() and path.stat().st_size == 0):
@@ -78,13 +81,13 @@ def _raise_epoch(path: Path, db: sqlite3.Connection, lock: FileLock) -> tuple[in
     if not lock.is_ours():
         db.execute("ROLLBACK")
         raise StoreBusy(f"{path}: another process took it in this moment: ask again")
-    (epoch,) = db.execute(STATEMENTS["raise_epoch"]).fetchone()
+    (row,) = named(db.execute(STATEMENTS["raise_epoch"]))
     anchor = read_anchor(db)
     if not anchor.is_valid:
         anchor = new_anchor()
         db.execute(STATEMENTS["set_anchor"], (anchor.boot, anchor.offset))
     db.execute("COMMIT")
-    return int(epoch), anchor
+    return int(row.epoch), anchor
 
 
 def _keep_older(path: Path, undo: ExitStack) -> None:
@@ -156,3 +159,34 @@ def _migrate(db: sqlite3.Connection, number: int, script: str) -> None:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
+
+
+def back_up(path: Path, target: Path) -> int:
+    """Copy the database as it is at one moment, beside whoever writes it; return the bytes.
+
+    ``target`` must not exist; it is there whole and synced, or not at all. Raises StoreError.
+    """
+    draft = Path(f"{target}.part")
+    with explained(target):
+        if os.path.lexists(target):
+            raise StoreError(f"{target}: is there already: name another file, or move it away")
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        try:
+            with closing(sqlite3.connect(draft)) as copy:
+                read(path, lambda db: db.backup(copy), any_age=True)
+            sync(draft)
+            draft.rename(target)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        sync(target.parent)
+        return target.stat().st_size
+
+
+def sync(path: Path) -> None:
+    """Make what was written to a file, or a rename in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -20,9 +20,9 @@ from ...model.calls import CallRecord, Spent
 from ...model.changes import Change
 from ...model.runs import Run, Worker
 from ...model.states import LIVE_CALLS, CallState, RunState
-from ...runtime.clock import Anchor
 from ..lookup import CANDIDATES, link_hash, only_run
 from . import rows
+from .boot_clock import Anchor
 from .errors import explained
 from .sql import APPLICATION_ID, NEWEST, STATEMENTS, named
 
@@ -199,6 +199,12 @@ def assigned(db: sqlite3.Connection) -> Sequence[Run]:
 def workers(db: sqlite3.Connection) -> Sequence[Worker]:
     """See ``Store.workers``."""
     return _fetch(db, "workers", rows.worker)
+
+
+def is_listed(db: sqlite3.Connection, worker_id: str) -> bool:
+    """Whether a worker is known; not, if others took it for dead."""
+    (row,) = named(db.execute(STATEMENTS["is_listed"], {"worker": worker_id}))
+    return bool(row.is_listed)
 
 
 def spent(db: sqlite3.Connection, by: str, since: float) -> Sequence[Spent]:

@@ -79,9 +79,9 @@ def work_of(batch: Batch) -> Work:
         ("take_letter", [(letter_id,) for letter_id in batch.taken], False),
         ("save_worker", [_worker_row(worker) for worker in batch.joined], False),
         ("forget_worker", [(worker,) for worker in batch.left], False),
-        ("forget_lost_mail", [()] if batch.left else [], False),
-        ("forget_mail", list(batch.seen), False),
-        ("send_mail", [(mail.worker, mail.text) for mail in batch.mail], True),
+        ("forget_lost_notifications", [()] if batch.left else [], False),
+        ("forget_notifications", list(batch.seen), False),
+        ("notify", [(mail.worker, mail.text) for mail in batch.mail], True),
     ]
     return [each for each in work if each[1]]
 

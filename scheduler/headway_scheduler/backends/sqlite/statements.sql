@@ -53,13 +53,13 @@ UPDATE inbox SET answer = ? WHERE id = ? AND answer IS NULL;
 -- forget_letters: Answered letters, but for the last thousand: their senders may still look.
 DELETE FROM inbox WHERE id <= (SELECT max(id) FROM inbox) - 1000 AND answer IS NOT NULL;
 
--- take_letter: A letter that was carried out, and that its sender has its answer to by mail.
+-- take_letter: A letter that was carried out, and that its sender is notified of.
 DELETE FROM inbox WHERE id = ?;
 
--- send_mail: What a worker is told.
+-- notify: What a worker is told.
 INSERT INTO outbox (worker, text) VALUES (?, ?);
 
--- forget_mail: What a worker has read.
+-- forget_notifications: What a worker has read.
 DELETE FROM outbox WHERE worker = ? AND id <= ?;
 
 -- save_worker: A process that executes runs, and how many it takes now.
@@ -71,7 +71,7 @@ ON CONFLICT (id) DO UPDATE SET
 -- forget_worker: A process that executes runs no more.
 DELETE FROM workers WHERE id = ?;
 
--- forget_lost_mail: What was told to processes that are gone.
+-- forget_lost_notifications: What was told to processes that are gone.
 DELETE FROM outbox WHERE worker NOT IN (SELECT id FROM workers);
 
 -- insert_piece: A text, unless it is there.
@@ -196,15 +196,18 @@ WHERE calls.kind IN ('model', 'sdk') AND calls.submitted_at >= :since
 GROUP BY 1, 2, 3, 4
 ORDER BY 1, 2, 3, 4;
 
--- letters: Letters without an answer, in the order in which they came.
+-- waiting_letters: Letters without an answer that are not in hand (JSON list), oldest first.
 SELECT id, sender, event FROM inbox INDEXED BY inbox_waiting
-WHERE answer IS NULL AND id > :after ORDER BY id LIMIT :limit;
+WHERE answer IS NULL AND id NOT IN (SELECT value FROM json_each(:held)) ORDER BY id LIMIT :limit;
 
 -- letter_answer: The answer to a letter; no row if it is kept no longer.
 SELECT answer FROM inbox WHERE id = :id;
 
--- mail: What a worker was told after what it has read.
+-- notifications: What a worker was told after what it has read.
 SELECT id, text FROM outbox WHERE worker = :worker AND id > :after ORDER BY id LIMIT :limit;
+
+-- is_listed: Whether a worker is known; not, if others took it for dead.
+SELECT EXISTS (SELECT 1 FROM workers WHERE id = :worker) AS is_listed;
 
 -- workers: Who executes runs, the first one to come first.
 SELECT $workers FROM workers ORDER BY since, id;

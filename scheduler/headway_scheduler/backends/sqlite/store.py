@@ -22,10 +22,10 @@ from ...model.calls import CallRecord, Spent
 from ...model.changes import Change
 from ...model.runs import Run, Worker
 from ...model.states import CallState, RunState
-from ...runtime.clock import Clock, system_clock
+from ...ports import Clock, Vacancy
 from . import reads
+from .boot_clock import new_anchor
 from .errors import explained
-from .leadership import Stamp
 from .network import refuse_network
 from .opening import Writer, begin, open_writer
 from .rows import Work, with_bytes, work_of
@@ -38,8 +38,8 @@ class SqliteStore:
     """The journal in the file at ``path``; made, with its folder, if it is missing.
 
     ``read_only`` takes no lock and writes nothing: any number of processes may read while one
-    writes. ``frozen``: take it even from a process that keeps its lock file in this state. Once
-    another process took it from this one, every commit raises StoreTakenOver. Linux and macOS.
+    writes, as ``candidate``. ``vacancy``: take it even from the silent process that this tells of.
+    Once another process took it from this one, every commit raises StoreTakenOver. Linux and macOS.
     """
 
     def __init__(
@@ -47,14 +47,15 @@ class SqliteStore:
         path: str | os.PathLike[str],
         *,
         read_only: bool = False,
-        frozen: Stamp | None = None,
+        candidate: str = "",
+        vacancy: Vacancy | None = None,
     ) -> None:
         # Resolved: two names of one file must not have two locks.
         self.path = Path(path).resolve()
         self.read_only = read_only
-        self.clock: Clock = system_clock()
+        self.clock: Clock = new_anchor().now
         """The time that all processes on the database have, once it is open."""
-        self._frozen = frozen
+        self._candidate, self._vacancy = candidate, vacancy
         self._opened: Writer
         self._writer: aiosqlite.Connection | None = None
 
@@ -68,7 +69,9 @@ class SqliteStore:
                 self.clock = anchor.now if anchor.is_valid else self.clock
             return self
         with anyio.CancelScope(shield=True):
-            self._opened = await to_thread.run_sync(open_writer, self.path, self._frozen)
+            self._opened = await to_thread.run_sync(
+                open_writer, self.path, self._candidate, self._vacancy
+            )
             self.clock = self._opened.anchor.now
             # Opened before: a failed start of aiosqlite leaves its thread to end by itself.
             self._writer = await aiosqlite.Connection(lambda: self._opened.connection, 64)

@@ -1,0 +1,142 @@
+"""Which workers are alive: each holds a lock file of its own beside the database while it lives.
+
+Theory of operation. A worker that is gone has freed its lock; one that is stopped touches its file
+no more, and counts as dead after 10 s: its runs are begun anew elsewhere. Whether a worker itself
+still counts as alive is not seen by its file, but by its row in ``workers``, which the leader
+removes when it gives the worker's runs to others. So a heartbeat is both: a touch, for the others,
+and a look at the row, for itself.
+"""
+
+import threading
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import anyio
+from anyio import to_thread
+
+from ...errors import StoreError, StoreTakenOver
+from ...protocol.envelopes import WORKER
+from . import reads
+from .errors import explained
+from .lock_file import FileLock, LeaseMonitor, holder_of, silent_seconds
+from .notifier import pipe_of
+
+HEARTBEAT_SECONDS = 1.0
+SILENT_SECONDS = 10.0
+"""How long a worker shows no life until it is dead: its runs are begun anew elsewhere, and what is
+in flight is lost."""
+
+
+class WorkerFiles:
+    """The workers on the database at ``path``, as seen by one watcher."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._monitors: dict[str, LeaseMonitor] = {}
+
+    def present(self, worker_id: str) -> "WorkerFile":
+        """Be there as this worker."""
+        return WorkerFile(self._path, worker_id)
+
+    async def expired(self, worker_ids: Collection[str]) -> frozenset[str]:
+        """Which of these workers are dead. Ask at least every 0.2 s, for silence."""
+        return await to_thread.run_sync(self._expired, tuple(worker_ids))
+
+    def _expired(self, worker_ids: Collection[str]) -> frozenset[str]:
+        before = self._monitors
+        self._monitors = {each: before.get(each) or self._monitor(each) for each in worker_ids}
+        return frozenset(
+            worker for worker, monitor in self._monitors.items() if monitor.look() is not None
+        )
+
+    def _monitor(self, worker_id: str) -> LeaseMonitor:
+        return LeaseMonitor(_file_of(self._path, worker_id), SILENT_SECONDS)
+
+    async def silent_seconds(self, worker_id: str) -> float | None:
+        """How long ago a worker last touched its file; None if it has none."""
+        return await to_thread.run_sync(self._silent_seconds, worker_id)
+
+    def _silent_seconds(self, worker_id: str) -> float | None:
+        leader = holder_of(self._path)
+        # A worker that led from its beginning has the leader's lock alone.
+        leads = leader is not None and leader.worker_id == worker_id
+        seconds = silent_seconds(_file_of(self._path, worker_id))
+        return silent_seconds(self._path) if leads and seconds is None else seconds
+
+    async def tidy(self, keep: Collection[str]) -> None:
+        """Remove the locks and pipes that workers left which were killed."""
+        await to_thread.run_sync(self._tidy, keep)
+
+    def _tidy(self, keep: Collection[str]) -> None:
+        for lock in self._path.parent.glob(f"{self._path.name}.{WORKER}*.lock"):
+            worker = lock.name.removeprefix(f"{self._path.name}.").removesuffix(".lock")
+            # A worker that has not joined yet is nobody's to keep, but has its lock.
+            if worker not in keep and holder_of(_file_of(self._path, worker)) is None:
+                lock.unlink(missing_ok=True)
+                pipe_of(self._path, worker).unlink(missing_ok=True)
+
+
+class WorkerFile:
+    """This worker's lock file, touched every second while it is open."""
+
+    def __init__(self, path: Path, worker_id: str) -> None:
+        self.contact_at = time.monotonic()
+        self._path = path
+        self._worker_id = worker_id
+        self._beating = threading.Lock()
+        self._lock: FileLock
+
+    async def __aenter__(self) -> Self:
+        """Hold the lock file. Raises StoreBusy or another StoreError."""
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(self._open)
+        return self
+
+    def _open(self) -> None:
+        self.contact_at = time.monotonic()
+        with explained(self._path):
+            self._lock = FileLock(
+                _file_of(self._path, self._worker_id),
+                self._worker_id,
+                heartbeat_seconds=HEARTBEAT_SECONDS,
+                heartbeat=self._heartbeat,
+            )
+
+    async def __aexit__(self, *_: object) -> None:
+        """Give the lock back."""
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(self._lock.release)
+
+    async def confirm(self) -> None:
+        """Touch the file, and look at the row. Raises StoreTakenOver if there is none."""
+        is_listed = await to_thread.run_sync(self._confirmed)
+        if not is_listed:
+            raise StoreTakenOver(f"{self._path}: others took worker {self._worker_id} for dead")
+
+    def _confirmed(self) -> bool:
+        with explained(self._path):
+            self._lock.touch()
+        return self._is_listed()
+
+    def _heartbeat(self) -> None:
+        with suppress(StoreError):  # no contact then, and the next heartbeat may have it again
+            self._is_listed()
+
+    def _is_listed(self) -> bool:
+        # The time of its beginning: a process that is stopped in the middle of this line, for as
+        # long as it takes others to take its runs, must not count as heard of when it goes on.
+        began = time.monotonic()
+        is_listed = reads.read(self._path, partial(reads.is_listed, worker_id=self._worker_id))
+        with self._beating:  # confirm() and the heartbeat may end in any order
+            if is_listed:
+                self.contact_at = max(self.contact_at, began)
+        return is_listed
+
+
+def _file_of(path: Path, worker_id: str) -> Path:
+    """What a worker's lock file is named after, beside the database."""
+    return Path(f"{path}.{worker_id}")

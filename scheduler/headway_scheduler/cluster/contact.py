@@ -1,0 +1,54 @@
+"""Whether others may have taken this worker for dead. Law: contact is an answer, not a tick.
+
+Theory of operation. A worker that shows no life for 10 s loses its runs: they are begun anew
+elsewhere, and what it still sends is paid twice. It may have been stopped, or cut off from the
+database, and cannot see that by its own clock alone. So it goes by its last heartbeat that was
+answered. One that has not joined has no runs to lose, and is in contact.
+"""
+
+import time
+from collections.abc import Callable
+
+import anyio
+
+from ..errors import StoreError, StoreTakenOver
+from ..ports import Presence
+
+CONTACT_SECONDS = 7.0
+"""How old the last answered heartbeat may be when a request leaves: 10 s until the worker counts as
+dead, less 3 s for what lies between this check and the first byte."""
+
+RETRY_SECONDS = 1.0
+
+
+class Contact:
+    """This worker's contact with the others, by its ``presence``."""
+
+    def __init__(self, presence: Presence, has_joined: Callable[[], bool]) -> None:
+        self._presence = presence
+        self._has_joined = has_joined
+
+    def is_old(self) -> bool:
+        """Whether others may have taken this worker for dead, for all that it knows."""
+        age = time.monotonic() - self._presence.contact_at
+        return age > CONTACT_SECONDS and self._has_joined()
+
+    async def renew(self) -> None:
+        """Wait for an answered heartbeat if contact is old. Raises StoreTakenOver, StoreError."""
+        # Again, if the answer took so long that it is old by now.
+        while self.is_old():
+            await self._presence.confirm()
+
+    async def watch(self) -> None:
+        """Renew whenever contact gets old, until that raises StoreTakenOver."""
+        while True:
+            try:
+                await self.renew()
+            except StoreTakenOver:
+                raise
+            except StoreError:
+                await anyio.sleep(RETRY_SECONDS)
+                continue
+            age = time.monotonic() - self._presence.contact_at
+            # Heartbeats come each second by themselves: this wakes up only when they do not.
+            await anyio.sleep(max(RETRY_SECONDS, CONTACT_SECONDS - age))
