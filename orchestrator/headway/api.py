@@ -5,8 +5,7 @@ Everything that imports AutoGen is imported when the first team is built, not be
 
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import replace
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
@@ -17,7 +16,6 @@ from headway_scheduler.backends import open_backend
 from headway_scheduler.cluster.remote import FollowerCallbacks, RemoteScheduler
 from headway_scheduler.errors import (
     CallerError,
-    RunNotResumable,
     StoreBusy,
     StoreError,
     StoreTakenOver,
@@ -26,7 +24,7 @@ from headway_scheduler.model.calls import CallRecord, Priority
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import RunState
 from headway_scheduler.ports import Clock, Store, Vacancy
-from headway_scheduler.protocol.commands import CancelRun, ClaimRun, PauseRun, QueueRun
+from headway_scheduler.protocol.commands import CancelRun, PauseRun
 from headway_scheduler.runtime.client import SchedulerClient
 from headway_scheduler.runtime.clock import system_clock
 from headway_scheduler.runtime.local import LocalScheduler
@@ -38,7 +36,7 @@ from .pricing.costs import KEYS, Cost, added_up
 from .pricing.prices import Prices
 from .queue import Queue
 from .runs.actions import Actions, Check, OnChange, OnUnknown
-from .runs.handle import RemoteRunHandle, ReplayOptions, RunHandle, RunResult
+from .runs.handle import RunHandle, RunResult
 from .runs.journal import inherited_answers
 from .runs.options import RunOptions, with_options
 from .runs.receipt import Receipt, receipt
@@ -160,7 +158,7 @@ class Headway:
             executor.worker.id,
             vacancy=vacancy,
             local_worker=LocalWorker(
-                executor.worker, executor.handles, executor.heed, executor.committed
+                executor.worker, executor.handles, executor.obey, executor.committed
             ),
         )
         async with leader:
@@ -181,7 +179,7 @@ class Headway:
         ):
             follower = RemoteCommands(self._backend, self._stand_in_briefly)
             callbacks = FollowerCallbacks(
-                executor.joins, executor.joined, executor.committed, executor.heed
+                executor.joins, executor.joined, executor.committed, executor.obey
             )
             self._clock = store.clock
             async with RemoteScheduler(
@@ -197,13 +195,18 @@ class Headway:
 
     def _new_executor(self) -> Executor:
         worker = new_worker(self._clock(), self._label, self.workflows)
-        return Executor(worker, self.workflows, lambda: self._clock())
+        return Executor(worker, self.workflows)
 
     async def _begin(self, stack: AsyncExitStack) -> None:
         worker = self._executor.worker.id
         self._runner = Runner(self._asking, self._store, self.workflows, self._prices, worker)
         self._actions = Actions(
-            self._asking, self._store, self._runner, self._executor.handles, self._start, worker
+            self._asking,
+            self._store,
+            self._runner,
+            self._executor.handles,
+            self._executor.claim,
+            worker,
         )
         stack.push_async_callback(self.workflows.close)
         self._ad_hoc = AdHocRun(self._asking, worker, self.config.priority)
@@ -250,7 +253,7 @@ class Headway:
         """Go on with interrupted runs whose workflow is registered here."""
         for run in await self._store.runs({RunState.INTERRUPTED}):
             if self.workflows.knows(run):
-                await self._start(run)
+                await self._executor.claim(run)
 
     async def __aexit__(
         self,
@@ -297,30 +300,12 @@ class Headway:
         It goes on if it was interrupted; if another process executes it, it is waited for. Raises
         CallerError for a workflow that does not exist, StoreError if it is not on disk.
         """
-        executor = self._ready()
-        await executor.join()
         new = self._new_run(workflow, task, priority, key, **options)
-
-        async def written() -> tuple[Run, RunHandle | None]:
-            with executor.expecting(replace(new, worker=executor.worker.id)) as handle:
-                run = await self._submitted(handle.run)
-                return run, executor.start(handle) if run.id == new.id else None
-
-        # Were it cancelled on the way, a row could be left that names this worker for nothing.
-        run, handle = await executor.to_its_end(written)
-        if handle is not None:
-            return handle
-        if run.state in (RunState.QUEUED, RunState.INTERRUPTED):
-            with suppress(RunNotResumable):  # it is executed here, or another process was faster
-                return await self._start(run)
-        return await self.handle(run.id)
+        return await self._ready().start(new)
 
     async def handle(self, run_id: str) -> RunHandle:
         """A run by its id, to be waited for, whoever executes it. Raises RunNotFound."""
-        return self._handle(await self.get_run(run_id))
-
-    def _handle(self, run: Run) -> RunHandle:
-        return self._ready().handles.get(run.id) or RemoteRunHandle(run, self._store)
+        return self._ready().handle(await self.get_run(run_id))
 
     async def submit(
         self,
@@ -335,8 +320,9 @@ class Headway:
 
         The handle's ``run`` is the row.
         """
-        run = await self._submitted(self._new_run(workflow, task, priority, key, **options))
-        return self._handle(run)
+        executor = self._ready()
+        run = await executor.queue(self._new_run(workflow, task, priority, key, **options))
+        return executor.handle(run)
 
     def _new_run(
         self,
@@ -360,15 +346,6 @@ class Headway:
             component=component,
         )
         return with_options(run, self._clock(), **options)
-
-    async def _submitted(self, run: Run) -> Run:
-        """Queue a run; with a key that was used before: that one."""
-        commands, key = self._commands, run.key
-        existing = await self._store.run_with_key(key) if key is not None else None
-        if existing is None:
-            await commands.execute(QueueRun(run))
-            existing = await self._store.run_with_key(key) if key is not None else None
-        return existing or run
 
     # Runs that stopped
 
@@ -592,23 +569,3 @@ class Headway:
         if self._leader is None:
             raise StoreBusy(f"{self._backend.name}: another process leads, and has the scheduler")
         return self._leader.service
-
-    # Inside
-
-    async def _start(self, run: Run, plan: ReplayOptions | None = None) -> RunHandle:
-        """Have a run for this worker, and execute it. Raises RunNotResumable if another does."""
-        executor = self._executor
-        await executor.join()
-
-        async def claimed() -> RunHandle:
-            with executor.expecting(replace(run, worker=executor.worker.id), plan) as handle:
-                try:
-                    if run.worker != executor.worker.id:
-                        await self._commands.execute(ClaimRun(run, executor.worker.id))
-                except RunNotResumable:
-                    if executor.is_expected(handle):
-                        raise
-                    # The leader gave it to this worker by itself, and it has ended by now.
-                return executor.start(handle)
-
-        return await executor.to_its_end(claimed)

@@ -13,16 +13,18 @@ from typing import TypeVar, assert_never
 import anyio
 from anyio.abc import TaskGroup
 
-from headway_scheduler.errors import SchedulerClosed, StoreError
+from headway_scheduler.errors import RunNotResumable, SchedulerClosed, StoreError
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import RunState
-from headway_scheduler.ports import Clock, Store
+from headway_scheduler.ports import Store
 from headway_scheduler.protocol.commands import (
     CancelRun,
+    ClaimRun,
     ExecuteRun,
     Order,
     PauseRun,
+    QueueRun,
     RegisterWorker,
     RetireWorker,
     SetPriority,
@@ -31,41 +33,44 @@ from headway_scheduler.protocol.envelopes import WORKER
 from headway_scheduler.runtime.client import SchedulerClient
 
 from ..runs.events import Ended, of_batch
-from ..runs.handle import ReplayOptions, RunHandle
+from ..runs.handle import RemoteRunHandle, ReplayOptions, RunHandle
 from ..runs.runner import Runner
 from ..runs.stopped import require_idle
 from ..workflows import Workflows
 from .commands import Commands
 
-LOOK_SECONDS = 0.5
-"""How often one that works until nothing is left looks whether anything is."""
+POLL_SECONDS = 0.5
+"""How often a worker that ends when no run is left looks for one."""
 
 Watch = Callable[[RunHandle], None]
 T = TypeVar("T")
 
 
 def new_worker(now: float, label: str, workflows: Workflows) -> Worker:
-    """This life of this process, which takes no runs yet."""
+    """Make a worker for this life of this process, without slots. A restart is another worker."""
     worker_id = f"{WORKER}{secrets.token_hex(6)}"
     return Worker(worker_id, os.getpid(), now, label, workflows=workflows.names)
 
 
 class Executor:
-    """The runs of this process. ``begin`` it before anything is started."""
+    """Executes the runs of this process. :meth:`begin` comes before everything else."""
 
-    def __init__(self, worker: Worker, workflows: Workflows, clock: Clock) -> None:
-        self.worker = worker
+    def __init__(self, worker: Worker, workflows: Workflows) -> None:
+        self.worker: Worker = worker
+        """This process as the leader knows it, or is about to."""
         self.handles: dict[str, RunHandle] = {}
-        self.is_draining = False
-        self.has_joined = False
+        """Handles by run, of those that are executed here, or are about to be."""
+        self.is_draining: bool = False
+        """Whether no more runs are taken."""
+        self.has_joined: bool = False
+        """Whether the leader knows this worker."""
         self._registering = anyio.Lock()
         self._workflows = workflows
-        self._clock = clock
         self._expected: set[RunHandle] = set()
         self._given_again: dict[str, Run] = {}
         self._watch: Watch = lambda handle: None
         self._changed = anyio.Event()
-        self._asking: SchedulerClient
+        self._scheduler: SchedulerClient
         self._commands: Commands
         self._store: Store
         self._runner: Runner
@@ -73,27 +78,80 @@ class Executor:
 
     def begin(
         self,
-        asking: SchedulerClient,
+        scheduler: SchedulerClient,
         commands: Commands,
         store: Store,
         runner: Runner,
         runs: TaskGroup,
     ) -> None:
         """Execute from here on, in the task group ``runs``."""
-        self._asking, self._commands, self._store = asking, commands, store
+        self._scheduler, self._commands, self._store = scheduler, commands, store
         self._runner, self._runs = runner, runs
         self.is_draining = False
 
-    @contextmanager
-    def expecting(self, run: Run, plan: ReplayOptions | None = None) -> Iterator[RunHandle]:
-        """Have a handle for a run while it is written as this worker's; start it in the block.
+    # Runs that are started here
 
-        Others see the row before this worker does, and what they want of the run is heeded; the
-        leader may even give it to this worker meanwhile, and the run is begun then.
+    async def queue(self, run: Run) -> Run:
+        """Queue a run, and return its row; if one has its key already, that one's. StoreError."""
+        key = run.key
+        existing = await self._store.run_with_key(key) if key is not None else None
+        if existing is None:
+            await self._commands.execute(QueueRun(run))
+            # Another process may have queued one with this key meanwhile: then that one counts.
+            existing = await self._store.run_with_key(key) if key is not None else None
+        return existing or run
+
+    async def start(self, new: Run) -> RunHandle:
+        """Queue a run and execute it. If its key was used before, go on with that run, or show it.
+
+        Raises StoreError.
+        """
+        await self.join()
+
+        async def queued() -> tuple[Run, RunHandle | None]:
+            with self.expecting(replace(new, worker=self.worker.id)) as handle:
+                run = await self.queue(handle.run)
+                return run, self.execute(handle) if run.id == new.id else None
+
+        run, handle = await self.to_its_end(queued)
+        if handle is not None:
+            return handle
+        if run.state in (RunState.QUEUED, RunState.INTERRUPTED):
+            with suppress(RunNotResumable):  # it is executed here, or another process was faster
+                return await self.claim(run)
+        return self.handle(run)
+
+    async def claim(self, run: Run, replay: ReplayOptions | None = None) -> RunHandle:
+        """Have a run for this worker, and execute it. Raises RunNotResumable if another does."""
+        await self.join()
+
+        async def claimed() -> RunHandle:
+            with self.expecting(replace(run, worker=self.worker.id), replay) as handle:
+                try:
+                    if run.worker != self.worker.id:
+                        await self._commands.execute(ClaimRun(run, self.worker.id))
+                except RunNotResumable:
+                    if self.is_expected(handle):
+                        raise
+                    # The leader gave it to this worker by itself, and it has ended by now.
+                return self.execute(handle)
+
+        return await self.to_its_end(claimed)
+
+    def handle(self, run: Run) -> RunHandle:
+        """Return the handle of a run that is executed here; else one that reads the database."""
+        return self.handles.get(run.id) or RemoteRunHandle(run, self._store)
+
+    @contextmanager
+    def expecting(self, run: Run, replay: ReplayOptions | None = None) -> Iterator[RunHandle]:
+        """Have a handle for a run while its row is being written; execute it in the block.
+
         Raises RunNotResumable for a run that is executed here.
         """
+        # The leader reads the row before this worker hears that it is written. Its orders come
+        # meanwhile: they find this handle, and an order to execute the run executes it.
         require_idle(run.id, run.id in self.handles)
-        self.handles[run.id] = handle = RunHandle(run, plan)
+        self.handles[run.id] = handle = RunHandle(run, replay)
         self._expected.add(handle)
         try:
             yield handle
@@ -101,11 +159,15 @@ class Executor:
             if self.is_expected(handle):
                 self._expected.remove(handle)
                 del self.handles[run.id]
-                handle.publish(Ended(run.id, handle.run.state, None, self._clock()))
+                handle.publish(Ended(run.id, handle.run.state, None, self._scheduler.now()))
                 self._tell()
 
     async def to_its_end(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Wait for ``work``, which goes on if the wait is cancelled, until Headway closes."""
+        """Wait for ``work``, which goes on if the wait is cancelled, until Headway closes.
+
+        A caller that is cancelled between a row and its run would leave a row that names this
+        worker, and that no worker executes as long as this one lives.
+        """
         results: list[T] = []
         errors: list[Exception] = []
         is_over = anyio.Event()
@@ -113,7 +175,7 @@ class Executor:
         async def carry_out() -> None:
             try:
                 results.append(await work())
-            except Exception as error:  # its caller's, not that of the runs
+            except Exception as error:  # the caller's, not the task group's
                 errors.append(error)
             finally:
                 is_over.set()
@@ -125,35 +187,39 @@ class Executor:
         raise errors[0] if errors else SchedulerClosed("Headway was closed meanwhile")
 
     def is_expected(self, handle: RunHandle) -> bool:
-        """Whether the run of a handle has not been started yet."""
+        """Whether the run of a handle is still to be executed."""
         return handle in self._expected
 
-    def start(self, handle: RunHandle) -> RunHandle:
-        """Execute an expected run, now that its row names this worker. Once: again is nothing."""
+    def execute(self, handle: RunHandle) -> RunHandle:
+        """Execute an expected run, now that its row names this worker; a second time is nothing."""
         if self.is_expected(handle):
             self._expected.remove(handle)
-            self._runs.start_soon(self._execute, handle, name=f"headway run {handle.id}")
+            self._runs.start_soon(self._run_to_end, handle, name=f"headway run {handle.id}")
         return handle
 
+    # This worker, as the leader knows it
+
     async def join(self) -> None:
-        """Be known as one who executes runs, before the first of them."""
+        """Register this worker, before its first run."""
         async with self._registering:
             if not self.has_joined:
                 await self._register()
 
     def joins(self) -> Worker | None:
-        """This worker, if the leader does not know it yet."""
+        """Return this worker, if the leader does not know it yet."""
         return None if self.has_joined else self.worker
 
     def joined(self) -> None:
-        """Take in that the leader knows."""
+        """Take in that the leader knows this worker."""
         self.has_joined = True
 
     async def leave(self) -> None:
-        """Execute runs no more. If that cannot be written, the leader sees that it is gone."""
+        """Retire this worker. If that cannot be written, the leader will find it dead."""
         if self.has_joined:
             with suppress(StoreError):
                 await self._commands.execute(RetireWorker(self.worker.id))
+
+    # Runs that the leader gives
 
     async def work(self, slots: int, forever: bool, watch: Watch) -> None:
         """Take runs from the leader, until none is left or, ``forever``, until drained."""
@@ -162,7 +228,7 @@ class Executor:
         try:
             while not self.is_draining and (forever or await self._is_any_left()):
                 changed = self._changed
-                with anyio.move_on_after(None if forever else LOOK_SECONDS):
+                with anyio.move_on_after(None if forever else POLL_SECONDS):
                     await changed.wait()
         finally:
             with anyio.CancelScope(shield=True):
@@ -175,47 +241,49 @@ class Executor:
         self.is_draining = True
         self._tell()
 
-    def heed(self, order: Order) -> None:
-        """Do what the leader wants done with a run."""
+    def obey(self, order: Order) -> None:
+        """Carry out an order of the leader. Called between two commits: it may not await."""
         match order:
             case ExecuteRun():
                 self._given(order.run, self.handles.get(order.run.id))
             case CancelRun() | PauseRun():
-                # Without a handle it has ended, and its row is on its way.
+                # Without a handle the run has ended, and its row is on its way to the leader.
                 if (handle := self.handles.get(order.run_id)) is not None:
                     handle.obey(order)
             case SetPriority():
                 if (handle := self.handles.get(order.target)) is not None:
                     handle.obey(order)
-                    self._asking.note_run(handle.run)
+                    self._scheduler.note_run(handle.run)
             case _:
                 assert_never(order)
 
     def committed(self, batch: Batch) -> None:
-        """Show the runs of this process what became of their calls."""
-        for event in of_batch(batch, self._clock()):
-            if handle := self.handles.get(event.run_id):
-                handle.publish(event)
-        for record in (*batch.new, *batch.changed):
-            if handle := self.handles.get(record.call.run_id):
-                handle.calls[record.call.id] = record
+        """Show a commit in the handles of this process. Called after each: it may not await."""
+        if self.handles:
+            for event in of_batch(batch, self._scheduler.now()):
+                if handle := self.handles.get(event.run_id):
+                    handle.publish(event)
+            for record in (*batch.new, *batch.changed):
+                if handle := self.handles.get(record.call.run_id):
+                    handle.calls[record.call.id] = record
         if batch.runs:
             self._tell()
 
     def _given(self, run: Run, handle: RunHandle | None = None) -> None:
-        """Execute what the leader gives: its row names this worker from the order on."""
+        """Execute a run that the leader gives: from the order on, its row names this worker."""
         if handle is not None and handle.run.state is RunState.RUNNING:
-            # The end of this attempt is on disk, and its task has not been told yet.
+            # The end of its last attempt is on disk, where the leader saw it, and the task of that
+            # attempt has not gone on yet.
             self._given_again[run.id] = run
         elif handle is not None:
-            self.start(handle)
+            self.execute(handle)
         elif self.is_draining:
-            self._asking.note_run(replace(run, worker=None))
+            self._scheduler.note_run(replace(run, worker=None))
         else:
             with self.expecting(run) as handle:
-                self._watch(self.start(handle))
+                self._watch(self.execute(handle))
 
-    async def _execute(self, handle: RunHandle) -> None:
+    async def _run_to_end(self, handle: RunHandle) -> None:
         try:
             await self._runner.execute(handle)
         finally:
@@ -237,13 +305,13 @@ class Executor:
             await self._register()
 
     async def _register(self) -> None:
-        # One at a time: a task that starts a run registers this worker as well as the task that
-        # works, and of two requests the leader believes the one that was written last.
+        # One at a time: a task that starts a run registers this worker, and so does the task that
+        # works. Requests that two tasks post at once come in either order, and the last one counts.
         await self._commands.execute(RegisterWorker(self.worker))
         self.has_joined = True
 
     async def _is_any_left(self) -> bool:
-        """Whether a run is executed here, or waits for somebody to do it."""
+        """Whether a run is executed here, or is queued for this worker or any."""
         if self.handles:
             return True
         waiting = await self._store.runs({RunState.QUEUED})

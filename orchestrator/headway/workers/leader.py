@@ -154,7 +154,7 @@ class Leader:
         return await self._stack.__aexit__(kind, error, trace)
 
     def _committed(self, batch: Batch) -> None:
-        self.commands.noticed(batch)
+        self.commands.committed(batch)
         for mail in batch.mail:
             self._notifier.ring(mail.worker)
         if batch.left:

@@ -144,7 +144,9 @@ async def test_what_a_follower_is_refused_it_is_told(leader: SimulatedHeadway) -
         with pytest.raises(RunNotResumable, match="it is running"):
             await leader.resume(handle.id)
         with pytest.raises(RunNotResumable, match="is being executed"):
-            await leader._start(replace(await leader.get_run(handle.id), state=RunState.RUNNING))
+            await leader._executor.claim(
+                replace(await leader.get_run(handle.id), state=RunState.RUNNING)
+            )
         await leader.cancel(handle.id)
         with pytest.raises(RunFailed, match="cancelled"):
             await handle.result()
@@ -188,14 +190,14 @@ async def test_a_run_that_another_process_is_about_to_execute_is_not_taken_from_
     new = replace(leader._new_run("agent", "x", None, "k"), worker=leader._executor.worker.id)
     async with second(leader) as follower, anyio.create_task_group() as group:
         with leader._executor.expecting(new) as expected:
-            await leader._submitted(new)
+            await leader._executor.queue(new)
             handle = await follower.start("agent", task="x", key="k")
             forgotten = await follower.handle(new.id)
             group.start_soon(follower.cancel, new.id)
             while not expected.is_cancelled:  # noqa: ASYNC110 (a flag)
                 await anyio.sleep(0.01)
             if is_begun:
-                leader._executor.start(expected)
+                leader._executor.execute(expected)
         with pytest.raises(RunFailed, match="cancelled"):
             await handle.result()
         assert not leader.provider.ledger.entries
@@ -241,7 +243,7 @@ async def test_an_order_to_execute_starts_the_run_that_is_expected(
             assert leader._leader is not None
             await leader._leader._give(run, worker)
             await headway._commands.execute(ClaimRun(run, worker))
-            executor.start(handle)
+            executor.execute(handle)
         assert (await handle.result()).calls == 1
     assert len(leader.provider.ledger.paid) == 1
 
