@@ -158,9 +158,10 @@ class RunScope:
         ``events`` happened right before the answer was ready. Left in any other way, the answer is
         skipped: the next one would wait for it for ever.
         """
+        if Deliver(arrival) in self.tell(*events, Ready(arrival)):
+            return
         delivery = self._deliveries[arrival] = get_running_loop().create_future()
         try:
-            self.tell(*events, Ready(arrival))
             await delivery
         except BaseException:
             self.tell(Skipped(arrival))
@@ -198,9 +199,12 @@ class RunScope:
                 case Opened() | Pass() | Numbered():
                     pass  # for whoever told the event
                 case Deliver(arrival):
-                    # The task that waits may have been cancelled in this iteration of the loop. It
-                    # has not run yet, and will skip the number.
-                    if not (delivery := self._deliveries[arrival]).done():
+                    delivery = self._deliveries.get(arrival)
+                    if delivery is None:  # its agent need not wait: it has the answer by now
+                        effects += self.machine.handle(Delivered(arrival))
+                    elif not delivery.done():
+                        # Else its task was cancelled in this iteration of the loop, has not run
+                        # since, and will skip the number.
                         delivery.set_result(None)
                 case Settle():
                     settled: Callable[[], object] = partial(self.tell, Settled())

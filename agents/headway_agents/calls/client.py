@@ -28,7 +28,7 @@ from autogen_core.models import (
 from autogen_core.tools import Tool, ToolSchema
 from pydantic import BaseModel
 
-from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.calls import Call, Priority, Route
 from headway_scheduler.providers import PROVIDERS
 
 from ..autogen_private import create_arguments
@@ -38,9 +38,8 @@ from ..requests.codec import Request, ToolChoice, load_result
 from ..requests.prompts import PromptEncoder, RequestDigest, estimated_tokens
 from ..scope import RunScope, asking_agent, scope_of_context
 from ..secrets import without_masked_keys
-from .live_call import attached, recorded
+from .live_call import LiveCall, attached, recorded
 from .models import Candidate, Model
-from .reserve import acquire, output_cap
 from .send import answer, answer_stream, observe
 from .wrapped_client import context_tokens, disable_sdk_retries, provider_name
 
@@ -221,10 +220,9 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
     def _slot(self, request: Request) -> tuple[RunScope, JournalSlot, RequestDigest]:
         """Encode a request, before anything is awaited, and open its slot in the journal."""
         scope = self.scope or scope_of_context(self.model.name)
-        path = self.path or asking_agent()
         self._encoder = self._encoder or PromptEncoder()
         digest = self._encoder.encode(request)
-        return scope, scope.open_slot(MODEL, path, digest), digest
+        return scope, scope.open_slot(MODEL, self.path or asking_agent(), digest), digest
 
     async def _stream(
         self,
@@ -258,6 +256,65 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
             _add(self._actual, result.usage)
         if self._parent is not None:
             self._parent._count(result)
+
+
+async def acquire(
+    live: LiveCall,
+    candidates: Sequence[Candidate],
+    priority: Priority | None,
+    output_cap: int | None,
+) -> None:
+    """Wait until the call may be sent to one of ``candidates``, of which the first was asked for.
+
+    ``priority`` None: the run's. A call that an earlier attempt was cut off in waits for a person,
+    if the run is resumed so. Raises what :meth:`LiveCall.acquire` raises.
+    """
+    scope, slot = live.scope, live.slot
+    if slot.was_cut_off and scope.journal.unknown_waits:
+        await live.for_person()
+    routes = [_route(live, candidate, output_cap) for candidate in candidates]
+    first = routes[0]
+    call = Call(
+        id=slot.id,
+        run_id=scope.run_id,
+        path=slot.path,
+        model=first.model,
+        quotas=first.quotas,
+        priority=scope.priority if priority is None else priority,
+        tokens=first.tokens,
+        submitted_at=scope.service.now(),
+        request_hash=slot.request_hash,
+        occurrence=slot.occurrence,
+        kind=slot.kind,
+        input_tokens=first.input_tokens,
+        output_tokens=first.output_tokens,
+        usd=first.usd,
+    )
+    await live.acquire(call, candidates, tuple(routes) if len(routes) > 1 else ())
+
+
+def output_cap(request: Request, defaults: Mapping[str, Any]) -> int | None:
+    """Return the cap on the answer's tokens, the request's own or else the client's."""
+    for arguments in (request.extra or {}, defaults):
+        for name in ("max_completion_tokens", "max_tokens"):
+            if isinstance(cap := arguments.get(name), int):
+                return cap
+    return None
+
+
+def _route(live: LiveCall, candidate: Candidate, output_cap: int | None) -> Route:
+    model, scope, characters = candidate.model, live.scope, live.digest.characters
+    expected = scope.service.expected(live.slot.agent, model.name, characters, output_cap)
+    price = model.price if model.counts_usd or scope.counts_usd else None
+    return Route(
+        model.name,
+        tuple(dict.fromkeys((*model.quotas, *scope.quotas))),
+        candidate.provider.reserved_tokens(characters, output_cap, expected),
+        expected.input_tokens,
+        expected.output_tokens,
+        0.0 if price is None else price(expected),
+        candidate.rank,
+    )
 
 
 def _candidate(client: ChatCompletionClient, model: Model, rank: int) -> Candidate:

@@ -23,9 +23,9 @@ from headway_scheduler.model.calls import Priority
 from headway_scheduler.providers import PROVIDERS
 
 from ..autogen_private import http_client, http_library, status_error
+from ..calls.client import acquire
 from ..calls.live_call import LiveCall, attached, recorded
 from ..calls.models import Candidate, Model
-from ..calls.reserve import acquire
 from ..calls.send import idempotency_headers
 from ..scope import RunScope, asking_agent
 from .payloads import Answer, Events, read_request
