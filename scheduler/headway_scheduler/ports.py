@@ -249,10 +249,11 @@ class Mailbox(Protocol):
     """
 
     async def post(self, sender: str, text: str, *, durable: bool = False) -> int:
-        """Append a request and return its id. Raises StoreError; there is no request then.
+        """Append a request, ring for the leader, and return the request's id.
 
         ``durable``: it outlives a power cut from here on; else only from its answer on. A sender
         that posts one after the other has them taken in that order. Ids need not appear in order.
+        Raises StoreError; there is no request then.
         """
 
     async def waiting(self, held: Collection[int], limit: int = LETTERS) -> Sequence[Letter]:

@@ -23,7 +23,7 @@ from typing import Self
 
 import anyio
 
-from headway_scheduler.cluster.posting import new_asker, post
+from headway_scheduler.cluster.posting import new_asker
 from headway_scheduler.core.policy import Policy
 from headway_scheduler.errors import StoreError, StoreTakenOver
 from headway_scheduler.model.batch import Batch
@@ -192,7 +192,7 @@ class Leader:
     async def _post(self, text: str) -> bool:
         """Post a request to this process; whether that was possible."""
         try:
-            await post(self._mailbox, self._notifier, self._asker, text)
+            await self._mailbox.post(self._asker, text)
         except StoreError:
             return False
         return True

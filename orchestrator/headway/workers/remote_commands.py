@@ -11,7 +11,7 @@ from typing import assert_never
 
 import anyio
 
-from headway_scheduler.cluster.posting import new_asker, post
+from headway_scheduler.cluster.posting import new_asker
 from headway_scheduler.model.changes import Change
 from headway_scheduler.ports import Backend, Mailbox, Vacancy
 from headway_scheduler.protocol.codec import dump, error_of, load_answer
@@ -33,7 +33,6 @@ class RemoteCommands:
         self._stand_in = stand_in
         self._leadership = backend.leadership()
         self._sender = new_asker()
-        self._notifier = backend.notifier(self._sender)
 
     async def execute(self, command: Command) -> Change | None:
         """Ask the leader, and return what an operator changed by it. Raises what the leader does.
@@ -59,7 +58,7 @@ class RemoteCommands:
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._lead_if_nobody_does, name="headway stand-in")
-                request_id = await post(mailbox, self._notifier, self._sender, request)
+                request_id = await mailbox.post(self._sender, request)
                 answer = await self._answer(mailbox, request_id)
                 # The stand-in may be in the middle of leading: as good as killed there. What it
                 # has not taken waits for the next leader; the answer to this request is written.

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from ..errors import HeadwayError, InternalError
 from ..model.calls import Outcome
 from ..model.states import LIVE_CALLS, CallState
-from ..ports import LEADER, Mailbox, Notifier
 from ..protocol.codec import dump, error_of, load_request
 from ..protocol.envelopes import ASKER, Handled, MessageBatch
 from ..protocol.messages import Message, Settle, Submit
@@ -23,16 +22,6 @@ _log = logging.getLogger("headway")
 def new_asker() -> str:
     """The name of somebody who posts commands. A worker's batches are posted in its own name."""
     return f"{ASKER}{secrets.token_hex(6)}"
-
-
-async def post(
-    mailbox: Mailbox, notifier: Notifier, sender: str, text: str, *, durable: bool = False
-) -> int:
-    """Post a request to the leader, ring for it, and return the request's id. Raises StoreError."""
-    request_id = await mailbox.post(sender, text, durable=durable)
-    # After the commit, never before: the leader would look, find nothing, and wait for its poll.
-    notifier.ring(LEADER)
-    return request_id
 
 
 def is_end(message: Message) -> bool:

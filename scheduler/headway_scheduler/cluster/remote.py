@@ -10,6 +10,7 @@ more then, and everyone who waits here gets StoreTakenOver. It looks for that be
 it was granted (``contact``).
 """
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -32,8 +33,8 @@ from ..protocol.messages import MarkSent, Message, Observe
 from ..protocol.mirror import Mirror
 from ..runtime.client import SchedulerClient
 from ..runtime.pending import Pending, finals
-from .contact import Contact
-from .posting import Outstanding, is_end, post, readable, unreadable
+from .contact import CONTACT_SECONDS, Contact
+from .posting import Outstanding, is_end, readable, unreadable
 
 RETRY_SECONDS = 1.0
 """How long after a request that could not be written the next one is tried if nobody asks."""
@@ -75,6 +76,7 @@ class RemoteScheduler(SchedulerClient):
         self._outstanding = Outstanding()
         self._notices: list[tuple[int, str]] = []
         self._read = self._seen = 0
+        self._is_new = True
         self._alone: frozenset[str] = frozenset()
         self._stopped: frozenset[str] = frozenset()
         self._retry_at: float | None = None
@@ -84,7 +86,7 @@ class RemoteScheduler(SchedulerClient):
 
     async def sent(self, call_id: str) -> None:
         """Note that the request leaves now. Raises StoreTakenOver; it must not leave then."""
-        if self._contact.is_old():
+        if time.monotonic() - self._presence.contact_at > CONTACT_SECONDS:
             try:
                 await self._contact.renew()
             except StoreTakenOver:
@@ -157,9 +159,7 @@ class RemoteScheduler(SchedulerClient):
         pendings, batch, text = readable(pendings, self._batch)
         is_durable = any(map(is_end, batch.messages))
         try:
-            request_id = await post(
-                self._mailbox, self._notifier, self.worker, text, durable=is_durable
-            )
+            request_id = await self._mailbox.post(self.worker, text, durable=is_durable)
         except StoreError as error:
             self._fail(pendings, error)
             return
@@ -171,7 +171,9 @@ class RemoteScheduler(SchedulerClient):
 
     def _batch(self, pendings: Sequence[Pending]) -> MessageBatch:
         messages = tuple(message for pending in pendings for message in pending.messages)
-        return MessageBatch(self.worker, messages, self._seen, self._callbacks.joins())
+        joins = self._callbacks.joins() if self._is_new else None
+        self._is_new = joins is not None
+        return MessageBatch(self.worker, messages, self._seen, joins)
 
     def _fail(self, pendings: list[Pending], error: StoreError) -> None:
         """Say that nothing was handed over, and keep what must still be."""

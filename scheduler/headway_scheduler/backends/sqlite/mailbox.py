@@ -29,6 +29,7 @@ from ...model.batch import Letter
 from ...ports import LEADER, LETTERS
 from .errors import explained
 from .lock_file import LOOK_SECONDS
+from .notifier import pipe_of, ring
 from .reads import assert_epoch, connect, probe, read
 from .sql import STATEMENTS, named
 from .stopped_writer import wake_writer
@@ -58,6 +59,7 @@ class SqliteMailbox:
         readers: "MutableMapping[str, SqliteMailbox] | None" = None,
     ) -> None:
         self._path = path
+        self._leader = pipe_of(path, LEADER)
         self._epoch = epoch
         self._readers = {} if readers is None else readers
         self._posting, self._reading = threading.Lock(), threading.Lock()
@@ -109,7 +111,10 @@ class SqliteMailbox:
                 db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._is_syncing = durable
             # One statement: it begins with the write lock, or not at all.
-            return db.execute(STATEMENTS["post_letter"], (sender, text)).lastrowid or 0
+            request_id = db.execute(STATEMENTS["post_letter"], (sender, text)).lastrowid
+        # After the commit: rung before it, the leader would look, find nothing, and wait to poll.
+        ring(self._leader)
+        return request_id or 0
 
     async def answer(self, request_id: int) -> str | None:
         """The answer to a request, None as long as there is none. Raises StoreError."""
