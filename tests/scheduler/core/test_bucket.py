@@ -145,6 +145,24 @@ def test_a_late_return_does_not_bring_back_what_a_full_bucket_would_have_lost() 
     assert held.available(EPOCH + 100 + TRANSIT_SECONDS) == 0
 
 
+def test_nor_does_it_once_the_limit_is_raised() -> None:
+    held = bucket(60, 1)
+    never_sent = charged(held, 20)
+    assert held.available(EPOCH + 100) == 60
+    held.change(Limit(Resource.TOKENS, 240, 1, largest=600), EPOCH + 100)
+    held.settle(never_sent, 0, EPOCH + 100)
+    assert held.available(EPOCH + 100) == 60
+
+
+def test_what_came_between_a_cut_limit_and_its_return_is_lost_too() -> None:
+    held = bucket(60, 1)
+    never_sent = charged(held, 20)
+    held.change(Limit(Resource.TOKENS, 30, 1, largest=600), EPOCH + 1)
+    held.change(Limit(Resource.TOKENS, 60, 1, largest=600), EPOCH + 1)
+    held.settle(never_sent, 0, EPOCH + 1)
+    assert held.available(EPOCH + 1) == 30
+
+
 def test_two_late_returns_do_not_share_one_loss() -> None:
     held = bucket(10, 1)
     first, second = held.reserve(5, EPOCH), held.reserve(5, EPOCH)

@@ -108,8 +108,9 @@ class Bucket:
         grown = limit.capacity - self.limit.capacity
         if grown < 0:
             self._charge_all()  # or the fill would be cut first, and charged for them after that
-        for hold in self._charged:
-            hold.room = max(0.0, hold.room + grown)
+            for hold in self._charged:
+                hold.room = max(0.0, hold.room + grown)
+        # Growth leaves every room as it is: what a full bucket lost under the old limit stays lost.
         self._set_limit(limit)
         if self._is_held:
             self.fill = limit.capacity
