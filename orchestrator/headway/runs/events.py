@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import CallRecord, Priority, Usage
 from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.ports import Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,11 @@ class Ended:
 Progress = Started | Queued | Admitted | Retrying | Finished | Ended
 
 
-def of_batch(batch: Batch, now: float) -> Iterator[Progress]:
-    """Yield the events that a commit stands for, in order of the calls."""
+def of_batch(batch: Batch, clock: Clock) -> Iterator[Progress]:
+    """Yield the events that a commit stands for, in order of the calls.
+
+    ``clock`` is asked only for a row that states no time of its own.
+    """
     for record in batch.new:
         call = record.call
         yield Queued(
@@ -105,21 +109,21 @@ def of_batch(batch: Batch, now: float) -> Iterator[Progress]:
             call.submitted_at,
         )
         if record.state is not CallState.QUEUED:
-            yield of_record(record, now)
+            yield of_record(record, clock)
     for record in batch.changed:
         if record.state is not CallState.SENT:
-            yield of_record(record, now)
+            yield of_record(record, clock)
 
 
-def of_record(record: CallRecord, now: float) -> Progress:
+def of_record(record: CallRecord, clock: Clock) -> Progress:
     """Return the event that the state of a call stands for."""
     call, state = record.call, record.state
     if state in (CallState.ADMITTED, CallState.SENT):
-        at = record.admitted_at or now
+        at = record.admitted_at or clock()
         waited_seconds = at - call.submitted_at
         return Admitted(call.run_id, call.id, call.path, waited_seconds, at, call.model)
     if state is CallState.QUEUED:
         reason = record.error or "sent again"
         return Retrying(call.run_id, call.id, call.path, record.attempts, record.not_before, reason)
-    at = record.finished_at or now
+    at = record.finished_at or clock()
     return Finished(call.run_id, call.id, call.path, state, record.usage, record.error, at)

@@ -260,7 +260,7 @@ class Executor:
     def committed(self, batch: Batch) -> None:
         """Show a commit in the handles of this process. Called after each: it may not await."""
         if self.handles:
-            for event in of_batch(batch, self._scheduler.now()):
+            for event in of_batch(batch, self._scheduler.now):
                 if handle := self.handles.get(event.run_id):
                     handle.publish(event)
             for record in (*batch.new, *batch.changed):

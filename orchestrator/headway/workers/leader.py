@@ -154,7 +154,8 @@ class Leader:
         return await self._stack.__aexit__(kind, error, trace)
 
     def _committed(self, batch: Batch) -> None:
-        self.commands.committed(batch)
+        if batch.runs:
+            self.commands.committed(batch)
         for mail in batch.mail:
             self._notifier.ring(mail.worker)
         if batch.left:

@@ -7,6 +7,7 @@ later), about the call alone (no wait mends it), or about the account (no wait m
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -40,6 +41,10 @@ _ABOUT_THE_CALL = frozenset(
         "responsibleaipolicyviolation",
     }
 )
+
+
+_SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)(ms|[dhms]))")
 
 
 class ErrorClass(StrEnum):
@@ -185,3 +190,14 @@ def number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) and value >= 0 else None
+
+
+def duration_seconds(text: str | None) -> float | None:
+    """Read ``6m0s``, ``120ms``, ``1d2h``, or a number of seconds; None for anything else."""
+    text = (text or "").strip()
+    if (seconds := number(text)) is not None:
+        return seconds
+    parts = _DURATION.findall(text)
+    if not parts or "".join(amount + unit for amount, unit in parts) != text:
+        return None
+    return sum(float(amount) * _SECONDS[unit] for amount, unit in parts)

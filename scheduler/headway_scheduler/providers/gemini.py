@@ -6,8 +6,7 @@ minute are counted for each project. No header tells of them; the body of a 429 
 """
 
 from ..model.calls import Usage
-from .base import Failure, Provider, retry_after_seconds
-from .openai import duration_seconds
+from .base import Failure, Provider, duration_seconds, retry_after_seconds
 
 
 class Gemini(Provider):

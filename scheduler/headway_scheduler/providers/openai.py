@@ -5,21 +5,18 @@ are charged when a request arrives: one request, and the larger of the output ca
 from the characters of the prompt. Nothing is given back when the answer is shorter.
 """
 
-import re
 from collections.abc import Mapping
 
 from ..model.calls import Usage
 from ..model.formulas import characters_in_tokens
 from ..model.quotas import RateLimitHeader, Resource
-from .base import Failure, Provider, number
+from .base import Failure, Provider, duration_seconds, number
 
 _RESOURCES = {"requests": Resource.REQUESTS, "tokens": Resource.TOKENS}
 _OF_A_DAY = {
     Resource.REQUESTS: Resource.REQUESTS_PER_DAY,
     Resource.TOKENS: Resource.TOKENS_PER_DAY,
 }
-_SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)(ms|[dhms]))")
 _LONGER_THAN_A_MINUTE = 2.0
 
 
@@ -68,17 +65,6 @@ class OpenAI(Provider):
     def is_too_large(self, failure: Failure) -> bool:
         """It comes with the code of any other 429."""
         return failure.message.find("Request too large") >= 0
-
-
-def duration_seconds(text: str | None) -> float | None:
-    """Read ``6m0s``, ``120ms``, ``1d2h``, or a number of seconds; None for anything else."""
-    text = (text or "").strip()
-    if (seconds := number(text)) is not None:
-        return seconds
-    parts = _DURATION.findall(text)
-    if not parts or "".join(amount + unit for amount, unit in parts) != text:
-        return None
-    return sum(float(amount) * _SECONDS[unit] for amount, unit in parts)
 
 
 def _is_of_a_day(told: RateLimitHeader) -> bool:

@@ -14,8 +14,7 @@ from headway_scheduler.model.formulas import LONGEST_STATED_SECONDS
 from headway_scheduler.model.quotas import RateLimitHeader, Resource
 from headway_scheduler.providers import PROVIDERS, ErrorClass, Failure, Verdict
 from headway_scheduler.providers.anthropic import seconds_until
-from headway_scheduler.providers.base import retry_after_seconds
-from headway_scheduler.providers.openai import duration_seconds
+from headway_scheduler.providers.base import duration_seconds, retry_after_seconds
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC).timestamp()
 LATER = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
