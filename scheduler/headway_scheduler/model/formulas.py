@@ -1,7 +1,5 @@
 """Formulas on plain numbers that several packages use: pauses after failures, tokens of texts."""
 
-import math
-
 CHARACTERS_PER_TOKEN = 4
 
 
@@ -19,8 +17,3 @@ long a provider says, it is asked again after a quarter of an hour."""
 def backoff_seconds(attempt: int) -> float:
     """How long to wait after the ``attempt``-th failure, from 1, if nobody says."""
     return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(attempt - 1, 10))
-
-
-def characters_in_tokens(characters: int) -> int:
-    """What providers take for a prompt that they have not counted yet."""
-    return math.ceil(characters / CHARACTERS_PER_TOKEN)

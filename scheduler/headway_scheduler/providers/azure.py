@@ -8,8 +8,7 @@ region is under load, and its headers say so.
 import re
 
 from ..model.calls import Usage
-from ..model.formulas import characters_in_tokens
-from .base import Failure, retry_after_seconds
+from .base import Failure, characters_in_tokens, retry_after_seconds
 from .openai import OpenAI
 
 _IN_THE_TEXT = re.compile(r"(?:retry after|try again in) (\d+(?:\.\d+)?) seconds?", re.IGNORECASE)

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from ..model.calls import Usage
-from ..model.formulas import LONGEST_STATED_SECONDS, backoff_seconds
+from ..model.formulas import CHARACTERS_PER_TOKEN, LONGEST_STATED_SECONDS, backoff_seconds
 from ..model.quotas import RateLimitHeader, Resource
 
 _TRANSIENT_STATUS = frozenset({408, 409})  # and everything from 500, as OpenAI's SDK has it
@@ -201,3 +201,8 @@ def duration_seconds(text: str | None) -> float | None:
     if not parts or "".join(amount + unit for amount, unit in parts) != text:
         return None
     return sum(float(amount) * _SECONDS[unit] for amount, unit in parts)
+
+
+def characters_in_tokens(characters: int) -> int:
+    """What providers take for a prompt that they have not counted yet."""
+    return math.ceil(characters / CHARACTERS_PER_TOKEN)

@@ -8,8 +8,7 @@ An error does not say which quota it is about, and no header tells anything.
 from dataclasses import replace
 
 from ..model.calls import Usage
-from ..model.formulas import characters_in_tokens
-from .base import Failure, Provider, Verdict
+from .base import Failure, Provider, Verdict, characters_in_tokens
 
 _STATUS = {
     "throttlingexception": 429,

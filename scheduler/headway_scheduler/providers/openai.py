@@ -8,9 +8,8 @@ from the characters of the prompt. Nothing is given back when the answer is shor
 from collections.abc import Mapping
 
 from ..model.calls import Usage
-from ..model.formulas import characters_in_tokens
 from ..model.quotas import RateLimitHeader, Resource
-from .base import Failure, Provider, duration_seconds, number
+from .base import Failure, Provider, characters_in_tokens, duration_seconds, number
 
 _RESOURCES = {"requests": Resource.REQUESTS, "tokens": Resource.TOKENS}
 _OF_A_DAY = {

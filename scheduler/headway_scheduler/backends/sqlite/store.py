@@ -105,7 +105,7 @@ class SqliteStore:
         if not batch:
             return
         work = work_of(batch)
-        with anyio.CancelScope(shield=True), explained(self.path):
+        with anyio.CancelScope(shield=True):
             # Private, but the same in all versions that we allow: aiosqlite's public methods cost
             # one hop to the thread for each statement, ten times the work of a small commit.
             await self._writer._execute(_write, self._opened, work)  # type: ignore[no-untyped-call]
@@ -175,11 +175,12 @@ class SqliteStore:
 
 
 def _write(writer: Writer, work: Work) -> None:
-    try:
-        _transact(writer, work)
-    except UnicodeEncodeError:
-        # A lone surrogate. Rare, so only then is every text handed over as bytes.
-        _transact(writer, [(name, with_bytes(rows), exact) for name, rows, exact in work])
+    with explained(writer.path):
+        try:
+            _transact(writer, work)
+        except UnicodeEncodeError:
+            # A lone surrogate. Rare, so only then is every text handed over as bytes.
+            _transact(writer, [(name, with_bytes(rows), exact) for name, rows, exact in work])
 
 
 def _transact(writer: Writer, work: Work) -> None:
