@@ -113,3 +113,15 @@ def row(page: Path) -> str:
     assert title is not None
     assert status is not None
     return f"| [{page.name[:4]}]({page.name}) | {title[1]} | {status[1].lower()} |"
+
+
+def test_architecture_names_files_that_are_there() -> None:
+    roots = ("scheduler", "agents", "orchestrator", "tests", "benchmarks", "docs")
+    files = {
+        path.relative_to(ROOT).as_posix() for root in roots for path in (ROOT / root).rglob("*")
+    }
+    named = re.findall(r"`([\w/]+\.py)`", (ROOT / "ARCHITECTURE.md").read_text())
+    assert len(named) > 20
+    assert [
+        name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in files)
+    ] == []
