@@ -149,7 +149,9 @@ def wait_until_a_call_waits(folder: Path, process: subprocess.Popen[str]) -> str
 
 def test_run_prints_the_messages_and_a_summary_of_two_lines(folder: Path) -> None:
     status, out, err = headway(folder, "run", "pair", "Write.\nTwo lines.", "-p", "high")
-    assert (status, err) == (0, "")
+    # A run of 5 s, as it is on a busy machine, says on stderr how things stand: docs/cli.md.
+    others = [line for line in err.splitlines() if not line.startswith("headway: waiting: ")]
+    assert (status, others) == (0, [])
     lines = out.splitlines()
     assert lines[0] == r"user: Write.\nTwo lines."
     assert [line.split(":")[0] for line in lines[1:3]] == ["writer", "critic"]
