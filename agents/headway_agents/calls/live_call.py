@@ -309,10 +309,10 @@ class LiveCall:
             return
         now, quota, head = self._service.now(), self._quota, self._head
         verdict = judged(error, self.candidate.provider, self._attempts, now, head)
+        text, health = described(error), self._service.provider_health()
         if verdict.kind in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
-            self._faults += not (quota and self._service.is_left_alone(quota))
-        text = described(error)
-        if verdict.kind is ErrorClass.ACCOUNT and quota and not self._service.is_stopped(quota):
+            self._faults += quota not in health.unanswered
+        if verdict.kind is ErrorClass.ACCOUNT and quota and quota not in health.locked_out:
             _log.warning(_ALERT, quota, text)  # whoever asked next would get the same error
         step = next_step(verdict, text, now, head, quota, self._routes, faults=self._faults)
         match step:

@@ -32,7 +32,8 @@ from headway_scheduler.model.states import RunState
 from headway_scheduler.ports import LEADER, Backend, Mailbox, Store, Vacancy
 from headway_scheduler.protocol.codec import dump
 from headway_scheduler.protocol.commands import ExecuteRun, Order, RetireWorker
-from headway_scheduler.runtime.local import LocalScheduler, let_go
+from headway_scheduler.runtime.local import LocalScheduler
+from headway_scheduler.runtime.workers import released
 
 from ..config import Config
 from ..runs.handle import RunHandle
@@ -119,7 +120,7 @@ class Leader:
             await server.take_all()
             await self._reap_dead_workers()
             if self._local_worker is not None:
-                await self.service.enlist(self._local_worker.worker)
+                await self.service.workers.enlist(self._local_worker.worker)
             self.service.admit_from_here()
             await stack.enter_async_context(self._notifier)
             group = await stack.enter_async_context(anyio.create_task_group())
@@ -171,11 +172,11 @@ class Leader:
     async def _reap_dead_workers(self) -> None:
         """Give back what the dead had, and those had whom nobody knows any more."""
         for worker in await self._registry.expired(list(self.service.workers)):
-            await self.service.lose(worker)
+            await self.service.workers.drop(worker)
         running = await self.store.runs({RunState.RUNNING})
         for run in {run.id: run for run in (*running, *await self.store.assigned())}.values():
             if run.worker not in self.service.workers:
-                await self.service.save_run(let_go(run))
+                await self.service.save_run(released(run))
         await self._registry.tidy(list(self.service.workers))
 
     async def _watch_workers(self) -> None:
@@ -252,7 +253,7 @@ class Leader:
             await self.service.save_run(taken)
             self._local_worker.on_order(order)
         else:
-            await self.service.order(worker, order, taken)
+            await self.service.workers.order(worker, order, taken)
         if run.state is RunState.INTERRUPTED:
             self._adopted.add((worker, run.id))
 

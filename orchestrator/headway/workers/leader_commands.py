@@ -63,7 +63,7 @@ class LeaderCommands:
         self.handles = handles
         self._own = own
         self._keys = anyio.Lock()
-        self._let_go: dict[str, anyio.Event] = {}
+        self._released: dict[str, anyio.Event] = {}
         self.claims: anyio.Lock = anyio.Lock()
         """Held from a look whether a run is executed until the row that follows from it is written.
 
@@ -93,12 +93,12 @@ class LeaderCommands:
             case ResumeQuota():
                 return await scheduler.resume_quota(command.quota)
             case RegisterWorker():
-                await scheduler.enlist(command.worker)
+                await scheduler.workers.enlist(command.worker)
             case ClaimRun():
                 await self._claim(command.run, command.worker_id)
             case RetireWorker():
                 async with self.claims:
-                    await scheduler.lose(command.worker_id)
+                    await scheduler.workers.drop(command.worker_id)
             case _:
                 assert_never(command)
         return None
@@ -126,8 +126,8 @@ class LeaderCommands:
                     await stopped(run)
                     return
                 if handle is None and worker is not None:
-                    let_go = self._let_go.setdefault(run.id, anyio.Event())
-                    await self._scheduler.order(worker, order)
+                    released = self._released.setdefault(run.id, anyio.Event())
+                    await self._scheduler.workers.order(worker, order)
             if handle is not None:
                 handle.obey(order)
                 await handle.ended()
@@ -135,7 +135,7 @@ class LeaderCommands:
                     continue  # its start failed, and it waits for a worker again
                 return
             # Outside of the lock: other commands go on until the worker has let go of the run.
-            await let_go.wait()
+            await released.wait()
             if (await find_run(self._store, run.id)).state is not RunState.INTERRUPTED:
                 return
 
@@ -154,7 +154,7 @@ class LeaderCommands:
                 handle.obey(order)
                 await self._scheduler.save_run(handle.run)
             elif (worker := self.executes(run)) is not None:
-                await self._scheduler.order(worker, order, bumped)
+                await self._scheduler.workers.order(worker, order, bumped)
             else:
                 await self._scheduler.save_run(bumped)
 
@@ -184,5 +184,5 @@ class LeaderCommands:
     def committed(self, batch: Batch) -> None:
         """Wake the commands that wait for a worker to let go of a run. Called after each commit."""
         for run in batch.runs:
-            if run.worker is None and (event := self._let_go.pop(run.id, None)) is not None:
+            if run.worker is None and (event := self._released.pop(run.id, None)) is not None:
                 event.set()

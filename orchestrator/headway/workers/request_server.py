@@ -127,9 +127,9 @@ class RequestServer:
 
     def _delivered(self, letter: Letter, batch: MessageBatch | InternalError) -> Completion:
         if isinstance(batch, MessageBatch):
-            return self._service.deliver(letter.id, batch)
+            return self._service.workers.deliver(letter.id, batch)
         _log.error("a batch of worker %s cannot be read: %s", letter.sender, batch)
-        return self._service.deliver_unreadable(letter.id, letter.sender, str(batch))
+        return self._service.workers.deliver_unreadable(letter.id, letter.sender, str(batch))
 
     async def _settle(self, letter: Letter, command: Command | InternalError) -> None:
         await self._service.answer(Answer(letter.id, await self._outcome(letter, command)))

@@ -19,6 +19,7 @@ from typing import Self
 
 import anyio
 
+from ..core.views import ProviderHealth
 from ..errors import StoreError, StoreTakenOver, own_copy
 from ..model.batch import Batch
 from ..model.calls import Outcome
@@ -31,7 +32,7 @@ from ..protocol.commands import Order
 from ..protocol.envelopes import Grant, MessageBatch, Notification
 from ..protocol.messages import MarkSent, Message, Observe
 from ..protocol.mirror import Mirror
-from ..runtime.client import SchedulerClient
+from ..runtime.client import Iterates, SchedulerClient
 from ..runtime.pending import Pending, finals
 from .contact import CONTACT_SECONDS, Contact
 from .posting import Outstanding, is_end, readable, unreadable
@@ -77,8 +78,7 @@ class RemoteScheduler(SchedulerClient):
         self._notices: list[tuple[int, str]] = []
         self._read = self._seen = 0
         self._is_new = True
-        self._alone: frozenset[str] = frozenset()
-        self._stopped: frozenset[str] = frozenset()
+        self._health = ProviderHealth((), (), ())
         self._retry_at: float | None = None
         self._lost: StoreTakenOver | None = None
         self._watching = anyio.CancelScope()
@@ -98,16 +98,12 @@ class RemoteScheduler(SchedulerClient):
     def observed(self, call_id: str, quota: str, signals: Observation) -> None:
         """Take in what the head of an answer told of a quota. Goes with the next request."""
         self._note(Observe(call_id, {quota: signals}))
-        if quota in self._alone:
-            self._wake.set()
+        if quota in self._health.unanswered:
+            self._callers.wake()
 
-    def is_stopped(self, quota: str) -> bool:
-        """Whether the provider's account was locked out when the leader last wrote."""
-        return quota in self._stopped
-
-    def is_left_alone(self, quota: str) -> bool:
-        """Whether nobody had an answer since the provider's last fault when the leader wrote."""
-        return quota in self._alone
+    def provider_health(self) -> ProviderHealth:
+        """Which quotas' providers did not answer as they should when the leader last wrote."""
+        return self._health
 
     async def __aenter__(self) -> Self:
         """Be there as a worker, and listen. Raises StoreError."""
@@ -130,17 +126,19 @@ class RemoteScheduler(SchedulerClient):
 
     # The pump
 
-    async def _begin(self) -> None:
+    async def _begin(self) -> Iterates:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._presence)
             stack.push_async_callback(self._mailbox.close)
             await stack.enter_async_context(self._notifier)
             self._resources = stack.pop_all()
+        return self
 
-    def _next_iteration_at(self, now: float) -> float | None:
+    def next_at(self) -> float | None:
+        """When to post again what could not be posted; None for never."""
         return self._retry_at
 
-    async def _iterate(self) -> None:
+    async def iterate(self) -> None:
         """Heed what has come, and hand over what has gathered."""
         self._retry_at = None
         notices, self._notices = self._notices, []
@@ -149,10 +147,10 @@ class RemoteScheduler(SchedulerClient):
             self._seen = notice_id
         if self._lost is not None:
             raise own_copy(self._lost)
-        if pendings := self._pending:
-            self._pending = []
+        pendings, self._callers.pending = self._callers.pending, []
+        if pendings:
             await self._hand_over(pendings)
-        if changed := self._mirror.take_batch():
+        if (changed := self._mirror.take_batch()) is not None:
             self._callbacks.on_change(changed)
 
     async def _hand_over(self, pendings: list[Pending]) -> None:
@@ -180,8 +178,13 @@ class RemoteScheduler(SchedulerClient):
         for pending in pendings:
             pending.complete(error)
         kept = [Pending((message,)) for message in finals(pendings)]
-        self._pending = kept + self._pending
+        self._callers.pending = kept + self._callers.pending
         self._retry_at = self._clock() + RETRY_SECONDS if kept else None
+
+    def _note(self, message: Message) -> None:
+        """Tell something with the next request; nobody is woken for it."""
+        if not self._callers.is_closed:
+            self._callers.pending.append(Pending((message,)))
 
     # What comes back
 
@@ -209,13 +212,13 @@ class RemoteScheduler(SchedulerClient):
 
     def _arrived(self, notices: Sequence[tuple[int, str]]) -> None:
         self._notices += notices
-        self._wake.set()
+        self._callers.wake()
 
     def _heed(self, notice: Notification) -> None:
         if notice.evicted:
             self._lose()
             return
-        self._alone, self._stopped = frozenset(notice.unanswered), frozenset(notice.locked_out)
+        self._health = ProviderHealth((), notice.unanswered, notice.locked_out)
         for handled in notice.handled:
             for call_id in self._outstanding.handled(handled):
                 self._mirror.refused(call_id)
@@ -224,13 +227,13 @@ class RemoteScheduler(SchedulerClient):
         for grant in notice.grants:
             self._take(grant)
         for call_id in notice.preempt:
-            if (act := self._on_preempt.get(call_id)) is not None:
+            if (act := self._callers.on_preempt.get(call_id)) is not None:
                 act()
         for order in notice.orders:
             self._callbacks.on_order(order)
 
     def _take(self, grant: Grant) -> None:
-        call, waiting = self._mirror.granted(grant), self._waiting.get(grant.call_id)
+        call, waiting = self._mirror.granted(grant), self._callers.waiting.get(grant.call_id)
         if call is not None and waiting is not None:
             waiting.granted = call
             waiting.complete()
@@ -246,12 +249,8 @@ class RemoteScheduler(SchedulerClient):
             "more was written; they go on there, or with `headway resume`"
         )
         self._answer_all(self._lost)
-        self._wake.set()
+        self._callers.wake()
 
     def _answer_all(self, error: Exception) -> None:
         super()._answer_all(error)
         self._outstanding.complete_all(error)
-
-    def _note(self, message: Message) -> None:
-        if not self._closed:
-            self._pending.append(Pending((message,)))

@@ -1,14 +1,12 @@
 """What the next commit must write of the core's decisions. Law: it collects, it decides nothing."""
 
 from dataclasses import dataclass, field
-from itertools import chain
 
-from ..model.batch import Batch, Lesson
+from ..model.batch import Lesson
 from ..model.calls import CallRecord
 from ..model.changes import Change
 from ..model.prompts import ChainNode, Chunk
 from ..model.runs import Run
-from .admission.lanes import Lanes
 
 
 @dataclass(slots=True)
@@ -35,29 +33,3 @@ class ChangeLog:
     def learn(self, lesson: Lesson) -> None:
         """Write a lesson, in place of an older one of its kind about its subject."""
         self.lessons[lesson.kind, lesson.subject] = lesson
-
-    def batch(self, lanes: Lanes, now: float) -> Batch:
-        """Everything as one batch, with the buckets of touched quotas as they stand."""
-        changed = (record for key, record in self.changed.items() if key not in self.new)
-        # A call may have outlived a quota in the configuration.
-        names = sorted({each for names in self.touched for each in names if each in lanes.quotas})
-        quotas = [lanes.quotas[name] for name in names]
-        buckets = [
-            bucket.state(now, quota.breaker.paused_until)
-            for quota in quotas
-            for bucket in quota.buckets
-        ]
-        for quota in quotas:
-            for lesson in quota.take_lessons():
-                self.learn(lesson)
-        return Batch(
-            new=tuple(self.new.values()),
-            changed=tuple(chain(changed, self.amended)),
-            buckets=tuple(buckets),
-            runs=tuple(self.runs),
-            pieces=tuple(self.chunks),
-            links=tuple(self.nodes),
-            forget=tuple(self.forget),
-            changes=tuple(self.changes),
-            lessons=tuple(self.lessons.values()),
-        )

@@ -46,7 +46,6 @@ from .admission.lanes import Blocker, Claims, Lane
 from .admission.preemption import URGENT
 from .admission.queue import Rank, Waiter
 from .admission.routing import routed
-from .change_log import ChangeLog
 from .limits.bucket import Bucket
 from .limits.quota import Attempt
 from .policy import Policy
@@ -152,8 +151,8 @@ class Scheduler:
     def _grant(self, lane: Lane, waiter: Waiter, rank: Rank, now: float) -> CallRecord:
         record, state = waiter.record, self.state
         call, live = record.call, state.live[record.call.id]
-        record.check(CallState.ADMITTED)
         lane.line.serve(waiter, rank)
+        record.check(CallState.ADMITTED)
         record.admit(now)
         state.registry.charge(call, waiter.cost)
         live.reservations = tuple(
@@ -200,8 +199,7 @@ class Scheduler:
 
     def take_batch(self, now: float) -> Batch:
         """Hand over what changed since the last time, for one commit."""
-        log, self.state.log = self.state.log, ChangeLog()
-        return log.batch(self.state.lanes, now)
+        return self.state.take_batch(now)
 
     def restore(
         self,

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
+from ..model.batch import Batch
 from ..model.calls import CallRecord, Priority, Route
 from ..model.changes import LIMITS, RESUME, WEIGHT, Change, gate_of, quota_of, weight_of
 from ..model.quotas import Quota
@@ -81,6 +82,32 @@ class SchedulerState:
         """Have a row written with the next commit, and the buckets that its call draws on."""
         self.log.changed[record.call.id] = record
         self.log.touched.add(record.call.quotas)
+
+    def take_batch(self, now: float) -> Batch:
+        """Hand over what the next commit must write, with the touched buckets as they stand."""
+        log, self.log = self.log, ChangeLog()
+        changed = [record for key, record in log.changed.items() if key not in log.new]
+        quotas = self.lanes.quotas
+        # A call may have outlived a quota in the configuration.
+        names = sorted({name for each in log.touched for name in each if name in quotas})
+        buckets = []
+        for quota in [quotas[name] for name in names]:
+            paused_until = quota.breaker.paused_until
+            buckets += [bucket.state(now, paused_until) for bucket in quota.buckets]
+            if quota.unsaved:
+                for lesson in quota.take_lessons():
+                    log.learn(lesson)
+        return Batch(
+            new=tuple(log.new.values()),
+            changed=(*changed, *log.amended),
+            buckets=tuple(buckets),
+            runs=tuple(log.runs),
+            pieces=tuple(log.chunks),
+            links=tuple(log.nodes),
+            forget=tuple(log.forget),
+            changes=tuple(log.changes),
+            lessons=tuple(log.lessons.values()),
+        )
 
     def enqueue(self, live: LiveCall, now: float) -> None:
         """Let a call stand where it belongs now: aside until its time, held, or in its line."""

@@ -87,8 +87,10 @@ class Mirror:
         """Take in that a call was not taken."""
         self._live.pop(call_id, None)
 
-    def take_batch(self) -> Batch:
-        """What changed since the last time."""
+    def take_batch(self) -> Batch | None:
+        """What changed since the last time; None if nothing did."""
+        if not (self._new or self._changed or self._runs):
+            return None
         batch = Batch(tuple(self._new), tuple(self._changed), runs=tuple(self._runs))
         self._new, self._changed, self._runs = [], [], []
         return batch

@@ -31,9 +31,6 @@ class OutboxBuilder:
     def __init__(self) -> None:
         self._workers: dict[str, _Gathered] = defaultdict(_Gathered)
 
-    def __bool__(self) -> bool:
-        return bool(self._workers)
-
     def order(self, worker: str, order: Order) -> None:
         """Tell a worker what to do with a run."""
         self._workers[worker].orders.append(order)
@@ -44,17 +41,21 @@ class OutboxBuilder:
         gathered.handled.append(handled)
         gathered.evicted |= evicted
 
-    def grant(self, worker: str, record: CallRecord) -> None:
-        """Tell a worker that its call may be sent, and by which route."""
+    def grant(self, record: CallRecord) -> None:
+        """Tell the worker of a call that it may be sent, and by which route."""
         call = record.call
         usage = (call.tokens, call.input_tokens, call.output_tokens, call.usd)
         route = Route(call.model, call.quotas, *usage)
         grant = Grant(call.id, record.admitted_at or 0.0, record.attempts, route)
-        self._workers[worker].grants.append(grant)
+        self._of(record).grants.append(grant)
 
-    def preempt(self, worker: str, call_id: str) -> None:
-        """Tell a worker to cancel the request of a call, to be queued again."""
-        self._workers[worker].preempt.append(call_id)
+    def preempt(self, record: CallRecord) -> None:
+        """Tell the worker of a call to cancel its request, and to queue it again."""
+        self._of(record).preempt.append(record.call.id)
+
+    def _of(self, record: CallRecord) -> _Gathered:
+        assert record.worker is not None, "a call of the leader's own process"
+        return self._workers[record.worker]
 
     def rows(self, unanswered: tuple[str, ...], locked_out: tuple[str, ...]) -> tuple[Mail, ...]:
         """The notification of each worker, with how the providers stand."""

@@ -9,20 +9,21 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from math import inf
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import anyio
 from anyio.abc import TaskGroup
 
 from ..core.runs.token_estimates import TOKENS, Estimates
-from ..errors import InternalError, SchedulerClosed
-from ..model.batch import Batch, Lesson
+from ..core.views import ProviderHealth
+from ..errors import SchedulerClosed
+from ..model.batch import Lesson
 from ..model.calls import Call, CallRecord, Outcome, Route, Usage
 from ..model.prompts import NO_PROMPT, Prompt
 from ..model.quotas import Observation
 from ..model.runs import Run
-from ..model.states import CallState
 from ..ports import Clock
 from ..protocol.messages import (
     Amend,
@@ -30,36 +31,46 @@ from ..protocol.messages import (
     Decide,
     ForgetRuns,
     Learn,
-    Message,
     Resubmit,
     SaveRun,
     Settle,
     Submit,
 )
-from .pending import NOTHING, Completion, Pending, answer_here
+from .pending import Callers, answer_here
+
+
+class Iterates(Protocol):
+    """What the pump of a client drives."""
+
+    def next_at(self) -> float | None:
+        """When to iterate although nobody told anything; None for never."""
+
+    async def iterate(self) -> None:
+        """Take what has gathered, and answer its callers. An error ends the client."""
 
 
 class SchedulerClient(ABC):
     """Schedules the calls of this process. Use as an async context manager."""
 
+    _closing_seconds = inf
+    """How long closing waits for an iteration that is under way."""
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._callers = Callers()
         self._estimates = Estimates()
         self._waits: Counter[tuple[str, str]] = Counter()
-        self._pending: list[Pending] = []
-        self._wake = anyio.Event()
-        self._waiting: dict[str, Pending] = {}
-        self._on_preempt: dict[str, Callable[[], None]] = {}
-        self._closed = False
         self._life = anyio.CancelScope(shield=True)
+        self._shield = anyio.CancelScope()
+        self._give_up_at = inf
         self._tasks: TaskGroup
 
     async def __aenter__(self) -> Self:
         """Begin. Raises StoreError."""
-        await self._begin()
+        pump = await self._begin()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
-        self._tasks.start_soon(self._pump, name="headway pump")
+        self._tasks.start_soon(self._run, pump, name="headway pump")
         return self
 
     async def __aexit__(
@@ -68,6 +79,7 @@ class SchedulerClient(ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool | None:
+        self._shield.deadline = self._give_up_at = anyio.current_time() + self._closing_seconds
         self._life.cancel()
         return await self._tasks.__aexit__(kind, error, trace)
 
@@ -87,29 +99,29 @@ class SchedulerClient(ABC):
         SchedulerClosed: a call that was queued before stays on disk, parked.
         """
         message = Submit(call, prompt, routes)
-        return await self._granted(call.id, message)
+        return await self._callers.granted(call.id, message)
 
     async def reacquire(self, record: CallRecord, routes: tuple[Route, ...] = ()) -> Call:
         """Queue a call of an earlier attempt again, at its old place, and wait as for a new one.
 
         It is parked, unknown, failed or cancelled. Raises what :meth:`acquire` does.
         """
-        return await self._granted(record.call.id, Resubmit(record, routes))
+        return await self._callers.granted(record.call.id, Resubmit(record, routes))
 
     async def ask(self, call: Call, prompt: Prompt = NO_PROMPT) -> None:
         """Write down a question to a person; on disk when this returns. It is never admitted."""
-        await self._told(Submit(call, prompt, parked=True))
+        await self._callers.tell(Submit(call, prompt, parked=True))
 
     async def decide(self, record: CallRecord, outcome: Outcome) -> None:
         """Record a person's decision on a parked or unknown call: done, queued or cancelled.
 
         Raises IllegalTransition, or StoreError if it is not on disk.
         """
-        await self._told(Decide(record, outcome))
+        await self._callers.tell(Decide(record, outcome))
 
     async def amend(self, *records: CallRecord) -> None:
         """Write rows of finished calls anew. Raises StoreError if they are not on disk."""
-        await self._told(Amend(records))
+        await self._callers.tell(Amend(records))
 
     async def forget(self, *run_ids: str) -> None:
         """Delete ended runs, their calls, and texts that no other call holds.
@@ -117,14 +129,14 @@ class SchedulerClient(ABC):
         A run that has not ended, or that one which stays began as a copy of, is left as it is.
         Raises StoreError; nothing was deleted then.
         """
-        await self._told(ForgetRuns(run_ids))
+        await self._callers.tell(ForgetRuns(run_ids))
 
     def on_preempt(self, call_id: str, act: Callable[[], None] | None) -> None:
         """Say what cancels the request of a call in flight, to be queued again; None: nothing."""
         if act is None:
-            self._on_preempt.pop(call_id, None)
+            self._callers.on_preempt.pop(call_id, None)
         else:
-            self._on_preempt[call_id] = act
+            self._callers.on_preempt[call_id] = act
 
     async def settle(
         self, call_id: str, outcome: Outcome, signals: Mapping[str, Observation] | None = None
@@ -134,7 +146,7 @@ class SchedulerClient(ABC):
         Cancelling the wait does not undo it. Raises StoreError if it is not on disk yet: it will
         be recorded with the next commit that succeeds.
         """
-        await self._told(Settle(call_id, outcome, signals or {}))
+        await self._callers.tell(Settle(call_id, outcome, signals or {}))
 
     async def retry(
         self, call_id: str, outcome: Outcome, signals: Mapping[str, Observation] | None = None
@@ -144,32 +156,32 @@ class SchedulerClient(ABC):
         ``outcome`` has the state queued. Raises StoreError; the call has failed then.
         """
         message = Settle(call_id, outcome, signals or {})
-        return await self._granted(call_id, message)
+        return await self._callers.granted(call_id, message)
 
     def abandon(self, call_id: str, outcome: Outcome) -> None:
         """Settle without waiting, for a caller that is being cancelled."""
-        if not self._closed:
-            self._post(Settle(call_id, outcome))
+        if not self._callers.is_closed:
+            self._callers.post(Settle(call_id, outcome))
 
     async def save_run(self, run: Run) -> None:
         """Write a run; on disk when this returns. Raises KeyTaken or StoreError if it is not."""
-        await self._told(SaveRun(run), answer_here())
+        await self._callers.tell(SaveRun(run), answer_here())
 
     def note_run(self, run: Run) -> None:
         """Write a run no later than the calls that are asked for after this."""
-        self._post(SaveRun(run))
+        self._callers.post(SaveRun(run))
 
     @contextmanager
     def waiting(self, run_id: str, on: str) -> Iterator[None]:
-        """While this is open, a run waits for another: its calls go as urgently as they would."""
+        """Priority inheritance: inside this block, run ``on`` is as urgent as ``run_id``."""
         self._waits[run_id, on] += 1
-        self._post(self._waited(run_id))
+        self._callers.post(self._waited(run_id))
         try:
             yield
         finally:
             self._waits -= Counter([(run_id, on)])
-            if not self._closed:
-                self._post(self._waited(run_id))
+            if not self._callers.is_closed:
+                self._callers.post(self._waited(run_id))
 
     def _waited(self, run_id: str) -> AwaitRuns:
         return AwaitRuns(run_id, frozenset(on for run, on in self._waits if run == run_id))
@@ -181,7 +193,7 @@ class SchedulerClient(ABC):
     def learn(self, path: str, model: str, characters: int, usage: Usage) -> None:
         """Take in what a call took. Written with the next commit."""
         if lessons := self._estimates.learn(path, model, characters, usage):
-            self._post(Learn(tuple(lessons)))
+            self._callers.post(Learn(tuple(lessons)))
 
     def know(self, lessons: Iterable[Lesson]) -> None:
         """Take in what was learned before, or elsewhere."""
@@ -192,7 +204,7 @@ class SchedulerClient(ABC):
     @property
     def waiting_calls(self) -> int:
         """How many calls of this process wait to be admitted."""
-        return len(self._waiting)
+        return len(self._callers.waiting)
 
     def now(self) -> float:
         """The scheduler's time, epoch seconds."""
@@ -214,89 +226,37 @@ class SchedulerClient(ABC):
         """
 
     @abstractmethod
-    def is_stopped(self, quota: str) -> bool:
-        """Whether the provider's account is locked out: a bad key, no money."""
-
-    @abstractmethod
-    def is_left_alone(self, quota: str) -> bool:
-        """Whether nobody got an answer from the provider since its last fault."""
-
-    # What becomes of it
-
-    @abstractmethod
-    async def _begin(self) -> None:
-        """Do what comes before the first turn."""
-
-    @abstractmethod
-    async def _iterate(self) -> None:
-        """Tell everything that has gathered."""
-
-    @abstractmethod
-    def _next_iteration_at(self, now: float) -> float | None:
-        """When there is a turn although nobody asked for anything; None for never."""
-
-    # How callers wait
-
-    def _post(self, message: Message) -> None:
-        self._send(Pending((message,)))
-
-    async def _told(self, message: Message, also: Batch = NOTHING) -> None:
-        """Tell a message, and wait until it is on disk."""
-        completion = Completion()
-        self._send(Pending((message,), also, completion))
-        await completion.wait()
-
-    async def _granted(self, call_id: str, message: Message) -> Call:
-        if call_id in self._waiting:
-            raise InternalError(f"call {call_id}: somebody waits for its turn already")
-        completion = Completion()
-        pending = Pending((message,), completion=completion, until_granted=True)
-        self._send(pending)
-        self._waiting[call_id] = pending
-        try:
-            await completion.wait()
-        except anyio.get_cancelled_exc_class():
-            self.abandon(call_id, Outcome(CallState.CANCELLED, sent=False))
-            raise
-        finally:
-            self._waiting.pop(call_id, None)
-        assert pending.granted is not None
-        return pending.granted
-
-    def _send(self, pending: Pending) -> None:
-        if self._closed:
-            raise SchedulerClosed("the scheduler is closed: nothing more can be asked of it")
-        self._pending.append(pending)
-        self._wake.set()
+    def provider_health(self) -> ProviderHealth:
+        """Which quotas' providers do not answer as they should, as far as this process knows."""
 
     # The pump
 
-    async def _pump(self) -> None:
+    @abstractmethod
+    async def _begin(self) -> Iterates:
+        """Do what comes before the first iteration, and return what iterates."""
+
+    async def _run(self, pump: Iterates) -> None:
+        callers = self._callers
         try:
             # Only closing ends it: callers that are being cancelled still have things to tell.
             with self._life:
                 while True:
-                    await self._gather()
-                    with anyio.CancelScope(shield=True):
-                        await self._iterate()
+                    at = pump.next_at()
+                    await callers.gather(None if at is None else at - self._clock())
+                    # A commit that has begun is waited for: without its end, its callers would not
+                    # know whether it stands.
+                    with anyio.CancelScope(shield=True) as self._shield:
+                        await pump.iterate()
         finally:
-            self._closed = True
+            callers.is_closed = True
             try:
-                with anyio.CancelScope(shield=True):
-                    await self._iterate()
+                # Not after a commit that was given up: the core is ahead of the disk by then.
+                if anyio.current_time() < self._give_up_at:
+                    with anyio.CancelScope(shield=True, deadline=self._give_up_at):
+                        await pump.iterate()
             finally:
-                closed = SchedulerClosed("the scheduler was closed while this call waited")
-                self._answer_all(closed)
+                self._answer_all(SchedulerClosed("the scheduler was closed while this call waited"))
 
     def _answer_all(self, error: Exception) -> None:
         """Let nobody wait any more."""
-        for pending in (*self._pending, *self._waiting.values()):
-            pending.complete(error)
-
-    async def _gather(self) -> None:
-        """Sleep until somebody tells something, or until it is time."""
-        now = self._clock()
-        at = self._next_iteration_at(now)
-        with anyio.move_on_after(None if at is None else at - now):
-            await self._wake.wait()
-        self._wake = anyio.Event()
+        self._callers.complete_all(error)

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from ..errors import HeadwayError, own_copy
+import anyio
+
+from ..errors import HeadwayError, InternalError, SchedulerClosed, own_copy
 from ..model.batch import Answer, Batch
 from ..model.calls import Call, Outcome
 from ..model.changes import Change
@@ -110,6 +112,79 @@ class Pending:
         """Tell the caller, if it waits."""
         if self.completion is not None:
             self.completion.set(error)
+
+
+class Callers:
+    """Everybody in this process who told something or waits for something."""
+
+    def __init__(self) -> None:
+        self.pending: list[Pending] = []
+        """What was told and is not taken, in order."""
+        self.waiting: dict[str, Pending] = {}
+        """Who waits until a call is admitted, by the call's id."""
+        self.on_preempt: dict[str, Callable[[], None]] = {}
+        """What cancels the request of a call in flight, by the call's id."""
+        self.is_closed = False
+        self._wake = anyio.Event()
+
+    def send(self, pending: Pending) -> None:
+        """Leave something for the pump and wake it. Raises SchedulerClosed."""
+        if self.is_closed:
+            raise SchedulerClosed("the scheduler is closed: nothing more can be asked of it")
+        self.pending.append(pending)
+        self._wake.set()
+
+    def post(self, message: Message) -> None:
+        """Tell a message, and wait for nothing. Raises SchedulerClosed."""
+        self.send(Pending((message,)))
+
+    async def tell(self, message: Message, also: Batch = NOTHING) -> None:
+        """Tell a message, and wait until it is on disk. Raises what the core or the commit does."""
+        await self.written(Pending((message,), also))
+
+    async def granted(self, call_id: str, message: Message) -> Call:
+        """Tell a message that queues a call, and wait until the call may be sent; as what."""
+        if call_id in self.waiting:
+            raise InternalError(f"call {call_id}: somebody waits for its turn already")
+        pending = Pending((message,), until_granted=True)
+        completion = self.waited(pending)
+        self.waiting[call_id] = pending
+        try:
+            await completion.wait()
+        except anyio.get_cancelled_exc_class():
+            # It may have been granted meanwhile: this end of it comes after the grant.
+            if not self.is_closed:
+                self.post(Settle(call_id, Outcome(CallState.CANCELLED, sent=False)))
+            raise
+        finally:
+            del self.waiting[call_id]
+        assert pending.granted is not None
+        return pending.granted
+
+    def waited(self, pending: Pending) -> Completion:
+        """Send it, and return what is completed once it is on disk. Raises SchedulerClosed."""
+        pending.completion = completion = Completion()
+        self.send(pending)
+        return completion
+
+    async def written(self, pending: Pending) -> None:
+        """Send it, and wait until it is on disk. Raises the error of its commit."""
+        await self.waited(pending).wait()
+
+    def wake(self) -> None:
+        """Have the pump iterate although nobody told anything."""
+        self._wake.set()
+
+    async def gather(self, seconds: float | None) -> None:
+        """Sleep until somebody tells something; not longer than ``seconds``, if that is given."""
+        with anyio.move_on_after(seconds):
+            await self._wake.wait()
+        self._wake = anyio.Event()
+
+    def complete_all(self, error: Exception) -> None:
+        """Let nobody wait any more."""
+        for pending in (*self.pending, *self.waiting.values()):
+            pending.complete(error)
 
 
 def finals(pendings: Iterable[Pending]) -> Iterator[Settle]:

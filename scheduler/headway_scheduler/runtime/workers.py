@@ -1,15 +1,27 @@
-"""What the leader takes from workers. Law: no worker's clock is believed."""
+"""The workers, as the leader sees them. Law: no worker's clock is believed.
 
-from collections.abc import Mapping
+What a worker tells is taken in its order and written with the row that says so; whoever leads by
+then takes what is not. What a worker is told goes with the commit that makes it true.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from math import inf
 from typing import assert_never
 
 from msgspec import structs
 
-from ..model.calls import Outcome
+from ..core.views import ProviderHealth
+from ..model.batch import Batch, Mail
+from ..model.calls import CallRecord, Outcome
 from ..model.formulas import LONGEST_STATED_SECONDS
 from ..model.quotas import Observation
+from ..model.runs import Run, Worker
+from ..model.states import RunState
+from ..ports import Clock, Store
+from ..protocol.codec import refused
+from ..protocol.commands import Order
+from ..protocol.envelopes import Handled, MessageBatch, Refusal
 from ..protocol.messages import (
     Amend,
     ApplyChange,
@@ -28,6 +40,118 @@ from ..protocol.messages import (
     Settle,
     Submit,
 )
+from ..protocol.outbox import OutboxBuilder
+from .pending import NOTHING, Callers, Completion, Pending, answer_here
+
+
+class Workers(Mapping[str, Worker]):
+    """The listed workers, by id, and what is done with them.
+
+    A worker is listed from its first batch, or from a command, until it is dropped: then nothing
+    that it tells is taken any more.
+    """
+
+    def __init__(self, store: Store, clock: Clock, callers: Callers) -> None:
+        self._store = store
+        self._clock = clock
+        self._callers = callers
+        self._listed: dict[str, Worker] = {}
+
+    def __getitem__(self, worker_id: str) -> Worker:
+        return self._listed[worker_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._listed)
+
+    def __len__(self) -> int:
+        return len(self._listed)
+
+    async def begin(self) -> None:
+        """List those that the store knows. Raises StoreError."""
+        self._listed = {worker.id: worker for worker in await self._store.workers()}
+
+    async def enlist(self, worker: Worker) -> None:
+        """List a process that executes runs, or what it states anew. Raises StoreError."""
+        await self._callers.written(Pending((), Batch(joined=(worker,))))
+        self._listed[worker.id] = worker
+
+    def deliver(self, request_id: int, batch: MessageBatch, *, age: float = inf) -> Completion:
+        """Take what a worker tells, at once; the completion is set when it is on disk.
+
+        What of it is refused goes back in a notification. ``age`` is how old the request is, in
+        seconds, where the engine can tell.
+        """
+        now, worker_id = self._clock(), batch.worker_id
+        joined = () if batch.joins is None else (batch.joins,)
+        # Before its first messages are on disk: its next batch may be delivered while they are not.
+        self._listed |= {each.id: each for each in joined}
+        is_listed = worker_id in self._listed
+        return self._callers.waited(
+            Pending(
+                [restamped(each, now, age) for each in batch.messages] if is_listed else (),
+                Batch(taken=(request_id,), seen=((worker_id, batch.seen),), joined=joined),
+                sender=worker_id,
+                request_id=request_id,
+                evicted=not is_listed,
+            )
+        )
+
+    def deliver_unreadable(self, request_id: int, worker_id: str, why: str) -> Completion:
+        """Tell a worker that nothing of its batch could be read; on disk when it is completed."""
+        also = Batch(taken=(request_id,))
+        return self._callers.waited(
+            Pending((), also, sender=worker_id, request_id=request_id, unreadable=why)
+        )
+
+    async def drop(self, worker_id: str) -> list[Run]:
+        """Take the runs of a worker that is dead away from it; on disk when this returns.
+
+        They are interrupted, or queued as they were. Everything that it told must have been
+        delivered. Raises StoreError; it may be said again then.
+        """
+        self._listed.pop(worker_id, None)
+        runs = [run for run in await self._store.assigned() if run.worker == worker_id]
+        left = [released(run) for run in runs]
+        messages: list[Message] = [DropWorker(worker_id), *(SaveRun(run) for run in left)]
+        await self._callers.written(Pending(messages, Batch(left=(worker_id,))))
+        return left
+
+    async def order(self, worker_id: str, order: Order, run: Run | None = None) -> None:
+        """Tell a worker what to do with a run, and write the row that changes for it, if one does.
+
+        Raises StoreError.
+        """
+        messages = () if run is None else (SaveRun(run),)
+        also = NOTHING if run is None else answer_here()
+        await self._callers.written(Pending(messages, also, orders=((worker_id, order),)))
+
+
+def notifications(
+    told: Iterable[Pending],
+    granted: Iterable[CallRecord],
+    preempted: Iterable[CallRecord],
+    health: ProviderHealth,
+) -> tuple[Mail, ...]:
+    """What a commit tells workers: what became of what they told, and what they are to do."""
+    outbox = OutboxBuilder()
+    for pending in told:
+        for worker, order in pending.orders:
+            outbox.order(worker, order)
+        if pending.sender is not None:
+            refusals = (Refusal(n, refused(error)) for n, error in pending.refused.items())
+            handled = Handled(pending.request_id, tuple(refusals), pending.unreadable)
+            outbox.handled(pending.sender, handled, evicted=pending.evicted)
+    for record in granted:
+        outbox.grant(record)
+    for record in preempted:
+        outbox.preempt(record)
+    return outbox.rows(health.unanswered, health.locked_out)
+
+
+def released(run: Run) -> Run:
+    """Return a run as it is once nobody executes it any more."""
+    state = RunState.INTERRUPTED if run.state is RunState.RUNNING else run.state
+    return replace(run, state=state, worker=None)
 
 
 def restamped(message: Message, now: float, age: float = inf) -> Message:

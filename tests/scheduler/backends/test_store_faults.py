@@ -115,7 +115,7 @@ def meeting(faults: Faults) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in ("opening", "reads", "mailbox"):
             patch.setattr(f"headway_scheduler.backends.sqlite.{module}.connect", connect)
-        patch.setattr("headway_scheduler.runtime.local.RETRY_COMMIT_SECONDS", 0.001)
+        patch.setattr("headway_scheduler.runtime.pump.RETRY_COMMIT_SECONDS", 0.001)
         yield
 
 
@@ -251,7 +251,7 @@ class World:
             for name, step in self.steps().items():
                 await self.do(name, step)
             # Before the others ask: it reads, and two threads take turns in no certain order.
-            await self.until_done("lost", partial(service.lose, LOST))
+            await self.until_done("lost", partial(service.workers.drop, LOST))
             for call_id in LEFT:
                 tasks.start_soon(self.do, call_id, partial(self.left, call_id))
             await anyio.lowlevel.checkpoint()
@@ -380,9 +380,9 @@ class World:
         batch = load_request(dump(MessageBatch(LOST, messages, joins=Worker(LOST, 1, NOW))))
         assert isinstance(batch, MessageBatch)
         try:
-            await self.service.deliver(7, batch).wait()
+            await self.service.workers.deliver(7, batch).wait()
         except StoreError:  # the letter is still there, and whoever leads takes it again
-            await self.service.deliver(7, batch).wait()
+            await self.service.workers.deliver(7, batch).wait()
         assert table(self.path, "SELECT id FROM workers") == [(LOST,)]
         (notice,) = table(self.path, "SELECT text FROM outbox WHERE worker = 'w-lost'")[-1]
         assert [grant.call_id for grant in load_notification(notice).grants] == ["r-w.0"]

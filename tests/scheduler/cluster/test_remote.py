@@ -75,10 +75,10 @@ class Office:
             while True:
                 for letter in await mailbox.waiting(()) if self.is_open else ():
                     if self.reads:
-                        await self.service.deliver(letter.id, batch_of(letter)).wait()
+                        await self.service.workers.deliver(letter.id, batch_of(letter)).wait()
                         continue
-                    why = "from the future"
-                    await self.service.deliver_unreadable(letter.id, letter.sender, why).wait()
+                    workers, why = self.service.workers, "from the future"
+                    await workers.deliver_unreadable(letter.id, letter.sender, why).wait()
                 await anyio.sleep(0.002)
         finally:
             await mailbox.close()
@@ -206,7 +206,7 @@ async def test_an_end_that_an_agent_has_seen_outlives_a_power_cut(
         letters = await after.waiting(())
         await after.close()
         for letter in letters:
-            await service.deliver(letter.id, batch_of(letter)).wait()
+            await service.workers.deliver(letter.id, batch_of(letter)).wait()
         (row,) = await store.calls("r-1")
     assert (row.state, row.usage, row.answer, row.arrival) == (CallState.DONE, *_told(DONE))
 
@@ -315,7 +315,7 @@ async def dead_with_two_in_flight(office: Office) -> None:
     ) as remote:
         await remote.acquire(call(0))
         await remote.acquire(call(1))
-        await office.service.lose(ME.id)
+        await office.service.workers.drop(ME.id)
         assert [(await office.row(n)).state for n in (0, 1)] == [CallState.UNKNOWN] * 2
         remote._presence.contact_at -= 60  # as if it had been stopped for so long
         with pytest.raises(StoreTakenOver, match="showed no life"):
@@ -345,7 +345,7 @@ async def dead_with_one_waiting(office: Office) -> None:
         for number in range(3):
             group.start_soon(remote.acquire, call(number))
         await until(lambda: sum(office.service.statistics().waiting) == 1)
-        (lost,) = await office.service.lose(ME.id)
+        (lost,) = await office.service.workers.drop(ME.id)
         assert (lost.state, lost.worker) == (RunState.INTERRUPTED, None)
         assert office.service.statistics().parked == 1
         await remote.settle("r-1.0", DONE)  # its letter is written, and not taken
@@ -367,15 +367,16 @@ async def test_it_goes_where_its_routes_lead_and_knows_who_answers_nobody(
     for number in range(2):
         await remote.settle(f"r-1.{number}", DONE)
     await remote.save_run(Run("r-1", "w", "t", Priority.LOW, RunState.COMPLETED, 1.0))
-    assert (remote.is_stopped("other"), remote.is_stopped("q")) == (True, False)
-    assert (remote.is_left_alone("other"), remote.is_left_alone("q")) == (True, False)
+    health = remote.provider_health()
+    assert ("other" in health.locked_out, "q" in health.locked_out) == (True, False)
+    assert ("other" in health.unanswered, "q" in health.unanswered) == (True, False)
 
 
 async def test_orders_and_what_is_learned_pass(office: Office, remote: RemoteScheduler) -> None:
     remote.learn("writer", "m", 400, Usage(100, 7))
     await remote.save_run(Run("r-1", "w", "t", Priority.LOW, RunState.RUNNING, 1.0))
     assert office.service.expected("writer", "m", 400, None).output_tokens == 7
-    await office.service.order(ME.id, PauseRun("r-1"))
+    await office.service.workers.order(ME.id, PauseRun("r-1"))
     await until(lambda: office.orders == [PauseRun("r-1")])
     other = RemoteScheduler(office.backend, "w-other", office.store.clock, office.callbacks())
     other.know([Lesson("something else", "x", "y"), *await office.store.lessons()])
@@ -495,7 +496,7 @@ async def test_each_that_waits_when_it_is_taken_for_dead_gets_an_error_of_its_ow
                 for number in range(1000):
                     group.start_soon(ask, remote, number)
                 await until(lambda: len(office.service.queued()) == 1000)
-                await office.service.lose(ME.id)
+                await office.service.workers.drop(ME.id)
                 remote._presence.contact_at -= 60  # as if it had been stopped for so long
                 for _ in range(2):
                     with pytest.raises(StoreTakenOver) as caught:

@@ -31,7 +31,8 @@ from headway_scheduler.model.prompts import ChainNode, Chunk, Prompt
 from headway_scheduler.model.quotas import Observation, Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
-from headway_scheduler.runtime import local as service_module
+from headway_scheduler.runtime import local as local_module
+from headway_scheduler.runtime import pump as pump_module
 from headway_scheduler.runtime.clock import Clock
 from headway_scheduler.runtime.local import LocalScheduler
 
@@ -161,7 +162,7 @@ def store() -> FaultyStore:
 
 @pytest.fixture
 def quick_retry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "RETRY_COMMIT_SECONDS", 0.02)
+    monkeypatch.setattr(pump_module, "RETRY_COMMIT_SECONDS", 0.02)
 
 
 # Commit first
@@ -375,7 +376,7 @@ async def test_when_a_refused_batch_meets_a_full_disk_everybody_is_told(
         assert {type(error) for error in asking.errors.values()} == {StoreFull}
         assert set(asking.errors) == {"taken", "a", "flies"}
         store.snapshot_error = None
-        await until(lambda: service._retry_at is None)
+        await until(lambda: service._pump._retry_at is None)
         await rest()
         assert await store.state("flies") is CallState.DONE
         assert await store.state("a") is None
@@ -474,16 +475,16 @@ async def test_cancelled_while_queued(store: FaultyStore) -> None:
 
 async def test_cancelled_after_the_grant_before_the_caller_ran(store: FaultyStore) -> None:
     async with scheduling(store) as (service, asking):
-        wake = service._answer
+        wake = service._pump._answer
 
         def wake_and_cancel(*args: object) -> None:
             wake(*args)  # type: ignore[arg-type]
             asking.scopes["a"].cancel()
 
-        service._answer = wake_and_cancel  # type: ignore[method-assign, assignment]
+        service._pump._answer = wake_and_cancel  # type: ignore[method-assign, assignment]
         asking.acquire(call("a"))
         await rest()
-        service._answer = wake  # type: ignore[method-assign]
+        service._pump._answer = wake  # type: ignore[method-assign]
         if "a" in asking.granted:
             await service.settle("a", Outcome(CallState.CANCELLED, sent=False))
         await nothing_is_stuck(service, store, "a")
@@ -517,7 +518,7 @@ async def test_a_cancelled_settlement_is_recorded_all_the_same(store: FaultyStor
 async def same_as_disk(service: LocalScheduler, store: MemoryStore) -> None:
     """Every call that lives in memory is on disk in that state, and the other way round."""
     live = {r.call.id: r.state for r in (await store.snapshot()).calls}
-    assert {key: entry.record.state for key, entry in service._core.state.live.items()} == live
+    assert {key: entry.record.state for key, entry in service._pump.core.state.live.items()} == live
 
 
 async def test_a_call_that_cannot_be_written_is_not_queued(store: FaultyStore) -> None:
@@ -543,10 +544,11 @@ async def test_after_a_failed_commit_memory_is_as_a_fresh_service_would_be(
         asking.settle("holder")
         await rest()
         store.error = None
-        await until(lambda: service._retry_at is None)
+        await until(lambda: service._pump._retry_at is None)
         fresh = LocalScheduler(store, BOTH)
-        fresh._waiting, fresh._sending = service._waiting, service._sending
-        await fresh._rebuild()
+        fresh._callers.waiting = service._callers.waiting
+        fresh._pump._sending = service._pump._sending
+        await fresh._pump._rebuild()
         await same_as_disk(service, store)
         assert [r.call.id for r in service.queued()] == [r.call.id for r in fresh.queued()]
         for ours, theirs in zip(
@@ -822,6 +824,39 @@ async def test_after_closing_nothing_more_can_be_asked(store: FaultyStore) -> No
     service.abandon("a", DONE)
 
 
+async def test_closing_waits_for_a_commit_only_so_long_and_says_what_is_not_recorded(
+    store: FaultyStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(local_module, "CLOSING_SECONDS", 0.05)
+    async with anyio.create_task_group() as tasks:
+        with anyio.fail_after(30):  # it would wait for ever
+            async with LocalScheduler(store, BOTH) as service:
+                asking = SchedulerClient(service, tasks)
+                await service.acquire(call("a", "wide"))
+                store.hold()
+                asking.settle("a")
+                await until(lambda: store.tries == 2)
+                asking.acquire(call("b", "wide"))
+                tasks.start_soon(keep, asking.errors, service.save_run, run("r"))
+                await rest()
+            await until(lambda: len(asking.errors) == 3)
+    assert {type(error) for error in asking.errors.values()} == {SchedulerClosed}
+    assert "may not be recorded" in str(asking.errors["a"])
+    assert "closed while this call waited" in str(asking.errors["b"])
+    (record,) = caplog.records
+    assert record.getMessage() == "closed in a commit that may not stand: it was to record a"
+    assert await store.state("b") is None
+
+
+async def keep(
+    errors: dict[str, HeadwayError], save: Callable[[Run], Awaitable[None]], run: Run
+) -> None:
+    try:
+        await save(run)
+    except HeadwayError as error:
+        errors[run.id] = error
+
+
 # Rest
 
 
@@ -829,14 +864,14 @@ async def test_with_nothing_to_do_it_neither_commits_nor_turns(store: FaultyStor
     async with scheduling(store) as (service, asking):
         asking.acquire(call("holder"), call("waits"))
         await rest()
-        turns, turn, tries = 0, service._iterate, store.tries
+        turns, turn, tries = 0, service._pump.iterate, store.tries
 
         async def counted() -> None:
             nonlocal turns
             turns += 1
             await turn()
 
-        service._iterate = counted  # type: ignore[method-assign]
+        service._pump.iterate = counted  # type: ignore[method-assign]
         await anyio.sleep(0.2)
         assert (turns, store.tries) == (0, tries)
 

@@ -40,7 +40,7 @@ class Leader:
     async def told(self, *messages: Message, age: float = inf) -> CallRecord:
         """The row of the call once the leader has taken what the worker tells."""
         batch = MessageBatch(WORKER.id, messages, joins=WORKER)
-        await self.scheduler.deliver(7, batch, age=age).wait()
+        await self.scheduler.workers.deliver(7, batch, age=age).wait()
         (row,) = await self.store.calls("r")
         return row
 

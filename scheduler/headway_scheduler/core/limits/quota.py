@@ -30,7 +30,7 @@ class Attempt:
 class QuotaState:
     """One quota. All times are epoch seconds and are told by the caller."""
 
-    __slots__ = ("_unsaved", "_write_speed", "breaker", "buckets", "is_local", "learned", "name")
+    __slots__ = ("_write_speed", "breaker", "buckets", "is_local", "learned", "name", "unsaved")
 
     def __init__(self, stated: Quota, now: float) -> None:
         self.name = stated.name
@@ -41,12 +41,13 @@ class QuotaState:
         self._write_speed = WriteSpeed()
         limits = self.learned.limits()
         self.buckets = tuple(Bucket(self.name, limit, now) for limit in limits)
-        self._unsaved: set[str] = set()
+        self.unsaved: set[str] = set()
+        """Kinds of lessons that have changed since they were handed over."""
 
     def restate(self, stated: Quota, now: float) -> None:
         """Go on with other limits. What was learned was about the old ones."""
         self.learned, self.is_local = Learned(stated), stated.is_local
-        self._unsaved.add(LIMITS)
+        self.unsaved.add(LIMITS)
         self._fit(now)
 
     def observe(
@@ -67,7 +68,7 @@ class QuotaState:
         elif signals.event is ProviderEvent.OVERLOADED:
             is_changed |= self.learned.record_overload(attempt.admitted_at, self._in_use, now)
         if is_changed:
-            self._unsaved.add(LIMITS)
+            self.unsaved.add(LIMITS)
             self._fit(now)
         self._correct(signals.headers, attempt, now)
         return is_changed or is_reopened
@@ -77,7 +78,7 @@ class QuotaState:
         if not (self.is_local and self._write_speed.add(seconds, output_tokens)):
             return False
         if self.learned.record_overload(now, self._in_use, now):
-            self._unsaved.add(LIMITS)
+            self.unsaved.add(LIMITS)
             self._fit(now)
         return True
 
@@ -89,15 +90,15 @@ class QuotaState:
     def try_again(self) -> None:
         """Let one call try although the account was locked out."""
         self.breaker.try_again()
-        self._unsaved.add(BREAKER)
+        self.unsaved.add(BREAKER)
 
     def take_lessons(self) -> Iterator[Lesson]:
         """Hand over what was learned since the last time."""
-        if LIMITS in self._unsaved:
+        if LIMITS in self.unsaved:
             yield Lesson(LIMITS, self.name, self.learned.dump())
-        if BREAKER in self._unsaved:
+        if BREAKER in self.unsaved:
             yield Lesson(BREAKER, self.name, self.breaker.dump())
-        self._unsaved.clear()
+        self.unsaved.clear()
 
     def load(self, lesson: Lesson, now: float) -> None:
         """Go on from what was learned in an earlier life."""
@@ -121,7 +122,7 @@ class QuotaState:
                 self.breaker.stop(signals.error)
                 is_opened = True
         if is_opened or is_reopened:
-            self._unsaved.add(BREAKER)
+            self.unsaved.add(BREAKER)
         return is_reopened
 
     def _fit(self, now: float) -> None:

@@ -116,7 +116,7 @@ class RunRegistry:
         """When a call counts as having come: calls of long runs later, of urgent ones earlier."""
         entry = self._entries[call.run_id]
         run, remaining = entry.run, entry.attained
-        if run is not None:
+        if run is not None and run.workflow in self.sizes.known:
             remaining = self.sizes.remaining(run.workflow, remaining)
         due = call.submitted_at + min(policy.patience_seconds, policy.size_factor * remaining)
         if run is not None and run.deadline is not None:

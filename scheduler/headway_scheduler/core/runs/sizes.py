@@ -53,6 +53,8 @@ class Sizes:
 
     def __init__(self) -> None:
         self._histories: dict[str, _History] = {}
+        self.known = self._histories.keys()
+        """The workflows of which finished runs are known."""
 
     def learn(self, workflow: str, size: float) -> None:
         """Take in a run that finished after ``size`` budget-seconds."""

@@ -1,0 +1,251 @@
+"""The async shell around the core: one pump, one batch, one commit.
+
+Law: nobody is woken before the commit that says so. Memory is never ahead of disk.
+
+Theory of operation. Callers leave messages in a list and wake the pump. The pump takes all that
+have gathered, tells them to the core, asks it whom to admit, commits everything that changed at
+once, and only then answers the callers. While a commit runs, the next batch gathers: the busier it
+is, the more calls share a sync. Idle, the pump sleeps until a message or until the time that the
+core named; there is no polling.
+
+If a commit fails, nothing that the batch promised holds: its callers get the error, the core is
+thrown away and built again from the store, and calls that others still wait for go on. What the
+failed batch could not record about calls whose callers are gone is recorded with the next commit.
+If it fails because a row of it is refused, its halves are tried one after the other, and so on:
+only the message that brought the row fails.
+
+If the process dies: before the commit, the messages never happened; after it and before the
+wake-up, a granted call is found *admitted* at the next start and becomes *unknown*.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from ..core.inspection import provider_health
+from ..core.policy import Policy
+from ..core.scheduler import Scheduler
+from ..errors import HeadwayError, KeyTaken, SchedulerClosed, StoreError
+from ..model.batch import Batch, Lesson, Snapshot
+from ..model.calls import CallRecord
+from ..model.quotas import Quota
+from ..model.runs import Run, Worker
+from ..model.states import UNDER_WAY
+from ..ports import Clock, Store
+from ..protocol.messages import AwaitRuns, Learn, Message, ProbeStopped, SaveRun, Settle
+from .pending import NOTHING, Callers, Pending, finals
+from .workers import notifications
+
+RETRY_COMMIT_SECONDS = 1.0
+"""How long after a failed commit the next one is tried if nobody asks."""
+
+_log = logging.getLogger("headway")
+
+
+class Pump:
+    """Turns what callers tell into commits, one after the other.
+
+    ``workers`` are the processes whose calls go on; ``know`` is told what they learned, and
+    ``on_change`` every batch that is on disk. It does not admit before ``admits`` is set.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        quotas: Iterable[Quota],
+        policy: Policy,
+        clock: Clock,
+        callers: Callers,
+        *,
+        workers: Mapping[str, Worker],
+        know: Callable[[Iterable[Lesson]], None],
+        on_change: Callable[[Batch], None],
+        admits: bool,
+    ) -> None:
+        self.admits = admits
+        self.core = Scheduler(quotas := tuple(quotas), clock(), policy)
+        self._store = store
+        self._quotas, self._policy, self._clock = quotas, policy, clock
+        self._callers = callers
+        self._workers = workers
+        self._know, self._on_change = know, on_change
+        self._under_way: dict[str, Run] = {}
+        self._awaited: dict[str, frozenset[str]] = {}
+        self._sending: set[str] = set()
+        self._retry_at: float | None = None
+        self._now = 0.0
+        """The time of the last iteration."""
+
+    async def begin(self) -> None:
+        """Go on from the store. What was in flight at a crash is unknown from here on.
+
+        What belongs to a listed worker is that worker's, until it is dropped. Raises StoreError.
+        """
+        for run in await self._store.assigned():
+            if run.worker in self._workers and run.state in UNDER_WAY:
+                self._under_way[run.id] = run
+        self._know((await self._rebuild()).lessons)
+        now = self._clock()
+        self.core.handle(ProbeStopped(), now)
+        if batch := self.core.take_batch(now):
+            await self._store.commit(batch)
+
+    def next_at(self) -> float | None:
+        """When to iterate although nobody told anything; None for never."""
+        if self._retry_at is not None or not self.admits:
+            return self._retry_at
+        return self.core.next_event(self._now)
+
+    async def iterate(self) -> None:
+        """Commit everything that has gathered: in one batch, unless a row of it is refused."""
+        callers = self._callers
+        parts, callers.pending = [callers.pending], []
+        while parts:
+            part = parts.pop()
+            try:
+                batch, grants, preempted = await self._commit(part)
+            except KeyTaken as error:
+                self._retry_at = self._clock()
+                if len(part) > 1:
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+                elif part and part[0].sender is not None:
+                    callers.pending.append(part[0].refused_for(error))
+                else:
+                    self._fail(part, error)
+            except Exception as error:
+                for failed in (part, *reversed(parts)):
+                    self._fail(failed, error)
+                self._retry_at = self._clock() + RETRY_COMMIT_SECONDS
+                if isinstance(error, StoreError):
+                    return
+                raise
+            except BaseException:
+                # Closing waits no longer. Whether this commit stands, only its engine can tell.
+                self._give_up([pending for one in (part, *reversed(parts)) for pending in one])
+                raise
+            else:
+                self._answer(part, batch, grants, preempted)
+
+    async def _commit(
+        self, pendings: list[Pending]
+    ) -> tuple[Batch, list[CallRecord], list[CallRecord]]:
+        """Tell the core, ask it, and commit: what changed, and who may send or makes room.
+
+        Takes out of ``pendings`` what the core refuses.
+        """
+        if self._retry_at is not None:
+            await self._rebuild()
+        core = self.core
+        self._now = now = self._clock()
+        pendings[:] = [pending for pending in pendings if self._tell(pending, now)]
+        grants = core.admit(now) if self.admits and not self._callers.is_closed else []
+        preempted = core.take_preempted()
+        batch = core.take_batch(now)
+        if also := [pending.also for pending in pendings if pending.also is not NOTHING]:
+            batch = batch.joined_with(also)
+        told = [pending for pending in pendings if pending.orders or pending.sender is not None]
+        granted = [record for record in grants if record.worker is not None]
+        cancelled = [record for record in preempted if record.worker is not None]
+        if told or granted or cancelled:
+            health = provider_health(core.state)
+            batch = replace(batch, mail=notifications(told, granted, cancelled, health))
+        if batch != NOTHING:
+            # Its records may change while it waits (``sent``): it takes them down before.
+            await self._store.commit(batch)
+        return batch, grants, preempted
+
+    def _tell(self, pending: Pending, now: float) -> bool:
+        """Tell the core; a caller's mistake goes back to that caller alone."""
+        for number, message in enumerate(pending.messages):
+            try:
+                self.core.handle(message, now, pending.sender)
+            except HeadwayError as error:
+                pending.refused[number] = error
+                continue
+            if isinstance(message, AwaitRuns):
+                self._awaited[message.run_id] = message.on
+                if not message.on:
+                    del self._awaited[message.run_id]
+            elif isinstance(message, Learn) and pending.sender is not None:
+                self._know(message.lessons)
+        if pending.sender is not None or not pending.refused:
+            return True
+        (refusal,) = pending.refused.values()  # of this process: one message each
+        if pending.completion is None:
+            raise refusal
+        pending.complete(refusal)
+        return False
+
+    def _answer(
+        self,
+        pendings: Sequence[Pending],
+        batch: Batch,
+        grants: Sequence[CallRecord],
+        preempted: Sequence[CallRecord],
+    ) -> None:
+        """The commit stands: wake those who told something, and those who may send."""
+        callers = self._callers
+        for pending in pendings:
+            pending.stands = True
+            for message in pending.messages if not pending.refused else pending.accepted():
+                self._remember(message)
+            if not pending.until_granted:
+                pending.complete()
+        for record in preempted:
+            if (act := callers.on_preempt.get(record.call.id)) is not None:
+                act()
+        for record in grants:
+            if record.worker is not None:
+                continue  # the worker reads it in its notification
+            self._sending.add(record.call.id)
+            # A caller that was cancelled while the commit ran has an abandon on its way.
+            if waiting := callers.waiting.get(record.call.id):
+                waiting.granted = record.call
+                waiting.complete()
+        if batch != NOTHING:
+            self._on_change(batch)
+
+    def _remember(self, message: Message) -> None:
+        """Keep what the store does not tell a core that is built again."""
+        if isinstance(message, Settle):
+            self._sending.discard(message.call_id)
+        elif isinstance(message, SaveRun):
+            self._under_way[message.run.id] = message.run
+            if message.run.state not in UNDER_WAY:
+                del self._under_way[message.run.id]
+
+    def _fail(self, pendings: list[Pending], error: Exception) -> None:
+        """The commit does not stand: say so, keep what must still be recorded, rebuild later."""
+        for pending in pendings:
+            pending.complete(error)
+        self._callers.pending += [Pending((message,)) for message in finals(pendings)]
+
+    def _give_up(self, pendings: list[Pending]) -> None:
+        """Say what may not be recorded."""
+        closed = SchedulerClosed("the scheduler was closed in a commit: this may not be recorded")
+        for pending in pendings:
+            pending.complete(closed)
+        ids = [message.call_id for message in finals(pendings)]
+        ids += [m.run.id for each in pendings for m in each.messages if isinstance(m, SaveRun)]
+        if ids:
+            _log.error("closed in a commit that may not stand: it was to record %s", ", ".join(ids))
+
+    async def _rebuild(self) -> Snapshot:
+        """Build the core from the store. Raises StoreError and leaves the old one then."""
+        snapshot = await self._store.snapshot()
+        now = self._clock()
+        core = Scheduler(self._quotas, now, self._policy)
+        runs = self._under_way.values()
+        core.restore(snapshot, now, self._has_caller, runs=runs, awaited=self._awaited)
+        self.core = core
+        self._retry_at = None
+        return snapshot
+
+    def _has_caller(self, record: CallRecord) -> bool:
+        """Whether a call on disk is somebody's; not yet, if asking again is still to stand."""
+        if record.worker is not None:
+            return record.worker in self._workers
+        call_id = record.call.id
+        waiting = self._callers.waiting.get(call_id)
+        return call_id in self._sending or (waiting is not None and waiting.stands)
