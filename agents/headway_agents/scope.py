@@ -94,6 +94,7 @@ class RunScope:
         service: SchedulerClient,
         run_id: str,
         priority: Priority,
+        *,
         journal: Journal | None = None,
     ) -> None:
         self.service = service

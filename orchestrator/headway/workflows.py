@@ -98,7 +98,7 @@ class Workflows:
             load_component,
         )
 
-        scope = RunScope(service, run.id, run.priority, journal)
+        scope = RunScope(service, run.id, run.priority, journal=journal)
         scope.quotas = self._config.team_quotas.get(run.share, ())
         scope.counts_usd = self._count_usd(scope.quotas)
         current_scope.set(scope)  # a factory may take the time as a step
@@ -109,7 +109,7 @@ class Workflows:
             team = await build(partial(self._factory(run.workflow), **parameters), self.model)
         models = self.wrap if run.component is None else partial(self._wrap_made, run.id)
         effects = {name: Effect(effect) for name, effect in self._config.tools.items()}
-        bind(team, scope, models, effects)
+        bind(team, scope, models, effects=effects)
         return Attempt(team, scope)
 
     def version(self, run: Run) -> str | None:
@@ -161,7 +161,9 @@ class Workflows:
         # A client that does not show its model draws on the limits of unlisted models.
         name = model_name(client) or type(client).__name__
         level = _priority(priority)
-        return ScheduledClient(client, self._model(name), None, None, level, self._others(name))
+        return ScheduledClient(
+            client, self._model(name), None, path=None, priority=level, others=self._others(name)
+        )
 
     def openai(
         self, name: str, scope: "Callable[[], RunScope]", *, priority: Priority | str | None = None
@@ -172,7 +174,7 @@ class Workflows:
         model = self._model(name)
         if name not in self._sdks:
             self._sdks[name] = openai_sdk(self._key(name), self._config.model(name).base_url)
-        return scheduled(self._sdks[name], model, scope, _priority(priority))
+        return scheduled(self._sdks[name], model, scope, priority=_priority(priority))
 
     def _others(self, name: str) -> "list[tuple[ChatCompletionClient, Model, int]]":
         """List the stand-ins of a model, with their ranks: deployments, then fallbacks."""

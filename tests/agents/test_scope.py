@@ -23,7 +23,7 @@ ENDED = (asyncio.CancelledError, RunClosed)
 
 
 def asking(scope: RunScope, path: str, says: str = "hm") -> ScheduledClient:
-    return ScheduledClient(ReplayChatCompletionClient([says]), MODEL, scope, path)
+    return ScheduledClient(ReplayChatCompletionClient([says]), MODEL, scope, path=path)
 
 
 async def test_a_call_that_is_cancelled_while_it_is_recorded_holds_up_no_other(
@@ -38,7 +38,7 @@ async def test_a_call_that_is_cancelled_while_it_is_recorded_holds_up_no_other(
             return result
 
     token = CancellationToken()
-    client = ScheduledClient(Leaving(["paid"]), MODEL, scope, "w")
+    client = ScheduledClient(Leaving(["paid"]), MODEL, scope, path="w")
     task = asyncio.ensure_future(client.create(question(), cancellation_token=token))
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -56,7 +56,7 @@ async def test_an_answer_whose_turn_never_comes_shows_that_the_workflow_changed(
     for path in ("gone", "w"):
         await asking(scope, path).create(question())
     scope.close()
-    again = RunScope(service, "run", Priority.NORMAL, Journal(await records()))
+    again = RunScope(service, "run", Priority.NORMAL, journal=Journal(await records()))
     with anyio.fail_after(10), pytest.raises(RunClosed):
         await asking(again, "w").create(question())
     assert isinstance(again.stopped, NonDeterminism)

@@ -78,6 +78,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         wrapped: ChatCompletionClient,
         model: Model,
         scope: RunScope | None = None,
+        *,
         path: str | None = None,
         priority: Priority | None = None,
         others: Sequence[tuple[ChatCompletionClient, Model, int]] = (),
@@ -128,12 +129,12 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         for a recorded failure, or what the wrapped client raised if waiting cannot mend it.
         """
         request = Request(list(messages), list(tools), tool_choice, json_output, extra_create_args)
-        async with attached(*self._slot(request), cancellation_token) as live:
+        async with attached(*self._slot(request), token=cancellation_token) as live:
             if (answered := await recorded(live)) is not None:
                 result = load_result(answered)
             else:
                 cap = output_cap(request, self._defaults)
-                await acquire(live, self._candidates, self.priority, cap)
+                await acquire(live, self._candidates, self.priority, output_cap=cap)
                 result = await answer(live, request, cancellation_token)
         self._count(result)
         return result
@@ -155,7 +156,8 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         does, CallerError at once if it belongs to no run.
         """
         request = Request(list(messages), list(tools), tool_choice, json_output, extra_create_args)
-        return self._stream(request, *self._slot(request), cancellation_token)
+        scope, slot, digest = self._slot(request)
+        return self._stream(request, scope, slot, digest=digest, token=cancellation_token)
 
     async def close(self) -> None:
         """Close the wrapped client. A handle leaves that to the client that it was made from."""
@@ -229,13 +231,14 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         request: Request,
         scope: RunScope,
         slot: JournalSlot,
+        *,
         digest: RequestDigest,
         token: CancellationToken | None,
     ) -> AsyncGenerator[str | CreateResult, None]:
         if scope.machine.is_closed:
             # The run ended after create_stream() and before anybody read the stream.
             raise run_closed(scope.run_id)
-        async with attached(scope, slot, digest, token) as live:
+        async with attached(scope, slot, digest, token=token) as live:
             if (answered := await recorded(live)) is not None:
                 for item in _as_stream(load_result(answered)):
                     if isinstance(item, CreateResult):
@@ -243,7 +246,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
                     yield item
                 return
             cap = output_cap(request, self._defaults)
-            await acquire(live, self._candidates, self.priority, cap)
+            await acquire(live, self._candidates, self.priority, output_cap=cap)
             async with aclosing(answer_stream(live, request, token)) as stream:
                 async for item in stream:
                     if isinstance(item, CreateResult):
@@ -262,6 +265,7 @@ async def acquire(
     live: LiveCall,
     candidates: Sequence[Candidate],
     priority: Priority | None,
+    *,
     output_cap: int | None,
 ) -> None:
     """Wait until the call may be sent to one of ``candidates``, of which the first was asked for.

@@ -72,7 +72,12 @@ NextStep = Retry | Refuse | LockOut
 
 
 def judged(
-    error: Exception, provider: Provider, attempt: int, now: float, head: ResponseHead | None = None
+    error: Exception,
+    provider: Provider,
+    attempt: int,
+    *,
+    now: float,
+    head: ResponseHead | None = None,
 ) -> Verdict:
     """Judge a failed attempt, the ``attempt``-th of its call from 1.
 
@@ -95,10 +100,10 @@ def next_step(
     verdict: Verdict,
     text: str,
     now: float,
+    *,
     head: ResponseHead | None,
     quota: str | None,
     routes: Sequence[Route],
-    *,
     faults: int,
 ) -> NextStep:
     """Return what becomes of a call whose attempt failed with ``text``. Pure.

@@ -49,6 +49,7 @@ async def attached(
     scope: RunScope,
     slot: JournalSlot,
     digest: RequestDigest,
+    *,
     token: CancellationToken | None = None,
 ) -> AsyncIterator["LiveCall"]:
     """Give a call that is not queued yet to the block; abandon it if the block leaves it unsettled.
@@ -298,23 +299,22 @@ class LiveCall:
         await self.settle(outcome, Observation(event=event))
 
     async def failed(self, error: Exception) -> None:
-        """Queue the call again if waiting can mend ``error``, and return when it may be sent.
-
-        Raises ``error`` otherwise.
-        """
+        """Queue the call again until it may be sent, if that can mend ``error``; else raise it."""
         self.interruption.check()
         if isinstance(error, Preempted):
             text = "made room for a more urgent call"
             await self._queue_again(Outcome(CallState.QUEUED, error=text, sent=False))
             return
         now, quota, head = self._service.now(), self._quota, self._head
-        verdict = judged(error, self.candidate.provider, self._attempts, now, head)
+        verdict = judged(error, self.candidate.provider, self._attempts, now=now, head=head)
         text, health = described(error), self._service.provider_health()
         if verdict.kind in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
             self._faults += quota not in health.unanswered
         if verdict.kind is ErrorClass.ACCOUNT and quota and quota not in health.locked_out:
             _log.warning(_ALERT, quota, text)  # whoever asked next would get the same error
-        step = next_step(verdict, text, now, head, quota, self._routes, faults=self._faults)
+        step = next_step(
+            verdict, text, now, head=head, quota=quota, routes=self._routes, faults=self._faults
+        )
         match step:
             case Retry(outcome, observation):
                 await self._queue_again(outcome, observation)

@@ -11,10 +11,10 @@ shut the barrier.
 
 The machine cannot know whether an agent that has asked nothing yet will still ask. So it counts
 every event that shows life as *activity*, and asks for a timer. If nothing happened by then and
-nothing is in flight, the run is *quiet*. In a replay that means that nobody wants the answers which
-are left: the workflow changed. Live it means that the last branch waits, for a person or for a
-pause. One change shows at once: a path writes its rows in the order in which it asks, so it cannot
-have lost the row of this request and kept that of a later one.
+nothing is in flight, the run is *quiescent*. In a replay that means that nobody wants the answers
+which are left: the workflow changed. Live it means that the last branch waits, for a person or for
+a pause. One change shows at once: a path writes its rows in the order in which it asks, so it
+cannot have lost the row of this request and kept that of a later one.
 
 The shell (``scope.py``) tells the events and carries out the effects. It owns the futures that
 agents await, the loop iterations in which consequences settle, and the timers.
@@ -170,7 +170,7 @@ class ReplayMachine:
                 self.pause_asked = True
                 return self._touch()
             case Quiet(activity):
-                return self._quiet() if activity == self.activity and not self.in_flight else ()
+                return self._quiescent() if activity == self.activity and not self.in_flight else ()
             case TeamEnded():
                 return self._changed(None) if self._unasked() else ()
             case StopAsked(outcome):
@@ -289,7 +289,7 @@ class ReplayMachine:
         seconds = QUIET_SECONDS if isinstance(self.state, Replaying) else WAITING_SECONDS
         return (StartTimer(seconds, self.activity),)
 
-    def _quiet(self) -> ReplayEffects:
+    def _quiescent(self) -> ReplayEffects:
         if isinstance(self.state, Replaying):
             return self._changed(next(iter(self.at_barrier.values()), None))
         if self.needs_person is not None:

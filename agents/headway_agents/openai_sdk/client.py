@@ -42,6 +42,7 @@ def scheduled(
     sdk: openai.AsyncOpenAI,
     model: Model,
     scope: Callable[[], RunScope],
+    *,
     priority: Priority | None = None,
 ) -> openai.AsyncOpenAI:
     """Return a client whose calls are scheduled, and sent by the HTTP client of ``sdk``.
@@ -49,5 +50,5 @@ def scheduled(
     They draw on the quotas of ``model``, whatever model they name, and belong to the run that
     ``scope`` returns at the time. Closing it leaves ``sdk`` open.
     """
-    transport = Transport(sdk, model, scope, priority)
+    transport = Transport(sdk, model, scope, priority=priority)
     return sdk.copy(http_client=openai.DefaultAsyncHttpxClient(transport=transport))

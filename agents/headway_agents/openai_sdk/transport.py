@@ -51,6 +51,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
         sdk: openai.AsyncOpenAI,
         model: Model,
         scope: Callable[[], RunScope],
+        *,
         priority: Priority | None = None,
     ) -> None:
         self._sdk = sdk
@@ -78,7 +79,8 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
                 answer = Answer.load(answered)
                 headers = {"content-type": answer.content_type}
                 return _http.Response(answer.status, headers=headers, content=answer.body)
-            await acquire(live, self._candidates, self._priority, asked.output_cap)
+            cap = asked.output_cap
+            await acquire(live, self._candidates, self._priority, output_cap=cap)
             request.headers.update(idempotency_headers(self._model, slot.id))
             response = await self._answered(live, request)
             if isinstance(response, _Stream):

@@ -128,11 +128,6 @@ class PromptEncoder:
         return _body(message)
 
 
-def request_hash(request: Request) -> str:
-    """Return the hash of a request in hex."""
-    return PromptEncoder().encode(request).request_hash
-
-
 def characters(request: Request) -> int:
     """Count what the provider gets: texts, names, tool schemas, and a flat rate for each image."""
     return PromptEncoder().encode(request).characters

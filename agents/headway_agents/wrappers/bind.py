@@ -57,6 +57,7 @@ def bind(
     team: Team | ChatAgent,
     scope: RunScope,
     models: Callable[[ChatCompletionClient], ScheduledClient],
+    *,
     effects: Effects | None = None,
 ) -> None:
     """Replace every client in ``team`` by a handle that knows ``scope`` and its holder's path.
@@ -129,13 +130,17 @@ class _Binder:
 
     def _journaled(self, value: Workbench | CodeExecutor | Memory, path: str) -> object:
         if isinstance(value, CodeExecutor):
-            return JournaledExecutor(value, self._scope, path, self._effects)
+            return JournaledExecutor(value, self._scope, path, effects=self._effects)
         if isinstance(value, Memory):
             is_asked = is_external(value)
-            return JournaledMemory(value, self._scope, path, self._effects) if is_asked else value
+            return (
+                JournaledMemory(value, self._scope, path, effects=self._effects)
+                if is_asked
+                else value
+            )
         number = self._workbenches[path]
         self._workbenches[path] += 1
-        return journaled_workbench(value, self._scope, path, self._effects, number)
+        return journaled_workbench(value, self._scope, path, effects=self._effects, number=number)
 
     def _place(self, holder: object, child: object, path: Path) -> Path:
         """Return the path of ``child``, numbered if another one has it already."""

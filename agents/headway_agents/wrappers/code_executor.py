@@ -19,8 +19,10 @@ class JournaledExecutor(LazyWrapper, CodeExecutor):
 
     component_type = "code_executor"
 
-    def __init__(self, wrapped: CodeExecutor, scope: RunScope, path: str, effects: Effects) -> None:
-        super().__init__(wrapped, scope, path, effects)
+    def __init__(
+        self, wrapped: CodeExecutor, scope: RunScope, path: str, *, effects: Effects
+    ) -> None:
+        super().__init__(wrapped, scope, path, effects=effects)
         self._effect = effect_of(EXECUTE_CODE, effects, wrapped)
 
     async def execute_code_blocks(
@@ -35,7 +37,7 @@ class JournaledExecutor(LazyWrapper, CodeExecutor):
 
         request = canonical([[block.language, block.code] for block in code_blocks])
         step = Step(TOOL, self._path, EXECUTE_CODE, request, self._effect)
-        return CodeResult(**await data_of(self._scope, step, act, _said))
+        return CodeResult(**await data_of(self._scope, step, act, by_words=_said))
 
     async def restart(self) -> None:
         """Restart what is wrapped."""

@@ -37,7 +37,7 @@ class JournaledMemory(Wrapper, Memory):
             return {"found": _dump(updated.memories), "added": _MESSAGES.dump_python(draft.added)}
 
         asked = getattr(before[-1], "content", None) if before else None
-        answer = await self._step("update_context", _text(asked), Effect.PURE, act)
+        answer = await self._step("update_context", _text(asked), Effect.PURE, act=act)
         for message in _MESSAGES.validate_python(answer.get("added", [])):
             await model_context.add_message(message)
         return Updated(memories=_load(answer.get("found", [])))
@@ -54,7 +54,7 @@ class JournaledMemory(Wrapper, Memory):
             return {"found": _dump(await self.wrapped.query(query, cancellation_token, **kwargs))}
 
         asked = _dumps([_asked(query), kwargs])
-        answer = await self._step("query", asked, Effect.PURE, act)
+        answer = await self._step("query", asked, Effect.PURE, act=act)
         return _load(answer.get("found", []))
 
     async def add(
@@ -66,12 +66,12 @@ class JournaledMemory(Wrapper, Memory):
             await self.wrapped.add(content, cancellation_token)
 
         effect = effect_of(self._name("add"), self._effects, self.wrapped)
-        await self._step("add", _dumps(_dump_content(content)), effect, act)
+        await self._step("add", _dumps(_dump_content(content)), effect, act=act)
 
     async def clear(self) -> None:
         """Clear the memory, once in a run."""
         effect = effect_of(self._name("clear"), self._effects, self.wrapped)
-        await self._step("clear", "", effect, self.wrapped.clear)
+        await self._step("clear", "", effect, act=self.wrapped.clear)
 
     async def close(self) -> None:
         """Close what is wrapped."""
@@ -81,7 +81,7 @@ class JournaledMemory(Wrapper, Memory):
         return f"{type(self.wrapped).__name__}.{method}"
 
     async def _step(
-        self, method: str, request: str, effect: Effect, act: Callable[[], Awaitable[Any]]
+        self, method: str, request: str, effect: Effect, *, act: Callable[[], Awaitable[Any]]
     ) -> dict[str, Any]:
         async def acting(key: str) -> str:
             with keyed(key):

@@ -43,7 +43,7 @@ def ask_through(agent: UserProxyAgent, scope: RunScope, path: str) -> None:
 
         async def act(key: str) -> str:
             with keyed(key):
-                return json.dumps(await _words(own, is_async, prompt, cancellation_token))
+                return json.dumps(await _words(own, is_async, prompt, token=cancellation_token))
 
         # A person who was asked may be asked again.
         step = Step(PERSON, path, "input", json.dumps(prompt), Effect.PURE)
@@ -100,7 +100,7 @@ async def answer_handoff(
     return HandoffMessage(source=last.target, target=last.source, content=words)
 
 
-async def _words(own: Any, is_async: bool, prompt: str, token: CancellationToken | None) -> str:
+async def _words(own: Any, is_async: bool, prompt: str, *, token: CancellationToken | None) -> str:
     if is_async:
         return str(await own(prompt, token))
     return str(await asyncio.get_running_loop().run_in_executor(None, own, prompt))

@@ -64,7 +64,9 @@ class JournaledTools(JournaledWorkbench, StaticWorkbench):
 
         with ending(self._scope):
             is_step = tool is not None and not runs_agents(tool)
-            called = self._called(name, tool.name, arguments, act) if tool and is_step else act()
+            called = (
+                self._called(name, tool.name, arguments, act=act) if tool and is_step else act()
+            )
             return ToolResult.model_validate(await called)
         return failure(name, ENDED)
 
@@ -122,22 +124,22 @@ class JournaledStreamTools(JournaledTools, StaticStreamWorkbench):
             messages = [item.dump() for item in items if isinstance(item, _Message)]
             return {**result.model_dump(mode="json"), **({"said": messages} if messages else {})}
 
-        data = await self._called(name, name, arguments, act)
+        data = await self._called(name, name, arguments, act=act)
         for message in data.pop("said", ()):
             yield _messages.create(message)
         yield ToolResult.model_validate(data)
 
 
 def journaled_workbench(
-    workbench: Workbench, scope: RunScope, path: str, effects: Effects, number: int = 0
+    workbench: Workbench, scope: RunScope, path: str, *, effects: Effects, number: int = 0
 ) -> Workbench:
     """Return a wrapper of ``workbench`` whose calls are steps. Tools of a list learn their keys."""
     if not isinstance(workbench, StaticWorkbench):
-        return JournaledWorkbench(workbench, scope, path, effects, number)
+        return JournaledWorkbench(workbench, scope, path, effects=effects, number=number)
     exchange_tools(workbench, _knowing_its_key)
     is_stream = isinstance(workbench, StaticStreamWorkbench)
     kind = JournaledStreamTools if is_stream else JournaledTools
-    return kind(workbench, scope, path, effects, number)
+    return kind(workbench, scope, path, effects=effects, number=number)
 
 
 def runs_agents(tool: object) -> bool:

@@ -45,7 +45,7 @@ class JournaledWorkbench(LazyWrapper, Workbench):
         step = Step(TOOL, self._path, "list_tools", canonical(self._number), Effect.PURE)
         listed: list[ToolSchema] = []
         with ending(self._scope):
-            listed = await data_of(self._scope, step, act, lambda words: [])
+            listed = await data_of(self._scope, step, act, by_words=lambda words: [])
         return listed
 
     async def call_tool(
@@ -67,7 +67,7 @@ class JournaledWorkbench(LazyWrapper, Workbench):
             return result.model_dump(mode="json")
 
         with ending(self._scope):
-            return ToolResult.model_validate(await self._called(name, name, arguments, act))
+            return ToolResult.model_validate(await self._called(name, name, arguments, act=act))
         return failure(name, ENDED)
 
     async def reset(self) -> None:
@@ -92,6 +92,7 @@ class JournaledWorkbench(LazyWrapper, Workbench):
         asked: str,
         name: str,
         arguments: Mapping[str, Any] | None,
+        *,
         act: Callable[[], Awaitable[Any]],
     ) -> Any:
         """Call the tool ``name``, which the agent knows as ``asked``; return the result as data."""
@@ -101,7 +102,7 @@ class JournaledWorkbench(LazyWrapper, Workbench):
 
         effect = effect_of(name, self._effects, *self._declared(name))
         step = Step(TOOL, self._path, name, canonical(arguments or {}), effect)
-        return await data_of(self._scope, step, act, by_words)
+        return await data_of(self._scope, step, act, by_words=by_words)
 
 
 @contextmanager

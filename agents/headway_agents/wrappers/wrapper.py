@@ -40,6 +40,7 @@ class Wrapper:
         wrapped: Workbench | CodeExecutor | Memory,
         scope: RunScope,
         path: str,
+        *,
         effects: Effects,
         number: int = 0,
     ) -> None:
@@ -63,10 +64,11 @@ class LazyWrapper(Wrapper):
         wrapped: Workbench | CodeExecutor,
         scope: RunScope,
         path: str,
+        *,
         effects: Effects,
         number: int = 0,
     ) -> None:
-        super().__init__(wrapped, scope, path, effects, number)
+        super().__init__(wrapped, scope, path, effects=effects, number=number)
         self._lazy_start = lazy_start(wrapped, scope)
 
     async def start(self) -> None:
@@ -127,6 +129,7 @@ async def data_of(
     scope: RunScope,
     step: Step,
     act: Callable[[], Awaitable[Any]],
+    *,
     by_words: Callable[[str], Any],
 ) -> Any:
     """Perform a step whose answer is JSON data, or made of a person's words in its place."""

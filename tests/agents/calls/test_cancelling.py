@@ -84,7 +84,7 @@ async def test_no_slot_is_lost_at_any_await(
         # A fresh one each time: faults without answers would make the quota pause.
         async with LocalScheduler(MemoryStore(), [narrow]) as service:
             scope = RunScope(service, f"run-{turns}", Priority.NORMAL)
-            client = ScheduledClient(inner, NARROW, scope, "w")
+            client = ScheduledClient(inner, NARROW, scope, path="w")
             token = CancellationToken()
             task = asyncio.ensure_future(ask(client, question, token))
             for _ in range(turns):
@@ -108,7 +108,7 @@ async def test_a_queued_call_leaves_the_queue(
     inner = ReplayChatCompletionClient(["never"])
     async with holding_the_only_slot(scope.service, question):
         token = CancellationToken()
-        client = ScheduledClient(inner, NARROW, scope, "w")
+        client = ScheduledClient(inner, NARROW, scope, path="w")
         task = asyncio.ensure_future(ask(client, question, token))
         await until(lambda: sum(scope.service.statistics().waiting) == 1)
         MEANS[means](task, token, scope)
@@ -127,7 +127,7 @@ async def test_a_request_in_flight_is_dropped(
 ) -> None:
     async with serve(faults=lambda *_: Fault(FaultKind.HANG)) as (provider, inner):
         token = CancellationToken()
-        client = ScheduledClient(inner, NARROW, scope, "w")
+        client = ScheduledClient(inner, NARROW, scope, path="w")
         task = asyncio.ensure_future(ask(client, question, token))
         await until(lambda: len(provider.ledger) == 1)
         MEANS[means](task, token, scope)
@@ -144,7 +144,7 @@ async def test_a_call_that_waits_for_its_retry_ends(
 ) -> None:
     async with serve(faults=lambda *_: Fault(FaultKind.SERVER_ERROR)) as (provider, inner):
         token = CancellationToken()
-        client = ScheduledClient(inner, NARROW, scope, "w")
+        client = ScheduledClient(inner, NARROW, scope, path="w")
         task = asyncio.ensure_future(create(client, question, token))
         await until(lambda: any(r.not_before for r in scope.service.queued()))
         MEANS[means](task, token, scope)
@@ -159,7 +159,7 @@ async def test_a_stream_that_is_left_gives_its_slot_back(
 ) -> None:
     latency = Latency(seconds_per_output_token=0.2)
     async with serve(latency=latency) as (provider, inner):
-        client = ScheduledClient(inner, NARROW, scope, "w")
+        client = ScheduledClient(inner, NARROW, scope, path="w")
         items = client.create_stream(question())
         await anext(items)
         assert scope.service.statistics().in_flight == 1
@@ -192,7 +192,7 @@ async def test_a_stream_is_dropped_in_the_middle(
 
     async with serve(latency=Latency(seconds_per_output_token=0.1)) as (provider, inner):
         token = CancellationToken()
-        client = ScheduledClient(inner, NARROW, scope, "w")
+        client = ScheduledClient(inner, NARROW, scope, path="w")
         task = asyncio.ensure_future(read())
         await until(lambda: len(seen) == 2)
         MEANS[means](task, token, scope)
@@ -234,7 +234,7 @@ async def test_an_answer_that_is_being_recorded_stays_recorded(
             asyncio.get_running_loop().call_soon(task.cancel)
             return result
 
-    client = ScheduledClient(Leaving(["paid"]), NARROW, scope, "w")
+    client = ScheduledClient(Leaving(["paid"]), NARROW, scope, path="w")
     task = asyncio.ensure_future(client.create(question()))
     await ended(task)
     assert task.cancelled()
@@ -248,7 +248,7 @@ async def test_who_cancels_the_task_goes_before_the_end_of_the_run(
     scope: RunScope, question: Any
 ) -> None:
     async with holding_the_only_slot(scope.service, question):
-        client = ScheduledClient(ReplayChatCompletionClient([]), NARROW, scope, "w")
+        client = ScheduledClient(ReplayChatCompletionClient([]), NARROW, scope, path="w")
         task = asyncio.ensure_future(client.create(question()))
         await until(lambda: sum(scope.service.statistics().waiting) == 1)
         scope.close()
@@ -260,10 +260,14 @@ async def test_who_cancels_the_task_goes_before_the_end_of_the_run(
 async def test_closing_does_not_hide_why_a_run_failed(scope: RunScope, question: Any) -> None:
     async with holding_the_only_slot(scope.service, question):
         task = asyncio.ensure_future(
-            ScheduledClient(ReplayChatCompletionClient([]), NARROW, scope, "w").create(question())
+            ScheduledClient(ReplayChatCompletionClient([]), NARROW, scope, path="w").create(
+                question()
+            )
         )
         await until(lambda: sum(scope.service.statistics().waiting) == 1)
-        broken = ScheduledClient(ReplayChatCompletionClient([]), Model("m", ("q",)), scope, "x")
+        broken = ScheduledClient(
+            ReplayChatCompletionClient([]), Model("m", ("q",)), scope, path="x"
+        )
         with pytest.raises(ValueError, match="No more mock") as caught:
             await broken.create(question())
         scope.close()
@@ -277,7 +281,7 @@ async def test_a_token_that_was_cancelled_before_asks_nothing(
     token = CancellationToken()
     token.cancel()
     inner = ReplayChatCompletionClient(["never"])
-    client = ScheduledClient(inner, NARROW, scope, "w")
+    client = ScheduledClient(inner, NARROW, scope, path="w")
     with pytest.raises(asyncio.CancelledError):
         await client.create(question(), cancellation_token=token)
     assert not await records()
@@ -285,7 +289,7 @@ async def test_a_token_that_was_cancelled_before_asks_nothing(
 
 async def test_an_outer_timeout_is_still_a_timeout(scope: RunScope, question: Any) -> None:
     async with holding_the_only_slot(scope.service, question):
-        client = ScheduledClient(ReplayChatCompletionClient(["never"]), NARROW, scope, "w")
+        client = ScheduledClient(ReplayChatCompletionClient(["never"]), NARROW, scope, path="w")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.02):
                 await client.create(question())
@@ -300,7 +304,7 @@ class holding_the_only_slot:
     def __init__(self, service: LocalScheduler, question: Any) -> None:
         inner = ReplayChatCompletionClient(["a b c"])
         scope = RunScope(service, "other", Priority.NORMAL)
-        self._items = ScheduledClient(inner, NARROW, scope, "w").create_stream(question())
+        self._items = ScheduledClient(inner, NARROW, scope, path="w").create_stream(question())
 
     async def __aenter__(self) -> None:
         await anext(self._items)

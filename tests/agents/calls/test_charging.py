@@ -53,7 +53,7 @@ async def test_no_request_is_refused(charging: Charging, serve: Any, question: A
         async with anyio.create_task_group() as group:
             for n in range(CALLS):
                 scope = RunScope(service, f"r{n}", Priority.INTERACTIVE)
-                client = ScheduledClient(inner, model, scope, "w")
+                client = ScheduledClient(inner, model, scope, path="w")
                 group.start_soon(client.create, question(PROMPT))
         assert {entry.status for entry in provider.ledger.entries} == {200}
         assert len(provider.ledger) == CALLS
@@ -66,7 +66,7 @@ async def test_its_faults_go_again(
 ) -> None:
     serving = serve(faults=lambda n, _: Fault(kind) if n == 1 else None)
     async with serving as (provider, inner):
-        client = ScheduledClient(inner, Model("m", ("q",)), scope, "w")
+        client = ScheduledClient(inner, Model("m", ("q",)), scope, path="w")
         items = [item async for item in client.create_stream(question())]
         assert items[-1].content
         assert len(provider.ledger) == 2

@@ -33,7 +33,7 @@ def test_no_abstract_member_is_left() -> None:
 
 async def test_every_member_answers(scope: RunScope, question: Any) -> None:
     inner = ReplayChatCompletionClient(["one two", "three"])
-    client = ScheduledClient(inner, MODEL, scope, "writer")
+    client = ScheduledClient(inner, MODEL, scope, path="writer")
     assert (await client.create(question())).content == "one two"
     *chunks, last = await collected(client, question())
     assert chunks == ["three"]
@@ -52,7 +52,7 @@ async def test_a_call_is_on_disk_before_its_answer_is_seen(
     scope: RunScope, records: Any, serve: Any, question: Any
 ) -> None:
     async with serve() as (_, inner):
-        client = ScheduledClient(inner, MODEL, scope, "writer")
+        client = ScheduledClient(inner, MODEL, scope, path="writer")
         result = await client.create(question())
         (record,) = await records("run")
         assert record.state is CallState.DONE
@@ -65,7 +65,7 @@ async def test_the_stream_reports_usage_and_ends_with_the_recorded_answer(
     scope: RunScope, records: Any, serve: Any, question: Any
 ) -> None:
     async with serve() as (provider, inner):
-        client = ScheduledClient(inner, MODEL, scope, "writer")
+        client = ScheduledClient(inner, MODEL, scope, path="writer")
         chunks: list[str] = []
         async for item in client.create_stream(question()):
             if isinstance(item, CreateResult):
@@ -86,7 +86,7 @@ async def test_streamed_usage_is_not_forced_on_who_chose(
     scope: RunScope, serve: Any, question: Any
 ) -> None:
     async with serve(client={"stream_options": {"include_usage": False}}) as (_, inner):
-        client = ScheduledClient(inner, MODEL, scope, "writer")
+        client = ScheduledClient(inner, MODEL, scope, path="writer")
         (*_, last) = await collected(client, question())
         assert last.usage == RequestUsage(0, 0)
 
@@ -94,7 +94,7 @@ async def test_streamed_usage_is_not_forced_on_who_chose(
 async def test_the_sdk_does_not_retry(scope: RunScope, serve: Any) -> None:
     async with serve() as (_, inner):
         assert inner._client.max_retries == 2
-        ScheduledClient(inner, MODEL, scope, "writer")
+        ScheduledClient(inner, MODEL, scope, path="writer")
         assert inner._client.max_retries == 0
 
 
@@ -103,7 +103,7 @@ async def test_a_list_that_changes_meanwhile_is_not_sent(
 ) -> None:
     seen: list[int] = []
     async with serve(reply=lambda body: seen.append(len(body["messages"]))) as (_, inner):
-        client = ScheduledClient(inner, MODEL, scope, "writer")
+        client = ScheduledClient(inner, MODEL, scope, path="writer")
         messages = list(question())
         stream = client.create_stream(messages)
         messages.append(UserMessage(content="later", source="user"))
@@ -165,7 +165,7 @@ async def test_priority_of_the_agent_goes_before_the_run_s(
 ) -> None:
     scope = RunScope(service, "run", Priority.BACKGROUND)
     inner = ReplayChatCompletionClient(["a", "b"])
-    await ScheduledClient(inner, MODEL, scope, "w").create(question())
+    await ScheduledClient(inner, MODEL, scope, path="w").create(question())
     urgent = ScheduledClient(inner, MODEL, priority=Priority.INTERACTIVE)
     await urgent.bound(scope, "w").create(question())
     priorities = [record.call.priority for record in await records("run")]
@@ -176,7 +176,7 @@ async def test_the_cap_and_the_prompt_decide_what_is_reserved(
     scope: RunScope, records: Any, serve: Any, question: Any
 ) -> None:
     async with serve(client={"max_tokens": 500}) as (provider, inner):
-        client = ScheduledClient(inner, MODEL, scope, "w")
+        client = ScheduledClient(inner, MODEL, scope, path="w")
         await client.create(question())
         await client.create(question(), extra_create_args={"max_tokens": 700})
         await client.create(question("x" * 8000))
@@ -205,7 +205,7 @@ async def test_the_context_is_the_fallback(scope: RunScope, records: Any, questi
 
 
 async def test_a_closed_run_asks_for_nothing(scope: RunScope, records: Any, question: Any) -> None:
-    client = ScheduledClient(ReplayChatCompletionClient(["a"]), MODEL, scope, "w")
+    client = ScheduledClient(ReplayChatCompletionClient(["a"]), MODEL, scope, path="w")
     scope.close()
     scope.close()
     with pytest.raises(RunClosed, match="run run has ended"):
@@ -219,8 +219,8 @@ async def test_an_attempt_of_a_changed_workflow_stops_before_it_asks(
     service: LocalScheduler, question: Any, records: Any
 ) -> None:
     for number in range(2):
-        scope = RunScope(service, "run", Priority.NORMAL, Journal(await records()))
-        client = ScheduledClient(ReplayChatCompletionClient(["a"]), MODEL, scope, "w")
+        scope = RunScope(service, "run", Priority.NORMAL, journal=Journal(await records()))
+        client = ScheduledClient(ReplayChatCompletionClient(["a"]), MODEL, scope, path="w")
         with pytest.raises(RunClosed) if number else nullcontext():
             await client.create(question(f"question {number}"))
     assert [record.call.id for record in await records()] == ["run.0"]
@@ -230,7 +230,7 @@ async def test_an_attempt_of_a_changed_workflow_stops_before_it_asks(
 async def test_a_call_above_its_limit_is_refused_and_kept_on_the_run(question: Any) -> None:
     async with LocalScheduler(MemoryStore(), [Quota.per_minute("q", tokens=100)]) as service:
         scope = RunScope(service, "run", Priority.NORMAL)
-        client = ScheduledClient(ReplayChatCompletionClient(["a"]), MODEL, scope, "w")
+        client = ScheduledClient(ReplayChatCompletionClient(["a"]), MODEL, scope, path="w")
         with pytest.raises(CallTooLarge) as caught:
             await client.create(question("x" * 4000))
         assert scope.error is caught.value
@@ -240,7 +240,7 @@ async def test_a_hit_of_a_cache_around_a_bound_client_costs_nothing(
     scope: RunScope, records: Any, serve: Any, question: Any
 ) -> None:
     async with serve() as (provider, inner):
-        cache = ChatCompletionCache(ScheduledClient(inner, MODEL, scope, "w"))
+        cache = ChatCompletionCache(ScheduledClient(inner, MODEL, scope, path="w"))
         first, second = await cache.create(question()), await cache.create(question())
         assert first.content == second.content
         assert len(await records()) == len(provider.ledger) == 1
@@ -248,7 +248,7 @@ async def test_a_hit_of_a_cache_around_a_bound_client_costs_nothing(
 
 async def test_a_context_window_needs_no_network(scope: RunScope) -> None:
     inner = OpenAIChatCompletionClient(model="gpt-4", api_key="sk-test-0123456789")
-    client = ScheduledClient(inner, MODEL, scope, "w")
+    client = ScheduledClient(inner, MODEL, scope, path="w")
     assert client.remaining_tokens([]) == 8192
     await client.close()
 

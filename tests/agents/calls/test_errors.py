@@ -48,7 +48,7 @@ async def test_a_429_pauses_the_quota_and_is_paid_once(
         return None
 
     async with serve(faults=faults) as (provider, inner):
-        result = await ScheduledClient(inner, MODEL, scope, "w").create(question())
+        result = await ScheduledClient(inner, MODEL, scope, path="w").create(question())
         assert result.content
         assert [entry.status for entry in provider.ledger.entries] == [429, 200]
         assert len(provider.ledger.paid) == 1
@@ -67,7 +67,7 @@ async def test_a_429_gives_its_tokens_back(serve: Any, question: Any) -> None:
     ):
         scope = RunScope(service, "run", Priority.NORMAL)
         with anyio.fail_after(5):
-            await ScheduledClient(inner, MODEL, scope, "w").create(question())
+            await ScheduledClient(inner, MODEL, scope, path="w").create(question())
 
 
 async def test_a_429_without_a_quota_pauses_the_call(
@@ -75,7 +75,7 @@ async def test_a_429_without_a_quota_pauses_the_call(
 ) -> None:
     fault = Fault(FaultKind.RATE_LIMIT, retry_after_seconds=0.05)
     async with serve(faults=once(fault)) as (provider, inner):
-        await ScheduledClient(inner, Model("free", ()), scope, "w").create(question())
+        await ScheduledClient(inner, Model("free", ()), scope, path="w").create(question())
         first, second = provider.ledger.entries
         assert second.received_at - first.received_at >= 0.045
 
@@ -85,7 +85,7 @@ async def test_a_500_is_asked_again(
     scope: RunScope, serve: Any, question: Any, records: Any
 ) -> None:
     async with serve(faults=once(Fault(FaultKind.SERVER_ERROR))) as (provider, inner):
-        assert (await ScheduledClient(inner, MODEL, scope, "w").create(question())).content
+        assert (await ScheduledClient(inner, MODEL, scope, path="w").create(question())).content
         assert [entry.status for entry in provider.ledger.entries] == [500, 200]
         (record,) = await records()
         assert (record.state, record.attempts) == (CallState.DONE, 2)
@@ -104,7 +104,7 @@ async def test_a_call_that_fails_while_others_are_answered_is_given_up(
             await client.create(question("good"))
 
     async with serve(faults=faults) as (provider, inner), anyio.create_task_group() as group:
-        client = ScheduledClient(inner, MODEL, scope, "w")
+        client = ScheduledClient(inner, MODEL, scope, path="w")
         group.start_soon(others, client)
         with pytest.raises(openai.InternalServerError):
             await client.create(question("bad"))
@@ -126,7 +126,7 @@ async def test_a_provider_that_answers_nobody_is_waited_for(
         return Fault(FaultKind.SERVER_ERROR) if number <= down else None
 
     async with serve(faults=faults) as (provider, inner):
-        assert (await ScheduledClient(inner, MODEL, scope, "w").create(question())).content
+        assert (await ScheduledClient(inner, MODEL, scope, path="w").create(question())).content
         assert len(provider.ledger) == down + 1
         (record,) = await records()
         assert (record.state, record.attempts) == (CallState.DONE, down + 1)
@@ -149,7 +149,7 @@ async def test_what_no_wait_mends_reaches_the_agent_as_it_came(
 ) -> None:
     async with serve(faults=lambda *_: Fault(kind)) as (provider, inner):
         with pytest.raises(FINAL[kind]) as caught:
-            await ask(ScheduledClient(inner, MODEL, scope, "w"), question())
+            await ask(ScheduledClient(inner, MODEL, scope, path="w"), question())
         assert scope.error is caught.value
         assert len(provider.ledger) == 1
         (record,) = await records()
@@ -162,7 +162,7 @@ async def test_a_bad_key_fails_its_call_and_holds_the_others_until_it_is_mended(
 ) -> None:
     caplog.set_level(logging.WARNING, "headway")
     async with serve(faults=once(Fault(FaultKind.UNAUTHORIZED))) as (provider, inner):
-        client = ScheduledClient(inner, MODEL, scope, "w")
+        client = ScheduledClient(inner, MODEL, scope, path="w")
         with pytest.raises(openai.AuthenticationError):
             await client.create(question())
         (alert,) = caplog.records
@@ -186,7 +186,7 @@ async def test_every_fault_leaves_nothing_held(
 ) -> None:
     client = {"timeout": 0.1}
     async with serve(client=client, faults=once(Fault(kind))) as (provider, inner):
-        await ask(ScheduledClient(inner, MODEL, scope, "w"), question())
+        await ask(ScheduledClient(inner, MODEL, scope, path="w"), question())
         assert len(provider.ledger) == 2
         await idle()
 
@@ -197,7 +197,7 @@ async def test_a_cut_stream_comes_again_from_its_start(
 ) -> None:
     fault = Fault(FaultKind.CUT_STREAM, after_chunks=3)
     async with serve(faults=once(fault)) as (_, inner):
-        client = ScheduledClient(inner, MODEL, scope, "w")
+        client = ScheduledClient(inner, MODEL, scope, path="w")
         *chunks, last = [item async for item in client.create_stream(question())]
         text = "".join(chunks)
         assert text.endswith(last.content)
@@ -212,7 +212,7 @@ async def test_a_refused_connection_is_waited_for(
 ) -> None:
     async with serve() as (provider, inner), anyio.create_task_group() as group:
         address, inner._client.base_url = inner._client.base_url, "http://127.0.0.1:9/v1"
-        group.start_soon(ScheduledClient(inner, MODEL, scope, "w").create, question())
+        group.start_soon(ScheduledClient(inner, MODEL, scope, path="w").create, question())
         await attempted(records, MAX_ATTEMPTS + 1)
         inner._client.base_url = address
     assert len(provider.ledger.paid) == 1
@@ -229,7 +229,7 @@ async def test_a_page_instead_of_json_is_asked_again(
     async with serve() as (provider, inner), a_page() as address:
         good, inner._client.base_url = inner._client.base_url, address
         async with anyio.create_task_group() as group:
-            group.start_soon(ask, ScheduledClient(inner, MODEL, scope, "w"), question())
+            group.start_soon(ask, ScheduledClient(inner, MODEL, scope, path="w"), question())
             await attempted(records, 3)
             inner._client.base_url = good
     assert len(provider.ledger.paid) == 1
@@ -414,7 +414,7 @@ async def test_a_request_above_the_providers_limit_ends_the_call(
 ) -> None:
     async with serve(limits=Limits(tokens_per_minute=100)) as (provider, inner):
         with pytest.raises(openai.RateLimitError, match="too large"):
-            await ScheduledClient(inner, MODEL, scope, "w").create(question("x" * 1000))
+            await ScheduledClient(inner, MODEL, scope, path="w").create(question("x" * 1000))
         assert [entry.why for entry in provider.ledger.entries] == ["too_large"]
         (record,) = await records()
         assert record.state is CallState.FAILED
@@ -435,7 +435,9 @@ async def test_200_streams_at_once_of_which_every_fifth_is_cut_leave_no_slot_tak
         anyio.create_task_group() as group,
     ):
         for n in range(200):
-            client = ScheduledClient(inner, MODEL, RunScope(service, f"r{n}", Priority.NORMAL), "w")
+            client = ScheduledClient(
+                inner, MODEL, RunScope(service, f"r{n}", Priority.NORMAL), path="w"
+            )
             group.start_soon(streamed, client, question(str(n)))
     assert {row.state for row in await store.calls()} == {CallState.DONE}
     assert len(provider.ledger) > 240

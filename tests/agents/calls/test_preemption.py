@@ -38,7 +38,7 @@ async def test_the_urgent_call_goes_at_once_and_the_other_again(
 
         async def run(name: str, priority: Priority) -> None:
             scope = RunScope(service, name, priority)
-            client = ScheduledClient(inner, Model("m", ("gpu",)), scope, "w")
+            client = ScheduledClient(inner, Model("m", ("gpu",)), scope, path="w")
             assert (await ask(client, question(name))).content
             ended.append(name)
 
@@ -65,7 +65,7 @@ async def test_one_that_made_room_can_still_be_cancelled(serve: Any, question: A
 
         def asked(name: str, priority: Priority) -> "asyncio.Task[Any]":
             scope = RunScope(service, name, priority)
-            client = ScheduledClient(inner, Model("m", ("gpu",)), scope, "w")
+            client = ScheduledClient(inner, Model("m", ("gpu",)), scope, path="w")
             return asyncio.ensure_future(client.create(question(name)))
 
         background = asked("background", Priority.BACKGROUND)

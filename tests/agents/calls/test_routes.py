@@ -53,7 +53,9 @@ async def world(serve: Any) -> AsyncIterator[World]:
         ]
         scope = RunScope(service, "run", Priority.NORMAL)
         model = Model("m-east", ("east",))
-        world.client = ScheduledClient(inners["east"], model, scope, "w", None, others)
+        world.client = ScheduledClient(
+            inners["east"], model, scope, path="w", priority=None, others=others
+        )
         yield world
 
 

@@ -286,7 +286,7 @@ async def asking(server: Server, stock: tuple[str, Stock]) -> AsyncIterator[Sche
     store = MemoryStore()
     async with LocalScheduler(store, [GUESS]) as service:
         scope = RunScope(service, "run", Priority.INTERACTIVE)
-        client = ScheduledClient(stock[1].make(server.url), Model("m", ("q",)), scope, "w")
+        client = ScheduledClient(stock[1].make(server.url), Model("m", ("q",)), scope, path="w")
         yield SchedulerClient(client, service, store)
         await client.close()
 
@@ -380,6 +380,8 @@ async def test_a_stream_that_is_closed_early_leaves_no_slot_taken(
 
 
 async def test_the_replay_client_needs_no_provider(scope: RunScope, question: Any) -> None:
-    client = ScheduledClient(ReplayChatCompletionClient(["a", "b"]), Model("m", ("q",)), scope, "w")
+    client = ScheduledClient(
+        ReplayChatCompletionClient(["a", "b"]), Model("m", ("q",)), scope, path="w"
+    )
     assert (await client.create(question())).content == "a"
     assert (await streamed(client, question())).content == "b"

@@ -84,7 +84,7 @@ class Hanging:
 
 def again(service: LocalScheduler, rows: Sequence[CallRecord]) -> RunScope:
     """The run's next attempt."""
-    return RunScope(service, "run", Priority.NORMAL, Journal(rows))
+    return RunScope(service, "run", Priority.NORMAL, journal=Journal(rows))
 
 
 # What a call is
@@ -129,7 +129,7 @@ async def test_a_call_waits_for_its_quota(scope: RunScope) -> None:
 
 async def test_priority_of_the_client_goes_before_the_run_s(scope: RunScope, records: Any) -> None:
     async with serving(scope) as (provider, _), openai_sdk(KEY, provider.base_url) as sdk:
-        await embed(scheduled(sdk, MODEL, lambda: scope, Priority.HIGH))
+        await embed(scheduled(sdk, MODEL, lambda: scope, priority=Priority.HIGH))
     assert [record.call.priority for record in await records()] == [Priority.HIGH]
 
 

@@ -27,7 +27,6 @@ from headway_agents.requests.prompts import (
     PromptEncoder,
     characters,
     estimated_tokens,
-    request_hash,
 )
 
 TEXT = st.text() | st.text(alphabet=st.characters())  # the latter may hold lone surrogates
@@ -53,6 +52,10 @@ RESULTS = st.builds(
     logprobs=st.none() | st.lists(TOKENS, max_size=3),
     thought=st.none() | TEXT,
 )
+
+
+def request_hash(request: Request) -> str:
+    return PromptEncoder().encode(request).request_hash
 
 
 @given(RESULTS)
@@ -134,7 +137,7 @@ from autogen_core.models import SystemMessage
 from autogen_core.tools import FunctionTool
 from pydantic import BaseModel
 from typing import Literal
-from headway_agents.requests.prompts import request_hash
+from headway_agents.requests.prompts import PromptEncoder
 from headway_agents.requests.codec import Request
 
 class Choice(BaseModel):
@@ -147,7 +150,8 @@ def pick(name: str, where: Literal["here", "there"] = "here") -> str:
 
 extra = {"stop": {"one", "two", "three"}, "object": object(), "model": Choice}
 tools = [FunctionTool(pick, description="Pick.")]
-print(request_hash(Request([SystemMessage(content="x")], tools, "auto", Choice, extra)))
+request = Request([SystemMessage(content="x")], tools, "auto", Choice, extra)
+print(PromptEncoder().encode(request).request_hash)
 """
 
 

@@ -51,7 +51,7 @@ class Actor(BaseChatAgent):
 def begin(store: MemoryStore, service: LocalScheduler, models: Any) -> Callable[..., Any]:
     async def beginning(act: Act) -> Attempt:
         rows = Journal(records=await store.calls("run"))
-        scope = RunScope(service, "run", Priority.NORMAL, rows)
+        scope = RunScope(service, "run", Priority.NORMAL, journal=rows)
         team = RoundRobinGroupChat([Actor(act)], termination_condition=MaxMessageTermination(2))
         bind(team, scope, models)
         return Attempt(team, scope)

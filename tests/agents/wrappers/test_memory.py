@@ -86,8 +86,8 @@ class Diary(Memory):
 def begin(store: MemoryStore, service: LocalScheduler, models: Any) -> Begin:
     async def beginning(agent: AssistantAgent, kinds: Any = None) -> Attempt:
         rows = Journal(records=await store.calls("run"))
-        scope = RunScope(service, "run", Priority.NORMAL, rows)
-        bind(agent, scope, models, kinds)
+        scope = RunScope(service, "run", Priority.NORMAL, journal=rows)
+        bind(agent, scope, models, effects=kinds)
         return Attempt(agent, scope)
 
     return beginning

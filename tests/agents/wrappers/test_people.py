@@ -49,7 +49,7 @@ MODEL_INFO: Any = {
 def begin(store: MemoryStore, service: LocalScheduler, models: Any) -> Begin:
     async def beginning(team: Team | ChatAgent) -> Attempt:
         rows = Journal(records=await store.calls("run"))
-        scope = RunScope(service, "run", Priority.NORMAL, rows)
+        scope = RunScope(service, "run", Priority.NORMAL, journal=rows)
         bind(team, scope, models)
         return Attempt(team, scope)
 

@@ -67,8 +67,8 @@ def begin(store: MemoryStore, service: LocalScheduler, models: Any) -> Begin:
         team: Team | ChatAgent, kinds: Mapping[str, Effect] | None = None, **journal: Any
     ) -> Attempt:
         rows = Journal(records=await store.calls("run"), **journal)
-        scope = RunScope(service, "run", Priority.NORMAL, rows)
-        bind(team, scope, models, kinds)
+        scope = RunScope(service, "run", Priority.NORMAL, journal=rows)
+        bind(team, scope, models, effects=kinds)
         return Attempt(team, scope)
 
     return beginning
