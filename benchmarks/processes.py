@@ -55,7 +55,7 @@ def call(call_id: str, priority: Priority) -> Call:
 
 async def one(headway: Headway, call_id: str, priority: Priority) -> None:
     """A call from its beginning to its end; the model is fake and instant."""
-    asking = headway._asking
+    asking = headway._opened.scheduler
     await asking.acquire(call(call_id, priority))
     await asking.sent(call_id)
     await asking.settle(call_id, Outcome(CallState.DONE, usage=Usage(800, 100), answer=ANSWER))
@@ -107,10 +107,10 @@ async def fresh(folder: Path, number: int, report: Path) -> None:
     async with Headway(load(folder / "headway.toml")) as headway:
         urgent = call(f"r-fresh{number}.0", Priority.INTERACTIVE)
         asked = time.perf_counter()
-        await headway._asking.acquire(urgent)
+        await headway._opened.scheduler.acquire(urgent)
         sent = time.perf_counter()
-        await headway._asking.sent(urgent.id)
-        await headway._asking.settle(urgent.id, Outcome(CallState.DONE, answer=ANSWER))
+        await headway._opened.scheduler.sent(urgent.id)
+        await headway._opened.scheduler.settle(urgent.id, Outcome(CallState.DONE, answer=ANSWER))
     with report.open("a") as file:
         file.write(f"{asked - opened} {sent - asked}\n")
 

@@ -12,7 +12,7 @@ from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import RunState
 from headway_scheduler.runtime.client import SchedulerClient
 
-from .runs.stopped import new_run_id
+from .runs.options import new_run_id
 
 if TYPE_CHECKING:
     from headway_agents import RunScope

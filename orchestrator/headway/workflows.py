@@ -143,6 +143,14 @@ class Workflows:
         for client in self._run_clients.pop(run_id, ()):
             await client.close()
 
+    def client(
+        self, model: "str | ChatCompletionClient", *, priority: Priority | str | None = None
+    ) -> "ScheduledClient":
+        """Make a client by the name of a model, or around the user's own."""
+        if isinstance(model, str):
+            return self.model(model, priority=priority)
+        return self.wrap(model, priority=priority)
+
     def model(self, name: str, *, priority: Priority | str | None = None) -> "ScheduledClient":
         """Make a client for a model of the configuration, not yet bound to a run."""
         from headway_agents import ScheduledClient

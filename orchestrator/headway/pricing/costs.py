@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Spent
+from headway_scheduler.ports import Store
 
 from .prices import Prices
 
@@ -48,6 +50,19 @@ class Cost:
                 self.usd = None
         else:
             self.usd = (self.usd or 0.0) + spent.calls * usd
+
+
+async def costs_by(
+    by: str, since_seconds: float | None, store: Store, prices: Prices
+) -> list[Cost]:
+    """Read and add up what was spent, by one of ``KEYS``. Raises CallerError for another key.
+
+    ``since_seconds``: only calls that came no longer ago.
+    """
+    if by not in KEYS:
+        raise CallerError(f"costs are counted by {', '.join(KEYS)}, not by {by!r}")
+    since = 0.0 if since_seconds is None else store.clock() - since_seconds
+    return added_up(await store.spent(by, since), prices)
 
 
 def added_up(spent: Iterable[Spent], prices: Prices) -> list[Cost]:

@@ -60,7 +60,11 @@ class Check:
 
 
 class Actions:
-    """The verbs of ``Headway`` for runs that stopped. ``executed`` has the runs executed here."""
+    """The verbs of ``Headway`` for runs that stopped.
+
+    ``executed`` has the ids of runs that the ``worker`` of this process executes; ``execute`` has
+    it execute one more.
+    """
 
     def __init__(
         self,

@@ -1,19 +1,24 @@
-"""What a run may be given beside its workflow and its task: keywords of several verbs."""
+"""Options of a run, beside its workflow and its task: keywords of several verbs."""
 
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypedDict
+from typing import Any, TypedDict, Unpack
 
 from headway_scheduler.errors import CallerError
+from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.runs import Run
+from headway_scheduler.model.states import RunState
+
+from ..config import parse_priority
+from ..workflows import Workflows
+
+_ID_ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"  # no letters that are read as others
 
 
 class RunOptions(TypedDict, total=False):
-    """Keywords of ``Headway.run``, ``start``, ``submit`` and ``retry``.
-
-    None is as good as left out; a retried run keeps what it had.
-    """
+    """Keywords of ``Headway.retry``; None is as good as left out: the run keeps what it had."""
 
     team: str | None
     """Whose share of the quotas the run draws on, beside other teams. Default: its workflow's."""
@@ -28,17 +33,56 @@ class RunOptions(TypedDict, total=False):
     """How long the run may take, from when it is submitted or retried. Default: no limit."""
 
 
+class StartOptions(RunOptions, total=False):
+    """Keywords of ``Headway.run``, ``start`` and ``submit``; None is as good as left out."""
+
+    priority: Priority | str | None
+    """The class of its calls, or the word for it. Default: the configured one."""
+
+    key: str | None
+    """An idempotency key: if a run has it already, that run counts. Default: none."""
+
+
+def new_run(
+    workflows: Workflows,
+    default: Priority,
+    now: float,
+    workflow: str,
+    task: str,
+    **options: Unpack[StartOptions],
+) -> Run:
+    """Return the row of a run that is to be queued. Raises CallerError.
+
+    ``default`` is the class of a run that states none.
+    """
+    name, component = workflows.describe(workflow)
+    state = RunState.QUEUED
+    run = Run(new_run_id(), name, task, default, state, now, component=component)
+    return with_options(run, now, **options)
+
+
+def new_run_id() -> str:
+    """Return a fresh id, short enough to be read out."""
+    return "r-" + "".join(secrets.choice(_ID_ALPHABET) for _ in range(8))
+
+
 def with_options(
     run: Run,
     now: float,
     *,
+    priority: Priority | str | None = None,
+    key: str | None = None,
     team: str | None = None,
     parameters: Mapping[str, Any] | None = None,
     budget_usd: float | None = None,
     deadline_seconds: float | None = None,
 ) -> Run:
-    """Return ``run`` with its :class:`RunOptions`. Raises CallerError for what JSON has not."""
+    """Return ``run`` with its :class:`StartOptions`. Raises CallerError for a wrong value."""
     changes: dict[str, Any] = {}
+    if priority is not None:
+        changes["priority"] = parse_priority(priority) if isinstance(priority, str) else priority
+    if key is not None:
+        changes["key"] = key
     if parameters is not None:
         changes["parameters"] = _json(parameters)
     if deadline_seconds is not None:

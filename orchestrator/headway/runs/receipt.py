@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from headway_scheduler.model.calls import CallRecord, Usage
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState
+from headway_scheduler.ports import Store
+
+from .journal import inherited_answers
 
 PriceOf = Callable[[str, Usage], float | None]
 
@@ -49,6 +52,12 @@ class Receipt:
             f"calls replayed: {self.replayed} · steps replayed: {self.steps_replayed} · "
             f"calls paid: {self.paid}{paid} · possibly paid twice: {twice} · saved: {saved}"
         )
+
+
+async def receipt_of(store: Store, run: Run, price_of: PriceOf) -> Receipt:
+    """Read and sum up the last attempt at ``run``."""
+    inherited = await inherited_answers(store, run)
+    return receipt(run, await store.calls(run.id), inherited, price_of)
 
 
 def receipt(

@@ -4,7 +4,6 @@ Where the state of a run does not allow what is asked, RunNotResumable says what
 """
 
 import json
-import secrets
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
@@ -18,6 +17,7 @@ from headway_scheduler.ports import Store
 from headway_scheduler.runtime.client import SchedulerClient
 
 from .journal import answered, inherited_answers
+from .options import new_run_id
 
 if TYPE_CHECKING:
     from headway_agents import NonDeterminism
@@ -33,7 +33,6 @@ _HINTS = {
     _R.COMPLETED: "is completed: `headway runs continue {id} TASK` or `headway runs fork {id}`",
     _R.CANCELLED: "was cancelled: `headway runs fork {id} --at CALL`",
 }
-_ID_ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"  # no letters that are read as others
 _RESUMABLE = frozenset({_R.QUEUED, _R.INTERRUPTED, _R.PAUSED})
 
 
@@ -176,11 +175,6 @@ async def question_of(store: Store, run: Run) -> CallRecord | None:
     """Return the call of a run that a person must answer or decide."""
     records = await store.calls(run.id)
     return next((record for record in records if record.call.id == run.waits_for), None)
-
-
-def new_run_id() -> str:
-    """Return a fresh id, short enough to be read out."""
-    return "r-" + "".join(secrets.choice(_ID_ALPHABET) for _ in range(8))
 
 
 def require_resumable(run: Run, *, with_person: bool) -> None:

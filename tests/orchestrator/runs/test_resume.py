@@ -711,8 +711,8 @@ async def test_texts_that_other_runs_hold_stay(world: World) -> None:
         again = await headway.start("team", task="Go.")
         await again.result()
         hashes = [record.call.request_hash for record in await headway.list_calls(again.id)]
-        before = [await headway._store.prompt(request_hash) for request_hash in hashes]
+        before = [await headway._opened.store.prompt(request_hash) for request_hash in hashes]
         await headway.scheduler.forget(first.id)
-        after = [await headway._store.prompt(request_hash) for request_hash in hashes]
+        after = [await headway._opened.store.prompt(request_hash) for request_hash in hashes]
         assert before == after
         assert all(before)

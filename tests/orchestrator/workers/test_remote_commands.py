@@ -20,6 +20,7 @@ from headway.config import ConfigError, load
 from headway.runs.events import Ended
 from headway.testing import MODEL, QUOTA, SimulatedHeadway, simulated_headway
 from headway.workers.leader import Leader
+from headway.workers.monitor import WorkerMonitor
 from headway_scheduler.backends import open_backend
 from headway_scheduler.backends.sqlite import mailbox
 from headway_scheduler.backends.sqlite.reads import connect
@@ -101,13 +102,13 @@ async def test_a_follower_executes_and_the_leader_admits(leader: SimulatedHeadwa
         assert (await copy.result()).text == result.text
         answer = await follower.model(MODEL).create([UserMessage(content="hi", source="me")])
         assert answer.usage.prompt_tokens > 0
-        assert [worker.pid for worker in await leader._store.workers()] == [os.getpid()] * 2
+        assert [worker.pid for worker in await leader._opened.store.workers()] == [os.getpid()] * 2
         assert await follower.prune(keep=2) == []  # what the copies began with is kept
     rows = await leader.list_runs()
     assert {run.state for run in rows} == {RunState.COMPLETED}
     assert {run.worker for run in rows} == {None}
     assert len(leader.provider.ledger.paid) == 4
-    assert len(await leader._store.workers()) == 1
+    assert len(await leader._opened.store.workers()) == 1
     with pytest.raises(CallerError, match="not open"):
         _ = follower.queue
     with pytest.raises(CallerError, match="not open"):
@@ -123,7 +124,9 @@ async def test_a_batch_that_the_leader_cannot_read_ends_no_run_as_if_it_were_rec
         while not leader.scheduler.queued():  # noqa: ASYNC110 (a list)
             await anyio.sleep(0.01)
         posting = open_backend(leader.config.database).mailbox()
-        await posting.post(follower._executor.worker.id, '{"type": "MessageBatch", "messages": 1}')
+        await posting.post(
+            follower._opened.executor.worker.id, '{"type": "MessageBatch", "messages": 1}'
+        )
         await posting.close()
         with pytest.raises(RunFailed, match="could not read"):
             await handle.result()
@@ -144,7 +147,7 @@ async def test_what_a_follower_is_refused_it_is_told(leader: SimulatedHeadway) -
         with pytest.raises(RunNotResumable, match="it is running"):
             await leader.resume(handle.id)
         with pytest.raises(RunNotResumable, match="is being executed"):
-            await leader._executor.claim(
+            await leader._opened.executor.claim(
                 replace(await leader.get_run(handle.id), state=RunState.RUNNING)
             )
         await leader.cancel(handle.id)
@@ -153,7 +156,7 @@ async def test_what_a_follower_is_refused_it_is_told(leader: SimulatedHeadway) -
         await leader.queue.resume()
         call = Call("x.0", "x", "a", "m", ("no such quota",), Priority.LOW, 1, 0.0)
         with pytest.raises(UnknownQuota, match="no such quota"):
-            await follower._asking.acquire(call)
+            await follower._opened.scheduler.acquire(call)
 
 
 async def test_a_run_of_another_process_is_waited_for(leader: SimulatedHeadway) -> None:
@@ -187,17 +190,19 @@ async def test_a_run_that_another_process_is_about_to_execute_is_not_taken_from_
     leader: SimulatedHeadway, is_begun: bool
 ) -> None:
     """Its row is there before it begins, and what others want of it by then is heeded."""
-    new = replace(leader._new_run("agent", "x", None, "k"), worker=leader._executor.worker.id)
+    new = replace(
+        leader._new_run("agent", "x", {"key": "k"}), worker=leader._opened.executor.worker.id
+    )
     async with second(leader) as follower, anyio.create_task_group() as group:
-        with leader._executor.expecting(new) as expected:
-            await leader._executor.queue(new)
+        with leader._opened.executor.expecting(new) as expected:
+            await leader._opened.executor.queue(new)
             handle = await follower.start("agent", task="x", key="k")
             forgotten = await follower.handle(new.id)
             group.start_soon(follower.cancel, new.id)
             while not expected.is_cancelled:  # noqa: ASYNC110 (a flag)
                 await anyio.sleep(0.01)
             if is_begun:
-                leader._executor.execute(expected)
+                leader._opened.executor.execute(expected)
         with pytest.raises(RunFailed, match="cancelled"):
             await handle.result()
         assert not leader.provider.ledger.entries
@@ -236,13 +241,13 @@ async def test_an_order_to_execute_starts_the_run_that_is_expected(
     """The leader gives it to the worker that is about to claim it: the claim is granted."""
     async with second(leader) as follower:
         headway = follower if who == "follower" else leader
-        executor, worker = headway._executor, headway._executor.worker.id
+        executor, worker = headway._opened.executor, headway._opened.executor.worker.id
         await executor.join()
         run = (await leader.submit("agent", task="x")).run
         with executor.expecting(replace(run, worker=worker)) as handle:
-            assert leader._leader is not None
-            await leader._leader._give(run, worker)
-            await headway._commands.execute(ClaimRun(run, worker))
+            assert leader._opened.leader is not None
+            await leader._opened.leader.assigner.give(run, worker)
+            await headway._opened.commands.execute(ClaimRun(run, worker))
             executor.execute(handle)
         assert (await handle.result()).calls == 1
     assert len(leader.provider.ledger.paid) == 1
@@ -254,19 +259,19 @@ async def test_a_run_that_was_given_may_end_before_its_claim_is_heard(
 ) -> None:
     async with second(leader) as follower:
         headway = follower if who == "follower" else leader
-        await headway._executor.join()
+        await headway._opened.executor.join()
         run = (await leader.submit("agent", task="x")).run
-        execute = headway._commands.execute
+        execute = headway._opened.commands.execute
 
         async def claim_late(command: Command) -> Change | None:
             if isinstance(command, ClaimRun):
-                assert leader._leader is not None
-                await leader._leader._give(command.run, command.worker_id)
-                while run.id in headway._executor.handles:  # noqa: ASYNC110 (a mapping)
+                assert leader._opened.leader is not None
+                await leader._opened.leader.assigner.give(command.run, command.worker_id)
+                while run.id in headway._opened.executor.handles:  # noqa: ASYNC110 (a mapping)
                     await anyio.sleep(0.01)
             return await execute(command)
 
-        monkeypatch.setattr(headway._commands, "execute", claim_late)
+        monkeypatch.setattr(headway._opened.commands, "execute", claim_late)
         assert (await (await headway.resume(run.id)).result()).calls == 1
     assert len(leader.provider.ledger.paid) == 1
 
@@ -282,10 +287,10 @@ async def test_a_run_that_was_taken_up_once_does_not_keep_those_behind_it_waitin
             handle.interrupt()
 
     urgent = await leader.submit("agent", task="x", priority="interactive")
-    await leader._asking.save_run(replace(urgent.run, state=RunState.INTERRUPTED))
+    await leader._opened.scheduler.save_run(replace(urgent.run, state=RunState.INTERRUPTED))
     async with anyio.create_task_group() as group:
         group.start_soon(lambda: leader.work(slots=1, forever=True, watch=watch))
-        while not interrupted or leader._executor.handles:  # noqa: ASYNC110 (a mapping)
+        while not interrupted or leader._opened.executor.handles:  # noqa: ASYNC110 (a mapping)
             await anyio.sleep(0.01)
         behind = [await leader.submit("agent", task="x", priority="low") for _ in range(3)]
         with anyio.fail_after(30):  # they would wait for ever
@@ -300,7 +305,7 @@ async def test_a_worker_that_starts_a_run_while_it_begins_to_work_keeps_its_slot
     leader: SimulatedHeadway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with second(leader) as follower, anyio.create_task_group() as group:
-        commands = follower._executor._commands
+        commands = follower._opened.executor._commands
         execute = commands.execute
 
         async def late(command: Any) -> None:
@@ -310,12 +315,12 @@ async def test_a_worker_that_starts_a_run_while_it_begins_to_work_keeps_its_slot
 
         with monkeypatch.context() as patch:
             patch.setattr(commands, "execute", late)
-            group.start_soon(follower._executor.join)
+            group.start_soon(follower._opened.executor.join)
             await anyio.lowlevel.checkpoint()
             group.start_soon(lambda: follower.work(slots=1, forever=True))
             await (await follower.start("agent", task="x")).result()
-            workers = {worker.id: worker for worker in await leader._store.workers()}
-            assert workers[follower._executor.worker.id].slots == 1
+            workers = {worker.id: worker for worker in await leader._opened.store.workers()}
+            assert workers[follower._opened.executor.worker.id].slots == 1
         follower.drain()
 
 
@@ -326,7 +331,7 @@ async def test_a_run_may_be_given_again_with_the_news_that_its_end_is_on_disk(
     await leader.queue.pause()
     async with second(leader) as follower, anyio.create_task_group() as group:
         group.start_soon(lambda: follower.work(slots=1, forever=True))
-        remote, worker = follower._asking, follower._executor.worker.id
+        remote, worker = follower._opened.scheduler, follower._opened.executor.worker.id
         handle = await follower.start("agent", task="x")
         while not follower.waiting_calls:  # noqa: ASYNC110 (a count)
             await anyio.sleep(0.01)
@@ -356,7 +361,7 @@ async def test_runs_that_no_worker_can_take_do_not_keep_those_behind_them_waitin
     workflow = "agent" if state is RunState.INTERRUPTED else "other"
     for n in range(20):
         run = Run(f"r-{n}", workflow, "x", Priority.HIGH, state, behind.run.created_at)
-        await leader._asking.save_run(run)
+        await leader._opened.scheduler.save_run(run)
     with anyio.fail_after(30):  # it would wait for ever
         await leader.work(slots=1)
     assert [run.id for run in await leader.list_runs([RunState.COMPLETED])] == [behind.id]
@@ -373,7 +378,7 @@ async def test_runs_of_workers_whom_nobody_knows_are_given_to_others(tmp_path: P
         await store.commit(Batch(runs=tuple(lost)))
     async with Headway(config) as headway:
         rows = {run.id: (run.state, run.worker) for run in await headway.list_runs()}
-        await headway._commands.execute(QueueRun(replace(lost[0], id="r-late")))
+        await headway._opened.commands.execute(QueueRun(replace(lost[0], id="r-late")))
         assert (await headway.get_run("r-late")).worker is None
     assert rows == {
         "r-queued": (RunState.QUEUED, None),
@@ -410,12 +415,10 @@ async def test_one_that_leads_for_a_moment_may_lose_the_lead_to_another(
     async def lose(*_: object) -> NoReturn:
         raise ExceptionGroup("tasks", [lost]) if is_grouped else lost
 
-    monkeypatch.setattr(Leader, "_reap_dead_workers", lose)
-    headway = Headway(config)
-    headway._executor = headway._new_executor()
+    monkeypatch.setattr(WorkerMonitor, "reap_dead_workers", lose)
     vacancy = open_backend(config.database).leadership().look()
     assert vacancy is not None
-    await headway._stand_in_briefly(vacancy)
+    await Headway(config)._opener._lead_briefly("w-test", vacancy)
     monkeypatch.undo()
     async with Headway(config) as headway:
         assert headway.is_leader
@@ -441,7 +444,7 @@ async def test_a_run_whose_submitter_is_cancelled_meanwhile_is_executed(
 ) -> None:
     async with second(leader) as follower:
         headway = follower if who == "follower" else leader
-        await headway._executor.join()
+        await headway._opened.executor.join()
         with closing(connect(leader.config.database, "mode=rw")) as other:
             other.execute("BEGIN IMMEDIATE")
             with anyio.move_on_after(0.2) as scope:
@@ -470,8 +473,8 @@ async def lose() -> None:
 
 def freeze(headway: Headway) -> None:
     """Stop the pulse of a leader of this process, as SIGSTOP would."""
-    assert isinstance(headway._store, SqliteStore)
-    lock = headway._store._opened.lock
+    assert isinstance(headway._opened.store, SqliteStore)
+    lock = headway._opened.store._opened.lock
     lock._end.set()
     lock._pulse.join()
 
