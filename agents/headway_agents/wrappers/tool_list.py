@@ -59,6 +59,7 @@ class JournaledTools(JournaledWorkbench, StaticWorkbench):
         tool = self._tool(name)
 
         async def act() -> Any:
+            exchange_tools(self.wrapped, _knowing_its_key)
             result = await self.wrapped.call_tool(name, arguments, cancellation_token, call_id)
             return result.model_dump(mode="json")
 
@@ -119,6 +120,7 @@ class JournaledStreamTools(JournaledTools, StaticStreamWorkbench):
         stream: Callable[[], AsyncGenerator[Any | ToolResult, None]],
     ) -> AsyncGenerator[Any | ToolResult, None]:
         async def act() -> Any:
+            exchange_tools(self.wrapped, _knowing_its_key)
             items = [item async for item in stream()]
             result: ToolResult = items.pop()
             messages = [item.dump() for item in items if isinstance(item, _Message)]
@@ -133,10 +135,9 @@ class JournaledStreamTools(JournaledTools, StaticStreamWorkbench):
 def journaled_workbench(
     workbench: Workbench, scope: RunScope, path: str, *, effects: Effects, number: int = 0
 ) -> Workbench:
-    """Return a wrapper of ``workbench`` whose calls are steps. Tools of a list learn their keys."""
+    """Return a wrapper of ``workbench`` whose calls are steps."""
     if not isinstance(workbench, StaticWorkbench):
         return JournaledWorkbench(workbench, scope, path, effects=effects, number=number)
-    exchange_tools(workbench, _knowing_its_key)
     is_stream = isinstance(workbench, StaticStreamWorkbench)
     kind = JournaledStreamTools if is_stream else JournaledTools
     return kind(workbench, scope, path, effects=effects, number=number)
