@@ -272,7 +272,8 @@ class Mailbox(Protocol):
     async def notifications(self, worker_id: str, after: int) -> Sequence[tuple[int, str]]:
         """What a worker was told after notification ``after``: ids and texts, in order.
 
-        None: that is all for now.
+        ``after`` is the last one that it has read, and never goes back. No rows: that is all for
+        now.
         """
 
     async def close(self) -> None:

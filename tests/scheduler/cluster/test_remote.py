@@ -1,6 +1,6 @@
 """A worker's calls through the scheduler of another process: here in one, over a real database."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,9 +8,9 @@ from traceback import walk_tb
 
 import anyio
 import pytest
+from tests.scheduler.backends.engines import Engine, Sqlite
 from tests.scheduler.backends.test_power_loss import Files
 
-from headway_scheduler.backends.sqlite.backend import SqliteBackend
 from headway_scheduler.backends.sqlite.mailbox import SqliteMailbox
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.cluster.remote import FollowerCallbacks, RemoteScheduler
@@ -29,7 +29,7 @@ from headway_scheduler.model.prompts import NO_PROMPT
 from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import CallState, RunState
-from headway_scheduler.ports import LEADER
+from headway_scheduler.ports import LEADER, Backend, Store
 from headway_scheduler.protocol.codec import load_request
 from headway_scheduler.protocol.commands import Order, PauseRun
 from headway_scheduler.protocol.envelopes import MessageBatch
@@ -59,10 +59,11 @@ def batch_of(letter: Letter) -> MessageBatch:
 class Office:
     """A leader that takes letters while it is open, and a worker."""
 
-    path: Path
-    backend: SqliteBackend
+    engine: Engine
+    backend: Backend
     service: LocalScheduler
-    store: SqliteStore
+    store: Store
+    epoch: int
     is_open: bool = True
     reads: bool = True
     seen: list[Batch] = field(default_factory=list)
@@ -70,7 +71,7 @@ class Office:
     joined: bool = False
 
     async def take_letters(self) -> None:
-        mailbox = self.backend.mailbox(self.store.epoch)
+        mailbox = self.backend.mailbox(self.epoch)
         try:
             while True:
                 for letter in await mailbox.waiting(()) if self.is_open else ():
@@ -112,32 +113,45 @@ class Office:
 
 
 @asynccontextmanager
-async def led(path: Path) -> AsyncIterator[Office]:
-    backend = SqliteBackend(path)
+async def led(engine: Engine, quotas: Sequence[Quota] = QUOTAS) -> AsyncIterator[Office]:
+    backend = engine.process()
     notifier = backend.notifier(LEADER)
 
     def rung(batch: Batch) -> None:
         for mail in batch.mail:
             notifier.ring(mail.worker)
 
-    async with SqliteStore(path) as store, LocalScheduler(store, QUOTAS, on_change=rung) as service:
-        office = Office(path, backend, service, store)
-        async with anyio.create_task_group() as group:
-            group.start_soon(office.take_letters)
-            yield office
-            group.cancel_scope.cancel()
+    async with (
+        await backend.leadership().campaign("w-leader") as term,
+        LocalScheduler(term.store, quotas, on_change=rung) as service,
+        anyio.create_task_group() as group,
+    ):
+        office = Office(engine, backend, service, term.store, term.epoch)
+        group.start_soon(office.take_letters)
+        yield office
+        group.cancel_scope.cancel()
+
+
+def follower(office: Office) -> RemoteScheduler:
+    """The scheduler of another process."""
+    backend = office.engine.process()
+    return RemoteScheduler(backend, ME.id, office.store.clock, office.callbacks())
 
 
 @pytest.fixture
-async def office(tmp_path: Path) -> AsyncIterator[Office]:
-    async with led(tmp_path / "headway.db") as office:
+def engine(engine_or_deaf: Engine) -> Engine:
+    return engine_or_deaf
+
+
+@pytest.fixture
+async def office(engine: Engine) -> AsyncIterator[Office]:
+    async with led(engine) as office:
         yield office
 
 
 @pytest.fixture
 async def remote(office: Office) -> AsyncIterator[RemoteScheduler]:
-    callbacks = office.callbacks()
-    async with RemoteScheduler(office.backend, ME.id, office.store.clock, callbacks) as remote:
+    async with follower(office) as remote:
         yield remote
 
 
@@ -178,13 +192,25 @@ async def test_what_the_core_refuses_is_raised_where_it_was_asked(
 
 
 async def test_an_end_that_an_agent_has_seen_outlives_a_power_cut(
-    office: Office, remote: RemoteScheduler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the leader has taken the letter. The disk has what was there at the last sync."""
+    """Before the leader has taken the request. The disk has what was there at the last sync."""
+    path = tmp_path / "headway.db"
+    async with led(Sqlite(path, monkeypatch)) as office, follower(office) as remote:
+        await cut_off_after_an_end(office, remote, path, tmp_path, monkeypatch)
+
+
+async def cut_off_after_an_end(
+    office: Office,
+    remote: RemoteScheduler,
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     granted = await remote.acquire(call(0))
     await remote.sent(granted.id)
     await remote.save_run(Run("r-1", "w", "t", Priority.LOW, RunState.RUNNING, 1.0, worker=ME.id))
-    disk, mailbox = [Files.of(office.path)], remote._mailbox  # the leader's commits are syncs
+    disk, mailbox = [Files.of(path)], remote._mailbox  # the leader's commits are syncs
     assert isinstance(mailbox, SqliteMailbox)
     post = mailbox._post
 
@@ -193,7 +219,7 @@ async def test_an_end_that_an_agent_has_seen_outlives_a_power_cut(
         assert mailbox._outgoing is not None
         settings = [mailbox._outgoing.execute(f"PRAGMA {name}").fetchone()[0] for name in SYNC]
         if settings == [2, 1]:
-            disk.append(Files.of(office.path))
+            disk.append(Files.of(path))
         return letter_id
 
     monkeypatch.setattr(mailbox, "_post", post_to_disk)
@@ -251,34 +277,24 @@ async def test_one_that_is_tried_again_keeps_its_place_and_one_that_is_cancelled
     await until(lambda: office.service.statistics().in_flight == 1)
 
 
-async def test_the_end_of_a_call_is_durable_whether_anybody_leads_or_not(tmp_path: Path) -> None:
-    path = tmp_path / "headway.db"
-    async with led(path) as office:
-        callbacks = office.callbacks()
-        async with RemoteScheduler(
-            SqliteBackend(path), ME.id, office.store.clock, callbacks
-        ) as remote:
-            await remote.acquire(call(0))
-            office.is_open = False
-            await remote.settle("r-1.0", DONE)
-            assert (await office.row(0)).state is CallState.ADMITTED
-    async with led(path) as office:
+async def test_the_end_of_a_call_is_durable_whether_anybody_leads_or_not(engine: Engine) -> None:
+    async with led(engine) as office, follower(office) as remote:
+        await remote.acquire(call(0))
+        office.is_open = False
+        await remote.settle("r-1.0", DONE)
+        assert (await office.row(0)).state is CallState.ADMITTED
+    async with led(engine) as office:
         await office.until_done(1)
         assert (await office.row(0)).lost_attempts == 0
 
 
-async def test_the_next_leader_goes_on_with_what_waits_and_flies(tmp_path: Path) -> None:
+async def test_the_next_leader_goes_on_with_what_waits_and_flies(engine: Engine) -> None:
     """Grants that are told of in the database are not lost, nor given twice."""
-    path = tmp_path / "headway.db"
     async with anyio.create_task_group() as group:
-        async with led(path) as first:
-            group.start_soon(
-                _work,
-                RemoteScheduler(first.backend, ME.id, first.store.clock, first.callbacks()),
-                6,
-            )
+        async with led(engine) as first:
+            group.start_soon(_work, follower(first), 6)
             await until(lambda: sum(first.service.statistics().waiting) == 4)
-        async with led(path) as second:
+        async with led(engine) as second:
             statistics = second.service.statistics()
             assert (statistics.in_flight, sum(statistics.waiting)) == (2, 4)
             await until(lambda: _done(first.seen) == 6)
@@ -310,9 +326,7 @@ async def test_one_that_others_took_for_dead_is_told_and_sends_nothing(office: O
 
 
 async def dead_with_two_in_flight(office: Office) -> None:
-    async with RemoteScheduler(
-        office.backend, ME.id, office.store.clock, office.callbacks()
-    ) as remote:
+    async with follower(office) as remote:
         await remote.acquire(call(0))
         await remote.acquire(call(1))
         await office.service.workers.drop(ME.id)
@@ -323,6 +337,36 @@ async def dead_with_two_in_flight(office: Office) -> None:
         with pytest.raises(StoreTakenOver):
             await remote.acquire(call(2))
         await anyio.sleep_forever()
+
+
+async def test_one_that_others_may_have_taken_for_dead_asks_before_it_sends(
+    office: Office, remote: RemoteScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request leaves once a heartbeat has found that this worker is still listed."""
+    granted = await remote.acquire(call(0))
+    presence, answer, left = remote._presence, anyio.Event(), anyio.Event()
+    confirm = presence.confirm
+
+    async def confirm_late() -> None:
+        await answer.wait()
+        await confirm()
+
+    async def send() -> None:
+        await remote.sent(granted.id)
+        left.set()
+
+    monkeypatch.setattr(presence, "confirm", confirm_late)
+    office.engine.stop(presence)  # it is cut off: no heartbeat is answered
+    presence.contact_at -= 60
+    async with anyio.create_task_group() as group:
+        group.start_soon(send)
+        await anyio.sleep(0.05)
+        assert not left.is_set()
+        answer.set()
+        await left.wait()
+    await remote.settle(granted.id, DONE)
+    await office.until_done(1)
+    assert (await office.row(0)).sent_at is not None
 
 
 async def test_letters_of_the_dead_are_refused_and_its_calls_parked(office: Office) -> None:
@@ -337,7 +381,7 @@ async def test_letters_of_the_dead_are_refused_and_its_calls_parked(office: Offi
 
 async def dead_with_one_waiting(office: Office) -> None:
     async with (
-        RemoteScheduler(office.backend, ME.id, office.store.clock, office.callbacks()) as remote,
+        follower(office) as remote,
         anyio.create_task_group() as group,
     ):
         run = Run("r-1", "w", "t", Priority.LOW, RunState.RUNNING, 1.0, worker=ME.id)
@@ -383,31 +427,19 @@ async def test_orders_and_what_is_learned_pass(office: Office, remote: RemoteSch
     assert other.expected("writer", "m", 400, None).output_tokens == 7
 
 
-async def test_a_young_call_gives_its_slot_back_when_it_is_told(tmp_path: Path) -> None:
+async def test_a_young_call_gives_its_slot_back_when_it_is_told(engine: Engine) -> None:
     local = Quota("q", QUOTAS[0].limits, is_local=True)
-    path = tmp_path / "headway.db"
-    backend = SqliteBackend(path)
-    notifier = backend.notifier(LEADER)
-
-    def rung(batch: Batch) -> None:
-        for mail in batch.mail:
-            notifier.ring(mail.worker)
-
     async with (
-        SqliteStore(path) as store,
-        LocalScheduler(store, [local], on_change=rung) as service,
+        led(engine, [local]) as office,
         anyio.create_task_group() as group,
     ):
-        office = Office(path, backend, service, store)
-        group.start_soon(office.take_letters)
-        callbacks = office.callbacks()
-        async with RemoteScheduler(SqliteBackend(path), ME.id, store.clock, callbacks) as remote:
+        async with follower(office) as remote:
             preempted = anyio.Event()
             for number in range(2):
                 await remote.acquire(call(number, Priority.BACKGROUND))
                 remote.on_preempt(f"r-1.{number}", preempted.set)
             urgent = Call("u.0", "u", "a", "m", ("q",), Priority.INTERACTIVE, 1, 1.0)
-            group.start_soon(service.acquire, urgent)
+            group.start_soon(office.service.acquire, urgent)
             await preempted.wait()
         group.cancel_scope.cancel()
 
@@ -417,12 +449,12 @@ async def test_what_cannot_be_written_is_told_and_ends_are_kept(
 ) -> None:
     await remote.acquire(call(0))
 
-    def full(*_: object, **__: object) -> int:
+    async def full(*_: object, **__: object) -> int:
         raise StoreFull("headway.db: no room to write")
 
     monkeypatch.setattr("headway_scheduler.cluster.remote.RETRY_SECONDS", 0.01)
     with monkeypatch.context() as patch:
-        patch.setattr(remote._mailbox, "_post", full)
+        patch.setattr(remote._mailbox, "post", full)
         with pytest.raises(StoreFull, match="no room"):
             await remote.acquire(call(1))
         with pytest.raises(StoreFull):
@@ -490,9 +522,7 @@ async def test_each_that_waits_when_it_is_taken_for_dead_gets_an_error_of_its_ow
     await office.service.set_hold("all", HoldState.PAUSED)
     async with anyio.create_task_group() as group:
         with pytest.raises(ExceptionGroup):  # noqa: PT012 - the pump raises where it ends
-            async with RemoteScheduler(
-                office.backend, ME.id, office.store.clock, office.callbacks()
-            ) as remote:
+            async with follower(office) as remote:
                 for number in range(1000):
                     group.start_soon(ask, remote, number)
                 await until(lambda: len(office.service.queued()) == 1000)
@@ -520,9 +550,7 @@ async def test_closing_lets_nobody_wait(office: Office) -> None:
     errors: list[Exception] = []
     await office.service.set_hold("all", HoldState.PAUSED)
     async with anyio.create_task_group() as group:
-        async with RemoteScheduler(
-            office.backend, ME.id, office.store.clock, office.callbacks()
-        ) as remote:
+        async with follower(office) as remote:
             group.start_soon(ask, remote, errors)
             await until(lambda: len(office.service.queued()) == 1)
         await until(lambda: len(errors) == 1)

@@ -1,40 +1,89 @@
 """A store that forgets with its process, for tests and simulations.
 
 Law of this file: it behaves as the SQLite store does, and shares no mutable object with its caller.
-There are no other processes, so letters and mail go nowhere.
 """
 
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Self
 
-from ...errors import KeyTaken, StoreError
-from ...model.batch import Batch, Lesson, Snapshot
+from ...errors import KeyTaken, StoreError, StoreReadOnly, StoreTakenOver
+from ...model.batch import Batch, Lesson, Letter, Mail, Snapshot
 from ...model.calls import Call, CallRecord, Route, Spent, Usage
 from ...model.changes import Change
 from ...model.prompts import ChainNode
 from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Worker
 from ...model.states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
+from ...ports import Clock
 from ..lookup import CANDIDATES, link_hash, only_run
+
+KEPT_ANSWERS = 1000
+"""How many answers are kept: those who asked may still look."""
+
+_OFFSET = time.time() - time.monotonic()
+
+
+def _clock() -> float:
+    return _OFFSET + time.monotonic()
+
+
+@dataclass
+class Tables:
+    """What is in the database. All stores and mailboxes of a backend share it."""
+
+    calls: dict[str, CallRecord] = field(default_factory=dict[str, CallRecord])
+    seqs: set[int] = field(default_factory=set[int])
+    buckets: dict[tuple[str, Resource], BucketState] = field(
+        default_factory=dict[tuple[str, Resource], BucketState]
+    )
+    runs: dict[str, Run] = field(default_factory=dict[str, Run])
+    texts: dict[bytes, str] = field(default_factory=dict[bytes, str])
+    links: dict[bytes, ChainNode] = field(default_factory=dict[bytes, ChainNode])
+    changes: list[Change] = field(default_factory=list[Change])
+    lessons: dict[tuple[str, str], Lesson] = field(default_factory=dict[tuple[str, str], Lesson])
+    workers: dict[str, Worker] = field(default_factory=dict[str, Worker])
+    inbox: dict[int, Letter] = field(default_factory=dict[int, Letter])
+    answers: dict[int, str] = field(default_factory=dict[int, str])
+    outbox: dict[int, Mail] = field(default_factory=dict[int, Mail])
+    epoch: int = 0
+    last_id: int = 0
+    """Of the inbox or the outbox: no id is used twice."""
+
+    def next_id(self) -> int:
+        """The id of a new row of the inbox or outbox."""
+        self.last_id += 1
+        return self.last_id
+
+    def assert_epoch(self, epoch: int | None, name: str) -> None:
+        """Raise StoreTakenOver if another one has come to lead since ``epoch``, if there is one."""
+        if epoch not in (None, self.epoch):
+            raise StoreTakenOver(f"{name}: another process took over: nothing was written")
 
 
 class MemoryStore:
-    """Keeps everything in dictionaries. What was committed stays when it is closed."""
+    """Keeps everything in dictionaries. What was committed stays when it is closed.
 
-    def __init__(self) -> None:
-        self._calls: dict[str, CallRecord] = {}
-        self._seqs: set[int] = set()
-        self._buckets: dict[tuple[str, Resource], BucketState] = {}
-        self._runs: dict[str, Run] = {}
-        self._texts: dict[bytes, str] = {}
-        self._links: dict[bytes, ChainNode] = {}
-        self._changes: list[Change] = []
-        self._lessons: dict[tuple[str, str], Lesson] = {}
-        self._workers: dict[str, Worker] = {}
+    ``epoch``: every commit asserts that it still is the leader's.
+    """
+
+    def __init__(
+        self,
+        tables: Tables | None = None,
+        *,
+        name: str = "memory",
+        epoch: int | None = None,
+        read_only: bool = False,
+    ) -> None:
+        self.tables = Tables() if tables is None else tables
+        self.name = name
+        self.clock: Clock = _clock
+        self._epoch = epoch
+        self._read_only = read_only
 
     async def __aenter__(self) -> Self:
         """Nothing is to be opened."""
@@ -45,66 +94,89 @@ class MemoryStore:
 
     async def commit(self, batch: Batch) -> None:
         """Write all of ``batch``. Raises StoreError or KeyTaken, and writes nothing then."""
+        if self._read_only:
+            raise StoreReadOnly(f"{self.name}: was opened to be read only")
+        self.tables.assert_epoch(self._epoch, self.name)
         self._check_calls(batch)
         self._check_keys(batch)
         for record in batch.new:
-            self._calls[record.call.id] = replace(record, parked=False)
-            self._seqs.add(record.seq)
+            self.tables.calls[record.call.id] = replace(record, parked=False)
+            self.tables.seqs.add(record.seq)
         for record in batch.changed:
-            old = self._calls[record.call.id]
+            old = self.tables.calls[record.call.id]
             call = _routed(old.call, record.call)
-            self._calls[record.call.id] = replace(record, call=call, seq=old.seq, parked=False)
-        self._buckets |= {(bucket.quota, bucket.resource): bucket for bucket in batch.buckets}
-        self._runs |= {run.id: run for run in batch.runs}
+            self.tables.calls[record.call.id] = replace(
+                record, call=call, seq=old.seq, parked=False
+            )
+        self.tables.buckets |= {(bucket.quota, bucket.resource): bucket for bucket in batch.buckets}
+        self.tables.runs |= {run.id: run for run in batch.runs}
         for piece in batch.pieces:
-            self._texts.setdefault(piece.hash, piece.text)
+            self.tables.texts.setdefault(piece.hash, piece.text)
         for link in batch.links:
-            self._links.setdefault(link.hash, link)
-        self._changes += batch.changes
-        self._lessons |= {(lesson.kind, lesson.subject): lesson for lesson in batch.lessons}
+            self.tables.links.setdefault(link.hash, link)
+        self.tables.changes += batch.changes
+        self.tables.lessons |= {(lesson.kind, lesson.subject): lesson for lesson in batch.lessons}
         self._forget(batch.forget)
         for worker in batch.joined:
-            self._workers[worker.id] = worker
+            self.tables.workers[worker.id] = worker
         for worker_id in batch.left:
-            self._workers.pop(worker_id, None)
+            self.tables.workers.pop(worker_id, None)
+        self._carry(batch)
+
+    def _carry(self, batch: Batch) -> None:
+        """Take requests out of the inbox, and write to the outbox."""
+        tables = self.tables
+        for answer in batch.answers:
+            if tables.inbox.pop(answer.letter_id, None) is not None:
+                tables.answers[answer.letter_id] = answer.text
+        for old in list(tables.answers)[:-KEPT_ANSWERS]:
+            del tables.answers[old]
+        for letter_id in batch.taken:
+            tables.inbox.pop(letter_id, None)
+        seen = dict(batch.seen)
+        for number, mail in list(tables.outbox.items()):
+            is_read = number <= seen.get(mail.worker, 0)
+            if is_read or (batch.left and mail.worker not in tables.workers):
+                del tables.outbox[number]
+        tables.outbox |= {tables.next_id(): mail for mail in batch.mail}
 
     async def snapshot(self) -> Snapshot:
         """Load the buckets, every call that is not finished, and what was changed and learned."""
-        buckets = tuple(self._buckets[key] for key in sorted(self._buckets))
+        buckets = tuple(self.tables.buckets[key] for key in sorted(self.tables.buckets))
         calls = tuple(map(replace, self._in_states(None, LIVE_CALLS)))
         last: dict[tuple[str, str], Change] = {}
-        for change in self._changes:
+        for change in self.tables.changes:
             last.pop((change.kind, change.target), None)  # the order is that of the last ones
             last[change.kind, change.target] = change
-        next_seq = max(self._seqs, default=-1) + 1
+        next_seq = max(self.tables.seqs, default=-1) + 1
         lessons = tuple(await self.lessons())
         return Snapshot(buckets, calls, next_seq, tuple(last.values()), lessons)
 
     async def assigned(self) -> Sequence[Run]:
         """Runs that a worker executes, or is about to."""
-        found = [run for run in self._runs.values() if run.worker is not None]
+        found = [run for run in self.tables.runs.values() if run.worker is not None]
         return sorted(found, key=lambda run: run.worker or "")
 
     async def workers(self) -> Sequence[Worker]:
         """Who executes runs, the first one to come first."""
-        return sorted(self._workers.values(), key=lambda worker: (worker.since, worker.id))
+        return sorted(self.tables.workers.values(), key=lambda worker: (worker.since, worker.id))
 
     async def lessons(self) -> Sequence[Lesson]:
         """What was learned."""
-        return tuple(self._lessons[key] for key in sorted(self._lessons))
+        return tuple(self.tables.lessons[key] for key in sorted(self.tables.lessons))
 
     async def changes(self, *, limit: int | None = None) -> Sequence[Change]:
         """What operators changed, newest first."""
-        return self._changes[::-1][:limit]
+        return self.tables.changes[::-1][:limit]
 
     async def run(self, run_id: str) -> Run | None:
         """The run with this id, or the only one whose id starts with it."""
-        found = sorted(key for key in self._runs if key.startswith(run_id))
-        return only_run(run_id, [self._runs[key] for key in found[: CANDIDATES + 1]])
+        found = sorted(key for key in self.tables.runs if key.startswith(run_id))
+        return only_run(run_id, [self.tables.runs[key] for key in found[: CANDIDATES + 1]])
 
     async def run_with_key(self, key: str) -> Run | None:
         """The run that was submitted under this idempotency key."""
-        return next((run for run in self._runs.values() if run.key == key), None)
+        return next((run for run in self.tables.runs.values() if run.key == key), None)
 
     async def runs(
         self,
@@ -114,7 +186,7 @@ class MemoryStore:
         urgent_first: bool = False,
     ) -> Sequence[Run]:
         """Runs in any of ``states`` (all, if empty), newest first or the most urgent first."""
-        found = [run for run in self._runs.values() if not states or run.state in states]
+        found = [run for run in self.tables.runs.values() if not states or run.state in states]
         if urgent_first:
             return sorted(found, key=lambda run: (run.priority, run.created_at))[:limit]
         # Of runs of one instant, the one that was written later is newer.
@@ -136,7 +208,7 @@ class MemoryStore:
         """What calls took that came at ``since`` or later, by model, team, workflow, run or day."""
         calls: Counter[tuple[str, str, Usage | None]] = Counter()
         lost: Counter[tuple[str, str, Usage | None]] = Counter()
-        for record in self._calls.values():
+        for record in self.tables.calls.values():
             call, usage = record.call, record.usage
             is_done = record.state is CallState.DONE or usage is not None
             if call.is_paid and call.submitted_at >= since and (is_done or record.lost_attempts):
@@ -146,7 +218,7 @@ class MemoryStore:
         return [Spent(*alike, calls[alike], lost[alike]) for alike in calls]
 
     def _key(self, call: Call, by: str) -> str:
-        run = self._runs.get(call.run_id)
+        run = self.tables.runs.get(call.run_id)
         if by == "model":
             return call.model
         if by == "day":
@@ -158,44 +230,46 @@ class MemoryStore:
     async def prompt(self, request_hash: str) -> Sequence[str] | None:
         """The texts of a recorded request, in order; None if it is not recorded."""
         links = self._links_of([request_hash])
-        return [self._texts[link.piece] for link in reversed(links)] or None
+        return [self.tables.texts[link.piece] for link in reversed(links)] or None
 
     def _links_of(self, request_hashes: Iterable[str]) -> list[ChainNode]:
         """Every link of some requests once, last ones first."""
         found: dict[bytes, ChainNode] = {}
         for request_hash in request_hashes:
-            link = self._links.get(link_hash(request_hash))
+            link = self.tables.links.get(link_hash(request_hash))
             while link is not None and link.hash not in found:
                 found[link.hash] = link
-                link = None if link.parent is None else self._links.get(link.parent)
+                link = None if link.parent is None else self.tables.links.get(link.parent)
         return list(found.values())
 
     def _forget(self, run_ids: Sequence[str]) -> None:
         if not run_ids:
             return
         for run_id in self._forgettable(run_ids):
-            del self._runs[run_id]
-        gone = set(run_ids).difference(self._runs)
-        self._calls = {k: v for k, v in self._calls.items() if v.call.run_id not in gone}
-        self._seqs = {record.seq for record in self._calls.values()}
-        links = self._links_of(record.call.request_hash for record in self._calls.values())
+            del self.tables.runs[run_id]
+        gone = set(run_ids).difference(self.tables.runs)
+        self.tables.calls = {
+            k: v for k, v in self.tables.calls.items() if v.call.run_id not in gone
+        }
+        self.tables.seqs = {record.seq for record in self.tables.calls.values()}
+        links = self._links_of(record.call.request_hash for record in self.tables.calls.values())
         held = {link.piece for link in links}
-        self._links = {link.hash: link for link in links}
-        self._texts = {key: text for key, text in self._texts.items() if key in held}
+        self.tables.links = {link.hash: link for link in links}
+        self.tables.texts = {key: text for key, text in self.tables.texts.items() if key in held}
 
     def _forgettable(self, run_ids: Sequence[str]) -> set[str]:
         """Those that have ended, but for the ancestors of runs that stay."""
-        named = set(run_ids).intersection(self._runs)
-        found = {run_id for run_id in named if self._runs[run_id].state in ENDED_RUNS}
-        for run in self._runs.values():
+        named = set(run_ids).intersection(self.tables.runs)
+        found = {run_id for run_id in named if self.tables.runs[run_id].state in ENDED_RUNS}
+        for run in self.tables.runs.values():
             child = run
             while child.id not in found and child.parent in found:
                 found.discard(child.parent)
-                child = self._runs[child.parent]
+                child = self.tables.runs[child.parent]
         return found
 
     def _in_states(self, run_id: str | None, states: Collection[CallState]) -> Iterator[CallRecord]:
-        for record in sorted(self._calls.values(), key=lambda record: record.seq):
+        for record in sorted(self.tables.calls.values(), key=lambda record: record.seq):
             if run_id in (None, record.call.run_id) and (not states or record.state in states):
                 yield record
 
@@ -203,16 +277,16 @@ class MemoryStore:
         ids, seqs = {record.call.id for record in batch.new}, {record.seq for record in batch.new}
         if min(len(ids), len(seqs)) < len(batch.new):
             raise KeyTaken("two new calls have the same id or seq: nothing was written")
-        if not (ids.isdisjoint(self._calls) and seqs.isdisjoint(self._seqs)):
+        if not (ids.isdisjoint(self.tables.calls) and seqs.isdisjoint(self.tables.seqs)):
             raise KeyTaken("a new call has the id or seq of an older one: nothing was written")
         for record in batch.changed:
-            if record.call.id not in self._calls and record.call.id not in ids:
+            if record.call.id not in self.tables.calls and record.call.id not in ids:
                 raise StoreError(f"call {record.call.id} was never written: nothing was written")
 
     def _check_keys(self, batch: Batch) -> None:
         if not batch.runs:
             return
-        after = self._runs | {run.id: run for run in batch.runs}
+        after = self.tables.runs | {run.id: run for run in batch.runs}
         keys = Counter(run.key for run in after.values())
         for run in batch.runs:
             if run.key is not None and keys[run.key] > 1:

@@ -14,7 +14,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Collection, MutableMapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
@@ -68,8 +68,8 @@ class SqliteMailbox:
         self._is_syncing = False
         self._held: frozenset[int] = frozenset()
         self._letters: deque[Letter] = deque()
-        self._notifications: deque[tuple[int, str]] = deque()
-        self._read = 0
+        self._told: defaultdict[str, deque[tuple[int, str]]] = defaultdict(deque)
+        self._read: dict[str, int] = {}
 
     async def close(self) -> None:
         """Close the connections. What was posted stays."""
@@ -151,11 +151,13 @@ class SqliteMailbox:
 
     async def notifications(self, worker_id: str, after: int) -> Sequence[tuple[int, str]]:
         """What a worker was told after notification ``after``, in order. Raises StoreError."""
+        # Once, and before the listener knows of it: from then on the reading thread keeps it.
+        self._read.setdefault(worker_id, after)
+        told = self._told[worker_id]
         self._readers[worker_id] = self
-        self._read = max(self._read, after)
-        if not self._notifications:
+        if not told:
             await to_thread.run_sync(self.read_ahead, worker_id)
-        return [self._notifications.popleft() for _ in range(len(self._notifications))]
+        return [told.popleft() for _ in range(len(told))]
 
     def read_ahead(self, owner: str) -> bool:
         """Read what waits for ``owner``; whether there is anything. Called in threads.
@@ -169,7 +171,7 @@ class SqliteMailbox:
                 self._read_letters(db)
                 return bool(self._letters)
             self._read_notifications(db, owner)
-            return bool(self._notifications)
+            return bool(self._told[owner])
 
     def _read_letters(self, db: sqlite3.Connection) -> None:
         if self._epoch is not None:
@@ -184,15 +186,15 @@ class SqliteMailbox:
 
     def _read_notifications(self, db: sqlite3.Connection, worker_id: str) -> None:
         while True:
-            values = {"worker": worker_id, "after": self._read, "limit": LETTERS}
+            values = {"worker": worker_id, "after": self._read[worker_id], "limit": LETTERS}
             rows = [
                 (row.id, row.text) for row in named(db.execute(STATEMENTS["notifications"], values))
             ]
             if not rows:
                 return
             # One leader writes them, fenced by its epoch: their ids appear in order.
-            self._read = rows[-1][0]
-            self._notifications.extend(rows)
+            self._read[worker_id] = rows[-1][0]
+            self._told[worker_id].extend(rows)
 
     def _connect(self) -> sqlite3.Connection:
         read(self._path, probe)

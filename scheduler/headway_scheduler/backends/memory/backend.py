@@ -1,0 +1,329 @@
+"""A backend in memory, for tests and simulations: its processes are tasks of one process.
+
+Law: it behaves as the SQLite backend does, and nothing outlives the process. Whatever can be silent
+(a term, a presence) has ``fall_silent``, because a task cannot be stopped as a process can.
+"""
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from ...errors import StoreBusy, StoreError, StoreTakenOver
+from ...model.batch import Letter
+from ...ports import (
+    LEADER,
+    LETTERS,
+    Finding,
+    Holder,
+    Leadership,
+    Mailbox,
+    Maintenance,
+    Notifier,
+    Store,
+    Vacancy,
+    WorkerRegistry,
+)
+from .store import MemoryStore, Tables
+
+POLL_SECONDS = 0.25
+"""How long a lost ring may cost."""
+
+
+class MemoryBackend:
+    """A database that its users share by sharing this object."""
+
+    def __init__(self, name: str = "memory") -> None:
+        self.name = name
+        self.tables = Tables()
+        self.term: MemoryTerm | None = None
+        self.present: dict[str, MemoryPresence] = {}
+        self.listeners: dict[str, MemoryNotifier] = {}
+
+    def reader(self) -> Store:
+        """The journal, to be read."""
+        return MemoryStore(self.tables, name=self.name, read_only=True)
+
+    def leadership(self) -> Leadership:
+        """Who leads, and how to."""
+        return MemoryLeadership(self)
+
+    def workers(self) -> WorkerRegistry:
+        """Which workers are alive."""
+        return MemoryWorkers(self)
+
+    def mailbox(self, epoch: int | None = None) -> Mailbox:
+        """Requests and notifications."""
+        return MemoryMailbox(self, epoch)
+
+    def notifier(self, owner: str) -> Notifier:
+        """Rings for ``owner``."""
+        return MemoryNotifier(self, owner)
+
+    def maintenance(self) -> Maintenance:
+        """Nothing is to be looked after."""
+        return MemoryMaintenance(self)
+
+    def ring(self, owner: str) -> None:
+        """Wake up whoever listens for ``owner``."""
+        if (listener := self.listeners.get(owner)) is not None:
+            listener.wake()
+
+
+@dataclass(frozen=True, slots=True)
+class _Silence(Vacancy):
+    """Which leader is silent."""
+
+    epoch: int
+
+
+class MemoryLeadership:
+    """Who leads: whose term has begun and not ended."""
+
+    leads_beside = False
+
+    def __init__(self, backend: MemoryBackend) -> None:
+        self._backend = backend
+
+    def look(self) -> Vacancy | None:
+        """Look once: None if somebody alive leads."""
+        term = self._backend.term
+        if term is None:
+            return Vacancy()
+        return _Silence(term.epoch) if term.is_silent else None
+
+    async def vacant(self) -> Vacancy:
+        """Look until nobody alive leads."""
+        while (vacancy := self.look()) is None:  # noqa: ASYNC110 (as other processes would)
+            await anyio.sleep(POLL_SECONDS)
+        return vacancy
+
+    async def campaign(self, candidate: str, vacancy: Vacancy | None = None) -> "MemoryTerm":
+        """Lead as ``candidate``. Raises StoreBusy if somebody else leads."""
+        backend, term = self._backend, self._backend.term
+        if term is not None and not (term.is_silent and vacancy == _Silence(term.epoch)):
+            raise StoreBusy(f"{backend.name}: is in use by worker {term.candidate}")
+        backend.tables.epoch += 1
+        backend.term = MemoryTerm(backend, candidate, backend.tables.epoch)
+        return backend.term
+
+    async def holder(self) -> Holder | None:
+        """Who leads now, alive or silent; None if nobody does."""
+        term = self._backend.term
+        return None if term is None else Holder(term.candidate, f"worker {term.candidate}")
+
+
+class MemoryTerm:
+    """The time for which somebody leads."""
+
+    def __init__(self, backend: MemoryBackend, candidate: str, epoch: int) -> None:
+        self.candidate = candidate
+        self.epoch = epoch
+        self.store: Store = MemoryStore(backend.tables, name=backend.name, epoch=epoch)
+        self.is_silent = False
+        self._backend = backend
+
+    def fall_silent(self) -> None:
+        """Show no life from here on, as if stopped."""
+        self.is_silent = True
+
+    async def __aenter__(self) -> Self:
+        """Lead."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Give the leadership back, unless somebody has taken it."""
+        if self._backend.term is self:
+            self._backend.term = None
+
+
+class MemoryWorkers:
+    """The workers that are there."""
+
+    def __init__(self, backend: MemoryBackend) -> None:
+        self._backend = backend
+
+    def present(self, worker_id: str) -> "MemoryPresence":
+        """Be there as this worker."""
+        return MemoryPresence(self._backend, worker_id)
+
+    async def expired(self, worker_ids: Collection[str]) -> frozenset[str]:
+        """Which of these workers are gone, or silent."""
+        alive = {key for key, each in self._backend.present.items() if not each.is_silent}
+        return frozenset(worker_ids) - alive
+
+    async def silent_seconds(self, worker_id: str) -> float | None:
+        """How long ago a worker's last heartbeat was; None if it is gone."""
+        presence = self._backend.present.get(worker_id)
+        return None if presence is None else presence.silent_seconds()
+
+    async def tidy(self, keep: Collection[str]) -> None:
+        """Nothing is left behind."""
+
+
+class MemoryPresence:
+    """A worker, there. Its heart beats whenever it is asked for."""
+
+    def __init__(self, backend: MemoryBackend, worker_id: str) -> None:
+        self._backend = backend
+        self._worker_id = worker_id
+        self._contact_at = time.monotonic()
+        self._silent_since: float | None = None
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it shows no life."""
+        return self._silent_since is not None
+
+    @property
+    def contact_at(self) -> float:
+        """When the last heartbeat began that found the worker listed."""
+        if not self.is_silent and self._is_listed():
+            self._contact_at = time.monotonic()
+        return self._contact_at
+
+    @contact_at.setter
+    def contact_at(self, at: float) -> None:
+        self._contact_at = at
+
+    def fall_silent(self) -> None:
+        """Show no life from here on, as if stopped."""
+        self._silent_since = time.monotonic()
+
+    def silent_seconds(self) -> float:
+        """How long ago its last heartbeat was."""
+        return 0.0 if self._silent_since is None else time.monotonic() - self._silent_since
+
+    async def confirm(self) -> None:
+        """Do one heartbeat now. Raises StoreTakenOver if others took the worker for dead."""
+        began = time.monotonic()
+        await checkpoint()
+        if not self._is_listed():
+            raise StoreTakenOver(f"{self._backend.name}: others took {self._worker_id} for dead")
+        self._contact_at, self._silent_since = began, None
+
+    async def __aenter__(self) -> Self:
+        """Be there. Raises StoreBusy if a worker of this id is."""
+        if self._worker_id in self._backend.present:
+            raise StoreBusy(f"{self._backend.name}: worker {self._worker_id} is there already")
+        self._backend.present[self._worker_id] = self
+        self._contact_at = time.monotonic()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Be gone."""
+        if self._backend.present.get(self._worker_id) is self:
+            del self._backend.present[self._worker_id]
+
+    def _is_listed(self) -> bool:
+        return self._worker_id in self._backend.tables.workers
+
+
+class MemoryMailbox:
+    """The requests and notifications of a backend in memory."""
+
+    def __init__(self, backend: MemoryBackend, epoch: int | None) -> None:
+        self._backend = backend
+        self._tables = backend.tables
+        self._epoch = epoch
+
+    async def post(self, sender: str, text: str, *, durable: bool = False) -> int:
+        """Append a request. Nothing outlives the process, ``durable`` or not."""
+        await checkpoint()
+        request_id = self._tables.next_id()
+        self._tables.inbox[request_id] = Letter(request_id, sender, text)
+        self._backend.ring(LEADER)
+        return request_id
+
+    async def waiting(self, held: Collection[int], limit: int = LETTERS) -> Sequence[Letter]:
+        """Requests that have no answer and are not in hand, oldest first."""
+        await checkpoint()
+        self._tables.assert_epoch(self._epoch, self._backend.name)
+        inbox = self._tables.inbox
+        return [inbox[each] for each in sorted(inbox) if each not in held][:limit]
+
+    async def answer(self, request_id: int) -> str | None:
+        """The answer to a request, None as long as there is none."""
+        await checkpoint()
+        if request_id in self._tables.inbox:
+            return None
+        if request_id not in self._tables.answers:
+            raise StoreError(
+                f"{self._backend.name}: the answer was given, and is kept no longer: see what "
+                "became of it"
+            )
+        return self._tables.answers[request_id]
+
+    async def notifications(self, worker_id: str, after: int) -> Sequence[tuple[int, str]]:
+        """What a worker was told after notification ``after``, in order."""
+        await checkpoint()
+        told = self._tables.outbox.items()
+        return [(n, each.text) for n, each in told if each.worker == worker_id and n > after]
+
+    async def close(self) -> None:
+        """Nothing is to be closed."""
+
+
+class MemoryNotifier:
+    """Rings for one owner."""
+
+    def __init__(self, backend: MemoryBackend, owner: str) -> None:
+        self._backend = backend
+        self._owner = owner
+        self._come = anyio.Event()
+
+    async def __aenter__(self) -> Self:
+        """Listen, instead of whoever listened for this owner before."""
+        self._backend.listeners[self._owner] = self
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Listen no more."""
+        if self._backend.listeners.get(self._owner) is self:
+            del self._backend.listeners[self._owner]
+
+    async def wait(self) -> None:
+        """Return when it rings, or when it is time to look without."""
+        with anyio.move_on_after(POLL_SECONDS):
+            await self._come.wait()
+        self._come = anyio.Event()
+
+    def ring(self, owner: str) -> None:
+        """Hint that something was written for ``owner``."""
+        self._backend.ring(owner)
+
+    def wake(self) -> None:
+        """Have :meth:`wait` return."""
+        self._come.set()
+
+
+class MemoryMaintenance:
+    """Nothing is to be looked after."""
+
+    def __init__(self, backend: MemoryBackend) -> None:
+        self._backend = backend
+
+    async def problems(self) -> Sequence[str]:
+        """Nothing can be wrong."""
+        return ()
+
+    async def back_up(self, to: str) -> int:
+        """Raise StoreError: there is no file to copy."""
+        raise StoreError(f"{self._backend.name}: is in memory, and cannot be copied to {to}")
+
+    async def compact(self) -> int:
+        """Give nothing back. Raises StoreBusy if it is in use."""
+        async with await self._backend.leadership().campaign("maintenance"):
+            return 0
+
+    async def migrate(self) -> Sequence[str]:
+        """There is one format. Raises StoreBusy if it is in use."""
+        async with await self._backend.leadership().campaign("maintenance"):
+            return ()
+
+    async def findings(self) -> Sequence[Finding]:
+        """What there is to say."""
+        return (Finding("database", True, f"{self._backend.name}: ends with this process"),)

@@ -1,0 +1,172 @@
+"""What mailboxes of every engine do. One suite, run on each of them."""
+
+from collections.abc import AsyncIterator, Collection
+
+import anyio
+import pytest
+from tests.scheduler.backends.engines import Engine
+
+from headway_scheduler.errors import StoreError
+from headway_scheduler.model.batch import Answer, Batch, Letter, Mail
+from headway_scheduler.model.runs import Worker
+from headway_scheduler.ports import LEADER, LETTERS, Mailbox, Term
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def term(engine: Engine) -> AsyncIterator[Term]:
+    async with await engine.process().leadership().campaign("w-leader") as term:
+        yield term
+
+
+@pytest.fixture
+async def sender(engine: Engine, term: Term) -> AsyncIterator[Mailbox]:
+    mailbox = engine.process().mailbox()
+    yield mailbox
+    await mailbox.close()
+
+
+@pytest.fixture
+async def leader(engine: Engine, term: Term) -> AsyncIterator[Mailbox]:
+    mailbox = engine.process().mailbox(term.epoch)
+    yield mailbox
+    await mailbox.close()
+
+
+async def ids(mailbox: Mailbox, held: Collection[int] = (), limit: int = LETTERS) -> list[int]:
+    return [letter.id for letter in await mailbox.waiting(held, limit)]
+
+
+async def test_what_is_posted_waits_in_its_order(sender: Mailbox, leader: Mailbox) -> None:
+    assert await ids(leader) == []
+    posted = [await sender.post(f"c-{n % 2}", f"please {n}", durable=bool(n % 3)) for n in range(5)]
+    assert list(await leader.waiting(())) == [
+        Letter(request_id, f"c-{n % 2}", f"please {n}") for n, request_id in enumerate(posted)
+    ]
+
+
+async def test_what_is_in_hand_is_not_taken_again(sender: Mailbox, leader: Mailbox) -> None:
+    first, second, third = [await sender.post("c-1", f"{n}") for n in range(3)]
+    assert await ids(leader, limit=2) == [first, second]
+    assert await ids(leader, {first, second}) == [third]
+    assert await ids(leader, {first, second, third}) == []
+    assert await ids(leader, {first, third}) == [second]  # it was not carried out after all
+    fourth = await sender.post("c-1", "3")
+    assert await ids(leader, {second}) == [first, third, fourth]
+
+
+async def test_one_that_appears_under_a_lower_id_is_taken_too(
+    engine: Engine, sender: Mailbox, leader: Mailbox
+) -> None:
+    """Other engines hand out ids before they commit."""
+    late = await sender.post("c-1", "is answered")
+    taken = await sender.post("c-2", "taken")
+    held = set(await ids(leader))
+    assert held == {late, taken}
+    for letter in (Letter(taken + 5, "c-3", "5"), Letter(taken + 1, "c-4", "1")):
+        engine.appear(letter)
+        assert await ids(leader, held) == [letter.id]
+        held.add(letter.id)
+
+
+async def test_an_answer_ends_the_wait_and_the_first_one_stays(
+    term: Term, sender: Mailbox, leader: Mailbox
+) -> None:
+    request_id, other = await sender.post("c-1", "please"), await sender.post("c-1", "and this")
+    assert await sender.answer(request_id) is None
+    await term.store.commit(Batch(answers=(Answer(request_id, "done"),)))
+    await term.store.commit(Batch(answers=(Answer(request_id, "refused"),)))
+    assert await sender.answer(request_id) == "done"
+    assert await ids(leader) == [other]
+    await term.store.commit(Batch(taken=(other,)))
+    assert await ids(leader) == []
+    with pytest.raises(StoreError, match="kept no longer"):
+        await sender.answer(other)
+
+
+async def test_answers_are_kept_for_a_while(term: Term, sender: Mailbox) -> None:
+    first = await sender.post("c-1", "first")
+    await term.store.commit(Batch(answers=(Answer(first, "done"),)))
+    last = [await sender.post("c-1", "please") for _ in range(1000)]
+    await term.store.commit(Batch(answers=tuple(Answer(each, "done") for each in last)))
+    assert await sender.answer(last[1]) == "done"
+    with pytest.raises(StoreError, match="kept no longer"):
+        await sender.answer(first)
+
+
+async def test_workers_are_told_in_order_and_what_they_have_read_goes(
+    term: Term, sender: Mailbox
+) -> None:
+    joined = tuple(Worker(each, 1, 0.0) for each in ("w-1", "w-2"))
+    told = (Mail("w-1", "a"), Mail("w-2", "b"), Mail("w-1", "c"))
+    await term.store.commit(Batch(joined=joined, mail=told))
+    (first, a), (second, c) = await sender.notifications("w-1", 0)
+    assert (a, c, first < second) == ("a", "c", True)
+    assert list(await sender.notifications("w-1", second)) == []
+    await term.store.commit(Batch(mail=(Mail("w-1", "d"),), seen=(("w-1", first),)))
+    ((third, d),) = await sender.notifications("w-1", second)
+    assert (d, third > second) == ("d", True)
+
+
+async def test_another_mailbox_reads_on_from_what_was_read(
+    engine: Engine, term: Term, sender: Mailbox
+) -> None:
+    """As a worker's next process would; what the leader knows to be read is gone."""
+    told = tuple(Mail("w-1", text) for text in "abc")
+    await term.store.commit(Batch(joined=(Worker("w-1", 1, 0.0),), mail=told))
+    (first, _), *_ = await sender.notifications("w-1", 0)
+    other = engine.process().mailbox()
+    assert [text for _, text in await other.notifications("w-1", first)] == ["b", "c"]
+    await other.close()
+    await term.store.commit(Batch(seen=(("w-1", first),)))
+    last = engine.process().mailbox()
+    assert [text for _, text in await last.notifications("w-1", 0)] == ["b", "c"]
+    await last.close()
+
+
+async def test_what_was_told_to_those_who_left_is_forgotten(term: Term, sender: Mailbox) -> None:
+    joined = tuple(Worker(each, 1, 0.0) for each in ("w-1", "w-2"))
+    await term.store.commit(Batch(joined=joined, mail=(Mail("w-1", "a"), Mail("w-2", "b"))))
+    await term.store.commit(Batch(left=("w-1",), mail=(Mail("w-1", "you left"),)))
+    assert [text for _, text in await sender.notifications("w-1", 0)] == ["you left"]
+    assert [text for _, text in await sender.notifications("w-2", 0)] == ["b"]
+
+
+async def test_requests_of_many_that_are_read_as_they_come_are_each_taken_once(
+    engine_or_deaf: Engine,
+) -> None:
+    """By whoever listens beside it, whether or not it is rung."""
+    taken: list[Letter] = []
+    backend = engine_or_deaf.process()
+
+    async def read(mailbox: Mailbox, group: anyio.abc.TaskGroup) -> None:
+        held: set[int] = set()
+        async with backend.notifier(LEADER) as notifier:
+            while len(taken) < 60:
+                letters = await mailbox.waiting(held, 10)
+                held |= {letter.id for letter in letters}
+                taken.extend(letters)
+                if len(letters) < 10 and len(taken) < 60:
+                    await notifier.wait()
+        group.cancel_scope.cancel()
+
+    async def post(name: str) -> None:
+        mailbox = engine_or_deaf.process().mailbox()
+        for n in range(20):
+            await mailbox.post(name, f"{n}")
+        await mailbox.close()
+
+    async with await backend.leadership().campaign("w-leader") as term:
+        mailbox = backend.mailbox(term.epoch)
+        async with anyio.create_task_group() as group:
+            group.start_soon(read, mailbox, group)
+            async with anyio.create_task_group() as senders:
+                for name in ("c-1", "c-2", "c-3"):
+                    senders.start_soon(post, name)
+            await anyio.sleep_forever()
+        await mailbox.close()
+    assert len({letter.id for letter in taken}) == len(taken) == 60
+    for name in ("c-1", "c-2", "c-3"):
+        texts = [letter.event for letter in taken if letter.sender == name]
+        assert texts == [f"{n}" for n in range(20)]
