@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import headway
-from headway import Headway, RunHandle, RunOptions
+from headway import Headway, RunHandle, StartOptions
 from headway.limits import Limits
 from headway.queue import Queue
 from headway.testing import simulated_headway
@@ -46,7 +46,7 @@ def test_every_verb_is_there(before: str, kind: type) -> None:
 
 def test_every_option_is_a_keyword_with_its_meaning_and_default() -> None:
     rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", PAGE, re.MULTILINE)
-    assert rows == list(RunOptions.__annotations__)
+    assert rows == list(StartOptions.__annotations__)
 
 
 async def test_the_code_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .runs.actions import Check
     from .runs.events import Admitted, Ended, Finished, Progress, Queued, Retrying, Started
     from .runs.handle import RunFailed, RunHandle, RunResult
-    from .runs.options import RunOptions
+    from .runs.options import RunOptions, StartOptions
     from .runs.receipt import Receipt
     from .workflows import Models
 
@@ -59,6 +59,7 @@ _MODULES = {
         "Progress",
         "Queued",
         "Retrying",
+        "StartOptions",
         "Started",
     ),
     "headway.runs.handle": (
@@ -66,7 +67,7 @@ _MODULES = {
         "RunHandle",
         "RunResult",
     ),
-    "headway.runs.options": ("RunOptions",),
+    "headway.runs.options": ("RunOptions", "StartOptions"),
     "headway.runs.receipt": ("Receipt",),
     "headway.workflows": ("Models",),
     "headway_agents.steps.effects": (
@@ -148,6 +149,7 @@ __all__ = [
     "RunResult",
     "RunState",
     "SchedulerClosed",
+    "StartOptions",
     "Started",
     "StoreBusy",
     "StoreError",

@@ -86,7 +86,7 @@ class Workflows:
             f"or a component file ({', '.join(COMPONENT_SUFFIXES)})"
         )
 
-    async def build(self, run: Run, service: SchedulerClient, journal: "Journal") -> "Attempt":
+    async def build(self, run: Run, scheduler: SchedulerClient, journal: "Journal") -> "Attempt":
         """Build a fresh team for ``run``, its clients bound to the run. Imports AutoGen."""
         from headway_agents import (
             Attempt,
@@ -98,7 +98,7 @@ class Workflows:
             load_component,
         )
 
-        scope = RunScope(service, run.id, run.priority, journal=journal)
+        scope = RunScope(scheduler, run.id, run.priority, journal=journal)
         scope.quotas = self._config.team_quotas.get(run.share, ())
         scope.counts_usd = self._count_usd(scope.quotas)
         current_scope.set(scope)  # a factory may take the time as a step

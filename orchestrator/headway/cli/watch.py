@@ -159,10 +159,10 @@ def say_result(watch: Watch, facts: dict[str, Any]) -> None:
 def _status_line(headway: Headway) -> str:
     if not headway.is_leader:
         return f"waiting here: {headway.waiting_calls} (`headway top` shows all)"
-    service = headway.scheduler
-    queued = service.queued()
-    head = service.explain(queued[0].call.id) if queued else None
-    return status_line(service.statistics(), head, service.now())
+    scheduler = headway.scheduler
+    queued = scheduler.queued()
+    head = scheduler.explain(queued[0].call.id) if queued else None
+    return status_line(scheduler.statistics(), head, scheduler.now())
 
 
 def _status(handle: RunHandle) -> int:

@@ -20,12 +20,12 @@ from .options import RunOptions, with_options
 from .runner import Runner
 from .stopped import (
     StoppedRuns,
+    being_executed,
     find_run,
     question_of,
     question_text,
     require_completed,
     require_failed,
-    require_idle,
     require_resumable,
 )
 
@@ -161,7 +161,8 @@ class Actions:
     async def _find(self, run_id: str) -> Run:
         """Return the row of a run that is not executed here. A claim asks the other processes."""
         run = await find_run(self._store, run_id)
-        require_idle(run.id, run.id in self._executed)
+        if run.id in self._executed:
+            raise being_executed(run.id)
         return run
 
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from headway_scheduler.errors import BudgetExceeded
 from headway_scheduler.model.calls import Call, CallRecord, Usage
-from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import LIVE_CALLS, CallState
 
 from ..pricing.prices import Prices
@@ -13,14 +12,21 @@ _DONE = CallState.DONE
 
 
 class Budget:
-    """Keeps one run within its ``budget_usd``.
+    """Keeps one run within ``budget_usd``.
 
     ``records`` are its calls by id, which the runner adds to. A call in flight, or lost in flight,
     counts with its reserved tokens at the price of input.
     """
 
-    def __init__(self, run: Run, records: Mapping[str, CallRecord], prices: Prices) -> None:
-        self._run = run
+    def __init__(
+        self,
+        run_id: str,
+        budget_usd: float,
+        records: Mapping[str, CallRecord],
+        prices: Prices,
+    ) -> None:
+        self._run_id = run_id
+        self._budget_usd = budget_usd
         self._records = records
         self._prices = prices
         self._claims: dict[str, Call] = {}
@@ -29,16 +35,14 @@ class Budget:
 
     def claim(self, call: Call) -> None:
         """Count the estimated cost of a new call. Raises BudgetExceeded."""
-        if self._run.budget_usd is None:
-            return
         self._claims[call.id] = call
         spent = self.spent_usd()
-        if spent > self._run.budget_usd:
+        if spent > self._budget_usd:
             del self._claims[call.id]
             raise BudgetExceeded(
-                f"run {self._run.id} may spend ${self._run.budget_usd:.4f}, and with its next call "
+                f"run {self._run_id} may spend ${self._budget_usd:.4f}, and with its next call "
                 f"(model {call.model!r}, {call.tokens:,} tokens) it would come to ${spent:.4f}: "
-                f"`headway runs retry {self._run.id} --budget-usd USD` goes on with more"
+                f"`headway runs retry {self._run_id} --budget-usd USD` goes on with more"
             )
 
     def spent_usd(self) -> float:
@@ -66,7 +70,7 @@ class Budget:
         usd = self._prices.cost(call.model, usage)
         if usd is None:
             raise BudgetExceeded(
-                f"run {self._run.id} has a budget, but no price is known for model {call.model!r}: "
+                f"run {self._run_id} has a budget, but no price is known for model {call.model!r}: "
                 f"state usd_per_million_input_tokens and usd_per_million_output_tokens in "
                 f"[models.{call.model}], or submit it without a budget"
             )

@@ -158,7 +158,9 @@ class Runner:
         attempt.scope.person = self.person
         if handle is not None:
             handle.begin(attempt, journal.records)
-            attempt.scope.may_pay = Budget(run, handle.calls, self._prices).claim
+            if run.budget_usd is not None:
+                budget = Budget(run.id, run.budget_usd, handle.calls, self._prices)
+                attempt.scope.may_pay = budget.claim
             answers = len(answered([*journal.inherited, *journal.records]))
             is_changed = run.version not in (None, self._version(run))
             handle.publish(Started(run.id, self._scheduler.now(), answers, is_changed))

@@ -197,10 +197,9 @@ def require_open(run: Run) -> None:
     _require(run, frozenset(RunState) - ENDED_RUNS, "bumped")
 
 
-def require_idle(run_id: str, is_executed: bool) -> None:
-    """Raise RunNotResumable for a run that is being executed."""
-    if is_executed:
-        raise RunNotResumable(f"run {run_id} is being executed: cancel or pause it first")
+def being_executed(run_id: str) -> RunNotResumable:
+    """Return the error for a run that is being executed."""
+    return RunNotResumable(f"run {run_id} is being executed: cancel or pause it first")
 
 
 def _require(run: Run, states: AbstractSet[RunState], what: str) -> None:

@@ -35,7 +35,7 @@ from headway_scheduler.runtime.client import SchedulerClient
 from ..runs.events import Ended, of_batch
 from ..runs.handle import RemoteRunHandle, ReplayOptions, RunHandle
 from ..runs.runner import Runner
-from ..runs.stopped import require_idle
+from ..runs.stopped import being_executed
 from ..workflows import Workflows
 from .commands import Commands
 
@@ -150,7 +150,8 @@ class Executor:
         """
         # The leader reads the row before this worker hears that it is written. Its orders come
         # meanwhile: they find this handle, and an order to execute the run executes it.
-        require_idle(run.id, run.id in self.handles)
+        if run.id in self.handles:
+            raise being_executed(run.id)
         self.handles[run.id] = handle = RunHandle(run, replay)
         self._expected.add(handle)
         try:

@@ -4,6 +4,7 @@ Law of this file: a new leader takes every request that waits, and gives back th
 workers, before it admits anything.
 """
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,7 @@ import anyio
 from headway_scheduler.core.policy import Policy
 from headway_scheduler.errors import StoreError
 from headway_scheduler.model.batch import Batch
+from headway_scheduler.model.runs import Run
 from headway_scheduler.ports import LEADER, Backend, Store, Vacancy
 from headway_scheduler.runtime.local import LocalScheduler
 
@@ -122,10 +124,16 @@ class Leader:
             self.commands.committed(batch)
         for mail in batch.mail:
             self._notifier.ring(mail.worker)
-        if batch.joined or batch.left or any(run.worker is None for run in batch.runs):
+        if batch.joined or batch.left or self._is_takeable(batch.runs):
             self.assigner.committed(batch)
         if self._local_worker is not None:
             self._local_worker.on_change(batch)
+
+    def _is_takeable(self, runs: Sequence[Run]) -> bool:
+        """Whether one of the runs has no worker, and any worker takes runs at all."""
+        if not any(run.worker is None for run in runs):
+            return False
+        return any(worker.slots for worker in self.scheduler.workers.values())
 
 
 def raise_store_error(

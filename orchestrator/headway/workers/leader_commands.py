@@ -38,7 +38,7 @@ from headway_scheduler.runtime.local import LocalScheduler
 
 from ..config import Config
 from ..runs.handle import RunHandle
-from ..runs.stopped import StoppedRuns, find_run, require_idle, require_open
+from ..runs.stopped import StoppedRuns, being_executed, find_run, require_open
 
 
 class LeaderCommands:
@@ -169,7 +169,8 @@ class LeaderCommands:
                 return  # the leader gave it to this worker meanwhile, and the order is on its way
             is_other = worker != self._own
             is_here = is_other and now.id in self.handles
-            require_idle(run.id, is_here or self.executes(now) is not None)
+            if is_here or self.executes(now) is not None:
+                raise being_executed(run.id)
             if now.state is not run.state:
                 raise RunNotResumable(f"run {run.id} has become {now.state}: look again")
             if worker not in self._scheduler.workers:

@@ -1,8 +1,8 @@
-"""Commands, in a process that follows: asked of the leader. Law: asked exactly once.
+"""Has commands carried out by the leader. Law: a command is asked exactly once.
 
-Theory of operation. A command becomes a request in the database, and its answer is waited for. If
-nobody leads meanwhile, this process leads for as long as the requests that wait need, its own among
-them, and finds its answer like any other. A process that is killed while it waits has asked all the
+Theory of operation. A command becomes a request in the database, and this process waits for the
+answer. If nobody leads meanwhile, it leads itself for as long as the requests that wait need, its
+own among them, and reads its answer like any other. Killed while it waits, it has asked all the
 same.
 """
 
@@ -22,11 +22,11 @@ from .leader import raise_store_error
 
 SHORTEST_SECONDS = 0.002
 LONGEST_SECONDS = 0.05
-"""How often the answer is looked for: less and less often."""
+"""How often the answer is read: first after 0.002 s, then less and less often."""
 
 
 class RemoteCommands:
-    """Asks the leader. ``stand_in`` leads for a moment, or does nothing if somebody leads."""
+    """Asks the leader. ``stand_in`` leads for a moment, or does nothing if another process does."""
 
     def __init__(self, backend: Backend, stand_in: Callable[[Vacancy], Awaitable[None]]) -> None:
         self._backend = backend
@@ -35,7 +35,7 @@ class RemoteCommands:
         self._sender = new_asker()
 
     async def execute(self, command: Command) -> Change | None:
-        """Ask the leader, and return what an operator changed by it. Raises what the leader does.
+        """Ask the leader, and return what an operator changed by it. Raises what the leader raises.
 
         CallerError for a value that JSON does not have.
         """
@@ -60,15 +60,15 @@ class RemoteCommands:
                 group.start_soon(self._lead_if_nobody_does, name="headway stand-in")
                 request_id = await mailbox.post(self._sender, request)
                 answer = await self._answer(mailbox, request_id)
-                # The stand-in may be in the middle of leading: as good as killed there. What it
-                # has not taken waits for the next leader; the answer to this request is written.
+                # The stand-in may be leading just now, and is cut off as by a kill: requests that
+                # it has not taken wait for the next leader, and this one is answered.
                 group.cancel_scope.cancel()
         finally:
             await mailbox.close()
         return answer
 
     async def _lead_if_nobody_does(self) -> None:
-        """Beside the post and the wait: neither may be possible before somebody leads."""
+        """Stand in beside the post and the wait: both may need a leader that makes the database."""
         while True:
             await anyio.sleep(LONGEST_SECONDS)
             if (vacancy := self._leadership.look()) is not None:

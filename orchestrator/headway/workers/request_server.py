@@ -1,11 +1,11 @@
 """Takes requests of other processes to the leader. Law: each is carried out once.
 
-Theory of operation. Requests are taken by "has no answer and is not in hand", so that one whose id
-is lower and that appears later is taken as well. Those of one sender are taken in the order in
-which it posted them. What workers tell of their calls (batches) goes to the scheduler at once, many
-in one commit; a command is carried out by itself, and only what waits for the end of a run lets
-others pass. What a request changes and its answer are one commit: a kill before it leaves a request
-that waits, a kill after it one that is answered. If the database cannot be written, requests wait.
+Theory of operation. Requests are taken by "has no answer and is not in hand": a request with a
+lower id may appear later, and is taken as well. Requests of one sender are taken in the order in
+which it posted them. Batches of messages go to the scheduler at once, many in one commit. Commands
+are carried out one by one, and only those that wait for the end of a run let others pass. What a
+request changes and its answer are one commit: a kill before it leaves a request that waits, a kill
+after it a request that is answered. If the database cannot be written, requests wait.
 """
 
 import logging
@@ -32,36 +32,36 @@ from headway_scheduler.runtime.pending import Completion, answering
 from .leader_commands import LeaderCommands
 
 RETRY_SECONDS = 1.0
-"""How long a request waits that could not be answered, because the database cannot be written."""
+"""How long to wait before a request is tried again, if the database could not be written."""
 
 _log = logging.getLogger("headway")
 
 
 class RequestServer:
-    """Takes requests. Until :meth:`serve` it does so only when it is asked to."""
+    """Takes the requests that wait with :meth:`take_all`, and then, with :meth:`serve`, all."""
 
     def __init__(
         self,
         mailbox: Mailbox,
         notifier: Notifier,
-        service: LocalScheduler,
+        scheduler: LocalScheduler,
         commands: LeaderCommands,
     ) -> None:
         self._mailbox = mailbox
         self._notifier = notifier
-        self._service = service
+        self._scheduler = scheduler
         self._commands = commands
         self._in_hand: set[int] = set()
 
     async def take_all(self) -> None:
-        """Take the requests that wait, before anything is executed here. Raises StoreError."""
+        """Take the requests that wait, before this process admits anything. Raises StoreError."""
         while letters := await self._read():
             await self._take(letters, None)
 
     async def serve(self, group: TaskGroup) -> None:
-        """Take requests as they come, until cancelled; in ``group`` those that may take long.
+        """Take requests as they come, until cancelled; long-running commands in ``group``.
 
-        Raises StoreTakenOver once they are another leader's.
+        Raises StoreTakenOver once another process leads.
         """
         while True:
             try:
@@ -69,7 +69,7 @@ class RequestServer:
             except StoreTakenOver:
                 raise
             except StoreError:
-                await anyio.sleep(RETRY_SECONDS)  # the hint is used up: look without one
+                await anyio.sleep(RETRY_SECONDS)  # no ring is left to wait for: look again
                 continue
             await self._take(letters, group)
             if len(letters) < LETTERS:
@@ -81,7 +81,7 @@ class RequestServer:
         return letters
 
     async def _take(self, letters: Sequence[Letter], group: TaskGroup | None) -> None:
-        """Take requests in their order; only what waits for the end of a run lets others pass."""
+        """Take requests in their order; only long-running commands let others pass."""
         batches: list[tuple[Letter, MessageBatch | InternalError]] = []
         for each in letters:
             match request := _read(each):
@@ -108,7 +108,7 @@ class RequestServer:
     async def _deliver(
         self, batches: list[tuple[Letter, MessageBatch | InternalError]], is_first: bool
     ) -> None:
-        """Hand batches over, all at once; if they cannot be written, again from the first one."""
+        """Hand batches over at once; after a failed commit, those that are not on disk again."""
         while batches:
             try:
                 completions = [self._delivered(letter, batch) for letter, batch in batches]
@@ -117,7 +117,7 @@ class RequestServer:
                     self._in_hand.discard(batches[0][0].id)
                     batches = batches[1:]
             except SchedulerClosed:
-                return  # whoever admits next takes them
+                return  # the next leader takes them
             except StoreTakenOver:
                 raise
             except StoreError:
@@ -127,13 +127,13 @@ class RequestServer:
 
     def _delivered(self, letter: Letter, batch: MessageBatch | InternalError) -> Completion:
         if isinstance(batch, MessageBatch):
-            return self._service.workers.deliver(letter.id, batch)
+            return self._scheduler.workers.deliver(letter.id, batch)
         _log.error("a batch of worker %s cannot be read: %s", letter.sender, batch)
-        return self._service.workers.deliver_unreadable(letter.id, letter.sender, str(batch))
+        return self._scheduler.workers.deliver_unreadable(letter.id, letter.sender, str(batch))
 
     async def _settle(self, letter: Letter, command: Command | InternalError) -> None:
-        await self._service.answer(Answer(letter.id, await self._outcome(letter, command)))
-        # Not before: until the answer stands, the request is waiting for whoever reads.
+        await self._scheduler.answer(Answer(letter.id, await self._outcome(letter, command)))
+        # Not before its answer is on disk: until then a read would find the request again.
         self._in_hand.discard(letter.id)
 
     async def _settle_at_last(self, letter: Letter, command: Command | InternalError) -> None:
@@ -142,7 +142,7 @@ class RequestServer:
                 await self._settle(letter, command)
                 return
             except SchedulerClosed:
-                return  # whoever admits next takes it
+                return  # the next leader takes it
             except StoreTakenOver:
                 raise
             except StoreError:
@@ -158,7 +158,7 @@ class RequestServer:
             raise
         except HeadwayError as error:
             return dump(refused(error))
-        except Exception as error:  # a bug; it must not take this process with it, nor the next
+        except Exception as error:  # a bug: it must not end this process, nor the next leader
             return dump(refused(InternalError(f"{type(error).__name__}: {error}")))
 
 
