@@ -100,8 +100,8 @@ class RunScope:
         self.service = service
         self.run_id = run_id
         self.priority = priority
-        self.journal = journal or Journal()
-        self.machine = ReplayMachine(run_id, self.journal)
+        self.journal: Journal = journal or Journal()
+        self.machine: ReplayMachine = ReplayMachine(run_id, self.journal)
         self.error: Exception | None = None
         self.stopped: AttemptOutcome | None = None
         self.on_stop: Callable[[], None] = lambda: None

@@ -14,7 +14,7 @@ import copy
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from autogen_core import CancellationToken, Component, ComponentModel
 from autogen_core.models import (
@@ -69,9 +69,9 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
     ``model``, higher ones are asked only while no better one answers.
     """
 
-    component_type = "model"
+    component_type: ClassVar[str] = "model"
     component_config_schema = ScheduledClientConfig
-    component_provider_override = "headway_agents.ScheduledClient"
+    component_provider_override: ClassVar[str | None] = "headway_agents.ScheduledClient"
 
     def __init__(
         self,

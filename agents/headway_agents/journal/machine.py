@@ -85,12 +85,12 @@ class ReplayMachine:
 
     def __init__(self, run_id: str, journal: Journal) -> None:
         self.is_check = False
-        self.pause_asked = False
+        self.pause_asked: bool = False
         self.needs_person: str | None = None
-        self.in_flight = 0
+        self.in_flight: int = 0
         self.at_barrier: dict[str, JournalSlot] = {}
-        self.activity = 0
-        self.replayed = 0
+        self.activity: int = 0
+        self.replayed: int = 0
         self._run_id = run_id
         self._journal = journal
         self._next_call = self._first_live = 0

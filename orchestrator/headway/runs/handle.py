@@ -193,6 +193,14 @@ class RunHandle:
         if self._is_paused:
             attempt.scope.pause()
 
+    def _take(self, run: Run, records: Sequence[CallRecord], result: "TaskResult | None") -> None:
+        """Show a run that has stopped, as the database has it."""
+        self.run, self.task_result = run, result
+        self.calls = {record.call.id: record for record in records}
+        for message in () if result is None else result.messages:
+            self.publish(message)
+        self.publish(Ended(run.id, run.state, run.error, run.finished_at or run.created_at))
+
     def publish(self, event: "Progress | BaseChatMessage | BaseAgentEvent") -> None:
         """Add to the stream. For the runner and for commits."""
         self._events.append(event)
@@ -244,11 +252,9 @@ class RemoteRunHandle(RunHandle):
     def _show(self, run: Run, records: Sequence[CallRecord]) -> None:
         if self._events:  # another task reads this stream too, and was faster
             return
-        self.run, self.calls = run, {record.call.id: record for record in records}
+        result = None
         if run.result is not None:
             from headway_agents import load_result
 
-            self.task_result = load_result(json.dumps(unpacked(run.result, records)))
-            for message in self.task_result.messages:
-                self.publish(message)
-        self.publish(Ended(run.id, run.state, run.error, run.finished_at or run.created_at))
+            result = load_result(json.dumps(unpacked(run.result, records)))
+        self._take(run, records, result)

@@ -59,7 +59,7 @@ class Scheduler:
     """Owns the quotas and every call that has not ended."""
 
     def __init__(self, quotas: Iterable[Quota], now: float, policy: Policy | None = None) -> None:
-        self.state = SchedulerState(quotas, policy or Policy(), now)
+        self.state: SchedulerState = SchedulerState(quotas, policy or Policy(), now)
         """What it knows, for ``inspection.py`` and others to read."""
 
     def handle(  # noqa: C901  # one case for each type of message

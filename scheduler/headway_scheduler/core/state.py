@@ -51,10 +51,10 @@ class SchedulerState:
 
     def __init__(self, quotas: Iterable[Quota], policy: Policy, now: float) -> None:
         self.policy = policy
-        self.lanes = Lanes(quotas, policy, now)
-        self.registry = RunRegistry()
-        self.operator_holds = OperatorHolds()
-        self.preemption = Preemption()
+        self.lanes: Lanes = Lanes(quotas, policy, now)
+        self.registry: RunRegistry = RunRegistry()
+        self.operator_holds: OperatorHolds = OperatorHolds()
+        self.preemption: Preemption = Preemption()
         self.live: dict[str, LiveCall] = {}
         """Calls that have not ended, by id."""
         self.delayed: list[tuple[float, str]] = []
@@ -63,7 +63,7 @@ class SchedulerState:
         """The arrival number of the next call."""
         self.ask_at: float | None = None
         """When to admit again although nothing happens, as the last admission found; or at once."""
-        self.log = ChangeLog()
+        self.log: ChangeLog = ChangeLog()
 
     def add(self, record: CallRecord, routes: tuple[Route, ...] = ()) -> LiveCall:
         """Take in a call; it stands nowhere yet."""

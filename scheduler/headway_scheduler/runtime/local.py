@@ -41,7 +41,7 @@ class LocalScheduler(SchedulerClient):
     ) -> None:
         super().__init__(clock or system_clock())
         self._closing_seconds = CLOSING_SECONDS
-        self.workers = Workers(store, self._clock, self._callers)
+        self.workers: Workers = Workers(store, self._clock, self._callers)
         self._pump = Pump(
             store,
             quotas,

@@ -45,14 +45,18 @@ class Lane:
     __slots__ = ("buckets", "line", "local", "quotas")
 
     def __init__(self, quotas: tuple[QuotaState, ...], line: Line) -> None:
-        self.quotas = quotas
-        self.line = line
+        self.quotas: tuple[QuotaState, ...] = quotas
+        self.line: Line = line
         self.renew()
 
     def renew(self) -> None:
         """See the buckets that the quotas have now."""
-        self.buckets = tuple(bucket for quota in self.quotas for bucket in quota.buckets)
-        self.local = frozenset(quota.name for quota in self.quotas if quota.is_local)
+        self.buckets: tuple[Bucket, ...] = tuple(
+            bucket for quota in self.quotas for bucket in quota.buckets
+        )
+        self.local: frozenset[str] = frozenset(
+            quota.name for quota in self.quotas if quota.is_local
+        )
         """Names of quotas of servers of one's own."""
 
     def check(self, call: Call) -> None:
@@ -140,7 +144,9 @@ class Lanes:
 
     def __init__(self, quotas: Iterable[Quota], policy: Policy, now: float) -> None:
         self._configured = {quota.name: quota for quota in quotas}
-        self.quotas = {name: QuotaState(quota, now) for name, quota in self._configured.items()}
+        self.quotas: dict[str, QuotaState] = {
+            name: QuotaState(quota, now) for name, quota in self._configured.items()
+        }
         self._policy = policy
         self._weights = dict(policy.weights)
         self._by_names: dict[tuple[str, ...], Lane] = {}

@@ -133,7 +133,7 @@ class Pool:
         self._weights = weights
         self._at = now
         self._joined = 0
-        self.classes = tuple(_Class() for _ in Priority)
+        self.classes: tuple[_Class, ...] = tuple(_Class() for _ in Priority)
 
     def advance(self, now: float) -> None:
         """Let classes that wait earn what they are promised."""
@@ -299,8 +299,8 @@ class Line:
     __slots__ = ("_turns", "pool", "waiting")
 
     def __init__(self, pool: Pool) -> None:
-        self.pool = pool
-        self.waiting = 0
+        self.pool: Pool = pool
+        self.waiting: int = 0
         """How many calls stand in it."""
         self._turns = tuple(_ClassQueue() for _ in Priority)
 

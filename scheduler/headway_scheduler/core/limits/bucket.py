@@ -87,11 +87,11 @@ class Bucket:
     )
 
     def __init__(self, quota: str, limit: Limit, now: float) -> None:
-        self.quota = quota
+        self.quota: str = quota
         self._set_limit(limit)
-        self.fill = limit.capacity
-        self.reserved = 0.0
-        self.as_of = now
+        self.fill: float = limit.capacity
+        self.reserved: float = 0.0
+        self.as_of: float = now
         self._taken = 0.0
         self._holds = self._told_of = 0
         self._in_transit: deque[Reservation] = deque()
@@ -120,10 +120,12 @@ class Bucket:
             self.fill = min(self.fill, limit.capacity)
 
     def _set_limit(self, limit: Limit) -> None:
-        self.limit = limit
+        self.limit: Limit = limit
         self._amount = _AMOUNTS.get(limit.resource)
         self._is_held = limit.resource is Resource.CONCURRENCY
-        self.is_daily = limit.resource.is_daily  # looked up once: admission asks for every call
+        self.is_daily: bool = (
+            limit.resource.is_daily
+        )  # looked up once: admission asks for every call
         # A tiny bucket would lose all its refill to the wait: bound it by a share of the fill time.
         fill_seconds = limit.capacity / limit.per_second if limit.per_second else 0.0
         self._transit_seconds = min(TRANSIT_SECONDS, _TRANSIT_SHARE * fill_seconds)

@@ -33,14 +33,14 @@ class QuotaState:
     __slots__ = ("_write_speed", "breaker", "buckets", "is_local", "learned", "name", "unsaved")
 
     def __init__(self, stated: Quota, now: float) -> None:
-        self.name = stated.name
-        self.is_local = stated.is_local
+        self.name: str = stated.name
+        self.is_local: bool = stated.is_local
         """Whether a call that is cancelled costs nothing but its time."""
-        self.breaker = Breaker()
-        self.learned = Learned(stated)
+        self.breaker: Breaker = Breaker()
+        self.learned: Learned = Learned(stated)
         self._write_speed = WriteSpeed()
         limits = self.learned.limits()
-        self.buckets = tuple(Bucket(self.name, limit, now) for limit in limits)
+        self.buckets: tuple[Bucket, ...] = tuple(Bucket(self.name, limit, now) for limit in limits)
         self.unsaved: set[str] = set()
         """Kinds of lessons that have changed since they were handed over."""
 

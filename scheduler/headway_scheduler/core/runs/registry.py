@@ -29,7 +29,7 @@ class RunRegistry:
     """What the ordering must know of runs. Calls of a run that nobody told of are of no team."""
 
     def __init__(self) -> None:
-        self.sizes = Sizes()
+        self.sizes: Sizes = Sizes()
         self._entries: dict[str, _Entry] = {}
 
     def track(self, run: Run) -> Run | None:

@@ -10,6 +10,7 @@ served: the longest runs would come first in the end.)
 import json
 from bisect import bisect_right, insort
 from collections import deque
+from collections.abc import KeysView
 from itertools import accumulate
 from math import log
 from statistics import pstdev
@@ -53,7 +54,7 @@ class Sizes:
 
     def __init__(self) -> None:
         self._histories: dict[str, _History] = {}
-        self.known = self._histories.keys()
+        self.known: KeysView[str] = self._histories.keys()
         """The workflows of which finished runs are known."""
 
     def learn(self, workflow: str, size: float) -> None:
