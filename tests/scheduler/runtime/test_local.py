@@ -881,11 +881,7 @@ async def test_with_nothing_to_do_it_neither_commits_nor_turns(store: FaultyStor
 
 def remains(store: FaultyStore) -> MemoryStore:
     """What is on disk if the process dies now."""
-    left = MemoryStore()
-    left.tables.calls = deepcopy(store.tables.calls)
-        left.tables.buckets = deepcopy(store.tables.buckets)
-    left._seqs, left._runs = set(store._seqs), dict(store._runs)
-    return left
+    return MemoryStore(deepcopy(store.tables))
 
 
 CROWD = (
