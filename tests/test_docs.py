@@ -1,7 +1,9 @@
 """The docs say what is there: README's code runs, its commands parse, its links lead somewhere."""
 
+import ast
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +127,24 @@ def test_architecture_names_files_that_are_there() -> None:
     assert [
         name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in files)
     ] == []
+
+
+def public_classes() -> Iterator[tuple[str, str]]:
+    """The folder below its package, or the package, of each public class, and its name."""
+    for source in ("orchestrator/headway", "agents/headway_agents", "scheduler/headway_scheduler"):
+        base = ROOT / source
+        for path in base.rglob("*.py"):
+            folder = ".".join([base.name, *path.relative_to(base).parts[:-1][:1]])
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    yield folder, node.name
+
+
+def test_the_glossary_has_every_public_class_in_a_line() -> None:
+    sections = re.split(r"^## ", (ROOT / "docs/glossary.md").read_text(), flags=re.MULTILINE)[1:]
+    rows = [
+        (section.split("\n", 1)[0], name)
+        for section in sections
+        for name in re.findall(r"^\| `(\w+)` \| [^|\n]{5,100} \|$", section, re.MULTILINE)
+    ]
+    assert sorted(rows) == sorted(set(public_classes()))
