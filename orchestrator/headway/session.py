@@ -16,7 +16,8 @@ from types import TracebackType
 import anyio
 
 from headway_scheduler.backends import open_backend
-from headway_scheduler.cluster.remote import FollowerCallbacks, RemoteScheduler
+from headway_scheduler.cluster.posting import FollowerCallbacks
+from headway_scheduler.cluster.remote import RemoteScheduler
 from headway_scheduler.errors import StoreBusy, StoreError, StoreTakenOver
 from headway_scheduler.model.states import RunState
 from headway_scheduler.ports import Store, Vacancy

@@ -1,27 +1,180 @@
-"""What this process hands over to the leader, and who waits for what becomes of it.
+"""What this process tells the leader, and what comes back: one request an iteration.
 
 Law: a caller goes on when the leader has written what it said; or, for the end of a call, when the
 request that says so is durable.
+
+Theory of operation. What callers told gathers while a request is posted, and goes with the next.
+The post makes the end of a call durable: whoever leads takes requests in order, and those of a dead
+worker before its calls are given up. For everything else the leader's commit is waited for, which
+also writes the notification that says so. If this process dies before a post, nothing was told;
+after it, the leader carries out what was.
 """
 
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-from ..errors import HeadwayError, InternalError
+from ..core.views import ProviderHealth
+from ..errors import HeadwayError, InternalError, StoreError, StoreTakenOver, own_copy
+from ..model.batch import Batch
 from ..model.calls import Outcome
+from ..model.runs import Worker
 from ..model.states import LIVE_CALLS, CallState
-from ..protocol.codec import dump, error_of, load_request
-from ..protocol.envelopes import ASKER, Handled, MessageBatch
+from ..ports import Clock, Mailbox
+from ..protocol.codec import dump, error_of, load_notification, load_request
+from ..protocol.commands import Order
+from ..protocol.envelopes import ASKER, Grant, Handled, MessageBatch, Notification
 from ..protocol.messages import Message, Settle, Submit
-from ..runtime.pending import Pending
+from ..protocol.mirror import Mirror
+from ..runtime.pending import Callers, Pending, finals
+
+RETRY_SECONDS = 1.0
+"""How long after a request that could not be written the next one is tried if nobody asks."""
 
 _log = logging.getLogger("headway")
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerCallbacks:
+    """What a remote scheduler needs of its process."""
+
+    joins: Callable[[], Worker | None]
+    """Says which worker this is, if the leader does not know it yet."""
+
+    on_join: Callable[[], None]
+    """Called once the leader will know."""
+
+    on_change: Callable[[Batch], None]
+    """Called with what becomes of this process's calls."""
+
+    on_order: Callable[[Order], None]
+    """Called with what is to become of its runs."""
 
 
 def new_asker() -> str:
     """The name of somebody who posts commands. A worker's batches are posted in its own name."""
     return f"{ASKER}{secrets.token_hex(6)}"
+
+
+class Posting:
+    """Posts what ``callers`` told, and takes in what the leader tells the worker."""
+
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        worker_id: str,
+        clock: Clock,
+        callers: Callers,
+        callbacks: FollowerCallbacks,
+        eviction: StoreTakenOver,
+    ) -> None:
+        self.health = ProviderHealth((), (), ())
+        """Which quotas' providers did not answer as they should when the leader last wrote."""
+        self.lost: StoreTakenOver | None = None
+        """Why nothing of this worker counts any more, once others took it for dead."""
+        self._mailbox = mailbox
+        self._worker_id = worker_id
+        self._clock = clock
+        self._callers = callers
+        self._callbacks = callbacks
+        self._eviction = eviction
+        self._mirror = Mirror()
+        self._outstanding = Outstanding()
+        self._notifications: list[tuple[int, str]] = []
+        self._seen = 0
+        self._is_new = True
+        self._retry_at: float | None = None
+
+    def arrived(self, notifications: Iterable[tuple[int, str]]) -> None:
+        """Take in notifications with the next iteration, which is now."""
+        self._notifications += notifications
+        self._callers.wake()
+
+    def lose(self) -> None:
+        """Let nobody wait any more, and end: others took the runs of this process."""
+        if self.lost is None:
+            self.lost = self._eviction
+            self.complete_all(self._eviction)
+            self._callers.wake()
+
+    def complete_all(self, error: Exception) -> None:
+        """Let nobody wait any more."""
+        self._callers.complete_all(error)
+        self._outstanding.complete_all(error)
+
+    def next_at(self) -> float | None:
+        """When to post again what could not be posted; None for never."""
+        return self._retry_at
+
+    async def iterate(self) -> None:
+        """Take in what has come, and post what has gathered. Raises StoreTakenOver once lost."""
+        self._retry_at = None
+        arrived, self._notifications = self._notifications, []
+        for number, text in arrived:
+            self._take_in(load_notification(text))
+            self._seen = number
+        if self.lost is not None:
+            raise own_copy(self.lost)
+        pendings, self._callers.pending = self._callers.pending, []
+        if pendings:
+            await self._post(pendings)
+        if (changed := self._mirror.take_batch()) is not None:
+            self._callbacks.on_change(changed)
+
+    async def _post(self, pendings: list[Pending]) -> None:
+        pendings, batch, text = readable(pendings, self._batch)
+        is_durable = any(map(is_end, batch.messages))
+        try:
+            request_id = await self._mailbox.post(self._worker_id, text, durable=is_durable)
+        except StoreError as error:
+            self._fail(pendings, error)
+            return
+        if batch.joins is not None:
+            self._callbacks.on_join()
+        self._mirror.told(batch.messages, self._clock())
+        # No await since the post: what comes of it can only be taken in after this.
+        self._outstanding.add(request_id, pendings)
+
+    def _batch(self, pendings: Sequence[Pending]) -> MessageBatch:
+        messages = tuple(message for pending in pendings for message in pending.messages)
+        joins = self._callbacks.joins() if self._is_new else None
+        self._is_new = joins is not None
+        return MessageBatch(self._worker_id, messages, self._seen, joins)
+
+    def _fail(self, pendings: list[Pending], error: StoreError) -> None:
+        """Say that nothing was posted, and keep what must still be."""
+        for pending in pendings:
+            pending.complete(error)
+        kept = [Pending((message,)) for message in finals(pendings)]
+        self._callers.pending = kept + self._callers.pending
+        self._retry_at = self._clock() + RETRY_SECONDS if kept else None
+
+    def _take_in(self, told: Notification) -> None:
+        if told.evicted:
+            self.lose()
+            return
+        self.health = ProviderHealth((), told.unanswered, told.locked_out)
+        for handled in told.handled:
+            for call_id in self._outstanding.handled(handled):
+                self._mirror.refused(call_id)
+            if handled.unreadable:  # let no caller go on as if it were recorded
+                self.complete_all(unreadable(handled.unreadable))
+        for grant in told.grants:
+            self._grant(grant)
+        for call_id in told.preempt:
+            if (act := self._callers.on_preempt.get(call_id)) is not None:
+                act()
+        for order in told.orders:
+            self._callbacks.on_order(order)
+
+    def _grant(self, grant: Grant) -> None:
+        call, waiting = self._mirror.granted(grant), self._callers.waiting.get(grant.call_id)
+        if call is not None and waiting is not None:
+            waiting.granted = call
+            waiting.complete()
+        elif call is not None:  # whoever waited was cancelled while the grant was on its way
+            self._callers.post(Settle(grant.call_id, Outcome(CallState.CANCELLED, sent=False)))
 
 
 def is_end(message: Message) -> bool:

@@ -337,14 +337,14 @@ async def test_a_run_may_be_given_again_with_the_news_that_its_end_is_on_disk(
             await anyio.sleep(0.01)
         held: list[tuple[int, str]] = []
         with monkeypatch.context() as patch:
-            patch.setattr(remote, "_arrived", held.extend)
+            patch.setattr(remote._posting, "arrived", held.extend)
             handle.interrupt()
             row = await leader.get_run(handle.id)
             while (row.state, row.worker) != (RunState.INTERRUPTED, worker):
                 await anyio.sleep(0.01)
                 row = await leader.get_run(handle.id)
             await leader.queue.resume()
-        remote._arrived(held)
+        remote._posting.arrived(held)
         await handle.ended()
         assert handle.run.state is RunState.INTERRUPTED
         with anyio.fail_after(30):  # it would wait for ever

@@ -13,7 +13,8 @@ from tests.scheduler.backends.test_power_loss import Files
 
 from headway_scheduler.backends.sqlite.mailbox import SqliteMailbox
 from headway_scheduler.backends.sqlite.store import SqliteStore
-from headway_scheduler.cluster.remote import FollowerCallbacks, RemoteScheduler
+from headway_scheduler.cluster.posting import FollowerCallbacks
+from headway_scheduler.cluster.remote import RemoteScheduler
 from headway_scheduler.errors import (
     CallTooLarge,
     InternalError,
@@ -452,7 +453,7 @@ async def test_what_cannot_be_written_is_told_and_ends_are_kept(
     async def full(*_: object, **__: object) -> int:
         raise StoreFull("headway.db: no room to write")
 
-    monkeypatch.setattr("headway_scheduler.cluster.remote.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("headway_scheduler.cluster.posting.RETRY_SECONDS", 0.01)
     with monkeypatch.context() as patch:
         patch.setattr(remote._mailbox, "post", full)
         with pytest.raises(StoreFull, match="no room"):
