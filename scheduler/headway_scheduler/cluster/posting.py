@@ -173,8 +173,11 @@ class Posting:
         if call is not None and waiting is not None:
             waiting.granted = call
             waiting.complete()
-        elif call is not None:  # whoever waited was cancelled while the grant was on its way
-            self._callers.post(Settle(grant.call_id, Outcome(CallState.CANCELLED, sent=False)))
+        elif call is not None:
+            # Whoever waited was cancelled while the grant was on its way. This goes with the
+            # present iteration, which may be the last one: nothing can be sent to callers then.
+            unused = Outcome(CallState.CANCELLED, sent=False)
+            self._callers.pending.append(Pending((Settle(grant.call_id, unused),)))
 
 
 def is_end(message: Message) -> bool:

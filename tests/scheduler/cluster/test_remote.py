@@ -555,3 +555,25 @@ async def test_closing_lets_nobody_wait(office: Office) -> None:
             group.start_soon(ask, remote, errors)
             await until(lambda: len(office.service.queued()) == 1)
         await until(lambda: len(errors) == 1)
+
+
+async def test_what_is_granted_to_nobody_while_it_closes_is_given_back(office: Office) -> None:
+    async def ask(remote: RemoteScheduler) -> None:
+        with pytest.raises(InternalError, match="could not read"):
+            await remote.acquire(call(0))
+
+    await office.service.set_hold("all", HoldState.PAUSED)
+    async with anyio.create_task_group() as group:
+        async with follower(office) as remote:
+            group.start_soon(ask, remote)
+            await until(lambda: len(office.service.queued()) == 1)
+            office.reads = False
+            remote.note_run(Run("r-1", "w", "t", Priority.LOW, RunState.RUNNING, 1.0))
+            await until(lambda: not remote.waiting_calls)
+            office.reads = True
+            remote._watching.cancel()  # it reads nothing from here on but what the next lines give
+            await office.service.set_hold("all", HoldState.OPEN)
+            granted = await remote._mailbox.notifications(ME.id, after=0)
+            remote._posting._notifications += granted  # for the iteration that closing does
+        await until(lambda: not office.service.statistics().in_flight)
+    assert (await office.row(0)).state is CallState.CANCELLED
