@@ -55,22 +55,25 @@ class RemoteCommands:
 
     async def _answer_to(self, request: str) -> str:
         mailbox = self._backend.mailbox()
+        answered = anyio.Event()
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(self._lead_if_nobody_does, name="headway stand-in")
+                group.start_soon(self._lead_if_nobody_does, answered, name="headway stand-in")
                 request_id = await mailbox.post(self._sender, request)
                 answer = await self._answer(mailbox, request_id)
-                # The stand-in may be leading just now, and is cut off as by a kill: requests that
-                # it has not taken wait for the next leader, and this one is answered.
-                group.cancel_scope.cancel()
+                # A stand-in that has just given this answer leads on to its end: it has not given
+                # back the runs of dead workers yet.
+                answered.set()
         finally:
             await mailbox.close()
         return answer
 
-    async def _lead_if_nobody_does(self) -> None:
+    async def _lead_if_nobody_does(self, answered: anyio.Event) -> None:
         """Stand in beside the post and the wait: both may need a leader that makes the database."""
         while True:
-            await anyio.sleep(LONGEST_SECONDS)
+            with anyio.move_on_after(LONGEST_SECONDS):
+                await answered.wait()
+                return
             if (vacancy := self._leadership.look()) is not None:
                 await self._stand_in(vacancy)
 

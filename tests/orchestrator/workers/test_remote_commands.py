@@ -21,6 +21,7 @@ from headway.runs.events import Ended
 from headway.testing import MODEL, QUOTA, SimulatedHeadway, simulated_headway
 from headway.workers.leader import Leader
 from headway.workers.monitor import WorkerMonitor
+from headway.workers.remote_commands import RemoteCommands
 from headway_scheduler.backends import open_backend
 from headway_scheduler.backends.sqlite import mailbox
 from headway_scheduler.backends.sqlite.reads import connect
@@ -35,10 +36,16 @@ from headway_scheduler.errors import (
 )
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, Priority
-from headway_scheduler.model.changes import Change
+from headway_scheduler.model.changes import Change, HoldState
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import RunState
-from headway_scheduler.protocol.commands import ClaimRun, Command, QueueRun, RegisterWorker
+from headway_scheduler.protocol.commands import (
+    ClaimRun,
+    Command,
+    QueueRun,
+    RegisterWorker,
+    SetHold,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -422,6 +429,29 @@ async def test_one_that_leads_for_a_moment_may_lose_the_lead_to_another(
     monkeypatch.undo()
     async with Headway(config) as headway:
         assert headway.is_leader
+
+
+async def test_one_that_leads_for_a_moment_leads_to_its_end_although_it_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own request is answered before the runs of dead workers are given back."""
+    config = load(environ={"HEADWAY_DATABASE": str(tmp_path / "headway.db")})
+    lost = Run("r-1", "a:b", "x", Priority.LOW, RunState.RUNNING, 1.0, worker="w-nobody")
+    async with SqliteStore(tmp_path / "headway.db") as store:
+        await store.commit(Batch(runs=(lost,)))
+    reap_dead_workers = WorkerMonitor.reap_dead_workers
+
+    async def reap_late(monitor: WorkerMonitor) -> None:
+        await anyio.sleep(0.2)  # the answer is read before
+        await reap_dead_workers(monitor)
+
+    monkeypatch.setattr(WorkerMonitor, "reap_dead_workers", reap_late)
+    backend, stand_in = open_backend(config.database), Headway(config)._opener._lead_briefly
+    commands = RemoteCommands(backend, lambda vacancy: stand_in("w-test", vacancy))
+    change = await commands.execute(SetHold("all", HoldState.PAUSED))
+    assert change is not None
+    async with backend.reader() as store:
+        assert [run.state for run in await store.runs()] == [RunState.INTERRUPTED]
 
 
 async def test_a_follower_waits_for_whoever_writes(
