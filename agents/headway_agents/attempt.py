@@ -5,6 +5,7 @@ on buying calls for a team whose stream is merely left.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -20,7 +21,7 @@ from autogen_agentchat.messages import (
     TextMessage,
 )
 from autogen_core import CancellationToken
-from pydantic_core import from_json, to_json
+from pydantic_core import to_jsonable_python
 
 from headway_scheduler.errors import RunClosed
 
@@ -181,16 +182,26 @@ def _is_of_autogen(error: BaseException) -> bool:
 
 
 def dump_result(result: TaskResult) -> str:
-    """Return a result as JSON text: ``stop_reason``, and ``messages`` as AutoGen dumps them."""
-    messages = [message.dump() for message in result.messages]
-    return to_json({"stop_reason": result.stop_reason, "messages": messages}).decode()
+    """Return a result as JSON text: ``stop_reason``, and ``messages`` as AutoGen dumps them.
+
+    The text is ASCII, so it holds halves of surrogate pairs, which models and tools do return.
+    """
+    messages = [_data(message) for message in result.messages]
+    return json.dumps({"stop_reason": result.stop_reason, "messages": messages})
 
 
 def load_result(text: str) -> TaskResult:
     """Return a result from its text. A message of an unknown type becomes its content."""
-    data: dict[str, Any] = from_json(text)
+    data: dict[str, Any] = json.loads(text)
     messages = [_message(message) for message in data["messages"]]
     return TaskResult(messages=messages, stop_reason=data["stop_reason"])
+
+
+def _data(message: Message) -> Any:
+    try:
+        return to_jsonable_python(message.dump())
+    except ValueError:  # bytes that are no UTF-8, or objects without a JSON form
+        return to_jsonable_python(message.model_dump(), bytes_mode="base64", serialize_unknown=True)
 
 
 def _message(data: dict[str, Any]) -> Message:
@@ -199,5 +210,5 @@ def _message(data: dict[str, Any]) -> Message:
     except ValueError:
         pass
     # A type of the workflow's own (StructuredMessage[Verdict]), whose module is not imported here.
-    content = to_json(data.get("content")).decode()
+    content = json.dumps(data.get("content"), separators=(",", ":"))
     return TextMessage(source=data["source"], content=content, metadata=data.get("metadata", {}))

@@ -97,7 +97,9 @@ class Workflows:
             current_scope,
             load_component,
         )
+        from headway_agents.containment import contain_tasks
 
+        contain_tasks()
         scope = RunScope(scheduler, run.id, run.priority, journal=journal)
         scope.quotas = self._config.team_quotas.get(run.share, ())
         scope.counts_usd = self._count_usd(scope.quotas)

@@ -12,6 +12,7 @@
     - BudgetExceeded         the run's own dollars do not cover its next call
     - DeadlineExceeded       the run's own time is over
     - RunClosed              the run has ended; its agents may ask for nothing more
+    - WorkflowExited         code of a run tried to end the process
     - SchedulerClosed        so has the process's scheduler
   x ProviderError            the provider said no, and waiting cannot mend it
   x StoreError               the database cannot be used as it is
@@ -76,6 +77,13 @@ class DeadlineExceeded(CallerError):
 
 class RunClosed(CallerError):
     """The run has ended, so its agents may not ask for more."""
+
+
+class WorkflowExited(CallerError):
+    """Code of a run raised SystemExit, KeyboardInterrupt or another error that is no Exception.
+
+    That error is its ``__cause__``.
+    """
 
 
 class SchedulerClosed(CallerError):

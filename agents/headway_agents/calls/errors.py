@@ -129,8 +129,16 @@ def next_step(
 
 
 def described(error: Exception) -> str:
-    """Return ``Type: message`` for the journal, without keys and at most 2,000 characters long."""
-    return scrubbed(f"{type(error).__name__}: {error}")[:LONGEST_ERROR_CHARACTERS]
+    """Return ``Type: message`` for the journal, without keys and at most 2,000 characters long.
+
+    Half of a surrogate pair, which SQLite does not store, becomes its escape.
+    """
+    try:
+        text = str(error)
+    except Exception as problem:  # the error's own __str__, which may be a user's
+        text = f"its text raised {type(problem).__name__}"
+    text = f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()
+    return scrubbed(text)[:LONGEST_ERROR_CHARACTERS]
 
 
 def paid_usage(error: Exception) -> Usage | None:

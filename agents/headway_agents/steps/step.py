@@ -17,6 +17,7 @@ from headway_scheduler.model.calls import Call, Outcome
 from headway_scheduler.model.states import CallState
 
 from ..calls.live_call import attached, recorded
+from ..containment import contain
 from ..journal.events import JournalSlot
 from ..requests.prompts import RequestDigest, text_digest
 from ..scope import RunScope, inside_step
@@ -53,7 +54,7 @@ async def perform(scope: RunScope, step: Step, act: Act) -> str:
         await live.record_sent()
         try:
             with inside_step(scope, live.slot):
-                answer = await live.wait(partial(act, live.slot.id))
+                answer = await live.wait(lambda: contain(act(live.slot.id)))
         except Exception as error:
             await live.refused(error)
         await live.done(answer)

@@ -1,6 +1,6 @@
 """Binds a team to a run: gives every holder of a client its own handle, and journals the rest.
 
-Law of this file: nothing else of the team changes.
+Law of this file: nothing else of the team changes, but that no agent can end the process.
 
 Theory of operation. AutoGen keeps clients in attributes of teams, agents, contexts, workbenches and
 tools, and keeps those in one another. The walk follows attributes of these kinds, in lists and
@@ -36,6 +36,7 @@ from headway_scheduler.errors import CallerError
 
 from ..autogen_private import has_run
 from ..calls.client import ScheduledClient
+from ..containment import contain_agent
 from ..journal.recorded import NESTED
 from ..scope import RunScope
 from ..steps.effects import Effects
@@ -97,6 +98,8 @@ class _Binder:
             swapped = self._swapped(value, holder, path)
             if swapped is not value:
                 setattr(holder, name, swapped)
+        if isinstance(holder, ChatAgent):
+            contain_agent(holder)
         if isinstance(holder, UserProxyAgent):
             ask_through(holder, self._scope, "/".join(path))
         if isinstance(holder, CodeExecutorAgent):

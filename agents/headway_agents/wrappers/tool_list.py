@@ -34,7 +34,7 @@ from ..autogen_private import (
 )
 from ..scope import RunScope
 from ..steps.effects import Effects
-from .workbench import ENDED, JournaledWorkbench, ending, failure
+from .workbench import ENDED, JournaledWorkbench, contained_result, ending, failure
 
 _Message = BaseAgentEvent | BaseChatMessage
 _messages = MessageFactory()
@@ -60,7 +60,8 @@ class JournaledTools(JournaledWorkbench, StaticWorkbench):
 
         async def act() -> Any:
             exchange_tools(self.wrapped, _knowing_its_key)
-            result = await self.wrapped.call_tool(name, arguments, cancellation_token, call_id)
+            work = self.wrapped.call_tool(name, arguments, cancellation_token, call_id)
+            result = await contained_result(name, work)
             return result.model_dump(mode="json")
 
         with ending(self._scope):
@@ -121,8 +122,8 @@ class JournaledStreamTools(JournaledTools, StaticStreamWorkbench):
     ) -> AsyncGenerator[Any | ToolResult, None]:
         async def act() -> Any:
             exchange_tools(self.wrapped, _knowing_its_key)
-            items = [item async for item in stream()]
-            result: ToolResult = items.pop()
+            items: list[Any] = []
+            result = await contained_result(name, _gathered(stream(), items))
             messages = [item.dump() for item in items if isinstance(item, _Message)]
             return {**result.model_dump(mode="json"), **({"said": messages} if messages else {})}
 
@@ -141,6 +142,13 @@ def journaled_workbench(
     is_stream = isinstance(workbench, StaticStreamWorkbench)
     kind = JournaledStreamTools if is_stream else JournaledTools
     return kind(workbench, scope, path, effects=effects, number=number)
+
+
+async def _gathered(stream: AsyncGenerator[Any, None], items: list[Any]) -> ToolResult:
+    """Add what a tool streams to ``items``, and return its result, which is the last."""
+    items += [item async for item in stream]
+    result: ToolResult = items.pop()
+    return result
 
 
 def runs_agents(tool: object) -> bool:

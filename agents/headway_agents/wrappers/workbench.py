@@ -22,8 +22,9 @@ from autogen_core.tools import (
     Workbench,
 )
 
-from headway_scheduler.errors import RunClosed
+from headway_scheduler.errors import RunClosed, WorkflowExited
 
+from ..containment import contain
 from ..scope import RunScope
 from ..steps.effects import Effect, effect_of
 from ..steps.step import Step
@@ -60,8 +61,9 @@ class JournaledWorkbench(LazyWrapper, Workbench):
         async def act() -> Any:
             await self._lazy_start.start()
             token = linked(cancellation_token)
+            work = self.wrapped.call_tool(name, arguments, token, call_id)
             try:
-                result = await self.wrapped.call_tool(name, arguments, token, call_id)
+                result = await contained_result(name, work)
             except Exception as error:
                 result = failure(name, str(error))
             return result.model_dump(mode="json")
@@ -118,6 +120,14 @@ def ending(scope: RunScope) -> Iterator[None]:
         pass
     except Exception:
         scope.close(interrupted=True)
+
+
+async def contained_result(name: str, work: Awaitable[ToolResult]) -> ToolResult:
+    """Return the result of a tool: an error, if it raised what would have ended the process."""
+    try:
+        return await contain(work)
+    except WorkflowExited as error:
+        return failure(name, str(error))
 
 
 ENDED = "The run has ended."

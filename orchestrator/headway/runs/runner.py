@@ -133,10 +133,14 @@ class Runner:
                 return await self._stopped(handle, attempt.stopped)
             handle.task_result = attempt.result
             return RunState.COMPLETED
-        except Exception as error:
+        except BaseException as error:
+            from headway_agents.containment import contained, is_asked_for
+
+            if is_asked_for(error):
+                raise
             if attempt is not None and attempt.stopped is not None:
                 return await self._stopped(handle, attempt.stopped)
-            handle.error = _original(error, attempt)
+            handle.error = _original(contained(error), attempt)
             if isinstance(handle.error, SchedulerClosed):
                 return RunState.INTERRUPTED
             return RunState.FAILED
@@ -219,7 +223,7 @@ class Runner:
             handle.run = replace(before, state=RunState.RUNNING)
             changes: dict[str, Any] = {}
         else:
-            changes = self._outcome(handle, state)
+            state, changes = self._outcome(handle, state)
         try:
             await self._enter(handle, state, **changes)
         except StoreError as problem:
@@ -232,19 +236,22 @@ class Runner:
                 Ended(handle.id, handle.run.state, handle.run.error, self._scheduler.now())
             )
 
-    def _outcome(self, handle: RunHandle, state: RunState) -> dict[str, Any]:
+    def _outcome(self, handle: RunHandle, state: RunState) -> tuple[RunState, dict[str, Any]]:
         error = text = None
-        if handle.error is not None:
-            from headway_agents.secrets import scrubbed
-
-            error = scrubbed(f"{type(handle.error).__name__}: {handle.error}")
         if handle.task_result is not None:
             from headway_agents import dump_result
 
-            text = packed(dump_result(handle.task_result), handle.calls.values())
+            try:
+                text = packed(dump_result(handle.task_result), handle.calls.values())
+            except Exception as problem:  # a message of the workflow's own may raise anything
+                handle.error, handle.task_result, state = problem, None, RunState.FAILED
+        if handle.error is not None:
+            from headway_agents.calls.errors import described
+
+            error = described(handle.error)
         finished_at = self._scheduler.now() if state in ENDED_RUNS else None
         waits_for = handle.run.waits_for if state is RunState.WAITING else None
-        return {
+        return state, {
             "finished_at": finished_at,
             "result": text,
             "error": error,

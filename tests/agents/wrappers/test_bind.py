@@ -100,8 +100,8 @@ async def test_nothing_else_changes(scope: RunScope, serve: Any, models: Any) ->
         before = dict(vars(writer))
         bind(team, scope, models)
         assert team._participants is participants
-        changed = {name for name, value in vars(writer).items() if before[name] is not value}
-        assert changed == {"_model_client", "_workbench"}
+        changed = {name for name, value in vars(writer).items() if before.get(name) is not value}
+        assert changed == {"_model_client", "_workbench", "on_messages_stream"}
 
 
 class Judge(BaseChatAgent):

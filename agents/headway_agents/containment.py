@@ -1,0 +1,114 @@
+"""Keeps what the code of a run raises inside that run. Law: no run ends the event loop.
+
+Theory of operation. asyncio ends its loop, and with it every run of the process, when a task raises
+SystemExit or KeyboardInterrupt: argparse does so in a tool that is given a wrong option. A
+CancelledError that nobody asked for looks like the end of the process to whoever awaits the task.
+So wherever code of a workflow is awaited, what is no ``Exception`` becomes :class:`WorkflowExited`.
+AutoGen runs agents in tasks of its own: those get it from the task factory of the loop.
+
+Ctrl-C is not lost: asyncio's runner answers it by cancelling the main task, which is asked for.
+"""
+
+import asyncio
+import traceback
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar, cast
+
+from autogen_agentchat.base import ChatAgent, Response
+from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage
+from autogen_core import CancellationToken
+
+from headway_scheduler.errors import WorkflowExited
+
+from .scope import current_scope
+
+T = TypeVar("T")
+
+
+def is_asked_for(error: BaseException) -> bool:
+    """Whether an error ends this task because somebody cancels it, or closes its generator."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return isinstance(error, GeneratorExit)
+
+
+def contained(error: BaseException) -> Exception:
+    """Return an error that ends nothing but the run: itself, or a WorkflowExited in its place."""
+    if isinstance(error, Exception):
+        return error
+    # The last frame is the one that raised; the first ones are ours and AutoGen's.
+    where = traceback.extract_tb(error.__traceback__)[-1:]
+    place = "".join(f", raised in {each.filename}:{each.lineno} ({each.name})" for each in where)
+    exited = WorkflowExited(f"{type(error).__name__}: {error}{place}")
+    exited.__cause__ = error
+    return exited
+
+
+def contain_agent(agent: ChatAgent) -> None:
+    """Contain what ``agent`` raises, in a team or alone.
+
+    A team waits for ever for an agent of which it caught no ``Exception``.
+    """
+    stream = agent.on_messages_stream
+
+    async def contained_stream(
+        messages: Sequence[BaseChatMessage], cancellation_token: CancellationToken
+    ) -> AsyncGenerator[BaseAgentEvent | BaseChatMessage | Response, None]:
+        try:
+            async with aclosing(stream(messages, cancellation_token)) as events:
+                async for event in events:
+                    yield event
+        except Exception:
+            raise
+        except BaseException as error:
+            # The token of a run that ends cancels what its agents await, and not their tasks.
+            if is_asked_for(error) or cancellation_token.is_cancelled():
+                raise
+            raise contained(error) from error
+
+    vars(agent)["on_messages_stream"] = contained_stream
+
+
+async def contain(work: Awaitable[T]) -> T:
+    """Await what code of a workflow does. Raises WorkflowExited for what is no Exception."""
+    try:
+        return await work
+    except Exception:
+        raise
+    except BaseException as error:
+        if is_asked_for(error):
+            raise
+        raise contained(error) from error
+
+
+def contain_tasks() -> None:
+    """Contain, from here on, what tasks of this loop raise that code of a run starts."""
+    loop = asyncio.get_running_loop()
+    before = loop.get_task_factory()
+    if not isinstance(before, _ContainingFactory):
+        loop.set_task_factory(cast(Any, _ContainingFactory(before)))
+
+
+class _ContainingFactory:
+    """Makes tasks as ``make`` does, or asyncio. Outside of runs it changes nothing."""
+
+    def __init__(self, make: Callable[..., asyncio.Future[Any]] | None) -> None:
+        self._make = make
+
+    def __call__(
+        self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any
+    ) -> asyncio.Future[Any]:
+        if current_scope.get() is not None:
+            coro = _guarded(coro)
+        if self._make is None:
+            return asyncio.Task(coro, loop=loop, **options)
+        return self._make(loop, coro, **options)
+
+
+async def _guarded(coro: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        return await coro
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise contained(error) from error

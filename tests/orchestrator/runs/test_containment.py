@@ -1,0 +1,229 @@
+"""Whatever the code of one run raises, other runs of the process go on, and that one says why."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+import pytest
+from autogen_agentchat.agents import AssistantAgent, BaseChatAgent
+from autogen_agentchat.base import Response, Team
+from autogen_agentchat.conditions import MaxMessageTermination
+from autogen_agentchat.messages import BaseChatMessage, StructuredMessage, TextMessage
+from autogen_agentchat.teams import RoundRobinGroupChat, SelectorGroupChat
+from autogen_core import CancellationToken
+from pydantic import BaseModel
+
+from headway import Headway, Models, RunFailed, RunState
+from headway.testing import MODEL, simulated_headway
+from headway_scheduler.errors import WorkflowExited
+from headway_scheduler.testing.provider.replies import Reply, ToolCall
+
+pytestmark = pytest.mark.anyio
+
+
+class Strange(BaseException):
+    """What no ``except Exception`` sees."""
+
+
+RAISED = [
+    SystemExit(2),
+    KeyboardInterrupt(),
+    Strange("odd"),
+    asyncio.CancelledError("nobody asked"),
+    RecursionError("deep"),
+    MemoryError("full"),
+]
+each_error = pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+
+
+def reply(body: dict[str, Any]) -> Reply | None:
+    """Call the tool that an agent has, once; then say what came of it."""
+    tools = [tool["function"]["name"] for tool in body.get("tools") or ()]
+    results = [each["content"] for each in body["messages"] if each["role"] == "tool"]
+    if tools and not results:
+        return Reply(tool_calls=(ToolCall(tools[0]),))
+    return Reply(results[0]) if results else None
+
+
+@pytest.fixture
+async def headway() -> AsyncIterator[Headway]:
+    async with simulated_headway(latency_seconds=0.05, reply=reply) as headway:
+
+        @headway.workflow("bystander")
+        def bystander(models: Models) -> Team:
+            writer = AssistantAgent("writer", models(MODEL))
+            return RoundRobinGroupChat([writer], termination_condition=MaxMessageTermination(6))
+
+        yield headway
+
+
+async def beside(headway: Headway, factory: Callable[..., Any]) -> tuple[str, RunFailed | None]:
+    """Run ``factory`` beside an innocent run, which completes; return its text, or its error."""
+    headway.workflow("guilty")(factory)
+    with anyio.fail_after(60):
+        bystander = await headway.start("bystander", task="x")
+        guilty = await headway.start("guilty", task="x")
+        text, failed = "", None
+        try:
+            text = (await guilty.result()).text
+        except RunFailed as error:
+            failed = error
+        assert (await bystander.result()).calls == 5
+        # The process goes on: another run begins and ends.
+        assert (await headway.run("bystander", task="y")).calls == 5
+    row = await headway.get_run(guilty.id)
+    assert row.state is (RunState.FAILED if failed else RunState.COMPLETED)
+    return text, failed
+
+
+class Raising(BaseChatAgent):
+    """An agent of a user's own."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__("raising", "raises")
+        self._error = error
+
+    @property
+    def produced_message_types(self) -> list[type[BaseChatMessage]]:
+        return [TextMessage]
+
+    async def on_messages(self, messages: Any, cancellation_token: CancellationToken) -> Response:
+        await asyncio.sleep(0.01)
+        raise self._error
+
+    async def on_reset(self, cancellation_token: CancellationToken) -> None:
+        pass
+
+
+def check(failed: RunFailed | None, error: BaseException) -> None:
+    """The error that was raised is told, and where."""
+    assert failed is not None
+    assert type(error).__name__ in str(failed)
+    assert str(error) in str(failed)
+
+
+@each_error
+async def test_a_tool_s_error_goes_to_the_model(headway: Headway, error: BaseException) -> None:
+    async def tool() -> str:
+        """Do it."""
+        await asyncio.sleep(0)
+        raise error
+
+    def factory(models: Models) -> Team:
+        writer = AssistantAgent("writer", models(MODEL), tools=[tool], reflect_on_tool_use=True)
+        return RoundRobinGroupChat([writer], max_turns=1)
+
+    text, failed = await beside(headway, factory)
+    assert failed is None
+    assert str(error) in text
+    if not isinstance(error, Exception):
+        assert type(error).__name__ in text
+
+
+@each_error
+async def test_an_agent_s_error_ends_its_run(headway: Headway, error: BaseException) -> None:
+    _, failed = await beside(headway, lambda models: Raising(error))
+    check(failed, error)
+
+
+@each_error
+async def test_an_agent_s_error_in_a_team_ends_its_run(
+    headway: Headway, error: BaseException
+) -> None:
+    _, failed = await beside(headway, lambda models: RoundRobinGroupChat([Raising(error)]))
+    check(failed, error)
+
+
+@each_error
+async def test_a_factory_s_error_ends_its_run(headway: Headway, error: BaseException) -> None:
+    async def factory(models: Models) -> Team:
+        raise error
+
+    _, failed = await beside(headway, factory)
+    check(failed, error)
+    assert failed is not None
+    if not isinstance(error, Exception):
+        assert isinstance(failed.__cause__, WorkflowExited)
+        assert failed.__cause__.__cause__ is error
+        assert "test_containment.py" in str(failed)
+
+
+@each_error
+async def test_a_selector_s_error_ends_its_run(headway: Headway, error: BaseException) -> None:
+    def select(messages: Any) -> str:
+        raise error
+
+    def factory(models: Models) -> Team:
+        client = models(MODEL)
+        agents = [AssistantAgent(name, client) for name in ("one", "two")]
+        return SelectorGroupChat(list(agents), client, selector_func=select, max_turns=2)
+
+    _, failed = await beside(headway, factory)
+    check(failed, error)
+
+
+class Odd(BaseModel):
+    data: bytes
+    at: datetime
+    number: float
+
+
+class Saying(Raising):
+    """Says a message."""
+
+    def __init__(self, message: BaseChatMessage) -> None:
+        super().__init__(RuntimeError())
+        self._message = message
+
+    async def on_messages(self, messages: Any, cancellation_token: CancellationToken) -> Response:
+        return Response(chat_message=self._message)
+
+
+class Unwritable(TextMessage):
+    """A message that cannot be written."""
+
+    def model_dump(self, **options: Any) -> Any:
+        raise LookupError("no such field")
+
+
+async def test_a_result_keeps_what_has_no_json_form(headway: Headway) -> None:
+    half = TextMessage(content="half an emoji \ud83d", source="raising")
+    text, _ = await beside(headway, lambda models: Saying(half))
+    assert text == half.content
+    runs = await headway.list_runs([RunState.COMPLETED])
+    run_id = next(run.id for run in runs if run.workflow == "guilty")
+    assert (await (await headway.handle(run_id)).result()).text == half.content
+
+
+async def test_a_result_keeps_bytes_that_are_no_text(headway: Headway) -> None:
+    odd = Odd(data=b"\xff\xfe", at=datetime(2026, 1, 1, tzinfo=UTC), number=float("nan"))
+    message = StructuredMessage[Odd](content=odd, source="raising")
+    with pytest.raises(ValueError, match="utf-8"):  # AutoGen's own: such a message has no text
+        await beside(headway, lambda models: Saying(message))
+    runs = await headway.list_runs([RunState.COMPLETED])
+    assert sum(run.workflow == "guilty" and run.result is not None for run in runs) == 1
+
+
+async def test_a_result_that_cannot_be_written_fails_its_run(headway: Headway) -> None:
+    message = Unwritable(content="x", source="raising")
+    _, failed = await beside(headway, lambda models: Saying(message))
+    check(failed, LookupError("no such field"))
+
+
+async def test_an_error_whose_text_cannot_be_made_is_told_all_the_same(headway: Headway) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    def factory(models: Models) -> Team:
+        raise Mute
+
+    _, failed = await beside(headway, factory)
+    assert "Mute: its text raised ValueError" in str(failed)
+
+
+async def test_an_error_with_half_a_character_is_told(headway: Headway) -> None:
+    _, failed = await beside(headway, lambda models: Raising(ValueError("half \ud83d")))
+    assert "\\ud83d" in str(failed)
