@@ -8,6 +8,7 @@
     - RunNotFound
     - KeyTaken               another row has this id or idempotency key
     - RunNotResumable        its state does not allow what was asked
+    - WorkflowNotHere        another program registers the run's workflow
     - NothingToAnswer        the run waits for no person
     - BudgetExceeded         the run's own dollars do not cover its next call
     - DeadlineExceeded       the run's own time is over
@@ -61,6 +62,10 @@ class KeyTaken(CallerError):
 
 class RunNotResumable(CallerError):
     """The state of the run does not allow what was asked of it."""
+
+
+class WorkflowNotHere(CallerError):
+    """The run's workflow is registered by another program. The run was left as it is."""
 
 
 class NothingToAnswer(CallerError):

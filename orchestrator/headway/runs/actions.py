@@ -4,11 +4,12 @@ A verb finds the run, refuses one that is being executed, has :class:`StoppedRun
 copy it, and hands it to whoever executes runs in this process.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, assert_never
 
-from headway_scheduler.errors import CallerError
+from headway_scheduler.errors import CallerError, RunNotResumable, WorkflowNotHere
 from headway_scheduler.model.calls import CallRecord
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 Execute = Callable[[Run, ReplayOptions], Awaitable[RunHandle]]
 """Claims a run for this process and executes it. Raises RunNotResumable if another one does."""
+
+_log = logging.getLogger("headway")
 
 OnUnknown = Literal["send", "wait"]
 OnChange = Literal["abort", "fork", "accept"]
@@ -84,7 +87,7 @@ class Actions:
 
     async def resume(self, run_id: str, unknown: OnUnknown, on_change: OnChange) -> RunHandle:
         """Go on with a run that was interrupted or paused, or that a person has answered."""
-        run = await self._find(run_id)
+        run = await self._find_to_build(run_id)
         require_resumable(run, with_person=self._runner.person is not None)
         options = _replay_options(unknown)
         if on_change == "abort":
@@ -101,8 +104,13 @@ class Actions:
 
     async def resume_all(self, unknown: OnUnknown) -> list[RunHandle]:
         """Go on with every interrupted run, most urgent first."""
-        runs = await self._store.runs({RunState.INTERRUPTED}, urgent_first=True)
-        return [await self.resume(run.id, unknown, "abort") for run in runs]
+        handles = []
+        for run in await self._store.runs({RunState.INTERRUPTED}, urgent_first=True):
+            try:
+                handles.append(await self.resume(run.id, unknown, "abort"))
+            except (WorkflowNotHere, RunNotResumable) as error:
+                _log.warning("left as it is: %s", error)  # or another process was faster
+        return handles
 
     async def check(self, run_id: str, unknown: OnUnknown) -> Check:
         """Replay a run offline, and say what resuming it would do."""
@@ -112,21 +120,21 @@ class Actions:
 
     async def retry(self, run_id: str, options: RunOptions) -> RunHandle:
         """Go on with a failed run from its failure."""
-        run = await self._find(run_id)
+        run = await self._find_to_build(run_id)
         require_failed(run)
         run = with_options(run, self._scheduler.now(), **options)
         return await self._execute(run, ReplayOptions(retry_failed=True))
 
     async def fork(self, run_id: str, at: str, task: str | None) -> RunHandle:
         """Start a copy of a run that asks call ``at`` anew."""
-        run = await self._find(run_id)
+        run = await self._find_to_build(run_id)
         until = await self._stopped.cut(run, at)
         copy = await self._stopped.copied(run, task=task, until=until)
         return await self._execute(copy, ReplayOptions())
 
     async def continue_run(self, run_id: str, task: str) -> RunHandle:
         """Start a copy of a completed run, with another task."""
-        run = await self._find(run_id)
+        run = await self._find_to_build(run_id)
         require_completed(run)
         copy = await self._stopped.copied(run, task=task, history=(*run.history, run.task))
         return await self._execute(copy, ReplayOptions())
@@ -157,6 +165,12 @@ class Actions:
         is_any = older_than_seconds is None
         before = float("inf") if is_any else self._scheduler.now() - (older_than_seconds or 0.0)
         return await self._stopped.prune(before, keep=keep, is_dry=is_dry)
+
+    async def _find_to_build(self, run_id: str) -> Run:
+        """The same, for a run that this process is to execute. Raises WorkflowNotHere."""
+        run = await self._find(run_id)
+        self._runner.require_workflow(run)
+        return run
 
     async def _find(self, run_id: str) -> Run:
         """Return the row of a run that is not executed here. A claim asks the other processes."""

@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 import anyio
 
-from headway_scheduler.errors import CallerError, DeadlineExceeded, SchedulerClosed, StoreError
+from headway_scheduler.errors import (
+    CallerError,
+    DeadlineExceeded,
+    SchedulerClosed,
+    StoreError,
+    WorkflowNotHere,
+)
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import ENDED_RUNS, RunState, check_run
 from headway_scheduler.ports import Store
@@ -82,6 +88,14 @@ class Runner:
             # same: others wait for it, and a row that says running would be taken for a crash.
             with anyio.CancelScope(shield=True):
                 await self._end(handle, ended, before)
+
+    def require_workflow(self, run: Run) -> None:
+        """Raise WorkflowNotHere unless this process can build the team of a run."""
+        if not self._workflows.can_build(run):
+            raise WorkflowNotHere(
+                f"run {run.id}: only a program that registers workflow {run.workflow!r} can "
+                "execute it; that program goes on with its interrupted runs when it starts"
+            )
 
     async def rehearse(
         self, run: Run, replay: ReplayOptions

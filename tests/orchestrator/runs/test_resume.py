@@ -31,7 +31,12 @@ from headway.config import load
 from headway.pricing.prices import Prices
 from headway.runs.export import exported
 from headway_scheduler.backends.sqlite.store import SqliteStore
-from headway_scheduler.errors import CallerError, NothingToAnswer, RunNotResumable
+from headway_scheduler.errors import (
+    CallerError,
+    NothingToAnswer,
+    RunNotResumable,
+    WorkflowNotHere,
+)
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.testing.provider import (
     Fault,
@@ -716,3 +721,32 @@ async def test_texts_that_other_runs_hold_stay(world: World) -> None:
         after = [await headway._opened.store.prompt(request_hash) for request_hash in hashes]
         assert before == after
         assert all(before)
+
+
+async def test_runs_whose_workflow_another_program_registers_are_left_as_they_are(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = anyio.Event()
+
+    async def slow() -> str:
+        """Never end the first time."""
+        if not begun.is_set():
+            begun.set()
+            await anyio.sleep_forever()
+        return "done"
+
+    factory = with_tool(idempotent(slow))
+    run_id = await cut_in_tool(world, factory, begun)
+    async with world.opened() as other:
+        assert await other.resume_all() == []
+        assert f"run {run_id}: only a program that registers workflow 'team'" in caplog.text
+        for refused in (
+            lambda: other.resume(run_id),
+            lambda: other.fork(run_id, at="0"),
+        ):
+            with pytest.raises(WorkflowNotHere, match="'team'"):
+                await refused()
+        assert [run.state for run in await other.list_runs()] == [RunState.INTERRUPTED]
+    async with world.opened(factory) as headway:
+        (handle,) = await headway.resume_all()
+        assert (await handle.result()).text
