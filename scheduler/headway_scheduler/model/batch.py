@@ -38,7 +38,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Mail:
+class OutboxRow:
     """What a worker is told, as it was written for it."""
 
     worker: str
@@ -52,7 +52,8 @@ class Batch:
     Pieces and links that are there already stay as they are. ``forget`` names runs whose rows go,
     and then the texts that no call holds; a run that has not ended, or that one which stays names
     as its parent, stays as well. ``taken``: letters that were carried out and want no answer.
-    ``seen``: how far workers have read their mail, which goes. Workers that ``left`` are forgotten.
+    ``seen``: how far workers have read their notifications: what was read goes. Workers that
+    ``left`` are forgotten.
     """
 
     new: tuple[CallRecord, ...] = ()
@@ -66,7 +67,7 @@ class Batch:
     lessons: tuple[Lesson, ...] = ()
     answers: tuple[Answer, ...] = ()
     taken: tuple[int, ...] = ()
-    mail: tuple[Mail, ...] = ()
+    outbox: tuple[OutboxRow, ...] = ()
     seen: tuple[tuple[str, int], ...] = ()
     joined: tuple[Worker, ...] = ()
     left: tuple[str, ...] = ()

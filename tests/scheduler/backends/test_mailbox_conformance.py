@@ -7,7 +7,7 @@ import pytest
 from tests.scheduler.backends.engines import Engine
 
 from headway_scheduler.errors import StoreError
-from headway_scheduler.model.batch import Answer, Batch, Letter, Mail
+from headway_scheduler.model.batch import Answer, Batch, Letter, OutboxRow
 from headway_scheduler.model.runs import Worker
 from headway_scheduler.ports import LEADER, LETTERS, Mailbox, Term
 
@@ -99,12 +99,12 @@ async def test_workers_are_told_in_order_and_what_they_have_read_goes(
     term: Term, sender: Mailbox
 ) -> None:
     joined = tuple(Worker(each, 1, 0.0) for each in ("w-1", "w-2"))
-    told = (Mail("w-1", "a"), Mail("w-2", "b"), Mail("w-1", "c"))
-    await term.store.commit(Batch(joined=joined, mail=told))
+    told = (OutboxRow("w-1", "a"), OutboxRow("w-2", "b"), OutboxRow("w-1", "c"))
+    await term.store.commit(Batch(joined=joined, outbox=told))
     (first, a), (second, c) = await sender.notifications("w-1", 0)
     assert (a, c, first < second) == ("a", "c", True)
     assert list(await sender.notifications("w-1", second)) == []
-    await term.store.commit(Batch(mail=(Mail("w-1", "d"),), seen=(("w-1", first),)))
+    await term.store.commit(Batch(outbox=(OutboxRow("w-1", "d"),), seen=(("w-1", first),)))
     ((third, d),) = await sender.notifications("w-1", second)
     assert (d, third > second) == ("d", True)
 
@@ -113,8 +113,8 @@ async def test_another_mailbox_reads_on_from_what_was_read(
     engine: Engine, term: Term, sender: Mailbox
 ) -> None:
     """As a worker's next process would; what the leader knows to be read is gone."""
-    told = tuple(Mail("w-1", text) for text in "abc")
-    await term.store.commit(Batch(joined=(Worker("w-1", 1, 0.0),), mail=told))
+    told = tuple(OutboxRow("w-1", text) for text in "abc")
+    await term.store.commit(Batch(joined=(Worker("w-1", 1, 0.0),), outbox=told))
     (first, _), *_ = await sender.notifications("w-1", 0)
     other = engine.process().mailbox()
     assert [text for _, text in await other.notifications("w-1", first)] == ["b", "c"]
@@ -127,8 +127,10 @@ async def test_another_mailbox_reads_on_from_what_was_read(
 
 async def test_what_was_told_to_those_who_left_is_forgotten(term: Term, sender: Mailbox) -> None:
     joined = tuple(Worker(each, 1, 0.0) for each in ("w-1", "w-2"))
-    await term.store.commit(Batch(joined=joined, mail=(Mail("w-1", "a"), Mail("w-2", "b"))))
-    await term.store.commit(Batch(left=("w-1",), mail=(Mail("w-1", "you left"),)))
+    await term.store.commit(
+        Batch(joined=joined, outbox=(OutboxRow("w-1", "a"), OutboxRow("w-2", "b")))
+    )
+    await term.store.commit(Batch(left=("w-1",), outbox=(OutboxRow("w-1", "you left"),)))
     assert [text for _, text in await sender.notifications("w-1", 0)] == ["you left"]
     assert [text for _, text in await sender.notifications("w-2", 0)] == ["b"]
 

@@ -16,7 +16,7 @@ from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.backends.sqlite.mailbox import SqliteMailbox
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import HeadwayError, KeyTaken, RunNotFound, StoreError
-from headway_scheduler.model.batch import Answer, Batch, Lesson, Mail, Snapshot
+from headway_scheduler.model.batch import Answer, Batch, Lesson, OutboxRow, Snapshot
 from headway_scheduler.model.calls import Call, CallRecord, Priority, Route, Spent, Usage
 from headway_scheduler.model.changes import Change
 from headway_scheduler.model.prompts import ChainNode, Chunk
@@ -401,7 +401,7 @@ def everything(number: int) -> Batch:
         lessons=(Lesson("k", "a", f"{number}"), Lesson("k", f"{number}", "")),
         answers=(Answer(1 + number, f"{number}"),),
         taken=(3 + number,),
-        mail=(Mail("w", f"{number}"),),
+        outbox=(OutboxRow("w", f"{number}"),),
         seen=(("w", number),),
         joined=(Worker("w", 1, 1.0, slots=number), Worker(f"w{number}", 1, 1.0)),
         left=(f"w{number - 1}",),
@@ -428,7 +428,7 @@ async def content(store: Store) -> tuple[dict[str, object], list[str]]:
 
 
 async def begin(store: Store) -> None:
-    """Commit some of everything: a key, an old run to be forgotten, letters and mail."""
+    """Commit some of everything: a key, an old run to be forgotten, requests and notifications."""
     calls = (record(0), record(1), paid(2, "m", Usage(1, 1), "a"))
     keyed = replace(run("keyed"), key="k")
     await store.commit(Batch(new=calls, runs=(keyed, ended("old 0"))))

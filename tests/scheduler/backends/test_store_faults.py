@@ -372,7 +372,7 @@ class World:
             await mailbox.close()
 
     async def worker(self) -> None:
-        """What another process tells: who it is, a run and a call, which is granted by mail."""
+        """What another process tells: who it is, a run and a call, granted by a notification."""
         messages = (
             SaveRun(run("r-w", RunState.RUNNING, LOST)),
             Submit(Call("r-w.0", "r-w", "a", "model", ("q",), Priority.LOW, 10, NOW)),

@@ -119,8 +119,8 @@ async def led(engine: Engine, quotas: Sequence[Quota] = QUOTAS) -> AsyncIterator
     notifier = backend.notifier(LEADER)
 
     def rung(batch: Batch) -> None:
-        for mail in batch.mail:
-            notifier.ring(mail.worker)
+        for row in batch.outbox:
+            notifier.ring(row.worker)
 
     async with (
         await backend.leadership().campaign("w-leader") as term,

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Self
 
 from ...errors import KeyTaken, StoreError, StoreReadOnly, StoreTakenOver
-from ...model.batch import Batch, Lesson, Letter, Mail, Snapshot
+from ...model.batch import Batch, Lesson, Letter, OutboxRow, Snapshot
 from ...model.calls import Call, CallRecord, Route, Spent, Usage
 from ...model.changes import Change
 from ...model.prompts import ChainNode
@@ -49,7 +49,7 @@ class Tables:
     workers: dict[str, Worker] = field(default_factory=dict[str, Worker])
     inbox: dict[int, Letter] = field(default_factory=dict[int, Letter])
     answers: dict[int, str] = field(default_factory=dict[int, str])
-    outbox: dict[int, Mail] = field(default_factory=dict[int, Mail])
+    outbox: dict[int, OutboxRow] = field(default_factory=dict[int, OutboxRow])
     epoch: int = 0
     last_id: int = 0
     """Of the inbox or the outbox: no id is used twice."""
@@ -134,11 +134,11 @@ class MemoryStore:
         for letter_id in batch.taken:
             tables.inbox.pop(letter_id, None)
         seen = dict(batch.seen)
-        for number, mail in list(tables.outbox.items()):
-            is_read = number <= seen.get(mail.worker, 0)
-            if is_read or (batch.left and mail.worker not in tables.workers):
+        for number, row in list(tables.outbox.items()):
+            is_read = number <= seen.get(row.worker, 0)
+            if is_read or (batch.left and row.worker not in tables.workers):
                 del tables.outbox[number]
-        tables.outbox |= {tables.next_id(): mail for mail in batch.mail}
+        tables.outbox |= {tables.next_id(): row for row in batch.outbox}
 
     async def snapshot(self) -> Snapshot:
         """Load the buckets, every call that is not finished, and what was changed and learned."""

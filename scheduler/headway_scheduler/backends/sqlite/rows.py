@@ -81,7 +81,7 @@ def work_of(batch: Batch) -> Work:
         ("forget_worker", [(worker,) for worker in batch.left], False),
         ("forget_lost_notifications", [()] if batch.left else [], False),
         ("forget_notifications", list(batch.seen), False),
-        ("notify", [(mail.worker, mail.text) for mail in batch.mail], True),
+        ("notify", [(row.worker, row.text) for row in batch.outbox], True),
     ]
     return [each for each in work if each[1]]
 
