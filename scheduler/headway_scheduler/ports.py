@@ -27,7 +27,7 @@ Clock = Callable[[], float]
 LEADER = "leader"
 """The owner of the notifier that rings for whoever leads. Workers' are named by their ids."""
 
-LETTERS = 100
+READ_AT_ONCE = 100
 """How many requests are read at once."""
 
 
@@ -162,9 +162,9 @@ class Leadership(Protocol):
 
     @property
     def leads_beside(self) -> bool:
-        """Whether a leader admits its own process's calls by letter too, as those of any other.
+        """Whether a leader admits its own process's calls by requests too, as those of any other.
 
-        If not, whoever opens first leads with its own runs, with no letters in between.
+        If not, whoever opens first leads with its own runs, with no requests in between.
         """
 
     def look(self) -> Vacancy | None:
@@ -256,7 +256,7 @@ class Mailbox(Protocol):
         Raises StoreError; there is no request then.
         """
 
-    async def waiting(self, held: Collection[int], limit: int = LETTERS) -> Sequence[Letter]:
+    async def waiting(self, held: Collection[int], limit: int = READ_AT_ONCE) -> Sequence[Letter]:
         """Requests that have no answer and are not in hand (``held``), oldest first.
 
         Fewer than ``limit``: that is all for now. Raises StoreTakenOver if they are another

@@ -31,9 +31,9 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a letter. Written with what the letter changed, so it is carried out once."""
+    """What became of a request, written with what the request changed."""
 
-    letter_id: int
+    request_id: int
     text: str
 
 
@@ -51,7 +51,7 @@ class Batch:
 
     Pieces and links that are there already stay as they are. ``forget`` names runs whose rows go,
     and then the texts that no call holds; a run that has not ended, or that one which stays names
-    as its parent, stays as well. ``taken``: letters that were carried out and want no answer.
+    as its parent, stays as well. ``taken``: requests that were carried out and want no answer.
     ``seen``: how far workers have read their notifications: what was read goes. Workers that
     ``left`` are forgotten.
     """

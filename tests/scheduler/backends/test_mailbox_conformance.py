@@ -9,7 +9,7 @@ from tests.scheduler.backends.engines import Engine
 from headway_scheduler.errors import StoreError
 from headway_scheduler.model.batch import Answer, Batch, Letter, OutboxRow
 from headway_scheduler.model.runs import Worker
-from headway_scheduler.ports import LEADER, LETTERS, Mailbox, Term
+from headway_scheduler.ports import LEADER, READ_AT_ONCE, Mailbox, Term
 
 pytestmark = pytest.mark.anyio
 
@@ -34,8 +34,8 @@ async def leader(engine: Engine, term: Term) -> AsyncIterator[Mailbox]:
     await mailbox.close()
 
 
-async def ids(mailbox: Mailbox, held: Collection[int] = (), limit: int = LETTERS) -> list[int]:
-    return [letter.id for letter in await mailbox.waiting(held, limit)]
+async def ids(mailbox: Mailbox, held: Collection[int] = (), limit: int = READ_AT_ONCE) -> list[int]:
+    return [request.id for request in await mailbox.waiting(held, limit)]
 
 
 async def test_what_is_posted_waits_in_its_order(sender: Mailbox, leader: Mailbox) -> None:
@@ -64,10 +64,10 @@ async def test_one_that_appears_under_a_lower_id_is_taken_too(
     taken = await sender.post("c-2", "taken")
     held = set(await ids(leader))
     assert held == {late, taken}
-    for letter in (Letter(taken + 5, "c-3", "5"), Letter(taken + 1, "c-4", "1")):
-        engine.appear(letter)
-        assert await ids(leader, held) == [letter.id]
-        held.add(letter.id)
+    for request in (Letter(taken + 5, "c-3", "5"), Letter(taken + 1, "c-4", "1")):
+        engine.appear(request)
+        assert await ids(leader, held) == [request.id]
+        held.add(request.id)
 
 
 async def test_an_answer_ends_the_wait_and_the_first_one_stays(
@@ -146,10 +146,10 @@ async def test_requests_of_many_that_are_read_as_they_come_are_each_taken_once(
         held: set[int] = set()
         async with backend.notifier(LEADER) as notifier:
             while len(taken) < 60:
-                letters = await mailbox.waiting(held, 10)
-                held |= {letter.id for letter in letters}
-                taken.extend(letters)
-                if len(letters) < 10 and len(taken) < 60:
+                requests = await mailbox.waiting(held, 10)
+                held |= {request.id for request in requests}
+                taken.extend(requests)
+                if len(requests) < 10 and len(taken) < 60:
                     await notifier.wait()
         group.cancel_scope.cancel()
 
@@ -168,7 +168,7 @@ async def test_requests_of_many_that_are_read_as_they_come_are_each_taken_once(
                     senders.start_soon(post, name)
             await anyio.sleep_forever()
         await mailbox.close()
-    assert len({letter.id for letter in taken}) == len(taken) == 60
+    assert len({request.id for request in taken}) == len(taken) == 60
     for name in ("c-1", "c-2", "c-3"):
-        texts = [letter.event for letter in taken if letter.sender == name]
+        texts = [request.event for request in taken if request.sender == name]
         assert texts == [f"{n}" for n in range(20)]

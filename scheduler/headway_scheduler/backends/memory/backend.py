@@ -16,7 +16,7 @@ from ...errors import StoreBusy, StoreError, StoreTakenOver
 from ...model.batch import Letter
 from ...ports import (
     LEADER,
-    LETTERS,
+    READ_AT_ONCE,
     Finding,
     Holder,
     Leadership,
@@ -238,7 +238,7 @@ class MemoryMailbox:
         self._backend.ring(LEADER)
         return request_id
 
-    async def waiting(self, held: Collection[int], limit: int = LETTERS) -> Sequence[Letter]:
+    async def waiting(self, held: Collection[int], limit: int = READ_AT_ONCE) -> Sequence[Letter]:
         """Requests that have no answer and are not in hand, oldest first."""
         await checkpoint()
         self._tables.assert_epoch(self._epoch, self._backend.name)

@@ -127,12 +127,12 @@ class MemoryStore:
         """Take requests out of the inbox, and write to the outbox."""
         tables = self.tables
         for answer in batch.answers:
-            if tables.inbox.pop(answer.letter_id, None) is not None:
-                tables.answers[answer.letter_id] = answer.text
+            if tables.inbox.pop(answer.request_id, None) is not None:
+                tables.answers[answer.request_id] = answer.text
         for old in list(tables.answers)[:-KEPT_ANSWERS]:
             del tables.answers[old]
-        for letter_id in batch.taken:
-            tables.inbox.pop(letter_id, None)
+        for request_id in batch.taken:
+            tables.inbox.pop(request_id, None)
         seen = dict(batch.seen)
         for number, row in list(tables.outbox.items()):
             is_read = number <= seen.get(row.worker, 0)

@@ -26,7 +26,7 @@ from anyio import to_thread
 
 from ...errors import StoreBusy, StoreError
 from ...model.batch import Letter
-from ...ports import LEADER, LETTERS
+from ...ports import LEADER, READ_AT_ONCE
 from .errors import explained
 from .lock_file import LOOK_SECONDS
 from .notifier import pipe_of, ring
@@ -67,7 +67,7 @@ class SqliteMailbox:
         self._incoming: sqlite3.Connection | None = None
         self._is_syncing = False
         self._held: frozenset[int] = frozenset()
-        self._letters: deque[Letter] = deque()
+        self._requests: deque[Letter] = deque()
         self._told: defaultdict[str, deque[tuple[int, str]]] = defaultdict(deque)
         self._read: dict[str, int] = {}
 
@@ -111,7 +111,7 @@ class SqliteMailbox:
                 db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._is_syncing = durable
             # One statement: it begins with the write lock, or not at all.
-            request_id = db.execute(STATEMENTS["post_letter"], (sender, text)).lastrowid
+            request_id = db.execute(STATEMENTS["post_request"], (sender, text)).lastrowid
         # After the commit: rung before it, the leader would look, find nothing, and wait to poll.
         ring(self._leader)
         return request_id or 0
@@ -123,7 +123,7 @@ class SqliteMailbox:
     def _answer(self, request_id: int) -> str | None:
         with self._posting, explained(self._path):
             self._outgoing = db = self._outgoing or self._connect()
-            rows = list(named(db.execute(STATEMENTS["letter_answer"], {"id": request_id})))
+            rows = list(named(db.execute(STATEMENTS["request_answer"], {"id": request_id})))
         if not rows:
             raise StoreError(
                 f"{self._path}: the answer was given, and is kept no longer: see what became of it"
@@ -133,21 +133,21 @@ class SqliteMailbox:
 
     # What a reader is told
 
-    async def waiting(self, held: Collection[int], limit: int = LETTERS) -> Sequence[Letter]:
+    async def waiting(self, held: Collection[int], limit: int = READ_AT_ONCE) -> Sequence[Letter]:
         """Requests that have no answer and are not in hand, oldest first.
 
         Raises StoreTakenOver if they are another leader's to take.
         """
         self._readers[LEADER] = self
         self._held = frozenset(held)
-        if not self._letters:
+        if not self._requests:
             await to_thread.run_sync(self.read_ahead, LEADER)
-        letters = list(islice(self._letters, limit))
+        requests = list(islice(self._requests, limit))
         # In hand before they are no longer ahead: the listener reads at any time what is neither.
-        self._held |= {letter.id for letter in letters}
-        for _ in letters:
-            self._letters.popleft()
-        return letters
+        self._held |= {request.id for request in requests}
+        for _ in requests:
+            self._requests.popleft()
+        return requests
 
     async def notifications(self, worker_id: str, after: int) -> Sequence[tuple[int, str]]:
         """What a worker was told after notification ``after``, in order. Raises StoreError."""
@@ -168,25 +168,25 @@ class SqliteMailbox:
         with self._reading, explained(self._path):
             self._incoming = db = self._incoming or self._connect()
             if owner == LEADER:
-                self._read_letters(db)
-                return bool(self._letters)
+                self._read_requests(db)
+                return bool(self._requests)
             self._read_notifications(db, owner)
             return bool(self._told[owner])
 
-    def _read_letters(self, db: sqlite3.Connection) -> None:
+    def _read_requests(self, db: sqlite3.Connection) -> None:
         if self._epoch is not None:
             assert_epoch(db, self._path, self._epoch)
         # Collected before the database is asked: a request leaves this set only after the commit
         # that answers it, so whatever is missing here is seen answered there. (Copied first: the
-        # loop takes letters meanwhile.)
-        ahead = {letter.id for letter in tuple(self._letters)}
-        known = {"held": json.dumps(list(self._held | ahead)), "limit": LETTERS - len(ahead)}
-        rows = named(db.execute(STATEMENTS["waiting_letters"], known))
-        self._letters.extend(Letter(row.id, row.sender, row.event) for row in rows)
+        # loop takes requests meanwhile.)
+        ahead = {request.id for request in tuple(self._requests)}
+        known = {"held": json.dumps(list(self._held | ahead)), "limit": READ_AT_ONCE - len(ahead)}
+        rows = named(db.execute(STATEMENTS["waiting_requests"], known))
+        self._requests.extend(Letter(row.id, row.sender, row.event) for row in rows)
 
     def _read_notifications(self, db: sqlite3.Connection, worker_id: str) -> None:
         while True:
-            values = {"worker": worker_id, "after": self._read[worker_id], "limit": LETTERS}
+            values = {"worker": worker_id, "after": self._read[worker_id], "limit": READ_AT_ONCE}
             rows = [
                 (row.id, row.text) for row in named(db.execute(STATEMENTS["notifications"], values))
             ]

@@ -44,16 +44,16 @@ UPDATE leadership SET boot = ?, clock_offset = ?;
 -- epoch: Whose turn it is to lead.
 SELECT epoch FROM leadership;
 
--- post_letter: Something that another process asks of the leader.
+-- post_request: Something that another process asks of the leader.
 INSERT INTO inbox (sender, event) VALUES (?, ?);
 
--- answer_letter: What became of a letter. The first answer stays.
+-- answer_request: What became of a request. The first answer stays.
 UPDATE inbox SET answer = ? WHERE id = ? AND answer IS NULL;
 
--- forget_letters: Answered letters, but for the last thousand: their senders may still look.
+-- forget_requests: Answered requests, but for the last thousand: their senders may still look.
 DELETE FROM inbox WHERE id <= (SELECT max(id) FROM inbox) - 1000 AND answer IS NOT NULL;
 
--- take_letter: A letter that was carried out, and that its sender is notified of.
+-- take_request: A request that was carried out, and that its sender is notified of.
 DELETE FROM inbox WHERE id = ?;
 
 -- notify: What a worker is told.
@@ -196,11 +196,11 @@ WHERE calls.kind IN ('model', 'sdk') AND calls.submitted_at >= :since
 GROUP BY 1, 2, 3, 4
 ORDER BY 1, 2, 3, 4;
 
--- waiting_letters: Letters without an answer that are not in hand (JSON list), oldest first.
+-- waiting_requests: Requests without an answer that are not in hand (JSON list), oldest first.
 SELECT id, sender, event FROM inbox INDEXED BY inbox_waiting
 WHERE answer IS NULL AND id NOT IN (SELECT value FROM json_each(:held)) ORDER BY id LIMIT :limit;
 
--- letter_answer: The answer to a letter; no row if it is kept no longer.
+-- request_answer: The answer to a request; no row if it is kept no longer.
 SELECT answer FROM inbox WHERE id = :id;
 
 -- notifications: What a worker was told after what it has read.
