@@ -160,8 +160,8 @@ class Provider:
 
     def ended(self, input_tokens: int, output_tokens: int, now: float) -> None:
         """Give back what an answer did not use, where that is done."""
-        held = self.budget.charge(input_tokens, output_tokens)
-        unused = held - self.budget.settled(input_tokens, output_tokens)
+        reserved = self.budget.charge(input_tokens, output_tokens)
+        unused = reserved - self.budget.settled(input_tokens, output_tokens)
         if unused:
             self.advance(now)
             self.tokens.take(-unused)

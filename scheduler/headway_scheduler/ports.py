@@ -256,8 +256,10 @@ class Mailbox(Protocol):
         Raises StoreError; there is no request then.
         """
 
-    async def waiting(self, held: Collection[int], limit: int = READ_AT_ONCE) -> Sequence[Letter]:
-        """Requests that have no answer and are not in hand (``held``), oldest first.
+    async def waiting(
+        self, in_hand: Collection[int], limit: int = READ_AT_ONCE
+    ) -> Sequence[Letter]:
+        """Requests that have no answer and are not ``in_hand``, oldest first.
 
         Fewer than ``limit``: that is all for now. Raises StoreTakenOver if they are another
         leader's to take.

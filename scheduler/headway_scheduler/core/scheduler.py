@@ -52,7 +52,7 @@ from .policy import Policy
 from .state import SIZES, LiveCall, SchedulerState
 
 _FAULTS = (ProviderEvent.FAILED, ProviderEvent.OVERLOADED, ProviderEvent.LOCKED_OUT)
-_NOTHING_TOLD = Observation()
+_NOTHING_OBSERVED = Observation()
 
 
 class Scheduler:
@@ -328,19 +328,19 @@ class Scheduler:
         """Take in what an attempt told. A 429 pauses its quota, not the world."""
         state = self.state
         live = state.live.get(call_id)
-        held = {} if live is None else dict(live.reservations)
+        reservations = {} if live is None else dict(live.reservations)
         admitted_at = now if live is None else live.record.admitted_at or now
-        for name, told in signals.items():
-            if told == _NOTHING_TOLD:
+        for name, observation in signals.items():
+            if observation == _NOTHING_OBSERVED:
                 continue
             quota = state.lanes.quotas[name]
             lanes = state.lanes.lanes
             is_waited_for = any(lane.line.waiting for lane in lanes if quota in lane.quotas)
-            attempt = Attempt(call_id, admitted_at, held)
-            quota.observe(told, attempt, now, is_waited_for=is_waited_for)
+            attempt = Attempt(call_id, admitted_at, reservations)
+            quota.observe(observation, attempt, now, is_waited_for=is_waited_for)
             state.log.touched.add((name,))
             state.ask_at = now
-            if told.event in _FAULTS and quota.breaker.is_open:
+            if observation.event in _FAULTS and quota.breaker.is_open:
                 self._send_elsewhere(name, now)
 
     def _send_elsewhere(self, quota: str, now: float) -> None:

@@ -203,6 +203,6 @@ class SchedulerState:
         for live in self.live.values():
             call = live.record.call
             if live.record.state in IN_FLIGHT and quota in call.quotas:
-                held = {bucket for bucket, _ in live.reservations}
-                new = [each for each in self.lanes.quota(quota).buckets if each not in held]
+                reserved = {bucket for bucket, _ in live.reservations}
+                new = [each for each in self.lanes.quota(quota).buckets if each not in reserved]
                 live.reservations += tuple((each, each.adopt(each.amount(call))) for each in new)

@@ -34,8 +34,10 @@ async def leader(engine: Engine, term: Term) -> AsyncIterator[Mailbox]:
     await mailbox.close()
 
 
-async def ids(mailbox: Mailbox, held: Collection[int] = (), limit: int = READ_AT_ONCE) -> list[int]:
-    return [request.id for request in await mailbox.waiting(held, limit)]
+async def ids(
+    mailbox: Mailbox, in_hand: Collection[int] = (), limit: int = READ_AT_ONCE
+) -> list[int]:
+    return [request.id for request in await mailbox.waiting(in_hand, limit)]
 
 
 async def test_what_is_posted_waits_in_its_order(sender: Mailbox, leader: Mailbox) -> None:
@@ -62,12 +64,12 @@ async def test_one_that_appears_under_a_lower_id_is_taken_too(
     """Other engines hand out ids before they commit."""
     late = await sender.post("c-1", "is answered")
     taken = await sender.post("c-2", "taken")
-    held = set(await ids(leader))
-    assert held == {late, taken}
+    in_hand = set(await ids(leader))
+    assert in_hand == {late, taken}
     for request in (Letter(taken + 5, "c-3", "5"), Letter(taken + 1, "c-4", "1")):
         engine.appear(request)
-        assert await ids(leader, held) == [request.id]
-        held.add(request.id)
+        assert await ids(leader, in_hand) == [request.id]
+        in_hand.add(request.id)
 
 
 async def test_an_answer_ends_the_wait_and_the_first_one_stays(
@@ -143,11 +145,11 @@ async def test_requests_of_many_that_are_read_as_they_come_are_each_taken_once(
     backend = engine_or_deaf.process()
 
     async def read(mailbox: Mailbox, group: anyio.abc.TaskGroup) -> None:
-        held: set[int] = set()
+        in_hand: set[int] = set()
         async with backend.notifier(LEADER) as notifier:
             while len(taken) < 60:
-                requests = await mailbox.waiting(held, 10)
-                held |= {request.id for request in requests}
+                requests = await mailbox.waiting(in_hand, 10)
+                in_hand |= {request.id for request in requests}
                 taken.extend(requests)
                 if len(requests) < 10 and len(taken) < 60:
                     await notifier.wait()

@@ -53,12 +53,12 @@ class PlainOrder:
         own = (level, start, since + 1, *rest)
         top = min(other.effective_priority for _, other in self.waiting)
         needed = min(each.cost, self.policy.credit_seconds)
-        is_lifted = (
+        is_boosted = (
             top < level
             and self.policy.promised_share[level] > 0
             and self.credit.get(level, 0.0) >= needed
         )
-        return (top, 0, *own) if is_lifted else (level, 1, *own)
+        return (top, 0, *own) if is_boosted else (level, 1, *own)
 
     def head(self, where: Hashable) -> Waiter | None:
         """The best of the first calls of each class: only the first one can be boosted."""
@@ -88,10 +88,10 @@ class PlainOrder:
 
     def serve(self, each: Waiter) -> None:
         key, level = (each.effective_priority, each.team), each.effective_priority
-        is_lifted = self.rank(each)[1] == 0
+        is_boosted = self.rank(each)[1] == 0
         credit = self.credit.get(level, 0.0)
         in_turn = max(credit - each.cost, min(credit, 0.0))
-        self.credit[level] = credit - each.cost if is_lifted else in_turn
+        self.credit[level] = credit - each.cost if is_boosted else in_turn
         self.virtual[level] = max(self.virtual.get(level, 0.0), self.starts[key])
         self.starts[key] += each.cost / self.weights.get(each.team, 1.0)
         self.leave(each)

@@ -238,12 +238,14 @@ class MemoryMailbox:
         self._backend.ring(LEADER)
         return request_id
 
-    async def waiting(self, held: Collection[int], limit: int = READ_AT_ONCE) -> Sequence[Letter]:
+    async def waiting(
+        self, in_hand: Collection[int], limit: int = READ_AT_ONCE
+    ) -> Sequence[Letter]:
         """Requests that have no answer and are not in hand, oldest first."""
         await checkpoint()
         self._tables.assert_epoch(self._epoch, self._backend.name)
         inbox = self._tables.inbox
-        return [inbox[each] for each in sorted(inbox) if each not in held][:limit]
+        return [inbox[each] for each in sorted(inbox) if each not in in_hand][:limit]
 
     async def answer(self, request_id: int) -> str | None:
         """The answer to a request, None as long as there is none."""

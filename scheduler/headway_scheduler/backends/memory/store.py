@@ -253,9 +253,9 @@ class MemoryStore:
         }
         self.tables.seqs = {record.seq for record in self.tables.calls.values()}
         links = self._links_of(record.call.request_hash for record in self.tables.calls.values())
-        held = {link.piece for link in links}
+        used = {link.piece for link in links}
         self.tables.links = {link.hash: link for link in links}
-        self.tables.texts = {key: text for key, text in self.tables.texts.items() if key in held}
+        self.tables.texts = {key: text for key, text in self.tables.texts.items() if key in used}
 
     def _forgettable(self, run_ids: Sequence[str]) -> set[str]:
         """Those that have ended, but for the ancestors of runs that stay."""

@@ -66,7 +66,7 @@ class SqliteMailbox:
         self._outgoing: sqlite3.Connection | None = None
         self._incoming: sqlite3.Connection | None = None
         self._is_syncing = False
-        self._held: frozenset[int] = frozenset()
+        self._in_hand: frozenset[int] = frozenset()
         self._requests: deque[Letter] = deque()
         self._told: defaultdict[str, deque[tuple[int, str]]] = defaultdict(deque)
         self._read: dict[str, int] = {}
@@ -133,18 +133,20 @@ class SqliteMailbox:
 
     # What a reader is told
 
-    async def waiting(self, held: Collection[int], limit: int = READ_AT_ONCE) -> Sequence[Letter]:
+    async def waiting(
+        self, in_hand: Collection[int], limit: int = READ_AT_ONCE
+    ) -> Sequence[Letter]:
         """Requests that have no answer and are not in hand, oldest first.
 
         Raises StoreTakenOver if they are another leader's to take.
         """
         self._readers[LEADER] = self
-        self._held = frozenset(held)
+        self._in_hand = frozenset(in_hand)
         if not self._requests:
             await to_thread.run_sync(self.read_ahead, LEADER)
         requests = list(islice(self._requests, limit))
         # In hand before they are no longer ahead: the listener reads at any time what is neither.
-        self._held |= {request.id for request in requests}
+        self._in_hand |= {request.id for request in requests}
         for _ in requests:
             self._requests.popleft()
         return requests
@@ -180,7 +182,10 @@ class SqliteMailbox:
         # that answers it, so whatever is missing here is seen answered there. (Copied first: the
         # loop takes requests meanwhile.)
         ahead = {request.id for request in tuple(self._requests)}
-        known = {"held": json.dumps(list(self._held | ahead)), "limit": READ_AT_ONCE - len(ahead)}
+        known = {
+            "in_hand": json.dumps(list(self._in_hand | ahead)),
+            "limit": READ_AT_ONCE - len(ahead),
+        }
         rows = named(db.execute(STATEMENTS["waiting_requests"], known))
         self._requests.extend(Letter(row.id, row.sender, row.event) for row in rows)
 

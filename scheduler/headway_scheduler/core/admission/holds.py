@@ -40,7 +40,7 @@ class OperatorHolds:
     def holder(self, call: Call, seq: int, level: Priority) -> str | None:
         """What holds a call, as in ``class:background paused``; None if nothing does."""
         for target in (ALL, f"class:{level.label}", f"model:{call.model}"):
-            held = self.rules.get(target)
-            if held is not None and seq >= held[1]:
-                return f"{target} {held[0]}"
+            rule = self.rules.get(target)
+            if rule is not None and seq >= rule[1]:
+                return f"{target} {rule[0]}"
         return None

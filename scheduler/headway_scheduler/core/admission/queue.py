@@ -138,9 +138,9 @@ class Pool:
     def advance(self, now: float) -> None:
         """Let classes that wait earn what they are promised."""
         elapsed, self._at = max(0.0, now - self._at), max(now, self._at)
-        for each, floor in zip(self.classes, self.policy.promised_share, strict=True):
-            if each.waiting and floor and elapsed:
-                each.credit = min(self.policy.credit_seconds, each.credit + floor * elapsed)
+        for each, share in zip(self.classes, self.policy.promised_share, strict=True):
+            if each.waiting and share and elapsed:
+                each.credit = min(self.policy.credit_seconds, each.credit + share * elapsed)
 
     def join(self, waiter: Waiter, now: float) -> None:
         """Count a call in. Time before that earns its class nothing."""

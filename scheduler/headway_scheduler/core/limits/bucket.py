@@ -72,11 +72,11 @@ class Bucket:
     __slots__ = (
         "_amount",
         "_charged",
-        "_holds",
+        "_corrected_by",
         "_in_transit",
-        "_is_held",
+        "_is_concurrency",
+        "_reservations",
         "_taken",
-        "_told_of",
         "_transit_seconds",
         "as_of",
         "fill",
@@ -93,7 +93,7 @@ class Bucket:
         self.reserved: float = 0.0
         self.as_of: float = now
         self._taken = 0.0
-        self._holds = self._told_of = 0
+        self._reservations = self._corrected_by = 0
         self._in_transit: deque[Reservation] = deque()
         self._charged: dict[
             Reservation, None
@@ -108,11 +108,11 @@ class Bucket:
         grown = limit.capacity - self.limit.capacity
         if grown < 0:
             self._charge_all()  # or the fill would be cut first, and charged for them after that
-            for hold in self._charged:
-                hold.room = max(0.0, hold.room + grown)
+            for reservation in self._charged:
+                reservation.room = max(0.0, reservation.room + grown)
         # Growth leaves every room as it is: what a full bucket lost under the old limit stays lost.
         self._set_limit(limit)
-        if self._is_held:
+        if self._is_concurrency:
             self.fill = limit.capacity
         elif self.is_daily:
             self.fill += grown  # what was taken today stays taken
@@ -122,7 +122,7 @@ class Bucket:
     def _set_limit(self, limit: Limit) -> None:
         self.limit: Limit = limit
         self._amount = _AMOUNTS.get(limit.resource)
-        self._is_held = limit.resource is Resource.CONCURRENCY
+        self._is_concurrency = limit.resource is Resource.CONCURRENCY
         self.is_daily: bool = (
             limit.resource.is_daily
         )  # looked up once: admission asks for every call
@@ -141,12 +141,12 @@ class Bucket:
             per_second = self.limit.capacity / DAY_SECONDS
         return self.amount(call) / (per_second or self.limit.capacity)
 
-    def used(self, outcome: Outcome, hold: Reservation) -> float:
+    def used(self, outcome: Outcome, reservation: Reservation) -> float:
         """What an attempt took of this limit in the end, of what it holds."""
         if not outcome.sent:
             return 0.0
         if outcome.refused:
-            return self._spilled(hold)
+            return self._spilled(reservation)
         match self.limit.resource:
             case Resource.TOKENS | Resource.TOKENS_PER_DAY if outcome.used_tokens is not None:
                 return outcome.used_tokens
@@ -156,14 +156,14 @@ class Bucket:
                 return outcome.usage.output_tokens
             case Resource.USD_PER_DAY if outcome.usd is not None:
                 return outcome.usd
-        return hold.amount
+        return reservation.amount
 
-    def _spilled(self, hold: Reservation) -> float:
+    def _spilled(self, reservation: Reservation) -> float:
         """What a refused request takes: it may empty the provider's bucket, but never owes."""
         if self.limit.resource not in (Resource.REQUESTS, Resource.REQUESTS_PER_DAY):
             return 0.0
-        fill = self.fill + (hold.amount if hold.charged else 0.0)
-        return max(0.0, min(hold.amount, fill))
+        fill = self.fill + (reservation.amount if reservation.charged else 0.0)
+        return max(0.0, min(reservation.amount, fill))
 
     def available(self, now: float) -> float:
         """What a new call may take at ``now``; below 0 while in debt."""
@@ -193,7 +193,7 @@ class Bucket:
         limit = self.limit
         if deficit <= _EPSILON * limit.capacity:
             return now
-        if self._is_held:
+        if self._is_concurrency:
             return None
         if self.is_daily:
             return self._day_after(now)
@@ -213,7 +213,7 @@ class Bucket:
         None when only the end of a call can tell.
         """
         rate = self.limit.per_second
-        if self._is_held:
+        if self._is_concurrency:
             return None
         if self.is_daily:
             days = ceil((amount - self.available(now)) / self.limit.capacity)
@@ -225,16 +225,16 @@ class Bucket:
         """Set ``amount`` aside for a call that is about to be sent."""
         self._advance(now)
         self.reserved += amount
-        if self._is_held:
+        if self._is_concurrency:
             return Reservation(amount, None)
         self._taken += amount
         charge_at = now + self._transit_seconds
-        self._holds += 1
-        hold = Reservation(
-            amount, charge_at, admitted_at=now, number=self._holds, taken=self._taken
+        self._reservations += 1
+        reservation = Reservation(
+            amount, charge_at, admitted_at=now, number=self._reservations, taken=self._taken
         )
-        self._in_transit.append(hold)
-        return hold
+        self._in_transit.append(reservation)
+        return reservation
 
     def adopt(self, amount: float) -> Reservation:
         """Reservation for a call that was in flight when the stored state was written.
@@ -242,48 +242,50 @@ class Bucket:
         The stored state counts it as spent already, so only concurrency is reserved anew. Nothing
         of it can come back: how full the bucket was since its charge is not known.
         """
-        if not self._is_held:
+        if not self._is_concurrency:
             return Reservation(amount, None, charged=True)
         self.reserved += amount
         return Reservation(amount, None)
 
-    def settle(self, hold: Reservation, used: float, now: float, *, refused: bool = False) -> None:
-        """End a hold at what the call turned out to use; 0 gives all of it back.
+    def settle(
+        self, reservation: Reservation, used: float, now: float, *, refused: bool = False
+    ) -> None:
+        """End a reservation at what the call turned out to use; 0 gives all of it back.
 
         What was ``refused`` the provider never took: no debt stays of it.
         """
         self._advance(now)
-        hold.settled = True
-        self._taken += 0.0 if self._is_held else used - hold.amount
-        if not hold.charged:
-            self.reserved -= hold.amount
-            self.fill -= 0.0 if self._is_held else used
-        elif used < hold.amount:
+        reservation.settled = True
+        self._taken += 0.0 if self._is_concurrency else used - reservation.amount
+        if not reservation.charged:
+            self.reserved -= reservation.amount
+            self.fill -= 0.0 if self._is_concurrency else used
+        elif used < reservation.amount:
             owed = max(0.0, -self.fill) if refused else 0.0
-            self._give_back(hold, hold.amount - used, owed)
+            self._give_back(reservation, reservation.amount - used, owed)
         else:
-            self.fill -= used - hold.amount
-        self._charged.pop(hold, None)
+            self.fill -= used - reservation.amount
+        self._charged.pop(reservation, None)
 
     def drain(self, now: float) -> None:
         """Take in that the provider has nothing left to refill from."""
         if self.limit.per_second:
             self.fill -= max(0.0, self.available(now))
 
-    def correct(self, hold: Reservation, remaining: float, now: float) -> None:
-        """Take in what the provider had left when it had charged ``hold``, rounded down by it.
+    def correct(self, reservation: Reservation, remaining: float, now: float) -> None:
+        """Lower the fill to ``remaining``: what was left when the provider charged ``reservation``.
 
-        What it has now follows from that, from the refill since and from what was admitted since.
-        It counts only where it is less than what is thought; an answer to an older call than the
-        last one that told does not count at all.
+        The provider rounds it down. What it has now is that, and the refill since, less what was
+        admitted since. The fill is lowered to it, never raised. An answer to an older call than
+        the last that corrected the fill is ignored.
         """
-        if hold.admitted_at is None or hold.number <= self._told_of:
+        if reservation.admitted_at is None or reservation.number <= self._corrected_by:
             return
-        self._told_of = hold.number
-        refilled = remaining + 1 + (now - hold.admitted_at) * self.limit.per_second
+        self._corrected_by = reservation.number
+        refilled = remaining + 1 + (now - reservation.admitted_at) * self.limit.per_second
         thought = self.available(now)
-        told = min(refilled, self.limit.capacity) - (self._taken - hold.taken)
-        self.fill -= max(0.0, thought - told)
+        provided = min(refilled, self.limit.capacity) - (self._taken - reservation.taken)
+        self.fill -= max(0.0, thought - provided)
 
     def state(self, now: float, paused_until: float | None) -> BucketState:
         """What to store: reservations count as spent, for a crash cannot tell.
@@ -297,7 +299,7 @@ class Bucket:
 
     def restore(self, state: BucketState, now: float) -> None:
         """Go on from a stored state. If the clock went back, nothing has refilled."""
-        if not self._is_held:
+        if not self._is_concurrency:
             self.fill = min(self.limit.capacity, state.available)
             self.as_of = min(state.as_of, now + self._transit_seconds)
 
@@ -309,40 +311,40 @@ class Bucket:
     def _advance(self, now: float) -> None:
         in_transit = self._in_transit
         while in_transit:
-            hold = in_transit[0]
-            if not hold.settled:
-                due = hold.charge_at
+            reservation = in_transit[0]
+            if not reservation.settled:
+                due = reservation.charge_at
                 if due is None or due > now:
                     break
                 self._refill(due)
-                self._charge(hold)
+                self._charge(reservation)
             in_transit.popleft()
         if now > self.as_of:
             self._refill(now)
 
     def _charge_all(self) -> None:
-        for hold in self._in_transit:
-            if not (hold.settled or hold.charged):
-                self._charge(hold)
+        for reservation in self._in_transit:
+            if not (reservation.settled or reservation.charged):
+                self._charge(reservation)
         self._in_transit.clear()
 
-    def _charge(self, hold: Reservation) -> None:
-        self.reserved -= hold.amount
-        self.fill -= hold.amount
-        hold.charged = True
-        hold.room = self.limit.capacity - self.fill
-        self._charged[hold] = None
+    def _charge(self, reservation: Reservation) -> None:
+        self.reserved -= reservation.amount
+        self.fill -= reservation.amount
+        reservation.charged = True
+        reservation.room = self.limit.capacity - self.fill
+        self._charged[reservation] = None
 
-    def _give_back(self, hold: Reservation, unused: float, owed: float) -> None:
+    def _give_back(self, reservation: Reservation, unused: float, owed: float) -> None:
         """Raise the fill as if ``unused`` had not been charged, and adapt the rooms to that."""
-        given = min(unused, max(hold.room, owed))
+        given = min(unused, max(reservation.room, owed))
         self.fill += given
         is_earlier = True
         for other in self._charged:
-            if other is hold:
+            if other is reservation:
                 is_earlier = False
             elif is_earlier:
-                other.room = min(other.room + unused, hold.room) - given
+                other.room = min(other.room + unused, reservation.room) - given
             else:
                 other.room -= given
 
@@ -355,7 +357,7 @@ class Bucket:
             self.as_of = now
             # Rooms grow from the earliest charge to the latest, so only the last ones can shrink.
             room = self.limit.capacity - self.fill
-            for hold in reversed(self._charged):
-                if hold.room <= room:
+            for reservation in reversed(self._charged):
+                if reservation.room <= room:
                     break
-                hold.room = room
+                reservation.room = room

@@ -24,7 +24,7 @@ class Attempt:
 
     call_id: str
     admitted_at: float
-    holds: Mapping[Bucket, Reservation] = field(default_factory=dict[Bucket, Reservation])
+    reservations: Mapping[Bucket, Reservation] = field(default_factory=dict[Bucket, Reservation])
 
 
 class QuotaState:
@@ -57,7 +57,7 @@ class QuotaState:
         is_reopened = self._tell_breaker(signals, attempt, now)
         is_changed = bool(signals.headers) and self.learned.record_headers(signals.headers)
         if signals.event is ProviderEvent.ANSWERED:
-            amounts = {b.limit.resource: hold.amount for b, hold in attempt.holds.items()}
+            amounts = {b.limit.resource: each.amount for b, each in attempt.reservations.items()}
             is_changed |= self.learned.record_answer(amounts, now, is_waited_for=is_waited_for)
         elif signals.event is ProviderEvent.REFUSED and self.learned.record_refusal(
             attempt.admitted_at, now
@@ -140,6 +140,6 @@ class QuotaState:
         self, told: Mapping[Resource, RateLimitHeader], attempt: Attempt, now: float
     ) -> None:
         for bucket in self.buckets:
-            news, hold = told.get(bucket.limit.resource), attempt.holds.get(bucket)
-            if news is not None and news.remaining is not None and hold is not None:
-                bucket.correct(hold, news.remaining, now)
+            header, reservation = told.get(bucket.limit.resource), attempt.reservations.get(bucket)
+            if header is not None and header.remaining is not None and reservation is not None:
+                bucket.correct(reservation, header.remaining, now)
