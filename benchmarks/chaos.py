@@ -311,11 +311,13 @@ class Chaos:
         if fault == "429" and headers:
             failure = Failure(429, headers, failure.body)
         verdict = PROVIDER.judge(failure, flight.attempt, self.now)
-        if verdict.kind in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
+        if verdict.error_class in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
             self.faults[call.id] += QUOTA not in provider_health(self.core.state).unanswered
-        if verdict.kind is ErrorClass.FINAL or self.faults[call.id] >= MAX_ATTEMPTS:
+        if verdict.error_class is ErrorClass.FINAL or self.faults[call.id] >= MAX_ATTEMPTS:
             reason = (
-                "a bad request" if verdict.kind is ErrorClass.FINAL else "it failed eight times"
+                "a bad request"
+                if verdict.error_class is ErrorClass.FINAL
+                else "it failed eight times"
             )
             self._tell(
                 flight,
@@ -328,7 +330,7 @@ class Chaos:
             self._ended(self.jobs[call.run_id], reason)
             return
         until = self.now + verdict.pause_seconds
-        if verdict.kind is ErrorClass.RATE_LIMITED:
+        if verdict.error_class is ErrorClass.RATE_LIMITED:
             self._tell(flight, ProviderEvent.REFUSED, until, headers)
             outcome = Outcome(CallState.QUEUED, error=fault, refused=True)
         else:

@@ -61,7 +61,7 @@ class ErrorClass(StrEnum):
 class Verdict:
     """What an error means: ``pause_seconds`` is how long to wait before the next try."""
 
-    kind: ErrorClass
+    error_class: ErrorClass
     pause_seconds: float = 0.0
 
 

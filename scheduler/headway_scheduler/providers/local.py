@@ -16,6 +16,6 @@ class Local(Provider):
     def judge(self, failure: Failure, attempt: int, now: float) -> Verdict:
         """A 429 means what a 503 does."""
         verdict = super().judge(failure, attempt, now)
-        if verdict.kind is ErrorClass.RATE_LIMITED:
+        if verdict.error_class is ErrorClass.RATE_LIMITED:
             return Verdict(ErrorClass.OVERLOADED, verdict.pause_seconds)
         return verdict

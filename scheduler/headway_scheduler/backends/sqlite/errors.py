@@ -83,5 +83,5 @@ def explained(path: Path) -> Iterator[None]:
 def _failure(
     path: Path, error: Exception, known: tuple[type[HeadwayError], str] | None
 ) -> HeadwayError:
-    kind, advice = known or _OTHER
-    return kind(f"{path}: {advice.format(error=error)}")
+    error_class, advice = known or _OTHER
+    return error_class(f"{path}: {advice.format(error=error)}")
