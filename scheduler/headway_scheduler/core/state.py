@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 
 from ..model.batch import Batch
 from ..model.calls import CallRecord, Priority, Route
-from ..model.changes import LIMITS, RESUME, WEIGHT, Change, gate_of, quota_of, weight_of
+from ..model.changes import LIMITS, RESUME, WEIGHT, Change, hold_of, quota_of, weight_of
 from ..model.quotas import Quota
 from ..model.states import IN_FLIGHT
 from .admission.holds import OperatorHolds
@@ -184,17 +184,17 @@ class SchedulerState:
 
         Raises CallerError and changes nothing then.
         """
-        if change.kind == LIMITS:
+        if change.action == LIMITS:
             self.lanes.set_limits(change.target, quota_of(change), now)
             self._adopt_new_slots(change.target)
             self.log.touched.add((change.target,))
-        elif change.kind == RESUME:
+        elif change.action == RESUME:
             self.lanes.quota(change.target).try_again()
             self.log.touched.add((change.target,))
-        elif change.kind == WEIGHT:
+        elif change.action == WEIGHT:
             self.lanes.set_weight(change.target, weight_of(change))
         else:
-            self.operator_holds.set(change.target, *gate_of(change))
+            self.operator_holds.set(change.target, *hold_of(change))
             self.place_again(self.live.values(), now)
         self.ask_at = now
 

@@ -89,7 +89,7 @@ _EMPTY = Batch()
 class Snapshot:
     """What the core needs to go on: buckets, the calls that are not finished, what was learned.
 
-    ``changes`` has the last one of each kind and target.
+    ``changes`` has the last one of each action and target.
     """
 
     buckets: tuple[BucketState, ...] = ()

@@ -83,7 +83,7 @@ async def test_a_follower_steers_and_gets_the_leader_s_refusals(leader: Simulate
     async with second(leader) as follower:
         await follower.queue.pause("class:low")
         await follower.limits.set(QUOTA, {"requests_per_minute": 60})
-        assert [change.kind for change in await leader.limits.log()] == ["limits", "gate"]
+        assert [change.action for change in await leader.limits.log()] == ["limits", "gate"]
         run = await follower.submit("agent", task="x")
         assert (await follower.pause(run.id)).state is RunState.PAUSED
         assert (await follower.cancel(run.id)).state is RunState.CANCELLED

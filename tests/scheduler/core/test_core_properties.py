@@ -203,7 +203,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(what=st.sampled_from(GATES), state=st.sampled_from(HoldState))
     def gate(self, what: str, state: HoldState) -> None:
-        self.change(changes.gate(what, state, self.core.state.next_seq, self.now))
+        self.change(changes.hold(what, state, self.core.state.next_seq, self.now))
         self.stand()
 
     @rule(team=st.sampled_from(sorted(set(TEAMS.values()))), share=st.sampled_from([0.5, 1.0, 3.0]))
@@ -447,7 +447,7 @@ class Lives(RuleBasedStateMachine):
 
     def change(self, change: Change) -> None:
         self.core.handle(ApplyChange(change), self.now)
-        self.changes[change.kind, change.target] = change
+        self.changes[change.action, change.target] = change
 
     def is_too_large(self, call: Call) -> bool:
         limits = (limit for name in call.quotas for limit in self.limits[name].limits)
@@ -510,8 +510,8 @@ class Lives(RuleBasedStateMachine):
 
     def is_held(self, call: Call, level: Priority) -> bool:
         for target in ("all", "model:m", f"class:{level.label}"):
-            change = self.changes.get((changes.GATE, target))
-            state, first = (HoldState.OPEN, 0) if change is None else changes.gate_of(change)
+            change = self.changes.get((changes.HOLD, target))
+            state, first = (HoldState.OPEN, 0) if change is None else changes.hold_of(change)
             if state == HoldState.PAUSED or (
                 state == HoldState.DRAINED and self.arrival[call.id] >= first
             ):

@@ -48,7 +48,7 @@ FAILED = Observation(event=ProviderEvent.FAILED, pause_until=NOW + 9)
 RUN = Run("r", "w", "task", Priority.NORMAL, RunState.RUNNING, NOW)
 PROMPT = Prompt((Chunk(b"t", "text"),), (ChainNode(b"n", None, b"t"),))
 LESSON = Lesson("tokens", "agent", "{}")
-HELD = changes.gate("all", HoldState.PAUSED, 0, NOW)
+HELD = changes.hold("all", HoldState.PAUSED, 0, NOW)
 
 
 def call(id: str, *quotas: str, tokens: int = 1) -> Call:
@@ -105,7 +105,7 @@ def picture(core: Scheduler) -> object:
         (SetCallPriority("flying", Priority.HIGH), IllegalTransition),
         (ApplyChange(changes.limits("other", Q, NOW)), UnknownQuota),
         (ApplyChange(changes.resume("other", NOW)), UnknownQuota),
-        (ApplyChange(changes.gate("everything", HoldState.PAUSED, 0, NOW)), CallerError),
+        (ApplyChange(changes.hold("everything", HoldState.PAUSED, 0, NOW)), CallerError),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, type) else value.__name__,
 )

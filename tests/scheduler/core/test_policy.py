@@ -58,7 +58,7 @@ def core(*quotas: Quota, policy: Policy | None = None) -> Scheduler:
 
 
 def hold(scheduler: Scheduler, target: str, state: HoldState) -> None:
-    change = changes.gate(target, state, scheduler.state.next_seq, NOW)
+    change = changes.hold(target, state, scheduler.state.next_seq, NOW)
     scheduler.handle(ApplyChange(change), NOW)
 
 
@@ -172,7 +172,7 @@ def test_what_is_paused_is_held_and_keeps_its_place(target: str) -> None:
     for id in "ab":
         submit(scheduler, id, id)
     scheduler.handle(
-        ApplyChange(changes.gate(target, HoldState.PAUSED, scheduler.state.next_seq, NOW)), NOW
+        ApplyChange(changes.hold(target, HoldState.PAUSED, scheduler.state.next_seq, NOW)), NOW
     )
     submit(scheduler, "c", "c")
     assert drain(scheduler) == []
@@ -180,7 +180,7 @@ def test_what_is_paused_is_held_and_keeps_its_place(target: str) -> None:
     assert why is not None
     assert why.operator_hold == f"{target} paused"
     scheduler.handle(
-        ApplyChange(changes.gate(target, HoldState.OPEN, scheduler.state.next_seq, NOW)), NOW
+        ApplyChange(changes.hold(target, HoldState.OPEN, scheduler.state.next_seq, NOW)), NOW
     )
     assert [record.call.id for record in scheduler.admit(NOW)] == ["a"]
     assert order(scheduler) == ["b", "c"]
@@ -190,7 +190,7 @@ def test_of_what_is_drained_only_what_comes_later_is_held() -> None:
     scheduler = occupied()
     submit(scheduler, "a", "a")
     scheduler.handle(
-        ApplyChange(changes.gate("all", HoldState.DRAINED, scheduler.state.next_seq, NOW)), NOW
+        ApplyChange(changes.hold("all", HoldState.DRAINED, scheduler.state.next_seq, NOW)), NOW
     )
     submit(scheduler, "b", "b")
     assert drain(scheduler) == ["a"]
@@ -198,12 +198,12 @@ def test_of_what_is_drained_only_what_comes_later_is_held() -> None:
 
 def test_a_held_call_can_be_cancelled_and_another_class_goes_on() -> None:
     scheduler = occupied()
-    scheduler.handle(ApplyChange(changes.gate("class:background", HoldState.PAUSED, 0, NOW)), NOW)
+    scheduler.handle(ApplyChange(changes.hold("class:background", HoldState.PAUSED, 0, NOW)), NOW)
     submit(scheduler, "a", "a", BACKGROUND)
     submit(scheduler, "b", "b")
     scheduler.handle(Settle("a", Outcome(CallState.CANCELLED, sent=False)), NOW)
     assert drain(scheduler) == ["b"]
-    scheduler.handle(ApplyChange(changes.gate("class:background", HoldState.OPEN, 0, NOW)), NOW)
+    scheduler.handle(ApplyChange(changes.hold("class:background", HoldState.OPEN, 0, NOW)), NOW)
     assert scheduler.admit(NOW) == []
 
 
@@ -211,7 +211,7 @@ def test_bad_changes_are_refused_and_change_nothing() -> None:
     scheduler = core()
     for target in ("class:urgent", "model:", "everything"):
         with pytest.raises(CallerError, match="cannot hold"):
-            scheduler.handle(ApplyChange(changes.gate(target, HoldState.PAUSED, 0, NOW)), NOW)
+            scheduler.handle(ApplyChange(changes.hold(target, HoldState.PAUSED, 0, NOW)), NOW)
     with pytest.raises(UnknownQuota):
         scheduler.handle(ApplyChange(changes.limits("other", QUOTA, NOW)), NOW)
     with pytest.raises(CallerError, match="above 0"):
@@ -260,7 +260,7 @@ def test_changes_hold_after_a_restart_unless_their_quota_is_gone() -> None:
     stored = (
         changes.limits("q", Quota.per_minute("q", tokens=60, burst_seconds=30), NOW),
         changes.limits("gone", QUOTA, NOW),
-        changes.gate("class:normal", HoldState.PAUSED, 0, NOW),
+        changes.hold("class:normal", HoldState.PAUSED, 0, NOW),
     )
     scheduler = core()
     scheduler.restore(Snapshot(changes=stored), NOW, lambda _: False)
@@ -438,7 +438,7 @@ def test_a_class_keeps_its_credit_when_nothing_changes_about_its_only_call() -> 
     for second in range(1, 450):
         now = NOW + second
         scheduler.handle(SaveRun(run("r", BACKGROUND)), now)
-        scheduler.handle(ApplyChange(changes.gate("model:other", HoldState.PAUSED, 0, now)), now)
+        scheduler.handle(ApplyChange(changes.hold("model:other", HoldState.PAUSED, 0, now)), now)
         if "low" in [record.call.id for record in scheduler.admit(now)]:
             break
     # Its cost, 20 budget-seconds, over its floor; and the time until its bucket has as much.

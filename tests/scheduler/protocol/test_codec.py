@@ -291,7 +291,7 @@ def test_a_field_that_is_added_has_a_default() -> None:
         "CallRecord": "call seq",
         "CancelRun": "run_id",
         "ChainNode": "hash parent piece",
-        "Change": "at kind target value",
+        "Change": "action at target value",
         "Chunk": "hash text",
         "ClaimRun": "run worker_id",
         "Decide": "outcome record",

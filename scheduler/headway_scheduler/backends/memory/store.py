@@ -146,8 +146,8 @@ class MemoryStore:
         calls = tuple(map(replace, self._in_states(None, LIVE_CALLS)))
         last: dict[tuple[str, str], Change] = {}
         for change in self.tables.changes:
-            last.pop((change.kind, change.target), None)  # the order is that of the last ones
-            last[change.kind, change.target] = change
+            last.pop((change.action, change.target), None)  # the order is that of the last ones
+            last[change.action, change.target] = change
         next_seq = max(self.tables.seqs, default=-1) + 1
         lessons = tuple(await self.lessons())
         return Snapshot(buckets, calls, next_seq, tuple(last.values()), lessons)

@@ -256,7 +256,7 @@ def run(row: Any) -> Run:
 
 def change(row: Any) -> Change:
     """What an operator changed."""
-    return Change(**row._asdict())
+    return Change(row.at, row.kind, row.target, row.value)
 
 
 def lesson(row: Any) -> Lesson:
