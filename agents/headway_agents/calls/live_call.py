@@ -244,7 +244,7 @@ class LiveCall:
             granted = await self._service.acquire(call, prompt, self._routes)
         else:
             granted = await self._service.reacquire(self.slot.record, self._routes)
-        known.update(node.hash for node in prompt.links)
+        known.update(node.hash for node in prompt.nodes)
         return granted
 
     def _admitted(self, call: Call) -> None:

@@ -23,8 +23,8 @@ def only_run(prefix: str, found: Sequence[Run]) -> Run | None:
     return found[0] if found else None
 
 
-def link_hash(request_hash: str) -> bytes:
-    """The hash of a request's last link; of none, for what is no hash."""
+def node_hash(request_hash: str) -> bytes:
+    """The hash of a request's last chain node; of no node, for a text that is no hash."""
     try:
         return bytes.fromhex(request_hash)
     except ValueError:

@@ -226,8 +226,8 @@ class Scheduler:
         state.next_seq += 1
         live = state.add(record, message.routes)
         state.log.new[call.id] = record
-        state.log.chunks += message.prompt.pieces
-        state.log.nodes += message.prompt.links
+        state.log.chunks += message.prompt.chunks
+        state.log.nodes += message.prompt.nodes
         if not message.parked:
             state.enqueue(live, now)
 

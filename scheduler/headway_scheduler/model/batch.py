@@ -49,7 +49,7 @@ class OutboxRow:
 class Batch:
     """What one commit writes, all or nothing. ``changed`` and ``runs`` overwrite earlier rows.
 
-    Pieces and links that are there already stay as they are. ``forget`` names runs whose rows go,
+    Chunks and nodes that are there already stay as they are. ``forget`` names runs whose rows go,
     and then the texts that no call holds; a run that has not ended, or that one which stays names
     as its parent, stays as well. ``taken``: requests that were carried out and want no answer.
     ``seen``: how far workers have read their notifications: what was read goes. Workers that
@@ -60,8 +60,8 @@ class Batch:
     changed: tuple[CallRecord, ...] = ()
     buckets: tuple[BucketState, ...] = ()
     runs: tuple[Run, ...] = ()
-    pieces: tuple[Chunk, ...] = ()
-    links: tuple[ChainNode, ...] = ()
+    chunks: tuple[Chunk, ...] = ()
+    nodes: tuple[ChainNode, ...] = ()
     forget: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
     lessons: tuple[Lesson, ...] = ()

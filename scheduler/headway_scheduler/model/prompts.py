@@ -13,22 +13,22 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class ChainNode:
-    """A prompt, as the prompt before it and one piece more.
+    """A prompt, as the prompt before it and one chunk more.
 
-    A call's request hash is the hex of the ``hash`` of its prompt's last link.
+    A call's request hash is the hex of the ``hash`` of its prompt's last node.
     """
 
     hash: bytes
     parent: bytes | None
-    piece: bytes
+    chunk: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """What of a prompt may not be on disk yet. What is there already is left as it is."""
 
-    pieces: tuple[Chunk, ...] = ()
-    links: tuple[ChainNode, ...] = ()
+    chunks: tuple[Chunk, ...] = ()
+    nodes: tuple[ChainNode, ...] = ()
 
 
 NO_PROMPT = Prompt()

@@ -193,8 +193,8 @@ def call(call_id: str, quotas: tuple[str, ...] = ("q",)) -> Call:
 
 
 def prompt(text: str) -> Prompt:
-    piece = Chunk(text.encode().ljust(16)[:16], text)
-    return Prompt((piece,), (ChainNode(bytes.fromhex("ab" * 16), None, piece.hash),))
+    chunk = Chunk(text.encode().ljust(16)[:16], text)
+    return Prompt((chunk,), (ChainNode(bytes.fromhex("ab" * 16), None, chunk.hash),))
 
 
 def run(run_id: str, state: RunState, worker: str | None = None) -> Run:

@@ -128,7 +128,7 @@ def test_a_call_is_written_with_its_prompt() -> None:
     core.handle(Submit(call("new"), PROMPT), NOW)
     batch = core.take_batch(NOW)
     assert [record.call.id for record in batch.new] == ["new"]
-    assert (batch.pieces, batch.links) == (PROMPT.pieces, PROMPT.links)
+    assert (batch.chunks, batch.nodes) == (PROMPT.chunks, PROMPT.nodes)
 
 
 def changed(batch: Batch) -> list[tuple[str, CallState]]:

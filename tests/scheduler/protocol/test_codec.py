@@ -290,7 +290,7 @@ def test_a_field_that_is_added_has_a_default() -> None:
         "Call": "id model path priority quotas run_id submitted_at tokens",
         "CallRecord": "call seq",
         "CancelRun": "run_id",
-        "ChainNode": "hash parent piece",
+        "ChainNode": "chunk hash parent",
         "Change": "action at target value",
         "Chunk": "hash text",
         "ClaimRun": "run worker_id",

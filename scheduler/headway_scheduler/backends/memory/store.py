@@ -20,7 +20,7 @@ from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Worker
 from ...model.states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
 from ...ports import Clock
-from ..lookup import CANDIDATES, link_hash, only_run
+from ..lookup import CANDIDATES, node_hash, only_run
 
 KEPT_ANSWERS = 1000
 """How many answers are kept: those who asked may still look."""
@@ -43,7 +43,7 @@ class Tables:
     )
     runs: dict[str, Run] = field(default_factory=dict[str, Run])
     texts: dict[bytes, str] = field(default_factory=dict[bytes, str])
-    links: dict[bytes, ChainNode] = field(default_factory=dict[bytes, ChainNode])
+    nodes: dict[bytes, ChainNode] = field(default_factory=dict[bytes, ChainNode])
     changes: list[Change] = field(default_factory=list[Change])
     lessons: dict[tuple[str, str], Lesson] = field(default_factory=dict[tuple[str, str], Lesson])
     workers: dict[str, Worker] = field(default_factory=dict[str, Worker])
@@ -110,10 +110,10 @@ class MemoryStore:
             )
         self.tables.buckets |= {(bucket.quota, bucket.resource): bucket for bucket in batch.buckets}
         self.tables.runs |= {run.id: run for run in batch.runs}
-        for piece in batch.pieces:
-            self.tables.texts.setdefault(piece.hash, piece.text)
-        for link in batch.links:
-            self.tables.links.setdefault(link.hash, link)
+        for chunk in batch.chunks:
+            self.tables.texts.setdefault(chunk.hash, chunk.text)
+        for node in batch.nodes:
+            self.tables.nodes.setdefault(node.hash, node)
         self.tables.changes += batch.changes
         self.tables.lessons |= {(lesson.kind, lesson.subject): lesson for lesson in batch.lessons}
         self._forget(batch.forget)
@@ -229,17 +229,17 @@ class MemoryStore:
 
     async def prompt(self, request_hash: str) -> Sequence[str] | None:
         """The texts of a recorded request, in order; None if it is not recorded."""
-        links = self._links_of([request_hash])
-        return [self.tables.texts[link.piece] for link in reversed(links)] or None
+        nodes = self._nodes_of([request_hash])
+        return [self.tables.texts[node.chunk] for node in reversed(nodes)] or None
 
-    def _links_of(self, request_hashes: Iterable[str]) -> list[ChainNode]:
-        """Every link of some requests once, last ones first."""
+    def _nodes_of(self, request_hashes: Iterable[str]) -> list[ChainNode]:
+        """Every node of some requests once, last ones first."""
         found: dict[bytes, ChainNode] = {}
         for request_hash in request_hashes:
-            link = self.tables.links.get(link_hash(request_hash))
-            while link is not None and link.hash not in found:
-                found[link.hash] = link
-                link = None if link.parent is None else self.tables.links.get(link.parent)
+            node = self.tables.nodes.get(node_hash(request_hash))
+            while node is not None and node.hash not in found:
+                found[node.hash] = node
+                node = None if node.parent is None else self.tables.nodes.get(node.parent)
         return list(found.values())
 
     def _forget(self, run_ids: Sequence[str]) -> None:
@@ -252,9 +252,9 @@ class MemoryStore:
             k: v for k, v in self.tables.calls.items() if v.call.run_id not in gone
         }
         self.tables.seqs = {record.seq for record in self.tables.calls.values()}
-        links = self._links_of(record.call.request_hash for record in self.tables.calls.values())
-        used = {link.piece for link in links}
-        self.tables.links = {link.hash: link for link in links}
+        nodes = self._nodes_of(record.call.request_hash for record in self.tables.calls.values())
+        used = {node.chunk for node in nodes}
+        self.tables.nodes = {node.hash: node for node in nodes}
         self.tables.texts = {key: text for key, text in self.tables.texts.items() if key in used}
 
     def _forgettable(self, run_ids: Sequence[str]) -> set[str]:

@@ -20,7 +20,7 @@ from ...model.calls import CallRecord, Spent
 from ...model.changes import Change
 from ...model.runs import Run, Worker
 from ...model.states import LIVE_CALLS, CallState, RunState
-from ..lookup import CANDIDATES, link_hash, only_run
+from ..lookup import CANDIDATES, node_hash, only_run
 from . import rows
 from .boot_clock import Anchor
 from .errors import explained
@@ -214,7 +214,7 @@ def spent(db: sqlite3.Connection, by: str, since: float) -> Sequence[Spent]:
 
 def prompt(db: sqlite3.Connection, request_hash: str) -> Sequence[str] | None:
     """See ``Store.prompt``."""
-    found = db.execute(STATEMENTS["prompt"], {"hash": link_hash(request_hash)}).fetchall()
+    found = db.execute(STATEMENTS["prompt"], {"hash": node_hash(request_hash)}).fetchall()
     return [text for (text,) in reversed(found)] or None
 
 

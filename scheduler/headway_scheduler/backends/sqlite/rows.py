@@ -59,14 +59,15 @@ TEXTS: Final = frozenset(
         *("target", "value", "subject", "label", "workflows"),
     }
 )
-"""Columns of text. Only the parent of a link is bytes."""
+"""Columns of text. Only in ``runs`` is ``parent`` one: in ``links`` it is bytes, so that statement
+casts nothing."""
 
 
 def work_of(batch: Batch) -> Work:
     """Everything that a commit writes, as statement names and flat values."""
     work: Work = [
-        ("insert_piece", [(piece.hash, piece.text) for piece in batch.pieces], False),
-        ("insert_link", [(link.hash, link.parent, link.piece) for link in batch.links], False),
+        ("insert_piece", [(chunk.hash, chunk.text) for chunk in batch.chunks], False),
+        ("insert_link", [(node.hash, node.parent, node.chunk) for node in batch.nodes], False),
         ("insert_call", [_call_row(record) for record in batch.new], True),
         ("update_call", [_call_row(record) for record in batch.changed], True),
         ("save_bucket", [_bucket_row(bucket) for bucket in batch.buckets], True),
