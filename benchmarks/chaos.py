@@ -226,12 +226,12 @@ class Chaos:
         halved = self.phase == HALVED
         if halved or self.gate is None:
             self.halved_at = self.now
-        levels = {
-            name: bucket.refilled(self.now).level for name, bucket in self.gate._buckets.items()
+        fills = {
+            name: bucket.refilled(self.now).fill for name, bucket in self.gate._buckets.items()
         }
         self.gate = Gate(HALF if halved else LIMITS, self.now)
         for name, bucket in self.gate._buckets.items():
-            excess = bucket.level - min(bucket.level, levels[name])
+            excess = bucket.fill - min(bucket.fill, fills[name])
             self.gate._buckets[name] = bucket.taken(excess, self.now)
         self._at(self.now + self.random.uniform(20, 150), self._change_phase)
 
