@@ -121,15 +121,15 @@ class SchedulerState:
             record.call = call = routed(call, live.routes, self.lanes, self.registry, now)
             self.change(record)
         registry = self.registry
-        level, team = registry.effective_priority(call), registry.team(call)
+        priority, team = registry.effective_priority(call), registry.team(call)
         if self.operator_holds.rules:
-            live.operator_hold = self.operator_holds.holder(call, record.seq, level)
+            live.operator_hold = self.operator_holds.holder(call, record.seq, priority)
             if live.operator_hold is not None:
                 return
         if live.due is None:  # a call that comes back has its old place
             live.due = registry.due(call, self.policy)
         lane = self.lanes.of(call.quotas, now)
-        live.waiter = Waiter(record, level, team, live.due, lane.cost(call))
+        live.waiter = Waiter(record, priority, team, live.due, lane.cost(call))
         lane.line.push(live.waiter, now)
         self.ask_at = now
 
@@ -168,11 +168,11 @@ class SchedulerState:
 
     def _is_placed(self, live: LiveCall) -> bool:
         call, waiter = live.record.call, live.waiter
-        level = self.registry.effective_priority(call)
-        hold = self.operator_holds.holder(call, live.record.seq, level)
+        priority = self.registry.effective_priority(call)
+        hold = self.operator_holds.holder(call, live.record.seq, priority)
         if waiter is None or hold is not None:
             return waiter is None and live.operator_hold == hold
-        return (waiter.effective_priority, waiter.team) == (level, self.registry.team(call))
+        return (waiter.effective_priority, waiter.team) == (priority, self.registry.team(call))
 
     def set_priority(self, record: CallRecord, priority: Priority) -> None:
         """Change the class that a call asks for; its place is for the caller to mend."""

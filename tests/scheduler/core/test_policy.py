@@ -352,7 +352,7 @@ def test_a_lone_team_has_the_whole_budget_whatever_its_class(
     assert len(went) == len(sizes)
     free_at_first = (1 - policy.headroom[priority]) * CAPACITY
     makespan = max(0.0, sum(sizes) - free_at_first) / PER_SECOND
-    # A level that would pass its capacity loses what comes meanwhile: only for calls near that.
+    # A fill that would pass its capacity loses what comes meanwhile: only for calls near that.
     lost = 0.5 * sum(size > 0.6 * CAPACITY for size in sizes)
     assert max(went.values()) - NOW <= makespan + lost + 1
 
@@ -367,16 +367,16 @@ def test_every_class_gets_what_it_is_promised_while_others_flood(
 ) -> None:
     policy, seconds = Policy(), 600.0
     classes = [INTERACTIVE, *sorted(present)]
-    arrivals = [each for level in classes for each in flood(level, seconds, tokens[level])]
+    arrivals = [each for priority in classes for each in flood(priority, seconds, tokens[priority])]
     went = play(core(policy=policy), arrivals, NOW + seconds)
     size = {each.id: each.tokens for each in arrivals}
     got = defaultdict[str, float](float)
     for name in went:
         got[name.rstrip("0123456789")] += size[name] / PER_SECOND
     largest = max(tokens) / PER_SECOND
-    for level in present:
-        promised = policy.promised_share[level] * seconds
-        assert got[level.label] >= promised - (2 + len(present)) * largest
+    for priority in present:
+        promised = policy.promised_share[priority] * seconds
+        assert got[priority.label] >= promised - (2 + len(present)) * largest
     assert sum(got.values()) >= seconds + 30 - largest - 1
 
 
@@ -468,5 +468,5 @@ def test_nothing_is_kept_of_runs_and_calls_that_are_over() -> None:
     assert not scheduler.state.live
     assert not scheduler.state.registry._entries
     for lane in scheduler.state.lanes.lanes:
-        assert not any(level.teams for level in lane.line.pool.classes)
-        assert sum(turns._entries for turns in lane.line._turns) <= 8 * len(Priority)
+        assert not any(each.teams for each in lane.line.pool.classes)
+        assert sum(queue._entries for queue in lane.line._queues) <= 8 * len(Priority)

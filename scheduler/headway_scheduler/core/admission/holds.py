@@ -37,9 +37,9 @@ class OperatorHolds:
             case _:
                 assert_never(state)
 
-    def holder(self, call: Call, seq: int, level: Priority) -> str | None:
+    def holder(self, call: Call, seq: int, priority: Priority) -> str | None:
         """What holds a call, as in ``class:background paused``; None if nothing does."""
-        for target in (ALL, f"class:{level.label}", f"model:{call.model}"):
+        for target in (ALL, f"class:{priority.label}", f"model:{call.model}"):
             rule = self.rules.get(target)
             if rule is not None and seq >= rule[1]:
                 return f"{target} {rule[0]}"

@@ -25,9 +25,11 @@ class Preemption:
         self.named: list[str] = []
         """Calls that are to make room and have not been handed over."""
 
-    def admitted(self, call_id: str, level: Priority, quotas: frozenset[str], now: float) -> None:
+    def admitted(
+        self, call_id: str, priority: Priority, quotas: frozenset[str], now: float
+    ) -> None:
         """Take note of a call that takes slots of local ``quotas``."""
-        if level is Priority.BACKGROUND and self.times.get(call_id, 0) < MOST_TIMES:
+        if priority is Priority.BACKGROUND and self.times.get(call_id, 0) < MOST_TIMES:
             self._young.append((now, call_id, quotas))
 
     def ended(self, call_id: str) -> None:

@@ -48,17 +48,19 @@ class Rank(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """A queued call. ``cost`` is in budget-seconds, ``due`` a time, ``level`` its class.
-
-    ``level`` is more urgent than what the call asks for if a more urgent run waits for it.
-    """
+    """A queued call, as its line orders it."""
 
     record: CallRecord
     effective_priority: Priority
+    """Its class: more urgent than the call asks for, if a more urgent run waits for its run."""
     team: str
+    """The team whose share it draws on."""
     due: float
+    """When it counts as having come; epoch seconds."""
     cost: float
+    """Budget-seconds: how long the call takes all refill of its scarcest limit."""
     is_gone: bool = False
+    """Whether it has left the line: its heap entry is dropped when it surfaces."""
 
     def __lt__(self, other: "Waiter") -> bool:
         # Needed by heapq only. Two entries tie only when one is the tombstone of the same call, so
@@ -107,7 +109,7 @@ class _Class:
         team.start += waiter.cost / team.weight
         self.leave(waiter)
 
-    def turn(self, name: str) -> VirtualStart:
+    def start_of(self, name: str) -> VirtualStart:
         team = self.teams[name]
         return team.start, team.since
 
@@ -157,18 +159,18 @@ class Pool:
         """Count out a call that goes now at ``rank``, and charge its team and its class."""
         each = self.classes[waiter.effective_priority]
         least = each.credit - waiter.cost
-        # In its turn a class uses up what it was promised, but makes no debts.
+        # In turn, a class uses up what it was promised, but makes no debts.
         each.credit = least if not rank.in_turn else max(least, min(each.credit, 0.0))
         each.serve(waiter)
 
-    def rank(self, waiter: Waiter, turn: VirtualStart) -> Rank:
+    def rank(self, waiter: Waiter, start: VirtualStart) -> Rank:
         """Where a call stands that is the next of its class in some lane."""
-        level = waiter.effective_priority
+        priority = waiter.effective_priority
         if self.has_credit(waiter):
             top = next(each for each in Priority if self.classes[each].waiting)
-            if top < level:
-                return Rank(top, 0, level, *turn, waiter.due, waiter.record.seq)
-        return Rank(level, 1, level, *turn, waiter.due, waiter.record.seq)
+            if top < priority:
+                return Rank(top, 0, priority, *start, waiter.due, waiter.record.seq)
+        return Rank(priority, 1, priority, *start, waiter.due, waiter.record.seq)
 
     def has_credit(self, waiter: Waiter) -> bool:
         """Whether its class has earned what a call costs."""
@@ -176,9 +178,9 @@ class Pool:
         # Of a class that is promised nothing there is no credit, and a call may cost nothing.
         return credit > 0 and credit >= min(waiter.cost, self.policy.credit_seconds)
 
-    def turn(self, waiter: Waiter) -> VirtualStart:
+    def start_of(self, waiter: Waiter) -> VirtualStart:
         """When its team's next call starts."""
-        return self.classes[waiter.effective_priority].turn(waiter.team)
+        return self.classes[waiter.effective_priority].start_of(waiter.team)
 
     def reweigh(self, team: str) -> None:
         """A team's share has changed: from its next call on."""
@@ -204,11 +206,11 @@ class Pool:
         ranks: list[tuple[Rank, Waiter]] = []
         starts: dict[tuple[Priority, str], float] = {}
         for waiter in sorted(waiters, key=lambda each: (each.due, each.record.seq)):
-            level, key = waiter.effective_priority, (waiter.effective_priority, waiter.team)
-            team = self.classes[level].teams[waiter.team]
+            priority, key = waiter.effective_priority, (waiter.effective_priority, waiter.team)
+            team = self.classes[priority].teams[waiter.team]
             start = starts.get(key, team.start)
             starts[key] = start + waiter.cost / team.weight
-            own = Rank(level, 1, level, start, team.since, waiter.due, waiter.record.seq)
+            own = Rank(priority, 1, priority, start, team.since, waiter.due, waiter.record.seq)
             ranks.append((own, waiter))
         ranks.sort(key=lambda pair: pair[0])
         first = {
@@ -239,28 +241,28 @@ class _ClassQueue:
         for calls in self._calls.values():
             yield from (waiter for _, _, waiter in calls if not waiter.is_gone)
 
-    def push(self, waiter: Waiter, turn: VirtualStart) -> None:
+    def push(self, waiter: Waiter, start: VirtualStart) -> None:
         self.live += 1
         self._entries += 1
         calls = self._calls.get(waiter.team)
         if calls is None:
             calls = self._calls[waiter.team] = []
-            heappush(self._teams, (turn, waiter.team))
+            heappush(self._teams, (start, waiter.team))
         heappush(calls, (waiter.due, waiter.record.seq, waiter))
 
-    def head(self, level: _Class) -> tuple[VirtualStart, Waiter]:
-        """The next call and its turn, as found before if nothing of the class has changed.
+    def head(self, service_class: _Class) -> tuple[VirtualStart, Waiter]:
+        """The next call and its start, as found before if nothing of the class has changed.
 
         There must be one that is ``live``.
         """
-        if self._seen != level.version:
-            self._head, self._seen = self._find(level), level.version
+        if self._seen != service_class.version:
+            self._head, self._seen = self._find(service_class), service_class.version
         return self._head
 
-    def _find(self, level: _Class) -> tuple[VirtualStart, Waiter]:
+    def _find(self, service_class: _Class) -> tuple[VirtualStart, Waiter]:
         """Drop dead calls on the way."""
         while True:
-            turn, team = self._teams[0]
+            start, team = self._teams[0]
             calls = self._calls[team]
             while calls and calls[0][2].is_gone:
                 heappop(calls)
@@ -270,9 +272,9 @@ class _ClassQueue:
                 del self._calls[team]
                 continue
             waiter = calls[0][2]
-            current = level.turn(team)
-            if current == turn:
-                return turn, waiter
+            current = service_class.start_of(team)
+            if current == start:
+                return start, waiter
             heapreplace(self._teams, (current, team))
 
     def drop(self, waiter: Waiter) -> None:
@@ -296,47 +298,47 @@ class _ClassQueue:
 class Line:
     """The queue of one lane. Operations are O(log n)."""
 
-    __slots__ = ("_turns", "pool", "waiting")
+    __slots__ = ("_queues", "pool", "waiting")
 
     def __init__(self, pool: Pool) -> None:
         self.pool: Pool = pool
         self.waiting: int = 0
         """How many calls stand in it."""
-        self._turns = tuple(_ClassQueue() for _ in Priority)
+        self._queues = tuple(_ClassQueue() for _ in Priority)
 
     def push(self, waiter: Waiter, now: float) -> None:
         """Add a call."""
         self.waiting += 1
         self.pool.join(waiter, now)
-        self._turns[waiter.effective_priority].push(waiter, self.pool.turn(waiter))
+        self._queues[waiter.effective_priority].push(waiter, self.pool.start_of(waiter))
 
     def head(self) -> tuple[Rank, Waiter] | None:
         """Show the next call and its rank."""
         best: tuple[Rank, Waiter] | None = None
         pool = self.pool
-        for turns, level in zip(self._turns, pool.classes, strict=True):
+        for queue, service_class in zip(self._queues, pool.classes, strict=True):
             # After the first, only one that is floor_boosted can go before it.
-            if turns.live and (best is None or level.credit > 0):
-                turn, waiter = turns.head(level)
+            if queue.live and (best is None or service_class.credit > 0):
+                start, waiter = queue.head(service_class)
                 if best is None:
-                    best = pool.rank(waiter, turn), waiter
-                elif pool.has_credit(waiter) and (rank := pool.rank(waiter, turn)) < best[0]:
+                    best = pool.rank(waiter, start), waiter
+                elif pool.has_credit(waiter) and (rank := pool.rank(waiter, start)) < best[0]:
                     best = rank, waiter
         return best
 
     def serve(self, waiter: Waiter, rank: Rank) -> None:
         """Take out a call that goes now."""
         self.waiting -= 1
-        self._turns[waiter.effective_priority].drop(waiter)
+        self._queues[waiter.effective_priority].drop(waiter)
         self.pool.serve(waiter, rank)
 
     def remove(self, waiter: Waiter) -> None:
         """Take out a call that does not go."""
         self.waiting -= 1
-        self._turns[waiter.effective_priority].drop(waiter)
+        self._queues[waiter.effective_priority].drop(waiter)
         self.pool.leave(waiter)
 
     def __iter__(self) -> Iterator[Waiter]:
         """All calls, in no particular order."""
-        for turns in self._turns:
-            yield from turns
+        for queue in self._queues:
+            yield from queue

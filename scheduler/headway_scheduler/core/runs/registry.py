@@ -95,12 +95,12 @@ class RunRegistry:
 
     def effective_priority(self, call: Call) -> Priority:
         """The class in which a call stands."""
-        level = call.priority
+        priority = call.priority
         for run_id in self._reached(call.run_id, "awaited_by"):
             run = self._entries[run_id].run
-            if run is not None and run.priority < level:
-                level = run.priority
-        return level
+            if run is not None and run.priority < priority:
+                priority = run.priority
+        return priority
 
     def team(self, call: Call) -> str:
         """Whose share of the quotas a call draws on."""
