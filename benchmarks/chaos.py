@@ -340,10 +340,12 @@ class Chaos:
         self.core.handle(Settle(call.id, outcome), self.now)
 
     def _tell(
-        self, flight: Flight, news: ProviderEvent, until: float | None, headers: dict[str, str]
+        self, flight: Flight, event: ProviderEvent, until: float | None, headers: dict[str, str]
     ) -> None:
         told = PROVIDER.rate_limits(headers, self.now)
-        self.core.handle(Observe(flight.call.id, {QUOTA: Observation(until, news, told)}), self.now)
+        self.core.handle(
+            Observe(flight.call.id, {QUOTA: Observation(until, event, told)}), self.now
+        )
 
     # In the end
 

@@ -506,7 +506,7 @@ def freeze(headway: Headway) -> None:
     assert isinstance(headway._opened.store, SqliteStore)
     lock = headway._opened.store._opened.lock
     lock._end.set()
-    lock._pulse.join()
+    lock._heartbeat_thread.join()
 
 
 async def test_a_follower_whose_leader_left_leads_for_its_letters(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ class Sqlite:
     def stop(self, life: Term | Presence) -> None:
         lock = _lock_of(life)
         lock._end.set()
-        lock._pulse.join()
+        lock._heartbeat_thread.join()
 
     def wake(self, life: Term | Presence) -> None:
         _lock_of(life).touch()

@@ -195,7 +195,7 @@ def wait_for_a_heartbeat(path: Path, before: State) -> None:
 def frozen(lock: FileLock) -> Iterator[None]:
     """Stop the pulse of a store of this process, as SIGSTOP would."""
     lock._end.set()
-    lock._pulse.join()
+    lock._heartbeat_thread.join()
     yield
 
 

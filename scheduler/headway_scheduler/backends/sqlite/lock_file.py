@@ -68,14 +68,16 @@ class FileLock:
         expired = vacancy.expired if isinstance(vacancy, LockVacancy) else None
         self._file = _locked(path, self._path, expired)
         self._end = threading.Event()
-        self._pulse = threading.Thread(target=self._beat, name="headway heartbeat", daemon=True)
+        self._heartbeat_thread = threading.Thread(
+            target=self._keep_beating, name="headway heartbeat", daemon=True
+        )
         try:
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"{os.getpid()} {worker_id}".encode(), 0)
         except OSError:
             self._give_back()
             raise
-        self._pulse.start()
+        self._heartbeat_thread.start()
 
     def is_ours(self) -> bool:
         """Whether the lock is still worth something: nobody has put another file in its place."""
@@ -88,7 +90,7 @@ class FileLock:
     def release(self) -> None:
         """Stop the heartbeat, and give the lock back."""
         self._end.set()
-        self._pulse.join()
+        self._heartbeat_thread.join()
         self._give_back()
 
     def _give_back(self) -> None:
@@ -100,7 +102,7 @@ class FileLock:
         finally:
             os.close(self._file)
 
-    def _beat(self) -> None:
+    def _keep_beating(self) -> None:
         while not self._end.wait(self._heartbeat_seconds):
             with suppress(OSError):  # at worst, this process counts as dead
                 self.touch()

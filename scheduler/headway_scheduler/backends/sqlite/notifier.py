@@ -28,7 +28,7 @@ from .reads import connect
 POLL_SECONDS = 0.25
 """How often it is looked although nobody has rung."""
 
-UNHEARD_SECONDS = 0.04
+POLL_SECONDS_WITHOUT_PIPE = 0.04
 """How often it is looked where the file system has no pipes."""
 
 
@@ -165,7 +165,7 @@ class NamedPipe:
     def wait(self, seconds: float) -> bool:
         """Wait until it is rung, at most so long; whether it may have been."""
         if self._pipe is None:
-            time.sleep(min(seconds, UNHEARD_SECONDS))
+            time.sleep(min(seconds, POLL_SECONDS_WITHOUT_PIPE))
             return True
         poll = select.poll()  # select() refuses a pipe that was opened after 1,023 other files
         poll.register(self._pipe, select.POLLIN)

@@ -58,21 +58,21 @@ def read(path: Path, question: Callable[[sqlite3.Connection], T], *, any_age: bo
             )
         if not path.is_file():
             raise StoreError(f"{path}: is not a file: name a file in a folder of yours")
-        before = _stamp(path)
+        before = _file_state(path)
         if before[0]:
             return _ask(path, "mode=ro", question, any_age)
         try:
             answer = _ask(path, "mode=ro&immutable=1", question, any_age)
         except (sqlite3.Error, StoreError):  # a writer that came makes it look damaged
-            if _stamp(path) == before:
+            if _file_state(path) == before:
                 raise
         else:
-            if _stamp(path) == before:
+            if _file_state(path) == before:
                 return answer
         return _ask(path, "mode=ro", question, any_age)
 
 
-def _stamp(path: Path) -> tuple[bool, int, int]:
+def _file_state(path: Path) -> tuple[bool, int, int]:
     status = path.stat()
     return Path(f"{path}-wal").exists(), status.st_size, status.st_mtime_ns
 

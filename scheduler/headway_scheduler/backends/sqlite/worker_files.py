@@ -87,7 +87,7 @@ class WorkerFile:
         self.contact_at = time.monotonic()
         self._path = path
         self._worker_id = worker_id
-        self._beating = threading.Lock()
+        self._contact_lock = threading.Lock()
         self._lock: FileLock
 
     async def __aenter__(self) -> Self:
@@ -131,7 +131,7 @@ class WorkerFile:
         # long as it takes others to take its runs, must not count as heard of when it goes on.
         began = time.monotonic()
         is_listed = reads.read(self._path, partial(reads.is_listed, worker_id=self._worker_id))
-        with self._beating:  # confirm() and the heartbeat may end in any order
+        with self._contact_lock:  # confirm() and the heartbeat may end in any order
             if is_listed:
                 self.contact_at = max(self.contact_at, began)
         return is_listed

@@ -15,19 +15,19 @@ def routed(
     """The call on the best of its ``routes``; as it is, if it has none. Raises UnknownQuota."""
     if not routes:
         return call
-    ways = [route.taken_by(call) for route in routes]
+    candidates = [route.taken_by(call) for route in routes]
     deadline = registry.deadline(call)
 
     def outlook(index: int) -> tuple[bool, bool, int, float, float]:
-        return _outlook(ways[index], routes[index].rank, lanes, deadline, now)
+        return _outlook(candidates[index], routes[index].rank, lanes, deadline, now)
 
-    return ways[min(range(len(ways)), key=outlook)]
+    return candidates[min(range(len(candidates)), key=outlook)]
 
 
 def _outlook(
     call: Call, rank: int, lanes: Lanes, deadline: float | None, now: float
 ) -> tuple[bool, bool, int, float, float]:
-    """What speaks against a way, the weightiest first."""
+    """Return what speaks against a route, the weightiest first."""
     lane = lanes.of(call.quotas, now)
     is_out = any(quota.breaker.is_open for quota in lane.quotas) or not lane.fits(call)
     waits = sum(waiter.cost for waiter in lane.line)

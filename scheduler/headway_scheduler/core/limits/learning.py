@@ -77,14 +77,14 @@ class Learned:
         """The limits that hold, as far as is known."""
         return tuple(map(self._limit, self.stated.limits))
 
-    def record_headers(self, told: Mapping[Resource, RateLimitHeader]) -> bool:
+    def record_headers(self, headers: Mapping[Resource, RateLimitHeader]) -> bool:
         """Take in what headers told. Return whether that changed a limit."""
         changed = False
         for limit in self.stated.limits:
-            news = told.get(limit.resource)
-            if news is None or news.limit is None:
+            stated = headers.get(limit.resource)
+            if stated is None or stated.limit is None:
                 continue
-            header = _Header(news.limit, _capacity(limit, news))
+            header = _Header(stated.limit, _capacity(limit, stated))
             old = self.headers.get(limit.resource)
             if header.capacity is None and old is not None and old.limit == header.limit:
                 continue
@@ -214,7 +214,7 @@ class Learned:
     def _limit(self, stated: Limit) -> Limit:
         header = self.headers.get(stated.resource)
         if header is not None:
-            return self._told(stated, header)
+            return self._from_header(stated, header)
         if stated.resource is Resource.CONCURRENCY:
             at_once = stated.capacity if self.at_once >= stated.capacity else int(self.at_once)
             return replace(stated, capacity=at_once)
@@ -228,7 +228,7 @@ class Learned:
         capacity = stated.capacity if self.scale == 1 else min(stated.capacity, smooth)
         return replace(stated, capacity=capacity, per_second=per_second)
 
-    def _told(self, stated: Limit, header: _Header) -> Limit:
+    def _from_header(self, stated: Limit, header: _Header) -> Limit:
         limit = header.limit if self.stated.is_guess else min(header.limit, stated.largest)
         share = limit / stated.largest
         capacity = header.capacity
@@ -244,14 +244,14 @@ class Learned:
         )
 
 
-def _capacity(limit: Limit, told: RateLimitHeader) -> float | None:
+def _capacity(limit: Limit, header: RateLimitHeader) -> float | None:
     """What a full bucket holds: what is left, and what comes until it is whole."""
-    if told.limit is None or told.remaining is None or told.reset_seconds is None:
+    if header.limit is None or header.remaining is None or header.reset_seconds is None:
         return None
     if not limit.per_second:
-        return told.limit
+        return header.limit
     # Of a window that starts anew at its end this would be too much, but never beyond a minute's.
-    return min(told.limit, told.remaining + told.reset_seconds * told.limit / 60)
+    return min(header.limit, header.remaining + header.reset_seconds * header.limit / 60)
 
 
 def _differ(old: _Header, new: _Header) -> bool:

@@ -54,7 +54,7 @@ class QuotaState:
         self, signals: Observation, attempt: Attempt, now: float, *, is_waited_for: bool
     ) -> bool:
         """Take in what an attempt told. Return whether more may go now than before."""
-        is_reopened = self._tell_breaker(signals, attempt, now)
+        is_reopened = self._record_event(signals, attempt, now)
         is_changed = bool(signals.headers) and self.learned.record_headers(signals.headers)
         if signals.event is ProviderEvent.ANSWERED:
             amounts = {b.limit.resource: each.amount for b, each in attempt.reservations.items()}
@@ -108,7 +108,7 @@ class QuotaState:
             self.learned.load(lesson.value)
             self._fit(now)
 
-    def _tell_breaker(self, signals: Observation, attempt: Attempt, now: float) -> bool:
+    def _record_event(self, signals: Observation, attempt: Attempt, now: float) -> bool:
         """Return whether that reopened the quota."""
         if signals.pause_until is not None:
             self.breaker.pause(signals.pause_until)
@@ -137,9 +137,12 @@ class QuotaState:
         )
 
     def _correct(
-        self, told: Mapping[Resource, RateLimitHeader], attempt: Attempt, now: float
+        self, headers: Mapping[Resource, RateLimitHeader], attempt: Attempt, now: float
     ) -> None:
         for bucket in self.buckets:
-            header, reservation = told.get(bucket.limit.resource), attempt.reservations.get(bucket)
+            header, reservation = (
+                headers.get(bucket.limit.resource),
+                attempt.reservations.get(bucket),
+            )
             if header is not None and header.remaining is not None and reservation is not None:
                 bucket.correct(reservation, header.remaining, now)
