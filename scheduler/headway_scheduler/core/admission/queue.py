@@ -1,4 +1,4 @@
-"""Who is next. Law of this file: an ordering decides order, never permission.
+"""Orders the calls that wait. Law of this file: it decides order, never permission.
 
 Theory of operation. Lanes that share a quota, directly or through others, compete: they form a
 *pool*, and in a pool
@@ -39,11 +39,11 @@ class Rank(NamedTuple):
     start: float
     """When its team's next call starts, in virtual time."""
     since: int
-    """Numbers when its team began to wait."""
+    """The place of its team in the order in which teams began to wait."""
     due: float
-    """When it counts as having come."""
+    """When it counts as having come; epoch seconds."""
     seq: int
-    """Numbers its arrival."""
+    """Its arrival number."""
 
 
 @dataclass(slots=True, eq=False)
@@ -70,15 +70,16 @@ class Waiter:
 
 @dataclass(slots=True)
 class _Team:
-    """A team in one class of one pool: when its next call starts, in virtual time.
-
-    ``since`` numbers when it began to wait: of teams that start together, the first goes first.
-    """
+    """A team in one class of one pool."""
 
     weight: float
+    """Its share relative to other teams."""
     start: float
+    """When its next call starts, in virtual time: budget-seconds over weights."""
     since: int = 0
+    """When it began to wait: of teams with one start, the lower number goes first."""
     waiting: int = 0
+    """How many of its calls wait."""
 
 
 class _Class:
@@ -119,7 +120,8 @@ class _Class:
         team = self.teams[waiter.team]
         team.waiting -= 1
         if not self.waiting:
-            # Nobody waits, so nobody is owed: all start anew, no earlier than any has been.
+            # No call waits, so no team is owed anything: all teams start anew together. Virtual
+            # time never goes back, so it goes on from the latest start.
             self.virtual = max(each.start for each in self.teams.values())
             self.credit = min(self.credit, 0.0)
             self.teams.clear()
@@ -138,25 +140,25 @@ class Pool:
         self.classes: tuple[_Class, ...] = tuple(_Class() for _ in Priority)
 
     def advance(self, now: float) -> None:
-        """Let classes that wait earn what they are promised."""
+        """Give each class that waits its promised share of the time since the last call."""
         elapsed, self._at = max(0.0, now - self._at), max(now, self._at)
         for each, share in zip(self.classes, self.policy.promised_share, strict=True):
             if each.waiting and share and elapsed:
                 each.credit = min(self.policy.credit_seconds, each.credit + share * elapsed)
 
     def join(self, waiter: Waiter, now: float) -> None:
-        """Count a call in. Time before that earns its class nothing."""
+        """Add a call. Its class earns credit from now on, not for the time before."""
         self.advance(now)
         weight = self._weights.get(waiter.team, 1.0)
         self._joined += 1
         self.classes[waiter.effective_priority].join(waiter, weight, self._joined)
 
     def leave(self, waiter: Waiter) -> None:
-        """Count out a call that was not served."""
+        """Remove a call that was not admitted."""
         self.classes[waiter.effective_priority].leave(waiter)
 
     def serve(self, waiter: Waiter, rank: Rank) -> None:
-        """Count out a call that goes now at ``rank``, and charge its team and its class."""
+        """Remove a call that is admitted at ``rank``; charge its team and its class."""
         each = self.classes[waiter.effective_priority]
         least = each.credit - waiter.cost
         # In turn, a class uses up what it was promised, but makes no debts.
@@ -164,7 +166,7 @@ class Pool:
         each.serve(waiter)
 
     def rank(self, waiter: Waiter, start: VirtualStart) -> Rank:
-        """Where a call stands that is the next of its class in some lane."""
+        """Return the rank of a call that is the next of its class in some lane."""
         priority = waiter.effective_priority
         if self.has_credit(waiter):
             top = next(each for each in Priority if self.classes[each].waiting)
@@ -175,21 +177,21 @@ class Pool:
     def has_credit(self, waiter: Waiter) -> bool:
         """Whether its class has earned what a call costs."""
         credit = self.classes[waiter.effective_priority].credit
-        # Of a class that is promised nothing there is no credit, and a call may cost nothing.
+        # ``credit > 0`` too: a call may cost 0, and a class without a promised share has 0 credit.
         return credit > 0 and credit >= min(waiter.cost, self.policy.credit_seconds)
 
     def start_of(self, waiter: Waiter) -> VirtualStart:
-        """When its team's next call starts."""
+        """Return when its team's next call starts, in virtual time."""
         return self.classes[waiter.effective_priority].start_of(waiter.team)
 
     def reweigh(self, team: str) -> None:
-        """A team's share has changed: from its next call on."""
+        """Take in a team's changed share; it counts from the team's next call on."""
         for each in self.classes:
             if team in each.teams:
                 each.teams[team].weight = self._weights[team]
 
     def absorb(self, other: "Pool") -> None:
-        """Become one with another pool. Nobody's start moves back."""
+        """Take in the calls of another pool. No start and no virtual time moves back."""
         for mine, theirs in zip(self.classes, other.classes, strict=True):
             mine.version += theirs.version + 1
             mine.virtual = max(mine.virtual, theirs.virtual)
@@ -202,7 +204,7 @@ class Pool:
         self._joined = max(self._joined, other._joined)
 
     def ranked(self, waiters: Iterable[Waiter]) -> list[tuple[Rank, Waiter]]:
-        """Every call of the pool in the order in which they go if nothing comes. O(n log n)."""
+        """Return every call in the order in which they go if no other call comes. O(n log n)."""
         ranks: list[tuple[Rank, Waiter]] = []
         starts: dict[tuple[Priority, str], float] = {}
         for waiter in sorted(waiters, key=lambda each: (each.due, each.record.seq)):
@@ -251,16 +253,16 @@ class _ClassQueue:
         heappush(calls, (waiter.due, waiter.record.seq, waiter))
 
     def head(self, service_class: _Class) -> tuple[VirtualStart, Waiter]:
-        """The next call and its start, as found before if nothing of the class has changed.
+        """Return the next call and its team's start; cached until the class changes.
 
-        There must be one that is ``live``.
+        There must be a ``live`` call.
         """
         if self._seen != service_class.version:
             self._head, self._seen = self._find(service_class), service_class.version
         return self._head
 
     def _find(self, service_class: _Class) -> tuple[VirtualStart, Waiter]:
-        """Drop dead calls on the way."""
+        """Find the head; drop tombstones and correct stale starts of teams on the way."""
         while True:
             start, team = self._teams[0]
             calls = self._calls[team]
@@ -278,13 +280,13 @@ class _ClassQueue:
             heapreplace(self._teams, (current, team))
 
     def drop(self, waiter: Waiter) -> None:
-        """Take a call out wherever it stands: it dies, and its entry goes when it surfaces."""
+        """Remove a call, wherever it stands: it becomes a tombstone, dropped when it surfaces."""
         waiter.is_gone = True
         self.live -= 1
         if self._entries > 2 * self.live + 8:
-            self._sweep()
+            self._drop_tombstones()
 
-    def _sweep(self) -> None:
+    def _drop_tombstones(self) -> None:
         for team, calls in list(self._calls.items()):
             calls[:] = [entry for entry in calls if not entry[2].is_gone]
             heapify(calls)
@@ -317,7 +319,7 @@ class Line:
         best: tuple[Rank, Waiter] | None = None
         pool = self.pool
         for queue, service_class in zip(self._queues, pool.classes, strict=True):
-            # After the first, only one that is floor_boosted can go before it.
+            # Classes come in order, so after the first only a boosted call can go before it.
             if queue.live and (best is None or service_class.credit > 0):
                 start, waiter = queue.head(service_class)
                 if best is None:

@@ -1,7 +1,7 @@
-"""Which of its routes a call takes. Law of this file: it compares, and changes nothing.
+"""Chooses the route of a call. Law of this file: it compares, and changes nothing.
 
-A model that answers, in time, before one that does not; of those the one of the best rank; of equal
-ones that for which the least is waiting, and then the one with most room.
+Routes that would answer come first, then those that would answer before the run's deadline, then
+the lower rank, then the shorter queue in budget-seconds, then the larger free share of the limits.
 """
 
 from ...model.calls import Call, Route
@@ -12,7 +12,10 @@ from .lanes import Lanes
 def routed(
     call: Call, routes: tuple[Route, ...], lanes: Lanes, registry: RunRegistry, now: float
 ) -> Call:
-    """The call on the best of its ``routes``; as it is, if it has none. Raises UnknownQuota."""
+    """Return the call on the best of its ``routes``, or unchanged without routes.
+
+    Raises UnknownQuota.
+    """
     if not routes:
         return call
     candidates = [route.taken_by(call) for route in routes]
