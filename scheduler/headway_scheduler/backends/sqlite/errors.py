@@ -1,4 +1,4 @@
-"""What SQLite and the system say, as errors that name the file and say what to do."""
+"""Turns errors of SQLite and the system into errors that name the file and say what to do."""
 
 import errno
 import sqlite3

@@ -38,7 +38,7 @@ BELOW_MEASURED = 0.97
 """The new scale, as a share of the measured one."""
 GROSS = 0.7
 """If the measured scale is below this share of the scale, the measure is followed; else no more
-than 15 % is cut, because pauses, or a bucket so small that it was full in between, lose some too."""
+than 15 % is cut: pauses, or a bucket so small that it was full in between, lose some as well."""
 CUT_OF_SLOTS = 0.75
 """The factor of an overload."""
 REST_SECONDS = 1.0
