@@ -7,8 +7,8 @@ to read; a ring may be lost, so every owner looks without a ring as well.
 
 Every error is a StoreError with a message that names the database and says what to do; or KeyTaken,
 if a row is refused for a caller's mistake. An engine whose database may be unreachable for a while
-waits for it inside ``Store.commit``, ``Mailbox.post`` and ``Presence.confirm``, which have no timeout
-for that reason; opening and reading raise the StoreError.
+waits for it inside ``Store.commit``, ``Mailbox.post`` and ``Presence.confirm``, which have no
+timeout for that reason; opening and reading raise the StoreError.
 """
 
 from collections.abc import Callable, Collection, Sequence

@@ -23,7 +23,7 @@ from ...ports import Clock
 from ..lookup import CANDIDATES, node_hash, only_run
 
 KEPT_ANSWERS = 1000
-"""How many answers are kept: those who asked may still look."""
+"""How many answers are kept, for senders that have not looked yet."""
 
 _OFFSET = time.time() - time.monotonic()
 
@@ -34,7 +34,7 @@ def _clock() -> float:
 
 @dataclass
 class Tables:
-    """What is in the database. All stores and mailboxes of a backend share it."""
+    """The rows of the database. All stores and mailboxes of a backend share them."""
 
     calls: dict[str, CallRecord] = field(default_factory=dict[str, CallRecord])
     seqs: set[int] = field(default_factory=set[int])
@@ -52,10 +52,10 @@ class Tables:
     outbox: dict[int, OutboxRow] = field(default_factory=dict[int, OutboxRow])
     epoch: int = 0
     last_id: int = 0
-    """Of the inbox or the outbox: no id is used twice."""
+    """The last id of a row of the inbox or the outbox: no id is used twice."""
 
     def next_id(self) -> int:
-        """The id of a new row of the inbox or outbox."""
+        """Return the id of a new row of the inbox or the outbox."""
         self.last_id += 1
         return self.last_id
 
