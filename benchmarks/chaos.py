@@ -226,12 +226,12 @@ class Chaos:
         halved = self.phase == HALVED
         if halved or self.gate is None:
             self.halved_at = self.now
-        levels = {
-            name: bucket.refilled(self.now).level for name, bucket in self.gate._buckets.items()
+        fills = {
+            name: bucket.refilled(self.now).fill for name, bucket in self.gate._buckets.items()
         }
         self.gate = Gate(HALF if halved else LIMITS, self.now)
         for name, bucket in self.gate._buckets.items():
-            excess = bucket.level - min(bucket.level, levels[name])
+            excess = bucket.fill - min(bucket.fill, fills[name])
             self.gate._buckets[name] = bucket.taken(excess, self.now)
         self._at(self.now + self.random.uniform(20, 150), self._change_phase)
 
@@ -311,11 +311,13 @@ class Chaos:
         if fault == "429" and headers:
             failure = Failure(429, headers, failure.body)
         verdict = PROVIDER.judge(failure, flight.attempt, self.now)
-        if verdict.kind in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
+        if verdict.error_class in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
             self.faults[call.id] += QUOTA not in provider_health(self.core.state).unanswered
-        if verdict.kind is ErrorClass.FINAL or self.faults[call.id] >= MAX_ATTEMPTS:
+        if verdict.error_class is ErrorClass.FINAL or self.faults[call.id] >= MAX_ATTEMPTS:
             reason = (
-                "a bad request" if verdict.kind is ErrorClass.FINAL else "it failed eight times"
+                "a bad request"
+                if verdict.error_class is ErrorClass.FINAL
+                else "it failed eight times"
             )
             self._tell(
                 flight,
@@ -328,7 +330,7 @@ class Chaos:
             self._ended(self.jobs[call.run_id], reason)
             return
         until = self.now + verdict.pause_seconds
-        if verdict.kind is ErrorClass.RATE_LIMITED:
+        if verdict.error_class is ErrorClass.RATE_LIMITED:
             self._tell(flight, ProviderEvent.REFUSED, until, headers)
             outcome = Outcome(CallState.QUEUED, error=fault, refused=True)
         else:
@@ -338,10 +340,12 @@ class Chaos:
         self.core.handle(Settle(call.id, outcome), self.now)
 
     def _tell(
-        self, flight: Flight, news: ProviderEvent, until: float | None, headers: dict[str, str]
+        self, flight: Flight, event: ProviderEvent, until: float | None, headers: dict[str, str]
     ) -> None:
         told = PROVIDER.rate_limits(headers, self.now)
-        self.core.handle(Observe(flight.call.id, {QUOTA: Observation(until, news, told)}), self.now)
+        self.core.handle(
+            Observe(flight.call.id, {QUOTA: Observation(until, event, told)}), self.now
+        )
 
     # In the end
 

@@ -89,21 +89,21 @@ class Day:
         now = self.service.now()
         run = Run(run_id, f"workflow {self.begun % 20}", "task", priority, RunState.RUNNING, now)
         self.service.note_run(run)
-        link: ChainNode | None = None
+        node: ChainNode | None = None
         for number in range(CALLS_OF_RUN):
-            link = await self.call(run, number, link)
+            node = await self.call(run, number, node)
         ended = replace(run, state=RunState.COMPLETED, finished_at=self.service.now())
         await self.service.save_run(ended)
 
     async def call(self, run: Run, number: int, before: ChainNode | None) -> ChainNode:
         call_id = f"{run.id}.{number}"
         text = f"{call_id}: " + "What is said here was said by nobody before. " * 5
-        piece = Chunk(hashlib.blake2b(text.encode(), digest_size=16).digest(), text)
+        chunk = Chunk(hashlib.blake2b(text.encode(), digest_size=16).digest(), text)
         parent = None if before is None else before.hash
-        link = ChainNode(
-            hashlib.blake2b((parent or b"") + piece.hash, digest_size=16).digest(),
+        node = ChainNode(
+            hashlib.blake2b((parent or b"") + chunk.hash, digest_size=16).digest(),
             parent,
-            piece.hash,
+            chunk.hash,
         )
         call = Call(
             call_id,
@@ -114,9 +114,9 @@ class Day:
             run.priority,
             900,
             self.service.now(),
-            link.hash.hex(),
+            node.hash.hex(),
         )
-        await self.service.acquire(call, Prompt((piece,), (link,)))
+        await self.service.acquire(call, Prompt((chunk,), (node,)))
         chance = self.random.random()
         if chance < 0.01:
             self.service.abandon(call_id, Outcome(CallState.CANCELLED))
@@ -129,7 +129,7 @@ class Day:
             outcome = Outcome(state, Usage(800, 100), ANSWER, arrival=number)
             await self.service.settle(call_id, outcome)
         self.done += 1
-        return link
+        return node
 
 
 def look(path: Path, over: threading.Event) -> None:

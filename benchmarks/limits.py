@@ -75,7 +75,7 @@ class World:
             if not changed and self.now >= CHANGE_AT:
                 changed, self.gate = True, Gate(self._limits(self.row.after), self.now)
                 for name, bucket in self.gate._buckets.items():
-                    self.gate._buckets[name] = bucket.taken(bucket.level, self.now)
+                    self.gate._buckets[name] = bucket.taken(bucket.fill, self.now)
             self._step()
         return self.tally
 

@@ -6,7 +6,7 @@
 A team of three takes turns, and each answer has about 2 KB. As a rule nobody forgets: every prompt
 holds all that was said. ``--bounded`` gives each agent a context of its last messages, so that
 prompts do not grow and a run can be very long; but a window that slides makes each prompt a chain
-of its own, so there the links per answer are about twice the window.
+of its own, so there the chain nodes per answer are about twice the window.
 
 The run is stopped some calls before its end. Then it is resumed in the same process (AutoGen is
 imported), the time until its first new request is taken, and it goes on to its end. The size is

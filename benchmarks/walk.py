@@ -4,7 +4,7 @@
 
 The real thing runs against the simulated provider: one call of a bare scheduled client in the
 process that leads; a run of one agent that asks once, from starting it to its result; and a call
-in a process that follows, its own side alone. Besides: the bytes of the letter that ends a call,
+in a process that follows, its own side alone. Besides: the bytes of the request that ends a call,
 from a provider that tells one limit, and the imports of the scheduler between its units, which are
 the modules and packages directly below it. Imports at any depth count; a chain counts its units.
 
@@ -65,7 +65,7 @@ BARS = {  # on b8f7b7b, and at most
     "one call, follower: functions": (233, 232),
     "one call, follower: files": (21, 18),
     "one call, follower: moves": (133, 90),
-    "letter that ends a call: bytes": (1448, 620),
+    "request that ends a call: bytes": (1448, 620),
     "scheduler: units": (31, 10),
     "scheduler: longest import chain": (13, 6),
     "scheduler: arrows between units": (97, 28),
@@ -139,21 +139,21 @@ async def leading() -> tuple[Steps, Steps]:
 
 
 async def following() -> tuple[Steps, int]:
-    """A call of a process that follows this one, and the bytes of the letter that ends it."""
+    """A call of a process that follows this one, and the bytes of the request that ends it."""
     limits = Limits(requests_per_minute=6000)
     async with simulated_headway(limits, reply=lambda _: ANSWER) as hw:
         with closing(sqlite3.connect(hw.config.database)) as db, db:
-            # Letters are deleted when they are answered.
+            # Requests are deleted when they are answered.
             db.executescript("""
-                CREATE TABLE walked (letter TEXT);
+                CREATE TABLE walked (request TEXT);
                 CREATE TRIGGER walked AFTER INSERT ON inbox
                 BEGIN INSERT INTO walked VALUES (new.event); END;
             """)
         command = [sys.executable, "-m", "benchmarks.walk", "--follow", str(hw.config.file)]
         child = await anyio.run_process(command, stderr=None)
         with closing(sqlite3.connect(hw.config.database)) as db:
-            letters = [str(letter) for (letter,) in db.execute("SELECT letter FROM walked")]
-    return json.loads(child.stdout), min(len(each.encode()) for each in letters if ANSWER in each)
+            requests = [str(request) for (request,) in db.execute("SELECT request FROM walked")]
+    return json.loads(child.stdout), min(len(each.encode()) for each in requests if ANSWER in each)
 
 
 async def follow(file: Path) -> None:
@@ -219,11 +219,11 @@ def main() -> None:
         anyio.run(follow, arguments.follow)
         return
     call, run = anyio.run(leading)
-    follower, letter = anyio.run(following)
+    follower, request = anyio.run(following)
     counts = [(len(w), len(set(w)), moves(w).total()) for w in (call, run, follower)]
     arrows = units(ROOTS[-1])
     length, units_in_a_row = longest_chain(arrows)
-    figures: list[float] = [*chain.from_iterable(counts), letter]
+    figures: list[float] = [*chain.from_iterable(counts), request]
     figures += [len(arrows), length, sum(map(len, arrows.values()))]
     rows = [(name, *bars, now) for (name, bars), now in zip(BARS.items(), figures, strict=True)]
     if arguments.json:

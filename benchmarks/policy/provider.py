@@ -80,29 +80,29 @@ class Meter:
     lost while one did.
     """
 
-    __slots__ = ("as_of", "capacity", "level", "lost_idle", "lost_waiting", "per_second", "taken")
+    __slots__ = ("as_of", "capacity", "fill", "lost_idle", "lost_waiting", "per_second", "taken")
 
     def __init__(self, per_minute: float, burst_seconds: float) -> None:
         self.per_second = per_minute / 60
         self.capacity = max(1.0, self.per_second * burst_seconds)
-        self.level = self.capacity
+        self.fill = self.capacity
         self.as_of = self.taken = self.lost_idle = self.lost_waiting = 0.0
 
     def advance(self, now: float, is_waited_for: bool) -> None:
-        level = self.level + (now - self.as_of) * self.per_second
-        lost = max(0.0, level - self.capacity)
+        fill = self.fill + (now - self.as_of) * self.per_second
+        lost = max(0.0, fill - self.capacity)
         if is_waited_for:
             self.lost_waiting += lost
         else:
             self.lost_idle += lost
-        self.level, self.as_of = level - lost, now
+        self.fill, self.as_of = fill - lost, now
 
     def wait_for(self, amount: float) -> float:
         """Seconds until ``amount`` is there; 0 if it is."""
-        return max(0.0, min(amount, self.capacity) - self.level) / self.per_second
+        return max(0.0, min(amount, self.capacity) - self.fill) / self.per_second
 
     def take(self, amount: float) -> None:
-        self.level -= amount
+        self.fill -= amount
         self.taken += amount
 
 
@@ -144,8 +144,8 @@ class Provider:
             wait = max(wait, self.output.wait_for(1))
         if wait > 1e-9:
             self.refused += 1
-            if self.budget.refused_count and self.requests.level >= 1:
-                self.requests.level -= 1  # where there is none left, none can be taken
+            if self.budget.refused_count and self.requests.fill >= 1:
+                self.requests.fill -= 1  # where there is none left, none can be taken
             return wait
         self.accepted += 1
         self.requests.take(1)
@@ -160,9 +160,9 @@ class Provider:
 
     def ended(self, input_tokens: int, output_tokens: int, now: float) -> None:
         """Give back what an answer did not use, where that is done."""
-        held = self.budget.charge(input_tokens, output_tokens)
-        unused = held - self.budget.settled(input_tokens, output_tokens)
+        reserved = self.budget.charge(input_tokens, output_tokens)
+        unused = reserved - self.budget.settled(input_tokens, output_tokens)
         if unused:
             self.advance(now)
             self.tokens.take(-unused)
-            self.tokens.level = min(self.tokens.level, self.tokens.capacity)
+            self.tokens.fill = min(self.tokens.fill, self.tokens.capacity)

@@ -1,14 +1,14 @@
-"""What a database engine gives to everybody else. Law of this file: types and text, no I/O.
+"""Declares what a database engine gives to the rest. Law of this file: types and text, no I/O.
 
 Theory of operation. Processes meet in the database and nowhere else. One of them leads: it holds a
 *term*, commits batches to the journal, and takes the requests of the others from its *mailbox*.
-Who executes runs is *present* in the registry of workers. A *notifier* rings for whoever has
-something to read; a ring may be lost, so everybody looks without one as well.
+Workers are *present* in the registry of workers. A *notifier* rings for an owner that has something
+to read; a ring may be lost, so every owner looks without a ring as well.
 
-Every error that a caller may meet is a StoreError with a message that names the database and says
-what to do; or KeyTaken, if a row is refused for a caller's mistake. An engine whose database may be
-away for a while waits for it inside of ``Store.commit``, ``Mailbox.post`` and ``Presence.confirm``,
-which have no timeout for that reason; whoever opens or only reads gets the StoreError.
+Every error is a StoreError with a message that names the database and says what to do; or KeyTaken,
+if a row is refused for a caller's mistake. An engine whose database may be unreachable for a while
+waits for it inside ``Store.commit``, ``Mailbox.post`` and ``Presence.confirm``, which have no
+timeout for that reason; opening and reading raise the StoreError.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -25,10 +25,10 @@ Clock = Callable[[], float]
 """Seconds since the epoch; never goes back within a process."""
 
 LEADER = "leader"
-"""The owner of the notifier that rings for whoever leads. Workers' are named by their ids."""
+"""The owner of the leader's notifier. A worker's notifier is owned by the worker's id."""
 
-LETTERS = 100
-"""How many requests are read at once."""
+READ_AT_ONCE = 100
+"""How many requests, or notifications, are read at once."""
 
 
 class Backend(Protocol):
@@ -39,25 +39,25 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """What messages call the database: its path or its URL, never with a password."""
+        """The database in messages: its path or its URL, never with a password."""
 
     def reader(self) -> "Store":
-        """The journal, to be read: it takes no lock, so any number may be open."""
+        """Return the journal for reading: it takes no lock, so any number may be open."""
 
     def leadership(self) -> "Leadership":
-        """Who leads, and how to."""
+        """Return a watcher of the leader, which can also campaign."""
 
     def workers(self) -> "WorkerRegistry":
-        """Which workers are alive."""
+        """Return a watcher of the workers."""
 
     def mailbox(self, epoch: int | None = None) -> "Mailbox":
-        """Requests and notifications. ``epoch``: of the leader that takes requests from it."""
+        """Return requests and notifications. ``epoch``: of the leader that takes the requests."""
 
     def notifier(self, owner: str) -> "Notifier":
-        """Rings for ``owner``: ``LEADER``, or a worker's id."""
+        """Return what rings for ``owner``: ``LEADER``, or a worker's id."""
 
     def maintenance(self) -> "Maintenance":
-        """The database as a thing to look after."""
+        """Return the means to check, copy, shrink and migrate the database."""
 
 
 class Store(Protocol):
@@ -68,7 +68,7 @@ class Store(Protocol):
 
     @property
     def clock(self) -> Clock:
-        """The time that all processes on this database share, once it is open."""
+        """The time that all processes on this database share, once the store is open."""
 
     async def __aenter__(self) -> Self:
         """Open, and migrate if needed. Raises StoreError; nothing was changed then."""
@@ -79,9 +79,8 @@ class Store(Protocol):
     async def commit(self, batch: Batch) -> None:
         """Write all of ``batch`` and sync it, or raise StoreError or KeyTaken and write nothing.
 
-        Returns only when a power cut could no longer undo it. The epoch is asserted in the same
-        transaction: StoreTakenOver if another process has come to lead. Runs to be forgotten stay
-        if they have not ended, or if a run that stays names them as parent.
+        Returns only when a power cut cannot undo it any more. The epoch is asserted in the same
+        transaction: StoreTakenOver if another process leads by now.
         """
 
     async def snapshot(self) -> Snapshot:
@@ -106,25 +105,26 @@ class Store(Protocol):
         """
 
     async def assigned(self) -> Sequence[Run]:
-        """Runs that a worker executes, or is about to."""
+        """Load the runs that a worker executes, or is about to."""
 
     async def workers(self) -> Sequence[Worker]:
-        """Who executes runs, the first one to come first."""
+        """Load the workers, in the order in which they joined."""
 
     async def lessons(self) -> Sequence[Lesson]:
-        """What was learned."""
+        """Load everything that was learned."""
 
     async def changes(self, *, limit: int | None = None) -> Sequence[Change]:
-        """What operators changed, newest first; at most ``limit``, if given."""
+        """Load the operators' changes, newest first; at most ``limit``, if given."""
 
     async def spent(self, by: str, since: float) -> Sequence[Spent]:
-        """What calls took that came at ``since`` or later, by model, team, workflow, run or day.
+        """Sum up calls submitted at ``since`` or later, by model, team, workflow, run or day.
 
-        A day is one of UTC, as in 2026-03-01; the key of a call outside of any run is empty.
+        ``since``: epoch seconds. Days are UTC, as in 2026-03-01; the key is empty for calls outside
+        of any run.
         """
 
     async def prompt(self, request_hash: str) -> Sequence[str] | None:
-        """The texts of a recorded request, in order; None if it is not recorded."""
+        """Load the texts of a recorded request, in order; None if it is not recorded."""
 
     async def calls(
         self,
@@ -140,7 +140,7 @@ class Store(Protocol):
 
 
 class Vacancy:
-    """That nobody alive leads, as one look found it. Opaque: only its engine can read it.
+    """Says that no process leads that is alive, as one look found it. Only its engine can read it.
 
     Handed to ``Leadership.campaign``, it says which silent leader may be replaced; one that has
     shown life since may not.
@@ -151,37 +151,39 @@ class Vacancy:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who leads: the worker, if it told, and words for messages (``process 4711``)."""
+    """The process that leads."""
 
     worker_id: str | None
+    """Its worker's id; None if it has written none."""
     text: str
+    """Words for messages, as in ``process 4711``."""
 
 
 class Leadership(Protocol):
-    """Who leads. Each instance watches by its own clock, so two may see a vacancy at two times."""
+    """Watches the leader. Each instance has its own clock: two may see a vacancy at two times."""
 
     @property
     def leads_beside(self) -> bool:
-        """Whether a leader admits its own process's calls by letter too, as those of any other.
+        """Whether a leader admits its own process's calls by requests too, as those of any other.
 
-        If not, whoever opens first leads with its own runs, with no letters in between.
+        If not, whoever opens first leads with its own runs, with no requests in between.
         """
 
     def look(self) -> Vacancy | None:
-        """Look once: None if somebody alive leads. A silent leader is found by looking often."""
+        """Look once. Return None if a leader is alive. A silent one is found by looking often."""
 
     async def vacant(self) -> Vacancy:
-        """Look until nobody alive leads."""
+        """Return when no process leads that is alive."""
 
     async def campaign(self, candidate: str, vacancy: Vacancy | None = None) -> "Term":
         """Lead as ``candidate``: make or migrate the database, and raise the epoch.
 
-        Raises StoreBusy if somebody leads; or, with a ``vacancy``, if somebody else than whom it
-        tells of. Raises StoreError for anything else; nothing was changed then.
+        Raises StoreBusy if another process leads, unless it is the silent one that ``vacancy`` is
+        about. Raises StoreError for anything else; nothing was changed then.
         """
 
     async def holder(self) -> Holder | None:
-        """Who leads now, alive or silent; None if nobody does."""
+        """Return the process that leads now, alive or silent; None if none does."""
 
 
 class Term(Protocol):
@@ -199,29 +201,29 @@ class Term(Protocol):
         """Lead."""
 
     async def __aexit__(self, *_: object) -> None:
-        """Give the leadership back; whoever waits for it may have it at once."""
+        """Give the leadership back; a process that waits for it may have it at once."""
 
 
 class WorkerRegistry(Protocol):
-    """Which workers are alive, by their heartbeats. Each instance judges by its own clock."""
+    """Tells which workers are alive, by their heartbeats, and by its own clock."""
 
     def present(self, worker_id: str) -> "Presence":
-        """Be there as this worker."""
+        """Return the presence of this worker, to be entered."""
 
     async def expired(self, worker_ids: Collection[str]) -> frozenset[str]:
-        """Which of these workers are dead: gone, or silent for 10 s. Ask often, for silence."""
+        """Return which of these workers are dead: gone, or silent for 10 s. Ask often."""
 
     async def silent_seconds(self, worker_id: str) -> float | None:
-        """How long ago a worker's last heartbeat was; None if it is gone."""
+        """Return how many seconds ago a worker's last heartbeat was; None if it is gone."""
 
     async def tidy(self, keep: Collection[str]) -> None:
-        """Remove what dead workers left behind, but for those to ``keep``."""
+        """Remove the remains of dead workers, but for those to ``keep``."""
 
 
 class Presence(Protocol):
-    """A worker, there. An async context manager: its heart beats while it is open.
+    """Shows that a worker is alive. An async context manager: it sends heartbeats while it is open.
 
-    Heartbeats do not come from the event loop: what blocks the loop is no death.
+    Heartbeats do not come from the event loop: a blocked loop does not make a worker dead.
     """
 
     @property
@@ -232,20 +234,20 @@ class Presence(Protocol):
         """
 
     async def confirm(self) -> None:
-        """Do one heartbeat now. Raises StoreTakenOver if others took the worker for dead."""
+        """Send one heartbeat now. Raises StoreTakenOver if the worker was taken for dead."""
 
     async def __aenter__(self) -> Self:
-        """Be there. Raises StoreBusy if a worker of this id is, StoreError for anything else."""
+        """Begin. Raises StoreBusy if a worker of this id is there, else StoreError."""
 
     async def __aexit__(self, *_: object) -> None:
-        """Be gone: others see it at once."""
+        """End: other processes see it at once."""
 
 
 class Mailbox(Protocol):
-    """Requests to the leader, and what it tells workers. Close it after use.
+    """Carries requests to the leader and notifications to workers. Close it after use.
 
-    It opens the database when it is first asked something. What was posted is carried out, whether
-    its sender lives or not.
+    It opens the database at the first question. A posted request is carried out whether its sender
+    lives or not.
     """
 
     async def post(self, sender: str, text: str, *, durable: bool = False) -> int:
@@ -256,28 +258,30 @@ class Mailbox(Protocol):
         Raises StoreError; there is no request then.
         """
 
-    async def waiting(self, held: Collection[int], limit: int = LETTERS) -> Sequence[Letter]:
-        """Requests that have no answer and are not in hand (``held``), oldest first.
+    async def waiting(
+        self, in_hand: Collection[int], limit: int = READ_AT_ONCE
+    ) -> Sequence[Letter]:
+        """Requests that have no answer and are not ``in_hand``, oldest first.
 
         Fewer than ``limit``: that is all for now. Raises StoreTakenOver if they are another
         leader's to take.
         """
 
     async def answer(self, request_id: int) -> str | None:
-        """The answer to a request, None as long as there is none.
+        """Return the answer to a request, None as long as there is none.
 
         Raises StoreError, also for an answer that is kept no longer.
         """
 
     async def notifications(self, worker_id: str, after: int) -> Sequence[tuple[int, str]]:
-        """What a worker was told after notification ``after``: ids and texts, in order.
+        """Return a worker's notifications after the one with id ``after``: ids and texts, in order.
 
         ``after`` is the last one that it has read, and never goes back. No rows: that is all for
         now.
         """
 
     async def close(self) -> None:
-        """Close. What was posted stays."""
+        """Close. Posted requests stay."""
 
 
 class Notifier(Protocol):
@@ -287,15 +291,15 @@ class Notifier(Protocol):
     """
 
     async def __aenter__(self) -> Self:
-        """Listen, instead of whoever listened for this owner before. Raises StoreError."""
+        """Listen, in place of any other listener of this owner. Raises StoreError."""
 
     async def __aexit__(self, *_: object) -> None:
         """Listen no more."""
 
     async def wait(self) -> None:
-        """Return when something may have been written for the owner since this last returned.
+        """Return when something may have been written for the owner since the last return.
 
-        A ring that was lost is made up for within the engine's poll interval.
+        If a ring is lost, within the engine's poll interval.
         """
 
     def ring(self, owner: str) -> None:
@@ -303,18 +307,21 @@ class Notifier(Protocol):
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at. ``says`` tells what to do if it is not ``ok``."""
+    """One line of ``headway doctor``."""
 
     subject: str
+    """The thing that was looked at."""
     ok: bool
+    """Whether it is as it should be."""
     says: str
+    """What was found; if not ``ok``, also what to do."""
 
 
 class Maintenance(Protocol):
-    """The database looked over, copied, made smaller: what is there is never made worse."""
+    """Checks, copies, shrinks and migrates a database, and never makes it worse."""
 
     async def problems(self) -> Sequence[str]:
-        """Look through all of it, beside whoever uses it; each thing that is wrong, in words."""
+        """Check all of it, while others use it; return each problem in words."""
 
     async def back_up(self, to: str) -> int:
         """Copy it as it is at one moment to the new file ``to``; return the copy's bytes."""
@@ -329,4 +336,4 @@ class Maintenance(Protocol):
         """
 
     async def findings(self) -> Sequence[Finding]:
-        """What ``headway doctor`` shows of the engine and the database, good or bad."""
+        """Return what ``headway doctor`` shows of the engine and the database."""

@@ -52,7 +52,7 @@ async def test_a_paused_class_waits_a_bumped_run_goes_and_the_rest_follows() -> 
         assert (await headway.get_run(held[1].id)).priority is Priority.INTERACTIVE
         await headway.queue.resume("class:background")
         await held[0].result()
-        assert [(c.kind, c.target) for c in await headway.limits.log()] == [
+        assert [(c.action, c.target) for c in await headway.limits.log()] == [
             ("gate", "class:background"),
             ("gate", "class:background"),
         ]
@@ -126,7 +126,7 @@ async def test_each_act_returns_what_it_changed(changed: SimulatedHeadway) -> No
             ]
             for act, kind, target in acts:
                 change = await act()
-                assert (change.kind, change.target) == (kind, target)
+                assert (change.action, change.target) == (kind, target)
                 assert [change] == await limits.log(limit=1)
         assert len(await follower.limits.log()) == 1500 + 2 * len(acts)
 

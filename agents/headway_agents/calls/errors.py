@@ -91,7 +91,7 @@ def judged(
             break
     else:
         verdict = Verdict(ErrorClass.FINAL)
-    if verdict.kind is ErrorClass.FINAL and head is not None and head.is_garbled:
+    if verdict.error_class is ErrorClass.FINAL and head is not None and head.is_garbled:
         return provider.judge(Failure(), attempt, now)
     return verdict
 
@@ -112,9 +112,9 @@ def next_step(
     ``routes``: the models that may be asked instead, empty if there are none. ``faults``: of this
     call, while the provider answered others.
     """
-    if verdict.kind is ErrorClass.FINAL:
+    if verdict.error_class is ErrorClass.FINAL:
         return Refuse(None if head is None else Observation(event=ProviderEvent.ANSWERED))
-    event = _EVENTS[verdict.kind]
+    event = _EVENTS[verdict.error_class]
     if event is ProviderEvent.LOCKED_OUT and not routes:
         return LockOut(Observation(event=event, error=text))
     if faults >= MAX_ATTEMPTS:

@@ -244,7 +244,7 @@ class LiveCall:
             granted = await self._service.acquire(call, prompt, self._routes)
         else:
             granted = await self._service.reacquire(self.slot.record, self._routes)
-        known.update(node.hash for node in prompt.links)
+        known.update(node.hash for node in prompt.nodes)
         return granted
 
     def _admitted(self, call: Call) -> None:
@@ -308,9 +308,9 @@ class LiveCall:
         now, quota, head = self._service.now(), self._quota, self._head
         verdict = judged(error, self.candidate.provider, self._attempts, now=now, head=head)
         text, health = described(error), self._service.provider_health()
-        if verdict.kind in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
+        if verdict.error_class in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
             self._faults += quota not in health.unanswered
-        if verdict.kind is ErrorClass.ACCOUNT and quota and quota not in health.locked_out:
+        if verdict.error_class is ErrorClass.ACCOUNT and quota and quota not in health.locked_out:
             _log.warning(_ALERT, quota, text)  # whoever asked next would get the same error
         step = next_step(
             verdict, text, now, head=head, quota=quota, routes=self._routes, faults=self._faults

@@ -55,7 +55,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
         priority: Priority | None = None,
     ) -> None:
         self._sdk = sdk
-        self._inner: Any = http_client(sdk)
+        self._wrapped: Any = http_client(sdk)
         self._model = model
         self._candidates = [Candidate(model, model.provider or PROVIDERS["openai"])]
         self._scope = scope
@@ -68,7 +68,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
         for a recorded failure, or the SDK's own error if waiting cannot mend it.
         """
         if request.method != "POST":
-            return await self._inner.send(request, stream=True)
+            return await self._wrapped.send(request, stream=True)
         content_type = request.headers.get("content-type", "")
         asked = read_request(self._path(request), content_type, await request.aread())
         scope = self._scope()
@@ -100,7 +100,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
     async def _sent(self, live: LiveCall, request: Any) -> Any:
         """Return the response, read to its end, or a stream whose first chunk is here."""
         with _errors_of_the_sdk(request):
-            response = await self._inner.send(request, stream=True)
+            response = await self._wrapped.send(request, stream=True)
             live.record_head(response.status_code, dict(response.headers))
             try:
                 if response.is_success and _content_type(response).startswith(_EVENTS):

@@ -28,4 +28,4 @@ def changed(args: Namespace, act: Callable[[Headway], Awaitable[Change | None]])
 
 def change_facts(change: Change) -> dict[str, object]:
     """Return what ``--json`` shows of a change."""
-    return {"at": change.at, "kind": change.kind, "target": change.target, "value": change.value}
+    return {"at": change.at, "kind": change.action, "target": change.target, "value": change.value}

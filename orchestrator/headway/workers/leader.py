@@ -122,8 +122,8 @@ class Leader:
         """Tell of a commit. Called by the scheduler between two of them: it may not await."""
         if batch.runs:
             self.commands.committed(batch)
-        for mail in batch.mail:
-            self._notifier.ring(mail.worker)
+        for row in batch.outbox:
+            self._notifier.ring(row.worker)
         if batch.joined or batch.left or self._is_takeable(batch.runs):
             self.assigner.committed(batch)
         if self._local_worker is not None:

@@ -168,8 +168,8 @@ class LeaderCommands:
             if now.worker == worker:
                 return  # the leader gave it to this worker meanwhile, and the order is on its way
             is_other = worker != self._own
-            is_here = is_other and now.id in self.handles
-            if is_here or self.executes(now) is not None:
+            is_local = is_other and now.id in self.handles
+            if is_local or self.executes(now) is not None:
                 raise being_executed(run.id)
             if now.state is not run.state:
                 raise RunNotResumable(f"run {run.id} has become {now.state}: look again")

@@ -22,7 +22,7 @@ from headway_scheduler.errors import (
     StoreTakenOver,
 )
 from headway_scheduler.model.batch import Answer, Letter
-from headway_scheduler.ports import LETTERS, Mailbox, Notifier
+from headway_scheduler.ports import READ_AT_ONCE, Mailbox, Notifier
 from headway_scheduler.protocol.codec import dump, load_request, refused
 from headway_scheduler.protocol.commands import Command, LongRunning
 from headway_scheduler.protocol.envelopes import WORKER, Done, MessageBatch
@@ -55,8 +55,8 @@ class RequestServer:
 
     async def take_all(self) -> None:
         """Take the requests that wait, before this process admits anything. Raises StoreError."""
-        while letters := await self._read():
-            await self._take(letters, None)
+        while requests := await self._read():
+            await self._take(requests, None)
 
     async def serve(self, group: TaskGroup) -> None:
         """Take requests as they come, until cancelled; long-running commands in ``group``.
@@ -65,25 +65,25 @@ class RequestServer:
         """
         while True:
             try:
-                letters = await self._read()
+                requests = await self._read()
             except StoreTakenOver:
                 raise
             except StoreError:
                 await anyio.sleep(RETRY_SECONDS)  # no ring is left to wait for: look again
                 continue
-            await self._take(letters, group)
-            if len(letters) < LETTERS:
+            await self._take(requests, group)
+            if len(requests) < READ_AT_ONCE:
                 await self._notifier.wait()
 
     async def _read(self) -> Sequence[Letter]:
-        letters = await self._mailbox.waiting(self._in_hand, LETTERS)
-        self._in_hand |= {letter.id for letter in letters}
-        return letters
+        requests = await self._mailbox.waiting(self._in_hand, READ_AT_ONCE)
+        self._in_hand |= {request.id for request in requests}
+        return requests
 
-    async def _take(self, letters: Sequence[Letter], group: TaskGroup | None) -> None:
+    async def _take(self, requests: Sequence[Letter], group: TaskGroup | None) -> None:
         """Take requests in their order; only long-running commands let others pass."""
         batches: list[tuple[Letter, MessageBatch | InternalError]] = []
-        for each in letters:
+        for each in requests:
             match request := _read(each):
                 case MessageBatch():
                     batches.append((each, request))
@@ -96,14 +96,14 @@ class RequestServer:
         await self._deliver(batches, group is None)
 
     async def _answer(
-        self, letter: Letter, command: Command | InternalError, group: TaskGroup | None
+        self, request: Letter, command: Command | InternalError, group: TaskGroup | None
     ) -> None:
         if group is None:
-            await self._settle(letter, command)
+            await self._settle(request, command)
         elif isinstance(command, LongRunning):
-            group.start_soon(self._settle_at_last, letter, command)
+            group.start_soon(self._settle_at_last, request, command)
         else:
-            await self._settle_at_last(letter, command)
+            await self._settle_at_last(request, command)
 
     async def _deliver(
         self, batches: list[tuple[Letter, MessageBatch | InternalError]], is_first: bool
@@ -111,7 +111,7 @@ class RequestServer:
         """Hand batches over at once; after a failed commit, those that are not on disk again."""
         while batches:
             try:
-                completions = [self._delivered(letter, batch) for letter, batch in batches]
+                completions = [self._delivered(request, batch) for request, batch in batches]
                 for completion in completions:
                     await completion.wait()
                     self._in_hand.discard(batches[0][0].id)
@@ -125,21 +125,21 @@ class RequestServer:
                     raise
                 await anyio.sleep(RETRY_SECONDS)
 
-    def _delivered(self, letter: Letter, batch: MessageBatch | InternalError) -> Completion:
+    def _delivered(self, request: Letter, batch: MessageBatch | InternalError) -> Completion:
         if isinstance(batch, MessageBatch):
-            return self._scheduler.workers.deliver(letter.id, batch)
-        _log.error("a batch of worker %s cannot be read: %s", letter.sender, batch)
-        return self._scheduler.workers.deliver_unreadable(letter.id, letter.sender, str(batch))
+            return self._scheduler.workers.deliver(request.id, batch)
+        _log.error("a batch of worker %s cannot be read: %s", request.sender, batch)
+        return self._scheduler.workers.deliver_unreadable(request.id, request.sender, str(batch))
 
-    async def _settle(self, letter: Letter, command: Command | InternalError) -> None:
-        await self._scheduler.answer(Answer(letter.id, await self._outcome(letter, command)))
+    async def _settle(self, request: Letter, command: Command | InternalError) -> None:
+        await self._scheduler.answer(Answer(request.id, await self._outcome(request, command)))
         # Not before its answer is on disk: until then a read would find the request again.
-        self._in_hand.discard(letter.id)
+        self._in_hand.discard(request.id)
 
-    async def _settle_at_last(self, letter: Letter, command: Command | InternalError) -> None:
+    async def _settle_at_last(self, request: Letter, command: Command | InternalError) -> None:
         while True:
             try:
-                await self._settle(letter, command)
+                await self._settle(request, command)
                 return
             except SchedulerClosed:
                 return  # the next leader takes it
@@ -148,11 +148,11 @@ class RequestServer:
             except StoreError:
                 await anyio.sleep(RETRY_SECONDS)
 
-    async def _outcome(self, letter: Letter, command: Command | InternalError) -> str:
+    async def _outcome(self, request: Letter, command: Command | InternalError) -> str:
         try:
             if isinstance(command, InternalError):
                 raise command
-            with answering(lambda change: Answer(letter.id, dump(Done(change)))):
+            with answering(lambda change: Answer(request.id, dump(Done(change)))):
                 return dump(Done(await self._commands.execute(command)))
         except (StoreError, SchedulerClosed):
             raise
@@ -162,8 +162,8 @@ class RequestServer:
             return dump(refused(InternalError(f"{type(error).__name__}: {error}")))
 
 
-def _read(letter: Letter) -> MessageBatch | Command | InternalError:
+def _read(request: Letter) -> MessageBatch | Command | InternalError:
     try:
-        return load_request(letter.event)
+        return load_request(request.event)
     except InternalError as error:
         return error

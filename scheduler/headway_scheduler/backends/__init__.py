@@ -11,7 +11,7 @@ from ..ports import Backend
 
 
 def open_backend(database: Path | str) -> Backend:
-    """The backend of a database: a path is an SQLite file, a URL names its engine.
+    """Return the backend of a database: a path is an SQLite file, a URL names its engine.
 
     Opens nothing, but imports the engine. Raises CallerError for an engine that is not there.
     """

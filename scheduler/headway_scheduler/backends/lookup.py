@@ -1,4 +1,4 @@
-"""How things are found by what people write: the same in every store."""
+"""Finds runs and prompts by what people write, in the same way in every store."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from ..errors import RunNotFound
 from ..model.runs import Run
 
 CANDIDATES = 5
-"""How many runs an ambiguous start of an id names."""
+"""How many runs the error about an ambiguous start of an id names."""
 
 
 def only_run(prefix: str, found: Sequence[Run]) -> Run | None:
@@ -23,8 +23,8 @@ def only_run(prefix: str, found: Sequence[Run]) -> Run | None:
     return found[0] if found else None
 
 
-def link_hash(request_hash: str) -> bytes:
-    """The hash of a request's last link; of none, for what is no hash."""
+def node_hash(request_hash: str) -> bytes:
+    """Return the hash of a request's last chain node; an empty one for a text that is no hash."""
     try:
         return bytes.fromhex(request_hash)
     except ValueError:

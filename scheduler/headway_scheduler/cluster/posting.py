@@ -132,7 +132,7 @@ class Posting:
             return
         if batch.joins is not None:
             self._callbacks.on_join()
-        self._mirror.told(batch.messages, self._clock())
+        self._mirror.record_messages(batch.messages, self._clock())
         # No await since the post: what comes of it can only be taken in after this.
         self._outstanding.add(request_id, pendings)
 
@@ -157,7 +157,7 @@ class Posting:
         self.health = ProviderHealth((), told.unanswered, told.locked_out)
         for handled in told.handled:
             for call_id in self._outstanding.handled(handled):
-                self._mirror.refused(call_id)
+                self._mirror.record_refusal(call_id)
             if handled.unreadable:  # let no caller go on as if it were recorded
                 self.complete_all(unreadable(handled.unreadable))
         for grant in told.grants:
@@ -169,7 +169,7 @@ class Posting:
             self._callbacks.on_order(order)
 
     def _grant(self, grant: Grant) -> None:
-        call, waiting = self._mirror.granted(grant), self._callers.waiting.get(grant.call_id)
+        call, waiting = self._mirror.record_grant(grant), self._callers.waiting.get(grant.call_id)
         if call is not None and waiting is not None:
             waiting.granted = call
             waiting.complete()

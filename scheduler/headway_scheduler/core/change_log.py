@@ -1,4 +1,4 @@
-"""What the next commit must write of the core's decisions. Law: it collects, it decides nothing."""
+"""Collects what the next commit must write. Law of this file: it decides nothing."""
 
 from dataclasses import dataclass, field
 

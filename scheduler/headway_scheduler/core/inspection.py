@@ -1,6 +1,7 @@
-"""Answers to questions about the scheduler: why a call waits, what is queued, how things stand.
+"""Answers questions about the scheduler: why a call waits, what is queued, how full the limits are.
 
-Law: it reads the state and changes nothing, but for the time up to which buckets are refilled.
+Law: it reads the state. It changes only the time up to which buckets are refilled and classes have
+earned their credit, which the next admission would do as well.
 """
 
 from ..errors import InternalError
@@ -101,7 +102,7 @@ def provider_health(state: SchedulerState) -> ProviderHealth:
 
 
 def _before(waiter: Waiter, ranked: list[tuple[Rank, Waiter]]) -> tuple[list[Call], Rank]:
-    """Calls that go first and draw on any of the same quotas; the rank of this one."""
+    """Return the calls that go first and draw on any of the same quotas, and this call's rank."""
     quotas, before = set(waiter.record.call.quotas), list[Call]()
     for rank, other in ranked:
         if other is waiter:

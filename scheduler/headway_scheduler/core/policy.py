@@ -1,7 +1,7 @@
-"""The numbers of the scheduling policy. Law of this file: data only.
+"""Defines the numbers of the scheduling policy. Law of this file: data only.
 
-They were found by simulation on logs of real AutoGen teams: ``python -m benchmarks.policy`` shows
-what each of them is good for.
+They come from simulations on logs of real AutoGen teams: ``python -m benchmarks.policy`` measures
+the effect of each.
 """
 
 from collections.abc import Mapping
@@ -10,23 +10,25 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Who goes first, and what is kept for whom. Tuples have one number for each class.
+    """Decides which call goes first, and what is kept free for urgent ones.
 
-    ``promised_share``: the share of every quota that a class is promised while it has calls
-    waiting; their sum is below 1. ``headroom``: the share of a full bucket that a class leaves to
-    more urgent ones. ``weights``: shares of teams beside each other; 1 for those not named.
-    ``patience_seconds``: how much later than it came a call of a long run counts as having come;
-    runs of ``patience_seconds / size_factor`` budget-seconds and more reach that.
-    ``credit_seconds``: how much a class can save up of what it was promised.
+    Tuples have one number for each class, interactive first.
     """
 
     promised_share: tuple[float, ...] = (0.0, 0.10, 0.10, 0.05, 0.05)
+    """The share of every quota, from 0 to 1, that a class is promised while its calls wait. Their
+    sum is below 1."""
     headroom: tuple[float, ...] = (0.0, 0.05, 0.10, 0.20, 0.30)
+    """The share of a full bucket, from 0 to 1, that a class leaves to more urgent classes."""
     weights: Mapping[str, float] = field(default_factory=dict)
+    """Shares of teams relative to each other; 1 for a team that is not named."""
     patience_seconds: float = 900.0
+    """A call of a long run counts as having come later than it did, by this at most."""
     size_factor: float = 8.0
+    """Seconds by which a call counts as later for each budget-second that its run still takes."""
     credit_seconds: float = 20.0
+    """The most budget-seconds that a class can save up of its promised share."""
 
 
 STRICT = Policy(promised_share=(0.0,) * 5, headroom=(0.0,) * 5, patience_seconds=0.0)
-"""Class, then arrival, and nothing else, if all calls are of one team."""
+"""Orders by class, then by arrival, and by nothing else, if all calls are of one team."""

@@ -22,11 +22,11 @@ def restore(
     runs: Iterable[Run] = (),
     awaited: Mapping[str, frozenset[str]] | None = None,
 ) -> None:
-    """Go on from the store. ``owned`` says which calls have callers that are alive.
+    """Go on from the store. ``owned`` tells whether the caller of a call is alive.
 
-    A call in flight without an owner becomes unknown, its reservation spent: nobody can tell
-    whether it was sent. A queued one without an owner is parked at its place until its run resumes.
-    ``runs`` are those under way; ``awaited`` says which run waits for which others.
+    A call in flight without an owner becomes unknown, its reservation spent: the request may have
+    been sent. A queued call without an owner is parked at its place until its run resumes. ``runs``
+    are those under way; ``awaited`` maps a waiting run to the runs that it waits for.
     """
     for run in runs:
         state.registry.track(run)

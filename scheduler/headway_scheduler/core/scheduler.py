@@ -52,25 +52,25 @@ from .policy import Policy
 from .state import SIZES, LiveCall, SchedulerState
 
 _FAULTS = (ProviderEvent.FAILED, ProviderEvent.OVERLOADED, ProviderEvent.LOCKED_OUT)
-_NOTHING_TOLD = Observation()
+_NOTHING_OBSERVED = Observation()
 
 
 class Scheduler:
-    """Owns the quotas and every call that has not ended."""
+    """Decides which calls may be sent; owns the quotas and every call that has not ended."""
 
     def __init__(self, quotas: Iterable[Quota], now: float, policy: Policy | None = None) -> None:
         self.state: SchedulerState = SchedulerState(quotas, policy or Policy(), now)
-        """What it knows, for ``inspection.py`` and others to read."""
+        """Everything it knows, for ``inspection.py`` and others to read."""
 
     def handle(  # noqa: C901  # one case for each type of message
         self, message: Message, now: float, worker: str | None = None
     ) -> None:
-        """Take in what happened, as told by ``worker``; None: by this process.
+        """Process a message of ``worker``; None: of this process.
 
-        It changes state and notes what the next commit must write; or it raises, and then it has
-        changed nothing. Raises UnknownQuota, CallTooLarge or CallerError for a mistake of whoever
-        tells; IllegalTransition for a step that a call cannot take; InternalError for a call that
-        is queued or in flight already.
+        Changes the state and notes what the next commit must write; or raises and changes nothing.
+        Raises UnknownQuota, CallTooLarge or CallerError for a mistake of the sender;
+        IllegalTransition for a step that a call cannot take; InternalError for a call that is
+        queued or in flight already.
         """
         log = self.state.log
         match message:
@@ -113,7 +113,7 @@ class Scheduler:
                 assert_never(message)
 
     def admit(self, now: float) -> list[CallRecord]:
-        """Take every call that may be sent at ``now``, best rank first."""
+        """Admit every call that may be sent at ``now``, best rank first, and return their rows."""
         state = self.state
         state.recall_delayed(now)
         for pool in state.lanes.pools:
@@ -128,7 +128,8 @@ class Scheduler:
         while heap:
             rank, index = heappop(heap)
             lane, head = lanes[index], heads[index]
-            if len(lanes) > 1:  # a call of another lane of the pool may have gone meanwhile
+            # Admitting a call of another lane of the pool may have changed the head of this one.
+            if len(lanes) > 1:
                 head = lane.line.head()
             assert head is not None
             if head[0] != rank:
@@ -170,7 +171,7 @@ class Scheduler:
     def _make_room(
         self, waiter: Waiter, blocked: list[Blocker], claims: Claims, now: float
     ) -> None:
-        """Have a young background call give its slot to an urgent one that lacks only that."""
+        """Name a young background call to give its slot to an urgent call that lacks only that."""
         if waiter.effective_priority not in URGENT or len(blocked) != 1:
             return
         (bucket,) = blocked
@@ -183,14 +184,14 @@ class Scheduler:
             self.state.preemption.make_room(bucket.quota, flying, now)
 
     def take_preempted(self) -> list[CallRecord]:
-        """Hand over calls in flight that are to be cancelled and queued again, for urgent ones."""
+        """Return calls in flight to cancel and queue again: urgent calls need their slots."""
         state = self.state
         if not state.preemption.named:
             return []
         return [live.record for key in state.preemption.take() if (live := state.live.get(key))]
 
     def next_event(self, now: float) -> float | None:
-        """When :meth:`admit` may have more to give if nothing else happens; None for never."""
+        """Return when :meth:`admit` may admit more if nothing else happens; None for never."""
         delayed, ask_at = self.state.delayed, self.state.ask_at
         at = delayed[0][0] if delayed else ask_at
         if at is None:
@@ -198,7 +199,7 @@ class Scheduler:
         return max(now, at if ask_at is None else min(at, ask_at))
 
     def take_batch(self, now: float) -> Batch:
-        """Hand over what changed since the last time, for one commit."""
+        """Return what changed since the last call, for one commit, and forget it."""
         return self.state.take_batch(now)
 
     def restore(
@@ -226,8 +227,8 @@ class Scheduler:
         state.next_seq += 1
         live = state.add(record, message.routes)
         state.log.new[call.id] = record
-        state.log.chunks += message.prompt.pieces
-        state.log.nodes += message.prompt.links
+        state.log.chunks += message.prompt.chunks
+        state.log.nodes += message.prompt.nodes
         if not message.parked:
             state.enqueue(live, now)
 
@@ -274,7 +275,7 @@ class Scheduler:
             self.state.change(live.record)
 
     def _settle(self, message: Settle, now: float) -> None:
-        """End an attempt. A call that is not live is left as it is: its end was told before."""
+        """End an attempt. A call that is not live has ended before: only ``signals`` count then."""
         if message.signals:
             self._require_quotas(message.signals)
         live = self.state.live.get(message.call_id)
@@ -286,7 +287,7 @@ class Scheduler:
             self._end_attempt(live, message.outcome, now)
 
     def _end_attempt(self, live: LiveCall, outcome: Outcome, now: float) -> None:
-        """Give back what was not used, and finish the call or queue it again."""
+        """Settle the reservations, and end the call or queue it again."""
         state, record = self.state, live.record
         call = record.call
         record.settle(outcome, now)
@@ -294,7 +295,7 @@ class Scheduler:
         if quotas and outcome.usage is not None and record.sent_at is not None:
             first = quotas[0]
             if first.is_local and first.name == call.quotas[0]:
-                # A server of one's own shows in nothing else that it is not well.
+                # Only its speed shows that a local server is overloaded: it sends no limits.
                 seconds = now - record.sent_at
                 first.record_write_speed(seconds, outcome.usage.output_tokens, now)
         for quota in quotas:
@@ -309,7 +310,8 @@ class Scheduler:
         if outcome.state is CallState.QUEUED:
             opened = [quota.breaker for quota in quotas if quota.breaker.is_open]
             if opened:
-                # The quota itself pauses: the order says who goes then, but for a failed probe.
+                # The quota pauses as a whole, so calls need no pause of their own; but a probe that
+                # failed waits longer than the others, because the fault may be its own.
                 times = (breaker.not_before(call.id) or 0.0 for breaker in opened)
                 record.not_before = max(times) or None
             state.enqueue(live, now)
@@ -319,28 +321,28 @@ class Scheduler:
             state.preemption.ended(call.id)
 
     def _require_quotas(self, signals: Mapping[str, Observation]) -> None:
-        """Raise UnknownQuota if any was told of that is not configured."""
+        """Raise UnknownQuota if ``signals`` name a quota that is not configured."""
         for name in signals:
             if name not in self.state.lanes.quotas:
                 self.state.lanes.quota(name)
 
     def _observe(self, call_id: str, signals: Mapping[str, Observation], now: float) -> None:
-        """Take in what an attempt told. A 429 pauses its quota, not the world."""
+        """Record what an attempt showed of its quotas. A 429 pauses its own quota, no other."""
         state = self.state
         live = state.live.get(call_id)
-        held = {} if live is None else dict(live.reservations)
+        reservations = {} if live is None else dict(live.reservations)
         admitted_at = now if live is None else live.record.admitted_at or now
-        for name, told in signals.items():
-            if told == _NOTHING_TOLD:
+        for name, observation in signals.items():
+            if observation == _NOTHING_OBSERVED:
                 continue
             quota = state.lanes.quotas[name]
             lanes = state.lanes.lanes
             is_waited_for = any(lane.line.waiting for lane in lanes if quota in lane.quotas)
-            attempt = Attempt(call_id, admitted_at, held)
-            quota.observe(told, attempt, now, is_waited_for=is_waited_for)
+            attempt = Attempt(call_id, admitted_at, reservations)
+            quota.observe(observation, attempt, now, is_waited_for=is_waited_for)
             state.log.touched.add((name,))
             state.ask_at = now
-            if told.event in _FAULTS and quota.breaker.is_open:
+            if observation.event in _FAULTS and quota.breaker.is_open:
                 self._send_elsewhere(name, now)
 
     def _send_elsewhere(self, quota: str, now: float) -> None:

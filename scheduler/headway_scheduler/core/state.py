@@ -1,9 +1,9 @@
-"""What the scheduler knows, and where each call stands. Law: it keeps order, it admits nothing.
+"""Holds the scheduler's state and each call's place. Law: it keeps order, it admits nothing.
 
 Theory of operation. A call that has not ended is in exactly one place: in the line of its lane,
 aside until a time of its own (``delayed``), held by an operator, parked, or in flight. When
-something changes that decides about places (a run's class, who waits for whom, an operator's
-holds), calls are taken out of their places and put in again.
+a run's class, a wait of one run for another, or an operator's hold changes, the calls concerned are
+taken out of their places and put in again.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 
 from ..model.batch import Batch
 from ..model.calls import CallRecord, Priority, Route
-from ..model.changes import LIMITS, RESUME, WEIGHT, Change, gate_of, quota_of, weight_of
+from ..model.changes import LIMITS, RESUME, WEIGHT, Change, hold_of, quota_of, weight_of
 from ..model.quotas import Quota
 from ..model.states import IN_FLIGHT
 from .admission.holds import OperatorHolds
@@ -26,7 +26,7 @@ from .policy import Policy
 from .runs.registry import RunRegistry
 
 SIZES = "run size"
-"""The kind of lessons about how much the runs of a workflow take."""
+"""The kind of the lessons about how many budget-seconds runs of a workflow take."""
 
 
 @dataclass(slots=True)
@@ -34,6 +34,7 @@ class LiveCall:
     """A call that has not ended."""
 
     record: CallRecord
+    """Its row."""
     routes: tuple[Route, ...] = ()
     """The routes that it may take; empty: only the one that its row names."""
     reservations: tuple[tuple[Bucket, Reservation], ...] = ()
@@ -41,13 +42,13 @@ class LiveCall:
     waiter: Waiter | None = None
     """Its place, while it stands in a line."""
     due: float | None = None
-    """When it counts as having come, once it has stood in a line; it never changes after that."""
+    """When it counts as having come; epoch seconds. Set when it first enters a line, then fixed."""
     operator_hold: str | None = None
-    """What an operator holds it by, while one does, as in ``class:background paused``."""
+    """The operator's hold that it waits for, as in ``class:background paused``; None without."""
 
 
 class SchedulerState:
-    """All that the scheduler knows. Others read it; only this package changes it."""
+    """Everything that the scheduler knows. Others read it; only this package changes it."""
 
     def __init__(self, quotas: Iterable[Quota], policy: Policy, now: float) -> None:
         self.policy = policy
@@ -58,15 +59,17 @@ class SchedulerState:
         self.live: dict[str, LiveCall] = {}
         """Calls that have not ended, by id."""
         self.delayed: list[tuple[float, str]] = []
-        """A heap of the calls that wait for a time of their own. Ended ones leave entries."""
+        """A heap of (``not_before``, id) of calls that wait for a time of their own. Calls that
+        ended or were delayed anew leave their entries until their time."""
         self.next_seq = 0
         """The arrival number of the next call."""
         self.ask_at: float | None = None
-        """When to admit again although nothing happens, as the last admission found; or at once."""
+        """When to admit again although nothing happens, epoch seconds; None: never. Set by each
+        admission, and to now by each change that may let a call go."""
         self.log: ChangeLog = ChangeLog()
 
     def add(self, record: CallRecord, routes: tuple[Route, ...] = ()) -> LiveCall:
-        """Take in a call; it stands nowhere yet."""
+        """Add a call; it stands nowhere yet."""
         live = self.live[record.call.id] = LiveCall(record, routes)
         self.registry.add(record.call)
         return live
@@ -79,12 +82,12 @@ class SchedulerState:
         self.registry.remove(call)
 
     def change(self, record: CallRecord) -> None:
-        """Have a row written with the next commit, and the buckets that its call draws on."""
+        """Note that the next commit must write a row, and the buckets that its call draws on."""
         self.log.changed[record.call.id] = record
         self.log.touched.add(record.call.quotas)
 
     def take_batch(self, now: float) -> Batch:
-        """Hand over what the next commit must write, with the touched buckets as they stand."""
+        """Return what the next commit must write, with the touched buckets as they are now."""
         log, self.log = self.log, ChangeLog()
         changed = [record for key, record in log.changed.items() if key not in log.new]
         quotas = self.lanes.quotas
@@ -102,15 +105,15 @@ class SchedulerState:
             changed=(*changed, *log.amended),
             buckets=tuple(buckets),
             runs=tuple(log.runs),
-            pieces=tuple(log.chunks),
-            links=tuple(log.nodes),
+            chunks=tuple(log.chunks),
+            nodes=tuple(log.nodes),
             forget=tuple(log.forget),
             changes=tuple(log.changes),
             lessons=tuple(log.lessons.values()),
         )
 
     def enqueue(self, live: LiveCall, now: float) -> None:
-        """Let a call stand where it belongs now: aside until its time, held, or in its line."""
+        """Put a call where it belongs now: aside until its time, held, or into its line."""
         record = live.record
         call = record.call
         if record.not_before is not None and record.not_before > now:
@@ -121,15 +124,15 @@ class SchedulerState:
             record.call = call = routed(call, live.routes, self.lanes, self.registry, now)
             self.change(record)
         registry = self.registry
-        level, team = registry.effective_priority(call), registry.team(call)
+        priority, team = registry.effective_priority(call), registry.team(call)
         if self.operator_holds.rules:
-            live.operator_hold = self.operator_holds.holder(call, record.seq, level)
+            live.operator_hold = self.operator_holds.holder(call, record.seq, priority)
             if live.operator_hold is not None:
                 return
         if live.due is None:  # a call that comes back has its old place
             live.due = registry.due(call, self.policy)
         lane = self.lanes.of(call.quotas, now)
-        live.waiter = Waiter(record, level, team, live.due, lane.cost(call))
+        live.waiter = Waiter(record, priority, team, live.due, lane.cost(call))
         lane.line.push(live.waiter, now)
         self.ask_at = now
 
@@ -142,7 +145,7 @@ class SchedulerState:
             self.ask_at = now
 
     def recall_delayed(self, now: float) -> None:
-        """Put calls into their lines whose own time has come."""
+        """Put delayed calls into their lines when their time has come."""
         while self.delayed and self.delayed[0][0] <= now:
             not_before, call_id = heappop(self.delayed)
             live = self.live.get(call_id)
@@ -151,14 +154,14 @@ class SchedulerState:
                 self.enqueue(live, now)
 
     def place_runs_again(self, run_ids: Iterable[str], now: float) -> None:
-        """Have the calls of these runs stand where they belong now."""
+        """Put the waiting calls of these runs where they belong now."""
         calls = (call_id for run_id in run_ids for call_id in self.registry.calls(run_id))
         self.place_again((self.live[call_id] for call_id in calls), now)
 
     def place_again(self, calls: Iterable[LiveCall], now: float) -> None:
-        """Have those that wait stand where they belong now, at their old time, oldest first.
+        """Put waiting calls where they belong now, oldest first; their due times stay.
 
-        Calls that stand there already stay: to take a class's only call out would end its credit.
+        Calls in the right place are not touched: a class whose only call leaves loses its credit.
         """
         for live in sorted(calls, key=lambda each: each.record.seq):
             waits = live.waiter is not None or live.operator_hold is not None
@@ -168,41 +171,41 @@ class SchedulerState:
 
     def _is_placed(self, live: LiveCall) -> bool:
         call, waiter = live.record.call, live.waiter
-        level = self.registry.effective_priority(call)
-        hold = self.operator_holds.holder(call, live.record.seq, level)
+        priority = self.registry.effective_priority(call)
+        hold = self.operator_holds.holder(call, live.record.seq, priority)
         if waiter is None or hold is not None:
             return waiter is None and live.operator_hold == hold
-        return (waiter.effective_priority, waiter.team) == (level, self.registry.team(call))
+        return (waiter.effective_priority, waiter.team) == (priority, self.registry.team(call))
 
     def set_priority(self, record: CallRecord, priority: Priority) -> None:
-        """Change the class that a call asks for; its place is for the caller to mend."""
+        """Change the class that a call asks for. The caller puts the call into its new place."""
         record.call = replace(record.call, priority=priority)
         self.change(record)
 
     def apply(self, change: Change, now: float) -> None:
-        """Change limits, weights or holds while everything runs.
+        """Apply an operator's change of limits, a weight or a hold.
 
-        Raises CallerError and changes nothing then.
+        Raises CallerError or UnknownQuota, and then changes nothing.
         """
-        if change.kind == LIMITS:
+        if change.action == LIMITS:
             self.lanes.set_limits(change.target, quota_of(change), now)
             self._adopt_new_slots(change.target)
             self.log.touched.add((change.target,))
-        elif change.kind == RESUME:
+        elif change.action == RESUME:
             self.lanes.quota(change.target).try_again()
             self.log.touched.add((change.target,))
-        elif change.kind == WEIGHT:
+        elif change.action == WEIGHT:
             self.lanes.set_weight(change.target, weight_of(change))
         else:
-            self.operator_holds.set(change.target, *gate_of(change))
+            self.operator_holds.set(change.target, *hold_of(change))
             self.place_again(self.live.values(), now)
         self.ask_at = now
 
     def _adopt_new_slots(self, quota: str) -> None:
-        """Calls in flight hold slots of a limit that was not there when they were admitted."""
+        """Have calls in flight hold slots of limits that came after their admission."""
         for live in self.live.values():
             call = live.record.call
             if live.record.state in IN_FLIGHT and quota in call.quotas:
-                held = {bucket for bucket, _ in live.reservations}
-                new = [each for each in self.lanes.quota(quota).buckets if each not in held]
+                reserved = {bucket for bucket, _ in live.reservations}
+                new = [each for each in self.lanes.quota(quota).buckets if each not in reserved]
                 live.reservations += tuple((each, each.adopt(each.amount(call))) for each in new)

@@ -1,4 +1,4 @@
-"""What the scheduler answers when it is asked how things stand. Law of this file: frozen data."""
+"""Defines the scheduler's answers to questions about its state. Law of this file: frozen data."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,47 +10,58 @@ from ..model.states import CallState
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """One reason why a call waits. Without ``resource``, its quota is paused until ``at``, or
-    ``stopped`` with the provider's words, or else waits for the answer to one call that tries.
-
-    ``need`` is what the call itself takes, ``kept`` what it must leave to more urgent ones, and
-    ``free`` what is available now; ``at`` counts the calls before it too, and is None when only the
-    end of a call in flight can tell.
-    """
+    """One reason why a call waits. Amounts are in the resource's unit."""
 
     quota: str
+    """The name of the quota that blocks it."""
     resource: Resource | None
+    """The limit that is short. None: the quota is paused until ``at``, or ``stopped``, or waits
+    for the answer to a probe."""
     need: float
+    """What the call itself takes."""
     free: float
+    """What is available now."""
     at: float | None
+    """When this ends, if the calls before it go first; epoch seconds. None: only the end of a call
+    in flight can tell."""
     kept: float = 0.0
+    """What the call must leave to more urgent classes: its headroom."""
     stopped: str | None = None
+    """The provider's words, if the account is locked out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """Why a call waits, its place among those that draw on the same quotas, and when it should go.
 
-    ``behind`` is the call that goes next. ``starts_at`` is a forecast: later arrivals of a higher
-    class move it. ``effective_priority`` is the class it stands in, that of the most urgent run
-    that waits for it. ``operator_hold``: what an operator holds it by, as in ``class:background
-    paused``.
+    ``place`` and all after it but ``operator_hold`` are of calls that stand in a line.
     """
 
     call_id: str
+    """The call."""
     state: CallState
+    """How far it has come."""
     parked: bool = False
+    """See ``CallRecord.parked``."""
     not_before: float | None = None
+    """It is not tried before this time; epoch seconds."""
     place: int | None = None
+    """1 if it goes next."""
     behind: str | None = None
+    """The id of the call that goes next; None if this one does."""
     blockers: tuple[Blocker, ...] = ()
+    """Everything that it waits for."""
     starts_at: float | None = None
+    """Forecast of its admission, epoch seconds; later arrivals of a higher class move it. None:
+    only the end of a call in flight can tell."""
     operator_hold: str | None = None
+    """The operator's hold that it waits for, as in ``class:background paused``."""
     effective_priority: Priority | None = None
+    """The class in which it stands: that of the most urgent run that waits for it."""
 
 
 class Gauge(NamedTuple):
-    """One limit of one quota, as it stands."""
+    """One limit of one quota at one moment."""
 
     quota: str
     resource: Resource

@@ -1,4 +1,4 @@
-"""What one commit writes, and what a scheduler is built from again. Data only."""
+"""Defines what one commit writes, and what a scheduler is built from again. Data only."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -13,69 +13,95 @@ from .runs import Run, Worker
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What was learned about ``subject``, as its learner wrote it down. ``kind``: who learned."""
+    """What a part of the core learned, as that part wrote it down."""
 
     kind: str
+    """The part that learned it: ``limits``, ``breaker``, ``run size`` or ``tokens``."""
     subject: str
+    """What it is about: a quota, a workflow, or a model and an agent. With ``kind``, the row's key:
+    a later lesson overwrites an earlier one."""
     value: str
+    """JSON that only its learner reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """What another process asks of the one that admits. ``event`` is as its sender wrote it."""
+    """A request to the leader, as a row of table ``inbox``."""
 
     id: int
+    """Its row. Never used again, so nobody reads the answer to somebody else's request."""
     sender: str
+    """The worker that posted it, or ``c-`` and 12 hex digits for a process that is no worker."""
     event: str
+    """The request as JSON: a ``MessageBatch`` or a command."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a letter. Written with what the letter changed, so it is carried out once."""
+    """The answer to a command, written in the commit that carries the command out.
 
-    letter_id: int
+    So a command is carried out once: whoever leads next finds the answer, or nothing done.
+    """
+
+    request_id: int
+    """The request that it answers."""
     text: str
+    """JSON: ``Done`` or ``Refused``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Mail:
-    """What a worker is told, as it was written for it."""
+class OutboxRow:
+    """A notification to a worker, as a row of table ``outbox``."""
 
     worker: str
+    """The id of the worker that it is for."""
     text: str
+    """A ``Notification`` as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one commit writes, all or nothing. ``changed`` and ``runs`` overwrite earlier rows.
-
-    Pieces and links that are there already stay as they are. ``forget`` names runs whose rows go,
-    and then the texts that no call holds; a run that has not ended, or that one which stays names
-    as its parent, stays as well. ``taken``: letters that were carried out and want no answer.
-    ``seen``: how far workers have read their mail, which goes. Workers that ``left`` are forgotten.
-    """
+    """What one commit writes, all or nothing. Empty by default."""
 
     new: tuple[CallRecord, ...] = ()
+    """Calls to insert."""
     changed: tuple[CallRecord, ...] = ()
+    """Calls whose rows to overwrite; each must be there."""
     buckets: tuple[BucketState, ...] = ()
+    """Buckets to insert or overwrite, by quota and resource."""
     runs: tuple[Run, ...] = ()
-    pieces: tuple[Chunk, ...] = ()
-    links: tuple[ChainNode, ...] = ()
+    """Runs to insert or overwrite, by id."""
+    chunks: tuple[Chunk, ...] = ()
+    """Texts to insert; those that are there already stay as they are."""
+    nodes: tuple[ChainNode, ...] = ()
+    """Chain nodes to insert; those that are there already stay as they are."""
     forget: tuple[str, ...] = ()
+    """Runs to delete with their calls, then the texts that no call needs any more. A run stays if
+    it has not ended, or if a run that stays has it as parent or earlier ancestor."""
     changes: tuple[Change, ...] = ()
+    """Operators' changes to append."""
     lessons: tuple[Lesson, ...] = ()
+    """Lessons to insert or overwrite, by kind and subject."""
     answers: tuple[Answer, ...] = ()
+    """Answers to commands; the first answer to a request stays."""
     taken: tuple[int, ...] = ()
-    mail: tuple[Mail, ...] = ()
+    """Requests to delete: message batches that this commit carries out. They get no answer, their
+    senders are notified."""
+    outbox: tuple[OutboxRow, ...] = ()
+    """Notifications to append."""
     seen: tuple[tuple[str, int], ...] = ()
+    """Workers, each with the id of the last notification that it has read: up to there its
+    notifications are deleted."""
     joined: tuple[Worker, ...] = ()
+    """Workers to insert, or to overwrite in what they take."""
     left: tuple[str, ...] = ()
+    """Workers to delete, with the notifications of all workers that are not listed."""
 
     def __bool__(self) -> bool:
         return self != _EMPTY
 
     def joined_with(self, others: "Iterable[Batch]") -> "Batch":
-        """All that this batch and others write, in order."""
+        """Return one batch that writes what this one and then the others write."""
         batches, names = (self, *others), [each.name for each in fields(self)]
         columns = ((getattr(batch, name) for batch in batches) for name in names)
         return Batch(*(tuple(chain.from_iterable(column)) for column in columns))
@@ -86,13 +112,15 @@ _EMPTY = Batch()
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the core needs to go on: buckets, the calls that are not finished, what was learned.
-
-    ``changes`` has the last one of each kind and target.
-    """
+    """What a new core needs of the store to go on."""
 
     buckets: tuple[BucketState, ...] = ()
+    """Every stored bucket."""
     calls: tuple[CallRecord, ...] = ()
+    """Calls that are queued, admitted or sent, by arrival."""
     next_seq: int = 0
+    """The arrival number of the next call."""
     changes: tuple[Change, ...] = ()
+    """The last change of each action and target, in the order in which they were made."""
     lessons: tuple[Lesson, ...] = ()
+    """Everything that was learned."""

@@ -1,6 +1,6 @@
-"""A call, its row, and how an attempt at it ended. Data only, frozen unless said.
+"""Defines a call, its row, and the end of an attempt at it. Data only, frozen but for the row.
 
-Times are seconds since the epoch, as told by the caller.
+Times are epoch seconds, as told by the caller.
 """
 
 from dataclasses import dataclass, replace
@@ -27,7 +27,8 @@ class Priority(IntEnum):
 
 
 LARGEST_COUNT = 10**12
-"""More tokens than this no answer takes. Sums of such counts are far from 2^63, where SQL ends."""
+"""The largest count of tokens that is believed. Sums of such counts stay far below 2^63, the end of
+SQL's integers."""
 
 
 def _is_count(number: object) -> TypeGuard[int]:
@@ -39,13 +40,15 @@ class Usage:
     """Tokens that the provider counted for one answer."""
 
     input_tokens: int
+    """Tokens of the prompt."""
     output_tokens: int
+    """Tokens of the answer."""
 
     @classmethod
     def counted(cls, input_tokens: object, output_tokens: object) -> "Usage | None":
-        """What a provider says that it counted; None for 0 and 0, or for what is no count.
+        """Check what a provider counted. None for 0 and 0, and for anything that is no count.
 
-        Clients say 0 and 0 where they do not know. Some servers send -1, NaN or 1.5.
+        Clients report 0 and 0 where they do not know. Some servers send -1, NaN or 1.5.
         """
         if not (_is_count(input_tokens) and _is_count(output_tokens)):
             return None
@@ -59,35 +62,44 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One model request: who asks for what. While it waits, its class and its route may change.
+    """One request of an agent of a run: to a model, or a step such as a tool call.
 
-    ``path`` names the agent inside its run, ``model`` the model as the workflow knows it.
-    ``tokens`` is what will be reserved where input and output are counted together,
-    ``input_tokens`` and ``output_tokens`` where they are counted apart, ``usd`` what the call will
-    cost. (run_id, kind, path, request_hash, occurrence) is the
-    journal's key: the same request asked for the second time has occurrence 1. Of ``kind`` model is
-    what a model client asks, of kind sdk what is asked through a provider's own SDK. Calls of
-    another kind are steps, such as tools; they have no quotas, and ``model`` names the tool.
+    ``run_id``, ``kind``, ``path``, ``request_hash`` and ``occurrence`` are the journal's key. While
+    the call waits, its priority and its route (model, quotas, estimates) may change.
     """
 
     id: str
+    """The run's id and a number, as in ``r-7f3k2m9q.14``."""
     run_id: str
+    """The run that it belongs to; the row of that run need not be there."""
     path: str
+    """Names the agent inside its run."""
     model: str
+    """The model as the configuration names it; of a step, the name of the tool."""
     quotas: tuple[str, ...]
+    """Names of the quotas that it draws on, all at once; a step draws on none."""
     priority: Priority
+    """The class that it asks for; it may stand in a more urgent one, see ``RunRegistry``."""
     tokens: int
+    """Estimate that is reserved where a limit counts input and output together."""
     submitted_at: float
+    """When the agent asked."""
     request_hash: str = ""
+    """Hash of all that is asked, in hex: the last node of its prompt. Empty for no prompt."""
     occurrence: int = 0
+    """How often its run had asked the same before: 0 the first time."""
     kind: str = "model"
+    """``model`` for a model client, ``sdk`` for a provider's own SDK; any other kind is a step."""
     input_tokens: int = 0
+    """Estimate that is reserved where a limit counts input alone."""
     output_tokens: int = 0
+    """Estimate that is reserved where a limit counts output alone."""
     usd: float = 0.0
+    """Estimate in US dollars that is reserved where a limit counts dollars."""
 
     @property
     def is_paid(self) -> bool:
-        """Whether a provider is asked: it draws on quotas, and costs money."""
+        """Whether the call asks a provider: it draws on quotas, and costs money."""
         return self.kind in _PAID_KINDS
 
 
@@ -96,22 +108,26 @@ _PAID_KINDS = {"model", "sdk"}
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A way that a call may go: to which model, and what it takes there.
-
-    ``rank`` 0 is as good as the model that was asked for; others, the lower the better, are taken
-    only where no better one would answer.
-    """
+    """A model or deployment that may answer a call, with the estimates of the call there."""
 
     model: str
+    """The model as the configuration names it."""
     quotas: tuple[str, ...]
+    """Names of the quotas that the call draws on there."""
     tokens: int
+    """As ``Call.tokens``."""
     input_tokens: int = 0
+    """As ``Call.input_tokens``."""
     output_tokens: int = 0
+    """As ``Call.output_tokens``."""
     usd: float = 0.0
+    """As ``Call.usd``."""
     rank: int = 0
+    """0 for a route as good as the model that was asked for. A higher rank is taken only if no
+    route of a lower rank would answer, or none in time."""
 
     def taken_by(self, call: Call) -> Call:
-        """The same call on this way."""
+        """Return the same call on this route."""
         return replace(
             call,
             model=self.model,
@@ -125,30 +141,39 @@ class Route:
 
 @dataclass(slots=True)
 class CallRecord:
-    """The row of a call: its facts and how far it has come. Only the core changes one.
-
-    ``seq`` is its place in the order of arrival, kept through retries and restarts.
-    ``parked`` calls were queued when their process died; they wait for their run to resume, or for
-    a person. ``arrival`` numbers the answers of a run in the order in which they were given out.
-    ``lost_attempts`` counts attempts of which nobody knows what came. ``worker`` is the process
-    that asked for it last, if not the one that admits.
-    """
+    """The row of a call: what it asks, and how far it has come. Only the core changes one."""
 
     call: Call
+    """The request."""
     seq: int
+    """Its place in the order of arrival at the leader, kept through retries and restarts."""
     state: CallState = CallState.QUEUED
+    """Changes only along ``CALL_TRANSITIONS``."""
     attempts: int = 0
+    """How often it was admitted."""
     not_before: float | None = None
+    """A queued call is not tried before this time; None: at once."""
     admitted_at: float | None = None
+    """When it was last admitted; None: never."""
     sent_at: float | None = None
+    """When its request last left; None: never."""
     finished_at: float | None = None
+    """When it ended; None while it is live."""
     usage: Usage | None = None
+    """Tokens of the answer; None where nobody counted them."""
     answer: str | None = None
+    """The recorded answer, as JSON; None until it is done."""
     error: str | None = None
+    """Why the last attempt failed, in words."""
     arrival: int | None = None
+    """Numbers the answers of a run in the order in which agents get them; None without one."""
     lost_attempts: int = 0
+    """Attempts that ended *unknown*: nobody knows whether the provider was paid."""
     worker: str | None = None
+    """The worker that asked for it last; None: the process that leads."""
     parked: bool = False
+    """Whether it is queued but never admitted: its process died, and it waits for its run to be
+    resumed; or it is a question, and waits for a person."""
 
     def check(self, state: CallState) -> None:
         """Raise IllegalTransition unless a call may go from its state to ``state``."""
@@ -167,12 +192,12 @@ class CallRecord:
             )
 
     def resubmit(self, worker: str | None) -> None:
-        """Queue it again; what earlier attempts reserved stays spent."""
+        """Queue it again. What lost attempts reserved stays spent."""
         self.state, self.parked, self.worker = CallState.QUEUED, False, worker
         self.error = self.not_before = self.finished_at = self.arrival = None
 
     def admit(self, at: float) -> None:
-        """Give the permission to send it."""
+        """Permit to send it."""
         self.state, self.admitted_at = CallState.ADMITTED, at
         self.attempts += 1
         self.not_before = None
@@ -182,7 +207,7 @@ class CallRecord:
         self.state, self.sent_at = CallState.SENT, at
 
     def settle(self, outcome: "Outcome", now: float) -> None:
-        """End an attempt: queued for another try, or over with the answer or the error."""
+        """End an attempt: queue the call for another one, or end it with an answer or an error."""
         self.state, self.error = outcome.state, outcome.error
         self.lost_attempts += outcome.state is CallState.UNKNOWN
         if outcome.state is CallState.QUEUED:
@@ -192,7 +217,7 @@ class CallRecord:
         self.usage, self.answer = outcome.usage, outcome.answer
 
     def decide(self, outcome: "Outcome", now: float) -> None:
-        """Take a person's decision; queued parks the call until its run goes on."""
+        """Record a person's decision: *queued* parks the call until its run goes on."""
         self.state, self.answer, self.arrival = outcome.state, outcome.answer, outcome.arrival
         self.parked = outcome.state is CallState.QUEUED
         self.finished_at = None if self.parked else now
@@ -200,37 +225,47 @@ class CallRecord:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Calls of one model, under one ``key``, that took the same: ``usage`` of each.
-
-    ``calls`` that brought an answer or a bill, without ``usage`` where nobody counted it; ``lost``
-    attempts of which nobody knows whether they were paid.
-    """
+    """A group of calls of one model that took the same number of tokens."""
 
     key: str
+    """What they are grouped by: a model, team, workflow, run or day (``2026-03-01``, UTC); empty
+    for calls outside of any run."""
     model: str
+    """The model as the configuration names it."""
     usage: Usage | None
+    """Tokens of each call; None where nobody counted them."""
     calls: int
+    """How many calls brought an answer or a usage."""
     lost: int
+    """How many attempts ended *unknown*: possibly paid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt at a call ended.
+    """How an attempt at a call ended, and what it took of its reservation.
 
-    ``state`` is done, failed, cancelled, unknown, or queued for another try not before
-    ``not_before``. ``sent`` is false when no byte left: then nothing is charged.
-    ``used_tokens`` replaces the reserved tokens where the provider settles on usage; ``usd`` is
-    what it cost. Input and output that are counted apart, and dollars, are always settled.
-    ``refused`` for its rate: of what it held only a request is spent, as OpenAI has it.
+    Limits that count input alone, output alone or dollars are settled on ``usage`` and ``usd``;
+    those that count tokens together, on ``used_tokens``. A None leaves the reserved amount spent.
     """
 
     state: CallState
+    """Done, failed, cancelled, unknown, or queued for another attempt."""
     usage: Usage | None = None
+    """Tokens that the provider counted; None if it did not."""
     answer: str | None = None
+    """The answer to record, as JSON; None unless the state is done."""
     error: str | None = None
+    """What went wrong, in words; None if nothing did."""
     sent: bool = True
+    """False if no byte of the request left: then nothing is charged."""
     not_before: float | None = None
+    """If queued: not tried before this time; None: at once."""
     used_tokens: int | None = None
+    """Tokens charged where input and output count together; None: as many as were reserved."""
     arrival: int | None = None
+    """See ``CallRecord.arrival``."""
     usd: float | None = None
+    """US dollars that the attempt cost; None: as much as was reserved."""
     refused: bool = False
+    """Whether it was refused for its rate: then it took at most one request, and no tokens, as with
+    OpenAI."""

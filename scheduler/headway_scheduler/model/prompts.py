@@ -1,34 +1,41 @@
-"""A prompt as a chain of texts, each of which is stored once. Data only."""
+"""Defines a prompt as a chain of texts, each of which is stored once. Data only."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A distinct text of prompts, stored once. ``hash`` has 16 bytes."""
+    """A text of prompts, stored once however many prompts have it."""
 
     hash: bytes
+    """16 bytes, of the text."""
     text: str
+    """The text itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChainNode:
-    """A prompt, as the prompt before it and one piece more.
+    """A prompt, as a shorter prompt and one chunk more.
 
-    A call's request hash is the hex of the ``hash`` of its prompt's last link.
+    The request hash of a call is the hex of the hash of its prompt's last node.
     """
 
     hash: bytes
+    """16 bytes, of the parent's hash and the chunk's."""
     parent: bytes | None
-    piece: bytes
+    """The hash of the node before it; None for the first node of a prompt."""
+    chunk: bytes
+    """The hash of the chunk that this node adds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What of a prompt may not be on disk yet. What is there already is left as it is."""
+    """The part of a prompt that may not be on disk yet. Rows that are there already stay."""
 
-    pieces: tuple[Chunk, ...] = ()
-    links: tuple[ChainNode, ...] = ()
+    chunks: tuple[Chunk, ...] = ()
+    """Texts, in the order of the prompt."""
+    nodes: tuple[ChainNode, ...] = ()
+    """Nodes, the first one of the prompt first."""
 
 
 NO_PROMPT = Prompt()

@@ -1,4 +1,4 @@
-"""Limits of a provider, what a bucket holds, and what a provider said of them. Data only."""
+"""Defines limits of a provider, the state of a bucket, and a provider's signals. Data only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from ..errors import InvalidQuota
 
 
 class Resource(StrEnum):
-    """What a limit counts."""
+    """The unit in which a limit counts."""
 
     REQUESTS = "requests"
     TOKENS = "tokens"
@@ -21,7 +21,7 @@ class Resource(StrEnum):
 
     @property
     def is_daily(self) -> bool:
-        """Whether it is full again once a day, and not little by little."""
+        """Whether its bucket is filled once a day, instead of continuously."""
         return self in _DAILY
 
 
@@ -33,33 +33,33 @@ DAY_SECONDS = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One number that a provider enforces, as a token bucket.
-
-    ``capacity`` is what a full bucket holds; it refills at ``per_second``. Daily limits do not, but
-    are full again every day, ``day_starts`` seconds after midnight UTC; concurrency counts what is
-    held at once. ``largest`` is the most that one call may ever ask for: more than the capacity
-    waits for a full bucket and leaves it in debt.
-    """
+    """One number that a provider enforces, as a token bucket."""
 
     resource: Resource
+    """What it counts."""
     capacity: float
+    """What a full bucket holds, in the resource's unit; of concurrency, how many calls at once."""
     per_second: float
+    """Continuous refill, in units per second; 0 for daily limits and for concurrency."""
     largest: float
+    """The most that one call may ask for, in units. A call that asks for more than the capacity
+    waits for a full bucket and leaves it in debt."""
     day_starts: float = 0.0
+    """When a daily limit is full again: seconds after midnight UTC."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """One limit scope of a provider: all of its limits must pass together.
-
-    ``is_guess``: nobody stated these limits; what answers tell goes before them. ``is_local``: a
-    server of one's own, where a call that is cancelled costs nothing but its time.
-    """
+    """One limit scope of a provider: all of its limits must pass together."""
 
     name: str
+    """Its name in the configuration, unique there."""
     limits: tuple[Limit, ...]
+    """Its limits, each resource once; empty for no limit."""
     is_guess: bool = False
+    """Whether nobody stated these limits: limits learned from answers then replace them."""
     is_local: bool = False
+    """Whether the server is the user's own: a call that is cancelled there costs only its time."""
 
     @classmethod
     def per_minute(
@@ -71,7 +71,7 @@ class Quota:
         concurrency: int | None = None,
         burst_seconds: float = 60.0,
     ) -> "Quota":
-        """State limits as most providers do: RPM, TPM and calls at once. See :meth:`stated`."""
+        """State requests and tokens per minute, and calls at once. See :meth:`stated`."""
         limits = {
             Resource.REQUESTS: requests,
             Resource.TOKENS: tokens,
@@ -89,13 +89,11 @@ class Quota:
         day_starts: float = 0.0,
         is_guess: bool = False,
     ) -> "Quota":
-        """State any limits: per minute, per day, or at once, as each resource is counted.
+        """State limits per minute, per day or at once, as each resource is counted; None: no limit.
 
-        ``burst_seconds`` is how long the provider lets unused budget of a minute pile up;
-        ``day_starts`` is when its day does, in seconds after midnight UTC.
-
-        Raises InvalidQuota for a limit below 1 (of dollars: not above 0), or a burst that is not
-        above 0.
+        ``burst_seconds``: how long the provider lets unused budget of a per-minute limit pile up.
+        ``day_starts``: when its day begins, in seconds after midnight UTC. Raises InvalidQuota
+        for a limit below 1 (of dollars: 0 or less), or a burst of 0 s or less.
         """
         if not burst_seconds > 0:
             raise InvalidQuota(f"quota {name!r}: burst_seconds must be above 0")
@@ -117,49 +115,53 @@ def _limit(resource: Resource, number: float, burst_seconds: float, day_starts: 
 
 @dataclass(frozen=True, slots=True)
 class RateLimitHeader:
-    """What a provider said of one limit with an answer. None: it did not say.
-
-    ``limit`` is for a minute, or for a day where the resource is; ``remaining`` is what was left of
-    it when the request had been counted, ``reset_seconds`` how long until it is whole again.
-    """
+    """The headers of an answer about one limit. None where the provider sent no such header."""
 
     limit: float | None = None
+    """The limit, per minute; of a daily resource per day."""
     remaining: float | None = None
+    """What was left of it after the request had been counted."""
     reset_seconds: float | None = None
+    """Seconds until all of it is available again."""
 
 
 class ProviderEvent(StrEnum):
-    """What an answer, or its absence, says of the provider behind a quota."""
+    """What an attempt showed of the provider behind a quota."""
 
-    ANSWERED = "answered"  # it lives, whatever it said of this call
-    REFUSED = "refused"  # too fast for it
-    OVERLOADED = "overloaded"  # too much at once for it
-    FAILED = "failed"  # it did not answer, or not whole
-    LOCKED_OUT = "locked out"  # it answers nobody of this account: a bad key, no money
+    ANSWERED = "answered"  # the provider lives, whatever it said of this call
+    REFUSED = "refused"  # 429: requests come too fast
+    OVERLOADED = "overloaded"  # 503, 529, 429 of a local server: too many at once
+    FAILED = "failed"  # no answer, or an incomplete one
+    LOCKED_OUT = "locked out"  # the account gets no answers: a bad key, no money
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What was learned of a quota by one attempt at a call.
-
-    ``pause_until``: a time before which nothing is sent. ``told``: what headers said. ``error``:
-    the provider's words, where its account is locked out.
-    """
+    """What one attempt at a call showed of a quota."""
 
     pause_until: float | None = None
+    """The quota sends nothing before this time; epoch seconds. None: no pause."""
     event: ProviderEvent | None = None
+    """How the provider behaved; None if the attempt does not tell."""
     headers: Mapping[Resource, RateLimitHeader] = field(
         default_factory=dict[Resource, RateLimitHeader]
     )
+    """The rate limit headers, by what they limit."""
     error: str = ""
+    """The provider's words where the account is locked out; else empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class BucketState:
-    """A bucket as it is stored: what was free at ``as_of``, counting reservations as spent."""
+    """A bucket as it is stored. Reservations count as spent: a crash cannot tell."""
 
     quota: str
+    """The name of its quota."""
     resource: Resource
+    """What its limit counts; with ``quota``, the key of the row."""
     available: float
+    """What was free at ``as_of``, in the resource's unit; below 0 in debt."""
     as_of: float
+    """From when on it refills; epoch seconds."""
     paused_until: float | None = None
+    """The quota sends nothing before this time; epoch seconds. None: no pause."""

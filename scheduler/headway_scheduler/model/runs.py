@@ -1,4 +1,4 @@
-"""A run, and the worker that executes it. Data only."""
+"""Defines a run, and the worker that executes it. Data only."""
 
 from dataclasses import dataclass
 
@@ -8,43 +8,57 @@ from .states import RunState
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One execution of a workflow on a task.
-
-    ``source`` says how to build the team again: a name, ``module:factory`` or a component file,
-    with ``component`` the text of that file. Result and error are JSON and plain text.
-
-    ``parameters`` is a JSON object for the factory, ``version`` a hash of what built the run.
-    ``history``: tasks that the team was given before. A run with a ``parent`` begins with its
-    parent's answers, those that arrived before ``parent_until`` or all. ``deadline`` is a time,
-    ``waits_for`` the call that a person must decide, ``resumed_at`` the start of the last of its
-    ``attempts``. ``team`` is whose share of the quotas it draws on; the workflow's, if None.
-    ``worker`` is the process that executes it, or is about to.
-    """
+    """One execution of a workflow on a task. Times are epoch seconds."""
 
     id: str
+    """Unique in the database; made by Headway, as in ``r-7f3k2m9q``."""
     workflow: str
+    """How the team is built again: a name, ``module:factory``, or the path of a component file."""
     task: str
+    """What the team is given to do."""
     priority: Priority
+    """The class of its calls, unless a call has a class of its own."""
     state: RunState
+    """How far the run has come."""
     created_at: float
+    """When it was submitted."""
     key: str | None = None
+    """The idempotency key under which it was submitted; the database has each key once."""
     component: str | None = None
+    """The text of the component file, without keys; None if ``workflow`` names a factory."""
     started_at: float | None = None
+    """When its first attempt began; None until then."""
     finished_at: float | None = None
+    """When it completed, failed or was cancelled; None until then."""
     result: str | None = None
+    """The team's messages and stop reason, as JSON; None if it has no result."""
     error: str | None = None
+    """Why its last attempt failed or stopped, in words; None while it runs, and if all is well."""
     parameters: str | None = None
+    """Arguments for the factory, as a JSON object; None for none."""
     version: str | None = None
+    """A hash of the source that its first attempt was built from, to find later that the workflow
+    changed; None if the source is unknown."""
     history: tuple[str, ...] = ()
+    """Tasks that the team was given before ``task``, oldest first: those of a continued run."""
     parent: str | None = None
+    """The run with whose recorded answers this one begins: it is a copy of it."""
     parent_until: int | None = None
+    """Only the parent's answers whose arrival number is below this are taken; None: all."""
     deadline: float | None = None
+    """When the run must have ended, or it fails; None: never."""
     budget_usd: float | None = None
+    """US dollars that its calls may cost together; None: no limit."""
     waits_for: str | None = None
+    """The id of the call that a person must answer or decide; None if the run waits for nobody."""
     attempts: int = 0
+    """How often its team was started."""
     resumed_at: float | None = None
+    """When the last of its attempts began; None until the first."""
     team: str | None = None
+    """The team whose share of the quotas its calls draw on; None: the workflow's name."""
     worker: str | None = None
+    """The id of the worker that executes the run, or is about to; None if nobody does."""
 
     @property
     def share(self) -> str:
@@ -53,22 +67,26 @@ class Run:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it was paid for from its first call to its last in one attempt."""
+        """Whether one attempt paid for all of it, from its first call to its last."""
         return self.state is RunState.COMPLETED and self.attempts <= 1 and self.parent is None
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A process that executes runs. ``id`` is of this life of it alone; ``label`` is its user's.
-
-    It takes queued runs while it has fewer than ``slots``; interrupted ones too, if it
-    ``takes_interrupted``; of workflows that are registered by name only those of ``workflows``.
-    """
+    """A process that executes runs."""
 
     id: str
+    """Names this life of the process: a process that starts again has another id."""
     pid: int
+    """Its process id, for people to read."""
     since: float
+    """When it joined; epoch seconds."""
     label: str = ""
+    """The name that its user gave it; empty for none."""
     slots: int = 0
+    """The worker takes queued runs while it executes fewer than this; 0: it takes none."""
     takes_interrupted: bool = False
+    """Whether it takes interrupted runs as well as queued ones."""
     workflows: tuple[str, ...] = ()
+    """The workflows that it has by name. A run of any other workflow it takes only if every process
+    can build it: from a component file, or as ``module:factory``."""

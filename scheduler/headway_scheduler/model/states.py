@@ -1,13 +1,14 @@
-"""The life of a call and of a run, as tables.
+"""Defines the life of a call and of a run, as tables.
 
 Law of this file: a state changes only along these arrows; any other step raises
 :class:`IllegalTransition` and changes nothing.
 
 Theory of operation: a call is *queued* until all of its quotas admit it. *Admitted* is the
-durable permission to send; *sent* is written with whichever commit comes next, so a crash cannot
-tell the two apart and both become *unknown*: possibly paid. An attempt that waiting can mend goes
-back to *queued*, at its old place; so does, when its run goes on, a call that has no answer. A
-person's answer ends a question, which is *queued*, or says what came of an *unknown* step.
+durable permission to send. *Sent* is the only change that may precede its commit: it is written
+with whichever commit comes next. Safe, because after a crash *admitted* and *sent* both become
+*unknown*: possibly paid. If waiting can mend a failed attempt, the call goes back to *queued*, at
+its old place; so does a call without an answer when its run goes on. A question to a person is a
+*queued* call, which the person's answer ends; a person also decides on *unknown* steps.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from ..errors import IllegalTransition
 
 
 class CallState(StrEnum):
-    """Where a call is."""
+    """How far a call has come."""
 
     QUEUED = "queued"
     ADMITTED = "admitted"
@@ -29,7 +30,7 @@ class CallState(StrEnum):
 
 
 class RunState(StrEnum):
-    """Where a run is."""
+    """How far a run has come."""
 
     QUEUED = "queued"
     RUNNING = "running"

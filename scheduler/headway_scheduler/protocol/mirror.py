@@ -41,7 +41,7 @@ class Mirror:
         self._changed: list[CallRecord] = []
         self._runs: list[Run] = []
 
-    def told(self, messages: Iterable[Message], now: float) -> None:
+    def record_messages(self, messages: Iterable[Message], now: float) -> None:
         """Take in what was handed over."""
         for message in messages:
             match message:
@@ -72,7 +72,7 @@ class Mirror:
                 case _:
                     assert_never(message)
 
-    def granted(self, grant: Grant) -> Call | None:
+    def record_grant(self, grant: Grant) -> Call | None:
         """Take in that a call may be sent, and return it as it goes; None if it is over."""
         record = self._live.get(grant.call_id)
         if record is None:
@@ -83,7 +83,7 @@ class Mirror:
         self._changed.append(record)
         return record.call
 
-    def refused(self, call_id: str) -> None:
+    def record_refusal(self, call_id: str) -> None:
         """Take in that a call was not taken."""
         self._live.pop(call_id, None)
 

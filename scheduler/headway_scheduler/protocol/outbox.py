@@ -7,7 +7,7 @@ was committed and not read yet is found by its worker whoever leads by then.
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from ..model.batch import Mail
+from ..model.batch import OutboxRow
 from ..model.calls import CallRecord, Route
 from .codec import dump
 from .commands import Order
@@ -57,10 +57,12 @@ class OutboxBuilder:
         assert record.worker is not None, "a call of the leader's own process"
         return self._workers[record.worker]
 
-    def rows(self, unanswered: tuple[str, ...], locked_out: tuple[str, ...]) -> tuple[Mail, ...]:
+    def rows(
+        self, unanswered: tuple[str, ...], locked_out: tuple[str, ...]
+    ) -> tuple[OutboxRow, ...]:
         """The notification of each worker, with how the providers stand."""
         return tuple(
-            Mail(
+            OutboxRow(
                 worker,
                 dump(
                     Notification(

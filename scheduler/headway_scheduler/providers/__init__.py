@@ -1,4 +1,4 @@
-"""How providers charge and what their answers mean. Law of this folder: pure, one file each."""
+"""Knows how each provider charges and what its answers mean. Law: pure, one file each."""
 
 from .anthropic import Anthropic
 from .azure import Azure
@@ -11,6 +11,7 @@ from .openai import OpenAI
 __all__ = ["OTHER", "PROVIDERS", "ErrorClass", "Failure", "Provider", "Verdict"]
 
 OTHER = Provider()
+"""The cautious default, for a provider about which nothing is known."""
 PROVIDERS = {
     each.name: each
     for each in (OpenAI(), Azure(), Anthropic(), Gemini(), Bedrock(), Local(), OTHER)

@@ -1,8 +1,8 @@
-"""Anthropic.
+"""Reads Anthropic's charges, headers and errors.
 
 Sources: its pages on rate limits and on errors. Requests, input and output tokens have a limit
 each, with continuous refill; input is counted when a request arrives and output as it is produced.
-What was read from the cache is free for most models, and not in the usage that comes back.
+Tokens read from its prompt cache are free for most models, and not in the usage that comes back.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _RESOURCES = {
 
 
 class Anthropic(Provider):
-    """Settled on usage; resets are dates."""
+    """Anthropic: settled on usage; resets are dates."""
 
     name = "anthropic"
     account_codes = frozenset({"authentication_error", "billing_error"})
@@ -45,7 +45,7 @@ class Anthropic(Provider):
 
 
 def seconds_until(text: str | None, now: float) -> float | None:
-    """Read a date of RFC 3339; None for anything else, 0 for one that has gone by."""
+    """Read seconds until a date of RFC 3339: 0 if it has passed, None for any other text."""
     try:
         date = datetime.fromisoformat((text or "").strip())
     except ValueError:

@@ -1,4 +1,4 @@
-"""What is asked about every provider, and the answers for one of which nothing is known.
+"""Defines what Headway asks about a provider, and the cautious answers for an unknown one.
 
 Law of this file: pure; it reads what came and says what it means, and changes nothing.
 
@@ -19,7 +19,8 @@ from ..model.calls import Usage
 from ..model.formulas import CHARACTERS_PER_TOKEN, LONGEST_STATED_SECONDS, backoff_seconds
 from ..model.quotas import RateLimitHeader, Resource
 
-_TRANSIENT_STATUS = frozenset({408, 409})  # and everything from 500, as OpenAI's SDK has it
+# And everything from 500, as in OpenAI's SDK.
+_TRANSIENT_STATUS = frozenset({408, 409})
 _OVERLOADED_STATUS = frozenset({503, 529})
 _STATUS_OF_CODE = {
     "rate_limit_exceeded": 429,
@@ -30,7 +31,8 @@ _STATUS_OF_CODE = {
     "api_error": 500,
     "timeout_error": 504,
 }
-"""What an error means that came inside a stream, after HTTP 200."""
+"""The status that an error inside a stream would have had: it comes after HTTP 200."""
+
 _ABOUT_THE_CALL = frozenset(
     {
         "content_filter",
@@ -48,7 +50,7 @@ _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)(ms|[dhms]))")
 
 
 class ErrorClass(StrEnum):
-    """What can be done about an error."""
+    """The classes of errors, by what can be done about them."""
 
     RATE_LIMITED = "rate limited"  # the quota pauses, the call goes again
     OVERLOADED = "overloaded"  # this call goes again, later, and fewer at once
@@ -59,37 +61,39 @@ class ErrorClass(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What an error means: ``pause_seconds`` is how long to wait before the next try."""
+    """The meaning of an error."""
 
-    kind: ErrorClass
+    error_class: ErrorClass
+    """What can be done about it."""
     pause_seconds: float = 0.0
+    """How long to wait before the next attempt; 0 where none helps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What came instead of an answer.
-
-    ``status`` is None when no answer came (timeout, refused or cut connection), or an error inside
-    a stream. ``headers`` have lower-case names; ``body`` is the parsed JSON, if there was any, and
-    ``message`` the text.
-    """
+    """What a failed attempt brought instead of an answer."""
 
     status: int | None = None
+    """The HTTP status. None for no answer (timeout, refused or cut connection), and for an error
+    inside a stream."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The headers, by lower-case names."""
     body: Any = None
+    """The parsed JSON of the body; None without any."""
     message: str = ""
+    """The error's text."""
 
     @property
     def codes(self) -> frozenset[str]:
-        """Every word by which the body calls the error, in lower case."""
+        """Every code, type, status and reason in the body, in lower case."""
         names = ("code", "type", "status", "reason")
         words = (part.get(name) for part in self.parts() for name in names)
         return frozenset(word.lower() for word in words if isinstance(word, str))
 
     def parts(self) -> Iterator[Mapping[str, Any]]:
-        """The objects of the body that may tell something, the outer ones first.
+        """Yield the objects of the body that may describe the error, the outer ones first.
 
-        Google puts the error into a list, and what matters into ``details``.
+        Google puts the error into a list, and its reasons into ``details``.
         """
         waiting = [self.body]
         while waiting:
@@ -102,46 +106,49 @@ class Failure:
 
 
 class Provider:
-    """One that says nothing about limits: the cautious default.
+    """A provider about whose limits nothing is known: the cautious default.
 
-    It is asked with what the call is expected to take, settled on usage, and its headers are not
-    believed: servers that speak OpenAI's protocol give them other meanings (per day, per key).
+    Its calls reserve the expected usage and are settled on the real one. Its headers are ignored:
+    servers that speak OpenAI's protocol give them other meanings (per day, per key).
     """
 
     name = "other"
+    """Its name in the configuration."""
     account_codes: frozenset[str] = frozenset({"invalid_api_key", "authentication_error"})
+    """Error codes, in lower case, that mean that the account is locked out."""
     account_words: tuple[str, ...] = ()
-    """Parts of messages, in lower case, where no code tells."""
+    """Parts of messages, in lower case, that mean the same where no code does."""
 
     def reserved_tokens(self, characters: int, cap: int | None, expected: Usage) -> int:
-        """Tokens that a limit on input and output together takes for a request when it arrives.
+        """Return the tokens that a limit on input and output together takes when a request arrives.
 
-        ``cap`` is the most that the answer may have, ``expected`` what agents like this one took.
+        ``characters`` are those of the prompt, ``cap`` is the request's limit on output tokens,
+        ``expected`` the estimate from earlier calls.
         """
         return max(1, expected.total)
 
     def settled_tokens(self, usage: Usage) -> int | None:
-        """What such a limit has taken once the answer is there; None if that does not matter."""
+        """Return what such a limit has taken after the answer; None: as much as on arrival."""
         return usage.total
 
     def rate_limits(
         self, headers: Mapping[str, str], now: float
     ) -> dict[Resource, RateLimitHeader]:
-        """What the headers of an answer tell of each limit. They have lower-case names."""
+        """Read the rate limit headers of an answer; their names are in lower case."""
         return {}
 
     def stated_seconds(self, failure: Failure, now: float) -> float | None:
-        """How long the provider says to wait; None or 0 if it does not say."""
+        """Return the seconds that the provider says to wait; None or 0 if it does not say."""
         return retry_after_seconds(failure.headers, now)
 
     def judge(self, failure: Failure, attempt: int, now: float) -> Verdict:
-        """Judge a failed attempt, the ``attempt``-th of its call from 1."""
+        """Judge a failed attempt, the ``attempt``-th of its call from 1, at ``now``."""
         codes = failure.codes
         status = failure.status
         if status is None:
             status = next(map(_STATUS_OF_CODE.get, codes & _STATUS_OF_CODE.keys()), None)
         stated = self.stated_seconds(failure, now)
-        # A stated 0 (or a date gone by) is no time at all: taken at its word, we would hammer.
+        # A stated 0 (or a date that has passed) counts as none: retrying at once would hammer.
         pause = min(LONGEST_STATED_SECONDS, stated or backoff_seconds(attempt))
         if status == 401 or (not stated and self._is_about_the_account(failure)):
             return Verdict(ErrorClass.ACCOUNT)
@@ -159,7 +166,7 @@ class Provider:
         return Verdict(ErrorClass.FINAL)
 
     def is_too_large(self, failure: Failure) -> bool:
-        """Whether a 429 speaks of a request that no wait makes smaller."""
+        """Whether a 429 means that this request alone is above the limit: no wait mends that."""
         return False
 
     def _is_about_the_account(self, failure: Failure) -> bool:
@@ -184,7 +191,7 @@ def retry_after_seconds(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def number(text: str | None) -> float | None:
-    """A finite number of at least 0; None for anything else. Some servers send -1."""
+    """Read a finite number of at least 0; None for any other text. Some servers send -1."""
     try:
         value = float(text or "")
     except ValueError:
@@ -193,7 +200,7 @@ def number(text: str | None) -> float | None:
 
 
 def duration_seconds(text: str | None) -> float | None:
-    """Read ``6m0s``, ``120ms``, ``1d2h``, or a number of seconds; None for anything else."""
+    """Read ``6m0s``, ``120ms``, ``1d2h``, or a number of seconds; None for any other text."""
     text = (text or "").strip()
     if (seconds := number(text)) is not None:
         return seconds
@@ -204,5 +211,5 @@ def duration_seconds(text: str | None) -> float | None:
 
 
 def characters_in_tokens(characters: int) -> int:
-    """What providers take for a prompt that they have not counted yet."""
+    """Return what providers take for a prompt that they have not counted yet."""
     return math.ceil(characters / CHARACTERS_PER_TOKEN)

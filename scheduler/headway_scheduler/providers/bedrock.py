@@ -1,8 +1,8 @@
-"""Amazon Bedrock, and others that tell nothing.
+"""Reads Amazon Bedrock's charges and errors.
 
-Sources: Amazon's page on how tokens are counted against a quota. Input, what is written to the
-cache and the output cap are taken when a request arrives; what was not used comes back at its end.
-An error does not say which quota it is about, and no header tells anything.
+Sources: Amazon's page on how tokens are counted against a quota. Input, tokens
+written to the cache and the output cap are charged when a request arrives; the unused part comes
+back at its end. Errors do not say which quota they are about, and no header tells a limit.
 """
 
 from dataclasses import replace
@@ -24,16 +24,16 @@ _DEFAULT_CAP_TOKENS = 4096
 
 
 class Bedrock(Provider):
-    """Input and cap taken, usage settled; errors are told by their names."""
+    """Bedrock: input and cap charged, settled on usage; errors are known by their names."""
 
     name = "bedrock"
     account_codes = frozenset({"unrecognizedclientexception", "expiredtokenexception"})
 
     def reserved_tokens(self, characters: int, cap: int | None, expected: Usage) -> int:
-        """Input and output cap; without one, the most that models there give by default."""
+        """Return input and output cap; without a cap, the largest default of models there."""
         return max(1, characters_in_tokens(characters) + (cap or _DEFAULT_CAP_TOKENS))
 
     def judge(self, failure: Failure, attempt: int, now: float) -> Verdict:
-        """Read the name of the exception; it goes before the status, which may be any 4xx."""
+        """Judge by the exception's name before the status, which may be any 4xx."""
         status = next(map(_STATUS.get, failure.codes & _STATUS.keys()), failure.status)
         return super().judge(replace(failure, status=status), attempt, now)

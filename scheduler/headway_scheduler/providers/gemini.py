@@ -1,4 +1,4 @@
-"""Gemini, through its endpoint that speaks OpenAI's protocol.
+"""Reads Gemini's charges and errors, at its endpoint that speaks OpenAI's protocol.
 
 Sources: Google's pages on rate limits and on errors. Requests a minute and a day and input tokens a
 minute are counted for each project. No header tells of them; the body of a 429 may carry a
@@ -10,22 +10,22 @@ from .base import Failure, Provider, duration_seconds, retry_after_seconds
 
 
 class Gemini(Provider):
-    """Output is not counted; the time to wait stands in the body."""
+    """Gemini: output does not count; the body states the time to wait."""
 
     name = "gemini"
     account_codes = frozenset({"api_key_invalid", "unauthenticated"})
     account_words = ("api key not valid", "billing account")
 
     def reserved_tokens(self, characters: int, cap: int | None, expected: Usage) -> int:
-        """The input alone."""
+        """Return the expected input: output does not count."""
         return max(1, expected.input_tokens)
 
     def settled_tokens(self, usage: Usage) -> int | None:
-        """The input alone."""
+        """Return the input: output does not count."""
         return usage.input_tokens
 
     def stated_seconds(self, failure: Failure, now: float) -> float | None:
-        """``RetryInfo.retryDelay`` in the body, as in ``34.07s``; else the headers'."""
+        """Return ``retryDelay`` of the body, as in ``34.07s``, in seconds; else the headers'."""
         for part in failure.parts():
             if isinstance(delay := part.get("retryDelay"), str):
                 return duration_seconds(delay)

@@ -1,21 +1,21 @@
-"""Servers of one's own: vLLM, Ollama, llama.cpp.
+"""Reads errors of local servers: vLLM, Ollama, llama.cpp.
 
-Sources: their pages on parallel requests. What is limited is how many requests run at once; a
-server that is too full answers 503, or 429, or slowly. There is no account.
+Sources: their pages on parallel requests. Only the number of requests at once is limited; a full
+server answers 503, or 429, or slowly. There is no account.
 """
 
 from .base import ErrorClass, Failure, Provider, Verdict
 
 
 class Local(Provider):
-    """Slots are all that counts: a refusal says that there are fewer than was thought."""
+    """A local server: a refusal means that it has fewer slots than was thought."""
 
     name = "local"
     account_codes = frozenset()
 
     def judge(self, failure: Failure, attempt: int, now: float) -> Verdict:
-        """A 429 means what a 503 does."""
+        """Judge a 429 as a 503: overloaded."""
         verdict = super().judge(failure, attempt, now)
-        if verdict.kind is ErrorClass.RATE_LIMITED:
+        if verdict.error_class is ErrorClass.RATE_LIMITED:
             return Verdict(ErrorClass.OVERLOADED, verdict.pause_seconds)
         return verdict

@@ -1,8 +1,8 @@
-"""OpenAI.
+"""Reads OpenAI's charges, headers and errors.
 
 Sources: its rate limit guide (what counts, headers) and its error code guide. Requests and tokens
 are charged when a request arrives: one request, and the larger of the output cap and an estimate
-from the characters of the prompt. Nothing is given back when the answer is shorter.
+from the characters of the prompt. A shorter answer gives nothing back.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,11 @@ _OF_A_DAY = {
     Resource.TOKENS: Resource.TOKENS_PER_DAY,
 }
 _LONGER_THAN_A_MINUTE = 2.0
+"""How many times longer than a minute's limit could take a reset is that of a day's limit."""
 
 
 class OpenAI(Provider):
-    """Charged in advance, never given back; three headers for each limit."""
+    """OpenAI: charged on arrival, nothing given back; three headers for each limit."""
 
     name = "openai"
     account_codes = frozenset(
@@ -35,11 +36,11 @@ class OpenAI(Provider):
     )
 
     def reserved_tokens(self, characters: int, cap: int | None, expected: Usage) -> int:
-        """The larger of the output cap and the estimate from the characters."""
+        """Return the larger of the output cap and the estimate from the characters."""
         return max(1, cap or 0, characters_in_tokens(characters))
 
     def settled_tokens(self, usage: Usage) -> int | None:
-        """Nothing comes back."""
+        """Return None: the charge on arrival stays."""
         return None
 
     def rate_limits(
@@ -47,8 +48,8 @@ class OpenAI(Provider):
     ) -> dict[Resource, RateLimitHeader]:
         """Read ``x-ratelimit-{limit,remaining,reset}-{requests,tokens}``.
 
-        Accounts without a payment have a limit of requests per day under the same name: its reset
-        is longer than a minute's limit could take.
+        Accounts without a payment have a limit of requests per day under the same name. It is
+        recognized by its reset, which is longer than a limit per minute could take.
         """
         found = {}
         for word, resource in _RESOURCES.items():
@@ -62,7 +63,7 @@ class OpenAI(Provider):
         return found
 
     def is_too_large(self, failure: Failure) -> bool:
-        """It comes with the code of any other 429."""
+        """Look for it in the text: the code is that of any other 429."""
         return failure.message.find("Request too large") >= 0
 
 

@@ -121,7 +121,7 @@ class LocalScheduler(SchedulerClient):
 
         Raises CallerError or StoreError.
         """
-        change = changes.gate(target, state, self._pump.core.state.next_seq, self._clock())
+        change = changes.hold(target, state, self._pump.core.state.next_seq, self._clock())
         return await self._change(change)
 
     async def answer(self, answer: Answer) -> None:

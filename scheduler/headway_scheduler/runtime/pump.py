@@ -149,7 +149,7 @@ class Pump:
         cancelled = [record for record in preempted if record.worker is not None]
         if told or granted or cancelled:
             health = provider_health(core.state)
-            batch = replace(batch, mail=notifications(told, granted, cancelled, health))
+            batch = replace(batch, outbox=notifications(told, granted, cancelled, health))
         if batch != NOTHING:
             # Its records may change while it waits (``sent``): it takes them down before.
             await self._store.commit(batch)

@@ -12,7 +12,7 @@ from typing import assert_never
 from msgspec import structs
 
 from ..core.views import ProviderHealth
-from ..model.batch import Batch, Mail
+from ..model.batch import Batch, OutboxRow
 from ..model.calls import CallRecord, Outcome
 from ..model.formulas import LONGEST_STATED_SECONDS
 from ..model.quotas import Observation
@@ -131,7 +131,7 @@ def notifications(
     granted: Iterable[CallRecord],
     preempted: Iterable[CallRecord],
     health: ProviderHealth,
-) -> tuple[Mail, ...]:
+) -> tuple[OutboxRow, ...]:
     """What a commit tells workers: what became of what they told, and what they are to do."""
     outbox = OutboxBuilder()
     for pending in told:

@@ -335,7 +335,7 @@ class ReadTimeout(TransportError):
 def test_errors_are_judged_by_their_looks(error: Exception, kind: ErrorClass, pause: float) -> None:
     provider = PROVIDERS["bedrock" if isinstance(error, _Amazon) else "openai"]
     verdict = judged(error, provider, 1, now=0.0)
-    assert (verdict.kind, verdict.pause_seconds) == (kind, pause)
+    assert (verdict.error_class, verdict.pause_seconds) == (kind, pause)
 
 
 NO_QUOTA, UNHEARD = {"quota": None}, {"head": None}
@@ -390,8 +390,11 @@ def test_what_becomes_of_a_call_whose_attempt_failed(
 
 def test_a_page_that_no_client_can_read_counts_as_no_answer() -> None:
     provider, error = PROVIDERS["openai"], AttributeError("'str' object has no attribute 'choices'")
-    assert judged(error, provider, 1, now=0.0, head=ResponseHead(True)).kind is ErrorClass.TRANSIENT
-    assert judged(_Response(400), provider, 1, now=0.0).kind is ErrorClass.FINAL
+    assert (
+        judged(error, provider, 1, now=0.0, head=ResponseHead(True)).error_class
+        is ErrorClass.TRANSIENT
+    )
+    assert judged(_Response(400), provider, 1, now=0.0).error_class is ErrorClass.FINAL
 
 
 def test_what_a_refused_answer_cost_is_kept() -> None:

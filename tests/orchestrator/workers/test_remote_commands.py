@@ -83,7 +83,7 @@ async def test_a_follower_steers_and_gets_the_leader_s_refusals(leader: Simulate
     async with second(leader) as follower:
         await follower.queue.pause("class:low")
         await follower.limits.set(QUOTA, {"requests_per_minute": 60})
-        assert [change.kind for change in await leader.limits.log()] == ["limits", "gate"]
+        assert [change.action for change in await leader.limits.log()] == ["limits", "gate"]
         run = await follower.submit("agent", task="x")
         assert (await follower.pause(run.id)).state is RunState.PAUSED
         assert (await follower.cancel(run.id)).state is RunState.CANCELLED
@@ -506,7 +506,7 @@ def freeze(headway: Headway) -> None:
     assert isinstance(headway._opened.store, SqliteStore)
     lock = headway._opened.store._opened.lock
     lock._end.set()
-    lock._pulse.join()
+    lock._heartbeat_thread.join()
 
 
 async def test_a_follower_whose_leader_left_leads_for_its_letters(tmp_path: Path) -> None:

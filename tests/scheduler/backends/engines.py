@@ -34,7 +34,7 @@ class Engine(Protocol):
     def kill(self, presence: Presence) -> None:
         """End it as ``kill -9`` would. It must not be left then."""
 
-    def appear(self, letter: Letter) -> None:
+    def appear(self, request: Letter) -> None:
         """Have a request appear under this id, as where ids are handed out before a commit."""
 
 
@@ -60,8 +60,8 @@ class Memory:
         (worker_id,) = [key for key, each in present.items() if each is presence]
         del present[worker_id]
 
-    def appear(self, letter: Letter) -> None:
-        self.backend.tables.inbox[letter.id] = letter
+    def appear(self, request: Letter) -> None:
+        self.backend.tables.inbox[request.id] = request
 
 
 class Sqlite:
@@ -81,7 +81,7 @@ class Sqlite:
     def stop(self, life: Term | Presence) -> None:
         lock = _lock_of(life)
         lock._end.set()
-        lock._pulse.join()
+        lock._heartbeat_thread.join()
 
     def wake(self, life: Term | Presence) -> None:
         _lock_of(life).touch()
@@ -90,9 +90,9 @@ class Sqlite:
         self.stop(presence)
         os.close(_lock_of(presence)._file)
 
-    def appear(self, letter: Letter) -> None:
+    def appear(self, request: Letter) -> None:
         with closing(sqlite3.connect(self.path)) as db, db:
-            row = (letter.id, letter.sender, letter.event)
+            row = (request.id, request.sender, request.event)
             db.execute("INSERT INTO inbox (id, sender, event) VALUES (?, ?, ?)", row)
 
 

@@ -7,9 +7,9 @@ import pytest
 from tests.scheduler.backends.engines import Engine
 
 from headway_scheduler.errors import StoreError
-from headway_scheduler.model.batch import Answer, Batch, Letter, Mail
+from headway_scheduler.model.batch import Answer, Batch, Letter, OutboxRow
 from headway_scheduler.model.runs import Worker
-from headway_scheduler.ports import LEADER, LETTERS, Mailbox, Term
+from headway_scheduler.ports import LEADER, READ_AT_ONCE, Mailbox, Term
 
 pytestmark = pytest.mark.anyio
 
@@ -34,8 +34,10 @@ async def leader(engine: Engine, term: Term) -> AsyncIterator[Mailbox]:
     await mailbox.close()
 
 
-async def ids(mailbox: Mailbox, held: Collection[int] = (), limit: int = LETTERS) -> list[int]:
-    return [letter.id for letter in await mailbox.waiting(held, limit)]
+async def ids(
+    mailbox: Mailbox, in_hand: Collection[int] = (), limit: int = READ_AT_ONCE
+) -> list[int]:
+    return [request.id for request in await mailbox.waiting(in_hand, limit)]
 
 
 async def test_what_is_posted_waits_in_its_order(sender: Mailbox, leader: Mailbox) -> None:
@@ -62,12 +64,12 @@ async def test_one_that_appears_under_a_lower_id_is_taken_too(
     """Other engines hand out ids before they commit."""
     late = await sender.post("c-1", "is answered")
     taken = await sender.post("c-2", "taken")
-    held = set(await ids(leader))
-    assert held == {late, taken}
-    for letter in (Letter(taken + 5, "c-3", "5"), Letter(taken + 1, "c-4", "1")):
-        engine.appear(letter)
-        assert await ids(leader, held) == [letter.id]
-        held.add(letter.id)
+    in_hand = set(await ids(leader))
+    assert in_hand == {late, taken}
+    for request in (Letter(taken + 5, "c-3", "5"), Letter(taken + 1, "c-4", "1")):
+        engine.appear(request)
+        assert await ids(leader, in_hand) == [request.id]
+        in_hand.add(request.id)
 
 
 async def test_an_answer_ends_the_wait_and_the_first_one_stays(
@@ -99,12 +101,12 @@ async def test_workers_are_told_in_order_and_what_they_have_read_goes(
     term: Term, sender: Mailbox
 ) -> None:
     joined = tuple(Worker(each, 1, 0.0) for each in ("w-1", "w-2"))
-    told = (Mail("w-1", "a"), Mail("w-2", "b"), Mail("w-1", "c"))
-    await term.store.commit(Batch(joined=joined, mail=told))
+    told = (OutboxRow("w-1", "a"), OutboxRow("w-2", "b"), OutboxRow("w-1", "c"))
+    await term.store.commit(Batch(joined=joined, outbox=told))
     (first, a), (second, c) = await sender.notifications("w-1", 0)
     assert (a, c, first < second) == ("a", "c", True)
     assert list(await sender.notifications("w-1", second)) == []
-    await term.store.commit(Batch(mail=(Mail("w-1", "d"),), seen=(("w-1", first),)))
+    await term.store.commit(Batch(outbox=(OutboxRow("w-1", "d"),), seen=(("w-1", first),)))
     ((third, d),) = await sender.notifications("w-1", second)
     assert (d, third > second) == ("d", True)
 
@@ -113,8 +115,8 @@ async def test_another_mailbox_reads_on_from_what_was_read(
     engine: Engine, term: Term, sender: Mailbox
 ) -> None:
     """As a worker's next process would; what the leader knows to be read is gone."""
-    told = tuple(Mail("w-1", text) for text in "abc")
-    await term.store.commit(Batch(joined=(Worker("w-1", 1, 0.0),), mail=told))
+    told = tuple(OutboxRow("w-1", text) for text in "abc")
+    await term.store.commit(Batch(joined=(Worker("w-1", 1, 0.0),), outbox=told))
     (first, _), *_ = await sender.notifications("w-1", 0)
     other = engine.process().mailbox()
     assert [text for _, text in await other.notifications("w-1", first)] == ["b", "c"]
@@ -127,8 +129,10 @@ async def test_another_mailbox_reads_on_from_what_was_read(
 
 async def test_what_was_told_to_those_who_left_is_forgotten(term: Term, sender: Mailbox) -> None:
     joined = tuple(Worker(each, 1, 0.0) for each in ("w-1", "w-2"))
-    await term.store.commit(Batch(joined=joined, mail=(Mail("w-1", "a"), Mail("w-2", "b"))))
-    await term.store.commit(Batch(left=("w-1",), mail=(Mail("w-1", "you left"),)))
+    await term.store.commit(
+        Batch(joined=joined, outbox=(OutboxRow("w-1", "a"), OutboxRow("w-2", "b")))
+    )
+    await term.store.commit(Batch(left=("w-1",), outbox=(OutboxRow("w-1", "you left"),)))
     assert [text for _, text in await sender.notifications("w-1", 0)] == ["you left"]
     assert [text for _, text in await sender.notifications("w-2", 0)] == ["b"]
 
@@ -141,13 +145,13 @@ async def test_requests_of_many_that_are_read_as_they_come_are_each_taken_once(
     backend = engine_or_deaf.process()
 
     async def read(mailbox: Mailbox, group: anyio.abc.TaskGroup) -> None:
-        held: set[int] = set()
+        in_hand: set[int] = set()
         async with backend.notifier(LEADER) as notifier:
             while len(taken) < 60:
-                letters = await mailbox.waiting(held, 10)
-                held |= {letter.id for letter in letters}
-                taken.extend(letters)
-                if len(letters) < 10 and len(taken) < 60:
+                requests = await mailbox.waiting(in_hand, 10)
+                in_hand |= {request.id for request in requests}
+                taken.extend(requests)
+                if len(requests) < 10 and len(taken) < 60:
                     await notifier.wait()
         group.cancel_scope.cancel()
 
@@ -166,7 +170,7 @@ async def test_requests_of_many_that_are_read_as_they_come_are_each_taken_once(
                     senders.start_soon(post, name)
             await anyio.sleep_forever()
         await mailbox.close()
-    assert len({letter.id for letter in taken}) == len(taken) == 60
+    assert len({request.id for request in taken}) == len(taken) == 60
     for name in ("c-1", "c-2", "c-3"):
-        texts = [letter.event for letter in taken if letter.sender == name]
+        texts = [request.event for request in taken if request.sender == name]
         assert texts == [f"{n}" for n in range(20)]

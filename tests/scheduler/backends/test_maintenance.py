@@ -34,10 +34,10 @@ def call(seq: int, state: CallState, **fields: object) -> CallRecord:
 
 def sound() -> Batch:
     run = Run("r", "w", "t", Priority.NORMAL, RunState.COMPLETED, 1.0)
-    pieces = tuple(Chunk(each, "words") for each in HASHES[:2])
-    links = (ChainNode(HASHES[2], None, HASHES[0]), ChainNode(HASHES[3], HASHES[2], HASHES[1]))
+    chunks = tuple(Chunk(each, "words") for each in HASHES[:2])
+    nodes = (ChainNode(HASHES[2], None, HASHES[0]), ChainNode(HASHES[3], HASHES[2], HASHES[1]))
     rows = (call(0, CallState.DONE, answer="{}"), call(1, CallState.CANCELLED))
-    return Batch(rows, runs=(run,), pieces=pieces, links=links)
+    return Batch(rows, runs=(run,), chunks=chunks, nodes=nodes)
 
 
 async def made(path: Path, batch: Batch | None = None) -> None:

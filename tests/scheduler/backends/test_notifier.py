@@ -66,7 +66,7 @@ def test_one_that_is_rung_too_often_still_rings(tmp_path: Path) -> None:
 def test_without_pipes_one_looks_from_time_to_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "UNHEARD_SECONDS", 0.001)
+    monkeypatch.setattr(module, "POLL_SECONDS_WITHOUT_PIPE", 0.001)
     bell = NamedPipe(tmp_path / "no folder" / "bell")
     assert bell.wait(60)
     bell.close()

@@ -6,7 +6,7 @@ import anyio
 import pytest
 from tests.scheduler.backends.engines import Engine
 
-from headway_scheduler.model.batch import Batch, Mail
+from headway_scheduler.model.batch import Batch, OutboxRow
 from headway_scheduler.model.runs import Worker
 from headway_scheduler.ports import LEADER, Term
 
@@ -44,7 +44,7 @@ async def test_a_worker_that_waits_learns_what_it_is_told(engine: Engine, term: 
 
         async def tell() -> None:
             for n in range(3):
-                await term.store.commit(Batch(mail=(Mail("w-1", f"{n}"),)))
+                await term.store.commit(Batch(outbox=(OutboxRow("w-1", f"{n}"),)))
                 leader.ring("w-1")
                 await anyio.sleep(0.01)
 

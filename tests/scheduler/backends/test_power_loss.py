@@ -83,8 +83,8 @@ def batches(random: Random) -> Iterator[Batch]:
             changed=tuple(finished(each, random) for each in before),
             buckets=(BucketState("q", Resource.TOKENS, 100.0 - number, float(number)),),
             runs=(replace(RUN, attempts=number),),
-            pieces=(Chunk(digest(number), text),),
-            links=(
+            chunks=(Chunk(digest(number), text),),
+            nodes=(
                 ChainNode(digest(number), digest(number - 1) if number else None, digest(number)),
             ),
             forget=("old",) if number == COMMITS // 2 else (),
@@ -96,8 +96,8 @@ RUN = Run("r", "report", "write", Priority.NORMAL, RunState.RUNNING, 1.0)
 OLD = Batch(
     new=(CallRecord(replace(started(1_000).call, run_id="old"), 1_000, CallState.DONE),),
     runs=(replace(RUN, id="old", state=RunState.COMPLETED),),
-    pieces=(Chunk(digest(1_000), "old words"),),
-    links=(ChainNode(digest(1_000), None, digest(1_000)),),
+    chunks=(Chunk(digest(1_000), "old words"),),
+    nodes=(ChainNode(digest(1_000), None, digest(1_000)),),
 )
 
 

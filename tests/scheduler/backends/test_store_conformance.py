@@ -16,7 +16,7 @@ from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.backends.sqlite.mailbox import SqliteMailbox
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import HeadwayError, KeyTaken, RunNotFound, StoreError
-from headway_scheduler.model.batch import Answer, Batch, Lesson, Mail, Snapshot
+from headway_scheduler.model.batch import Answer, Batch, Lesson, OutboxRow, Snapshot
 from headway_scheduler.model.calls import Call, CallRecord, Priority, Route, Spent, Usage
 from headway_scheduler.model.changes import Change
 from headway_scheduler.model.prompts import ChainNode, Chunk
@@ -84,14 +84,14 @@ def chained(
     *texts: str, after: bytes | None = None
 ) -> tuple[tuple[Chunk, ...], tuple[ChainNode, ...]]:
     """A chain of texts with the hashes that they have in the database: of 16 bytes."""
-    pieces, links = [], []
+    chunks, nodes = [], []
     for text in texts:
-        piece = Chunk(sha256(text.encode()).digest()[:16], text)
-        link = ChainNode(sha256((after or b"") + piece.hash).digest()[:16], after, piece.hash)
-        pieces.append(piece)
-        links.append(link)
-        after = link.hash
-    return tuple(pieces), tuple(links)
+        chunk = Chunk(sha256(text.encode()).digest()[:16], text)
+        node = ChainNode(sha256((after or b"") + chunk.hash).digest()[:16], after, chunk.hash)
+        chunks.append(chunk)
+        nodes.append(node)
+        after = node.hash
+    return tuple(chunks), tuple(nodes)
 
 
 # Calls
@@ -390,18 +390,18 @@ REFUSED: dict[str, tuple[Batch, type[HeadwayError]]] = {
 
 def everything(number: int) -> Batch:
     """Something of each kind that a batch can hold, but for calls."""
-    pieces, links = chained(f"said {number}", f"answered {number}")
+    chunks, nodes = chained(f"said {number}", f"answered {number}")
     return Batch(
         buckets=(BucketState("openai", Resource.TOKENS, float(number), 1.0),),
         runs=(run("a", list(RunState)[number]), run(f"b{number}"), ended(f"old {number + 1}")),
-        pieces=pieces,
-        links=links,
+        chunks=chunks,
+        nodes=nodes,
         forget=(f"old {number}",),
         changes=(Change(1.0, "weight", "a", f"{number}"),),
         lessons=(Lesson("k", "a", f"{number}"), Lesson("k", f"{number}", "")),
         answers=(Answer(1 + number, f"{number}"),),
         taken=(3 + number,),
-        mail=(Mail("w", f"{number}"),),
+        outbox=(OutboxRow("w", f"{number}"),),
         seen=(("w", number),),
         joined=(Worker("w", 1, 1.0, slots=number), Worker(f"w{number}", 1, 1.0)),
         left=(f"w{number - 1}",),
@@ -410,7 +410,7 @@ def everything(number: int) -> Batch:
 
 async def content(store: Store) -> tuple[dict[str, object], list[str]]:
     """All that can be asked of a store, and every row of a database."""
-    links = [link for number in range(2) for link in everything(number).links]
+    nodes = [node for number in range(2) for node in everything(number).nodes]
     asked: dict[str, object] = {
         "snapshot": await store.snapshot(),
         "calls": list(await store.calls()),
@@ -419,7 +419,7 @@ async def content(store: Store) -> tuple[dict[str, object], list[str]]:
         "lessons": list(await store.lessons()),
         "workers": list(await store.workers()),
         "spent": list(await store.spent("model", 0.0)),
-        "prompts": [await store.prompt(link.hash.hex()) for link in links],
+        "prompts": [await store.prompt(node.hash.hex()) for node in nodes],
     }
     if not isinstance(store, SqliteStore):
         return asked, []
@@ -428,7 +428,7 @@ async def content(store: Store) -> tuple[dict[str, object], list[str]]:
 
 
 async def begin(store: Store) -> None:
-    """Commit some of everything: a key, an old run to be forgotten, letters and mail."""
+    """Commit some of everything: a key, an old run to be forgotten, requests and notifications."""
     calls = (record(0), record(1), paid(2, "m", Usage(1, 1), "a"))
     keyed = replace(run("keyed"), key="k")
     await store.commit(Batch(new=calls, runs=(keyed, ended("old 0"))))
@@ -450,7 +450,7 @@ async def test_a_refused_batch_writes_nothing(store: Store, why: str) -> None:
         with pytest.raises(error, match="nothing was written"):
             await store.commit(replace(rest, new=refused.new, changed=refused.changed, runs=runs))
         assert await content(store) == before
-    asks = replace(record(3).call, request_hash=rest.links[-1].hash.hex())
+    asks = replace(record(3).call, request_hash=rest.nodes[-1].hash.hex())
     await store.commit(replace(rest, new=(CallRecord(asks, 3),)))
     after = await content(store)
     assert [name for name in after[0] if after[0][name] == before[0][name]] == ["spent"]
@@ -542,34 +542,34 @@ async def test_any_text_can_be_asked_for(store: Store, text: str) -> None:
 
 
 async def test_a_prompt_comes_back_in_order_and_twice_is_once(store: Store) -> None:
-    pieces, links = chained("first", "second", "third")
-    await store.commit(Batch(pieces=pieces[:2], links=links[:2]))
-    await store.commit(Batch(pieces=pieces, links=links))
-    await store.commit(Batch(pieces=pieces, links=(*links, *links)))
-    assert list(await store.prompt(links[2].hash.hex()) or ()) == ["first", "second", "third"]
-    assert list(await store.prompt(links[0].hash.hex()) or ()) == ["first"]
+    chunks, nodes = chained("first", "second", "third")
+    await store.commit(Batch(chunks=chunks[:2], nodes=nodes[:2]))
+    await store.commit(Batch(chunks=chunks, nodes=nodes))
+    await store.commit(Batch(chunks=chunks, nodes=(*nodes, *nodes)))
+    assert list(await store.prompt(nodes[2].hash.hex()) or ()) == ["first", "second", "third"]
+    assert list(await store.prompt(nodes[0].hash.hex()) or ()) == ["first"]
     assert await store.prompt("00" * 16) is None
 
 
 async def test_a_forgotten_run_takes_its_texts_and_leaves_those_of_others(store: Store) -> None:
-    pieces, links = chained("shared", "mine")
-    other_pieces, other_links = chained("theirs", after=links[0].hash)
+    chunks, nodes = chained("shared", "mine")
+    other_chunks, other_nodes = chained("theirs", after=nodes[0].hash)
     calls = [record(0, CallState.DONE, run_id="old"), record(1, CallState.DONE, run_id="new")]
-    for row, link in zip(calls, (links[1], other_links[0]), strict=True):
-        row.call = replace(row.call, request_hash=link.hash.hex())
+    for row, node in zip(calls, (nodes[1], other_nodes[0]), strict=True):
+        row.call = replace(row.call, request_hash=node.hash.hex())
     await store.commit(
         Batch(
             new=tuple(calls),
             runs=(ended("old"), run("new")),
-            pieces=(*pieces, *other_pieces),
-            links=(*links, *other_links),
+            chunks=(*chunks, *other_chunks),
+            nodes=(*nodes, *other_nodes),
         )
     )
     await store.commit(Batch(forget=("old",)))
     assert [found.id for found in await store.runs()] == ["new"]
     assert [found.call.run_id for found in await store.calls()] == ["new"]
-    assert await store.prompt(links[1].hash.hex()) is None
-    assert list(await store.prompt(other_links[0].hash.hex()) or ()) == ["shared", "theirs"]
+    assert await store.prompt(nodes[1].hash.hex()) is None
+    assert list(await store.prompt(other_nodes[0].hash.hex()) or ()) == ["shared", "theirs"]
 
 
 @pytest.mark.parametrize("state", RunState)
@@ -608,38 +608,38 @@ async def test_a_forgotten_id_may_be_written_anew(store: Store) -> None:
 async def test_a_long_prompt_comes_back_whole_and_stays_while_its_end_is_asked(
     store: Store,
 ) -> None:
-    pieces, links = chained(*(f"said {number}" for number in range(10_000)))
+    chunks, nodes = chained(*(f"said {number}" for number in range(10_000)))
     asked = [
-        CallRecord(replace(record(seq).call, run_id=run_id, request_hash=link.hash.hex()), seq)
-        for seq, (run_id, link) in enumerate((("old", links[-1]), ("new", links[5_000])))
+        CallRecord(replace(record(seq).call, run_id=run_id, request_hash=node.hash.hex()), seq)
+        for seq, (run_id, node) in enumerate((("old", nodes[-1]), ("new", nodes[5_000])))
     ]
     await store.commit(
-        Batch(new=tuple(asked), runs=(ended("old"), run("new")), pieces=pieces, links=links)
+        Batch(new=tuple(asked), runs=(ended("old"), run("new")), chunks=chunks, nodes=nodes)
     )
-    assert list(await store.prompt(links[-1].hash.hex()) or ()) == [p.text for p in pieces]
+    assert list(await store.prompt(nodes[-1].hash.hex()) or ()) == [p.text for p in chunks]
     await store.commit(Batch(forget=("old",)))
-    assert await store.prompt(links[5_001].hash.hex()) is None
-    kept = await store.prompt(links[5_000].hash.hex())
-    assert list(kept or ()) == [piece.text for piece in pieces[:5_001]]
+    assert await store.prompt(nodes[5_001].hash.hex()) is None
+    kept = await store.prompt(nodes[5_000].hash.hex())
+    assert list(kept or ()) == [chunk.text for chunk in chunks[:5_001]]
 
 
 async def test_a_text_that_is_there_stays_as_it_is(store: Store) -> None:
-    (piece,), (link,) = chained("first")
+    (chunk,), (node,) = chained("first")
     other = Chunk(b"o" * 16, "other")
-    await store.commit(Batch(pieces=(piece,), links=(link,)))
+    await store.commit(Batch(chunks=(chunk,), nodes=(node,)))
     await store.commit(
         Batch(
-            pieces=(replace(piece, text="second"), other), links=(replace(link, piece=other.hash),)
+            chunks=(replace(chunk, text="second"), other), nodes=(replace(node, chunk=other.hash),)
         )
     )
-    assert list(await store.prompt(link.hash.hex()) or ()) == ["first"]
+    assert list(await store.prompt(node.hash.hex()) or ()) == ["first"]
 
 
 async def test_texts_may_come_before_their_links(store: Store) -> None:
-    pieces, links = chained("first", "second")
-    await store.commit(Batch(pieces=pieces))
-    await store.commit(Batch(links=links))
-    assert list(await store.prompt(links[1].hash.hex()) or ()) == ["first", "second"]
+    chunks, nodes = chained("first", "second")
+    await store.commit(Batch(chunks=chunks))
+    await store.commit(Batch(nodes=nodes))
+    assert list(await store.prompt(nodes[1].hash.hex()) or ()) == ["first", "second"]
 
 
 @pytest.mark.parametrize("words", ["", "abc", "no hash at all", "é", "00" * 32])
@@ -653,8 +653,8 @@ async def test_what_is_no_hash_has_no_prompt(store: Store, words: str) -> None:
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 async def test_any_text_can_be_a_piece(store: Store, text: str) -> None:
-    piece = Chunk(b"t" * 16, text)
-    await store.commit(Batch(pieces=(piece,), links=(ChainNode(b"l" * 16, None, piece.hash),)))
+    chunk = Chunk(b"t" * 16, text)
+    await store.commit(Batch(chunks=(chunk,), nodes=(ChainNode(b"l" * 16, None, chunk.hash),)))
     assert list(await store.prompt((b"l" * 16).hex()) or ()) == [text]
 
 

@@ -193,8 +193,8 @@ def call(call_id: str, quotas: tuple[str, ...] = ("q",)) -> Call:
 
 
 def prompt(text: str) -> Prompt:
-    piece = Chunk(text.encode().ljust(16)[:16], text)
-    return Prompt((piece,), (ChainNode(bytes.fromhex("ab" * 16), None, piece.hash),))
+    chunk = Chunk(text.encode().ljust(16)[:16], text)
+    return Prompt((chunk,), (ChainNode(bytes.fromhex("ab" * 16), None, chunk.hash),))
 
 
 def run(run_id: str, state: RunState, worker: str | None = None) -> Run:
@@ -372,7 +372,7 @@ class World:
             await mailbox.close()
 
     async def worker(self) -> None:
-        """What another process tells: who it is, a run and a call, which is granted by mail."""
+        """What another process tells: who it is, a run and a call, granted by a notification."""
         messages = (
             SaveRun(run("r-w", RunState.RUNNING, LOST)),
             Submit(Call("r-w.0", "r-w", "a", "model", ("q",), Priority.LOW, 10, NOW)),

@@ -195,7 +195,7 @@ def wait_for_a_heartbeat(path: Path, before: State) -> None:
 def frozen(lock: FileLock) -> Iterator[None]:
     """Stop the pulse of a store of this process, as SIGSTOP would."""
     lock._end.set()
-    lock._pulse.join()
+    lock._heartbeat_thread.join()
     yield
 
 
@@ -301,9 +301,9 @@ async def test_a_letter_is_posted_whole_or_not_at_all(
         await mailbox.post("test", "{}")
     other.execute("ROLLBACK")
     other.close()
-    letter_id = await mailbox.post("test", "{}")
-    assert [letter.id for letter in await mailbox.waiting(())] == [letter_id]
-    assert list(await mailbox.waiting({letter_id})) == []
+    request_id = await mailbox.post("test", "{}")
+    assert [request.id for request in await mailbox.waiting(())] == [request_id]
+    assert list(await mailbox.waiting({request_id})) == []
     await mailbox.close()
 
 

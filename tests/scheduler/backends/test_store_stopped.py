@@ -102,16 +102,16 @@ async def test_a_leader_is_replaced_before_one_that_posts_continues_it(
     posting = SqliteMailbox(path)
     post = posting._post
 
-    def look_and_post(*letter: Any) -> int:
+    def look_and_post(*request: Any) -> int:
         could_lead.append(monitor.look())
-        return post(*letter)
+        return post(*request)
 
     monkeypatch.setattr(posting, "_post", look_and_post)
     with ExitStack() as stack:
         lock = FileLock(path, "w-silent", heartbeat_seconds=3600)
         stack.callback(lock.release)
         process = stack.enter_context(writer(path, "stopped"))
-        await posting.post("w-me", "a letter")
+        await posting.post("w-me", "a request")
         assert process.wait() == 0
         assert len(await posting.waiting(())) == 1
     await posting.close()

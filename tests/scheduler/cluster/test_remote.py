@@ -71,7 +71,7 @@ class Office:
     orders: list[Order] = field(default_factory=list)
     joined: bool = False
 
-    async def take_letters(self) -> None:
+    async def take_requests(self) -> None:
         mailbox = self.backend.mailbox(self.epoch)
         try:
             while True:
@@ -119,8 +119,8 @@ async def led(engine: Engine, quotas: Sequence[Quota] = QUOTAS) -> AsyncIterator
     notifier = backend.notifier(LEADER)
 
     def rung(batch: Batch) -> None:
-        for mail in batch.mail:
-            notifier.ring(mail.worker)
+        for row in batch.outbox:
+            notifier.ring(row.worker)
 
     async with (
         await backend.leadership().campaign("w-leader") as term,
@@ -128,7 +128,7 @@ async def led(engine: Engine, quotas: Sequence[Quota] = QUOTAS) -> AsyncIterator
         anyio.create_task_group() as group,
     ):
         office = Office(engine, backend, service, term.store, term.epoch)
-        group.start_soon(office.take_letters)
+        group.start_soon(office.take_requests)
         yield office
         group.cancel_scope.cancel()
 
@@ -216,12 +216,12 @@ async def cut_off_after_an_end(
     post = mailbox._post
 
     def post_to_disk(sender: str, text: str, durable: bool) -> int:
-        letter_id = post(sender, text, durable)
+        request_id = post(sender, text, durable)
         assert mailbox._outgoing is not None
         settings = [mailbox._outgoing.execute(f"PRAGMA {name}").fetchone()[0] for name in SYNC]
         if settings == [2, 1]:
             disk.append(Files.of(path))
-        return letter_id
+        return request_id
 
     monkeypatch.setattr(mailbox, "_post", post_to_disk)
     office.is_open = False

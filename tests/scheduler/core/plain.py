@@ -22,21 +22,21 @@ class PlainOrder:
     credit: dict[int, float] = field(default_factory=dict)
     at: float = 0.0
 
-    def level(self, level: int) -> list[Waiter]:
-        return [each for _, each in self.waiting if each.effective_priority == level]
+    def of_class(self, priority: int) -> list[Waiter]:
+        return [each for _, each in self.waiting if each.effective_priority == priority]
 
     def advance(self, now: float) -> None:
-        for level in Priority:
-            if self.level(level):
-                earned = self.credit.get(level, 0.0) + self.policy.promised_share[level] * max(
-                    0.0, now - self.at
-                )
-                self.credit[level] = min(self.policy.credit_seconds, earned)
+        for priority in Priority:
+            if self.of_class(priority):
+                earned = self.credit.get(priority, 0.0) + self.policy.promised_share[
+                    priority
+                ] * max(0.0, now - self.at)
+                self.credit[priority] = min(self.policy.credit_seconds, earned)
         self.at = max(self.at, now)
 
     def push(self, where: Hashable, each: Waiter) -> None:
         key = each.effective_priority, each.team
-        if not any(other.team == each.team for other in self.level(each.effective_priority)):
+        if not any(other.team == each.team for other in self.of_class(each.effective_priority)):
             start = max(self.starts.get(key, 0.0), self.virtual.get(each.effective_priority, 0.0))
             self.starts[key] = start
             self.since[key] = self.joined
@@ -48,26 +48,26 @@ class PlainOrder:
         return self.starts[key], self.since[key], each.due, each.record.seq
 
     def rank(self, each: Waiter) -> Rank:
-        level = each.effective_priority
+        priority = each.effective_priority
         start, since, *rest = self.in_turn(each)
-        own = (level, start, since + 1, *rest)
+        own = (priority, start, since + 1, *rest)
         top = min(other.effective_priority for _, other in self.waiting)
         needed = min(each.cost, self.policy.credit_seconds)
-        is_lifted = (
-            top < level
-            and self.policy.promised_share[level] > 0
-            and self.credit.get(level, 0.0) >= needed
+        is_boosted = (
+            top < priority
+            and self.policy.promised_share[priority] > 0
+            and self.credit.get(priority, 0.0) >= needed
         )
-        return (top, 0, *own) if is_lifted else (level, 1, *own)
+        return (top, 0, *own) if is_boosted else (priority, 1, *own)
 
     def head(self, where: Hashable) -> Waiter | None:
         """The best of the first calls of each class: only the first one can be boosted."""
         first = []
-        for level in Priority:
+        for priority in Priority:
             here = [
                 each
                 for at, each in self.waiting
-                if at == where and each.effective_priority == level
+                if at == where and each.effective_priority == priority
             ]
             if here:
                 first.append(min(here, key=self.in_turn))
@@ -75,11 +75,11 @@ class PlainOrder:
 
     def leave(self, each: Waiter) -> None:
         self.waiting = [pair for pair in self.waiting if pair[1] is not each]
-        if not self.level(each.effective_priority):
+        if not self.of_class(each.effective_priority):
             mine = [
                 start
-                for (level, _), start in self.starts.items()
-                if level == each.effective_priority
+                for (priority, _), start in self.starts.items()
+                if priority == each.effective_priority
             ]
             self.virtual[each.effective_priority] = max(mine)
             self.credit[each.effective_priority] = min(
@@ -87,11 +87,11 @@ class PlainOrder:
             )
 
     def serve(self, each: Waiter) -> None:
-        key, level = (each.effective_priority, each.team), each.effective_priority
-        is_lifted = self.rank(each)[1] == 0
-        credit = self.credit.get(level, 0.0)
+        key, priority = (each.effective_priority, each.team), each.effective_priority
+        is_boosted = self.rank(each)[1] == 0
+        credit = self.credit.get(priority, 0.0)
         in_turn = max(credit - each.cost, min(credit, 0.0))
-        self.credit[level] = credit - each.cost if is_lifted else in_turn
-        self.virtual[level] = max(self.virtual.get(level, 0.0), self.starts[key])
+        self.credit[priority] = credit - each.cost if is_boosted else in_turn
+        self.virtual[priority] = max(self.virtual.get(priority, 0.0), self.starts[key])
         self.starts[key] += each.cost / self.weights.get(each.team, 1.0)
         self.leave(each)

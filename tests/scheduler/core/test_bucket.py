@@ -21,12 +21,12 @@ def slots(count: int) -> Bucket:
     return Bucket("q", Limit(Resource.CONCURRENCY, count, 0.0, largest=1), EPOCH)
 
 
-def charged(held: Bucket, amount: float, now: float = EPOCH) -> Reservation:
+def charged(mirror: Bucket, amount: float, now: float = EPOCH) -> Reservation:
     """Reserve ``amount`` and let the transit time go by."""
-    hold = held.reserve(amount, now)
-    held.available(now + TRANSIT_SECONDS)
-    assert hold.charged
-    return hold
+    reservation = mirror.reserve(amount, now)
+    mirror.available(now + TRANSIT_SECONDS)
+    assert reservation.charged
+    return reservation
 
 
 # Refill
@@ -37,167 +37,167 @@ def test_a_new_bucket_is_full() -> None:
 
 
 def test_it_refills_at_its_rate_up_to_its_capacity() -> None:
-    held = bucket(60, 1)
-    charged(held, 50)
+    mirror = bucket(60, 1)
+    charged(mirror, 50)
     start = EPOCH + TRANSIT_SECONDS
-    assert [held.available(start + s) for s in (0, 5, 50, 99)] == [10, 15, 60, 60]
+    assert [mirror.available(start + s) for s in (0, 5, 50, 99)] == [10, 15, 60, 60]
 
 
 def test_a_clock_that_goes_back_neither_refills_nor_takes_away() -> None:
-    held = bucket(60, 1)
-    charged(held, 50)
-    before = held.available(EPOCH + 10)
-    assert held.available(EPOCH - 1_000) == before
-    assert held.available(EPOCH + 10) == before
-    assert held.available(EPOCH + 11) == before + 1
+    mirror = bucket(60, 1)
+    charged(mirror, 50)
+    before = mirror.available(EPOCH + 10)
+    assert mirror.available(EPOCH - 1_000) == before
+    assert mirror.available(EPOCH + 10) == before
+    assert mirror.available(EPOCH + 11) == before + 1
 
 
 # Reserve and charge
 
 
 def test_a_reserved_amount_is_not_available() -> None:
-    held = bucket(60)
-    held.reserve(20, EPOCH)
-    assert (held.fill, held.reserved, held.available(EPOCH)) == (60, 20, 40)
+    mirror = bucket(60)
+    mirror.reserve(20, EPOCH)
+    assert (mirror.fill, mirror.reserved, mirror.available(EPOCH)) == (60, 20, 40)
 
 
 def test_after_the_transit_time_it_is_charged_and_only_then_refills() -> None:
-    held = bucket(60, 1)
-    held.reserve(20, EPOCH)
-    assert held.available(EPOCH + TRANSIT_SECONDS) == 40
-    assert (held.fill, held.reserved) == (40, 0)
-    assert held.available(EPOCH + TRANSIT_SECONDS + 3) == 43
+    mirror = bucket(60, 1)
+    mirror.reserve(20, EPOCH)
+    assert mirror.available(EPOCH + TRANSIT_SECONDS) == 40
+    assert (mirror.fill, mirror.reserved) == (40, 0)
+    assert mirror.available(EPOCH + TRANSIT_SECONDS + 3) == 43
 
 
 def test_amounts_in_transit_are_charged_each_at_its_own_time() -> None:
-    held = bucket(600, 10)
-    held.reserve(20, EPOCH)
-    held.reserve(20, EPOCH + 0.25)
-    assert held.available(EPOCH + 0.75) == 600 - 20 + 2.5 - 20
+    mirror = bucket(600, 10)
+    mirror.reserve(20, EPOCH)
+    mirror.reserve(20, EPOCH + 0.25)
+    assert mirror.available(EPOCH + 0.75) == 600 - 20 + 2.5 - 20
 
 
 def test_a_small_bucket_waits_only_a_share_of_its_fill_time() -> None:
-    held = bucket(capacity=1, per_second=1)
-    held.reserve(1, EPOCH)
-    held.available(EPOCH + 0.05)
-    assert held.reserved == 0
+    mirror = bucket(capacity=1, per_second=1)
+    mirror.reserve(1, EPOCH)
+    mirror.available(EPOCH + 0.05)
+    assert mirror.reserved == 0
 
 
 def test_a_call_above_the_capacity_waits_for_a_full_bucket() -> None:
-    held = bucket(60, 1)
-    hold = held.reserve(1, EPOCH)
-    assert not held.passes(100, EPOCH)
-    held.settle(hold, 0, EPOCH)
-    assert held.passes(100, EPOCH)
+    mirror = bucket(60, 1)
+    reservation = mirror.reserve(1, EPOCH)
+    assert not mirror.passes(100, EPOCH)
+    mirror.settle(reservation, 0, EPOCH)
+    assert mirror.passes(100, EPOCH)
 
 
 def test_and_leaves_it_in_debt() -> None:
-    held = bucket(60, 1)
-    held.reserve(100, EPOCH)
-    assert held.available(EPOCH) == -40
-    assert not held.passes(1, EPOCH + TRANSIT_SECONDS + 40)
-    assert held.passes(1, EPOCH + TRANSIT_SECONDS + 41)
+    mirror = bucket(60, 1)
+    mirror.reserve(100, EPOCH)
+    assert mirror.available(EPOCH) == -40
+    assert not mirror.passes(1, EPOCH + TRANSIT_SECONDS + 40)
+    assert mirror.passes(1, EPOCH + TRANSIT_SECONDS + 41)
 
 
 # Settle
 
 
 def test_settling_before_the_charge_charges_what_was_used() -> None:
-    held = bucket(60)
-    hold = held.reserve(20, EPOCH)
-    held.settle(hold, 5, EPOCH)
-    assert (held.fill, held.reserved) == (55, 0)
+    mirror = bucket(60)
+    reservation = mirror.reserve(20, EPOCH)
+    mirror.settle(reservation, 5, EPOCH)
+    assert (mirror.fill, mirror.reserved) == (55, 0)
 
 
 def test_settling_after_the_charge_gives_the_difference_back() -> None:
-    held = bucket(60)
-    hold = charged(held, 20)
-    held.settle(hold, 5, EPOCH + TRANSIT_SECONDS)
-    assert held.available(EPOCH + TRANSIT_SECONDS) == 55
+    mirror = bucket(60)
+    reservation = charged(mirror, 20)
+    mirror.settle(reservation, 5, EPOCH + TRANSIT_SECONDS)
+    assert mirror.available(EPOCH + TRANSIT_SECONDS) == 55
 
 
 def test_a_call_that_was_never_sent_gives_everything_back() -> None:
-    held = bucket(60)
-    held.settle(held.reserve(20, EPOCH), 0, EPOCH)
-    assert held.available(EPOCH) == 60
+    mirror = bucket(60)
+    mirror.settle(mirror.reserve(20, EPOCH), 0, EPOCH)
+    assert mirror.available(EPOCH) == 60
 
 
 def test_an_oversized_call_that_was_never_sent_takes_its_debt_along() -> None:
-    held = bucket(60, 1)
-    hold = charged(held, 600)
-    held.settle(hold, 0, EPOCH + 10)
-    assert held.available(EPOCH + 10) == 60
+    mirror = bucket(60, 1)
+    reservation = charged(mirror, 600)
+    mirror.settle(reservation, 0, EPOCH + 10)
+    assert mirror.available(EPOCH + 10) == 60
 
 
 def test_more_used_than_reserved_is_taken_too() -> None:
-    held = bucket(60)
-    hold = charged(held, 20)
-    held.settle(hold, 30, EPOCH + TRANSIT_SECONDS)
-    assert held.available(EPOCH + TRANSIT_SECONDS) == 30
+    mirror = bucket(60)
+    reservation = charged(mirror, 20)
+    mirror.settle(reservation, 30, EPOCH + TRANSIT_SECONDS)
+    assert mirror.available(EPOCH + TRANSIT_SECONDS) == 30
 
 
 def test_a_late_return_does_not_bring_back_what_a_full_bucket_would_have_lost() -> None:
-    held = bucket(60, 1)
-    never_sent = charged(held, 20)
-    assert held.available(EPOCH + 100) == 60
-    charged(held, 60, EPOCH + 100)
-    held.settle(never_sent, 0, EPOCH + 100 + TRANSIT_SECONDS)
-    assert held.available(EPOCH + 100 + TRANSIT_SECONDS) == 0
+    mirror = bucket(60, 1)
+    never_sent = charged(mirror, 20)
+    assert mirror.available(EPOCH + 100) == 60
+    charged(mirror, 60, EPOCH + 100)
+    mirror.settle(never_sent, 0, EPOCH + 100 + TRANSIT_SECONDS)
+    assert mirror.available(EPOCH + 100 + TRANSIT_SECONDS) == 0
 
 
 def test_nor_does_it_once_the_limit_is_raised() -> None:
-    held = bucket(60, 1)
-    never_sent = charged(held, 20)
-    assert held.available(EPOCH + 100) == 60
-    held.change(Limit(Resource.TOKENS, 240, 1, largest=600), EPOCH + 100)
-    held.settle(never_sent, 0, EPOCH + 100)
-    assert held.available(EPOCH + 100) == 60
+    mirror = bucket(60, 1)
+    never_sent = charged(mirror, 20)
+    assert mirror.available(EPOCH + 100) == 60
+    mirror.change(Limit(Resource.TOKENS, 240, 1, largest=600), EPOCH + 100)
+    mirror.settle(never_sent, 0, EPOCH + 100)
+    assert mirror.available(EPOCH + 100) == 60
 
 
 def test_what_came_between_a_cut_limit_and_its_return_is_lost_too() -> None:
-    held = bucket(60, 1)
-    never_sent = charged(held, 20)
-    held.change(Limit(Resource.TOKENS, 30, 1, largest=600), EPOCH + 1)
-    held.change(Limit(Resource.TOKENS, 60, 1, largest=600), EPOCH + 1)
-    held.settle(never_sent, 0, EPOCH + 1)
-    assert held.available(EPOCH + 1) == 30
+    mirror = bucket(60, 1)
+    never_sent = charged(mirror, 20)
+    mirror.change(Limit(Resource.TOKENS, 30, 1, largest=600), EPOCH + 1)
+    mirror.change(Limit(Resource.TOKENS, 60, 1, largest=600), EPOCH + 1)
+    mirror.settle(never_sent, 0, EPOCH + 1)
+    assert mirror.available(EPOCH + 1) == 30
 
 
 def test_two_late_returns_do_not_share_one_loss() -> None:
-    held = bucket(10, 1)
-    first, second = held.reserve(5, EPOCH), held.reserve(5, EPOCH)
-    assert held.available(EPOCH + 6.5) == 6
-    third = held.reserve(6, EPOCH + 6.5)
-    held.settle(third, 6, EPOCH + 6.5)
-    held.settle(first, 0, EPOCH + 6.5)
-    held.settle(second, 0, EPOCH + 6.5)
-    assert held.available(EPOCH + 6.5) == 4
+    mirror = bucket(10, 1)
+    first, second = mirror.reserve(5, EPOCH), mirror.reserve(5, EPOCH)
+    assert mirror.available(EPOCH + 6.5) == 6
+    third = mirror.reserve(6, EPOCH + 6.5)
+    mirror.settle(third, 6, EPOCH + 6.5)
+    mirror.settle(first, 0, EPOCH + 6.5)
+    mirror.settle(second, 0, EPOCH + 6.5)
+    assert mirror.available(EPOCH + 6.5) == 4
 
 
 def test_a_return_of_an_earlier_call_makes_room_for_no_more_than_it_gave() -> None:
-    held = bucket(10, 1)
-    first, second = held.reserve(5, EPOCH), held.reserve(5, EPOCH)
-    held.settle(second, 0, EPOCH + 0.5)
-    held.settle(first, 0, EPOCH + 0.5)
-    assert held.available(EPOCH + 0.5) == 10
+    mirror = bucket(10, 1)
+    first, second = mirror.reserve(5, EPOCH), mirror.reserve(5, EPOCH)
+    mirror.settle(second, 0, EPOCH + 0.5)
+    mirror.settle(first, 0, EPOCH + 0.5)
+    assert mirror.available(EPOCH + 0.5) == 10
 
 
 # Concurrency
 
 
 def test_concurrency_is_held_until_the_end_however_long() -> None:
-    held = slots(2)
-    holds = [held.reserve(1, EPOCH) for _ in range(2)]
-    assert held.available(LATER) == 0
-    held.settle(holds[0], 1, LATER)
-    assert held.available(LATER) == 1
+    mirror = slots(2)
+    reservations = [mirror.reserve(1, EPOCH) for _ in range(2)]
+    assert mirror.available(LATER) == 0
+    mirror.settle(reservations[0], 1, LATER)
+    assert mirror.available(LATER) == 1
 
 
 def test_no_time_can_be_named_for_concurrency() -> None:
-    held = slots(1)
-    assert held.ready_at(1, EPOCH) == EPOCH
-    held.reserve(1, EPOCH)
-    assert held.ready_at(1, EPOCH) is None
+    mirror = slots(1)
+    assert mirror.ready_at(1, EPOCH) == EPOCH
+    mirror.reserve(1, EPOCH)
+    assert mirror.ready_at(1, EPOCH) is None
 
 
 # When to ask again
@@ -218,17 +218,17 @@ def test_what_passes_is_ready_now() -> None:
 def test_at_the_named_time_it_passes_and_not_much_before(
     capacity: float, fill_seconds: float, taken: list[float], wanted: float, gap: float
 ) -> None:
-    held, now = bucket(capacity, capacity / fill_seconds), EPOCH
+    mirror, now = bucket(capacity, capacity / fill_seconds), EPOCH
     for share in taken:
-        held.reserve(share * capacity, now)
+        mirror.reserve(share * capacity, now)
         now += gap
     amount, asked = wanted * capacity, 0
-    while not held.passes(amount, now):
-        ready_at = held.ready_at(amount, now)
+    while not mirror.passes(amount, now):
+        ready_at = mirror.ready_at(amount, now)
         assert ready_at is not None
         assert ready_at > now, "asking again at once would spin"
         if ready_at - now > 1e-3:
-            assert not held.passes(amount, ready_at - 5e-4)
+            assert not mirror.passes(amount, ready_at - 5e-4)
         now, asked = ready_at, asked + 1
     assert asked <= len(taken) + 1
 
@@ -237,62 +237,62 @@ def test_at_the_named_time_it_passes_and_not_much_before(
 
 
 def test_what_is_stored_counts_reservations_as_spent() -> None:
-    held = bucket(60)
-    held.reserve(20, EPOCH)
-    state = held.state(EPOCH, None)
+    mirror = bucket(60)
+    mirror.reserve(20, EPOCH)
+    state = mirror.state(EPOCH, None)
     assert (state.quota, state.resource, state.available) == ("q", Resource.TOKENS, 40)
 
 
 def test_a_restored_bucket_has_what_was_stored_and_what_refilled_since() -> None:
-    held = bucket(60, 1, now=LATER)
-    held.restore(BucketState("q", Resource.TOKENS, 10, LATER - 5), LATER)
-    assert held.available(LATER) == 15
+    mirror = bucket(60, 1, now=LATER)
+    mirror.restore(BucketState("q", Resource.TOKENS, 10, LATER - 5), LATER)
+    assert mirror.available(LATER) == 15
 
 
 def test_a_restored_debt_is_still_owed() -> None:
-    held = bucket(60, 1, now=LATER)
-    held.restore(BucketState("q", Resource.TOKENS, -40, LATER), LATER)
-    assert held.available(LATER) == -40
+    mirror = bucket(60, 1, now=LATER)
+    mirror.restore(BucketState("q", Resource.TOKENS, -40, LATER), LATER)
+    assert mirror.available(LATER) == -40
 
 
 def test_if_the_clock_went_back_nothing_has_refilled() -> None:
-    held = bucket(60, 1)
-    held.restore(BucketState("q", Resource.TOKENS, 10, LATER), EPOCH)
-    assert held.available(EPOCH) == 10
-    assert held.available(EPOCH + 5) == pytest.approx(15, abs=TRANSIT_SECONDS)
+    mirror = bucket(60, 1)
+    mirror.restore(BucketState("q", Resource.TOKENS, 10, LATER), EPOCH)
+    assert mirror.available(EPOCH) == 10
+    assert mirror.available(EPOCH + 5) == pytest.approx(15, abs=TRANSIT_SECONDS)
 
 
 def test_a_stored_level_above_a_lowered_limit_is_cut_to_it() -> None:
-    held = bucket(30)
-    held.restore(BucketState("q", Resource.TOKENS, 60, EPOCH), EPOCH)
-    assert held.available(EPOCH) == 30
+    mirror = bucket(30)
+    mirror.restore(BucketState("q", Resource.TOKENS, 60, EPOCH), EPOCH)
+    assert mirror.available(EPOCH) == 30
 
 
 def test_what_was_in_transit_when_stored_starts_to_refill_no_sooner_than_before() -> None:
-    held = bucket(60, 1)
-    held.reserve(20, EPOCH)
+    mirror = bucket(60, 1)
+    mirror.reserve(20, EPOCH)
     again = bucket(60, 1)
-    again.restore(held.state(EPOCH, None), EPOCH)
+    again.restore(mirror.state(EPOCH, None), EPOCH)
     times = [EPOCH + s for s in (0.0, 0.25, 0.5, 1.0)]
-    assert [again.available(t) for t in times] == [held.available(t) for t in times]
+    assert [again.available(t) for t in times] == [mirror.available(t) for t in times]
 
 
 def test_a_call_in_flight_over_a_restart_is_not_charged_twice() -> None:
-    held = bucket(60, 1)
-    held.restore(BucketState("q", Resource.TOKENS, 40, EPOCH), EPOCH)
-    hold = held.adopt(20)
-    assert held.available(EPOCH) == 40
-    held.settle(hold, 20, EPOCH)
-    assert held.available(EPOCH) == 40
+    mirror = bucket(60, 1)
+    mirror.restore(BucketState("q", Resource.TOKENS, 40, EPOCH), EPOCH)
+    reservation = mirror.adopt(20)
+    assert mirror.available(EPOCH) == 40
+    mirror.settle(reservation, 20, EPOCH)
+    assert mirror.available(EPOCH) == 40
 
 
 def test_a_slot_in_use_over_a_restart_is_taken_again() -> None:
-    held = slots(2)
-    held.restore(BucketState("q", Resource.CONCURRENCY, 1, EPOCH), EPOCH)
-    hold = held.adopt(1)
-    assert held.available(EPOCH) == 1
-    held.settle(hold, 1, EPOCH)
-    assert held.available(EPOCH) == 2
+    mirror = slots(2)
+    mirror.restore(BucketState("q", Resource.CONCURRENCY, 1, EPOCH), EPOCH)
+    reservation = mirror.adopt(1)
+    assert mirror.available(EPOCH) == 1
+    mirror.settle(reservation, 1, EPOCH)
+    assert mirror.available(EPOCH) == 2
 
 
 # The theorem
@@ -355,7 +355,7 @@ class Race:
         self.longest_travel = min(TRANSIT_SECONDS, 0.05 * capacity / rate)
         self.restart_after = restart_after
         self.agenda: list[tuple[float, int, str, Request, Reservation | None]] = []
-        self.holds: dict[int, Reservation] = {}
+        self.reservations: dict[int, Reservation] = {}
         self.now, self.count = EPOCH, 0
 
     def admit(self, request: Request) -> None:
@@ -365,7 +365,7 @@ class Race:
         while (ready_at := self.ours.ready_at(amount, self.now)) != self.now:
             assert ready_at is not None
             self.run_until(ready_at)
-        self.holds[self.count] = self.ours.reserve(amount, self.now)
+        self.reservations[self.count] = self.ours.reserve(amount, self.now)
         arrival = self.now + request.travel * self.longest_travel
         answer = arrival + request.answer
         if not request.lost:
@@ -385,19 +385,19 @@ class Race:
         while self.agenda and self.agenda[0][0] <= now:
             at, number, what, request, _ = self.agenda.pop(0)
             self.compare(at)
-            self.happen(what, request, self.holds[number // 3], at)
+            self.happen(what, request, self.reservations[number // 3], at)
             self.compare(at)
         self.compare(now)
         self.now = now
 
-    def happen(self, what: str, request: Request, hold: Reservation, at: float) -> None:
-        used = 0.0 if request.lost else request.used * hold.amount
+    def happen(self, what: str, request: Request, reservation: Reservation, at: float) -> None:
+        used = 0.0 if request.lost else request.used * reservation.amount
         if what == "arrive":
-            assert self.provider.arrive(hold.amount, at), "the provider refused"
+            assert self.provider.arrive(reservation.amount, at), "the provider refused"
         elif what == "answer":
-            self.provider.give_back(hold.amount - used, at)
+            self.provider.give_back(reservation.amount - used, at)
         else:
-            self.ours.settle(hold, used, at)
+            self.ours.settle(reservation, used, at)
 
     def compare(self, at: float) -> None:
         slack = 1e-6 * self.provider.capacity
@@ -410,7 +410,7 @@ class Race:
         self.ours.restore(state, self.now)
         due = {number // 3 for _, number, what, _, _ in self.agenda if what == "settle"}
         for index in due:
-            self.holds[index] = self.ours.adopt(self.holds[index].amount)
+            self.reservations[index] = self.ours.adopt(self.reservations[index].amount)
 
 
 @settings(deadline=None)
@@ -432,14 +432,14 @@ def test_what_we_call_available_is_never_more_than_the_provider_has(
 
 
 def test_under_load_nothing_is_lost_to_the_mirror_but_the_transit_time() -> None:
-    held, now = bucket(60, 1), EPOCH
+    mirror, now = bucket(60, 1), EPOCH
     admitted = []
     while now < EPOCH + 600:
-        ready_at = held.ready_at(1, now)
+        ready_at = mirror.ready_at(1, now)
         assert ready_at is not None
         if ready_at > now:
             now = ready_at
             continue
-        held.reserve(1, now)
+        mirror.reserve(1, now)
         admitted.append(now)
     assert len(admitted) >= 60 + 600 - 1 - TRANSIT_SECONDS

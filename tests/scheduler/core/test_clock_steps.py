@@ -505,10 +505,10 @@ def test_any_steps_neither_burst_nor_freeze(seed: int) -> None:
 def test_what_comes_back_after_a_step_is_never_more_than_was_held(hours: int) -> None:
     limit = Limit(Resource.TOKENS, 100, 1.0, 100)
     bucket = Bucket("q", limit, NOON)
-    holds = [bucket.reserve(40, NOON), bucket.reserve(40, NOON + 1)]
+    reservations = [bucket.reserve(40, NOON), bucket.reserve(40, NOON + 1)]
     now = NOON + 2 + hours * HOUR
     before = bucket.available(now)
-    for hold in holds:
-        bucket.settle(hold, 10, now)
+    for reservation in reservations:
+        bucket.settle(reservation, 10, now)
         assert bucket.reserved >= 0
         assert bucket.available(now) <= min(limit.capacity, before + 60)

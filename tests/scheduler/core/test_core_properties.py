@@ -203,7 +203,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(what=st.sampled_from(GATES), state=st.sampled_from(HoldState))
     def gate(self, what: str, state: HoldState) -> None:
-        self.change(changes.gate(what, state, self.core.state.next_seq, self.now))
+        self.change(changes.hold(what, state, self.core.state.next_seq, self.now))
         self.stand()
 
     @rule(team=st.sampled_from(sorted(set(TEAMS.values()))), share=st.sampled_from([0.5, 1.0, 3.0]))
@@ -339,19 +339,19 @@ class Lives(RuleBasedStateMachine):
                     self.check_windows(quota.name, limit)
 
     def check_windows(self, quota: str, limit: Limit) -> None:
-        level, at = limit.capacity, START
+        fill, at = limit.capacity, START
         for each in self.spent:
-            level = min(limit.capacity, level + (each.at - at) * limit.per_second)
+            fill = min(limit.capacity, fill + (each.at - at) * limit.per_second)
             at = each.at
             if isinstance(each, Changed):
                 if each.quota.name == quota:
                     resource = limit.resource
                     limit = next(one for one in each.quota.limits if one.resource is resource)
-                    level = min(level, limit.capacity)
+                    fill = min(fill, limit.capacity)
             elif quota in each.call.quotas:
                 amount = each.amount(limit.resource)
-                assert level >= min(amount, limit.capacity) - 1e-3
-                level -= amount
+                assert fill >= min(amount, limit.capacity) - 1e-3
+                fill -= amount
 
     @invariant()
     def no_call_is_lost(self) -> None:
@@ -447,7 +447,7 @@ class Lives(RuleBasedStateMachine):
 
     def change(self, change: Change) -> None:
         self.core.handle(ApplyChange(change), self.now)
-        self.changes[change.kind, change.target] = change
+        self.changes[change.action, change.target] = change
 
     def is_too_large(self, call: Call) -> bool:
         limits = (limit for name in call.quotas for limit in self.limits[name].limits)
@@ -476,16 +476,16 @@ class Lives(RuleBasedStateMachine):
         """Have every call that waits for its turn stand where it belongs now, oldest first."""
         for name in sorted(self.queue, key=self.arrival.__getitem__):
             call = self.queue[name]
-            level, team = self.level(call), TEAMS[call.run_id]
-            waits = name not in self.aside and not self.is_held(call, level)
+            priority, team = self.priority(call), TEAMS[call.run_id]
+            waits = name not in self.aside and not self.is_held(call, priority)
             old = self.standing.get(name)
-            if old is not None and waits and (old.effective_priority, old.team) == (level, team):
+            if old is not None and waits and (old.effective_priority, old.team) == (priority, team):
                 continue
             self.leave(name)
             if waits:
                 due = self.due.setdefault(name, self.due_of(call))
                 record = CallRecord(call, self.arrival[name])
-                self.standing[name] = new = Waiter(record, level, team, due, self.cost(call))
+                self.standing[name] = new = Waiter(record, priority, team, due, self.cost(call))
                 self.order.advance(self.now)
                 self.order.push(call.quotas, new)
 
@@ -501,17 +501,17 @@ class Lives(RuleBasedStateMachine):
         del self.standing[call.id]
         self.attained[call.run_id] += first.cost
 
-    def level(self, call: Call) -> Priority:
+    def priority(self, call: Call) -> Priority:
         """The class of the most urgent run that waits for it."""
         found = {call.run_id}
         while more := {name for name, on in self.waits.items() if on & found} - found:
             found |= more
         return min(call.priority, *(self.runs[name].priority for name in found))
 
-    def is_held(self, call: Call, level: Priority) -> bool:
-        for target in ("all", "model:m", f"class:{level.label}"):
-            change = self.changes.get((changes.GATE, target))
-            state, first = (HoldState.OPEN, 0) if change is None else changes.gate_of(change)
+    def is_held(self, call: Call, priority: Priority) -> bool:
+        for target in ("all", "model:m", f"class:{priority.label}"):
+            change = self.changes.get((changes.HOLD, target))
+            state, first = (HoldState.OPEN, 0) if change is None else changes.hold_of(change)
             if state == HoldState.PAUSED or (
                 state == HoldState.DRAINED and self.arrival[call.id] >= first
             ):

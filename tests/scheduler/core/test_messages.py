@@ -48,7 +48,7 @@ FAILED = Observation(event=ProviderEvent.FAILED, pause_until=NOW + 9)
 RUN = Run("r", "w", "task", Priority.NORMAL, RunState.RUNNING, NOW)
 PROMPT = Prompt((Chunk(b"t", "text"),), (ChainNode(b"n", None, b"t"),))
 LESSON = Lesson("tokens", "agent", "{}")
-HELD = changes.gate("all", HoldState.PAUSED, 0, NOW)
+HELD = changes.hold("all", HoldState.PAUSED, 0, NOW)
 
 
 def call(id: str, *quotas: str, tokens: int = 1) -> Call:
@@ -105,7 +105,7 @@ def picture(core: Scheduler) -> object:
         (SetCallPriority("flying", Priority.HIGH), IllegalTransition),
         (ApplyChange(changes.limits("other", Q, NOW)), UnknownQuota),
         (ApplyChange(changes.resume("other", NOW)), UnknownQuota),
-        (ApplyChange(changes.gate("everything", HoldState.PAUSED, 0, NOW)), CallerError),
+        (ApplyChange(changes.hold("everything", HoldState.PAUSED, 0, NOW)), CallerError),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, type) else value.__name__,
 )
@@ -128,7 +128,7 @@ def test_a_call_is_written_with_its_prompt() -> None:
     core.handle(Submit(call("new"), PROMPT), NOW)
     batch = core.take_batch(NOW)
     assert [record.call.id for record in batch.new] == ["new"]
-    assert (batch.pieces, batch.links) == (PROMPT.pieces, PROMPT.links)
+    assert (batch.chunks, batch.nodes) == (PROMPT.chunks, PROMPT.nodes)
 
 
 def changed(batch: Batch) -> list[tuple[str, CallState]]:

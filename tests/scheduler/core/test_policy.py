@@ -58,7 +58,7 @@ def core(*quotas: Quota, policy: Policy | None = None) -> Scheduler:
 
 
 def hold(scheduler: Scheduler, target: str, state: HoldState) -> None:
-    change = changes.gate(target, state, scheduler.state.next_seq, NOW)
+    change = changes.hold(target, state, scheduler.state.next_seq, NOW)
     scheduler.handle(ApplyChange(change), NOW)
 
 
@@ -172,7 +172,7 @@ def test_what_is_paused_is_held_and_keeps_its_place(target: str) -> None:
     for id in "ab":
         submit(scheduler, id, id)
     scheduler.handle(
-        ApplyChange(changes.gate(target, HoldState.PAUSED, scheduler.state.next_seq, NOW)), NOW
+        ApplyChange(changes.hold(target, HoldState.PAUSED, scheduler.state.next_seq, NOW)), NOW
     )
     submit(scheduler, "c", "c")
     assert drain(scheduler) == []
@@ -180,7 +180,7 @@ def test_what_is_paused_is_held_and_keeps_its_place(target: str) -> None:
     assert why is not None
     assert why.operator_hold == f"{target} paused"
     scheduler.handle(
-        ApplyChange(changes.gate(target, HoldState.OPEN, scheduler.state.next_seq, NOW)), NOW
+        ApplyChange(changes.hold(target, HoldState.OPEN, scheduler.state.next_seq, NOW)), NOW
     )
     assert [record.call.id for record in scheduler.admit(NOW)] == ["a"]
     assert order(scheduler) == ["b", "c"]
@@ -190,7 +190,7 @@ def test_of_what_is_drained_only_what_comes_later_is_held() -> None:
     scheduler = occupied()
     submit(scheduler, "a", "a")
     scheduler.handle(
-        ApplyChange(changes.gate("all", HoldState.DRAINED, scheduler.state.next_seq, NOW)), NOW
+        ApplyChange(changes.hold("all", HoldState.DRAINED, scheduler.state.next_seq, NOW)), NOW
     )
     submit(scheduler, "b", "b")
     assert drain(scheduler) == ["a"]
@@ -198,12 +198,12 @@ def test_of_what_is_drained_only_what_comes_later_is_held() -> None:
 
 def test_a_held_call_can_be_cancelled_and_another_class_goes_on() -> None:
     scheduler = occupied()
-    scheduler.handle(ApplyChange(changes.gate("class:background", HoldState.PAUSED, 0, NOW)), NOW)
+    scheduler.handle(ApplyChange(changes.hold("class:background", HoldState.PAUSED, 0, NOW)), NOW)
     submit(scheduler, "a", "a", BACKGROUND)
     submit(scheduler, "b", "b")
     scheduler.handle(Settle("a", Outcome(CallState.CANCELLED, sent=False)), NOW)
     assert drain(scheduler) == ["b"]
-    scheduler.handle(ApplyChange(changes.gate("class:background", HoldState.OPEN, 0, NOW)), NOW)
+    scheduler.handle(ApplyChange(changes.hold("class:background", HoldState.OPEN, 0, NOW)), NOW)
     assert scheduler.admit(NOW) == []
 
 
@@ -211,7 +211,7 @@ def test_bad_changes_are_refused_and_change_nothing() -> None:
     scheduler = core()
     for target in ("class:urgent", "model:", "everything"):
         with pytest.raises(CallerError, match="cannot hold"):
-            scheduler.handle(ApplyChange(changes.gate(target, HoldState.PAUSED, 0, NOW)), NOW)
+            scheduler.handle(ApplyChange(changes.hold(target, HoldState.PAUSED, 0, NOW)), NOW)
     with pytest.raises(UnknownQuota):
         scheduler.handle(ApplyChange(changes.limits("other", QUOTA, NOW)), NOW)
     with pytest.raises(CallerError, match="above 0"):
@@ -260,7 +260,7 @@ def test_changes_hold_after_a_restart_unless_their_quota_is_gone() -> None:
     stored = (
         changes.limits("q", Quota.per_minute("q", tokens=60, burst_seconds=30), NOW),
         changes.limits("gone", QUOTA, NOW),
-        changes.gate("class:normal", HoldState.PAUSED, 0, NOW),
+        changes.hold("class:normal", HoldState.PAUSED, 0, NOW),
     )
     scheduler = core()
     scheduler.restore(Snapshot(changes=stored), NOW, lambda _: False)
@@ -352,7 +352,7 @@ def test_a_lone_team_has_the_whole_budget_whatever_its_class(
     assert len(went) == len(sizes)
     free_at_first = (1 - policy.headroom[priority]) * CAPACITY
     makespan = max(0.0, sum(sizes) - free_at_first) / PER_SECOND
-    # A level that would pass its capacity loses what comes meanwhile: only for calls near that.
+    # A fill that would pass its capacity loses what comes meanwhile: only for calls near that.
     lost = 0.5 * sum(size > 0.6 * CAPACITY for size in sizes)
     assert max(went.values()) - NOW <= makespan + lost + 1
 
@@ -367,16 +367,16 @@ def test_every_class_gets_what_it_is_promised_while_others_flood(
 ) -> None:
     policy, seconds = Policy(), 600.0
     classes = [INTERACTIVE, *sorted(present)]
-    arrivals = [each for level in classes for each in flood(level, seconds, tokens[level])]
+    arrivals = [each for priority in classes for each in flood(priority, seconds, tokens[priority])]
     went = play(core(policy=policy), arrivals, NOW + seconds)
     size = {each.id: each.tokens for each in arrivals}
     got = defaultdict[str, float](float)
     for name in went:
         got[name.rstrip("0123456789")] += size[name] / PER_SECOND
     largest = max(tokens) / PER_SECOND
-    for level in present:
-        promised = policy.promised_share[level] * seconds
-        assert got[level.label] >= promised - (2 + len(present)) * largest
+    for priority in present:
+        promised = policy.promised_share[priority] * seconds
+        assert got[priority.label] >= promised - (2 + len(present)) * largest
     assert sum(got.values()) >= seconds + 30 - largest - 1
 
 
@@ -438,7 +438,7 @@ def test_a_class_keeps_its_credit_when_nothing_changes_about_its_only_call() -> 
     for second in range(1, 450):
         now = NOW + second
         scheduler.handle(SaveRun(run("r", BACKGROUND)), now)
-        scheduler.handle(ApplyChange(changes.gate("model:other", HoldState.PAUSED, 0, now)), now)
+        scheduler.handle(ApplyChange(changes.hold("model:other", HoldState.PAUSED, 0, now)), now)
         if "low" in [record.call.id for record in scheduler.admit(now)]:
             break
     # Its cost, 20 budget-seconds, over its floor; and the time until its bucket has as much.
@@ -468,5 +468,5 @@ def test_nothing_is_kept_of_runs_and_calls_that_are_over() -> None:
     assert not scheduler.state.live
     assert not scheduler.state.registry._entries
     for lane in scheduler.state.lanes.lanes:
-        assert not any(level.teams for level in lane.line.pool.classes)
-        assert sum(turns._entries for turns in lane.line._turns) <= 8 * len(Priority)
+        assert not any(each.teams for each in lane.line.pool.classes)
+        assert sum(queue._entries for queue in lane.line._queues) <= 8 * len(Priority)

@@ -17,13 +17,13 @@ POLICY = Policy(promised_share=(0.0, 0.1, 0.1, 0.05, 0.05), credit_seconds=2.0)
 
 def waiter(
     seq: int,
-    level: Priority = Priority.NORMAL,
+    priority: Priority = Priority.NORMAL,
     team: str = "",
     due: float | None = None,
     cost: float = 1.0,
 ) -> Waiter:
-    call = Call(f"c{seq}", "r", "a", "m", ("q",), level, 1, 0.0)
-    return Waiter(CallRecord(call, seq), level, team, float(seq if due is None else due), cost)
+    call = Call(f"c{seq}", "r", "a", "m", ("q",), priority, 1, 0.0)
+    return Waiter(CallRecord(call, seq), priority, team, float(seq if due is None else due), cost)
 
 
 def line(policy: Policy = STRICT, weights: dict[str, float] | None = None) -> Line:
@@ -50,8 +50,8 @@ def drain(queue: Line) -> list[int]:
 
 
 def test_the_more_urgent_class_goes_first_then_the_earlier_arrival() -> None:
-    levels = (Priority.LOW, Priority.HIGH, Priority.LOW, Priority.HIGH)
-    queue = filled(line(), *(waiter(seq, level) for seq, level in enumerate(levels)))
+    priorities = (Priority.LOW, Priority.HIGH, Priority.LOW, Priority.HIGH)
+    queue = filled(line(), *(waiter(seq, priority) for seq, priority in enumerate(priorities)))
     assert drain(queue) == [1, 3, 0, 2]
     assert queue.head() is None
 
@@ -176,17 +176,17 @@ class Orders(RuleBasedStateMachine):
 
     @rule(
         where=st.integers(0, 2),
-        level=st.sampled_from(Priority),
+        priority=st.sampled_from(Priority),
         team=st.sampled_from(TEAMS),
         cost=st.sampled_from(COSTS),
         due=st.integers(0, 5),
         copies=st.integers(1, 6),
     )
     def push(
-        self, where: int, level: Priority, team: str, cost: float, due: int, copies: int
+        self, where: int, priority: Priority, team: str, cost: float, due: int, copies: int
     ) -> None:
         for _ in range(copies):
-            each = waiter(self.count, level, team, float(due), cost)
+            each = waiter(self.count, priority, team, float(due), cost)
             self.count += 1
             self.lines[where].push(each, self.now)
             self.plain.push(where, each)
@@ -228,10 +228,10 @@ class Orders(RuleBasedStateMachine):
     @invariant()
     def nothing_is_kept_of_who_is_gone(self) -> None:
         for each in self.lines:
-            entries = sum(turns._entries for turns in each._turns)
+            entries = sum(queue._entries for queue in each._queues)
             assert entries <= 2 * each.waiting + 8 * len(Priority)
         if not self.plain.waiting:
-            assert not any(level.teams for level in self.lines[0].pool.classes)
+            assert not any(each_class.teams for each_class in self.lines[0].pool.classes)
 
     def teardown(self) -> None:
         if hasattr(self, "lines"):

@@ -1061,7 +1061,7 @@ async def test_a_prompt_and_its_call_are_one_commit_or_none(store: FaultyStore) 
         await service.ask(call("c"), prompt)
         [batch] = store.batches
         assert [record.call.id for record in batch.new] == ["c"]
-        assert (batch.pieces, batch.links) == (prompt.pieces, prompt.links)
+        assert (batch.chunks, batch.nodes) == (prompt.chunks, prompt.nodes)
         assert list(await store.prompt((b"l" * 16).hex()) or ()) == ["hello"]
 
 

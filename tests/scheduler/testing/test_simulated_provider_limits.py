@@ -65,7 +65,7 @@ def test_a_cost_above_the_capacity_waits_for_a_full_bucket_and_leaves_a_debt() -
     bucket = Bucket.full(60, 10, now=0)
     assert bucket.taken(1, 0).wait_seconds(30, 0) == 1
     owing = bucket.taken(30, 0)
-    assert owing.level == -20
+    assert owing.fill == -20
     assert owing.remaining(0) == 0
     assert owing.wait_seconds(1, 0) == 21
 

@@ -57,7 +57,7 @@ def log(args: Namespace) -> int:
     if args.json:
         say_json([change_facts(change) for change in changes])
     else:
-        rows = [(clock(each.at, now), each.kind, each.target, each.value) for each in changes]
+        rows = [(clock(each.at, now), each.action, each.target, each.value) for each in changes]
         say(table(("AT", "WHAT", "OF", "TO"), rows) if rows else "nothing was changed")
     return 0
 

@@ -96,16 +96,16 @@ async def _seen(reader: Reader) -> list[WorkerView]:
     return found
 
 
-def _drawn(picture: Dashboard, limit: int) -> str:
-    queue, now = picture.queue, picture.now
+def _drawn(dashboard: Dashboard, limit: int) -> str:
+    queue, now = dashboard.queue, dashboard.now
     counts = statistics(queue.scheduler.state, now)
     waiting = zip(Priority, counts.waiting, strict=True)
     classes = ", ".join(f"{count:,} {each.label}" for each, count in waiting if count)
     head = [
-        f"{picture.database}: "
-        f"{'a process works on it' if picture.is_held else 'no process works on it'}",
+        f"{dashboard.database}: "
+        f"{'a process works on it' if dashboard.is_held else 'no process works on it'}",
         f"waiting: {classes or 'none'} | parked: {counts.parked:,} | "
-        f"in flight: {queue.in_flight:,} | runs: {counted(len(picture.runs), 'run')}",
+        f"in flight: {queue.in_flight:,} | runs: {counted(len(dashboard.runs), 'run')}",
     ]
     parts = [
         "\n".join(head),
@@ -114,22 +114,22 @@ def _drawn(picture: Dashboard, limit: int) -> str:
     if queue.calls:
         rows = [queue_row(queue, record, now) for record in queue.calls[:limit]]
         parts.append(table(HEADERS, rows))
-    if picture.workers:
-        parts.append(table(WORKERS, [_worker_row(each, now) for each in picture.workers]))
-    if picture.runs:
-        parts.append(table(RUNS, [_run_row(run, now) for run in picture.runs[:limit]]))
+    if dashboard.workers:
+        parts.append(table(WORKERS, [_worker_row(each, now) for each in dashboard.workers]))
+    if dashboard.runs:
+        parts.append(table(RUNS, [_run_row(run, now) for run in dashboard.runs[:limit]]))
     return "\n\n".join(parts)
 
 
-def _worker_row(sight: WorkerView, now: float) -> tuple[str, ...]:
-    worker, silent = sight.worker, sight.silent_seconds
+def _worker_row(view: WorkerView, now: float) -> tuple[str, ...]:
+    worker, silent = view.worker, view.silent_seconds
     life = "gone" if silent is None else f"{silent:.1f} s ago"
     return (
         worker.id,
-        f"{worker.pid} (leads)" if sight.leads else str(worker.pid),
+        f"{worker.pid} (leads)" if view.leads else str(worker.pid),
         worker.label,
         age(worker.since, now),
-        str(sight.runs),
+        str(view.runs),
         str(worker.slots),
         life,
     )
@@ -140,12 +140,12 @@ def _run_row(run: Run, now: float) -> tuple[str, ...]:
     return run.id, run.workflow, run.priority.label, run.state.value, since
 
 
-def _facts(picture: Dashboard) -> dict[str, Any]:
-    queue, now = picture.queue, picture.now
+def _facts(dashboard: Dashboard) -> dict[str, Any]:
+    queue, now = dashboard.queue, dashboard.now
     counts = statistics(queue.scheduler.state, now)
     waiting = zip(Priority, counts.waiting, strict=True)
     return {
-        "is_held": picture.is_held,
+        "is_held": dashboard.is_held,
         "waiting": {each.label: count for each, count in waiting},
         "parked": counts.parked,
         "in_flight": queue.in_flight,
@@ -158,7 +158,7 @@ def _facts(picture: Dashboard) -> dict[str, Any]:
                 "leads": each.leads,
                 "silent_seconds": each.silent_seconds,
             }
-            for each in picture.workers
+            for each in dashboard.workers
         ],
-        "runs": [run_facts(run) for run in picture.runs],
+        "runs": [run_facts(run) for run in dashboard.runs],
     }

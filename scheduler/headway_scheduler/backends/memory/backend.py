@@ -1,7 +1,7 @@
 """A backend in memory, for tests and simulations: its processes are tasks of one process.
 
-Law: it behaves as the SQLite backend does, and nothing outlives the process. Whatever can be silent
-(a term, a presence) has ``fall_silent``, because a task cannot be stopped as a process can.
+Law: it behaves as the SQLite backend does, and nothing outlives the process. Terms and presences
+have ``fall_silent``, because a task cannot be stopped as a process can.
 """
 
 import time
@@ -16,7 +16,7 @@ from ...errors import StoreBusy, StoreError, StoreTakenOver
 from ...model.batch import Letter
 from ...ports import (
     LEADER,
-    LETTERS,
+    READ_AT_ONCE,
     Finding,
     Holder,
     Leadership,
@@ -30,7 +30,7 @@ from ...ports import (
 from .store import MemoryStore, Tables
 
 POLL_SECONDS = 0.25
-"""How long a lost ring may cost."""
+"""How often an owner looks without a ring: the delay that a lost ring costs at most."""
 
 
 class MemoryBackend:
@@ -44,19 +44,19 @@ class MemoryBackend:
         self.listeners: dict[str, MemoryNotifier] = {}
 
     def reader(self) -> Store:
-        """The journal, to be read."""
+        """Return the journal for reading."""
         return MemoryStore(self.tables, name=self.name, read_only=True)
 
     def leadership(self) -> Leadership:
-        """Who leads, and how to."""
+        """Return a watcher of the leader."""
         return MemoryLeadership(self)
 
     def workers(self) -> WorkerRegistry:
-        """Which workers are alive."""
+        """Return a watcher of the workers."""
         return MemoryWorkers(self)
 
     def mailbox(self, epoch: int | None = None) -> Mailbox:
-        """Requests and notifications."""
+        """Return requests and notifications."""
         return MemoryMailbox(self, epoch)
 
     def notifier(self, owner: str) -> Notifier:
@@ -238,15 +238,17 @@ class MemoryMailbox:
         self._backend.ring(LEADER)
         return request_id
 
-    async def waiting(self, held: Collection[int], limit: int = LETTERS) -> Sequence[Letter]:
-        """Requests that have no answer and are not in hand, oldest first."""
+    async def waiting(
+        self, in_hand: Collection[int], limit: int = READ_AT_ONCE
+    ) -> Sequence[Letter]:
+        """Return requests that have no answer and are not in hand, oldest first."""
         await checkpoint()
         self._tables.assert_epoch(self._epoch, self._backend.name)
         inbox = self._tables.inbox
-        return [inbox[each] for each in sorted(inbox) if each not in held][:limit]
+        return [inbox[each] for each in sorted(inbox) if each not in in_hand][:limit]
 
     async def answer(self, request_id: int) -> str | None:
-        """The answer to a request, None as long as there is none."""
+        """Return the answer to a request, None as long as there is none."""
         await checkpoint()
         if request_id in self._tables.inbox:
             return None
@@ -258,7 +260,7 @@ class MemoryMailbox:
         return self._tables.answers[request_id]
 
     async def notifications(self, worker_id: str, after: int) -> Sequence[tuple[int, str]]:
-        """What a worker was told after notification ``after``, in order."""
+        """Return a worker's notifications after ``after``, in order."""
         await checkpoint()
         told = self._tables.outbox.items()
         return [(n, each.text) for n, each in told if each.worker == worker_id and n > after]
@@ -286,7 +288,7 @@ class MemoryNotifier:
             del self._backend.listeners[self._owner]
 
     async def wait(self) -> None:
-        """Return when it rings, or when it is time to look without."""
+        """Return after a ring, or after 0.25 s without."""
         with anyio.move_on_after(POLL_SECONDS):
             await self._come.wait()
         self._come = anyio.Event()

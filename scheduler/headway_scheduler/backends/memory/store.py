@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Self
 
 from ...errors import KeyTaken, StoreError, StoreReadOnly, StoreTakenOver
-from ...model.batch import Batch, Lesson, Letter, Mail, Snapshot
+from ...model.batch import Batch, Lesson, Letter, OutboxRow, Snapshot
 from ...model.calls import Call, CallRecord, Route, Spent, Usage
 from ...model.changes import Change
 from ...model.prompts import ChainNode
@@ -20,10 +20,10 @@ from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Worker
 from ...model.states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
 from ...ports import Clock
-from ..lookup import CANDIDATES, link_hash, only_run
+from ..lookup import CANDIDATES, node_hash, only_run
 
 KEPT_ANSWERS = 1000
-"""How many answers are kept: those who asked may still look."""
+"""How many answers are kept, for senders that have not looked yet."""
 
 _OFFSET = time.time() - time.monotonic()
 
@@ -34,7 +34,7 @@ def _clock() -> float:
 
 @dataclass
 class Tables:
-    """What is in the database. All stores and mailboxes of a backend share it."""
+    """The rows of the database. All stores and mailboxes of a backend share them."""
 
     calls: dict[str, CallRecord] = field(default_factory=dict[str, CallRecord])
     seqs: set[int] = field(default_factory=set[int])
@@ -43,19 +43,19 @@ class Tables:
     )
     runs: dict[str, Run] = field(default_factory=dict[str, Run])
     texts: dict[bytes, str] = field(default_factory=dict[bytes, str])
-    links: dict[bytes, ChainNode] = field(default_factory=dict[bytes, ChainNode])
+    nodes: dict[bytes, ChainNode] = field(default_factory=dict[bytes, ChainNode])
     changes: list[Change] = field(default_factory=list[Change])
     lessons: dict[tuple[str, str], Lesson] = field(default_factory=dict[tuple[str, str], Lesson])
     workers: dict[str, Worker] = field(default_factory=dict[str, Worker])
     inbox: dict[int, Letter] = field(default_factory=dict[int, Letter])
     answers: dict[int, str] = field(default_factory=dict[int, str])
-    outbox: dict[int, Mail] = field(default_factory=dict[int, Mail])
+    outbox: dict[int, OutboxRow] = field(default_factory=dict[int, OutboxRow])
     epoch: int = 0
     last_id: int = 0
-    """Of the inbox or the outbox: no id is used twice."""
+    """The last id of a row of the inbox or the outbox: no id is used twice."""
 
     def next_id(self) -> int:
-        """The id of a new row of the inbox or outbox."""
+        """Return the id of a new row of the inbox or the outbox."""
         self.last_id += 1
         return self.last_id
 
@@ -110,10 +110,10 @@ class MemoryStore:
             )
         self.tables.buckets |= {(bucket.quota, bucket.resource): bucket for bucket in batch.buckets}
         self.tables.runs |= {run.id: run for run in batch.runs}
-        for piece in batch.pieces:
-            self.tables.texts.setdefault(piece.hash, piece.text)
-        for link in batch.links:
-            self.tables.links.setdefault(link.hash, link)
+        for chunk in batch.chunks:
+            self.tables.texts.setdefault(chunk.hash, chunk.text)
+        for node in batch.nodes:
+            self.tables.nodes.setdefault(node.hash, node)
         self.tables.changes += batch.changes
         self.tables.lessons |= {(lesson.kind, lesson.subject): lesson for lesson in batch.lessons}
         self._forget(batch.forget)
@@ -127,18 +127,18 @@ class MemoryStore:
         """Take requests out of the inbox, and write to the outbox."""
         tables = self.tables
         for answer in batch.answers:
-            if tables.inbox.pop(answer.letter_id, None) is not None:
-                tables.answers[answer.letter_id] = answer.text
+            if tables.inbox.pop(answer.request_id, None) is not None:
+                tables.answers[answer.request_id] = answer.text
         for old in list(tables.answers)[:-KEPT_ANSWERS]:
             del tables.answers[old]
-        for letter_id in batch.taken:
-            tables.inbox.pop(letter_id, None)
+        for request_id in batch.taken:
+            tables.inbox.pop(request_id, None)
         seen = dict(batch.seen)
-        for number, mail in list(tables.outbox.items()):
-            is_read = number <= seen.get(mail.worker, 0)
-            if is_read or (batch.left and mail.worker not in tables.workers):
+        for number, row in list(tables.outbox.items()):
+            is_read = number <= seen.get(row.worker, 0)
+            if is_read or (batch.left and row.worker not in tables.workers):
                 del tables.outbox[number]
-        tables.outbox |= {tables.next_id(): mail for mail in batch.mail}
+        tables.outbox |= {tables.next_id(): row for row in batch.outbox}
 
     async def snapshot(self) -> Snapshot:
         """Load the buckets, every call that is not finished, and what was changed and learned."""
@@ -146,8 +146,8 @@ class MemoryStore:
         calls = tuple(map(replace, self._in_states(None, LIVE_CALLS)))
         last: dict[tuple[str, str], Change] = {}
         for change in self.tables.changes:
-            last.pop((change.kind, change.target), None)  # the order is that of the last ones
-            last[change.kind, change.target] = change
+            last.pop((change.action, change.target), None)  # the order is that of the last ones
+            last[change.action, change.target] = change
         next_seq = max(self.tables.seqs, default=-1) + 1
         lessons = tuple(await self.lessons())
         return Snapshot(buckets, calls, next_seq, tuple(last.values()), lessons)
@@ -229,17 +229,17 @@ class MemoryStore:
 
     async def prompt(self, request_hash: str) -> Sequence[str] | None:
         """The texts of a recorded request, in order; None if it is not recorded."""
-        links = self._links_of([request_hash])
-        return [self.tables.texts[link.piece] for link in reversed(links)] or None
+        nodes = self._nodes_of([request_hash])
+        return [self.tables.texts[node.chunk] for node in reversed(nodes)] or None
 
-    def _links_of(self, request_hashes: Iterable[str]) -> list[ChainNode]:
-        """Every link of some requests once, last ones first."""
+    def _nodes_of(self, request_hashes: Iterable[str]) -> list[ChainNode]:
+        """Every node of some requests once, last ones first."""
         found: dict[bytes, ChainNode] = {}
         for request_hash in request_hashes:
-            link = self.tables.links.get(link_hash(request_hash))
-            while link is not None and link.hash not in found:
-                found[link.hash] = link
-                link = None if link.parent is None else self.tables.links.get(link.parent)
+            node = self.tables.nodes.get(node_hash(request_hash))
+            while node is not None and node.hash not in found:
+                found[node.hash] = node
+                node = None if node.parent is None else self.tables.nodes.get(node.parent)
         return list(found.values())
 
     def _forget(self, run_ids: Sequence[str]) -> None:
@@ -252,10 +252,10 @@ class MemoryStore:
             k: v for k, v in self.tables.calls.items() if v.call.run_id not in gone
         }
         self.tables.seqs = {record.seq for record in self.tables.calls.values()}
-        links = self._links_of(record.call.request_hash for record in self.tables.calls.values())
-        held = {link.piece for link in links}
-        self.tables.links = {link.hash: link for link in links}
-        self.tables.texts = {key: text for key, text in self.tables.texts.items() if key in held}
+        nodes = self._nodes_of(record.call.request_hash for record in self.tables.calls.values())
+        used = {node.chunk for node in nodes}
+        self.tables.nodes = {node.hash: node for node in nodes}
+        self.tables.texts = {key: text for key, text in self.tables.texts.items() if key in used}
 
     def _forgettable(self, run_ids: Sequence[str]) -> set[str]:
         """Those that have ended, but for the ancestors of runs that stay."""

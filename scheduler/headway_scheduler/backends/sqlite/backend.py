@@ -25,30 +25,31 @@ class SqliteBackend:
         return str(self._path)
 
     def reader(self) -> Store:
-        """The journal, to be read."""
+        """Return the journal for reading."""
         return SqliteStore(self._path, read_only=True)
 
     def leadership(self) -> Leadership:
-        """Who leads, and how to."""
+        """Return a watcher of the leader."""
         return SqliteLeadership(self._path)
 
     def workers(self) -> WorkerRegistry:
-        """Which workers are alive."""
+        """Return a watcher of the workers."""
         return WorkerFiles(self._path)
 
     def mailbox(self, epoch: int | None = None) -> Mailbox:
-        """Requests and notifications."""
+        """Return requests and notifications."""
         return SqliteMailbox(self._path, epoch, self._readers)
 
     def notifier(self, owner: str) -> Notifier:
-        """Rings for ``owner``, and reads ahead for the mailbox that reads for it."""
+        """Return what rings for ``owner``, and reads ahead for the owner's mailbox."""
         return SqliteNotifier(self._path, owner, self._read_ahead)
 
     def maintenance(self) -> Maintenance:
-        """The file as a thing to look after."""
+        """Return the means to check, copy, shrink and migrate the file."""
         return SqliteMaintenance(self._path)
 
     def _read_ahead(self, owner: str) -> bool:
-        # Called in the listener's thread. Without a mailbox nothing can be read, so look yourself.
+        # Called in the listener's thread. Without a mailbox nothing can be read ahead: say that
+        # there may be something, so that the owner looks itself.
         mailbox = self._readers.get(owner)
         return mailbox is None or mailbox.read_ahead(owner)

@@ -1,4 +1,4 @@
-"""What SQLite and the system say, as errors that name the file and say what to do."""
+"""Turns errors of SQLite and the system into errors that name the file and say what to do."""
 
 import errno
 import sqlite3
@@ -83,5 +83,5 @@ def explained(path: Path) -> Iterator[None]:
 def _failure(
     path: Path, error: Exception, known: tuple[type[HeadwayError], str] | None
 ) -> HeadwayError:
-    kind, advice = known or _OTHER
-    return kind(f"{path}: {advice.format(error=error)}")
+    error_class, advice = known or _OTHER
+    return error_class(f"{path}: {advice.format(error=error)}")

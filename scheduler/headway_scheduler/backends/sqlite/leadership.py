@@ -1,9 +1,9 @@
-"""One leader per database: whoever holds the lock file beside it, and the epoch in it.
+"""Elects one leader per database: the holder of the lock file beside it, fenced by the epoch.
 
-Theory of operation. The lock makes a change of leader fast: a killed leader's is free at once, and
-a silent one's may be taken after 1.5 s. The epoch makes it safe: whoever opens the database to
-write raises it, and every commit asserts it, so a leader that was stopped and wakes up writes
-nothing.
+Theory of operation. The lock makes a change of leader fast: the lock of a killed leader is free at
+once, that of a silent leader may be taken after 1.5 s. The epoch makes it safe: each process that
+opens the database to write raises it, and every commit asserts it, so a leader that was stopped and
+wakes up writes nothing.
 """
 
 from pathlib import Path
@@ -17,14 +17,14 @@ from .lock_file import LeaseMonitor, holder_of
 from .store import SqliteStore
 
 SILENT_SECONDS = 1.5
-"""How long a leader shows no life until another may lead: six heartbeats."""
+"""How long a leader shows no life until another process may lead: six heartbeats."""
 
 VACANCY_SECONDS = 0.08
-"""How often it is looked whether anybody leads."""
+"""How often a process that waits looks whether anybody leads."""
 
 
 class SqliteLeadership:
-    """Who leads on the database at ``path``, as seen by one watcher."""
+    """Watches the leader of the database at ``path``, and campaigns. Of one watcher."""
 
     leads_beside = False
 
@@ -33,7 +33,7 @@ class SqliteLeadership:
         self._monitor = LeaseMonitor(path, SILENT_SECONDS)
 
     def look(self) -> Vacancy | None:
-        """Look once: None if somebody alive leads."""
+        """Look once. Return None if a process that is alive leads."""
         return self._monitor.look()
 
     async def vacant(self) -> Vacancy:
@@ -44,6 +44,7 @@ class SqliteLeadership:
 
     async def campaign(self, candidate: str, vacancy: Vacancy | None = None) -> "SqliteTerm":
         """Lead as ``candidate``. Raises StoreBusy if somebody else leads, or another StoreError."""
+        # Opened here, not in the term: a caller that lost the race must learn it from campaign().
         store = SqliteStore(self._path, candidate=candidate, vacancy=vacancy)
         await store.__aenter__()
         return SqliteTerm(store)

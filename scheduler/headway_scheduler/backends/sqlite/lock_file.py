@@ -1,14 +1,15 @@
-"""A lock file with a heartbeat: who holds it, and whether that process still shows life.
+"""Holds a lock file with a heartbeat, and watches whether its holder still shows life.
 
 Theory of operation. The lock is the kernel's (``flock``), not the file's existence: it is free the
 moment its process is gone, even after ``kill -9``. The file holds the process id and its worker's
-id, for messages. It is removed at the end, so whoever gets the lock must see that it is still the
-file of that name: otherwise the holder before removed it meanwhile, and the lock is worth nothing.
+id, for messages. It is removed at the end. So a process that gets the lock must check that the file
+still has its name: otherwise the holder before removed it meanwhile, and the lock is on a file that
+no other process will ever open.
 
 A process that is stopped (SIGSTOP, a debugger) keeps its lock. So the holder has a thread that
-touches the file; a watcher that sees no touch for a while removes the file and makes another. That
-keeps two processes from holding it at once as a rule only. What makes it sure for a leader is the
-epoch in the database (``opening``), and for a worker its row there: a lost lock does no harm.
+touches the file; a watcher that sees no touch for a while removes the file and makes another. Then
+two processes may hold a lock at once, and the first does not know. That does no harm: a leader is
+fenced by the epoch in the database (``opening``), a worker by its row there.
 """
 
 import fcntl
@@ -24,33 +25,35 @@ from ...errors import StoreBusy
 from ...ports import Holder, Vacancy
 
 PROBES, PROBE_SECONDS = 3, 0.002
-"""A probe of the lock by ``holder_of`` has it for some microseconds: try again after that."""
+"""How often, and after which pause, a refused lock is tried: ``holder_of`` of another process has
+it for some microseconds."""
 
 LOOK_SECONDS = 0.2
 """Cap on the silence that one look counts: if the watcher was stopped too, its long gap says
 nothing about the holder."""
 
 State = tuple[int, int]
-"""A state of the lock file: which file, and when it was last touched."""
+"""Inode and modification time in ns: which lock file, and when it was last touched."""
 
 
 @dataclass(frozen=True, slots=True)
 class LockVacancy(Vacancy):
-    """``expired``: the state in which a silent holder's file stays; None, if nobody holds it."""
+    """A vacancy on SQLite, as one look at the lock file found it."""
 
     expired: State | None = None
+    """The state in which a silent holder's file has stayed; None if nobody holds the lock."""
 
 
 def lock_file_of(path: Path) -> Path:
-    """The lock file of the database, or of a worker, at ``path``."""
+    """Return the lock file of the database, or of a worker, at ``path``."""
     return Path(f"{path}.lock")
 
 
 class FileLock:
     """Holds the lock file of ``path`` until ``release``. Raises StoreBusy or OSError.
 
-    ``vacancy``: take it even from the silent holder that this tells of. ``heartbeat`` is called
-    from the lock's thread after each touch of the file, every ``heartbeat_seconds``.
+    ``vacancy``: take it even from the silent holder that this vacancy is about. The lock's thread
+    touches the file every ``heartbeat_seconds``, and calls ``heartbeat`` after each touch.
     """
 
     def __init__(
@@ -68,17 +71,19 @@ class FileLock:
         expired = vacancy.expired if isinstance(vacancy, LockVacancy) else None
         self._file = _locked(path, self._path, expired)
         self._end = threading.Event()
-        self._pulse = threading.Thread(target=self._beat, name="headway heartbeat", daemon=True)
+        self._heartbeat_thread = threading.Thread(
+            target=self._keep_beating, name="headway heartbeat", daemon=True
+        )
         try:
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"{os.getpid()} {worker_id}".encode(), 0)
         except OSError:
             self._give_back()
             raise
-        self._pulse.start()
+        self._heartbeat_thread.start()
 
     def is_ours(self) -> bool:
-        """Whether the lock is still worth something: nobody has put another file in its place."""
+        """Whether the lock file still has its name: no process has put another in its place."""
         return _is_still_there(self._file, self._path)
 
     def touch(self) -> None:
@@ -88,27 +93,29 @@ class FileLock:
     def release(self) -> None:
         """Stop the heartbeat, and give the lock back."""
         self._end.set()
-        self._pulse.join()
+        self._heartbeat_thread.join()
         self._give_back()
 
     def _give_back(self) -> None:
-        # Remove, then free: a process that gets the lock in between finds that the file is gone
-        # and makes another. In the other order the file that is removed might be that process's.
+        # Remove, then free. A process that gets the lock in between finds that the file is gone and
+        # makes another. In the other order that process could hold the lock of the file that is
+        # removed next, and a third one could lock a new file at the same time.
         try:
             if self.is_ours():
                 self._path.unlink(missing_ok=True)
         finally:
             os.close(self._file)
 
-    def _beat(self) -> None:
+    def _keep_beating(self) -> None:
         while not self._end.wait(self._heartbeat_seconds):
-            with suppress(OSError):  # at worst, this process counts as dead
+            # A full or failing disk: at worst, this process counts as dead.
+            with suppress(OSError):
                 self.touch()
             self._heartbeat()
 
 
 class LeaseMonitor:
-    """Watches the holder of the lock file of ``path``. Look often, at least every 0.2 s.
+    """Watches the holder of the lock file of ``path``. Look at least every 0.2 s.
 
     Silence is counted by the watcher's own clock, and only while it looks: no two clocks are
     compared, so a step of the wall clock neither ends nor stretches a lease.
@@ -122,28 +129,29 @@ class LeaseMonitor:
         self._looked = 0.0
 
     def look(self) -> LockVacancy | None:
-        """None if somebody alive has the lock."""
+        """Look once. Return None if a process that shows life has the lock."""
         state, now = _state(self._lock), time.monotonic()
         if state is None or state != self._state:
             self._state, self._silent = state, 0.0
         else:
             self._silent += min(now - self._looked, LOOK_SECONDS)
         self._looked = now
+        # A stopped holder still has the kernel's lock, so silence counts before that is asked.
         if self._silent > self._silent_seconds:
             return LockVacancy(self._state)
         return LockVacancy() if _holder(self._lock) is None else None
 
 
 def holder_of(path: Path) -> Holder | None:
-    """Who has the lock of ``path``, alive or silent; None if nobody has.
+    """Return who has the lock of ``path``, alive or silent; None if nobody has.
 
-    The kernel's lock is asked, not the file: that one outlives ``kill -9``.
+    The kernel is asked, not the file: a file outlives ``kill -9``.
     """
     return _holder(lock_file_of(path))
 
 
 def silent_seconds(path: Path) -> float | None:
-    """How long ago the lock file was last touched, by the wall clock; None without one."""
+    """Return how long ago the lock file was touched, by the wall clock; None without a file."""
     state = _state(lock_file_of(path))
     return None if state is None else max(0.0, time.time() - state[1] / 1e9)
 
@@ -156,8 +164,8 @@ def _holder(lock: Path) -> Holder | None:
     except PermissionError:
         return Holder(None, "a process of another user")
     try:
-        # Shared and given back at once: it only refuses a process that starts in that moment,
-        # which therefore tries three times (PROBES).
+        # Shared, and given back at once by close(). A process that wants the lock in these
+        # microseconds is refused, which is why it tries three times (PROBES).
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return None
     except BlockingIOError:
@@ -168,7 +176,7 @@ def _holder(lock: Path) -> Holder | None:
 
 def _as_written(file: int) -> Holder:
     process, _, worker = os.pread(file, 100, 0).decode("ascii", "replace").partition(" ")
-    # Empty, if the holder has the lock and has not written yet.
+    # Empty if the holder has the lock and has not written its ids yet.
     return Holder(worker or None, f"process {process or '(unknown)'}")
 
 
@@ -186,11 +194,12 @@ def _locked(path: Path, lock: Path, expired: State | None) -> int:
                 os.close(file)
                 time.sleep(PROBE_SECONDS)
                 continue
-            # Only in that state: a holder that has been touched since has come back to life.
+            # Only in that state: a holder that has touched its file since is alive.
             if expired is not None and _state(lock) == expired:
                 os.close(file)
                 lock.unlink(missing_ok=True)
-                # Another process may do the same now, and its file is there next: it leads then.
+                # Another watcher may do the same between these lines. Then its file is there next,
+                # and this process is refused, because it replaces a file only once.
                 tries, expired = PROBES, None
                 continue
             holder = _as_written(file)

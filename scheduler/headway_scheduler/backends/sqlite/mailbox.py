@@ -1,13 +1,14 @@
-"""Requests of followers to the leader, and what it tells them. Law: none is changed once posted.
+"""Carries requests to the leader and notifications to workers. Law: no row is changed once posted.
 
 Theory of operation. A sender appends its request in a short transaction; the leader writes the
-answer with the commit that carries the request out. What was posted is carried out, whether its
-sender lives or not; if it dies in the middle of posting, there is no request. The leader takes what
-has no answer and is not in hand: ids say nothing about the order in which requests appear.
+answer in the commit that carries the request out. A posted request is carried out whether its
+sender lives or not; if the sender dies while it posts, there is no request. The leader takes
+requests that have no answer and are not in hand: ids say nothing about the order in which requests
+appear.
 
 Two connections, each used by one thread at a time: a post that waits for other writers must not
-delay a reader. The reader may be the thread that listens (``notifier``): it reads ahead, and the
-loop then takes what is there without another hop to a thread.
+delay a reader. The listener's thread (``notifier``) reads ahead, and the loop then takes the rows
+without another hop to a thread.
 """
 
 import json
@@ -26,7 +27,7 @@ from anyio import to_thread
 
 from ...errors import StoreBusy, StoreError
 from ...model.batch import Letter
-from ...ports import LEADER, LETTERS
+from ...ports import LEADER, READ_AT_ONCE
 from .errors import explained
 from .lock_file import LOOK_SECONDS
 from .notifier import pipe_of, ring
@@ -35,21 +36,23 @@ from .sql import STATEMENTS, named
 from .stopped_writer import wake_writer
 
 BUSY_SECONDS = 0.1
-"""How long one attempt to post waits for other writers. It cannot be cancelled meanwhile."""
+"""How long one attempt to post waits for other writers. It cannot be cancelled meanwhile, so this
+is also how late a cancellation may be."""
 
 POST_SECONDS = 60.0
-"""How long others may keep the database locked until that is an error."""
+"""How long other writers may keep the database locked before ``post`` raises StoreBusy."""
 
 STOPPED_SECONDS = 3.0
-"""How long one of them may who is stopped. By then it does not lead any more, if it did."""
+"""How long ``post`` waits before it has a stopped writer continued. By then that process has lost
+the leadership, if it led."""
 
 
 class SqliteMailbox:
     """The requests in the database at ``path``. ``epoch`` is that of the leader that takes them.
 
-    ``readers``: which mailbox of this process its listener reads ahead for, by owner. It opens the
-    database when it is first asked something. Raises StoreError if there is none, or if it is of
-    another version.
+    ``readers``: by owner, the mailbox for which the listener of this process reads ahead. The
+    database is opened at the first question. Methods raise StoreError if there is none, or if it is
+    of another version.
     """
 
     def __init__(
@@ -66,8 +69,8 @@ class SqliteMailbox:
         self._outgoing: sqlite3.Connection | None = None
         self._incoming: sqlite3.Connection | None = None
         self._is_syncing = False
-        self._held: frozenset[int] = frozenset()
-        self._letters: deque[Letter] = deque()
+        self._in_hand: frozenset[int] = frozenset()
+        self._requests: deque[Letter] = deque()
         self._told: defaultdict[str, deque[tuple[int, str]]] = defaultdict(deque)
         self._read: dict[str, int] = {}
 
@@ -94,8 +97,9 @@ class SqliteMailbox:
             try:
                 return await to_thread.run_sync(attempt)
             except StoreBusy:
-                # Counted as a lease is: on a machine so busy that nobody has seen the leader's
-                # silence yet, continuing it now would have it lead on.
+                # Counted like a lease, at most 0.2 s per attempt. On a machine so busy that no
+                # process has seen the leader's silence yet, a stopped leader that is continued now
+                # would lead on.
                 now = time.monotonic()
                 waited, looked_at = waited + min(now - looked_at, LOOK_SECONDS), now
                 if waited > POST_SECONDS:
@@ -107,23 +111,26 @@ class SqliteMailbox:
         with self._posting, explained(self._path):
             self._outgoing = db = self._outgoing or self._connect()
             if durable != self._is_syncing:
-                # The commit of the answer syncs the request too; without one, nothing was promised.
+                # The leader's commit of the answer syncs the request too. A power cut before that
+                # loses the request, and its sender was promised nothing.
                 db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._is_syncing = durable
-            # One statement: it begins with the write lock, or not at all.
-            request_id = db.execute(STATEMENTS["post_letter"], (sender, text)).lastrowid
-        # After the commit: rung before it, the leader would look, find nothing, and wait to poll.
+            # One statement is its own transaction: it takes the write lock and commits, or raises
+            # StoreBusy and has written nothing.
+            request_id = db.execute(STATEMENTS["post_request"], (sender, text)).lastrowid
+        # After the commit: a leader that is rung before it would find nothing and sleep until it
+        # polls. A crash in between loses only the ring.
         ring(self._leader)
         return request_id or 0
 
     async def answer(self, request_id: int) -> str | None:
-        """The answer to a request, None as long as there is none. Raises StoreError."""
+        """Return the answer to a request, None as long as there is none. Raises StoreError."""
         return await to_thread.run_sync(self._answer, request_id)
 
     def _answer(self, request_id: int) -> str | None:
         with self._posting, explained(self._path):
             self._outgoing = db = self._outgoing or self._connect()
-            rows = list(named(db.execute(STATEMENTS["letter_answer"], {"id": request_id})))
+            rows = list(named(db.execute(STATEMENTS["request_answer"], {"id": request_id})))
         if not rows:
             raise StoreError(
                 f"{self._path}: the answer was given, and is kept no longer: see what became of it"
@@ -133,25 +140,29 @@ class SqliteMailbox:
 
     # What a reader is told
 
-    async def waiting(self, held: Collection[int], limit: int = LETTERS) -> Sequence[Letter]:
-        """Requests that have no answer and are not in hand, oldest first.
+    async def waiting(
+        self, in_hand: Collection[int], limit: int = READ_AT_ONCE
+    ) -> Sequence[Letter]:
+        """Return requests that have no answer and are not in hand, oldest first.
 
         Raises StoreTakenOver if they are another leader's to take.
         """
         self._readers[LEADER] = self
-        self._held = frozenset(held)
-        if not self._letters:
+        self._in_hand = frozenset(in_hand)
+        if not self._requests:
             await to_thread.run_sync(self.read_ahead, LEADER)
-        letters = list(islice(self._letters, limit))
-        # In hand before they are no longer ahead: the listener reads at any time what is neither.
-        self._held |= {letter.id for letter in letters}
-        for _ in letters:
-            self._letters.popleft()
-        return letters
+        requests = list(islice(self._requests, limit))
+        # First into the set, then out of the queue: the listener's thread may read between these
+        # lines, and would take a request that is in neither a second time.
+        self._in_hand |= {request.id for request in requests}
+        for _ in requests:
+            self._requests.popleft()
+        return requests
 
     async def notifications(self, worker_id: str, after: int) -> Sequence[tuple[int, str]]:
-        """What a worker was told after notification ``after``, in order. Raises StoreError."""
-        # Once, and before the listener knows of it: from then on the reading thread keeps it.
+        """Return the notifications after ``after``, in order. Raises StoreError."""
+        # Once, and before the listener knows this mailbox: from then on the thread that reads moves
+        # it on.
         self._read.setdefault(worker_id, after)
         told = self._told[worker_id]
         self._readers[worker_id] = self
@@ -160,33 +171,37 @@ class SqliteMailbox:
         return [told.popleft() for _ in range(len(told))]
 
     def read_ahead(self, owner: str) -> bool:
-        """Read what waits for ``owner``; whether there is anything. Called in threads.
+        """Read what waits for ``owner``; return whether there is anything. Called in threads.
 
         Raises StoreError; StoreTakenOver if it is another leader's to read.
         """
-        # Not twice at once: what one read has found, the next one must not find again.
+        # The loop's thread and the listener's may both be here. One at a time: the second read must
+        # know what the first one found.
         with self._reading, explained(self._path):
             self._incoming = db = self._incoming or self._connect()
             if owner == LEADER:
-                self._read_letters(db)
-                return bool(self._letters)
+                self._read_requests(db)
+                return bool(self._requests)
             self._read_notifications(db, owner)
             return bool(self._told[owner])
 
-    def _read_letters(self, db: sqlite3.Connection) -> None:
+    def _read_requests(self, db: sqlite3.Connection) -> None:
         if self._epoch is not None:
             assert_epoch(db, self._path, self._epoch)
-        # Collected before the database is asked: a request leaves this set only after the commit
-        # that answers it, so whatever is missing here is seen answered there. (Copied first: the
-        # loop takes letters meanwhile.)
-        ahead = {letter.id for letter in tuple(self._letters)}
-        known = {"held": json.dumps(list(self._held | ahead)), "limit": LETTERS - len(ahead)}
-        rows = named(db.execute(STATEMENTS["waiting_letters"], known))
-        self._letters.extend(Letter(row.id, row.sender, row.event) for row in rows)
+        # Collected before the database is asked. A request leaves these sets only after the commit
+        # that answers it, so the query below sees a request that is missing here as answered.
+        # Copied first, because the loop takes requests out of the queue meanwhile.
+        ahead = {request.id for request in tuple(self._requests)}
+        known = {
+            "in_hand": json.dumps(list(self._in_hand | ahead)),
+            "limit": READ_AT_ONCE - len(ahead),
+        }
+        rows = named(db.execute(STATEMENTS["waiting_requests"], known))
+        self._requests.extend(Letter(row.id, row.sender, row.event) for row in rows)
 
     def _read_notifications(self, db: sqlite3.Connection, worker_id: str) -> None:
         while True:
-            values = {"worker": worker_id, "after": self._read[worker_id], "limit": LETTERS}
+            values = {"worker": worker_id, "after": self._read[worker_id], "limit": READ_AT_ONCE}
             rows = [
                 (row.id, row.text) for row in named(db.execute(STATEMENTS["notifications"], values))
             ]

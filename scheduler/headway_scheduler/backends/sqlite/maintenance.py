@@ -1,4 +1,4 @@
-"""A database looked over, copied and made smaller. Law: what is there is never made worse."""
+"""Checks, copies, shrinks and migrates a database. Law: what is there is never made worse."""
 
 import os
 import shutil
@@ -20,9 +20,10 @@ from .reads import connect, read, snapshot
 from .sql import STATEMENTS, named
 
 MOST_PROBLEMS = 100
+"""How many problems are listed at most."""
 
 LOW_DISK_BYTES = 256 * 2**20
-"""Some tens of thousands of calls: enough to notice in time."""
+"""Free space below which ``headway doctor`` warns: room for some tens of thousands of calls."""
 
 
 class SqliteMaintenance:
@@ -130,5 +131,5 @@ def _disk(path: Path) -> Finding:
 
 
 def _nearest(path: Path) -> Path:
-    """The path, or the folder around it that is there."""
+    """Return the path, or the nearest folder above it that exists."""
     return next(place for place in (path, *path.parents) if place.exists())

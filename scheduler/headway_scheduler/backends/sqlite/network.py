@@ -1,4 +1,4 @@
-"""Is a file on a network? SQLite's locks and shared memory do not hold there."""
+"""Refuses files on network file systems, where SQLite's locks and shared memory do not hold."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def refuse_network(path: Path) -> None:
 
 
 def file_system(path: Path, mountinfo: str) -> str | None:
-    """The type of the file system that holds the absolute ``path``, as proc(5) lists mounts."""
+    """Return the type of the file system with the absolute ``path``, as proc(5) lists mounts."""
     found, depth = None, 0
     for line in mountinfo.splitlines():
         # Any number of optional fields stands before the " - ".

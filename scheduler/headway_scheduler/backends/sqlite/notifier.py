@@ -1,11 +1,11 @@
-"""A hint to another process that something was written for it. Law: losing one costs only time.
+"""Hints to other processes that something was written for them. Law: a lost hint costs only time.
 
-Theory of operation. Each owner has a named pipe beside the database; to ring is to write a byte.
-Whoever waits has a thread that sleeps on its pipe, and looks every 0.25 s without being rung, for
-hints may be lost. The event loop is the wrong place to look from: teams may keep it busy for
-seconds, and waking it for nothing costs more than looking. So the thread asks ``PRAGMA
-data_version``, which costs no disk, whether anything was committed by anyone, reads ahead what was
-written for its owner, and wakes the loop only if there is something.
+Theory of operation. Each owner has a named pipe beside the database; to ring is to write a byte. A
+thread of the owner sleeps on the pipe, and looks every 0.25 s without a ring, because hints may be
+lost. The event loop is the wrong place to look from: teams may keep it busy for seconds, and waking
+it for nothing costs more than looking. So the thread asks ``PRAGMA data_version``, which reads no
+disk, whether any process has committed anything, reads ahead what was written for its owner, and
+wakes the loop only if there is something.
 """
 
 import asyncio
@@ -26,16 +26,16 @@ from .errors import explained
 from .reads import connect
 
 POLL_SECONDS = 0.25
-"""How often it is looked although nobody has rung."""
+"""How often the listener looks without a ring."""
 
-UNHEARD_SECONDS = 0.04
-"""How often it is looked where the file system has no pipes."""
+POLL_SECONDS_WITHOUT_PIPE = 0.04
+"""How often the listener looks where the file system has no pipes."""
 
 
 class SqliteNotifier:
-    """Waits for what is written for ``owner`` in the database at ``path``.
+    """Waits for rows for ``owner`` in the database at ``path``.
 
-    ``read_ahead`` is called from the thread, and says whether there is anything.
+    ``read_ahead`` is called in the listener's thread, and returns whether there are any.
     """
 
     def __init__(self, path: Path, owner: str, read_ahead: Callable[[str], bool]) -> None:
@@ -49,6 +49,7 @@ class SqliteNotifier:
     async def __aenter__(self) -> Self:
         """Listen, instead of whoever listened for this owner before. Raises StoreError."""
         self._loop = asyncio.get_running_loop()
+        # Shielded: a listener that starts after a cancellation would be closed by nobody.
         with anyio.CancelScope(shield=True):
             self._listener = await to_thread.run_sync(Listener, self._path, self._owner, self._look)
         return self
@@ -61,7 +62,8 @@ class SqliteNotifier:
     async def wait(self) -> None:
         """Return when something may have been written since this last returned."""
         await self._come.wait()
-        # No await between these lines: a hint that comes from here on is for the next wait().
+        # No await between these lines, so no wake-up can come between: a hint from here on is for
+        # the next wait().
         self._come = anyio.Event()
 
     def ring(self, owner: str) -> None:
@@ -73,7 +75,7 @@ class SqliteNotifier:
             if not self._read_ahead(self._owner):
                 return
         except StoreTakenOver:
-            # The loop must hear of it: it asks itself, and is refused.
+            # Wake the loop as well: it reads for itself, and gets the same error.
             self._loop.call_soon_threadsafe(self._wake)
             raise
         self._loop.call_soon_threadsafe(self._wake)
@@ -85,8 +87,8 @@ class SqliteNotifier:
 class Listener:
     """A thread that calls ``look`` when the pipe of ``owner`` rings, if there are new commits.
 
-    It looks without a ring every ``poll_seconds``. Once ``look`` raises StoreTakenOver it is called
-    no more. Close it after use. Raises StoreError.
+    It looks without a ring every ``poll_seconds``, and ends when ``look`` raises StoreTakenOver.
+    Close it after use. Raises StoreError.
     """
 
     def __init__(
@@ -103,7 +105,9 @@ class Listener:
         self._seen: int | None = None
         self._is_over = False
         with explained(path):
-            self._db = connect(path, "mode=rw")  # keeps the log shared, as every writer does
+            # For writing, as in every process that posts: it keeps the shared log (-wal, -shm) in
+            # place.
+            self._db = connect(path, "mode=rw")
         self._pipe = NamedPipe(pipe_of(path, owner))
         self._thread = threading.Thread(target=self._listen, name="headway listener", daemon=True)
         self._thread.start()
@@ -124,11 +128,11 @@ class Listener:
                 except StoreTakenOver:
                     return
                 except StoreError:
-                    self._seen = None  # what was written is still to be read
+                    self._seen = None  # the rows are still to be read: look again at the next poll
                 self._pipe.wait(self._poll_seconds)
 
     def _has_changed(self) -> bool:
-        """Whether anyone has committed anything since this was last asked; at first, yes."""
+        """Whether any process has committed since the last question; True at the first one."""
         with explained(self._path):
             (version,) = self._db.execute("PRAGMA data_version").fetchone()
         before, self._seen = self._seen, version
@@ -136,13 +140,14 @@ class Listener:
 
 
 def pipe_of(database: Path, owner: str) -> Path:
-    """The pipe of a worker, or of whoever leads."""
+    """Return the pipe of a worker, or of the leader."""
     return Path(f"{database}.{owner}.bell")
 
 
 def ring(pipe: Path) -> None:
-    """Hint to whoever waits on ``pipe``, if anybody does. Never blocks."""
-    with suppress(OSError):  # nobody is there, or it was rung often already
+    """Ring a pipe. Never blocks, and raises nothing."""
+    # No process waits there, or the pipe is full: then it has been rung already.
+    with suppress(OSError):
         end = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             os.write(end, b"!")
@@ -151,7 +156,7 @@ def ring(pipe: Path) -> None:
 
 
 class NamedPipe:
-    """A pipe that this process waits on, instead of whoever did before. Close it after use."""
+    """A pipe that this process waits on, instead of the process before. Close it after use."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -159,13 +164,14 @@ class NamedPipe:
         with suppress(OSError):
             path.unlink(missing_ok=True)
             os.mkfifo(path, 0o600)
-            # For writing too: else it would be at its end whenever nobody has it open.
+            # For writing too: a pipe without a writer is at its end, and poll() would return at
+            # once instead of waiting.
             self._pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it is rung, at most so long; whether it may have been."""
+        """Wait until it is rung, at most ``seconds``. Return whether it may have been."""
         if self._pipe is None:
-            time.sleep(min(seconds, UNHEARD_SECONDS))
+            time.sleep(min(seconds, POLL_SECONDS_WITHOUT_PIPE))
             return True
         poll = select.poll()  # select() refuses a pipe that was opened after 1,023 other files
         poll.register(self._pipe, select.POLLIN)
@@ -186,7 +192,7 @@ class NamedPipe:
         if self._pipe is None:
             return
         with suppress(OSError):
-            # Another leader may have put its own in the place.
+            # The next leader may have put its own pipe in this place: that one must stay.
             if os.path.samestat(os.fstat(self._pipe), self._path.stat()):
                 self._path.unlink()
         os.close(self._pipe)

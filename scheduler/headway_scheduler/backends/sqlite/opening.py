@@ -1,11 +1,10 @@
-"""From a path to the connection that writes. Law: what cannot be opened is left as it was found.
+"""Opens a database for writing. Law: what cannot be opened is left as it was found.
 
 Theory of operation. A new database is built under another name and then renamed, so the file is
-never half made. One that is there already is read before anything may write to it. Whatever was
-made on the way is undone if a later step fails. One of an older format is copied before it is
-migrated. Whoever has opened it has raised the epoch: what
-the process before still tries to write is refused from then on. Everything here blocks: call it in
-a thread.
+never half made. An existing database is read before anything may write to it, and copied before it
+is migrated. If a step fails, everything made before it is undone. The last step raises the epoch:
+from its commit on, every commit of the process that led before is refused. Everything here blocks:
+call it in a thread.
 """
 
 import os
@@ -30,16 +29,18 @@ HEARTBEAT_SECONDS = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """What it takes to write: the connection, the lock, and the epoch that every commit asserts.
-
-    ``anchor``: the time that all processes on this database have.
-    """
+    """A database that is open for writing."""
 
     path: Path
+    """The file."""
     connection: sqlite3.Connection
+    """The one connection that writes the journal."""
     lock: FileLock
+    """The leader's lock, to be released after the connection was closed."""
     epoch: int
+    """The epoch that every commit asserts."""
     anchor: Anchor
+    """The time that all processes on this database share."""
 
 
 def open_writer(path: Path, worker_id: str, vacancy: Vacancy | None = None) -> Writer:
@@ -53,7 +54,9 @@ def open_writer(path: Path, worker_id: str, vacancy: Vacancy | None = None) -> W
         _check_writable(path)
         lock = FileLock(path, worker_id, heartbeat_seconds=HEARTBEAT_SECONDS, vacancy=vacancy)
         undo.callback(lock.release)
-        wake_writer(path)  # not only in begin(): who takes over cannot wait until SQLite gives up
+        # The leader before may be stopped inside a commit. begin() would find that out only after
+        # SQLite's 5 s of waiting.
+        wake_writer(path)
         if not path.exists() or (path.is_file() and path.stat().st_size == 0):
             _create(path, undo)
         read(path, probe, any_age=True)
@@ -66,7 +69,7 @@ def open_writer(path: Path, worker_id: str, vacancy: Vacancy | None = None) -> W
 
 
 def begin(db: sqlite3.Connection, path: Path) -> None:
-    """Begin to write, as soon as others let; nobody waits for long for one that is stopped."""
+    """Begin to write, as soon as other writers let; a stopped writer is continued after 5 s."""
     try:
         db.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError:
@@ -77,7 +80,8 @@ def begin(db: sqlite3.Connection, path: Path) -> None:
 
 def _raise_epoch(path: Path, db: sqlite3.Connection, lock: FileLock) -> tuple[int, Anchor]:
     begin(db, path)
-    # Looked at inside: of two who got the lock, the later one sees what the other has put there.
+    # Checked inside the transaction: of two processes that both hold a lock, the file has been
+    # replaced under one, and that one finds out here, before it raises the epoch.
     if not lock.is_ours():
         db.execute("ROLLBACK")
         raise StoreBusy(f"{path}: another process took it in this moment: ask again")
@@ -107,7 +111,7 @@ def _make_folder(folder: Path, undo: ExitStack) -> None:
 
 
 def _remove_folder(folder: Path) -> None:
-    with suppress(OSError):  # someone else has begun to use it
+    with suppress(OSError):  # another process has put a file there meanwhile
         folder.rmdir()
 
 
@@ -122,7 +126,7 @@ def _check_writable(path: Path) -> None:
 
 def _create(path: Path, undo: ExitStack) -> None:
     draft = Path(f"{path}.new")
-    _remove(draft)  # of a process that was killed while it was here
+    _remove(draft)  # left by a process that was killed between here and the rename
     undo.callback(_remove, draft)
     # SQLite gives its -wal and -shm files the mode of the database.
     os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -130,6 +134,8 @@ def _create(path: Path, undo: ExitStack) -> None:
         # Answers have some KB: more of them fit without a gap than into SQLite's 4096.
         db.execute("PRAGMA page_size = 8192")
         _prepare(path, db)
+    # Before the rename a crash leaves a draft, which the next process removes; after it, a whole
+    # database. The folder is synced so that the name survives a power cut.
     draft.rename(path)
     sync(path.parent)
 

@@ -1,10 +1,10 @@
-"""Questions to the database, each on a connection of its own, so that none delays a commit.
+"""Reads the database, each question on a connection of its own, so that none delays a commit.
 
-Theory of operation. A database that nobody has open for writing has no ``-wal`` file. Reading it as
-usual would leave one behind, so it is then read as *immutable*: no locks, no traces. If a writer
-came meanwhile, it is read again as usual. Nothing but SQLite may read the file: closing it after
-any other read would drop the locks that this process has on it. Everything here blocks: call it in
-a thread.
+Theory of operation. A database that no process has open for writing has no ``-wal`` file. A usual
+read would leave one behind, so the database is then read as *immutable*: no locks, no traces. If a
+writer came meanwhile, it is read again as usual. Nothing but SQLite may open the file: closing any
+other descriptor of it would drop the locks that this process has on it. Everything here blocks:
+call it in a thread.
 """
 
 import json
@@ -20,7 +20,7 @@ from ...model.calls import CallRecord, Spent
 from ...model.changes import Change
 from ...model.runs import Run, Worker
 from ...model.states import LIVE_CALLS, CallState, RunState
-from ..lookup import CANDIDATES, link_hash, only_run
+from ..lookup import CANDIDATES, node_hash, only_run
 from . import rows
 from .boot_clock import Anchor
 from .errors import explained
@@ -29,7 +29,7 @@ from .sql import APPLICATION_ID, NEWEST, STATEMENTS, named
 T = TypeVar("T")
 
 BUSY_SECONDS = 5.0
-"""How long SQLite waits for a lock of another program; the sqlite3 module's own default."""
+"""How long SQLite waits for another process's lock; the default of Python's sqlite3."""
 
 
 def connect(path: Path, options: str) -> sqlite3.Connection:
@@ -48,7 +48,7 @@ def connect(path: Path, options: str) -> sqlite3.Connection:
 def read(path: Path, question: Callable[[sqlite3.Connection], T], *, any_age: bool = False) -> T:
     """Ask the database at ``path`` in one read transaction. Raises StoreError.
 
-    ``any_age`` is for a question that fits a database that is still to be migrated.
+    ``any_age``: the question fits older formats too, so a database to be migrated is read as well.
     """
     with explained(path):
         if not path.exists():
@@ -58,21 +58,23 @@ def read(path: Path, question: Callable[[sqlite3.Connection], T], *, any_age: bo
             )
         if not path.is_file():
             raise StoreError(f"{path}: is not a file: name a file in a folder of yours")
-        before = _stamp(path)
+        before = _file_state(path)
         if before[0]:
             return _ask(path, "mode=ro", question, any_age)
         try:
             answer = _ask(path, "mode=ro&immutable=1", question, any_age)
-        except (sqlite3.Error, StoreError):  # a writer that came makes it look damaged
-            if _stamp(path) == before:
+        # A writer that begins during an immutable read makes the file look damaged or stale. So the
+        # answer, or the error, counts only if the file is as it was before.
+        except (sqlite3.Error, StoreError):
+            if _file_state(path) == before:
                 raise
         else:
-            if _stamp(path) == before:
+            if _file_state(path) == before:
                 return answer
         return _ask(path, "mode=ro", question, any_age)
 
 
-def _stamp(path: Path) -> tuple[bool, int, int]:
+def _file_state(path: Path) -> tuple[bool, int, int]:
     status = path.stat()
     return Path(f"{path}-wal").exists(), status.st_size, status.st_mtime_ns
 
@@ -114,18 +116,18 @@ def _check_version(path: Path, db: sqlite3.Connection, any_age: bool) -> None:
 
 
 def probe(db: sqlite3.Connection) -> None:
-    """Notice damage of the schema or of the upper pages early."""
+    """Read the schema and the upper pages, to notice damage early."""
     db.execute(STATEMENTS["probe"]).fetchone()
 
 
 def read_anchor(db: sqlite3.Connection) -> Anchor:
-    """The time that all processes on a database have, if the machine was not started since."""
+    """Return the anchor that was agreed on last; not valid if the machine was started since."""
     row = next(named(db.execute(STATEMENTS["anchor"])))
     return Anchor(boot=row.boot, offset=row.clock_offset)
 
 
 def assert_epoch(db: sqlite3.Connection, path: Path, epoch: int) -> None:
-    """Raise StoreTakenOver if another process has come to lead since ``epoch``."""
+    """Raise StoreTakenOver if another process has raised the epoch since ``epoch``."""
     (now,) = db.execute(STATEMENTS["epoch"]).fetchone()
     if now != epoch:
         raise StoreTakenOver(
@@ -202,7 +204,7 @@ def workers(db: sqlite3.Connection) -> Sequence[Worker]:
 
 
 def is_listed(db: sqlite3.Connection, worker_id: str) -> bool:
-    """Whether a worker is known; not, if others took it for dead."""
+    """Whether a worker has its row; the leader removes it if it takes the worker for dead."""
     (row,) = named(db.execute(STATEMENTS["is_listed"], {"worker": worker_id}))
     return bool(row.is_listed)
 
@@ -214,7 +216,7 @@ def spent(db: sqlite3.Connection, by: str, since: float) -> Sequence[Spent]:
 
 def prompt(db: sqlite3.Connection, request_hash: str) -> Sequence[str] | None:
     """See ``Store.prompt``."""
-    found = db.execute(STATEMENTS["prompt"], {"hash": link_hash(request_hash)}).fetchall()
+    found = db.execute(STATEMENTS["prompt"], {"hash": node_hash(request_hash)}).fetchall()
     return [text for (text,) in reversed(found)] or None
 
 

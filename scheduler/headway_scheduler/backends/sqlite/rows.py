@@ -1,9 +1,9 @@
-"""Model to row and back. Law of this file: no I/O.
+"""Converts the model to rows and back. Law of this file: no I/O.
 
 A commit is a list of statement names, each with its rows: flat tuples in the order of ``COLUMNS``.
-A thousand of them are made per commit, on the event loop, before the writer's thread sees them
-(records may change at any time after). What is read comes with the names that its statement gives
-(``sql.named``), so no statement's order of columns is known here.
+They are made on the event loop, up to a thousand per commit, before the writer's thread sees them,
+because the core may change its records at any time after. Rows that are read have the names that
+their statement gives (``sql.named``), so no statement's order of columns is known here.
 """
 
 import json
@@ -49,7 +49,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
 FIXED: Final = frozenset(
     {"seq", "id", "run_id", "kind", "path", "submitted_at", "request_hash", "occurrence"}
 )
-"""What of a call or run never changes. Of what a call asks for, its class and its route may."""
+"""Columns of calls and runs that never change. A call's class and its route may."""
 
 TEXTS: Final = frozenset(
     {
@@ -59,14 +59,15 @@ TEXTS: Final = frozenset(
         *("target", "value", "subject", "label", "workflows"),
     }
 )
-"""Columns of text. Only the parent of a link is bytes."""
+"""Columns of text. Only in ``runs`` is ``parent`` one: in ``links`` it is bytes, so that statement
+casts nothing."""
 
 
 def work_of(batch: Batch) -> Work:
-    """Everything that a commit writes, as statement names and flat values."""
+    """Return everything that a commit writes, as statement names and flat values."""
     work: Work = [
-        ("insert_piece", [(piece.hash, piece.text) for piece in batch.pieces], False),
-        ("insert_link", [(link.hash, link.parent, link.piece) for link in batch.links], False),
+        ("insert_piece", [(chunk.hash, chunk.text) for chunk in batch.chunks], False),
+        ("insert_link", [(node.hash, node.parent, node.chunk) for node in batch.nodes], False),
         ("insert_call", [_call_row(record) for record in batch.new], True),
         ("update_call", [_call_row(record) for record in batch.changed], True),
         ("save_bucket", [_bucket_row(bucket) for bucket in batch.buckets], True),
@@ -74,14 +75,14 @@ def work_of(batch: Batch) -> Work:
         ("insert_change", [astuple(change) for change in batch.changes], True),
         ("save_lesson", [astuple(lesson) for lesson in batch.lessons], True),
         *_forgetting(batch.forget),
-        ("answer_letter", [(answer.text, answer.letter_id) for answer in batch.answers], False),
-        ("forget_letters", [()] if batch.answers else [], False),
-        ("take_letter", [(letter_id,) for letter_id in batch.taken], False),
+        ("answer_request", [(answer.text, answer.request_id) for answer in batch.answers], False),
+        ("forget_requests", [()] if batch.answers else [], False),
+        ("take_request", [(request_id,) for request_id in batch.taken], False),
         ("save_worker", [_worker_row(worker) for worker in batch.joined], False),
         ("forget_worker", [(worker,) for worker in batch.left], False),
         ("forget_lost_notifications", [()] if batch.left else [], False),
         ("forget_notifications", list(batch.seen), False),
-        ("notify", [(mail.worker, mail.text) for mail in batch.mail], True),
+        ("notify", [(row.worker, row.text) for row in batch.outbox], True),
     ]
     return [each for each in work if each[1]]
 
@@ -92,7 +93,7 @@ def with_bytes(rows: Sequence[Row]) -> list[Row]:
 
 
 def as_bytes(value: Any) -> Any:
-    """UTF-8 that lets lone surrogates pass; anything but text stays."""
+    """Encode text as UTF-8 that lets lone surrogates pass; anything else stays."""
     return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
 
 
@@ -200,7 +201,7 @@ def _worker_row(worker: Worker) -> Row:
 
 
 def call_record(row: Any) -> CallRecord:
-    """The call of a row. Raises ValueError for a value that no Headway writes."""
+    """Return the call of a row. Raises ValueError for a value that no Headway writes."""
     call = Call(
         id=row.id,
         run_id=row.run_id,
@@ -236,13 +237,13 @@ def call_record(row: Any) -> CallRecord:
 
 
 def bucket(row: Any) -> BucketState:
-    """The bucket of a row. Raises ValueError for a value that no Headway writes."""
+    """Return the bucket of a row. Raises ValueError for a value that no Headway writes."""
     stored: dict[str, Any] = row._asdict()
     return BucketState(**stored | {"resource": Resource(row.resource)})
 
 
 def run(row: Any) -> Run:
-    """The run of a row. Raises ValueError for a value that no Headway writes."""
+    """Return the run of a row. Raises ValueError for a value that no Headway writes."""
     stored: dict[str, Any] = row._asdict()
     return Run(
         **stored
@@ -255,24 +256,24 @@ def run(row: Any) -> Run:
 
 
 def change(row: Any) -> Change:
-    """What an operator changed."""
-    return Change(**row._asdict())
+    """Return the change of a row."""
+    return Change(row.at, row.kind, row.target, row.value)
 
 
 def lesson(row: Any) -> Lesson:
-    """What was learned."""
+    """Return the lesson of a row."""
     return Lesson(**row._asdict())
 
 
 def worker(row: Any) -> Worker:
-    """The worker of a row."""
+    """Return the worker of a row."""
     stored: dict[str, Any] = row._asdict()
     stored["takes_interrupted"] = bool(row.takes_interrupted)
     return Worker(**stored | {"workflows": tuple(json.loads(row.workflows))})
 
 
 def spent(row: Any) -> Spent:
-    """What calls took that are alike."""
+    """Return a group of calls that took the same."""
     return Spent(row.key, row.model, _usage(row), row.calls, row.lost)
 
 

@@ -1,4 +1,4 @@
-"""The statements of ``statements.sql`` and the migrations, as they lie in the package."""
+"""Reads the statements of ``statements.sql`` and the migrations from the package."""
 
 import re
 import sqlite3
@@ -12,13 +12,13 @@ from typing import Any, Final, cast
 from .rows import COLUMNS, FIXED, TEXTS
 
 APPLICATION_ID: Final = 0x48445759
-"""``HDWY`` in a file's header says that it is ours."""
+"""``HDWY`` in a file's header marks it as a database of Headway."""
 
 _PACKAGE = files(__package__)
 
 
 def named(cursor: sqlite3.Cursor) -> Iterator[Any]:
-    """The rows of an answer, as tuples with the names that the statement gives its columns."""
+    """Return rows as tuples with the names that the statement gives its columns."""
     return map(_maker(tuple(name for name, *_ in cursor.description)), cursor)
 
 
@@ -37,7 +37,7 @@ def _statements() -> dict[str, str]:
 
 
 def _lists(table: str) -> dict[str, str]:
-    """The columns of a table as statements need them; places are numbered as its rows are."""
+    """Return a table's columns in the forms that statements need; ``?n`` is a row's n-th value."""
     columns = COLUMNS[table]
     places = {
         column: f"CAST(?{number} AS TEXT)" if column in TEXTS else f"?{number}"
@@ -61,6 +61,6 @@ def _migrations() -> dict[int, str]:
 
 STATEMENTS: Final[Mapping[str, str]] = _statements()
 MIGRATIONS: Final[Mapping[int, str]] = _migrations()
-"""Script by the version (``PRAGMA user_version``) that it leads to, in order."""
+"""Scripts in order, each by the version (``PRAGMA user_version``) that it leads to."""
 
 NEWEST: Final = max(MIGRATIONS)

@@ -44,16 +44,16 @@ UPDATE leadership SET boot = ?, clock_offset = ?;
 -- epoch: Whose turn it is to lead.
 SELECT epoch FROM leadership;
 
--- post_letter: Something that another process asks of the leader.
+-- post_request: Something that another process asks of the leader.
 INSERT INTO inbox (sender, event) VALUES (?, ?);
 
--- answer_letter: What became of a letter. The first answer stays.
+-- answer_request: What became of a request. The first answer stays.
 UPDATE inbox SET answer = ? WHERE id = ? AND answer IS NULL;
 
--- forget_letters: Answered letters, but for the last thousand: their senders may still look.
+-- forget_requests: Answered requests, but for the last thousand: their senders may still look.
 DELETE FROM inbox WHERE id <= (SELECT max(id) FROM inbox) - 1000 AND answer IS NOT NULL;
 
--- take_letter: A letter that was carried out, and that its sender is notified of.
+-- take_request: A request that was carried out, and that its sender is notified of.
 DELETE FROM inbox WHERE id = ?;
 
 -- notify: What a worker is told.
@@ -84,14 +84,14 @@ INSERT INTO links ($links) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
 WITH RECURSIVE
 named (id) AS (SELECT value FROM json_each(CAST(? AS TEXT))),
 ended (id) AS (SELECT id FROM runs WHERE state IN ('completed', 'failed', 'cancelled')),
-held (id) AS (
+kept (id) AS (
     SELECT parent FROM runs
     WHERE parent IS NOT NULL AND NOT (id IN (SELECT id FROM named) AND id IN (SELECT id FROM ended))
     UNION
-    SELECT runs.parent FROM runs JOIN held USING (id) WHERE runs.parent IS NOT NULL
+    SELECT runs.parent FROM runs JOIN kept USING (id) WHERE runs.parent IS NOT NULL
 )
 DELETE FROM runs
-WHERE id IN (SELECT id FROM named) AND id IN (SELECT id FROM ended) AND id NOT IN held;
+WHERE id IN (SELECT id FROM named) AND id IN (SELECT id FROM ended) AND id NOT IN kept;
 
 -- forget_calls: The calls of those runs of a JSON list that are gone.
 DELETE FROM calls
@@ -100,12 +100,12 @@ WHERE run_id IN (SELECT value FROM json_each(CAST(? AS TEXT)))
 
 -- forget_links: Prompts that no call asked, in whole or as a part.
 DELETE FROM links WHERE hash NOT IN (
-    WITH RECURSIVE held (hash) AS (
+    WITH RECURSIVE kept (hash) AS (
         SELECT hash FROM links WHERE lower(hex(hash)) IN (SELECT request_hash FROM calls)
         UNION
-        SELECT links.parent FROM links JOIN held USING (hash) WHERE links.parent IS NOT NULL
+        SELECT links.parent FROM links JOIN kept USING (hash) WHERE links.parent IS NOT NULL
     )
-    SELECT hash FROM held WHERE hash IS NOT NULL
+    SELECT hash FROM kept WHERE hash IS NOT NULL
 );
 
 -- forget_pieces: Texts of no prompt.
@@ -196,11 +196,11 @@ WHERE calls.kind IN ('model', 'sdk') AND calls.submitted_at >= :since
 GROUP BY 1, 2, 3, 4
 ORDER BY 1, 2, 3, 4;
 
--- waiting_letters: Letters without an answer that are not in hand (JSON list), oldest first.
+-- waiting_requests: Requests without an answer that are not in hand (JSON list), oldest first.
 SELECT id, sender, event FROM inbox INDEXED BY inbox_waiting
-WHERE answer IS NULL AND id NOT IN (SELECT value FROM json_each(:held)) ORDER BY id LIMIT :limit;
+WHERE answer IS NULL AND id NOT IN (SELECT value FROM json_each(:in_hand)) ORDER BY id LIMIT :limit;
 
--- letter_answer: The answer to a letter; no row if it is kept no longer.
+-- request_answer: The answer to a request; no row if it is kept no longer.
 SELECT answer FROM inbox WHERE id = :id;
 
 -- notifications: What a worker was told after what it has read.

@@ -1,11 +1,11 @@
-"""A process that is stopped in the middle of a write: have it finish. Linux.
+"""Continues a process that was stopped in the middle of a write. Linux.
 
 Theory of operation. SQLite's write lock is the kernel's, and a stopped process (SIGSTOP, Ctrl-Z)
-keeps it: nobody could write until it goes on. The kernel says who has the lock, without the file
-being opened: closing it would drop the locks that this process has on it. So the one that is
-stopped is continued. It ends its commit, which is as good as one that came before; if another one
-leads by then, its next commit is refused. Where the kernel does not say (macOS, another container)
-and while a debugger holds the process, everyone waits.
+keeps it: no process could write until it goes on. So it is continued. It ends its commit, which is
+as good as a commit before the stop; if another process leads by then, its next commit is refused.
+``/proc/locks`` tells which process has the lock without the file being opened: POSIX locks of a
+process are dropped when it closes any descriptor of the file, and these would be our own. Where the
+kernel does not tell (macOS, another container), and while a debugger holds the process, all wait.
 """
 
 import logging
@@ -14,13 +14,16 @@ import signal
 from pathlib import Path
 
 WRITE_LOCK = 120
-"""The byte of the ``-shm`` file that whoever writes has locked; part of SQLite's format."""
+"""The byte of the ``-shm`` file that a writer locks; part of SQLite's format."""
 
 _log = logging.getLogger("headway")
 
 
 def wake_writer(path: Path) -> bool:
-    """Continue whoever is stopped while it writes the database at ``path``; whether one was."""
+    """Continue a process that is stopped while it writes the database at ``path``.
+
+    Return whether there was one.
+    """
     try:
         writer = _writer(Path(f"{path}-shm"))
         if writer is None or not _is_stopped(writer):
@@ -37,7 +40,7 @@ def wake_writer(path: Path) -> bool:
 
 
 def _writer(memory: Path) -> int | None:
-    """The process that has the write lock."""
+    """Return the id of the process that has the write lock; None if the kernel lists none."""
     status = memory.stat()
     ours = os.major(status.st_dev), os.minor(status.st_dev), status.st_ino
     for line in Path("/proc/locks").read_text().splitlines():

@@ -1,4 +1,4 @@
-"""The store in one SQLite file. Linux and macOS: the lock beside the file is ``flock``.
+"""Stores the journal in one SQLite file. Linux and macOS: the lock beside the file is ``flock``.
 
 Theory of operation. One connection writes, on aiosqlite's thread: each commit is one hop to that
 thread and one synced transaction. Readers open the file anew for each question (see ``reading``).
@@ -38,8 +38,9 @@ class SqliteStore:
     """The journal in the file at ``path``; made, with its folder, if it is missing.
 
     ``read_only`` takes no lock and writes nothing: any number of processes may read while one
-    writes, as ``candidate``. ``vacancy``: take it even from the silent process that this tells of.
-    Once another process took it from this one, every commit raises StoreTakenOver. Linux and macOS.
+    process, named ``candidate``, writes. ``vacancy``: take the lock even from the silent process
+    that this vacancy is about. Once another process has taken the lock, every commit of this one
+    raises StoreTakenOver.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class SqliteStore:
         self.path = Path(path).resolve()
         self.read_only = read_only
         self.clock: Clock = new_anchor().now
-        """The time that all processes on the database have, once it is open."""
+        """The time that all processes on the database share; wall time until this is open."""
         self._candidate, self._vacancy = candidate, vacancy
         self._opened: Writer
         self._writer: aiosqlite.Connection | None = None
@@ -64,10 +65,13 @@ class SqliteStore:
         if self.read_only:
             await to_thread.run_sync(refuse_network, self.path)
             await self._read(reads.probe)
-            with suppress(StoreCorrupt):  # what is not damaged can be read all the same
+            # A damaged table of the clock must not keep the rest from being read.
+            with suppress(StoreCorrupt):
                 anchor = await self._read(reads.read_anchor)
                 self.clock = anchor.now if anchor.is_valid else self.clock
             return self
+        # Shielded: a cancellation between the lock and this assignment would leave a lock, and its
+        # thread, that nobody releases.
         with anyio.CancelScope(shield=True):
             self._opened = await to_thread.run_sync(
                 open_writer, self.path, self._candidate, self._vacancy
@@ -84,19 +88,21 @@ class SqliteStore:
             return
         with anyio.CancelScope(shield=True):
             try:
+                # Closed first: the next holder of the lock finds no other writer on the file. A
+                # crash in between frees the lock by itself.
                 await writer.close()
             finally:
                 await to_thread.run_sync(self._opened.lock.release)
 
     @property
     def epoch(self) -> int:
-        """Which leader this process is; every commit asserts that it still is."""
+        """The epoch of this leader; every commit asserts that it is still the current one."""
         return self._opened.epoch
 
     async def commit(self, batch: Batch) -> None:
         """Write all of ``batch`` and sync it, or raise StoreError or KeyTaken and write nothing.
 
-        A cancellation waits for the end: the caller always knows which of the two it was.
+        A cancellation waits for the end: the caller always knows whether the batch was written.
         """
         if self.read_only:
             raise StoreReadOnly(f"{self.path}: was opened to be read only")
@@ -104,6 +110,7 @@ class SqliteStore:
             raise StoreError(f"{self.path}: the store is not open")
         if not batch:
             return
+        # Rows are made here, on the loop: the core may change its records while the thread writes.
         work = work_of(batch)
         with anyio.CancelScope(shield=True):
             # Private, but the same in all versions that we allow: aiosqlite's public methods cost
@@ -187,6 +194,8 @@ def _transact(writer: Writer, work: Work) -> None:
     db = writer.connection
     begin(db, writer.path)
     try:
+        # Inside the transaction: SQLite's write lock is held, so no other leader can raise the
+        # epoch between this check and COMMIT.
         reads.assert_epoch(db, writer.path, writer.epoch)
         for name, rows, is_exact in work:
             if db.executemany(STATEMENTS[name], rows).rowcount != len(rows) and is_exact:

@@ -1,10 +1,10 @@
-"""Which workers are alive: each holds a lock file of its own beside the database while it lives.
+"""Knows which workers are alive: each holds a lock file of its own beside the database.
 
-Theory of operation. A worker that is gone has freed its lock; one that is stopped touches its file
-no more, and counts as dead after 10 s: its runs are begun anew elsewhere. Whether a worker itself
-still counts as alive is not seen by its file, but by its row in ``workers``, which the leader
-removes when it gives the worker's runs to others. So a heartbeat is both: a touch, for the others,
-and a look at the row, for itself.
+Theory of operation. A worker that has ended has freed its lock. A stopped worker does not touch its
+file, and counts as dead after 10 s: then its runs begin anew in other workers. A worker learns that
+it was taken for dead from its row in ``workers``, which the leader removes in the commit that takes
+its runs away. So a heartbeat is two things: a touch, for the others, and a look at the row, for
+itself.
 """
 
 import threading
@@ -26,24 +26,25 @@ from .lock_file import FileLock, LeaseMonitor, holder_of, silent_seconds
 from .notifier import pipe_of
 
 HEARTBEAT_SECONDS = 1.0
+"""How often a worker touches its file and looks at its row."""
 SILENT_SECONDS = 10.0
-"""How long a worker shows no life until it is dead: its runs are begun anew elsewhere, and what is
-in flight is lost."""
+"""How long a worker shows no life until it counts as dead: its runs begin anew in other workers,
+and its calls in flight are lost."""
 
 
 class WorkerFiles:
-    """The workers on the database at ``path``, as seen by one watcher."""
+    """Watches the workers on the database at ``path``. Of one watcher."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._monitors: dict[str, LeaseMonitor] = {}
 
     def present(self, worker_id: str) -> "WorkerFile":
-        """Be there as this worker."""
+        """Return the presence of this worker, to be entered."""
         return WorkerFile(self._path, worker_id)
 
     async def expired(self, worker_ids: Collection[str]) -> frozenset[str]:
-        """Which of these workers are dead. Ask at least every 0.2 s, for silence."""
+        """Return which of these workers are dead. Ask at least every 0.2 s: silence is counted."""
         return await to_thread.run_sync(self._expired, tuple(worker_ids))
 
     def _expired(self, worker_ids: Collection[str]) -> frozenset[str]:
@@ -57,7 +58,7 @@ class WorkerFiles:
         return LeaseMonitor(_file_of(self._path, worker_id), SILENT_SECONDS)
 
     async def silent_seconds(self, worker_id: str) -> float | None:
-        """How long ago a worker last touched its file; None if it has none."""
+        """Return how many seconds ago a worker touched its file; None if it has none."""
         return await to_thread.run_sync(self._silent_seconds, worker_id)
 
     def _silent_seconds(self, worker_id: str) -> float | None:
@@ -68,13 +69,13 @@ class WorkerFiles:
         return silent_seconds(self._path) if leads and seconds is None else seconds
 
     async def tidy(self, keep: Collection[str]) -> None:
-        """Remove the locks and pipes that workers left which were killed."""
+        """Remove the lock files and pipes of killed workers."""
         await to_thread.run_sync(self._tidy, keep)
 
     def _tidy(self, keep: Collection[str]) -> None:
         for lock in self._path.parent.glob(f"{self._path.name}.{WORKER}*.lock"):
             worker = lock.name.removeprefix(f"{self._path.name}.").removesuffix(".lock")
-            # A worker that has not joined yet is nobody's to keep, but has its lock.
+            # A worker that has not joined yet is in no list to keep, but it holds its lock.
             if worker not in keep and holder_of(_file_of(self._path, worker)) is None:
                 lock.unlink(missing_ok=True)
                 pipe_of(self._path, worker).unlink(missing_ok=True)
@@ -87,7 +88,7 @@ class WorkerFile:
         self.contact_at = time.monotonic()
         self._path = path
         self._worker_id = worker_id
-        self._beating = threading.Lock()
+        self._contact_lock = threading.Lock()
         self._lock: FileLock
 
     async def __aenter__(self) -> Self:
@@ -127,16 +128,17 @@ class WorkerFile:
             self._is_listed()
 
     def _is_listed(self) -> bool:
-        # The time of its beginning: a process that is stopped in the middle of this line, for as
-        # long as it takes others to take its runs, must not count as heard of when it goes on.
+        # The time before the read: this process may be stopped between these lines until others
+        # have taken its runs. When it goes on, the old answer must not count as a new contact.
         began = time.monotonic()
         is_listed = reads.read(self._path, partial(reads.is_listed, worker_id=self._worker_id))
-        with self._beating:  # confirm() and the heartbeat may end in any order
+        # confirm() and the heartbeat's thread may end in any order: keep the later beginning.
+        with self._contact_lock:
             if is_listed:
                 self.contact_at = max(self.contact_at, began)
         return is_listed
 
 
 def _file_of(path: Path, worker_id: str) -> Path:
-    """What a worker's lock file is named after, beside the database."""
+    """Return the path beside the database that a worker's lock file is named after."""
     return Path(f"{path}.{worker_id}")

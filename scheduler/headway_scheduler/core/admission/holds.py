@@ -1,7 +1,7 @@
-"""What an operator holds back: a class, a model, or everything. Law of this file: rules, no calls.
+"""Knows what an operator holds back: a class, a model, or all. Law of this file: rules, no calls.
 
-*Paused*: nothing of it is admitted. *Drained*: what waits goes, what comes later is held. What is
-in flight ends as it would, and nothing is lost: held calls keep their places.
+*Paused*: no call of the target is admitted. *Drained*: calls that wait already are admitted, later
+ones are held. Calls in flight are not touched, and held calls keep their places.
 """
 
 from typing import assert_never
@@ -12,16 +12,16 @@ from ...model.changes import ALL, HoldState
 
 
 class OperatorHolds:
-    """Which calls are held."""
+    """Decides whether an operator holds a call."""
 
     def __init__(self) -> None:
         self.rules: dict[str, tuple[HoldState, int]] = {}
-        """What is held, and from which arrival number on; empty if nothing is."""
+        """The hold of each target, and the arrival number of the first call that it is about."""
 
     def set(self, target: str, state: HoldState, next_seq: int) -> None:
         """Open, pause or drain ``all``, ``class:NAME`` or ``model:NAME``. Raises CallerError.
 
-        ``next_seq`` numbers the first call that comes later.
+        ``next_seq`` is the arrival number of the next call: a drain holds from there on.
         """
         kind, _, name = target.partition(":")
         is_class = kind == "class" and name in {each.label for each in Priority}
@@ -37,10 +37,10 @@ class OperatorHolds:
             case _:
                 assert_never(state)
 
-    def holder(self, call: Call, seq: int, level: Priority) -> str | None:
-        """What holds a call, as in ``class:background paused``; None if nothing does."""
-        for target in (ALL, f"class:{level.label}", f"model:{call.model}"):
-            held = self.rules.get(target)
-            if held is not None and seq >= held[1]:
-                return f"{target} {held[0]}"
+    def holder(self, call: Call, seq: int, priority: Priority) -> str | None:
+        """Return the hold of a call, as in ``class:background paused``; None if it is free."""
+        for target in (ALL, f"class:{priority.label}", f"model:{call.model}"):
+            rule = self.rules.get(target)
+            if rule is not None and seq >= rule[1]:
+                return f"{target} {rule[0]}"
         return None

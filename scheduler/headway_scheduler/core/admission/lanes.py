@@ -1,11 +1,11 @@
-"""Calls that draw on the same quotas, and what stops the first of them.
+"""Groups calls that draw on the same quotas into lanes, and finds what blocks the first of each.
 
 Law of this file: a lane answers whether a call may go; it never takes anything.
 
-Theory of operation. A blocked head holds the buckets that block it: no later call may take from
-those, but any call that does not need them goes past. Where only time stops the head, its other
-buckets keep what it needs until then: a later call takes from them what will have refilled, no
-more, or the head would wait for each of its buckets in turn, for ever.
+Theory of operation. A blocked head claims the buckets that block it: no later call may take from
+those, but any call that does not need them goes past. Where only time blocks the head, its other
+buckets keep what it needs until then: a later call takes from them only what will have refilled by
+then. Without that, the head would wait for each of its buckets in turn, and might never go.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,16 +24,15 @@ Blocker = Bucket | QuotaState
 
 @dataclass(slots=True)
 class Claims:
-    """What blocked heads keep from later calls in one round of admission.
-
-    ``claimed`` are their blockers; ``kept`` says what they need of their other buckets, and when.
-    """
+    """Keeps places of blocked heads from later calls, in one round of admission."""
 
     claimed: set[Blocker] = field(default_factory=set)
+    """The blockers of blocked heads: no later call may take from them."""
     kept: dict[Bucket, list[tuple[float, float]]] = field(default_factory=dict)
+    """Of other buckets: amounts that blocked heads need, and when; epoch seconds."""
 
     def leave(self, bucket: Bucket, amount: float, now: float) -> bool:
-        """Whether ``amount`` may be taken from ``bucket`` as far as better calls go."""
+        """Whether ``amount`` taken from ``bucket`` leaves better calls what they claimed."""
         return bucket not in self.claimed and all(
             bucket.spares(amount, need, at, now) for need, at in self.kept.get(bucket, ())
         )
@@ -50,17 +49,17 @@ class Lane:
         self.renew()
 
     def renew(self) -> None:
-        """See the buckets that the quotas have now."""
+        """Look up the quotas' buckets again, after their limits changed."""
         self.buckets: tuple[Bucket, ...] = tuple(
             bucket for quota in self.quotas for bucket in quota.buckets
         )
         self.local: frozenset[str] = frozenset(
             quota.name for quota in self.quotas if quota.is_local
         )
-        """Names of quotas of servers of one's own."""
+        """Names of quotas of local servers."""
 
     def check(self, call: Call) -> None:
-        """Raise CallTooLarge for a call that no wait can help."""
+        """Raise CallTooLarge for a call that is larger than a limit ever allows."""
         for bucket in self.buckets:
             amount = bucket.amount(call)
             if amount > bucket.limit.largest:
@@ -71,24 +70,24 @@ class Lane:
                 )
 
     def fits(self, call: Call) -> bool:
-        """Whether no limit is below what one call takes."""
+        """Whether every limit allows a call of this size."""
         return all(bucket.amount(call) <= bucket.limit.largest for bucket in self.buckets)
 
     def free_share(self, now: float) -> float:
-        """What is free of the limit of which least is, as a share of it; 1 without limits."""
+        """Return the smallest free share, from 0 to 1, of all limits; 1 without limits."""
         shares = (bucket.available(now) / bucket.limit.capacity for bucket in self.buckets)
         return min(shares, default=1.0)
 
     def cost(self, call: Call) -> float:
-        """What a call takes of its scarcest limit, in budget-seconds.
+        """Return the budget-seconds of a call: how long it takes all refill of its scarcest limit.
 
-        Of daily limits only if there are no others: they are to be spent, not to be spread.
+        Daily limits count only if there are no others: they may be spent in a minute.
         """
         passing = [bucket for bucket in self.buckets if not bucket.is_daily]
         return max((bucket.cost(call) for bucket in passing or self.buckets), default=0.0)
 
     def blockers(self, call: Call, now: float, claims: Claims, headroom: float) -> list[Blocker]:
-        """What stops ``call``: paused quotas; buckets that are short or kept for a better call."""
+        """Return what blocks ``call``: quotas that are shut, buckets that are short or claimed."""
         blocked: list[Blocker] = [quota for quota in self.quotas if quota.breaker.is_shut(now)]
         for bucket in self.buckets:
             amount = bucket.amount(call)
@@ -101,13 +100,14 @@ class Lane:
     def claim(
         self, call: Call, now: float, claims: Claims, headroom: float, blocked: list[Blocker]
     ) -> list[float]:
-        """Keep the place of a blocked head; answer when its blockers give way by time alone.
+        """Keep the place of a blocked head; return when its blockers end by time alone.
 
-        Each of these times matters: a bucket that suffices is free again for later calls, even if
-        the head still waits for another.
+        Each time matters, not only the last: once a bucket suffices, it is free for later calls,
+        even if the head still waits for another bucket.
         """
         times = [_ready_at(call, b, now, headroom) for b in blocked if b not in claims.claimed]
-        # A bucket that passes by itself waits for the turn of a better call, which has its time.
+        # A bucket that is ready now blocks only because it is kept for a better call: the time of
+        # that call is known already.
         known = [at for at in times if at is not None and at > now]
         if len(known) == len(blocked):
             self._keep(call, max(known), claims, headroom)
@@ -116,16 +116,17 @@ class Lane:
 
     def _keep(self, call: Call, at: float, claims: Claims, headroom: float) -> None:
         for bucket in self.buckets:
-            if bucket.limit.per_second:  # a slot is not kept: it would stand idle
+            # A slot is not kept: it would stand idle, while a bucket refills what it lends.
+            if bucket.limit.per_second:
                 need = bucket.need(bucket.amount(call), headroom)
                 claims.kept.setdefault(bucket, []).append((need, at))
 
     def obstacles(
         self, call: Call, before: list[Call], now: float, headroom: float
     ) -> Iterator[tuple[QuotaState, Bucket | None, float | None]]:
-        """What ``call`` must wait for if all of ``before`` go first: quota, bucket, until when.
+        """Yield what ``call`` waits for if all of ``before`` go first: quota, bucket, until when.
 
-        Without a bucket, the quota is paused; without a time, only the end of a call can tell.
+        No bucket: the quota is shut. No time: only the end of a call can tell.
         """
         for quota in self.quotas:
             opens_at = quota.breaker.paused(now)
@@ -140,7 +141,7 @@ class Lane:
 
 
 class Lanes:
-    """Every quota, and the lanes of the calls that draw on them."""
+    """Keeps every quota, and the lanes of the calls that draw on them."""
 
     def __init__(self, quotas: Iterable[Quota], policy: Policy, now: float) -> None:
         self._configured = {quota.name: quota for quota in quotas}
@@ -156,7 +157,7 @@ class Lanes:
         """Each pool once."""
 
     def quota(self, name: str) -> QuotaState:
-        """One quota. Raises UnknownQuota."""
+        """Return a quota by its name. Raises UnknownQuota."""
         try:
             return self.quotas[name]
         except KeyError:
@@ -164,7 +165,7 @@ class Lanes:
             raise UnknownQuota(f"no quota {name!r}; configured: {known}") from None
 
     def of(self, names: tuple[str, ...], now: float) -> Lane:
-        """The lane of calls that draw on these quotas. Raises UnknownQuota."""
+        """Return the lane of calls that draw on these quotas. Raises UnknownQuota."""
         lane = self._by_names.get(names)
         if lane is None:
             quotas = tuple(map(self.quota, names))
@@ -187,11 +188,11 @@ class Lanes:
             pool.reweigh(team)
 
     def waiting(self, pool: Pool) -> list[Waiter]:
-        """Every call that waits in a pool."""
+        """Return every call that waits in a pool."""
         return [waiter for lane in self.lanes if lane.line.pool is pool for waiter in lane.line]
 
     def _pool(self, names: tuple[str, ...], now: float) -> Pool:
-        """The pool of a new lane: lanes that it links become one."""
+        """Return the pool of a new lane. Pools that the lane links become one."""
         linked = dict.fromkeys(self._pool_of[name] for name in names if name in self._pool_of)
         pool, *others = linked or [Pool(self._policy, self._weights, now)]
         for other in others:

@@ -1,8 +1,8 @@
-"""Which call makes room for a more urgent one. Law of this file: it names, it cancels nothing.
+"""Names background calls that make room for urgent ones. Law of this file: it cancels nothing.
 
-Only slots of a server of one's own are taken back: a provider that charges for a request would be
-paid for nothing. A background call that has just begun loses little; one that made room twice is
-left to end.
+Only slots of local servers are taken back: a provider that charges for requests would be paid for
+nothing. Only calls of the last 5 s are named, because they lose little work, and each at most
+twice.
 """
 
 from collections import deque
@@ -11,12 +11,15 @@ from collections.abc import Iterable
 from ...model.calls import Priority
 
 YOUNG_SECONDS = 5.0
+"""A call that was admitted longer ago than this keeps its slot."""
 MOST_TIMES = 2
+"""How often one call may have to make room."""
 URGENT = (Priority.INTERACTIVE, Priority.HIGH)
+"""The classes that room is made for."""
 
 
 class Preemption:
-    """The background calls that began a moment ago, in their order."""
+    """Keeps the background calls that were admitted in the last 5 s, in their order."""
 
     def __init__(self) -> None:
         self._young: deque[tuple[float, str, frozenset[str]]] = deque()
@@ -25,9 +28,11 @@ class Preemption:
         self.named: list[str] = []
         """Calls that are to make room and have not been handed over."""
 
-    def admitted(self, call_id: str, level: Priority, quotas: frozenset[str], now: float) -> None:
-        """Take note of a call that takes slots of local ``quotas``."""
-        if level is Priority.BACKGROUND and self.times.get(call_id, 0) < MOST_TIMES:
+    def admitted(
+        self, call_id: str, priority: Priority, quotas: frozenset[str], now: float
+    ) -> None:
+        """Note the admission of a call that takes slots of local ``quotas``."""
+        if priority is Priority.BACKGROUND and self.times.get(call_id, 0) < MOST_TIMES:
             self._young.append((now, call_id, quotas))
 
     def ended(self, call_id: str) -> None:
@@ -48,6 +53,6 @@ class Preemption:
                 return
 
     def take(self) -> list[str]:
-        """Hand over the calls that were named since the last time."""
+        """Return the calls that were named since the last time, and forget them."""
         named, self.named = self.named, []
         return named

@@ -1,4 +1,4 @@
-"""Who is next. Law of this file: an ordering decides order, never permission.
+"""Orders the calls that wait. Law of this file: it decides order, never permission.
 
 Theory of operation. Lanes that share a quota, directly or through others, compete: they form a
 *pool*, and in a pool
@@ -39,26 +39,28 @@ class Rank(NamedTuple):
     start: float
     """When its team's next call starts, in virtual time."""
     since: int
-    """Numbers when its team began to wait."""
+    """The place of its team in the order in which teams began to wait."""
     due: float
-    """When it counts as having come."""
+    """When it counts as having come; epoch seconds."""
     seq: int
-    """Numbers its arrival."""
+    """Its arrival number."""
 
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """A queued call. ``cost`` is in budget-seconds, ``due`` a time, ``level`` its class.
-
-    ``level`` is more urgent than what the call asks for if a more urgent run waits for it.
-    """
+    """A queued call, as its line orders it."""
 
     record: CallRecord
     effective_priority: Priority
+    """Its class: more urgent than the call asks for, if a more urgent run waits for its run."""
     team: str
+    """The team whose share it draws on."""
     due: float
+    """When it counts as having come; epoch seconds."""
     cost: float
+    """Budget-seconds: how long the call takes all refill of its scarcest limit."""
     is_gone: bool = False
+    """Whether it has left the line: its heap entry is dropped when it surfaces."""
 
     def __lt__(self, other: "Waiter") -> bool:
         # Needed by heapq only. Two entries tie only when one is the tombstone of the same call, so
@@ -68,15 +70,16 @@ class Waiter:
 
 @dataclass(slots=True)
 class _Team:
-    """A team in one class of one pool: when its next call starts, in virtual time.
-
-    ``since`` numbers when it began to wait: of teams that start together, the first goes first.
-    """
+    """A team in one class of one pool."""
 
     weight: float
+    """Its share relative to other teams."""
     start: float
+    """When its next call starts, in virtual time: budget-seconds over weights."""
     since: int = 0
+    """When it began to wait: of teams with one start, the lower number goes first."""
     waiting: int = 0
+    """How many of its calls wait."""
 
 
 class _Class:
@@ -107,7 +110,7 @@ class _Class:
         team.start += waiter.cost / team.weight
         self.leave(waiter)
 
-    def turn(self, name: str) -> VirtualStart:
+    def start_of(self, name: str) -> VirtualStart:
         team = self.teams[name]
         return team.start, team.since
 
@@ -117,7 +120,8 @@ class _Class:
         team = self.teams[waiter.team]
         team.waiting -= 1
         if not self.waiting:
-            # Nobody waits, so nobody is owed: all start anew, no earlier than any has been.
+            # No call waits, so no team is owed anything: all teams start anew together. Virtual
+            # time never goes back, so it goes on from the latest start.
             self.virtual = max(each.start for each in self.teams.values())
             self.credit = min(self.credit, 0.0)
             self.teams.clear()
@@ -136,58 +140,58 @@ class Pool:
         self.classes: tuple[_Class, ...] = tuple(_Class() for _ in Priority)
 
     def advance(self, now: float) -> None:
-        """Let classes that wait earn what they are promised."""
+        """Give each class that waits its promised share of the time since the last call."""
         elapsed, self._at = max(0.0, now - self._at), max(now, self._at)
-        for each, floor in zip(self.classes, self.policy.promised_share, strict=True):
-            if each.waiting and floor and elapsed:
-                each.credit = min(self.policy.credit_seconds, each.credit + floor * elapsed)
+        for each, share in zip(self.classes, self.policy.promised_share, strict=True):
+            if each.waiting and share and elapsed:
+                each.credit = min(self.policy.credit_seconds, each.credit + share * elapsed)
 
     def join(self, waiter: Waiter, now: float) -> None:
-        """Count a call in. Time before that earns its class nothing."""
+        """Add a call. Its class earns credit from now on, not for the time before."""
         self.advance(now)
         weight = self._weights.get(waiter.team, 1.0)
         self._joined += 1
         self.classes[waiter.effective_priority].join(waiter, weight, self._joined)
 
     def leave(self, waiter: Waiter) -> None:
-        """Count out a call that was not served."""
+        """Remove a call that was not admitted."""
         self.classes[waiter.effective_priority].leave(waiter)
 
     def serve(self, waiter: Waiter, rank: Rank) -> None:
-        """Count out a call that goes now at ``rank``, and charge its team and its class."""
+        """Remove a call that is admitted at ``rank``; charge its team and its class."""
         each = self.classes[waiter.effective_priority]
         least = each.credit - waiter.cost
-        # In its turn a class uses up what it was promised, but makes no debts.
+        # In turn, a class uses up what it was promised, but makes no debts.
         each.credit = least if not rank.in_turn else max(least, min(each.credit, 0.0))
         each.serve(waiter)
 
-    def rank(self, waiter: Waiter, turn: VirtualStart) -> Rank:
-        """Where a call stands that is the next of its class in some lane."""
-        level = waiter.effective_priority
+    def rank(self, waiter: Waiter, start: VirtualStart) -> Rank:
+        """Return the rank of a call that is the next of its class in some lane."""
+        priority = waiter.effective_priority
         if self.has_credit(waiter):
             top = next(each for each in Priority if self.classes[each].waiting)
-            if top < level:
-                return Rank(top, 0, level, *turn, waiter.due, waiter.record.seq)
-        return Rank(level, 1, level, *turn, waiter.due, waiter.record.seq)
+            if top < priority:
+                return Rank(top, 0, priority, *start, waiter.due, waiter.record.seq)
+        return Rank(priority, 1, priority, *start, waiter.due, waiter.record.seq)
 
     def has_credit(self, waiter: Waiter) -> bool:
         """Whether its class has earned what a call costs."""
         credit = self.classes[waiter.effective_priority].credit
-        # Of a class that is promised nothing there is no credit, and a call may cost nothing.
+        # ``credit > 0`` too: a call may cost 0, and a class without a promised share has 0 credit.
         return credit > 0 and credit >= min(waiter.cost, self.policy.credit_seconds)
 
-    def turn(self, waiter: Waiter) -> VirtualStart:
-        """When its team's next call starts."""
-        return self.classes[waiter.effective_priority].turn(waiter.team)
+    def start_of(self, waiter: Waiter) -> VirtualStart:
+        """Return when its team's next call starts, in virtual time."""
+        return self.classes[waiter.effective_priority].start_of(waiter.team)
 
     def reweigh(self, team: str) -> None:
-        """A team's share has changed: from its next call on."""
+        """Take in a team's changed share; it counts from the team's next call on."""
         for each in self.classes:
             if team in each.teams:
                 each.teams[team].weight = self._weights[team]
 
     def absorb(self, other: "Pool") -> None:
-        """Become one with another pool. Nobody's start moves back."""
+        """Take in the calls of another pool. No start and no virtual time moves back."""
         for mine, theirs in zip(self.classes, other.classes, strict=True):
             mine.version += theirs.version + 1
             mine.virtual = max(mine.virtual, theirs.virtual)
@@ -200,15 +204,15 @@ class Pool:
         self._joined = max(self._joined, other._joined)
 
     def ranked(self, waiters: Iterable[Waiter]) -> list[tuple[Rank, Waiter]]:
-        """Every call of the pool in the order in which they go if nothing comes. O(n log n)."""
+        """Return every call in the order in which they go if no other call comes. O(n log n)."""
         ranks: list[tuple[Rank, Waiter]] = []
         starts: dict[tuple[Priority, str], float] = {}
         for waiter in sorted(waiters, key=lambda each: (each.due, each.record.seq)):
-            level, key = waiter.effective_priority, (waiter.effective_priority, waiter.team)
-            team = self.classes[level].teams[waiter.team]
+            priority, key = waiter.effective_priority, (waiter.effective_priority, waiter.team)
+            team = self.classes[priority].teams[waiter.team]
             start = starts.get(key, team.start)
             starts[key] = start + waiter.cost / team.weight
-            own = Rank(level, 1, level, start, team.since, waiter.due, waiter.record.seq)
+            own = Rank(priority, 1, priority, start, team.since, waiter.due, waiter.record.seq)
             ranks.append((own, waiter))
         ranks.sort(key=lambda pair: pair[0])
         first = {
@@ -239,28 +243,28 @@ class _ClassQueue:
         for calls in self._calls.values():
             yield from (waiter for _, _, waiter in calls if not waiter.is_gone)
 
-    def push(self, waiter: Waiter, turn: VirtualStart) -> None:
+    def push(self, waiter: Waiter, start: VirtualStart) -> None:
         self.live += 1
         self._entries += 1
         calls = self._calls.get(waiter.team)
         if calls is None:
             calls = self._calls[waiter.team] = []
-            heappush(self._teams, (turn, waiter.team))
+            heappush(self._teams, (start, waiter.team))
         heappush(calls, (waiter.due, waiter.record.seq, waiter))
 
-    def head(self, level: _Class) -> tuple[VirtualStart, Waiter]:
-        """The next call and its turn, as found before if nothing of the class has changed.
+    def head(self, service_class: _Class) -> tuple[VirtualStart, Waiter]:
+        """Return the next call and its team's start; cached until the class changes.
 
-        There must be one that is ``live``.
+        There must be a ``live`` call.
         """
-        if self._seen != level.version:
-            self._head, self._seen = self._find(level), level.version
+        if self._seen != service_class.version:
+            self._head, self._seen = self._find(service_class), service_class.version
         return self._head
 
-    def _find(self, level: _Class) -> tuple[VirtualStart, Waiter]:
-        """Drop dead calls on the way."""
+    def _find(self, service_class: _Class) -> tuple[VirtualStart, Waiter]:
+        """Find the head; drop tombstones and correct stale starts of teams on the way."""
         while True:
-            turn, team = self._teams[0]
+            start, team = self._teams[0]
             calls = self._calls[team]
             while calls and calls[0][2].is_gone:
                 heappop(calls)
@@ -270,19 +274,19 @@ class _ClassQueue:
                 del self._calls[team]
                 continue
             waiter = calls[0][2]
-            current = level.turn(team)
-            if current == turn:
-                return turn, waiter
+            current = service_class.start_of(team)
+            if current == start:
+                return start, waiter
             heapreplace(self._teams, (current, team))
 
     def drop(self, waiter: Waiter) -> None:
-        """Take a call out wherever it stands: it dies, and its entry goes when it surfaces."""
+        """Remove a call, wherever it stands: it becomes a tombstone, dropped when it surfaces."""
         waiter.is_gone = True
         self.live -= 1
         if self._entries > 2 * self.live + 8:
-            self._sweep()
+            self._drop_tombstones()
 
-    def _sweep(self) -> None:
+    def _drop_tombstones(self) -> None:
         for team, calls in list(self._calls.items()):
             calls[:] = [entry for entry in calls if not entry[2].is_gone]
             heapify(calls)
@@ -296,47 +300,47 @@ class _ClassQueue:
 class Line:
     """The queue of one lane. Operations are O(log n)."""
 
-    __slots__ = ("_turns", "pool", "waiting")
+    __slots__ = ("_queues", "pool", "waiting")
 
     def __init__(self, pool: Pool) -> None:
         self.pool: Pool = pool
         self.waiting: int = 0
         """How many calls stand in it."""
-        self._turns = tuple(_ClassQueue() for _ in Priority)
+        self._queues = tuple(_ClassQueue() for _ in Priority)
 
     def push(self, waiter: Waiter, now: float) -> None:
         """Add a call."""
         self.waiting += 1
         self.pool.join(waiter, now)
-        self._turns[waiter.effective_priority].push(waiter, self.pool.turn(waiter))
+        self._queues[waiter.effective_priority].push(waiter, self.pool.start_of(waiter))
 
     def head(self) -> tuple[Rank, Waiter] | None:
         """Show the next call and its rank."""
         best: tuple[Rank, Waiter] | None = None
         pool = self.pool
-        for turns, level in zip(self._turns, pool.classes, strict=True):
-            # After the first, only one that is floor_boosted can go before it.
-            if turns.live and (best is None or level.credit > 0):
-                turn, waiter = turns.head(level)
+        for queue, service_class in zip(self._queues, pool.classes, strict=True):
+            # Classes come in order, so after the first only a boosted call can go before it.
+            if queue.live and (best is None or service_class.credit > 0):
+                start, waiter = queue.head(service_class)
                 if best is None:
-                    best = pool.rank(waiter, turn), waiter
-                elif pool.has_credit(waiter) and (rank := pool.rank(waiter, turn)) < best[0]:
+                    best = pool.rank(waiter, start), waiter
+                elif pool.has_credit(waiter) and (rank := pool.rank(waiter, start)) < best[0]:
                     best = rank, waiter
         return best
 
     def serve(self, waiter: Waiter, rank: Rank) -> None:
         """Take out a call that goes now."""
         self.waiting -= 1
-        self._turns[waiter.effective_priority].drop(waiter)
+        self._queues[waiter.effective_priority].drop(waiter)
         self.pool.serve(waiter, rank)
 
     def remove(self, waiter: Waiter) -> None:
         """Take out a call that does not go."""
         self.waiting -= 1
-        self._turns[waiter.effective_priority].drop(waiter)
+        self._queues[waiter.effective_priority].drop(waiter)
         self.pool.leave(waiter)
 
     def __iter__(self) -> Iterator[Waiter]:
         """All calls, in no particular order."""
-        for turns in self._turns:
-            yield from turns
+        for queue in self._queues:
+            yield from queue

@@ -1,7 +1,7 @@
-"""Which of its routes a call takes. Law of this file: it compares, and changes nothing.
+"""Chooses the route of a call. Law of this file: it compares, and changes nothing.
 
-A model that answers, in time, before one that does not; of those the one of the best rank; of equal
-ones that for which the least is waiting, and then the one with most room.
+Routes that would answer come first, then those that would answer before the run's deadline, then
+the lower rank, then the shorter queue in budget-seconds, then the larger free share of the limits.
 """
 
 from ...model.calls import Call, Route
@@ -12,22 +12,25 @@ from .lanes import Lanes
 def routed(
     call: Call, routes: tuple[Route, ...], lanes: Lanes, registry: RunRegistry, now: float
 ) -> Call:
-    """The call on the best of its ``routes``; as it is, if it has none. Raises UnknownQuota."""
+    """Return the call on the best of its ``routes``, or unchanged without routes.
+
+    Raises UnknownQuota.
+    """
     if not routes:
         return call
-    ways = [route.taken_by(call) for route in routes]
+    candidates = [route.taken_by(call) for route in routes]
     deadline = registry.deadline(call)
 
     def outlook(index: int) -> tuple[bool, bool, int, float, float]:
-        return _outlook(ways[index], routes[index].rank, lanes, deadline, now)
+        return _outlook(candidates[index], routes[index].rank, lanes, deadline, now)
 
-    return ways[min(range(len(ways)), key=outlook)]
+    return candidates[min(range(len(candidates)), key=outlook)]
 
 
 def _outlook(
     call: Call, rank: int, lanes: Lanes, deadline: float | None, now: float
 ) -> tuple[bool, bool, int, float, float]:
-    """What speaks against a way, the weightiest first."""
+    """Return what speaks against a route, the weightiest first."""
     lane = lanes.of(call.quotas, now)
     is_out = any(quota.breaker.is_open for quota in lane.quotas) or not lane.fits(call)
     waits = sum(waiter.cost for waiter in lane.line)

@@ -1,16 +1,16 @@
-"""Whether a provider is asked at all, after it failed. Law of this file: pure; it counts and times.
+"""Stops asking a provider that fails, and probes it. Law of this file: pure; it counts and times.
 
 Theory of operation. A call that failed by the provider's fault goes again after a pause of its own,
 as long as there is *retry budget*: each answer earns a tenth of a retry. Without budget the breaker
-opens: the whole quota pauses, each time twice as long, and no call of it has a pause of its own any
-more. After the pause the most urgent call goes alone, as a *probe*. An answer lets one more go at
-once than before, and the breaker closes when answers have earned a retry. A fault makes it pause
-again, and then the next call is the first to try, for the fault may have been that call's own. So a
-provider that is down costs one request a pause, one that is flaky is asked little, and who waits
-for it still stands in order when it comes back.
+*opens*: the whole quota pauses, each time twice as long, and its calls have no pauses of their own
+any more. After the pause (*half-open*) the most urgent call goes alone, as a *probe*. Each answer
+lets one more call go at once, and the breaker closes when answers have earned a whole retry. A
+fault starts the next pause, after which another call probes first: the fault may have been the
+call's own. So a provider that is down costs one request per pause, a flaky provider is asked
+little, and the waiting calls are still in order when the provider comes back.
 
-An account that is locked out stops the quota: no pause mends that. When an operator says so, or a
-new process begins, one call tries again.
+A locked-out account stops the quota, because no pause mends that. One call tries again when an
+operator resumes the quota, or when a new process begins.
 """
 
 import json
@@ -19,41 +19,46 @@ from dataclasses import dataclass, field
 from ...model.formulas import backoff_seconds
 
 RETRIES_PER_ANSWER = 0.1
+"""What an answer adds to the retry budget."""
 FIRST_RETRIES = 3.0
+"""The retry budget at the beginning."""
 MOST_RETRIES = 10.0
+"""The most retries that the budget saves up."""
 ASIDE_SECONDS = 1.0
-"""How much longer than the others a failed probe waits."""
+"""How much longer than the other calls a failed probe waits."""
 
 
 @dataclass(slots=True, eq=False)
 class Breaker:
-    """Of one quota. ``pauses`` in a row, 0 while it is closed.
-
-    While it is open, ``probes`` are the calls that try, at most ``window`` at once, and
-    ``failed_probe`` is the last one that failed. ``stopped``: the provider's words that no call of
-    this account gets through.
-    """
+    """The circuit breaker of one quota."""
 
     paused_until: float | None = None
+    """Nothing is sent before this time, epoch seconds; None: never paused."""
     retries: float = FIRST_RETRIES
+    """The retry budget: how many failed calls may go again without opening the breaker."""
     pauses: int = 0
+    """Pauses in a row; 0 while the breaker is closed."""
     window: int = 1
+    """While it is open: how many probes may be in flight at once."""
     probes: set[str] = field(default_factory=set[str])
+    """While it is open: ids of the calls in flight that probe."""
     failed_probe: str | None = None
+    """The id of the last probe that failed."""
     stopped: str | None = None
+    """The provider's words that no call of this account gets through; None: not stopped."""
 
     @property
     def is_open(self) -> bool:
-        """Whether calls go only to try."""
+        """Whether calls go only as probes."""
         return self.pauses > 0
 
     @property
     def is_unanswered(self) -> bool:
-        """Whether nobody got an answer since it last paused for a fault."""
+        """Whether no call got an answer since the last pause for a fault."""
         return self.is_open and self.window == 1
 
     def paused(self, now: float) -> float | None:
-        """When the pause ends, if there is one."""
+        """Return when the pause ends, epoch seconds; None if there is none."""
         until = self.paused_until
         return until if until is not None and until > now else None
 
@@ -67,12 +72,12 @@ class Breaker:
         self.paused_until = max(self.paused_until or 0.0, until)
 
     def admit(self, call_id: str) -> None:
-        """Take note of a call that goes."""
+        """Note an admitted call: while the breaker is open, it is a probe."""
         if self.is_open:
             self.probes.add(call_id)
 
     def record_answer(self) -> bool:
-        """Take note that the provider lives. Return whether more may go for that."""
+        """Record that the provider answered. Return whether that lets more calls go."""
         self.retries = min(MOST_RETRIES, self.retries + RETRIES_PER_ANSWER)
         was_open = self.is_open
         if self.is_open:
@@ -84,9 +89,9 @@ class Breaker:
         return was_open
 
     def record_failure(self, call_id: str, now: float) -> bool:
-        """Take note of a fault. Return whether the breaker is open."""
+        """Record a fault of the provider. Return whether the breaker is open now."""
         if self.is_open and call_id not in self.probes:
-            return True  # it was sent before; its like is known already
+            return True  # sent before the breaker opened: it tells nothing new
         if not self.is_open and self.retries >= 1:
             self.retries -= 1
             return False
@@ -101,7 +106,7 @@ class Breaker:
         self.probes.clear()
 
     def stop(self, error: str) -> None:
-        """Let nothing go until somebody has mended what ``error`` says."""
+        """Let nothing go until somebody has mended the account; ``error``: the provider's words."""
         self.stopped = error
         self._open()
 
@@ -110,17 +115,17 @@ class Breaker:
         self.stopped = None
 
     def not_before(self, call_id: str) -> float | None:
-        """Before when a call that failed is not tried again; None if it may be the next probe."""
+        """Return when a failed call may go again, epoch seconds; None: it may be the next probe."""
         if call_id != self.failed_probe or self.paused_until is None:
             return None
         return self.paused_until + ASIDE_SECONDS
 
     def end(self, call_id: str) -> None:
-        """Let another call try when this one has ended, however it did."""
+        """Note that a call has ended, with an answer or without: another may probe in its place."""
         self.probes.discard(call_id)
 
     def dump(self) -> str:
-        """Write down how it stands; pauses are stored with the buckets."""
+        """Write the state down; the time of the pause is stored with the buckets."""
         return json.dumps([round(self.retries, 3), self.pauses, self.stopped])
 
     def load(self, text: str) -> None:

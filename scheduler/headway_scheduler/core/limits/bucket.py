@@ -1,7 +1,7 @@
-"""Reserve, charge, settle: the mirror of one provider limit.
+"""Mirrors one provider limit as a token bucket: reserve, charge, settle.
 
-Law of this file: ``available = fill - reserved``. Level and reservations are two numbers; one
-number for both drifts away from the provider's.
+Law of this file: ``available = fill - reserved``. Fill and reservations are two numbers; one number
+for both drifts away from the provider's.
 
 Theory of operation. The provider takes a call's amount out of its own bucket when the request
 arrives, some moment after we admitted it. If we took it out of our fill at admission, our fill
@@ -11,10 +11,11 @@ transit time, whichever comes first. A fill is capped at its capacity, so a char
 comes later leaves it lower or equal: what we call available is never more than what the provider
 has, whatever the delays, as long as requests travel no longer than the transit time.
 
-*Settling* corrects the charge to what was used. What comes back is what the fill would have more
-of by now had it never been taken: a bucket that was full in between would have lost it, and so has
-the provider, who gave it back before we heard. Each charge keeps its *room*, how far the fill
-stays below one that was full right after the charge; no more than that comes back.
+*Settling* corrects the charge to what was used. The fill rises to what it would be now, had the
+unused part never been charged. If the bucket had been full in between, the unused part would have
+overflowed, and so it has at the provider, which gave it back before we heard. So each charge keeps
+its *room*: how much more the bucket could have taken at its fullest since the charge. No more than
+the room comes back.
 
 Concurrency is never charged: it is reserved while the call is in flight. A daily limit is charged
 like the others, but is full again at the start of a day, and not before.
@@ -29,7 +30,7 @@ from ...model.calls import Call, Outcome
 from ...model.quotas import DAY_SECONDS, BucketState, Limit, Resource
 
 TRANSIT_SECONDS = 0.5
-"""How long a request may travel before we count it as charged."""
+"""How long a request may travel before we count it as charged, answer or not."""
 
 _AMOUNTS: Mapping[Resource, Callable[[Call], float]] = {
     Resource.TOKENS: lambda call: call.tokens,
@@ -38,10 +39,12 @@ _AMOUNTS: Mapping[Resource, Callable[[Call], float]] = {
     Resource.OUTPUT_TOKENS: lambda call: call.output_tokens,
     Resource.USD_PER_DAY: lambda call: call.usd,
 }
-"""What a call takes; of all other limits, 1."""
+"""What a call takes of a limit; of all other limits, 1."""
 
 _TRANSIT_SHARE = 0.05
+"""The transit time is at most this share of the time in which the bucket fills."""
 _EPSILON = 1e-9
+"""Rounding of sums of floats, as a share of the capacity."""
 _TICK_SECONDS = 1e-6
 """Epoch seconds are no finer than 2.4e-7 as floats: a time named for asking again is this much
 late, so that it is later than now and finds the bucket filled."""
@@ -49,34 +52,37 @@ late, so that it is later than now and finds the bucket filled."""
 
 @dataclass(slots=True, eq=False)
 class Reservation:
-    """What one call holds of one bucket. ``charge_at`` is None where nothing is ever charged.
-
-    ``room`` is the most that can come back of it once it is charged. ``admitted_at`` is None for a
-    call that was in flight at a restart, ``number`` its place in their order, and ``taken`` what
-    the bucket had given out by then in all.
-    """
+    """What one call holds of one bucket. Amounts are in the resource's unit."""
 
     amount: float
+    """What was set aside for the call."""
     charge_at: float | None
+    """When it becomes a charge; epoch seconds. None where nothing is ever charged."""
     charged: bool = False
+    """Whether it was charged to the fill, instead of counting as reserved."""
     settled: bool = False
+    """Whether its attempt has ended."""
     room: float = 0.0
+    """The most that can come back of it once it is charged."""
     admitted_at: float | None = None
+    """When the call was admitted; None for a call that was in flight at a restart."""
     number: int = 0
+    """Its place in the order of admissions from this bucket; 0 for such a call."""
     taken: float = 0.0
+    """What the bucket had given out up to and with it, in all."""
 
 
 class Bucket:
-    """One limit of one quota. All times are epoch seconds and are told by the caller."""
+    """One limit of one quota. All times are epoch seconds, given by the caller."""
 
     __slots__ = (
         "_amount",
         "_charged",
-        "_holds",
+        "_corrected_by",
         "_in_transit",
-        "_is_held",
+        "_is_concurrency",
+        "_reservations",
         "_taken",
-        "_told_of",
         "_transit_seconds",
         "as_of",
         "fill",
@@ -93,26 +99,26 @@ class Bucket:
         self.reserved: float = 0.0
         self.as_of: float = now
         self._taken = 0.0
-        self._holds = self._told_of = 0
+        self._reservations = self._corrected_by = 0
         self._in_transit: deque[Reservation] = deque()
-        self._charged: dict[
-            Reservation, None
-        ] = {}  # charged and not settled, in the order of charge
+        # Charged and not settled, in the order of their charges.
+        self._charged: dict[Reservation, None] = {}
 
     def change(self, limit: Limit, now: float) -> None:
         """Go on with another limit for the same resource.
 
-        What is free stays so, as far as there is room: a higher limit fills up at its own rate.
+        What is free stays free, up to the new capacity: a raised limit fills up at its own rate.
         """
         self._advance(now)
         grown = limit.capacity - self.limit.capacity
         if grown < 0:
-            self._charge_all()  # or the fill would be cut first, and charged for them after that
-            for hold in self._charged:
-                hold.room = max(0.0, hold.room + grown)
+            # First, or the fill would be cut to the new capacity and charged for them after that.
+            self._charge_all()
+            for reservation in self._charged:
+                reservation.room = max(0.0, reservation.room + grown)
         # Growth leaves every room as it is: what a full bucket lost under the old limit stays lost.
         self._set_limit(limit)
-        if self._is_held:
+        if self._is_concurrency:
             self.fill = limit.capacity
         elif self.is_daily:
             self.fill += grown  # what was taken today stays taken
@@ -122,31 +128,31 @@ class Bucket:
     def _set_limit(self, limit: Limit) -> None:
         self.limit: Limit = limit
         self._amount = _AMOUNTS.get(limit.resource)
-        self._is_held = limit.resource is Resource.CONCURRENCY
-        self.is_daily: bool = (
-            limit.resource.is_daily
-        )  # looked up once: admission asks for every call
-        # A tiny bucket would lose all its refill to the wait: bound it by a share of the fill time.
+        self._is_concurrency = limit.resource is Resource.CONCURRENCY
+        # Looked up once: admission asks for every call.
+        self.is_daily: bool = limit.resource.is_daily
+        # A tiny bucket would lose all its refill to the transit time: bound that by a share of the
+        # time in which the bucket fills.
         fill_seconds = limit.capacity / limit.per_second if limit.per_second else 0.0
         self._transit_seconds = min(TRANSIT_SECONDS, _TRANSIT_SHARE * fill_seconds)
 
     def amount(self, call: Call) -> float:
-        """What ``call`` takes of this limit."""
+        """Return what ``call`` takes of this limit, in the resource's unit."""
         return 1 if self._amount is None else self._amount(call)
 
     def cost(self, call: Call) -> float:
-        """How long ``call`` takes all that refills, in seconds; of concurrency, its share."""
+        """Return how many seconds of refill ``call`` takes; of concurrency, its share of it."""
         per_second = self.limit.per_second
         if self.is_daily:
             per_second = self.limit.capacity / DAY_SECONDS
         return self.amount(call) / (per_second or self.limit.capacity)
 
-    def used(self, outcome: Outcome, hold: Reservation) -> float:
-        """What an attempt took of this limit in the end, of what it holds."""
+    def used(self, outcome: Outcome, reservation: Reservation) -> float:
+        """Return what an attempt took of this limit in the end."""
         if not outcome.sent:
             return 0.0
         if outcome.refused:
-            return self._spilled(hold)
+            return self._spilled(reservation)
         match self.limit.resource:
             case Resource.TOKENS | Resource.TOKENS_PER_DAY if outcome.used_tokens is not None:
                 return outcome.used_tokens
@@ -156,17 +162,17 @@ class Bucket:
                 return outcome.usage.output_tokens
             case Resource.USD_PER_DAY if outcome.usd is not None:
                 return outcome.usd
-        return hold.amount
+        return reservation.amount
 
-    def _spilled(self, hold: Reservation) -> float:
-        """What a refused request takes: it may empty the provider's bucket, but never owes."""
+    def _spilled(self, reservation: Reservation) -> float:
+        """Return what a refused request takes: it may empty the bucket, but leaves no debt."""
         if self.limit.resource not in (Resource.REQUESTS, Resource.REQUESTS_PER_DAY):
             return 0.0
-        fill = self.fill + (hold.amount if hold.charged else 0.0)
-        return max(0.0, min(hold.amount, fill))
+        fill = self.fill + (reservation.amount if reservation.charged else 0.0)
+        return max(0.0, min(reservation.amount, fill))
 
     def available(self, now: float) -> float:
-        """What a new call may take at ``now``; below 0 while in debt."""
+        """Return what a new call may take at ``now``; below 0 while in debt."""
         if now > self.as_of or self._in_transit:
             self._advance(now)
         return self.fill - self.reserved
@@ -177,10 +183,10 @@ class Bucket:
         return deficit <= _EPSILON * self.limit.capacity
 
     def need(self, amount: float, headroom: float = 0.0) -> float:
-        """What must be free for ``amount``: more than the capacity goes into debt.
+        """Return what must be free for ``amount``: at most the capacity, the rest becomes debt.
 
-        ``headroom`` is a share of the capacity that stays for others. Of slots nothing is kept:
-        what refills is only lent, but a slot that is kept stands idle.
+        ``headroom`` is the share of the capacity, from 0 to 1, that stays for more urgent calls. It
+        applies to limits that refill: of concurrency, a slot that is kept stands idle.
         """
         limit = self.limit
         if limit.per_second:
@@ -188,12 +194,12 @@ class Bucket:
         return amount if amount < limit.capacity else limit.capacity
 
     def ready_at(self, amount: float, now: float, headroom: float = 0.0) -> float | None:
-        """When to ask again for ``amount``; None when only the end of a call can tell."""
+        """Return when to ask again for ``amount``; None if only the end of a call can tell."""
         deficit = self.need(amount, headroom) - self.available(now)
         limit = self.limit
         if deficit <= _EPSILON * limit.capacity:
             return now
-        if self._is_held:
+        if self._is_concurrency:
             return None
         if self.is_daily:
             return self._day_after(now)
@@ -208,12 +214,12 @@ class Bucket:
         return self.available(now) - amount + refills + _EPSILON * self.limit.capacity >= need
 
     def refilled_at(self, amount: float, now: float, opens_at: float) -> float | None:
-        """When ``amount`` in all can have been taken, if nothing is before ``opens_at``.
+        """Return when ``amount`` can have been taken in all, if nothing goes before ``opens_at``.
 
-        None when only the end of a call can tell.
+        None if only the end of a call can tell.
         """
         rate = self.limit.per_second
-        if self._is_held:
+        if self._is_concurrency:
             return None
         if self.is_daily:
             days = ceil((amount - self.available(now)) / self.limit.capacity)
@@ -225,70 +231,72 @@ class Bucket:
         """Set ``amount`` aside for a call that is about to be sent."""
         self._advance(now)
         self.reserved += amount
-        if self._is_held:
+        if self._is_concurrency:
             return Reservation(amount, None)
         self._taken += amount
         charge_at = now + self._transit_seconds
-        self._holds += 1
-        hold = Reservation(
-            amount, charge_at, admitted_at=now, number=self._holds, taken=self._taken
+        self._reservations += 1
+        reservation = Reservation(
+            amount, charge_at, admitted_at=now, number=self._reservations, taken=self._taken
         )
-        self._in_transit.append(hold)
-        return hold
+        self._in_transit.append(reservation)
+        return reservation
 
     def adopt(self, amount: float) -> Reservation:
-        """Reservation for a call that was in flight when the stored state was written.
+        """Make the reservation of a call that was in flight when the stored state was written.
 
-        The stored state counts it as spent already, so only concurrency is reserved anew. Nothing
-        of it can come back: how full the bucket was since its charge is not known.
+        The stored state counts it as spent, so only concurrency is reserved anew. Nothing of it
+        can come back: how full the bucket has been since its charge is not known.
         """
-        if not self._is_held:
+        if not self._is_concurrency:
             return Reservation(amount, None, charged=True)
         self.reserved += amount
         return Reservation(amount, None)
 
-    def settle(self, hold: Reservation, used: float, now: float, *, refused: bool = False) -> None:
-        """End a hold at what the call turned out to use; 0 gives all of it back.
+    def settle(
+        self, reservation: Reservation, used: float, now: float, *, refused: bool = False
+    ) -> None:
+        """End a reservation at what the call turned out to use; 0 gives all of it back.
 
         What was ``refused`` the provider never took: no debt stays of it.
         """
         self._advance(now)
-        hold.settled = True
-        self._taken += 0.0 if self._is_held else used - hold.amount
-        if not hold.charged:
-            self.reserved -= hold.amount
-            self.fill -= 0.0 if self._is_held else used
-        elif used < hold.amount:
+        reservation.settled = True
+        self._taken += 0.0 if self._is_concurrency else used - reservation.amount
+        if not reservation.charged:
+            self.reserved -= reservation.amount
+            self.fill -= 0.0 if self._is_concurrency else used
+        elif used < reservation.amount:
             owed = max(0.0, -self.fill) if refused else 0.0
-            self._give_back(hold, hold.amount - used, owed)
+            self._give_back(reservation, reservation.amount - used, owed)
         else:
-            self.fill -= used - hold.amount
-        self._charged.pop(hold, None)
+            self.fill -= used - reservation.amount
+        self._charged.pop(reservation, None)
 
     def drain(self, now: float) -> None:
-        """Take in that the provider has nothing left to refill from."""
+        """Set what is available to 0, unless it is below: the provider's bucket is empty."""
         if self.limit.per_second:
             self.fill -= max(0.0, self.available(now))
 
-    def correct(self, hold: Reservation, remaining: float, now: float) -> None:
-        """Take in what the provider had left when it had charged ``hold``, rounded down by it.
+    def correct(self, reservation: Reservation, remaining: float, now: float) -> None:
+        """Lower the fill to ``remaining``: what was left when the provider charged ``reservation``.
 
-        What it has now follows from that, from the refill since and from what was admitted since.
-        It counts only where it is less than what is thought; an answer to an older call than the
-        last one that told does not count at all.
+        The provider rounds it down. What it has now is that, and the refill since, less what was
+        admitted since. The fill is lowered to it, never raised. An answer to an older call than
+        the last that corrected the fill is ignored.
         """
-        if hold.admitted_at is None or hold.number <= self._told_of:
+        if reservation.admitted_at is None or reservation.number <= self._corrected_by:
             return
-        self._told_of = hold.number
-        refilled = remaining + 1 + (now - hold.admitted_at) * self.limit.per_second
+        self._corrected_by = reservation.number
+        refilled = remaining + 1 + (now - reservation.admitted_at) * self.limit.per_second
         thought = self.available(now)
-        told = min(refilled, self.limit.capacity) - (self._taken - hold.taken)
-        self.fill -= max(0.0, thought - told)
+        provided = min(refilled, self.limit.capacity) - (self._taken - reservation.taken)
+        self.fill -= max(0.0, thought - provided)
 
     def state(self, now: float, paused_until: float | None) -> BucketState:
-        """What to store: reservations count as spent, for a crash cannot tell.
+        """Return what to store: reservations count as spent, because a crash cannot tell.
 
-        It refills from the time when the last of them has surely arrived.
+        It refills from the time at which the last of them has arrived at the latest.
         """
         resource, available = self.limit.resource, self.available(now)
         last = self._in_transit[-1].charge_at if self._in_transit else None
@@ -296,53 +304,53 @@ class Bucket:
         return BucketState(self.quota, resource, available, as_of, paused_until)
 
     def restore(self, state: BucketState, now: float) -> None:
-        """Go on from a stored state. If the clock went back, nothing has refilled."""
-        if not self._is_held:
+        """Go on from a stored state. If the clock went back meanwhile, nothing has refilled."""
+        if not self._is_concurrency:
             self.fill = min(self.limit.capacity, state.available)
             self.as_of = min(state.as_of, now + self._transit_seconds)
 
     def _day_after(self, now: float) -> float:
-        """When the next day starts."""
+        """Return when the next day of the limit starts."""
         starts = self.limit.day_starts
         return (floor((now - starts) / DAY_SECONDS) + 1) * DAY_SECONDS + starts
 
     def _advance(self, now: float) -> None:
         in_transit = self._in_transit
         while in_transit:
-            hold = in_transit[0]
-            if not hold.settled:
-                due = hold.charge_at
+            reservation = in_transit[0]
+            if not reservation.settled:
+                due = reservation.charge_at
                 if due is None or due > now:
                     break
                 self._refill(due)
-                self._charge(hold)
+                self._charge(reservation)
             in_transit.popleft()
         if now > self.as_of:
             self._refill(now)
 
     def _charge_all(self) -> None:
-        for hold in self._in_transit:
-            if not (hold.settled or hold.charged):
-                self._charge(hold)
+        for reservation in self._in_transit:
+            if not (reservation.settled or reservation.charged):
+                self._charge(reservation)
         self._in_transit.clear()
 
-    def _charge(self, hold: Reservation) -> None:
-        self.reserved -= hold.amount
-        self.fill -= hold.amount
-        hold.charged = True
-        hold.room = self.limit.capacity - self.fill
-        self._charged[hold] = None
+    def _charge(self, reservation: Reservation) -> None:
+        self.reserved -= reservation.amount
+        self.fill -= reservation.amount
+        reservation.charged = True
+        reservation.room = self.limit.capacity - self.fill
+        self._charged[reservation] = None
 
-    def _give_back(self, hold: Reservation, unused: float, owed: float) -> None:
+    def _give_back(self, reservation: Reservation, unused: float, owed: float) -> None:
         """Raise the fill as if ``unused`` had not been charged, and adapt the rooms to that."""
-        given = min(unused, max(hold.room, owed))
+        given = min(unused, max(reservation.room, owed))
         self.fill += given
         is_earlier = True
         for other in self._charged:
-            if other is hold:
+            if other is reservation:
                 is_earlier = False
             elif is_earlier:
-                other.room = min(other.room + unused, hold.room) - given
+                other.room = min(other.room + unused, reservation.room) - given
             else:
                 other.room -= given
 
@@ -355,7 +363,7 @@ class Bucket:
             self.as_of = now
             # Rooms grow from the earliest charge to the latest, so only the last ones can shrink.
             room = self.limit.capacity - self.fill
-            for hold in reversed(self._charged):
-                if hold.room <= room:
+            for reservation in reversed(self._charged):
+                if reservation.room <= room:
                     break
-                hold.room = room
+                reservation.room = room

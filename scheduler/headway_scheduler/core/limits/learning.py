@@ -1,25 +1,25 @@
-"""What a quota really allows, learned from answers. Law of this file: pure; it never admits.
+"""Learns from answers what a quota really allows. Law of this file: pure; it never admits.
 
 Theory of operation. Three sources, the better one first.
 
-*Headers* that tell a limit are believed: of a quota that is a guess altogether, of one that its
-user stated only where they tell less, for the user may have meant to leave a part to others. How
-much may pile up follows from what remains and when it is whole again.
+*Headers.* If a quota is a guess, the limits in headers replace it. If the user stated it, they
+count only where they are lower: the user may leave a part to others on purpose. The capacity
+follows from what remains and from when the limit is whole again.
 
-*Refusals.* Where no header tells, all rates of the quota are scaled together, for a refusal does
-not say which one it was about. A refusal means that the provider's bucket is empty: so what it took
-between two of them is just what it refills. Without so much to go by, a refusal takes 15 % off, not
-more than once a second. While calls wait and none is refused, the scale grows: by a little at
-first, then by twice as much each time, and twofold until the first refusal of all. Limits that were
-stated are scaled down in the same way if they are refused again and again, and never above what
-was stated.
+*Refusals.* Limits without headers are scaled together, because a refusal does not say which of them
+it is about. A refusal means that the provider's bucket is empty: so what the provider took between
+two refusals is what it refills in that time. If the refusals are less than 3 s apart, a refusal
+takes 15 % off instead, at most once per second. While calls wait and none is refused, the scale
+grows every 5 s: by 2 % after a refusal, then by twice as much each time; before the first refusal
+it doubles. Stated limits are scaled down only by a second refusal within 60 s, and never up above
+what was stated.
 
-*Overload.* A server that is overloaded (503, 529) is sent a quarter less at once, and then one more
-every few seconds, up to what was stated. Its rates are left alone.
+*Overload.* After a 503 or 529 a quarter fewer calls go at once, then one more every 5 s, up to the
+stated concurrency. Rates stay.
 
-*Smoothing.* What may pile up of a guess is one second's worth at first, for a limit of 60 a minute
-may be enforced as one a second. While calls wait it doubles with the rest, up to eight; a refusal
-halves it.
+*Smoothing.* A guessed bucket holds the refill of 1 s at first, because a limit of 60 per minute may
+be enforced as 1 per second. With each growth of the scale it doubles, up to 8 s; a refusal halves
+it, down to 0.125 s.
 """
 
 import json
@@ -29,62 +29,80 @@ from dataclasses import asdict, dataclass, field, replace
 from ...model.quotas import Limit, Quota, RateLimitHeader, Resource
 
 STEP_SECONDS = 5.0
+"""How long after one growth the next may follow."""
 CUT = 0.85
+"""The factor of a refusal that measures nothing."""
 SMALLEST = 0.001
-"""A provider that refuses everything is asked now and then all the same."""
+"""The lowest scale: even a provider that refuses everything is asked now and then."""
 BELOW_MEASURED = 0.97
+"""The new scale, as a share of the measured one."""
 GROSS = 0.7
-"""If less than this share of the scale was taken, it is off, and all that was lost is not to blame
-on pauses, or on a bucket so small that it was full in between."""
+"""If the measured scale is below this share of the scale, the measure is followed; else no more
+than 15 % is cut: pauses, or a bucket so small that it was full in between, lose some as well."""
 CUT_OF_SLOTS = 0.75
+"""The factor of an overload."""
 REST_SECONDS = 1.0
-"""How long no further cut follows a cut: what was sent before is refused yet."""
+"""How long no further cut follows a cut: requests that left before it are still refused."""
 ENOUGH_SECONDS = 3.0
-"""How far apart two refusals must be for what was taken between them to tell something."""
+"""How far apart two refusals must be for a measure between them."""
 FIRST_GROWTH = 0.02
+"""The first growth after a refusal, as a share of the scale; each further one is twice that."""
 FIRST_SLOT_SECONDS = 1.0
 SHORTEST_SLOT_SECONDS = 0.125
 LONGEST_SLOT_SECONDS = 8.0
 CHANCE_SECONDS = 60.0
-"""One refusal of limits that were stated may be chance; a second one so soon after it is not."""
+"""One refusal of stated limits may be chance; a second one within this time is not."""
 WORTH_CHANGING = 0.02
+"""A header changes a limit if it differs by more than this share."""
 
 
 @dataclass(slots=True)
 class _Header:
-    """What headers told: ``limit`` is for a minute or a day; ``capacity`` if it could be told."""
+    """What headers said of one limit."""
 
     limit: float
+    """Per minute; of a daily resource per day."""
     capacity: float | None = None
+    """What a full bucket holds; None if the headers do not show it."""
 
 
 @dataclass(slots=True)
 class Learned:
-    """Of one quota, ``stated`` by its user or guessed. Times are epoch seconds."""
+    """Learns the limits of one quota. Times are epoch seconds."""
 
     stated: Quota
+    """The limits that the user stated, or a guess."""
     headers: dict[Resource, _Header] = field(default_factory=dict[Resource, _Header])
+    """Limits that headers told, by resource."""
     scale: float = 1.0
+    """The factor on all rates without headers."""
     growth: float = 1.0
+    """By which share of itself the scale grows next; 1 before the first refusal."""
     slot_seconds: float = FIRST_SLOT_SECONDS
+    """For how many seconds of refill a guessed or scaled bucket has room."""
     at_once: float = float("inf")
+    """The concurrency that an overload left, in calls."""
     _at_once_since: float | None = None
+    """When ``at_once`` last changed; None while it is not below what was stated."""
     _taken: dict[Resource, float] = field(default_factory=dict[Resource, float])
+    """What answered calls took since the last refusal, by resource."""
     _refused_at: float | None = None
+    """When the last refusal came."""
     _stepped_at: float | None = None
+    """When the scale last changed, or calls last did not wait."""
 
     def limits(self) -> tuple[Limit, ...]:
-        """The limits that hold, as far as is known."""
+        """Return the current limits."""
         return tuple(map(self._limit, self.stated.limits))
 
-    def record_headers(self, told: Mapping[Resource, RateLimitHeader]) -> bool:
-        """Take in what headers told. Return whether that changed a limit."""
+    def record_headers(self, headers: Mapping[Resource, RateLimitHeader]) -> bool:
+        """Record limits from headers. Return whether that changed a limit."""
         changed = False
         for limit in self.stated.limits:
-            news = told.get(limit.resource)
-            if news is None or news.limit is None:
+            stated = headers.get(limit.resource)
+            if stated is None or stated.limit is None:
                 continue
-            header = _Header(news.limit, _capacity(limit, news))
+            header = _Header(stated.limit, _capacity(limit, stated))
             old = self.headers.get(limit.resource)
             if header.capacity is None and old is not None and old.limit == header.limit:
                 continue
@@ -94,7 +112,7 @@ class Learned:
         return changed
 
     def record_refusal(self, admitted_at: float, now: float) -> bool:
-        """Take in that a call was refused for its rate. Return whether that changed a limit."""
+        """Record that a call was refused for its rate. Return whether that changed a limit."""
         if self._refused_at is not None and admitted_at <= self._refused_at + REST_SECONDS:
             return False  # sent before the last cut could show
         last, self._refused_at = self._refused_at, now
@@ -111,9 +129,9 @@ class Learned:
     def record_answer(
         self, amounts: Mapping[Resource, float], now: float, *, is_waited_for: bool
     ) -> bool:
-        """Take in that a call got its ``amounts``. Return whether that changed a limit.
+        """Record that a call was answered that took ``amounts``. Return whether a limit changed.
 
-        The scale grows only while others wait: else nobody would see that it is too high.
+        The scale grows only while calls wait: otherwise no refusal would show that it is too high.
         """
         grown = self._one_more_at_once(now)
         for resource, amount in amounts.items():
@@ -132,7 +150,7 @@ class Learned:
         return True
 
     def record_overload(self, admitted_at: float, in_use: float, now: float) -> bool:
-        """Take in that there was too much at once. Return whether that changed a limit."""
+        """Record an overload with ``in_use`` calls in flight. Return whether a limit changed."""
         since = self._at_once_since
         stated = self._stated_at_once
         if stated is None or (since is not None and admitted_at <= since):
@@ -162,9 +180,9 @@ class Learned:
         return below if measured < GROSS * self.scale else max(below, self.scale * CUT)
 
     def _measured(self, seconds: float) -> float | None:
-        """The scale at which ``seconds`` refill what was taken in them; None if that is too short.
+        """Return the scale at which ``seconds`` refill what was taken in them; None if too short.
 
-        Of several limits the one that we kept to is the one that was used most.
+        Of several limits, the most used one decides: the refusal was about that one.
         """
         if seconds < ENOUGH_SECONDS:
             return None
@@ -176,7 +194,7 @@ class Learned:
         return max(shares, default=0.0) or None
 
     def dump(self) -> str:
-        """Write down what is known, and of which statement."""
+        """Write down what was learned, with the stated limits that it belongs to."""
         known = {
             "stated": self._statement(),
             "headers": {name.value: asdict(header) for name, header in self.headers.items()},
@@ -214,7 +232,7 @@ class Learned:
     def _limit(self, stated: Limit) -> Limit:
         header = self.headers.get(stated.resource)
         if header is not None:
-            return self._told(stated, header)
+            return self._from_header(stated, header)
         if stated.resource is Resource.CONCURRENCY:
             at_once = stated.capacity if self.at_once >= stated.capacity else int(self.at_once)
             return replace(stated, capacity=at_once)
@@ -228,7 +246,7 @@ class Learned:
         capacity = stated.capacity if self.scale == 1 else min(stated.capacity, smooth)
         return replace(stated, capacity=capacity, per_second=per_second)
 
-    def _told(self, stated: Limit, header: _Header) -> Limit:
+    def _from_header(self, stated: Limit, header: _Header) -> Limit:
         limit = header.limit if self.stated.is_guess else min(header.limit, stated.largest)
         share = limit / stated.largest
         capacity = header.capacity
@@ -244,14 +262,14 @@ class Learned:
         )
 
 
-def _capacity(limit: Limit, told: RateLimitHeader) -> float | None:
-    """What a full bucket holds: what is left, and what comes until it is whole."""
-    if told.limit is None or told.remaining is None or told.reset_seconds is None:
+def _capacity(limit: Limit, header: RateLimitHeader) -> float | None:
+    """Return what a full bucket holds: what is left, and the refill until it is whole."""
+    if header.limit is None or header.remaining is None or header.reset_seconds is None:
         return None
     if not limit.per_second:
-        return told.limit
+        return header.limit
     # Of a window that starts anew at its end this would be too much, but never beyond a minute's.
-    return min(told.limit, told.remaining + told.reset_seconds * told.limit / 60)
+    return min(header.limit, header.remaining + header.reset_seconds * header.limit / 60)
 
 
 def _differ(old: _Header, new: _Header) -> bool:

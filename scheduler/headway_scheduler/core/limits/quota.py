@@ -1,6 +1,6 @@
-"""One quota as it stands: its buckets, what was learned of its limits, and whether it is asked.
+"""Keeps one quota: its buckets, its learned limits, its breaker.
 
-Law of this file: what an answer told goes from here to the one part that it concerns.
+Law of this file: it hands each part of an observation to the one object that it concerns.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,16 +15,19 @@ from .write_speed import WriteSpeed
 
 LIMITS = "limits"
 BREAKER = "breaker"
-"""The kinds of lessons that are learned here."""
+"""The kinds of the lessons that are learned here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The attempt at a call that told something: what it held, and when it was admitted."""
+    """The attempt at a call that an observation comes from."""
 
     call_id: str
+    """The call."""
     admitted_at: float
-    holds: Mapping[Bucket, Reservation] = field(default_factory=dict[Bucket, Reservation])
+    """When the attempt was admitted; epoch seconds."""
+    reservations: Mapping[Bucket, Reservation] = field(default_factory=dict[Bucket, Reservation])
+    """What it holds, by bucket; empty once the call has ended."""
 
 
 class QuotaState:
@@ -35,7 +38,7 @@ class QuotaState:
     def __init__(self, stated: Quota, now: float) -> None:
         self.name: str = stated.name
         self.is_local: bool = stated.is_local
-        """Whether a call that is cancelled costs nothing but its time."""
+        """See ``Quota.is_local``."""
         self.breaker: Breaker = Breaker()
         self.learned: Learned = Learned(stated)
         self._write_speed = WriteSpeed()
@@ -45,7 +48,7 @@ class QuotaState:
         """Kinds of lessons that have changed since they were handed over."""
 
     def restate(self, stated: Quota, now: float) -> None:
-        """Go on with other limits. What was learned was about the old ones."""
+        """Go on with other stated limits, and forget what was learned about the old ones."""
         self.learned, self.is_local = Learned(stated), stated.is_local
         self.unsaved.add(LIMITS)
         self._fit(now)
@@ -53,11 +56,11 @@ class QuotaState:
     def observe(
         self, signals: Observation, attempt: Attempt, now: float, *, is_waited_for: bool
     ) -> bool:
-        """Take in what an attempt told. Return whether more may go now than before."""
-        is_reopened = self._tell_breaker(signals, attempt, now)
+        """Record what an attempt showed. Return whether limits changed or the quota reopened."""
+        is_reopened = self._record_event(signals, attempt, now)
         is_changed = bool(signals.headers) and self.learned.record_headers(signals.headers)
         if signals.event is ProviderEvent.ANSWERED:
-            amounts = {b.limit.resource: hold.amount for b, hold in attempt.holds.items()}
+            amounts = {b.limit.resource: each.amount for b, each in attempt.reservations.items()}
             is_changed |= self.learned.record_answer(amounts, now, is_waited_for=is_waited_for)
         elif signals.event is ProviderEvent.REFUSED and self.learned.record_refusal(
             attempt.admitted_at, now
@@ -74,7 +77,7 @@ class QuotaState:
         return is_changed or is_reopened
 
     def record_write_speed(self, seconds: float, output_tokens: int, now: float) -> bool:
-        """Take in how long a server of one's own took. Return whether it is sent less now."""
+        """Record how long a local server took. Return whether fewer calls go at once now."""
         if not (self.is_local and self._write_speed.add(seconds, output_tokens)):
             return False
         if self.learned.record_overload(now, self._in_use, now):
@@ -88,12 +91,12 @@ class QuotaState:
         return next(slots, 0.0)
 
     def try_again(self) -> None:
-        """Let one call try although the account was locked out."""
+        """Let one call probe although the account was locked out."""
         self.breaker.try_again()
         self.unsaved.add(BREAKER)
 
     def take_lessons(self) -> Iterator[Lesson]:
-        """Hand over what was learned since the last time."""
+        """Yield what was learned since the last time."""
         if LIMITS in self.unsaved:
             yield Lesson(LIMITS, self.name, self.learned.dump())
         if BREAKER in self.unsaved:
@@ -101,15 +104,15 @@ class QuotaState:
         self.unsaved.clear()
 
     def load(self, lesson: Lesson, now: float) -> None:
-        """Go on from what was learned in an earlier life."""
+        """Go on from a stored lesson."""
         if lesson.kind == BREAKER:
             self.breaker.load(lesson.value)
         else:
             self.learned.load(lesson.value)
             self._fit(now)
 
-    def _tell_breaker(self, signals: Observation, attempt: Attempt, now: float) -> bool:
-        """Return whether that reopened the quota."""
+    def _record_event(self, signals: Observation, attempt: Attempt, now: float) -> bool:
+        """Tell the breaker of the event. Return whether that lets more calls go."""
         if signals.pause_until is not None:
             self.breaker.pause(signals.pause_until)
         is_opened = is_reopened = False
@@ -126,7 +129,7 @@ class QuotaState:
         return is_reopened
 
     def _fit(self, now: float) -> None:
-        """Give the buckets the limits that hold now. Buckets of the same resource go on."""
+        """Give the buckets the current limits. A bucket keeps its fill if its resource stays."""
         old = {bucket.limit.resource: bucket for bucket in self.buckets}
         limits = self.learned.limits()
         for limit in limits:
@@ -137,9 +140,12 @@ class QuotaState:
         )
 
     def _correct(
-        self, told: Mapping[Resource, RateLimitHeader], attempt: Attempt, now: float
+        self, headers: Mapping[Resource, RateLimitHeader], attempt: Attempt, now: float
     ) -> None:
         for bucket in self.buckets:
-            news, hold = told.get(bucket.limit.resource), attempt.holds.get(bucket)
-            if news is not None and news.remaining is not None and hold is not None:
-                bucket.correct(hold, news.remaining, now)
+            header, reservation = (
+                headers.get(bucket.limit.resource),
+                attempt.reservations.get(bucket),
+            )
+            if header is not None and header.remaining is not None and reservation is not None:
+                bucket.correct(reservation, header.remaining, now)

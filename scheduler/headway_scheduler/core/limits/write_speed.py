@@ -1,30 +1,35 @@
-"""How fast a server of one's own writes. Law of this file: pure arithmetic.
+"""Finds out that a local server is overloaded, from how fast it writes. Law: pure arithmetic.
 
-Such a server tells nothing, but it is slow when it is not well: it swaps, or shares its card. A
-batch makes each answer a little slower, as it should; several times slower than at its best is
-something else. The best is forgotten slowly, for the next model may be a larger one.
+A local server sends no limits, but it is slow when it swaps or shares its card. A batch makes each
+answer a little slower, as it should; 4 times slower than at its best means overload. The best is
+forgotten by 0.5 % per answer, because the next model may be larger.
 """
 
 from dataclasses import dataclass
 
 ANSWERS = 12
-"""How many answers the average looks back on, and how many are there before it is believed."""
+"""How many answers the average covers; with fewer, it is not used."""
 SLOW = 4.0
+"""How many times slower than its best counts as overload."""
 FORGOTTEN = 1.005
+"""The factor by which the best grows with each answer."""
 
 
 @dataclass(slots=True)
 class WriteSpeed:
-    """Seconds for a token of output, on average, and at the best."""
+    """Measures how fast a local server writes."""
 
     seconds: float = 0.0
+    """Average seconds for an output token."""
     best: float = float("inf")
+    """The lowest average seen, slowly forgotten; seconds for an output token."""
     answers: int = 0
+    """How many answers the average has, since it last began anew."""
 
     def add(self, seconds: float, output_tokens: int) -> bool:
-        """Take in an answer. Return whether the server is far slower than at its best.
+        """Record an answer. Return whether the server is far slower than at its best.
 
-        It is said once; then the average begins anew.
+        After it has returned True, the average begins anew.
         """
         each = seconds / max(1, output_tokens)
         self.answers += 1

@@ -1,7 +1,8 @@
-"""Runs that are under way: whose they are, how long they are, and who waits for whom.
+"""Keeps the runs under way: their teams, their sizes, and which run waits for which.
 
-Law of this file: it knows no queue. A call's class is that of the most urgent run that waits for
-it: its own run, those that wait for that run, and so on; its own, if that is more urgent.
+Law of this file: it knows no queue. Priority inheritance: a call stands in the most urgent class of
+the class that it asks for, its run's, and those of all runs that wait for that run, directly or
+through others.
 """
 
 from collections.abc import Iterator
@@ -15,25 +16,31 @@ from .sizes import Sizes
 
 @dataclass(slots=True)
 class _Entry:
-    """A run, as far as it is known. ``attained``: budget-seconds that its calls have taken."""
+    """What is known of a run."""
 
     run: Run | None = None
+    """Its row; None if only its calls, or its waits, were told."""
     team: str = ""
+    """The team whose share its calls draw on."""
     attained: float = 0.0
+    """Budget-seconds that its calls have taken."""
     calls: dict[str, None] = field(default_factory=dict)
+    """Ids of its live calls, in order of arrival."""
     waits_on: frozenset[str] = frozenset()
+    """The runs that it waits for."""
     awaited_by: set[str] = field(default_factory=set)
+    """The runs that wait for it."""
 
 
 class RunRegistry:
-    """What the ordering must know of runs. Calls of a run that nobody told of are of no team."""
+    """Answers what the ordering asks about runs. Calls of an untracked run belong to no team."""
 
     def __init__(self) -> None:
         self.sizes: Sizes = Sizes()
         self._entries: dict[str, _Entry] = {}
 
     def track(self, run: Run) -> Run | None:
-        """Take in a run that is under way. Return what was known of it."""
+        """Note a run under way. Return the row that was known before; None for none."""
         entry = self._entry(run.id)
         before, entry.run, entry.team = entry.run, run, run.share
         return before
@@ -41,7 +48,7 @@ class RunRegistry:
     def end(self, run: Run) -> str | None:
         """Forget a run. Return its workflow if its size was learned.
 
-        Only of a whole run: one that was resumed has had answers that cost it nothing.
+        Sizes are learned of whole runs only: recorded answers cost a resumed run nothing.
         """
         entry = self._entries.get(run.id)
         if entry is None:
@@ -55,24 +62,24 @@ class RunRegistry:
         return run.workflow
 
     def add(self, call: Call) -> None:
-        """Count in a call that is live."""
+        """Note a live call."""
         self._entry(call.run_id).calls[call.id] = None
 
     def remove(self, call: Call) -> None:
-        """Count out a call that has ended."""
+        """Forget a call that has ended."""
         if (entry := self._entries.get(call.run_id)) is not None:
             entry.calls.pop(call.id, None)
             self._tidy(call.run_id)
 
     def charge(self, call: Call, cost: float) -> None:
-        """Note what a call took that went."""
+        """Add the budget-seconds of an admitted call to its run."""
         if (entry := self._entries.get(call.run_id)) is not None:
             entry.attained += cost
 
     def wait(self, run_id: str, on: frozenset[str]) -> set[str]:
-        """A run waits for other runs now, and for no more than these.
+        """Note that a run waits for the runs ``on`` now, and for no others.
 
-        Return the runs for whose calls that may make a difference.
+        Return the runs whose calls may change their class for that.
         """
         before = self._entries[run_id].waits_on if run_id in self._entries else frozenset[str]()
         for other in before - on:
@@ -85,35 +92,38 @@ class RunRegistry:
         return {each for other in before ^ on for each in self._reached(other, "waits_on")}
 
     def dependents(self, run_id: str) -> set[str]:
-        """A run and all that it waits for: whose calls its class makes urgent."""
+        """Return a run and all runs that it waits for: their calls inherit its class."""
         return set(self._reached(run_id, "waits_on"))
 
     def calls(self, run_id: str) -> list[str]:
-        """The ids of a run's live calls."""
+        """Return the ids of a run's live calls."""
         entry = self._entries.get(run_id)
         return [] if entry is None else list(entry.calls)
 
     def effective_priority(self, call: Call) -> Priority:
-        """The class in which a call stands."""
-        level = call.priority
+        """Return the class in which a call stands, with priority inheritance."""
+        priority = call.priority
         for run_id in self._reached(call.run_id, "awaited_by"):
             run = self._entries[run_id].run
-            if run is not None and run.priority < level:
-                level = run.priority
-        return level
+            if run is not None and run.priority < priority:
+                priority = run.priority
+        return priority
 
     def team(self, call: Call) -> str:
-        """Whose share of the quotas a call draws on."""
+        """Return the team whose share of the quotas a call draws on; empty for none."""
         entry = self._entries.get(call.run_id)
         return "" if entry is None else entry.team
 
     def deadline(self, call: Call) -> float | None:
-        """When the run of a call must have ended, if it must."""
+        """Return the deadline of a call's run, epoch seconds; None without one."""
         entry = self._entries.get(call.run_id)
         return None if entry is None or entry.run is None else entry.run.deadline
 
     def due(self, call: Call, policy: Policy) -> float:
-        """When a call counts as having come: calls of long runs later, of urgent ones earlier."""
+        """Return when a call counts as having come, epoch seconds.
+
+        Later in long runs, earlier before a deadline.
+        """
         entry = self._entries[call.run_id]
         run, remaining = entry.run, entry.attained
         if run is not None and run.workflow in self.sizes.known:
@@ -132,7 +142,7 @@ class RunRegistry:
             del self._entries[run_id]
 
     def _reached(self, run_id: str, along: str) -> Iterator[str]:
-        """A run and those that are linked to it, each once, even if they wait in a circle."""
+        """Yield a run and the runs linked to it, each once, even if they wait in a circle."""
         seen, found = {run_id}, [run_id]
         while found:
             each = found.pop()

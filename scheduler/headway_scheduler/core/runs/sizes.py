@@ -1,10 +1,10 @@
-"""How much of the budget a run will still take. Law of this file: it predicts, it decides nothing.
+"""Predicts how much of the budget a run still takes. Law of this file: it decides nothing.
 
 Sizes are *budget-seconds*: for how long a call, or a run, takes the whole refill of its scarcest
-limit. Short runs go first where their length can be told. Where the runs of a workflow differ too
-much for that, a run counts as being in the middle of its life: what it has had is what it will
-still take. (To take the mean of its kind, less what it has had, is worse than first come, first
-served: the longest runs would come first in the end.)
+limit. Short runs go first where history tells their length. Where the runs of a workflow differ too
+much for that, a run counts as being in the middle of its life: it takes as much again as it has
+had. (The mean of its workflow, less what it has had, would be worse than first come, first served:
+in the end the longest runs would come first.)
 """
 
 import json
@@ -16,9 +16,11 @@ from math import log
 from statistics import pstdev
 
 KEPT = 64
+"""How many sizes of a workflow's last runs are kept."""
 ENOUGH = 8
+"""From how many sizes on history is used."""
 LARGEST_SPREAD = 1.0
-"""Standard deviation of the logarithm of the size, above which history tells nothing."""
+"""Standard deviation of the sizes' natural logarithms above which history is not used."""
 
 
 class _History:
@@ -44,18 +46,18 @@ class _History:
         self._sums = [0.0, *accumulate(reversed(self._sorted))]
 
     def remaining(self, attained: float) -> float:
-        """What longer runs still took after as much, on average; ``attained`` if none did."""
+        """Return the mean of what longer runs still took from there; ``attained`` if none was."""
         longer = len(self._sorted) - bisect_right(self._sorted, attained)
         return self._sums[longer] / longer - attained if longer else attained
 
 
 class Sizes:
-    """What finished runs took, by workflow."""
+    """Learns what finished runs took, by workflow."""
 
     def __init__(self) -> None:
         self._histories: dict[str, _History] = {}
         self.known: KeysView[str] = self._histories.keys()
-        """The workflows of which finished runs are known."""
+        """The workflows that have finished runs."""
 
     def learn(self, workflow: str, size: float) -> None:
         """Take in a run that finished after ``size`` budget-seconds."""
@@ -63,14 +65,14 @@ class Sizes:
             self._histories.setdefault(workflow, _History([])).add(size)
 
     def remaining(self, workflow: str, attained: float) -> float:
-        """Predict what a run takes yet, in budget-seconds, that has had ``attained``."""
+        """Predict the budget-seconds that a run still takes after it has had ``attained``."""
         history = self._histories.get(workflow)
         if history is None or not history.is_telling:
             return attained
         return history.remaining(attained)
 
     def dump(self, workflow: str) -> str:
-        """Write down what is known of a workflow. Raises KeyError if that is nothing."""
+        """Write down what is known of a workflow. Raises KeyError if nothing is."""
         return json.dumps([round(size, 6) for size in self._histories[workflow].recent])
 
     def load(self, workflow: str, text: str) -> None:

@@ -1,8 +1,8 @@
-"""How many tokens a call will take, learned from the usage that came back. Law: pure arithmetic.
+"""Estimates the tokens of a call, from the usage of earlier calls. Law: pure arithmetic.
 
-Of each agent on each model: tokens for a character of prompt, and the size of its answers; of an
-agent that is new, what its model has shown; of a model that is new, four characters a token and
-the output cap. Averages move with the last dozen of calls.
+Learned for each agent on each model: tokens per character of prompt, and the size of answers. A new
+agent gets its model's averages; a new model, 4 characters per token and the output cap. Averages
+are exponential, over about the last 12 calls.
 """
 
 import json
@@ -17,8 +17,11 @@ TOKENS = "tokens"
 """The kind of lessons that are learned here."""
 
 UNKNOWN_OUTPUT = 1_000
+"""Output tokens of a call of a new model, without an output cap."""
 _SHARE = 1 / 12
+"""The weight of a new call in the averages."""
 _WORTH_KEEPING = 0.02
+"""A lesson is written when an average has moved by more than this share since the last one."""
 
 
 @dataclass(slots=True)
@@ -41,14 +44,14 @@ class _Seen:
 
 
 class Estimates:
-    """What calls of an agent (``path``) to a model take."""
+    """Learns what calls of an agent (``path``) to a model take."""
 
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
         self._kept: dict[str, _Seen] = {}
 
     def of(self, path: str, model: str, characters: int, cap: int | None) -> Usage:
-        """Predict the usage of a call; its output a standard deviation above the mean."""
+        """Estimate the usage of a call; its output is one standard deviation above the mean."""
         seen = self._seen.get(_subject(path, model)) or self._seen.get(_subject("", model))
         if seen is None:
             output = UNKNOWN_OUTPUT if cap is None else cap
@@ -58,7 +61,7 @@ class Estimates:
         return Usage(max(1, ceil(characters * seen.ratio)), output)
 
     def learn(self, path: str, model: str, characters: int, usage: Usage) -> list[Lesson]:
-        """Take in what a call took. Return what is worth writing down."""
+        """Learn from what a call took. Return the lessons that are worth writing down."""
         if not (characters and usage.input_tokens):
             return []
         lessons = []

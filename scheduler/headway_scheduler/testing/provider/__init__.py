@@ -2,8 +2,8 @@
 
 It is the oracle of our tests, so it shares no code with what is tested: it imports nothing else of
 this project. ``limits``, ``gate`` and ``refusals`` say who gets in, ``replies``, ``vectors`` and
-``faults`` what comes back, ``desk`` decides, ``server`` carries it out, ``ledger`` remembers and
-judges.
+``faults`` what comes back, ``frontend`` decides, ``server`` carries it out, ``ledger`` remembers
+and judges.
 """
 
 from .delivery import Latency

@@ -34,7 +34,7 @@ class Settings:
     faults: FaultSchedule | None = None
 
 
-class Desk:
+class Frontend:
     """The provider without its network: requests in, deliveries out."""
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:

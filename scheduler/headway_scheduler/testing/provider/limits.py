@@ -89,11 +89,11 @@ def _capacity(per_minute: float | None, burst_seconds: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A token bucket that held ``level`` at second ``at``. Below 0 it is in debt."""
+    """A token bucket that held ``fill`` at second ``at``. Below 0 it is in debt."""
 
     per_minute: float
     capacity: float
-    level: float
+    fill: float
     at: float
 
     @classmethod
@@ -103,18 +103,18 @@ class Bucket:
 
     def refilled(self, now: float) -> "Bucket":
         """The same bucket at ``now``, in seconds of the caller's clock."""
-        level = self.level + (now - self.at) * self.per_minute / 60
-        return replace(self, level=min(self.capacity, level), at=now)
+        fill = self.fill + (now - self.at) * self.per_minute / 60
+        return replace(self, fill=min(self.capacity, fill), at=now)
 
     def wait_seconds(self, cost: float, now: float) -> float:
         """Seconds until ``cost`` passes if nobody else draws; 0.0 if it passes now."""
-        short = min(cost, self.capacity) - self.refilled(now).level
+        short = min(cost, self.capacity) - self.refilled(now).fill
         return 0.0 if short <= ROUNDING else short * 60 / self.per_minute
 
     def taken(self, cost: float, now: float) -> "Bucket":
         """The bucket after ``cost`` passed."""
         filled = self.refilled(now)
-        return replace(filled, level=filled.level - cost)
+        return replace(filled, fill=filled.fill - cost)
 
     def spilled(self, now: float) -> "Bucket":
         """The bucket after a refusal that counts as a request.
@@ -122,15 +122,15 @@ class Bucket:
         It empties but never owes: who hammers stays out, and gets in again once he stops.
         """
         filled = self.refilled(now)
-        return replace(filled, level=min(filled.level, max(0.0, filled.level - 1)))
+        return replace(filled, fill=min(filled.fill, max(0.0, filled.fill - 1)))
 
     def remaining(self, now: float) -> int:
         """Whole units that are left."""
-        return max(0, math.floor(self.refilled(now).level + ROUNDING))
+        return max(0, math.floor(self.refilled(now).fill + ROUNDING))
 
     def reset_seconds(self, now: float) -> float:
         """Seconds until the bucket is full again."""
-        return (self.capacity - self.refilled(now).level) * 60 / self.per_minute
+        return (self.capacity - self.refilled(now).fill) * 60 / self.per_minute
 
 
 def milliseconds(seconds: float) -> int:

@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .delivery import Delivery, Ending
-from .frontend import Desk, Read, Settings
+from .frontend import Frontend, Read, Settings
 from .ledger import Ledger
 from .request import read_chat, read_embeddings
 
@@ -65,7 +65,7 @@ async def simulated_provider(
         closing(Ledger(path=ledger_path)) as ledger,
     ):
         base_url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        site = _Site(Desk(settings or Settings(), ledger))
+        site = _Site(Frontend(settings or Settings(), ledger))
         await site.start(listener)
         try:
             yield SimulatedProvider(base_url, ledger)
@@ -83,10 +83,10 @@ def _listen(port: int) -> socket.socket:
 
 
 class _Site:
-    """The routes of one desk, and the uvicorn server that they are served by."""
+    """The routes of one frontend, and the uvicorn server that they are served by."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, frontend: Frontend) -> None:
+        self._frontend = frontend
         routes = [
             Route("/v1/chat/completions", partial(self._take, read_chat), methods=["POST"]),
             Route("/v1/embeddings", partial(self._take, read_embeddings), methods=["POST"]),
@@ -116,14 +116,14 @@ class _Site:
             raw = await request.body()
         except ClientDisconnect:
             return Response()
-        return _Played(self._desk.take(raw, request.headers, read), self._hang_up)
+        return _Played(self._frontend.take(raw, request.headers, read), self._hang_up)
 
     async def _models(self, _: Request) -> Response:
-        data = [{"id": name, "object": "model", "created": 0} for name in self._desk.models()]
+        data = [{"id": name, "object": "model", "created": 0} for name in self._frontend.models()]
         return JSONResponse({"object": "list", "data": data})
 
     async def _ledger(self, _: Request) -> Response:
-        return JSONResponse(self._desk.ledger.as_json())
+        return JSONResponse(self._frontend.ledger.as_json())
 
     def _hang_up(self, scope: Scope) -> None:
         for connection in list(self._server.server_state.connections):
