@@ -294,9 +294,10 @@ class LiveCall:
             used = provider.settled_tokens(usage)
             if model.price is not None and (model.counts_usd or self.scope.counts_usd):
                 usd = model.price(usage)
-        event = None if self._head is not None else ProviderEvent.ANSWERED
+        # Its head, if it came by itself, told that the provider answers.
+        told = None if self._head is not None else Observation(event=ProviderEvent.ANSWERED)
         outcome = Outcome(CallState.DONE, usage, answer, used_tokens=used, usd=usd)
-        await self.settle(outcome, Observation(event=event))
+        await self.settle(outcome, told)
 
     async def failed(self, error: Exception) -> None:
         """Queue the call again until it may be sent, if that can mend ``error``; else raise it."""

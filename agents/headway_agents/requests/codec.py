@@ -33,7 +33,8 @@ def usage_of(usage: RequestUsage) -> Usage | None:
 def dump_result(result: CreateResult) -> str:
     """Return an answer as JSON; :func:`load_result` gives back an equal one."""
     # Not pydantic's own JSON: it turns infinite logprobs into null and refuses lone surrogates.
-    return json.dumps(result.model_dump())
+    # Compact: it goes into a request to the leader, and a row, of each call.
+    return json.dumps(result.model_dump(), separators=(",", ":"))
 
 
 def load_result(text: str) -> CreateResult:

@@ -6,32 +6,31 @@ nothing the second time, or is refused.
 
 from typing import Any
 
-from msgspec import Struct
-
 from ..model.calls import Priority
 from ..model.changes import HoldState
 from ..model.runs import Run, Worker
+from .tagged import Tagged
 
 
-class QueueRun(Struct, frozen=True, tag=True, omit_defaults=True):
+class QueueRun(Tagged, frozen=True, tag=True, omit_defaults=True):
     """Queue a run. If another run has its idempotency key already, nothing happens."""
 
     run: Run
 
 
-class CancelRun(Struct, frozen=True, tag=True, omit_defaults=True):
+class CancelRun(Tagged, frozen=True, tag=True, omit_defaults=True):
     """End a run for good, executed or not."""
 
     run_id: str
 
 
-class PauseRun(Struct, frozen=True, tag=True, omit_defaults=True):
+class PauseRun(Tagged, frozen=True, tag=True, omit_defaults=True):
     """Stop a run at its next call, or keep it from being taken up."""
 
     run_id: str
 
 
-class SetPriority(Struct, frozen=True, tag=True, omit_defaults=True):
+class SetPriority(Tagged, frozen=True, tag=True, omit_defaults=True):
     """Change the class of a run with its waiting calls, or of one waiting call."""
 
     target: str
@@ -39,7 +38,7 @@ class SetPriority(Struct, frozen=True, tag=True, omit_defaults=True):
     priority: Priority
 
 
-class SetHold(Struct, frozen=True, tag=True, omit_defaults=True):
+class SetHold(Tagged, frozen=True, tag=True, omit_defaults=True):
     """Pause or drain all calls, those of a class or those of a model; or open them again."""
 
     target: str
@@ -47,7 +46,7 @@ class SetHold(Struct, frozen=True, tag=True, omit_defaults=True):
     state: HoldState
 
 
-class SetLimits(Struct, frozen=True, tag=True, omit_defaults=True):
+class SetLimits(Tagged, frozen=True, tag=True, omit_defaults=True):
     """Change some of a quota's settings."""
 
     quota: str
@@ -55,7 +54,7 @@ class SetLimits(Struct, frozen=True, tag=True, omit_defaults=True):
     """Settings by their names in the configuration. None: all as the leader has it configured."""
 
 
-class SetWeight(Struct, frozen=True, tag=True, omit_defaults=True):
+class SetWeight(Tagged, frozen=True, tag=True, omit_defaults=True):
     """Change a team's share of the quotas beside other teams."""
 
     team: str
@@ -63,32 +62,32 @@ class SetWeight(Struct, frozen=True, tag=True, omit_defaults=True):
     """Above 0; 1 is an ordinary team's. None: as configured."""
 
 
-class ResumeQuota(Struct, frozen=True, tag=True, omit_defaults=True):
+class ResumeQuota(Tagged, frozen=True, tag=True, omit_defaults=True):
     """Let one call of a quota try whose account was locked out."""
 
     quota: str
 
 
-class RegisterWorker(Struct, frozen=True, tag=True, omit_defaults=True):
+class RegisterWorker(Tagged, frozen=True, tag=True, omit_defaults=True):
     """Have a process execute runs, or state anew how many it takes."""
 
     worker: Worker
 
 
-class ClaimRun(Struct, frozen=True, tag=True, omit_defaults=True):
+class ClaimRun(Tagged, frozen=True, tag=True, omit_defaults=True):
     """Give a run that nobody executes to a worker, if it is still as it was read."""
 
     run: Run
     worker_id: str
 
 
-class RetireWorker(Struct, frozen=True, tag=True, omit_defaults=True):
+class RetireWorker(Tagged, frozen=True, tag=True, omit_defaults=True):
     """Have a process execute runs no more; what it has not begun goes to others."""
 
     worker_id: str
 
 
-class ExecuteRun(Struct, frozen=True, tag=True, omit_defaults=True):
+class ExecuteRun(Tagged, frozen=True, tag=True, omit_defaults=True):
     """Execute a run: its row names the worker that this order goes to."""
 
     run: Run

@@ -9,16 +9,15 @@ answer. An error travels as the name of its class and its words, and is raised w
 as if it had happened there.
 """
 
-from msgspec import Struct
-
 from ..model.calls import Route
 from ..model.changes import Change
 from ..model.runs import Worker
 from .commands import Command, Order
 from .messages import Message
+from .tagged import Tagged
 
 
-class MessageBatch(Struct, frozen=True, tag=True, omit_defaults=True):
+class MessageBatch(Tagged, frozen=True, tag=True, omit_defaults=True):
     """What a worker tells the leader at once, in order."""
 
     worker_id: str
@@ -36,7 +35,7 @@ WORKER, ASKER = "w-", "c-"
 """How the sender of a request begins: of a batch the id of the worker, of a command another one."""
 
 
-class Refused(Struct, frozen=True, tag=True, omit_defaults=True):
+class Refused(Tagged, frozen=True, tag=True, omit_defaults=True):
     """An error: what was asked was not done."""
 
     error: str
@@ -45,7 +44,7 @@ class Refused(Struct, frozen=True, tag=True, omit_defaults=True):
     """Its words."""
 
 
-class Done(Struct, frozen=True, tag=True, omit_defaults=True):
+class Done(Tagged, frozen=True, tag=True, omit_defaults=True):
     """A command was carried out."""
 
     change: Change | None = None
@@ -56,7 +55,7 @@ Answer = Done | Refused
 """What becomes of a command."""
 
 
-class Grant(Struct, frozen=True, tag=True, omit_defaults=True):
+class Grant(Tagged, frozen=True, tag=True, omit_defaults=True):
     """A call may be sent now."""
 
     call_id: str
@@ -68,7 +67,7 @@ class Grant(Struct, frozen=True, tag=True, omit_defaults=True):
     """The model that it goes to, and what it holds there."""
 
 
-class Refusal(Struct, frozen=True, tag=True, omit_defaults=True):
+class Refusal(Tagged, frozen=True, tag=True, omit_defaults=True):
     """A message of a batch was not taken."""
 
     index: int
@@ -76,7 +75,7 @@ class Refusal(Struct, frozen=True, tag=True, omit_defaults=True):
     error: Refused
 
 
-class Handled(Struct, frozen=True, tag=True, omit_defaults=True):
+class Handled(Tagged, frozen=True, tag=True, omit_defaults=True):
     """A batch was carried out, and is on disk with all that followed of it."""
 
     request_id: int
@@ -85,7 +84,7 @@ class Handled(Struct, frozen=True, tag=True, omit_defaults=True):
     """Why nothing of it could be read. Default: it was read."""
 
 
-class Notification(Struct, frozen=True, tag=True, omit_defaults=True):
+class Notification(Tagged, frozen=True, tag=True, omit_defaults=True):
     """What the leader tells a worker at once."""
 
     grants: tuple[Grant, ...] = ()

@@ -10,17 +10,16 @@ forgotten. A new field has a default: the text of an older process lacks it.
 
 from collections.abc import Mapping
 
-from msgspec import Struct
-
 from ..model.batch import Lesson
 from ..model.calls import Call, CallRecord, Outcome, Priority, Route
 from ..model.changes import Change
 from ..model.prompts import NO_PROMPT, Prompt
 from ..model.quotas import Observation
 from ..model.runs import Run
+from .tagged import Tagged
 
 
-class Submit(Struct, frozen=True, tag=True, omit_defaults=True):
+class Submit(Tagged, frozen=True, tag=True, omit_defaults=True):
     """A new call: queue it, and write its row and its prompt."""
 
     call: Call
@@ -32,7 +31,7 @@ class Submit(Struct, frozen=True, tag=True, omit_defaults=True):
     """Whether it is a question to a person, which is never admitted."""
 
 
-class Resubmit(Struct, frozen=True, tag=True, omit_defaults=True):
+class Resubmit(Tagged, frozen=True, tag=True, omit_defaults=True):
     """A call of an earlier attempt that has no answer: queue it again at its old place."""
 
     record: CallRecord
@@ -41,7 +40,7 @@ class Resubmit(Struct, frozen=True, tag=True, omit_defaults=True):
     """As in :class:`Submit`."""
 
 
-class MarkSent(Struct, frozen=True, tag=True, omit_defaults=True):
+class MarkSent(Tagged, frozen=True, tag=True, omit_defaults=True):
     """The request of an admitted call leaves."""
 
     call_id: str
@@ -49,7 +48,7 @@ class MarkSent(Struct, frozen=True, tag=True, omit_defaults=True):
     """When, in epoch seconds."""
 
 
-class Observe(Struct, frozen=True, tag=True, omit_defaults=True):
+class Observe(Tagged, frozen=True, tag=True, omit_defaults=True):
     """What an attempt at a call told of its quotas, before the call has ended."""
 
     call_id: str
@@ -57,7 +56,7 @@ class Observe(Struct, frozen=True, tag=True, omit_defaults=True):
     """By the name of the quota."""
 
 
-class Settle(Struct, frozen=True, tag=True, omit_defaults=True):
+class Settle(Tagged, frozen=True, tag=True, omit_defaults=True):
     """An attempt at a call is over. The core takes ``signals`` first, then ``outcome``."""
 
     call_id: str
@@ -66,7 +65,7 @@ class Settle(Struct, frozen=True, tag=True, omit_defaults=True):
     """By the name of the quota. Default: the attempt told nothing."""
 
 
-class Decide(Struct, frozen=True, tag=True, omit_defaults=True):
+class Decide(Tagged, frozen=True, tag=True, omit_defaults=True):
     """A person's decision on a call that is parked or unknown."""
 
     record: CallRecord
@@ -75,14 +74,14 @@ class Decide(Struct, frozen=True, tag=True, omit_defaults=True):
     """Done, failed or cancelled; queued parks the call until its run goes on."""
 
 
-class SetCallPriority(Struct, frozen=True, tag=True, omit_defaults=True):
+class SetCallPriority(Tagged, frozen=True, tag=True, omit_defaults=True):
     """A queued call changes its class."""
 
     call_id: str
     priority: Priority
 
 
-class AwaitRuns(Struct, frozen=True, tag=True, omit_defaults=True):
+class AwaitRuns(Tagged, frozen=True, tag=True, omit_defaults=True):
     """A run waits for other runs, and for no others: they inherit its priority."""
 
     run_id: str
@@ -90,41 +89,41 @@ class AwaitRuns(Struct, frozen=True, tag=True, omit_defaults=True):
     """Their ids. Empty: it waits for none any more."""
 
 
-class SaveRun(Struct, frozen=True, tag=True, omit_defaults=True):
+class SaveRun(Tagged, frozen=True, tag=True, omit_defaults=True):
     """A run as it is now: write its row, and schedule its calls by it."""
 
     run: Run
 
 
-class ApplyChange(Struct, frozen=True, tag=True, omit_defaults=True):
+class ApplyChange(Tagged, frozen=True, tag=True, omit_defaults=True):
     """An operator's change of limits, a weight, a hold, or a quota that is to be tried again."""
 
     change: Change
 
 
-class DropWorker(Struct, frozen=True, tag=True, omit_defaults=True):
+class DropWorker(Tagged, frozen=True, tag=True, omit_defaults=True):
     """A worker is dead: park its queued calls; those in flight become unknown."""
 
     worker_id: str
 
 
-class ProbeStopped(Struct, frozen=True, tag=True, omit_defaults=True):
+class ProbeStopped(Tagged, frozen=True, tag=True, omit_defaults=True):
     """Let one call of each quota try whose account was locked out: somebody may have paid."""
 
 
-class Learn(Struct, frozen=True, tag=True, omit_defaults=True):
+class Learn(Tagged, frozen=True, tag=True, omit_defaults=True):
     """What a process learned, to be written. Nothing is decided."""
 
     lessons: tuple[Lesson, ...]
 
 
-class Amend(Struct, frozen=True, tag=True, omit_defaults=True):
+class Amend(Tagged, frozen=True, tag=True, omit_defaults=True):
     """Rows of ended calls, to be written anew. Nothing is decided."""
 
     records: tuple[CallRecord, ...]
 
 
-class ForgetRuns(Struct, frozen=True, tag=True, omit_defaults=True):
+class ForgetRuns(Tagged, frozen=True, tag=True, omit_defaults=True):
     """Ended runs, to be deleted with their calls. Nothing is decided."""
 
     run_ids: tuple[str, ...]
