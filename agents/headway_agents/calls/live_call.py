@@ -71,7 +71,7 @@ async def attached(
     finally:
         # No await from here on: this also runs while the task is being cancelled.
         live.abandon()
-        scope.service.on_preempt(slot.id, None)
+        scope.service.on_preempt.pop(slot.id, None)
         scope.live_calls.pop(slot.id, None)
 
 
@@ -254,7 +254,7 @@ class LiveCall:
         # An old row may name a model that the configuration no longer has.
         self.candidate = self._candidates.get(call.model, self.candidate)
         self._phase = Phase.ADMITTED
-        self._service.on_preempt(call.id, self.preempt)
+        self._service.on_preempt[call.id] = self.preempt
 
     # While it is sent
 

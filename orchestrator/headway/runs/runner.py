@@ -25,7 +25,7 @@ from headway_scheduler.errors import (
     WorkflowNotHere,
 )
 from headway_scheduler.model.runs import Run
-from headway_scheduler.model.states import ENDED_RUNS, RunState, check_run
+from headway_scheduler.model.states import ENDED_RUNS, RunState
 from headway_scheduler.ports import Store
 from headway_scheduler.runtime.client import SchedulerClient
 
@@ -273,7 +273,7 @@ class Runner:
         }
 
     async def _enter(self, handle: RunHandle, state: RunState, **changes: Any) -> None:
-        check_run(handle.id, handle.run.state, state)
+        handle.run.check(state)
         worker = self._worker if state is RunState.RUNNING else None
         changed = replace(handle.run, state=state, worker=worker, **changes)
         with suppress(SchedulerClosed):

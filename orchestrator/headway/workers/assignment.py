@@ -78,7 +78,7 @@ class RunAssigner:
     def committed(self, batch: Batch) -> None:
         """Look again after a commit that freed a run, or changed who executes runs."""
         if batch.left:
-            known = self._scheduler.workers.keys() - set(batch.left)
+            known = self._scheduler.workers.listed.keys() - set(batch.left)
             self._adopted = {each for each in self._adopted if each[0] in known}
         self._changed.set()
         self._changed = anyio.Event()
@@ -86,7 +86,7 @@ class RunAssigner:
     async def _assign(self) -> None:
         async with self._commands.claims:
             busy = Counter(run.worker for run in await self._store.assigned())
-            workers = self._scheduler.workers
+            workers = self._scheduler.workers.listed
             room = {key: max(0, worker.slots - busy[key]) for key, worker in workers.items()}
             # Most often the first runs can be given. Any number may have to be passed over: runs
             # that are given, that no worker has the workflow of, or that were adopted once.

@@ -133,7 +133,7 @@ class Leader:
         """Whether one of the runs has no worker, and any worker takes runs at all."""
         if not any(run.worker is None for run in runs):
             return False
-        return any(worker.slots for worker in self.scheduler.workers.values())
+        return any(worker.slots for worker in self.scheduler.workers.listed.values())
 
 
 def raise_store_error(

@@ -104,7 +104,7 @@ class LeaderCommands:
         return None
 
     async def _queue(self, run: Run) -> None:
-        if run.worker not in self._scheduler.workers:
+        if run.worker not in self._scheduler.workers.listed:
             run = replace(run, worker=None)  # the worker that wanted to execute it is gone
         async with self._keys:  # two commands with one key: the second must see the first one's row
             if run.key is None or await self._store.run_with_key(run.key) is None:
@@ -173,13 +173,13 @@ class LeaderCommands:
                 raise being_executed(run.id)
             if now.state is not run.state:
                 raise RunNotResumable(f"run {run.id} has become {now.state}: look again")
-            if worker not in self._scheduler.workers:
+            if worker not in self._scheduler.workers.listed:
                 raise StoreTakenOver(f"worker {worker} showed no life: others took its runs")
             await self._scheduler.save_run(replace(run, worker=worker, priority=now.priority))
 
     def executes(self, run: Run) -> str | None:
         """Return the worker of another process that executes a run, if it is alive."""
-        is_alive = run.worker in self._scheduler.workers and run.worker != self._own
+        is_alive = run.worker in self._scheduler.workers.listed and run.worker != self._own
         return run.worker if is_alive else None
 
     def committed(self, batch: Batch) -> None:

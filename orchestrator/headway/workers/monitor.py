@@ -39,20 +39,22 @@ class WorkerMonitor:
 
         For a leader that has not admitted yet: it has taken all requests of theirs by then.
         """
-        for worker in await self._registry.expired(list(self._scheduler.workers)):
+        for worker in await self._registry.expired(list(self._scheduler.workers.listed)):
             await self._scheduler.workers.drop(worker)
         running = await self._store.runs({RunState.RUNNING})
         for run in {run.id: run for run in (*running, *await self._store.assigned())}.values():
-            if run.worker not in self._scheduler.workers:
+            if run.worker not in self._scheduler.workers.listed:
                 await self._scheduler.save_run(released(run))
-        await self._registry.tidy(list(self._scheduler.workers))
+        await self._registry.tidy(list(self._scheduler.workers.listed))
 
     async def watch(self) -> None:
         """Have dead workers retired, until cancelled."""
         dead: set[str] = set()
         while True:
             await anyio.sleep(WATCH_SECONDS)
-            others = [key for key in self._scheduler.workers if key not in (self._own, *dead)]
+            others = [
+                key for key in self._scheduler.workers.listed if key not in (self._own, *dead)
+            ]
             for worker in await self._registry.expired(others):
                 # By a request: what the worker posted before it died is taken first.
                 if await self._post(dump(RetireWorker(worker))):

@@ -132,9 +132,9 @@ class Posting:
             return
         if batch.joins is not None:
             self._callbacks.on_join()
-        self._mirror.record_messages(batch.messages, self._clock())
         # No await since the post: what comes of it can only be taken in after this.
         self._outstanding.add(request_id, pendings)
+        self._mirror.record_messages(batch.messages, self._clock())
 
     def _batch(self, pendings: Sequence[Pending]) -> MessageBatch:
         messages = tuple(message for pending in pendings for message in pending.messages)
@@ -236,9 +236,11 @@ class Outstanding:
         """Take in what was posted. Whoever ended a call need not wait for the leader."""
         awaiting: dict[int, Pending] = {}
         for number, pending in enumerate(pendings):  # of this process: one message each
+            if pending.completion is None:
+                continue
             if is_end(pending.messages[0]):
                 pending.complete()
-            elif pending.completion is not None:
+            else:
                 awaiting[number] = pending
         if awaiting:
             self._requests[request_id] = awaiting

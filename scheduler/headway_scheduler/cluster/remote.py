@@ -59,7 +59,7 @@ class RemoteScheduler(SchedulerClient):
                 self._posting.lose()
         if self._posting.lost is not None:
             raise own_copy(self._posting.lost)
-        self._note(MarkSent(call_id, self._clock()))
+        self._note(MarkSent(call_id, self.now()))
 
     def observed(self, call_id: str, quota: str, signals: Observation) -> None:
         """Take in what the head of an answer told of a quota. Goes with the next request."""

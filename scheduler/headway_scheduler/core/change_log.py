@@ -29,7 +29,3 @@ class ChangeLog:
     """By kind and subject: the last one overwrites what was learned before it."""
     forget: list[str] = field(default_factory=list[str])
     """Ids of runs to delete."""
-
-    def learn(self, lesson: Lesson) -> None:
-        """Write a lesson, in place of an older one of its kind about its subject."""
-        self.lessons[lesson.kind, lesson.subject] = lesson

@@ -88,7 +88,7 @@ class Scheduler:
                 log.runs.append(message.run)
             case Learn():
                 for lesson in message.lessons:
-                    log.learn(lesson)
+                    log.lessons[lesson.kind, lesson.subject] = lesson
             case Resubmit():
                 self._resubmit(message, now, worker)
             case Decide():
@@ -227,8 +227,9 @@ class Scheduler:
         state.next_seq += 1
         live = state.add(record, message.routes)
         state.log.new[call.id] = record
-        state.log.chunks += message.prompt.chunks
-        state.log.nodes += message.prompt.nodes
+        if message.prompt is not None:
+            state.log.chunks += message.prompt.chunks
+            state.log.nodes += message.prompt.nodes
         if not message.parked:
             state.enqueue(live, now)
 
@@ -368,7 +369,8 @@ class Scheduler:
         if run.state not in UNDER_WAY:
             dependents = registry.dependents(run.id)
             if (workflow := registry.end(run)) is not None:
-                state.log.learn(Lesson(SIZES, workflow, registry.sizes.dump(workflow)))
+                lesson = Lesson(SIZES, workflow, registry.sizes.dump(workflow))
+                state.log.lessons[SIZES, workflow] = lesson
             state.place_runs_again(dependents, now)
             return
         before = registry.track(run)

@@ -99,7 +99,7 @@ class SchedulerState:
             buckets += [bucket.state(now, paused_until) for bucket in quota.buckets]
             if quota.unsaved:
                 for lesson in quota.take_lessons():
-                    log.learn(lesson)
+                    log.lessons[lesson.kind, lesson.subject] = lesson
         return Batch(
             new=tuple(log.new.values()),
             changed=(*changed, *log.amended),

@@ -98,7 +98,7 @@ class Batch:
     """Workers to delete, with the notifications of all workers that are not listed."""
 
     def __bool__(self) -> bool:
-        return self != _EMPTY
+        return self != NOTHING
 
     def joined_with(self, others: "Iterable[Batch]") -> "Batch":
         """Return one batch that writes what this one and then the others write."""
@@ -107,7 +107,8 @@ class Batch:
         return Batch(*(tuple(chain.from_iterable(column)) for column in columns))
 
 
-_EMPTY = Batch()
+NOTHING = Batch()
+"""What there is no need to write."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from ..errors import IllegalTransition
 from .calls import Priority
-from .states import RunState
+from .states import RUN_TRANSITIONS, RunState
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,13 @@ class Run:
     """The team whose share of the quotas its calls draw on; None: the workflow's name."""
     worker: str | None = None
     """The id of the worker that executes the run, or is about to; None if nobody does."""
+
+    def check(self, state: RunState) -> None:
+        """Raise IllegalTransition unless a run may go from its state to ``state``."""
+        if state not in RUN_TRANSITIONS[self.state]:
+            raise IllegalTransition(
+                f"run {self.id}: {self.state} to {state} is not a step of its life"
+            )
 
     @property
     def share(self) -> str:

@@ -14,8 +14,6 @@ its old place; so does a call without an answer when its run goes on. A question
 from collections.abc import Mapping
 from enum import StrEnum
 
-from ..errors import IllegalTransition
-
 
 class CallState(StrEnum):
     """How far a call has come."""
@@ -72,10 +70,3 @@ IN_FLIGHT = frozenset({CallState.ADMITTED, CallState.SENT})
 LIVE_CALLS = IN_FLIGHT | {CallState.QUEUED}
 ENDED_RUNS = _ENDS
 UNDER_WAY = frozenset({RunState.RUNNING, RunState.WAITING})
-
-
-def check_run(run_id: str, old: RunState, new: RunState) -> RunState:
-    """Return ``new`` if a run may go there from ``old``, else raise IllegalTransition."""
-    if new not in RUN_TRANSITIONS[old]:
-        raise IllegalTransition(f"run {run_id}: {old} to {new} is not a step of its life")
-    return new

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from ..model.batch import Lesson
 from ..model.calls import Call, CallRecord, Outcome, Priority, Route
 from ..model.changes import Change
-from ..model.prompts import NO_PROMPT, Prompt
+from ..model.prompts import Prompt
 from ..model.quotas import Observation
 from ..model.runs import Run
 from .tagged import Tagged
@@ -23,7 +23,7 @@ class Submit(Tagged, frozen=True, tag=True, omit_defaults=True):
     """A new call: queue it, and write its row and its prompt."""
 
     call: Call
-    prompt: Prompt = NO_PROMPT
+    prompt: Prompt | None = None
     """What of its prompt may not be on disk yet. Default: all of it is, or it has none."""
     routes: tuple[Route, ...] = ()
     """The models that may answer it. Default: only the one that ``call`` names."""

@@ -56,8 +56,11 @@ class SchedulerClient(ABC):
     """How long closing waits for an iteration that is under way."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self.now: Clock = clock
+        """The scheduler's time, epoch seconds."""
         self._callers = Callers()
+        self.on_preempt: dict[str, Callable[[], None]] = self._callers.on_preempt
+        """What cancels the request of a call in flight, to be queued again, by the call's id."""
         self._estimates = Estimates()
         self._waits: Counter[tuple[str, str]] = Counter()
         self._life = anyio.CancelScope(shield=True)
@@ -98,7 +101,7 @@ class SchedulerClient(ABC):
         Raises UnknownQuota, CallTooLarge, KeyTaken or StoreError: it is not queued then;
         SchedulerClosed: a call that was queued before stays on disk, parked.
         """
-        message = Submit(call, prompt, routes)
+        message = Submit(call, None if prompt == NO_PROMPT else prompt, routes)
         return await self._callers.granted(call.id, message)
 
     async def reacquire(self, record: CallRecord, routes: tuple[Route, ...] = ()) -> Call:
@@ -110,7 +113,8 @@ class SchedulerClient(ABC):
 
     async def ask(self, call: Call, prompt: Prompt = NO_PROMPT) -> None:
         """Write down a question to a person; on disk when this returns. It is never admitted."""
-        await self._callers.tell(Submit(call, prompt, parked=True))
+        message = Submit(call, None if prompt == NO_PROMPT else prompt, parked=True)
+        await self._callers.tell(message)
 
     async def decide(self, record: CallRecord, outcome: Outcome) -> None:
         """Record a person's decision on a parked or unknown call: done, queued or cancelled.
@@ -130,13 +134,6 @@ class SchedulerClient(ABC):
         Raises StoreError; nothing was deleted then.
         """
         await self._callers.tell(ForgetRuns(run_ids))
-
-    def on_preempt(self, call_id: str, act: Callable[[], None] | None) -> None:
-        """Say what cancels the request of a call in flight, to be queued again; None: nothing."""
-        if act is None:
-            self._callers.on_preempt.pop(call_id, None)
-        else:
-            self._callers.on_preempt[call_id] = act
 
     async def settle(
         self, call_id: str, outcome: Outcome, signals: Mapping[str, Observation] | None = None
@@ -206,10 +203,6 @@ class SchedulerClient(ABC):
         """How many calls of this process wait to be admitted."""
         return len(self._callers.waiting)
 
-    def now(self) -> float:
-        """The scheduler's time, epoch seconds."""
-        return self._clock()
-
     @abstractmethod
     async def sent(self, call_id: str) -> None:
         """Note that the request leaves now. Written with the next commit.
@@ -242,7 +235,7 @@ class SchedulerClient(ABC):
             with self._life:
                 while True:
                     at = pump.next_at()
-                    await callers.gather(None if at is None else at - self._clock())
+                    await callers.gather(None if at is None else at - self.now())
                     # A commit that has begun is waited for: without its end, its callers would not
                     # know whether it stands.
                     with anyio.CancelScope(shield=True) as self._shield:

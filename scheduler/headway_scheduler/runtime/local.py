@@ -41,14 +41,14 @@ class LocalScheduler(SchedulerClient):
     ) -> None:
         super().__init__(clock or system_clock())
         self._closing_seconds = CLOSING_SECONDS
-        self.workers: Workers = Workers(store, self._clock, self._callers)
+        self.workers: Workers = Workers(store, self.now, self._callers)
         self._pump = Pump(
             store,
             quotas,
             policy or Policy(),
-            self._clock,
+            self.now,
             self._callers,
-            workers=self.workers,
+            workers=self.workers.listed,
             know=self.know,
             on_change=on_change,
             admits=admits,
@@ -72,7 +72,7 @@ class LocalScheduler(SchedulerClient):
         The only in-memory change that may precede its commit. Safe: after a crash, ``admitted`` and
         ``sent`` both become ``unknown``.
         """
-        now = self._clock()
+        now = self.now()
         self._pump.core.handle(MarkSent(call_id, now), now)
 
     def observed(self, call_id: str, quota: str, signals: Observation) -> None:
@@ -100,28 +100,28 @@ class LocalScheduler(SchedulerClient):
 
         Raises UnknownQuota or StoreError.
         """
-        return await self._change(changes.limits(quota, limits, self._clock()))
+        return await self._change(changes.limits(quota, limits, self.now()))
 
     async def set_weight(self, team: str, weight: float | None) -> Change:
         """Change a team's share, or go back to the configured one; on disk when this returns.
 
         Raises CallerError or StoreError.
         """
-        return await self._change(changes.weight(team, weight, self._clock()))
+        return await self._change(changes.weight(team, weight, self.now()))
 
     async def resume_quota(self, quota: str) -> Change:
         """Let one call try of a quota whose account was locked out; on disk when this returns.
 
         Raises UnknownQuota or StoreError.
         """
-        return await self._change(changes.resume(quota, self._clock()))
+        return await self._change(changes.resume(quota, self.now()))
 
     async def set_hold(self, target: str, state: HoldState) -> Change:
         """Open, pause or drain all, a class or a model; on disk when this returns.
 
         Raises CallerError or StoreError.
         """
-        change = changes.hold(target, state, self._pump.core.state.next_seq, self._clock())
+        change = changes.hold(target, state, self._pump.core.state.next_seq, self.now())
         return await self._change(change)
 
     async def answer(self, answer: Answer) -> None:
@@ -136,7 +136,7 @@ class LocalScheduler(SchedulerClient):
 
     def explain(self, call_id: str) -> Explanation | None:
         """What a queued call waits for; None if it is not live."""
-        return inspection.explain(self._pump.core.state, call_id, self._clock())
+        return inspection.explain(self._pump.core.state, call_id, self.now())
 
     def queued(self) -> list[CallRecord]:
         """Every queued call, next one first. Read only."""
@@ -144,4 +144,4 @@ class LocalScheduler(SchedulerClient):
 
     def statistics(self) -> Statistics:
         """How many wait and are in flight, and every gauge."""
-        return inspection.statistics(self._pump.core.state, self._clock())
+        return inspection.statistics(self._pump.core.state, self.now())

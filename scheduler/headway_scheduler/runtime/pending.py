@@ -13,14 +13,12 @@ from dataclasses import dataclass, field
 import anyio
 
 from ..errors import HeadwayError, InternalError, SchedulerClosed, own_copy
-from ..model.batch import Answer, Batch
+from ..model.batch import NOTHING, Answer, Batch
 from ..model.calls import Call, Outcome
 from ..model.changes import Change
 from ..model.states import CallState
 from ..protocol.commands import Order
 from ..protocol.messages import Message, Settle
-
-NOTHING = Batch()
 
 Answering = Callable[[Change | None], Answer]
 """Writes down that a request was carried out, with the change that an operator made by it."""

@@ -26,14 +26,14 @@ from ..core.inspection import provider_health
 from ..core.policy import Policy
 from ..core.scheduler import Scheduler
 from ..errors import HeadwayError, KeyTaken, SchedulerClosed, StoreError
-from ..model.batch import Batch, Lesson, Snapshot
+from ..model.batch import NOTHING, Batch, Lesson, Snapshot
 from ..model.calls import CallRecord
 from ..model.quotas import Quota
 from ..model.runs import Run, Worker
 from ..model.states import UNDER_WAY
 from ..ports import Clock, Store
 from ..protocol.messages import AwaitRuns, Learn, Message, ProbeStopped, SaveRun, Settle
-from .pending import NOTHING, Callers, Pending, finals
+from .pending import Callers, Pending, finals
 from .workers import notifications
 
 RETRY_COMMIT_SECONDS = 1.0
@@ -87,7 +87,7 @@ class Pump:
         self._know((await self._rebuild()).lessons)
         now = self._clock()
         self.core.handle(ProbeStopped(), now)
-        if batch := self.core.take_batch(now):
+        if (batch := self.core.take_batch(now)) != NOTHING:
             await self._store.commit(batch)
 
     def next_at(self) -> float | None:

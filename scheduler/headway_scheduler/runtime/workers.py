@@ -4,15 +4,16 @@ What a worker tells is taken in its order and written with the row that says so;
 then takes what is not. What a worker is told goes with the commit that makes it true.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import inf
+from types import MappingProxyType
 from typing import assert_never
 
 from msgspec import structs
 
 from ..core.views import ProviderHealth
-from ..model.batch import Batch, OutboxRow
+from ..model.batch import NOTHING, Batch, OutboxRow
 from ..model.calls import CallRecord, Outcome
 from ..model.formulas import LONGEST_STATED_SECONDS
 from ..model.quotas import Observation
@@ -41,11 +42,11 @@ from ..protocol.messages import (
     Submit,
 )
 from ..protocol.outbox import OutboxBuilder
-from .pending import NOTHING, Callers, Completion, Pending, answer_here
+from .pending import Callers, Completion, Pending, answer_here
 
 
-class Workers(Mapping[str, Worker]):
-    """The listed workers, by id, and what is done with them.
+class Workers:
+    """The listed workers, and what is done with them.
 
     A worker is listed from its first batch, or from a command, until it is dropped: then nothing
     that it tells is taken any more.
@@ -56,19 +57,12 @@ class Workers(Mapping[str, Worker]):
         self._clock = clock
         self._callers = callers
         self._listed: dict[str, Worker] = {}
-
-    def __getitem__(self, worker_id: str) -> Worker:
-        return self._listed[worker_id]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._listed)
-
-    def __len__(self) -> int:
-        return len(self._listed)
+        self.listed: Mapping[str, Worker] = MappingProxyType(self._listed)
+        """By id, as it is at any time."""
 
     async def begin(self) -> None:
         """List those that the store knows. Raises StoreError."""
-        self._listed = {worker.id: worker for worker in await self._store.workers()}
+        self._listed |= {worker.id: worker for worker in await self._store.workers()}
 
     async def enlist(self, worker: Worker) -> None:
         """List a process that executes runs, or what it states anew. Raises StoreError."""

@@ -8,6 +8,7 @@ import pytest
 
 from headway_scheduler.errors import IllegalTransition
 from headway_scheduler.model.calls import Call, CallRecord, Priority
+from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import (
     CALL_TRANSITIONS,
     ENDED_RUNS,
@@ -16,7 +17,6 @@ from headway_scheduler.model.states import (
     RUN_TRANSITIONS,
     CallState,
     RunState,
-    check_run,
 )
 
 Table = Mapping[Any, frozenset[Any]]
@@ -26,6 +26,11 @@ Check = Callable[..., object]
 def check_call(call_id: str, old: CallState, new: CallState) -> CallState:
     call = Call(call_id, "x", "agent", "model", (), Priority.NORMAL, 1, 0.0)
     CallRecord(call, 0, old).check(new)
+    return new
+
+
+def check_run(run_id: str, old: RunState, new: RunState) -> RunState:
+    Run(run_id, "workflow", "task", Priority.NORMAL, old, 0.0).check(new)
     return new
 
 

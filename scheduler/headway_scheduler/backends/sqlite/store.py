@@ -17,7 +17,7 @@ import anyio
 from anyio import to_thread
 
 from ...errors import StoreCorrupt, StoreError, StoreReadOnly
-from ...model.batch import Batch, Lesson, Snapshot
+from ...model.batch import NOTHING, Batch, Lesson, Snapshot
 from ...model.calls import CallRecord, Spent
 from ...model.changes import Change
 from ...model.runs import Run, Worker
@@ -108,7 +108,7 @@ class SqliteStore:
             raise StoreReadOnly(f"{self.path}: was opened to be read only")
         if self._writer is None:
             raise StoreError(f"{self.path}: the store is not open")
-        if not batch:
+        if batch == NOTHING:
             return
         # Rows are made here, on the loop: the core may change its records while the thread writes.
         work = work_of(batch)
