@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
+from tests.waiting import Process
 
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.model.states import CallState, RunState
@@ -97,15 +98,15 @@ def environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": os.pathsep.join(sorted(roots)), "TEST_KEY": KEY, "TZ": "UTC"}
 
 
-def started(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+def started(folder: Path, *arguments: str, **options: Any) -> Process:
     # Without -P the folder would be on the path anyway, and hide that the command puts it there.
     command = [sys.executable, "-P", "-m", "headway", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
-    return subprocess.Popen(command, cwd=folder, env=environment(), **pipes)
+    return Process(command, cwd=folder, env=environment(), **pipes)
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=50)
+    out, err = process.communicate()
     assert KEY not in out + err
     return process.returncode, out, err
 
