@@ -1,7 +1,29 @@
+from collections.abc import Generator
+from inspect import iscoroutinefunction
+
 import pytest
+from hypothesis import HealthCheck, settings
+from tests.waiting import bounded
+
+# How long an example takes, or is thought up, says how busy the machine is and not what holds.
+settings.register_profile(
+    "busy machine",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,  # a failure says how to have the same examples again
+)
+settings.load_profile("busy machine")
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     """AutoGen runs on asyncio only."""
     return "asyncio"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Bound every async test, before anyio's plugin runs it."""
+    if iscoroutinefunction(pyfuncitem.obj):
+        pyfuncitem.obj = bounded(pyfuncitem.obj)
+    return (yield)

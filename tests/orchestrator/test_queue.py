@@ -248,7 +248,6 @@ def headway_command(folder: Path, *words: str, status: int = 0) -> str:
         env=os.environ | {"HEADWAY_DATABASE": str(folder / "headway.db")},
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
     assert done.returncode == status, done.stderr

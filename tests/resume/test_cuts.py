@@ -39,7 +39,6 @@ import teams  # noqa: E402
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.timeout(120),
     pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning"),
     pytest.mark.filterwarnings("ignore:Using LocalCommandLineCodeExecutor:UserWarning"),
     pytest.mark.filterwarnings("ignore:No approval function:UserWarning"),

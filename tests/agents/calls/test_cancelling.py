@@ -15,6 +15,7 @@ from anyio.lowlevel import checkpoint
 from autogen_core import CancellationToken
 from autogen_core.models import ChatCompletionClient, CreateResult, RequestUsage
 from autogen_ext.models.replay import ReplayChatCompletionClient
+from tests.waiting import until
 
 from headway_agents import Model, RunScope, ScheduledClient
 from headway_scheduler.backends.memory.store import MemoryStore
@@ -316,9 +317,3 @@ class holding_the_only_slot:
 async def ended(task: "asyncio.Task[Any]") -> None:
     with pytest.raises(ENDED):
         await task
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
-        while not condition():  # noqa: ASYNC110 - the provider and the scheduler set no event
-            await anyio.sleep(0.002)

@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.waiting import until
 
 from headway_agents import Model, RunScope, ScheduledClient
 from headway_agents.calls.live_call import Interruption
@@ -44,8 +45,7 @@ async def test_the_urgent_call_goes_at_once_and_the_other_again(
 
         async with anyio.create_task_group() as group:
             group.start_soon(run, "background", Priority.BACKGROUND)
-            while len(provider.ledger) < 1:  # noqa: ASYNC110
-                await anyio.sleep(0.005)
+            await until(lambda: len(provider.ledger) >= 1)
             group.start_soon(run, "urgent", Priority.INTERACTIVE)
         assert ended == ["urgent", "background"]
         rows = {row.call.run_id: row for row in await store.calls()}
@@ -69,11 +69,9 @@ async def test_one_that_made_room_can_still_be_cancelled(serve: Any, question: A
             return asyncio.ensure_future(client.create(question(name)))
 
         background = asked("background", Priority.BACKGROUND)
-        while len(provider.ledger) < 1:  # noqa: ASYNC110
-            await anyio.sleep(0.005)
+        await until(lambda: len(provider.ledger) >= 1)
         urgent = asked("urgent", Priority.INTERACTIVE)
-        while len(provider.ledger) < 2:  # noqa: ASYNC110
-            await anyio.sleep(0.005)
+        await until(lambda: len(provider.ledger) >= 2)
         background.cancel()
         with pytest.raises(asyncio.CancelledError):
             await background

@@ -19,6 +19,7 @@ from autogen_ext.models.anthropic import AnthropicChatCompletionClient
 from autogen_ext.models.ollama import OllamaChatCompletionClient
 from autogen_ext.models.openai import AzureOpenAIChatCompletionClient, OpenAIChatCompletionClient
 from autogen_ext.models.replay import ReplayChatCompletionClient
+from tests.waiting import until
 
 from headway_agents import Model, RunScope, ScheduledClient
 from headway_scheduler.backends.memory.store import MemoryStore
@@ -373,8 +374,7 @@ async def test_a_stream_that_is_closed_early_leaves_no_slot_taken(
     stream = asking.client.create_stream(question())
     await anext(stream)
     await stream.aclose()
-    while asking.service.statistics().in_flight:  # noqa: ASYNC110
-        await anyio.sleep(0.01)
+    await until(lambda: not asking.service.statistics().in_flight)
     (slots,) = [g for g in asking.service.statistics().gauges if g.resource == "concurrency"]
     assert slots.available == slots.capacity
 

@@ -33,6 +33,7 @@ from autogen_ext.code_executors.local import LocalCommandLineCodeExecutor
 from autogen_ext.models.replay import ReplayChatCompletionClient
 from PIL import Image as Picture
 from pydantic import BaseModel
+from tests.waiting import until
 
 from headway_agents import Attempt, Effect, Journal, NeedsInput, RunScope, bind, person_answer
 from headway_agents.steps.effects import idempotency_key, idempotent, once, pure
@@ -109,8 +110,7 @@ async def cut_off(attempt: Attempt, acts: asyncio.Event) -> None:
 
 async def noticed(acts: asyncio.Event, is_so: Callable[[], bool]) -> None:
     """Set ``acts`` when another process has done something."""
-    while not is_so():  # noqa: ASYNC110 - it cannot tell us
-        await asyncio.sleep(0.01)
+    await until(is_so)
     acts.set()
 
 

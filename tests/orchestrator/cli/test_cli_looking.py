@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.waiting import Process
 
 import headway
 from headway.cli import main
@@ -413,18 +413,17 @@ def test_top_on_a_terminal_lasts_until_it_is_interrupted(database: Path) -> None
     command = [sys.executable, "-m", "headway", "top"]
     master, slave = os.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
-    process = subprocess.Popen(
-        command, cwd=database.parent, stdin=slave, stdout=slave, stderr=slave, env=environment
-    )
-    os.close(slave)
-    seen = b""
-    while b"in flight" not in seen:
-        seen += os.read(master, 4096)
-    process.send_signal(signal.SIGINT)
-    while process.poll() is None:
-        try:
-            os.read(master, 4096)
-        except OSError:
-            break
-    assert process.wait(20) == 130
+    terminal = {"stdin": slave, "stdout": slave, "stderr": slave}
+    with Process(command, cwd=database.parent, env=environment, **terminal) as process:
+        os.close(slave)
+        seen = b""
+        while b"in flight" not in seen:
+            seen += os.read(master, 4096)
+        process.send_signal(signal.SIGINT)
+        while process.poll() is None:
+            try:
+                os.read(master, 4096)
+            except OSError:
+                break
+    assert process.returncode == 130
     os.close(master)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from anyio.from_thread import start_blocking_portal
+from tests.waiting import Process
 
 from headway_scheduler.testing.provider import Latency, Settings, simulated_provider
 
@@ -45,7 +46,6 @@ asking = "teams:asking"
 """
 PACKAGES = ("headway", "headway_agents", "headway_scheduler")
 
-pytestmark = pytest.mark.timeout(120)
 Headway = Callable[..., tuple[int, str, str]]
 
 
@@ -66,11 +66,11 @@ def folder(tmp_path: Path, base_url: str) -> Path:
     return tmp_path
 
 
-def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def started(folder: Path, *arguments: str) -> Process:
     roots = {str(Path(spec.origin or "").parents[1]) for p in PACKAGES if (spec := find_spec(p))}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADWAY_")}
     environment |= {"PYTHONPATH": os.pathsep.join(sorted(roots)), "TEST_KEY": "not-a-key"}
-    return subprocess.Popen(
+    return Process(
         [sys.executable, "-P", "-m", "headway", *arguments],
         cwd=folder,
         env=environment,
@@ -84,8 +84,8 @@ def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 @pytest.fixture
 def headway(folder: Path) -> Headway:
     def run(*arguments: str) -> tuple[int, str, str]:
-        process = started(folder, *arguments)
-        out, err = process.communicate(timeout=50)
+        with started(folder, *arguments) as process:
+            out, err = process.communicate()
         return process.returncode, out, err
 
     return run
@@ -103,7 +103,7 @@ def killed_in_the_middle(folder: Path, how: signal.Signals) -> tuple[int, str]:
         assert process.stdout is not None
         said = [process.stdout.readline() for _ in range(3)]
         process.send_signal(how)
-        _, err = process.communicate(timeout=50)
+        _, err = process.communicate()
     assert said[2].startswith("critic: ")
     return process.returncode, err
 

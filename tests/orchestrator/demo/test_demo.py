@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from rich.console import Console
+from tests.waiting import Process
 
 from headway.demo.plan import BACKGROUND, URGENT, Plan
 from headway.demo.policy import comparisons, picture
@@ -138,19 +139,19 @@ def test_the_frame_shows_both_sides(race: Race) -> None:
 
 
 def test_ctrl_c_leaves_no_traceback_and_no_file(tmp_path: Path) -> None:
-    process = subprocess.Popen(
+    with Process(
         [sys.executable, "-c", DEMO],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout is not None
-    while "headway  waiting" not in (line := process.stdout.readline()):
-        assert line, "it ended by itself"
-    assert list(tmp_path.iterdir()), "its database is there while it runs"
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate()
+    ) as process:
+        assert process.stdout is not None
+        while "headway  waiting" not in (line := process.stdout.readline()):
+            assert line, "it ended by itself"
+        assert list(tmp_path.iterdir()), "its database is there while it runs"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
     assert process.returncode == 130
     assert errors == "headway: stopped; nothing is left behind\n"
     assert list(tmp_path.iterdir()) == []

@@ -16,6 +16,7 @@ from autogen_agentchat.agents import AssistantAgent, UserProxyAgent
 from autogen_agentchat.base import Team
 from autogen_agentchat.conditions import HandoffTermination, MaxMessageTermination
 from autogen_agentchat.teams import RoundRobinGroupChat, Swarm
+from tests.waiting import until
 
 from headway import (
     Headway,
@@ -133,7 +134,7 @@ def team(models: Any, *, names: tuple[str, ...] = ("writer", "critic"), **more: 
     return RoundRobinGroupChat(agents, termination_condition=MaxMessageTermination(MESSAGES))
 
 
-async def until(handle: RunHandle, calls: int) -> None:
+async def until_called(handle: RunHandle, calls: int) -> None:
     """Wait until so many calls of a run are there."""
     async for _ in handle.stream():
         if len(handle.calls) >= calls:
@@ -145,7 +146,7 @@ async def interrupted(world: World, factory: Callable[..., Any] = team, calls: i
     with suppress(InterruptedError):
         async with world.opened(factory) as headway:
             handle = await headway.start("team", task="Go.")
-            await until(handle, calls)
+            await until_called(handle, calls)
             raise InterruptedError
     return handle.id
 
@@ -194,8 +195,7 @@ async def test_the_call_of_an_agent_without_a_team_that_is_cut_off_is_not_hidden
     with suppress(InterruptedError):
         async with world.opened(alone) as headway:
             handle = await headway.start("team", task="Go.")
-            while not world.provider.ledger.entries:  # noqa: ASYNC110 - it cannot tell us
-                await anyio.sleep(0.001)
+            await until(lambda: world.provider.ledger.entries)
             if how == "interrupt":
                 handle.interrupt()
                 await handle.ended()
@@ -243,7 +243,7 @@ async def test_the_key_of_an_interrupted_run_goes_on_with_it(world: World) -> No
     with suppress(InterruptedError):
         async with world.opened(team) as headway:
             handle = await headway.start("team", task="Go.", key="w47")
-            await until(handle, 3)
+            await until_called(handle, 3)
             raise InterruptedError
     async with world.opened(team) as headway:
         again = await headway.start("team", task="Go.", key="w47")
@@ -255,7 +255,7 @@ async def test_a_paused_run_lets_its_call_come_back_and_goes_on_later(world: Wor
     expected = await uncut(world)
     async with world.opened(team) as headway:
         handle = await headway.start("team", task="Go.")
-        await until(handle, 2)
+        await until_called(handle, 2)
         run = await headway.pause(handle.id)
         assert run.state is RunState.PAUSED
         assert {r.state for r in await headway.list_calls(run.id)} == {CallState.DONE}
@@ -382,7 +382,7 @@ async def test_a_failed_run_keeps_its_error_and_goes_on_from_there(world: World)
     before = world.paid
     async with world.opened(team) as headway:
         handle = await headway.start("team", task="Go.")
-        await until(handle, 3)
+        await until_called(handle, 3)
         world.settings.append(Fault(FaultKind.UNAUTHORIZED))
         with pytest.raises(RunFailed, match="AuthenticationError") as failed:
             await handle.result()
@@ -660,7 +660,7 @@ async def test_parameters_reach_the_factory_at_every_attempt(world: World) -> No
 
     async with world.opened(named) as headway:
         handle = await headway.start("team", task="Go.", parameters={"first": "poet"})
-        await until(handle, 3)
+        await until_called(handle, 3)
         await headway.pause(handle.id)
         resumed = await headway.resume(handle.id)
         result = await resumed.result()

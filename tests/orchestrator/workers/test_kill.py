@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.scheduler.backends.writers import is_stopped
+from tests.waiting import Process
 
 from headway import Headway
 from headway.config import load
@@ -22,7 +24,10 @@ from headway_scheduler.testing.provider.ledger import worst_excess
 pytestmark = pytest.mark.anyio
 
 LIMITS = Limits(requests_per_minute=240, burst_seconds=10)
-FLOOD = 60
+FLOOD = 80
+"""Twice what the limits allow at once. All of them wait before the first one goes: on a busy
+machine they are asked for slower than the limits let them go, and none would wait."""
+
 AGAIN = 16
 
 WORKFLOWS = """
@@ -38,8 +43,12 @@ sys.path.insert(0, ".")
 
 async def main():
     async with Headway() as headway:
+        await headway.queue.pause()
         for number in range({FLOOD}):
             await headway.start("agent", task=f"task {{number}}", priority="background")
+        while len(headway.scheduler.queued()) < {FLOOD}:
+            await anyio.sleep(0.01)
+        await headway.queue.resume()
 
 anyio.run(main)
 """
@@ -98,12 +107,18 @@ agent = "flood_workflows:agent"
 
 
 def flood_and_kill(world: World) -> None:
-    """Kill a process with ``kill -9`` once some calls are done, in flight and queued."""
-    with subprocess.Popen([sys.executable, "-c", CHILD], cwd=world.folder) as child:
+    """Kill a process with ``kill -9`` once some calls are done, in flight and queued.
+
+    It is stopped when it is looked at, so that this is what it dies with.
+    """
+    with Process([sys.executable, "-c", CHILD], cwd=world.folder, text=True) as child:
         try:
             while not is_in_the_middle(world.database):
-                assert child.poll() is None, "the flood ended before it was killed"
+                child.send_signal(signal.SIGCONT)
                 time.sleep(0.05)
+                child.send_signal(signal.SIGSTOP)
+                while not is_stopped(child):
+                    assert child.poll() is None, "the flood ended before it was killed"
         finally:
             child.kill()  # SIGKILL
 

@@ -2,14 +2,13 @@
 
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from tests.orchestrator.workers.processes import World, world_in
-from tests.scheduler.backends.writers import WRITER, is_stopped, needs_locks
+from tests.scheduler.backends.writers import WRITER, is_pending, is_stopped, needs_locks
 
 
 @pytest.fixture
@@ -204,7 +203,7 @@ def test_a_worker_stops_at_the_second_sigterm(slow_world: World) -> None:
     worker = world.worker()
     world.until(lambda: in_flight(world), worker)
     worker.send_signal(signal.SIGTERM)
-    time.sleep(0.5)  # two at once are one
+    world.until(lambda: not is_pending(worker, signal.SIGTERM), worker)  # two at once are one
     worker.send_signal(signal.SIGTERM)
     _, err = worker.communicate()
     assert (worker.returncode, world.state(run_id)) == (130, "interrupted"), err

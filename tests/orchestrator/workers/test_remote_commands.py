@@ -14,6 +14,7 @@ import pytest
 from anyio.abc import TaskStatus
 from autogen_agentchat.agents import AssistantAgent
 from autogen_core.models import UserMessage
+from tests.waiting import until
 
 from headway import Headway, RunFailed, RunHandle
 from headway.config import ConfigError, load
@@ -87,13 +88,12 @@ async def test_a_follower_steers_and_gets_the_leader_s_refusals(leader: Simulate
         run = await follower.submit("agent", task="x")
         assert (await follower.pause(run.id)).state is RunState.PAUSED
         assert (await follower.cancel(run.id)).state is RunState.CANCELLED
-        for refused, error in (
-            (follower.limits.set(QUOTA, {"rpm": 1}), ConfigError),
-            (follower.queue.bump("r-none", "low"), RunNotFound),
-            (follower.limits.set(QUOTA, {"requests_per_minute": Decimal(1)}), CallerError),
-        ):
-            with pytest.raises(error):
-                await refused
+        with pytest.raises(ConfigError):
+            await follower.limits.set(QUOTA, {"rpm": 1})
+        with pytest.raises(RunNotFound):
+            await follower.queue.bump("r-none", "low")
+        with pytest.raises(CallerError):
+            await follower.limits.set(QUOTA, {"requests_per_minute": Decimal(1)})
 
 
 async def test_a_follower_executes_and_the_leader_admits(leader: SimulatedHeadway) -> None:
@@ -128,8 +128,7 @@ async def test_a_batch_that_the_leader_cannot_read_ends_no_run_as_if_it_were_rec
     async with second(leader) as follower:
         await leader.queue.pause()
         handle = await follower.start("agent", task="x")
-        while not leader.scheduler.queued():  # noqa: ASYNC110 (a list)
-            await anyio.sleep(0.01)
+        await until(lambda: leader.scheduler.queued())
         posting = open_backend(leader.config.database).mailbox()
         await posting.post(
             follower._opened.executor.worker.id, '{"type": "MessageBatch", "messages": 1}'
@@ -149,8 +148,7 @@ async def test_what_a_follower_is_refused_it_is_told(leader: SimulatedHeadway) -
             _ = follower.scheduler
         await leader.queue.pause()
         handle = await follower.start("agent", task="x")
-        while follower.waiting_calls == 0:  # noqa: ASYNC110 (a count)
-            await anyio.sleep(0.01)
+        await until(lambda: follower.waiting_calls)
         with pytest.raises(RunNotResumable, match="it is running"):
             await leader.resume(handle.id)
         with pytest.raises(RunNotResumable, match="is being executed"):
@@ -206,8 +204,7 @@ async def test_a_run_that_another_process_is_about_to_execute_is_not_taken_from_
             handle = await follower.start("agent", task="x", key="k")
             forgotten = await follower.handle(new.id)
             group.start_soon(follower.cancel, new.id)
-            while not expected.is_cancelled:  # noqa: ASYNC110 (a flag)
-                await anyio.sleep(0.01)
+            await until(lambda: expected.is_cancelled)
             if is_begun:
                 leader._opened.executor.execute(expected)
         with pytest.raises(RunFailed, match="cancelled"):
@@ -274,8 +271,7 @@ async def test_a_run_that_was_given_may_end_before_its_claim_is_heard(
             if isinstance(command, ClaimRun):
                 assert leader._opened.leader is not None
                 await leader._opened.leader.assigner.give(command.run, command.worker_id)
-                while run.id in headway._opened.executor.handles:  # noqa: ASYNC110 (a mapping)
-                    await anyio.sleep(0.01)
+                await until(lambda: run.id not in headway._opened.executor.handles)
             return await execute(command)
 
         monkeypatch.setattr(headway._opened.commands, "execute", claim_late)
@@ -297,12 +293,11 @@ async def test_a_run_that_was_taken_up_once_does_not_keep_those_behind_it_waitin
     await leader._opened.scheduler.save_run(replace(urgent.run, state=RunState.INTERRUPTED))
     async with anyio.create_task_group() as group:
         group.start_soon(lambda: leader.work(slots=1, forever=True, watch=watch))
-        while not interrupted or leader._opened.executor.handles:  # noqa: ASYNC110 (a mapping)
-            await anyio.sleep(0.01)
+        await until(lambda: interrupted and not leader._opened.executor.handles)
         behind = [await leader.submit("agent", task="x", priority="low") for _ in range(3)]
-        with anyio.fail_after(30):  # they would wait for ever
-            for run in behind:
-                await run.result()
+        # They would wait for ever.
+        for run in behind:
+            await run.result()
         leader.drain()
     assert (await leader.get_run(urgent.id)).state is RunState.INTERRUPTED
     assert interrupted == [urgent.id]
@@ -340,8 +335,7 @@ async def test_a_run_may_be_given_again_with_the_news_that_its_end_is_on_disk(
         group.start_soon(lambda: follower.work(slots=1, forever=True))
         remote, worker = follower._opened.scheduler, follower._opened.executor.worker.id
         handle = await follower.start("agent", task="x")
-        while not follower.waiting_calls:  # noqa: ASYNC110 (a count)
-            await anyio.sleep(0.01)
+        await until(lambda: follower.waiting_calls)
         held: list[tuple[int, str]] = []
         with monkeypatch.context() as patch:
             patch.setattr(remote._posting, "arrived", held.extend)
@@ -354,8 +348,8 @@ async def test_a_run_may_be_given_again_with_the_news_that_its_end_is_on_disk(
         remote._posting.arrived(held)
         await handle.ended()
         assert handle.run.state is RunState.INTERRUPTED
-        with anyio.fail_after(30):  # it would wait for ever
-            assert (await (await leader.handle(handle.id)).result()).calls == 1
+        # It would wait for ever.
+        assert (await (await leader.handle(handle.id)).result()).calls == 1
         follower.drain()
 
 
@@ -369,8 +363,8 @@ async def test_runs_that_no_worker_can_take_do_not_keep_those_behind_them_waitin
     for n in range(20):
         run = Run(f"r-{n}", workflow, "x", Priority.HIGH, state, behind.run.created_at)
         await leader._opened.scheduler.save_run(run)
-    with anyio.fail_after(30):  # it would wait for ever
-        await leader.work(slots=1)
+    # It would wait for ever.
+    await leader.work(slots=1)
     assert [run.id for run in await leader.list_runs([RunState.COMPLETED])] == [behind.id]
     assert len(await leader.list_runs([state])) == 20
 

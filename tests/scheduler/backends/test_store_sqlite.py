@@ -12,6 +12,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 import pytest
+from tests.waiting import HANG_SECONDS
 
 from headway_scheduler.backends.sqlite import opening, reads
 from headway_scheduler.backends.sqlite.sql import APPLICATION_ID, MIGRATIONS, NEWEST
@@ -154,7 +155,7 @@ async def test_a_long_read_does_not_delay_a_commit(path: Path, store: SqliteStor
     def read_slowly(db: sqlite3.Connection) -> Snapshot:
         reads.snapshot(db)
         tell_reading()
-        assert committed.wait(20)
+        assert committed.wait(HANG_SECONDS)
         return reads.snapshot(db)
 
     async with anyio.create_task_group() as tasks:

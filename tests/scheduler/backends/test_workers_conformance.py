@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 from tests.scheduler.backends.engines import Engine
+from tests.waiting import until
 
 from headway_scheduler.errors import StoreBusy, StoreTakenOver
 from headway_scheduler.model.batch import Batch
@@ -89,8 +90,7 @@ async def test_contact_is_a_heartbeat_that_found_the_worker_listed(
         with pytest.raises(StoreTakenOver):
             await presence.confirm()
         await term.store.commit(Batch(joined=(ME,)))
-        while presence.contact_at == opened:  # noqa: ASYNC110 (a heartbeat has no event)
-            await anyio.sleep(0.01)
+        await until(lambda: presence.contact_at != opened)
         engine.stop(presence)
         stopped = presence.contact_at
         await anyio.sleep(0.1)

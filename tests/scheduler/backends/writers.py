@@ -1,5 +1,6 @@
 """A process that has SQLite's write lock, running or stopped."""
 
+import signal
 import subprocess
 from pathlib import Path
 
@@ -26,3 +27,10 @@ needs_locks = pytest.mark.skipif(
 def is_stopped(process: subprocess.Popen[str]) -> bool:
     state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
     return state == "T"
+
+
+def is_pending(process: subprocess.Popen[str], number: signal.Signals) -> bool:
+    """Whether a signal is still on its way: another one of the same number would be lost."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    pending = (line.split()[1] for line in status.splitlines() if line.startswith("ShdPnd:"))
+    return bool(int(next(pending), 16) >> (number - 1) & 1)

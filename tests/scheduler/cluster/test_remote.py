@@ -1,6 +1,6 @@
 """A worker's calls through the scheduler of another process: here in one, over a real database."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ import anyio
 import pytest
 from tests.scheduler.backends.engines import Engine, Sqlite
 from tests.scheduler.backends.test_power_loss import Files
+from tests.waiting import until
 
 from headway_scheduler.backends.sqlite.mailbox import SqliteMailbox
 from headway_scheduler.backends.sqlite.store import SqliteStore
@@ -154,11 +155,6 @@ async def office(engine: Engine) -> AsyncIterator[Office]:
 async def remote(office: Office) -> AsyncIterator[RemoteScheduler]:
     async with follower(office) as remote:
         yield remote
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    while not is_so():  # noqa: ASYNC110 -- rows and counts have no event
-        await anyio.sleep(0.002)
 
 
 async def test_a_call_goes_all_its_way(office: Office, remote: RemoteScheduler) -> None:

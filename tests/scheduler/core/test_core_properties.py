@@ -560,6 +560,19 @@ class Lives(RuleBasedStateMachine):
         self.rows |= {r.call.id: replace(r) for r in (*batch.new, *batch.changed)}
         self.buckets |= {(state.quota, state.resource): state for state in batch.buckets}
 
+    def aside_again(self) -> dict[str, float]:
+        """Who waits for its own time after a restart: those whose rows say so.
+
+        That a call's time has come is not written by itself. So if the clock steps back before
+        that time and the core is built anew, the call waits for it once more.
+        """
+        waits = {name: at for name, at in self.aside.items() if at > self.now}
+        rows = ((name, self.rows[name].not_before) for name in self.queue)
+        again = {name: at for name, at in rows if at is not None and at > self.now}
+        assert waits.items() <= again.items()
+        assert waits == again or self.has_stepped_back
+        return again
+
     def restart(self, owned: set[str]) -> None:
         """Write, forget and go on: the gauges must read the same.
 
@@ -581,7 +594,7 @@ class Lives(RuleBasedStateMachine):
         buckets = tuple(self.buckets.values())
         snapshot = Snapshot(buckets, tuple(live), len(self.rows), changes)
         self.core.restore(snapshot, self.now, lambda record: record.call.id in owned)
-        self.aside = {name: at for name, at in self.aside.items() if at > self.now}
+        self.aside = self.aside_again()
         self.restarted_at = self.true
         self.was_written = False
         for old, new in zip(before, statistics(self.core.state, self.now).gauges, strict=True):
@@ -595,3 +608,22 @@ class Lives(RuleBasedStateMachine):
 
 TestLives = Lives.TestCase
 TestLives.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_call_waits_for_its_time_again_if_the_clock_steps_back_before_a_restart(
+    policy: Policy,
+) -> None:
+    lives = Lives()
+    lives.begin(policy=policy)
+    lives.submit(run="r1", quotas=("org",), tokens=600, priority=Priority.INTERACTIVE, copies=2)
+    lives.admit()
+    lives.pause(quota="org", seconds=2.0)
+    lives.requeue(pick=0, delay=1.0, sent=False)
+    lives.restart_after_a_crash()
+    lives.follow_the_clock_it_names()
+    assert not lives.aside
+    lives.step_back(seconds=0.1)
+    lives.restart_after_a_crash()
+    assert list(lives.aside) == ["c0"]
+    lives.teardown()

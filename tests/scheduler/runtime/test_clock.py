@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.waiting import until
 
 from headway_scheduler.backends.sqlite import boot_clock
 from headway_scheduler.backends.sqlite.store import SqliteStore
@@ -97,8 +98,7 @@ async def cancel_once_queued(
     service: LocalScheduler, call_id: str, scope: anyio.CancelScope
 ) -> None:
     """Cancel when the core has looked at a call and left it in its queue."""
-    while not any(r.call.id == call_id for r in service.queued()):  # noqa: ASYNC110 (rows)
-        await anyio.sleep(0.001)
+    await until(lambda: any(r.call.id == call_id for r in service.queued()))
     scope.cancel()
 
 

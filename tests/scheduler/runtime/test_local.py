@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import anyio
 import pytest
+from tests.waiting import until
 
 from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.backends.sqlite.store import SqliteStore
@@ -144,12 +145,6 @@ async def scheduling(
             if isinstance(store, FaultyStore):
                 store.gate.set()
             tasks.cancel_scope.cancel()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(10):
-        while not condition():  # noqa: ASYNC110 - any state of the service may be asked for
-            await anyio.sleep(0.001)
 
 
 rest = anyio.wait_all_tasks_blocked
@@ -432,8 +427,7 @@ async def test_time_alone_lets_the_next_one_go(store: FaultyStore) -> None:
 
 async def nothing_is_stuck(service: LocalScheduler, store: FaultyStore, id: str) -> None:
     """The slot is free for another, and ``id`` is over on disk if it ever came there."""
-    with anyio.fail_after(5):
-        await service.acquire(call("another"))
+    await service.acquire(call("another"))
     assert await store.state(id) in (None, CallState.CANCELLED)
     assert service.statistics().in_flight == 1
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import openai
 import pytest
+from tests.waiting import until
 
 from headway_scheduler.testing.provider import (
     Fault,
@@ -60,11 +61,6 @@ async def pieces(client: openai.AsyncOpenAI, **changes: Any) -> list[Any]:
 
 def failing(fault: Fault) -> Settings:
     return Settings(faults=lambda number, _: fault if number == 1 else None)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 -- the ledger is plain data, it has no event
-        await anyio.sleep(0.005)
 
 
 async def leave(provider: SimulatedProvider, client: openai.AsyncOpenAI, **changes: Any) -> None:

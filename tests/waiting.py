@@ -1,0 +1,56 @@
+"""Waiting in tests, and the bound that turns a test that hangs into one that fails.
+
+The bound measures nothing: it is far above what any test takes beside other suites on a busy
+machine. What a test says about time, it says by itself.
+"""
+
+import subprocess
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any
+
+import anyio
+
+HANG_SECONDS = 120.0
+"""How long an async test may take. pytest's own ``timeout`` is above it: its signal raises out of
+the event loop and leaves the test's task there, and the fixtures, which run in the same task, then
+wait for it for ever."""
+
+
+def bounded(
+    test: Callable[..., Awaitable[None]], seconds: float = HANG_SECONDS
+) -> Callable[..., Awaitable[None]]:
+    """Return the test with a bound on hanging; its error shows the line that waited."""
+
+    @wraps(test)
+    async def run(**arguments: Any) -> None:
+        waited: BaseException | None = None
+        with anyio.move_on_after(seconds):
+            try:
+                return await test(**arguments)
+            except anyio.get_cancelled_exc_class() as error:
+                waited = error
+                raise
+        raise TimeoutError(f"the test hung: it was not over after {seconds:g} s") from waited
+
+    return run
+
+
+async def until(is_so: Callable[[], object], *, look_every_seconds: float = 0.005) -> None:
+    """Wait for something that has no event, as rows and counts: the test's bound ends it."""
+    while not is_so():  # noqa: ASYNC110 - whoever calls this has nothing to wait on
+        await anyio.sleep(look_every_seconds)
+
+
+class Process(subprocess.Popen[str]):
+    """A process that is killed where an error leaves its block.
+
+    Else the block would wait for a process that waits for the test, as one with ``--forever``
+    does, and what had failed would hang.
+    """
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        """Wait for its end."""
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, *rest)
