@@ -15,6 +15,7 @@ from headway_scheduler.model.states import RunState
 from headway_scheduler.protocol.commands import CancelRun, PauseRun
 from headway_scheduler.runtime.local import LocalScheduler
 
+from . import arguments
 from . import config as configuration
 from .limits import Limits
 from .pricing.costs import Cost, costs_by
@@ -118,7 +119,8 @@ class Headway:
         self, states: Sequence[RunState] = (), *, limit: int | None = None
     ) -> Sequence[Run]:
         """Return the rows of runs, newest first; at most ``limit``, if given."""
-        return await self._opened.store.runs(states, limit=limit)
+        most = None if limit is None else arguments.count("limit", limit, least=1)
+        return await self._opened.store.runs(states, limit=most)
 
     async def list_calls(self, run_id: str) -> Sequence[CallRecord]:
         """Return the rows of a run's calls and steps, by arrival."""
@@ -184,12 +186,12 @@ class Headway:
 
     async def cancel(self, run_id: str) -> Run:
         """End a run for good, executed or not, by whatever process."""
-        await self._opened.commands.execute(CancelRun(run_id))
+        await self._opened.commands.execute(CancelRun((await self.get_run(run_id)).id))
         return await self.get_run(run_id)
 
     async def pause(self, run_id: str) -> Run:
         """Stop a run at its next call, until it is resumed; executed by whatever process."""
-        await self._opened.commands.execute(PauseRun(run_id))
+        await self._opened.commands.execute(PauseRun((await self.get_run(run_id)).id))
         return await self.get_run(run_id)
 
     async def question(self, run_id: str) -> tuple[CallRecord, str] | None:

@@ -6,10 +6,12 @@ that follows, the leader makes them.
 
 from collections.abc import Mapping, Sequence
 
+from headway_scheduler.errors import CallerError
 from headway_scheduler.model.changes import Change
 from headway_scheduler.ports import Store
 from headway_scheduler.protocol.commands import ResumeQuota, SetLimits, SetWeight
 
+from . import arguments
 from .workers.commands import Commands, changed
 
 
@@ -28,23 +30,28 @@ class Limits:
 
         The others are as configured. Raises ConfigError.
         """
+        if not isinstance(limits, Mapping):
+            raise CallerError(f"limits must be a mapping of settings, not {limits!r:.100}")
+        quota = arguments.text("quota", quota)
         return await changed(self._commands, SetLimits(quota, dict(limits)))
 
     async def reset(self, quota: str) -> Change:
         """Go back to the configured limits. Raises UnknownQuota."""
-        return await changed(self._commands, SetLimits(quota, None))
+        return await changed(self._commands, SetLimits(arguments.text("quota", quota), None))
 
     async def resume(self, quota: str) -> Change:
         """Let one call try of a quota that is stopped for a bad key or an empty account.
 
         Raises UnknownQuota.
         """
-        return await changed(self._commands, ResumeQuota(quota))
+        return await changed(self._commands, ResumeQuota(arguments.text("quota", quota)))
 
     async def weight(self, team: str, weight: float | None) -> Change:
         """Change a team's share; None: back to the configured one. Raises CallerError."""
-        return await changed(self._commands, SetWeight(team, weight))
+        share = None if weight is None else arguments.amount("weight", weight)
+        return await changed(self._commands, SetWeight(arguments.text("team", team), share))
 
     async def log(self, *, limit: int | None = None) -> Sequence[Change]:
         """What was changed of limits, shares and the queue, newest first; at most ``limit``."""
-        return await self._store.changes(limit=limit)
+        most = None if limit is None else arguments.count("limit", limit, least=1)
+        return await self._store.changes(limit=most)

@@ -8,7 +8,7 @@ from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.changes import ALL, Change, HoldState
 from headway_scheduler.protocol.commands import SetHold, SetPriority
 
-from .config import parse_priority
+from . import arguments
 from .workers.commands import Commands, changed
 
 
@@ -27,17 +27,23 @@ class Queue:
         Raises RunNotFound, RunNotResumable for a run that has ended, IllegalTransition for a call
         that does not wait.
         """
-        level = parse_priority(priority) if isinstance(priority, str) else priority
-        await self._commands.execute(SetPriority(id, level))
+        target = arguments.text("id", id)
+        await self._commands.execute(SetPriority(target, arguments.priority(priority)))
 
     async def pause(self, target: str = ALL) -> Change:
         """Admit nothing of ``all``, ``class:CLASS`` or ``model:MODEL``; what is in flight ends."""
-        return await changed(self._commands, SetHold(target, HoldState.PAUSED))
+        return await changed(
+            self._commands, SetHold(arguments.text("target", target), HoldState.PAUSED)
+        )
 
     async def drain(self, target: str = ALL) -> Change:
         """Admit of it what waits already, and hold what comes later."""
-        return await changed(self._commands, SetHold(target, HoldState.DRAINED))
+        return await changed(
+            self._commands, SetHold(arguments.text("target", target), HoldState.DRAINED)
+        )
 
     async def resume(self, target: str = ALL) -> Change:
         """Admit it again; what was held kept its place."""
-        return await changed(self._commands, SetHold(target, HoldState.OPEN))
+        return await changed(
+            self._commands, SetHold(arguments.text("target", target), HoldState.OPEN)
+        )

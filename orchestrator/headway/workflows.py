@@ -22,6 +22,7 @@ from headway_scheduler.model.runs import Run
 from headway_scheduler.providers import PROVIDERS
 from headway_scheduler.runtime.client import SchedulerClient
 
+from . import arguments
 from .config import Config
 from .config.keys import COMPONENT_SUFFIXES
 from .pricing.prices import Prices
@@ -302,6 +303,4 @@ def _hash(text: str) -> str:
 
 
 def _priority(given: Priority | str | None) -> Priority | None:
-    from .config import parse_priority
-
-    return parse_priority(given) if isinstance(given, str) else given
+    return None if given is None else arguments.priority(given)

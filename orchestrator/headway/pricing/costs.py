@@ -7,6 +7,7 @@ from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Spent
 from headway_scheduler.ports import Store
 
+from .. import arguments
 from .prices import Prices
 
 KEYS = ("model", "team", "workflow", "run", "day")
@@ -61,7 +62,9 @@ async def costs_by(
     """
     if by not in KEYS:
         raise CallerError(f"costs are counted by {', '.join(KEYS)}, not by {by!r}")
-    since = 0.0 if since_seconds is None else store.clock() - since_seconds
+    since = 0.0
+    if since_seconds is not None:
+        since = store.clock() - arguments.amount("since_seconds", since_seconds, least=0)
     return added_up(await store.spent(by, since), prices)
 
 

@@ -16,6 +16,7 @@ from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.ports import Store
 from headway_scheduler.runtime.client import SchedulerClient
 
+from .. import arguments
 from .handle import ReplayOptions, RunHandle
 from .options import RunOptions, with_options
 from .runner import Runner
@@ -128,6 +129,8 @@ class Actions:
     async def fork(self, run_id: str, at: str, task: str | None) -> RunHandle:
         """Start a copy of a run that asks call ``at`` anew."""
         run = await self._find_to_build(run_id)
+        task = None if task is None else arguments.long_text("task", task)
+        at = arguments.text("at", at)
         until = await self._stopped.cut(run, at)
         copy = await self._stopped.copied(run, task=task, until=until)
         return await self._execute(copy, ReplayOptions())
@@ -136,6 +139,7 @@ class Actions:
         """Start a copy of a completed run, with another task."""
         run = await self._find_to_build(run_id)
         require_completed(run)
+        task = arguments.long_text("task", task)
         copy = await self._stopped.copied(run, task=task, history=(*run.history, run.task))
         return await self._execute(copy, ReplayOptions())
 
@@ -152,6 +156,8 @@ class Actions:
         run = await self._find(run_id)
         if (words is not None) + again + abort != 1:
             raise CallerError("an answer is words, or again, or abort: one of them")
+        if words is not None:
+            words = arguments.long_text("words", words)
         outcome = CallState.CANCELLED if abort else CallState.QUEUED
         outcome = outcome if words is None else CallState.DONE
         return await self._stopped.answer(run, outcome, words or "")
@@ -162,8 +168,12 @@ class Actions:
         """Delete ended runs with their calls and texts; return their ids."""
         if older_than_seconds is None and keep is None:
             raise CallerError("say which runs: older_than_seconds, keep, or both")
-        is_any = older_than_seconds is None
-        before = float("inf") if is_any else self._scheduler.now() - (older_than_seconds or 0.0)
+        before = float("inf")
+        if older_than_seconds is not None:
+            age = arguments.amount("older_than_seconds", older_than_seconds, least=0)
+            before = self._scheduler.now() - age
+        if keep is not None:
+            keep = arguments.count("keep", keep)
         return await self._stopped.prune(before, keep=keep, is_dry=is_dry)
 
     async def _find_to_build(self, run_id: str) -> Run:

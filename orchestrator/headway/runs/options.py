@@ -11,7 +11,7 @@ from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import RunState
 
-from ..config import parse_priority
+from .. import arguments
 from ..workflows import Workflows
 
 _ID_ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"  # no letters that are read as others
@@ -55,7 +55,8 @@ def new_run(
 
     ``default`` is the class of a run that states none.
     """
-    name, component = workflows.describe(workflow)
+    name, component = workflows.describe(arguments.text("workflow", workflow))
+    task = arguments.long_text("task", task)
     state = RunState.QUEUED
     run = Run(new_run_id(), name, task, default, state, now, component=component)
     return with_options(run, now, **options)
@@ -80,22 +81,23 @@ def with_options(
     """Return ``run`` with its :class:`StartOptions`. Raises CallerError for a wrong value."""
     changes: dict[str, Any] = {}
     if priority is not None:
-        changes["priority"] = parse_priority(priority) if isinstance(priority, str) else priority
+        changes["priority"] = arguments.priority(priority)
     if key is not None:
-        changes["key"] = key
+        changes["key"] = arguments.text("key", key)
     if parameters is not None:
         changes["parameters"] = _json(parameters)
     if deadline_seconds is not None:
-        changes["deadline"] = now + deadline_seconds
+        changes["deadline"] = now + arguments.amount("deadline_seconds", deadline_seconds)
     if budget_usd is not None:
-        changes["budget_usd"] = budget_usd
+        changes["budget_usd"] = arguments.amount("budget_usd", budget_usd)
     if team is not None:
-        changes["team"] = team
+        changes["team"] = arguments.text("team", team)
     return replace(run, **changes)
 
 
 def _json(parameters: Mapping[str, Any]) -> str:
     try:
-        return json.dumps(dict(parameters))
-    except (TypeError, ValueError) as error:
+        text = json.dumps(dict(parameters), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
         raise CallerError(f"parameters of a run must be JSON values: {error}") from None
+    return arguments.long_text("parameters as JSON", text)

@@ -16,6 +16,7 @@ from headway_scheduler.model.states import ENDED_RUNS, CallState, RunState
 from headway_scheduler.ports import Store
 from headway_scheduler.runtime.client import SchedulerClient
 
+from .. import arguments
 from .journal import answered, inherited_answers
 from .options import new_run_id
 
@@ -165,7 +166,7 @@ class StoppedRuns:
 
 async def find_run(store: Store, run_id: str) -> Run:
     """Return the row of a run; its id may be shortened. Raises RunNotFound."""
-    run = await store.run(run_id)
+    run = await store.run(arguments.text("run_id", run_id))
     if run is None:
         raise RunNotFound(f"no run {run_id!r}: `headway runs list` shows them")
     return run

@@ -32,6 +32,7 @@ from headway_scheduler.protocol.commands import (
 from headway_scheduler.protocol.envelopes import WORKER
 from headway_scheduler.runtime.client import SchedulerClient
 
+from .. import arguments
 from ..runs.events import Ended, of_batch
 from ..runs.handle import RemoteRunHandle, ReplayOptions, RunHandle
 from ..runs.runner import Runner
@@ -224,6 +225,7 @@ class Executor:
 
     async def work(self, slots: int, forever: bool, watch: Watch) -> None:
         """Take runs from the leader, until none is left or, ``forever``, until drained."""
+        slots = arguments.count("slots", slots, least=1)
         self._watch = watch
         await self._offer(slots, forever)
         try:
