@@ -4,7 +4,6 @@ Behind this door values meet the scheduler of all runs, and a row that a databas
 check returns the value; it raises CallerError, which names the argument and what is permitted.
 """
 
-from collections.abc import Collection
 from math import isfinite
 
 from headway_scheduler.errors import CallerError
@@ -61,13 +60,6 @@ def count(argument: str, value: object, *, least: int = 0) -> int:
     if type(value) is int and least <= value < 2**63:
         return value
     raise CallerError(f"{argument} must be a whole number from {least}, not {_spoken(value)}")
-
-
-def choice(argument: str, value: object, permitted: Collection[str]) -> str:
-    """Check one of a few words."""
-    if isinstance(value, str) and value in permitted:
-        return value
-    raise CallerError(f"{argument} must be {', '.join(permitted)}, not {_spoken(value)}")
 
 
 def priority(value: object) -> Priority:

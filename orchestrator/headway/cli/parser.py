@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from headway_scheduler.model.calls import SPENT_BY
 from headway_scheduler.model.states import RunState
 
 from .. import __version__
@@ -172,8 +173,7 @@ def _add_looking(commands: Any) -> None:
     _add_common(top)
     _add_database(commands)
     costs = _command(commands, "costs", "costs:show", "what was spent")
-    keys = ("model", "team", "workflow", "run", "day")
-    costs.add_argument("--by", choices=keys, default="model", help="(default: model)")
+    costs.add_argument("--by", choices=SPENT_BY, default="model", help="(default: model)")
     costs.add_argument(
         "--since", type=_duration, metavar="TIME", help="how long ago, as in 12h, 7d"
     )

@@ -4,13 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model.calls import Spent
+from headway_scheduler.model.calls import SPENT_BY, Spent
 from headway_scheduler.ports import Store
 
 from .. import arguments
 from .prices import Prices
-
-KEYS = ("model", "team", "workflow", "run", "day")
 
 
 @dataclass(slots=True)
@@ -56,12 +54,12 @@ class Cost:
 async def costs_by(
     by: str, since_seconds: float | None, store: Store, prices: Prices
 ) -> list[Cost]:
-    """Read and add up what was spent, by one of ``KEYS``. Raises CallerError for another key.
+    """Read and add up what was spent, by one of ``SPENT_BY``. Raises CallerError for another key.
 
     ``since_seconds``: only calls that came no longer ago.
     """
-    if by not in KEYS:
-        raise CallerError(f"costs are counted by {', '.join(KEYS)}, not by {by!r}")
+    if by not in SPENT_BY:
+        raise CallerError(f"costs are counted by {', '.join(SPENT_BY)}, not by {by!r:.100}")
     since = 0.0
     if since_seconds is not None:
         since = store.clock() - arguments.amount("since_seconds", since_seconds, least=0)

@@ -3,7 +3,7 @@
 Theory of operation. A worker that shows no life for 10 s loses its runs: they are begun anew
 elsewhere, and what it still sends is paid twice. It may have been stopped, or cut off from the
 database, and cannot see that by its own clock alone. So it goes by its last heartbeat that was
-answered. One that has not joined has no runs to lose, and is in contact.
+answered. A worker that has not joined yet has no runs to lose, and counts as in contact.
 """
 
 import time

@@ -223,6 +223,10 @@ class CallRecord:
         self.finished_at = None if self.parked else now
 
 
+SPENT_BY = ("model", "team", "workflow", "run", "day")
+"""What ``Store.spent`` can group calls by."""
+
+
 @dataclass(frozen=True, slots=True)
 class Spent:
     """A group of calls of one model that took the same number of tokens."""

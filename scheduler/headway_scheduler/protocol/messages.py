@@ -4,8 +4,9 @@ Law: data only. A message does not say who tells it; its envelope does, so no wo
 another. A message is taken whole or refused whole.
 
 Theory of operation. ``Scheduler.handle`` takes every type in one ``match``. A new type is added to
-``Message``, to that ``match`` and to ``docs/protocol.md``; mypy and a test name the place that is
-forgotten. A new field has a default: the text of an older process lacks it.
+``Message``, to that ``match``, to those of ``Mirror`` and ``restamped``, and to
+``docs/protocol.md``; mypy and a test name the place that is forgotten. A new field has a default:
+the text of an older process lacks it.
 """
 
 from collections.abc import Mapping

@@ -185,7 +185,7 @@ SELECT
         WHEN 'workflow' THEN coalesce(runs.workflow, '')
         WHEN 'team' THEN coalesce(runs.team, runs.workflow, '')
         WHEN 'day' THEN date(calls.submitted_at, 'unixepoch')
-        ELSE calls.model
+        WHEN 'model' THEN calls.model
     END AS "key",
     calls.model, calls.input_tokens, calls.output_tokens,
     sum(calls.state = 'done' OR calls.input_tokens IS NOT NULL) AS calls,

@@ -1,7 +1,7 @@
 """Stores the journal in one SQLite file. Linux and macOS: the lock beside the file is ``flock``.
 
 Theory of operation. One connection writes, on aiosqlite's thread: each commit is one hop to that
-thread and one synced transaction. Readers open the file anew for each question (see ``reading``).
+thread and one synced transaction. Readers open the file anew for each question (see ``reads``).
 """
 
 import os

@@ -8,8 +8,9 @@ Theory of operation. Lanes that share a quota, directly or through others, compe
 2. inside a class, teams share alike, by start-time fair queueing: a call starts when its team's
    last one finished in virtual time, or now, and takes its cost over the team's weight. What a
    team did not use is not saved up;
-3. inside a team, calls go by *due* time: their arrival, plus what their run takes yet. It does not
-   change while a call waits, so that a heap suffices, and no call is passed for ever.
+3. inside a team, calls go by *due* time: their arrival, plus what their run takes yet, or the
+   deadline of the run if that is sooner (``runs/registry`` says). It does not change while a call
+   waits, so that a heap suffices, and no call is passed for ever.
 
 A team has one clock in the whole pool but calls in many lanes. Its start only ever grows, so a
 lane's heap of teams may lag behind: what surfaces too early is put back.
