@@ -7,6 +7,7 @@
     - CallTooLarge           above a limit: no wait can help
     - RunNotFound
     - KeyTaken               another row has this id or idempotency key
+    - RowRefused             the database does not take a value of it
     - RunNotResumable        its state does not allow what was asked
     - WorkflowNotHere        another program registers the run's workflow
     - NothingToAnswer        the run waits for no person
@@ -58,6 +59,10 @@ class RunNotFound(CallerError):
 
 class KeyTaken(CallerError):
     """Another row has this id or idempotency key. Nothing was written."""
+
+
+class RowRefused(CallerError):
+    """The database refuses a value of a row, and always will. Nothing was written."""
 
 
 class RunNotResumable(CallerError):

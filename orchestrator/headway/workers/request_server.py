@@ -124,6 +124,10 @@ class RequestServer:
                 if is_first:
                     raise
                 await anyio.sleep(RETRY_SECONDS)
+            except HeadwayError as error:
+                # Nothing of it can be written. It stays in hand: this leader does not try again.
+                _log.error("a batch of worker %s is left: %s", batches[0][0].sender, error)
+                batches = batches[1:]
 
     def _delivered(self, request: Letter, batch: MessageBatch | InternalError) -> Completion:
         if isinstance(batch, MessageBatch):

@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from ..errors import HeadwayError, InternalError, SchedulerClosed, own_copy
+from ..errors import HeadwayError, InternalError, KeyTaken, SchedulerClosed, own_copy
 from ..model.batch import NOTHING, Answer, Batch
 from ..model.calls import Call, Outcome
 from ..model.changes import Change
 from ..model.states import CallState
 from ..protocol.commands import Order
 from ..protocol.messages import Message, Settle
+from ..protocol.storable import is_storable
+
+NOT_RECORDED = "its end could not be recorded"
 
 Answering = Callable[[Change | None], Answer]
 """Writes down that a request was carried out, with the change that an operator made by it."""
@@ -94,11 +97,23 @@ class Pending:
     refused: dict[int, HeadwayError] = field(default_factory=dict[int, HeadwayError])
     """Errors of messages that the core did not take, by their place in ``messages``."""
 
-    def refused_for(self, error: HeadwayError) -> "Pending":
-        """The same, with none of its messages taken."""
-        self.refused = dict.fromkeys(range(len(self.messages)), error)
-        self.messages = ()
-        return self
+    def refuse(self, error: HeadwayError) -> bool:
+        """Refuse the messages that a commit was refused for; False if all were refused before.
+
+        For a value that cannot be kept they are found by looking, for a key that is taken they may
+        be any but the ends of calls. If neither finds one, all are refused. The end of a call is
+        told as a failure instead, so that what the call holds comes back.
+        """
+        left = [n for n in range(len(self.messages)) if n not in self.refused]
+        guilty = [n for n in left if _may_be_refused(self.messages[n], error)] or left
+        self.messages = list(self.messages)
+        for number in guilty:
+            failed = failed_end(self.messages[number], error)
+            if failed is None:
+                self.refused[number] = error
+            else:
+                self.messages[number] = failed
+        return bool(guilty)
 
     def accepted(self) -> Sequence[Message]:
         """The messages that the core took."""
@@ -110,6 +125,22 @@ class Pending:
         """Tell the caller, if it waits."""
         if self.completion is not None:
             self.completion.set(error)
+
+
+def failed_end(message: Message, error: Exception) -> Settle | None:
+    """Return what is told of a call whose end cannot be recorded; None for other messages.
+
+    None too for one that was told so already: nothing can be recorded of that call.
+    """
+    if not isinstance(message, Settle) or (message.outcome.error or "").startswith(NOT_RECORDED):
+        return None
+    return Settle(message.call_id, Outcome(CallState.FAILED, error=f"{NOT_RECORDED}: {error}"))
+
+
+def _may_be_refused(message: Message, error: HeadwayError) -> bool:
+    if isinstance(error, KeyTaken):
+        return not isinstance(message, Settle)
+    return not is_storable(message)
 
 
 class Callers:

@@ -11,8 +11,9 @@ core named; there is no polling.
 If a commit fails, nothing that the batch promised holds: its callers get the error, the core is
 thrown away and built again from the store, and calls that others still wait for go on. What the
 failed batch could not record about calls whose callers are gone is recorded with the next commit.
-If it fails because a row of it is refused, its halves are tried one after the other, and so on:
-only the message that brought the row fails.
+If it fails because a row of it is refused, or by a fault of ours, its halves are tried one after
+the other, and so on: only the message that brought the row fails. The end of a call that cannot be
+recorded becomes a failure, so that what the call holds comes back.
 
 If the process dies: before the commit, the messages never happened; after it and before the
 wake-up, a granted call is found *admitted* at the next start and becomes *unknown*.
@@ -25,7 +26,7 @@ from dataclasses import replace
 from ..core.inspection import provider_health
 from ..core.policy import Policy
 from ..core.scheduler import Scheduler
-from ..errors import HeadwayError, KeyTaken, SchedulerClosed, StoreError
+from ..errors import HeadwayError, InternalError, SchedulerClosed, StoreCorrupt, StoreError
 from ..model.batch import NOTHING, Batch, Lesson, Snapshot
 from ..model.calls import CallRecord
 from ..model.quotas import Quota
@@ -33,7 +34,7 @@ from ..model.runs import Run, Worker
 from ..model.states import UNDER_WAY
 from ..ports import Clock, Store
 from ..protocol.messages import AwaitRuns, Learn, Message, ProbeStopped, SaveRun, Settle
-from .pending import Callers, Pending, finals
+from .pending import Callers, Pending, failed_end, finals
 from .workers import notifications
 
 RETRY_COMMIT_SECONDS = 1.0
@@ -104,22 +105,15 @@ class Pump:
             part = parts.pop()
             try:
                 batch, grants, preempted = await self._commit(part)
-            except KeyTaken as error:
-                self._retry_at = self._clock()
-                if len(part) > 1:
-                    middle = len(part) // 2
-                    parts += [part[middle:], part[:middle]]
-                elif part and part[0].sender is not None:
-                    callers.pending.append(part[0].refused_for(error))
-                else:
-                    self._fail(part, error)
-            except Exception as error:
+            except StoreError as error:
                 for failed in (part, *reversed(parts)):
                     self._fail(failed, error)
                 self._retry_at = self._clock() + RETRY_COMMIT_SECONDS
-                if isinstance(error, StoreError):
-                    return
-                raise
+                return
+            except Exception as error:
+                # Of the core, or of a row: somebody's, and nothing of it is on disk.
+                self._retry_at = self._clock()
+                parts += self._isolated(part, error)
             except BaseException:
                 # Closing waits no longer. Whether this commit stands, only its engine can tell.
                 self._give_up([pending for one in (part, *reversed(parts)) for pending in one])
@@ -158,6 +152,8 @@ class Pump:
     def _tell(self, pending: Pending, now: float) -> bool:
         """Tell the core; a caller's mistake goes back to that caller alone."""
         for number, message in enumerate(pending.messages):
+            if number in pending.refused:
+                continue  # a commit was refused for it
             try:
                 self.core.handle(message, now, pending.sender)
             except HeadwayError as error:
@@ -215,6 +211,31 @@ class Pump:
             if message.run.state not in UNDER_WAY:
                 del self._under_way[message.run.id]
 
+    def _isolated(self, part: list[Pending], error: Exception) -> list[list[Pending]]:
+        """Halve what was refused, until the guilty one is alone: it fails. Return what goes again.
+
+        An error that is nobody's is reported. The core is built anew from what is on disk, as after
+        any commit that failed, so nothing is promised that does not stand.
+        """
+        if len(part) > 1:
+            middle = len(part) // 2
+            return [part[middle:], part[:middle]]
+        if not isinstance(error, HeadwayError) or not part:
+            _log.error("a commit failed, and nothing of it was written", exc_info=error)
+        if not part:
+            self._retry_at = self._clock() + RETRY_COMMIT_SECONDS
+            return []
+        if not isinstance(error, HeadwayError):
+            error = InternalError(f"{type(error).__name__}: {error}: please report it")
+        (pending,) = part
+        if pending.sender is not None and pending.refuse(error):
+            return [part]
+        pending.complete(error)
+        if pending.sender is not None:
+            return []  # its request waits for the next leader
+        ends = [end for message in pending.messages if (end := failed_end(message, error))]
+        return [[Pending((end,))] for end in ends]
+
     def _fail(self, pendings: list[Pending], error: Exception) -> None:
         """The commit does not stand: say so, keep what must still be recorded, rebuild later."""
         for pending in pendings:
@@ -233,11 +254,17 @@ class Pump:
 
     async def _rebuild(self) -> Snapshot:
         """Build the core from the store. Raises StoreError and leaves the old one then."""
-        snapshot = await self._store.snapshot()
-        now = self._clock()
+        runs, now = self._under_way.values(), self._clock()
         core = Scheduler(self._quotas, now, self._policy)
-        runs = self._under_way.values()
-        core.restore(snapshot, now, self._has_caller, runs=runs, awaited=self._awaited)
+        try:
+            snapshot = await self._store.snapshot()
+            core.restore(snapshot, now, self._has_caller, runs=runs, awaited=self._awaited)
+        except HeadwayError:
+            raise
+        except Exception as error:  # nobody who waits is to blame for a row on disk
+            raise StoreCorrupt(
+                f"a row cannot be read ({type(error).__name__}: {error}): `headway db check`"
+            ) from error
         self.core = core
         self._retry_at = None
         return snapshot

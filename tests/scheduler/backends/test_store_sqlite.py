@@ -17,7 +17,13 @@ from tests.waiting import HANG_SECONDS
 from headway_scheduler.backends.sqlite import opening, reads
 from headway_scheduler.backends.sqlite.sql import APPLICATION_ID, MIGRATIONS, NEWEST
 from headway_scheduler.backends.sqlite.store import SqliteStore
-from headway_scheduler.errors import StoreBusy, StoreError, StoreReadOnly, StoreTooNew
+from headway_scheduler.errors import (
+    RowRefused,
+    StoreBusy,
+    StoreError,
+    StoreReadOnly,
+    StoreTooNew,
+)
 from headway_scheduler.model.batch import Batch, Snapshot
 from headway_scheduler.model.calls import Call, CallRecord, Priority
 from headway_scheduler.model.runs import Run
@@ -142,9 +148,10 @@ async def test_one_commit_is_one_hop_to_the_thread(
 
 
 async def test_a_number_that_cannot_be_stored_is_refused(store: SqliteStore) -> None:
-    huge = CallRecord(replace(record(0).call, tokens=2**70), 0)
-    with pytest.raises(StoreError, match="nothing was written"):
-        await store.commit(Batch(new=(huge,)))
+    for odd in (2**70, 2**63, 5.5, float("nan"), b"x", object()):
+        refused = CallRecord(replace(record(0).call, tokens=odd), 0)  # type: ignore[arg-type]
+        with pytest.raises(RowRefused, match="nothing was written"):
+            await store.commit(Batch(new=(refused,)))
     await store.commit(batch(0))
 
 

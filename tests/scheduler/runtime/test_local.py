@@ -21,13 +21,14 @@ from headway_scheduler.errors import (
     HeadwayError,
     InternalError,
     KeyTaken,
+    RowRefused,
     SchedulerClosed,
     StoreError,
     StoreFull,
     UnknownQuota,
 )
 from headway_scheduler.model.batch import Batch, Snapshot
-from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority
+from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Usage
 from headway_scheduler.model.prompts import ChainNode, Chunk, Prompt
 from headway_scheduler.model.quotas import Observation, Quota
 from headway_scheduler.model.runs import Run
@@ -66,6 +67,7 @@ class FaultyStore(MemoryStore):
         self.snapshots = 0
         self.error: Exception | None = None
         self.fails_once = False
+        self.guilty: Callable[[Batch], Exception | None] = lambda batch: None
         self.snapshot_error: Exception | None = None
         self.gate = anyio.Event()
         self.gate.set()
@@ -81,6 +83,8 @@ class FaultyStore(MemoryStore):
             if self.fails_once:
                 self.error = None
             raise error
+        if (refused := self.guilty(batch)) is not None:
+            raise refused
         await super().commit(batch)
         self.batches.append(batch)
 
@@ -685,21 +689,68 @@ async def test_a_snapshot_that_fails_is_tried_again_and_nothing_is_lost(
         assert await store.state("a") is CallState.DONE
 
 
-async def test_an_unexpected_error_ends_the_service_and_leaves_nobody_waiting(
+@pytest.mark.parametrize(
+    ("raised", "seen"),
+    [(ZeroDivisionError("a bug"), InternalError), (RowRefused("too large"), RowRefused)],
+    ids=["bug", "row"],
+)
+@pytest.mark.parametrize("others", [0, 3, 40])
+async def test_what_a_commit_fails_for_fails_alone(
+    store: FaultyStore, raised: Exception, seen: type[Exception], others: int
+) -> None:
+    runs = [run("guilty"), *(run(f"r{number}") for number in range(others))]
+    store.guilty = lambda batch: raised if any(r.id == "guilty" for r in batch.runs) else None
+    async with scheduling(store) as (service, asking):
+        calls = [call(f"a{number}", "wide") for number in range(others)]
+        tell = [
+            partial(asking.start, each.id, service.save_run, each, asking.recorded)
+            for each in runs[1:] + runs[:1]
+        ]
+        await gathered(store, service, lambda: asking.acquire(*calls), *tell)
+        assert list(asking.errors) == ["guilty"]
+        assert isinstance(asking.errors["guilty"], seen)
+        assert str(raised) in str(asking.errors["guilty"])
+        assert asking.recorded == [each.id for each in runs[1:]]
+        assert asking.granted == [each.id for each in calls]
+        for each in calls:
+            await service.settle(each.id, DONE)
+        await same_as_disk(service, store)
+        assert await store.run("guilty") is None
+
+
+async def test_an_end_that_cannot_be_recorded_is_a_failure_and_frees_its_place(
     store: FaultyStore,
 ) -> None:
-    async with anyio.create_task_group() as tasks:
-        with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012 - the pump raises where it ends
-            async with LocalScheduler(store, BOTH) as service:
-                asking = SchedulerClient(service, tasks)
-                asking.acquire(call("holder"), call("a"))
-                await rest()
-                store.error = ZeroDivisionError()
-                service.abandon("holder", DONE)
-                await anyio.sleep_forever()
-        assert caught.group_contains(ZeroDivisionError)
+    store.guilty = lambda batch: (
+        RowRefused("too large") if any(r.answer == "huge" for r in batch.changed) else None
+    )
+    async with scheduling(store) as (service, asking):
+        asking.acquire(call("holder"), call("next"))
         await rest()
-        assert isinstance(asking.errors["a"], SchedulerClosed)
+        with pytest.raises(RowRefused):
+            await service.settle("holder", replace(DONE, answer="huge"))
+        await until(lambda: asking.granted == ["holder", "next"])
+        assert await store.state("holder") is CallState.FAILED
+        (row,) = [r for r in await store.calls() if r.call.id == "holder"]
+        assert row.error == "its end could not be recorded: too large"
+        await service.settle("next", DONE)
+        await same_as_disk(service, store)
+
+
+async def test_an_error_that_is_nobodys_is_reported_and_the_service_goes_on(
+    store: FaultyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scheduling(store) as (service, asking):
+        asking.acquire(call("holder"), call("a"))
+        await rest()
+        store.error, store.fails_once = ZeroDivisionError("nobody's"), True
+        service.learn("writer", "m", 400, Usage(100, 10))
+        await until(lambda: store.error is None)
+        await service.settle("holder", DONE)
+        await until(lambda: asking.granted == ["holder", "a"])
+        await service.settle("a", DONE)
+        assert not asking.errors
+        assert "ZeroDivisionError: nobody's" in caplog.text
 
 
 async def test_a_service_whose_first_snapshot_fails_does_not_start(store: FaultyStore) -> None:
@@ -723,18 +774,18 @@ async def test_closing_tells_those_who_wait(store: FaultyStore) -> None:
 
 
 async def test_closing_tells_those_who_wait_even_if_the_last_commit_breaks(
-    store: FaultyStore,
+    store: FaultyStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with anyio.create_task_group() as tasks:
-        with pytest.raises(ExceptionGroup):  # noqa: PT012 - the pump raises where it ends
-            async with LocalScheduler(store, BOTH) as service:
-                asking = SchedulerClient(service, tasks)
-                asking.acquire(call("holder"), call("a"))
-                await rest()
-                store.error = ZeroDivisionError()
-                service.abandon("holder", DONE)
+        async with LocalScheduler(store, BOTH) as service:
+            asking = SchedulerClient(service, tasks)
+            asking.acquire(call("holder"), call("a"))
+            await rest()
+            store.error = ZeroDivisionError("a bug")
+            service.abandon("holder", DONE)
         await rest()
         assert isinstance(asking.errors["a"], SchedulerClosed)
+        assert "ZeroDivisionError: a bug" in caplog.text
 
 
 class Odd(StoreFull):
@@ -782,23 +833,16 @@ async def test_each_whose_commit_fails_gets_an_error_of_its_own(store: FaultySto
 
 
 async def test_each_that_a_bug_meets_gets_an_error_of_its_own(store: FaultyStore) -> None:
-    errors: list[ZeroDivisionError] = []
-
-    async def save(service: LocalScheduler, number: int) -> None:
-        try:
-            await service.save_run(run(f"{number}"))
-        except ZeroDivisionError as error:
-            errors.append(error)
-
     store.error = ZeroDivisionError("a bug")
-    async with anyio.create_task_group() as tasks:
-        with pytest.raises(ExceptionGroup):  # noqa: PT012 - the pump raises where it ends
-            async with LocalScheduler(store, BOTH) as service:
-                for number in range(3):
-                    tasks.start_soon(save, service, number)
-                await anyio.sleep_forever()
-    assert len({id(error) for error in errors}) == 3
-    assert {str(error) for error in errors} == {"a bug"}
+    async with scheduling(store) as (service, asking):
+        for number in range(3):
+            each = run(f"{number}")
+            asking.start(each.id, service.save_run, each, asking.recorded)
+        await until(lambda: len(asking.errors) == 3)
+        store.error = None
+    assert len({id(error) for error in asking.errors.values()}) == 3
+    assert {type(error) for error in asking.errors.values()} == {InternalError}
+    assert all("a bug" in str(error) for error in asking.errors.values())
 
 
 async def test_closing_writes_what_was_told_before(store: FaultyStore) -> None:

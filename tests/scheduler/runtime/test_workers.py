@@ -3,17 +3,21 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from math import inf
+from pathlib import Path
 
 import pytest
 
+from headway_scheduler.backends import open_backend
 from headway_scheduler.backends.memory.store import MemoryStore
-from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority
+from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Usage
 from headway_scheduler.model.formulas import LONGEST_STATED_SECONDS
 from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
-from headway_scheduler.model.runs import Worker
-from headway_scheduler.model.states import CallState
+from headway_scheduler.model.runs import Run, Worker
+from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.protocol.codec import load_notification
 from headway_scheduler.protocol.envelopes import MessageBatch
-from headway_scheduler.protocol.messages import MarkSent, Message, Observe, Settle, Submit
+from headway_scheduler.protocol.messages import MarkSent, Message, Observe, SaveRun, Settle, Submit
 from headway_scheduler.runtime.local import LocalScheduler
 
 pytestmark = pytest.mark.anyio
@@ -23,6 +27,7 @@ YEAR = 365 * 86_400.0
 LATEST = NOW + LONGEST_STATED_SECONDS
 WORKER = Worker("w-1", 1, NOW)
 QUOTA = Quota.per_minute("q", requests=600, tokens=100_000, concurrency=2)
+WIDE = Quota.per_minute("q", requests=600, concurrency=50)
 AGAIN = Outcome(CallState.QUEUED, error="503")
 
 
@@ -93,3 +98,42 @@ async def test_a_quota_pauses_no_longer_than_a_provider_may_state(
     message = Settle("r.0", AGAIN, signals) if is_the_end else Observe("r.0", signals)
     await leader.told(message)
     assert leader.scheduler.statistics().gauges[0].paused_until == stamped
+
+
+async def test_what_a_database_refuses_of_a_batch_is_refused_alone(tmp_path: Path) -> None:
+    """The other messages of the batch stand, and the end of a call becomes a failure."""
+    ends = Outcome(CallState.DONE, Usage(1, 1), "answer", arrival=0)
+    calls = [replace(call(), id=f"r.{number}") for number in range(4)]
+    async with (
+        SqliteStore(tmp_path / "headway.db") as store,
+        LocalScheduler(store, [WIDE]) as service,
+    ):
+        deliver = service.workers.deliver
+        batch = MessageBatch(WORKER.id, tuple(map(Submit, calls)), joins=WORKER)
+        await deliver(1, batch).wait()
+        run = Run("r", "w", "t", Priority.LOW, RunState.RUNNING, 1.0)
+        told = MessageBatch(
+            WORKER.id,
+            (
+                Settle("r.0", ends),
+                Submit(replace(calls[0], id="r.9", tokens=2**63)),
+                Settle("r.1", replace(ends, usage=Usage(2**63, 1), arrival=1)),
+                SaveRun(run),
+                Settle("r.2", replace(ends, arrival=2)),
+            ),
+        )
+        await deliver(2, told).wait()
+        rows = {row.call.id: (row.state, row.answer) for row in await store.calls("r")}
+        assert rows["r.0"] == rows["r.2"] == (CallState.DONE, "answer")
+        assert rows["r.1"] == (CallState.FAILED, None)
+        assert "r.9" not in rows
+        assert await store.run("r") == run
+        assert service.statistics().in_flight == 1
+        mailbox = open_backend(str(tmp_path / "headway.db")).mailbox()
+        notifications = [
+            load_notification(text) for _, text in await mailbox.notifications("w-1", 0)
+        ]
+        await mailbox.close()
+        handled = [each for told in notifications for each in told.handled if each.request_id == 2]
+        (refusal,) = handled[0].refusals
+        assert (refusal.index, refusal.error.error) == (1, "RowRefused")

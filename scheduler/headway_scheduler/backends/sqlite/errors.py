@@ -9,6 +9,7 @@ from pathlib import Path
 from ...errors import (
     HeadwayError,
     KeyTaken,
+    RowRefused,
     StoreBusy,
     StoreCorrupt,
     StoreError,
@@ -21,6 +22,11 @@ _NO_ROOM = "no room to write ({error}): free some space; nothing was promised, a
 _READ_ONLY = "may not be written ({error}): see who owns the file and its folder"
 
 _TAKEN = (KeyTaken, "a row was refused and nothing was written ({error}): its id or key is taken")
+_VALUE = (
+    RowRefused,
+    "a row was refused and nothing was written ({error}): no number above 2^63 - 1, and no text "
+    "above 1,000,000,000 bytes, can be kept",
+)
 
 _BY_SQLITE_CODE: dict[int, tuple[type[HeadwayError], str]] = {
     sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: _TAKEN,
@@ -41,10 +47,9 @@ _BY_SQLITE_CODE: dict[int, tuple[type[HeadwayError], str]] = {
         StoreForeign,
         "this is not a Headway database ({error}): move it away or use another path",
     ),
-    sqlite3.SQLITE_CONSTRAINT: (
-        StoreError,
-        "a row was refused and nothing was written ({error}): please report it",
-    ),
+    sqlite3.SQLITE_CONSTRAINT: _VALUE,
+    sqlite3.SQLITE_MISMATCH: _VALUE,
+    sqlite3.SQLITE_TOOBIG: _VALUE,
     sqlite3.SQLITE_CANTOPEN: (
         StoreError,
         "it cannot be opened ({error}): see that it is a file and that you may read its folder",
@@ -73,11 +78,13 @@ def explained(path: Path) -> Iterator[None]:
         if getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_SHMSIZE":
             code = sqlite3.SQLITE_FULL  # what a full disk is called while the -shm file grows
         known = _BY_SQLITE_CODE.get(code) or _BY_SQLITE_CODE.get(code & 0xFF)
+        if isinstance(error, sqlite3.DataError) or "binding parameter" in str(error):
+            known = _VALUE  # found by the module, before SQLite saw the row
         raise _failure(path, error, known) from error
     except OSError as error:
         raise _failure(path, error, _BY_ERRNO.get(error.errno or 0)) from error
     except OverflowError as error:
-        raise _failure(path, error, None) from error
+        raise _failure(path, error, _VALUE) from error
 
 
 def _failure(
