@@ -11,7 +11,7 @@ Ctrl-C is not lost: asyncio's runner answers it by cancelling the main task, whi
 
 import asyncio
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
 
@@ -101,14 +101,36 @@ class _ContainingFactory:
         self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any
     ) -> asyncio.Future[Any]:
         if current_scope.get() is not None:
-            coro = _guarded(coro)
+            coro = _Guarded(coro)
         if self._make is None:
             return asyncio.Task(coro, loop=loop, **options)
         return self._make(loop, coro, **options)
 
 
-async def _guarded(coro: Coroutine[Any, Any, Any]) -> Any:
-    try:
-        return await coro
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise contained(error) from error
+class _Guarded(Coroutine[Any, Any, Any]):
+    """A coroutine of which no SystemExit or KeyboardInterrupt leaves.
+
+    No ``async def`` around it: a task that is cancelled before its first step would never start
+    what is inside, and Python warns of coroutines that were never awaited.
+    """
+
+    def __init__(self, coro: Coroutine[Any, Any, Any]) -> None:
+        self._coro = coro
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._coro.__await__()
+
+    def send(self, value: Any) -> Any:
+        try:
+            return self._coro.send(value)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise contained(error) from error
+
+    def throw(self, *raised: Any) -> Any:
+        try:
+            return self._coro.throw(*raised)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise contained(error) from error
+
+    def close(self) -> None:
+        self._coro.close()

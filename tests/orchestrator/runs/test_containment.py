@@ -1,6 +1,7 @@
 """Whatever the code of one run raises, other runs of the process go on, and that one says why."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -227,3 +228,16 @@ async def test_an_error_whose_text_cannot_be_made_is_told_all_the_same(headway: 
 async def test_an_error_with_half_a_character_is_told(headway: Headway) -> None:
     _, failed = await beside(headway, lambda models: Raising(ValueError("half \ud83d")))
     assert "\\ud83d" in str(failed)
+
+
+@pytest.mark.filterwarnings("error")
+async def test_a_task_that_is_cancelled_before_it_starts_leaves_no_warning(
+    headway: Headway,
+) -> None:
+    def factory(models: Models) -> Team:
+        asyncio.get_running_loop().create_task(asyncio.sleep(1)).cancel()
+        return RoundRobinGroupChat([AssistantAgent("writer", models(MODEL))], max_turns=1)
+
+    text, _ = await beside(headway, factory)
+    gc.collect()
+    assert text
