@@ -18,6 +18,7 @@ from headway_scheduler.runtime.local import LocalScheduler
 from . import arguments
 from . import config as configuration
 from .limits import Limits
+from .owner import NOT_OPEN, SessionOwner
 from .pricing.costs import Cost, costs_by
 from .pricing.prices import Prices
 from .queue import Queue
@@ -55,7 +56,7 @@ class Headway:
         self._prices = Prices(config)
         self.workflows: Workflows = Workflows(config, self._prices)
         self._opener = Opener(config, self.workflows, self._prices, label)
-        self._session: Session | None = None
+        self._owner: SessionOwner | None = None
 
     def workflow(self, name: str) -> Callable[[Factory], Factory]:
         """Register a factory: it gets ``models`` and returns a fresh AutoGen team or agent."""
@@ -66,10 +67,30 @@ class Headway:
 
         return register
 
-    async def __aenter__(self) -> Self:
-        """Open the database, and lead; if another process does, follow it. Raises StoreError."""
-        self._session = await self._opener.open()
+    async def open(self) -> Self:
+        """Open the database, and lead; if another process does, follow it. Raises StoreError.
+
+        It may be closed in another task of the same event loop, as notebooks and fixtures do.
+        """
+        if self._owner is not None and self._owner.is_open:
+            raise CallerError("Headway is open already: close it first, or make another one")
+        owner = SessionOwner(self._opener)
+        await owner.open()
+        self._owner = owner
         return self
+
+    async def close(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> bool | None:
+        """Wait for the runs, or interrupt them if there is an ``error``, and close."""
+        return None if self._owner is None else await self._owner.close((kind, error, trace))
+
+    async def __aenter__(self) -> Self:
+        """Open as :meth:`open` does."""
+        return await self.open()
 
     async def __aexit__(
         self,
@@ -77,13 +98,13 @@ class Headway:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool | None:
-        return None if self._session is None else await self._session.close(kind, error, trace)
+        return await self.close(kind, error, trace)
 
     @property
     def _opened(self) -> Session:
-        if self._session is None or not self._session.is_open:
-            raise CallerError("Headway is not open: use it inside `async with Headway() as hw:`")
-        return self._session
+        if self._owner is not None:
+            return self._owner.session
+        raise CallerError(NOT_OPEN)
 
     async def run(self, workflow: str, *, task: str, **options: Unpack[StartOptions]) -> RunResult:
         """Execute a run here and wait for its result. Raises RunFailed; else as :meth:`start`."""
