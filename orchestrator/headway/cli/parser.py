@@ -8,7 +8,6 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from headway_scheduler.model.calls import SPENT_BY
 from headway_scheduler.model.states import RunState
 
 from .. import __version__
@@ -27,6 +26,8 @@ exit codes:
 """
 
 _BARE = {"runs": "list", "queue": "list", "config": "show", "limits": "list"}
+COST_KEYS = ("model", "team", "workflow", "run", "day")
+"""``SPENT_BY`` of the scheduler, whose module takes longer to import than ``--help`` to print."""
 _PRIORITIES = "interactive, high, normal, low or background"
 
 
@@ -173,7 +174,7 @@ def _add_looking(commands: Any) -> None:
     _add_common(top)
     _add_database(commands)
     costs = _command(commands, "costs", "costs:show", "what was spent")
-    costs.add_argument("--by", choices=SPENT_BY, default="model", help="(default: model)")
+    costs.add_argument("--by", choices=COST_KEYS, default="model", help="(default: model)")
     costs.add_argument(
         "--since", type=_duration, metavar="TIME", help="how long ago, as in 12h, 7d"
     )

@@ -7,12 +7,13 @@ import pytest
 from autogen_agentchat.agents import AssistantAgent
 
 from headway.cli import main
+from headway.cli.parser import COST_KEYS
 from headway.config import load
 from headway.pricing.costs import added_up
 from headway.pricing.prices import Prices
 from headway.testing import MODEL, simulated_headway
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model.calls import Spent, Usage
+from headway_scheduler.model.calls import SPENT_BY, Spent, Usage
 
 CONFIG = """
 [database]
@@ -92,3 +93,7 @@ def test_the_command_shows_and_writes_them(
     assert main(["costs", "--json"]) == 0
     (total,) = json.loads(capsys.readouterr().out)
     assert (total["key"], total["usd"]) == ("total", 0.0)
+
+
+def test_the_command_line_groups_costs_by_what_a_store_can_group_by() -> None:
+    assert COST_KEYS == SPENT_BY
