@@ -26,6 +26,7 @@ from pydantic_core import to_jsonable_python
 from headway_scheduler.errors import RunClosed
 
 from .autogen_private import QueueShutDown
+from .containment import is_asked_for
 from .journal.events import TeamEnded
 from .journal.machine import run_closed
 from .journal.outcomes import AttemptOutcome
@@ -175,10 +176,8 @@ async def _ended(stream: AsyncGenerator[Any, None]) -> None:
 
 def _is_of_autogen(error: BaseException) -> bool:
     """Whether an error comes from AutoGen's tasks, and nobody cancels this task with it."""
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        return task is not None and not task.cancelling()
-    return isinstance(error, Exception)
+    is_cancellation = isinstance(error, asyncio.CancelledError)
+    return isinstance(error, Exception) or (is_cancellation and not is_asked_for(error))
 
 
 def dump_result(result: TaskResult) -> str:

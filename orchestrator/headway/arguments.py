@@ -19,7 +19,7 @@ LONGEST_TEXT = 16_000_000
 
 
 def text(argument: str, value: object, *, most: int = LONGEST_NAME, least: int = 1) -> str:
-    """Check a text of ``least`` to ``most`` characters, which SQLite can store."""
+    """Check a text of ``least`` to ``most`` characters, all of them whole."""
     if not isinstance(value, str):
         raise CallerError(f"{argument} must be a text, not {_spoken(value)}")
     if not least <= len(value) <= most:

@@ -55,12 +55,13 @@ class SessionOwner:
         self._check_here()
         return self._opened.result()
 
-    async def open(self) -> Session:
-        """Open the session, and return it. Raises StoreError."""
+    async def open(self) -> None:
+        """Open the session. Raises StoreError."""
         self._task = self._loop.create_task(self._own(), name="headway session")
         self._task.add_done_callback(self._ended)
         await self._waited(self._opened)
-        return self._opened.result() if self._opened.done() else await self._fail()
+        if not self._opened.done():
+            self._task.result()  # raises why it has not opened
 
     async def close(self, leaving: Leaving) -> bool | None:
         """Close it as ``AsyncExitStack.__aexit__`` does. Raises what it ended with by itself."""
@@ -93,10 +94,6 @@ class SessionOwner:
                 "Headway was opened in another event loop, or thread: call it there "
                 "(asyncio.run_coroutine_threadsafe), or open one of your own here"
             )
-
-    async def _fail(self) -> Session:
-        self._task.result()
-        raise AssertionError  # a task that has not opened the session ends with an error
 
     async def _own(self) -> bool | None:
         session = await self._opener.open()

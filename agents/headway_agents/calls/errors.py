@@ -131,7 +131,7 @@ def next_step(
 def described(error: Exception) -> str:
     """Return ``Type: message`` for the journal, without keys and at most 2,000 characters long.
 
-    Half of a surrogate pair, which SQLite does not store, becomes its escape.
+    Half of a surrogate pair, which no terminal shows, becomes its escape.
     """
     try:
         text = str(error)

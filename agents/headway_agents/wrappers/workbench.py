@@ -24,7 +24,7 @@ from autogen_core.tools import (
 
 from headway_scheduler.errors import RunClosed, WorkflowExited
 
-from ..containment import contain
+from ..containment import contain, is_asked_for
 from ..scope import RunScope
 from ..steps.effects import Effect, effect_of
 from ..steps.step import Step
@@ -112,9 +112,8 @@ def ending(scope: RunScope) -> Iterator[None]:
     """Swallow what keeps a call from its answer, and end the run if it has not ended."""
     try:
         yield
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+    except asyncio.CancelledError as error:
+        if is_asked_for(error):
             raise  # this task is cancelled; else the run's token cancelled the call alone
     except RunClosed:
         pass

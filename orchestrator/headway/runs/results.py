@@ -33,12 +33,7 @@ def packed(text: str, records: Iterable[CallRecord]) -> str:
             del message["content"]
     if refs:
         data["refs"] = refs
-    short = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    try:
-        short.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which SQLite does not store as text
-        return json.dumps(data, separators=(",", ":"))
-    return short
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
 def unpacked(text: str, records: Iterable[CallRecord]) -> dict[str, Any]:
