@@ -7,13 +7,18 @@ So wherever code of a workflow is awaited, what is no ``Exception`` becomes :cla
 AutoGen runs agents in tasks of its own: those get it from the task factory of the loop.
 
 Ctrl-C is not lost: asyncio's runner answers it by cancelling the main task, which is asked for.
+
+Code that blocks the event loop cannot be interrupted, and all runs of the process wait for it. So
+the time of each step of these tasks is taken, and what blocked is named in the log.
 """
 
 import asyncio
+import logging
+import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Sequence
-from contextlib import aclosing
-from typing import Any, TypeVar, cast
+from contextlib import aclosing, suppress
+from typing import Any, Self, TypeVar, cast
 
 from autogen_agentchat.base import ChatAgent, Response
 from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage
@@ -21,9 +26,15 @@ from autogen_core import CancellationToken
 
 from headway_scheduler.errors import WorkflowExited
 
-from .scope import current_scope
+from .scope import acting_step, current_scope
+
+BLOCKED_SECONDS = 1.0
+"""How long code of a run may keep the event loop busy without being named in the log. A leader that
+shows no life for 1.5 s is replaced."""
 
 T = TypeVar("T")
+
+_log = logging.getLogger("headway")
 
 
 def is_asked_for(error: BaseException) -> bool:
@@ -58,8 +69,10 @@ def contain_agent(agent: ChatAgent) -> None:
     ) -> AsyncGenerator[BaseAgentEvent | BaseChatMessage | Response, None]:
         try:
             async with aclosing(stream(messages, cancellation_token)) as events:
-                async for event in events:
-                    yield event
+                name = f"agent {agent.name!r}"
+                with suppress(StopAsyncIteration):
+                    while True:
+                        yield await _Guarded(anext(events), name)
         except Exception:
             raise
         except BaseException as error:
@@ -71,10 +84,41 @@ def contain_agent(agent: ChatAgent) -> None:
     vars(agent)["on_messages_stream"] = contained_stream
 
 
+class LoopTime:
+    """Name in the log what keeps the event loop busy in this block for a second or more.
+
+    The step that acts is named, else ``what``.
+    """
+
+    __slots__ = ("_began", "_what")
+    named_at = 0.0
+
+    def __init__(self, what: str = "") -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        now = time.monotonic()
+        # Blocks are nested, and the innermost one knows best.
+        if now - self._began < BLOCKED_SECONDS or LoopTime.named_at > self._began:
+            return
+        LoopTime.named_at = now
+        scope = current_scope.get()
+        _log.warning(
+            "%s of run %s blocked the event loop for %.1f s, and all runs of this process waited: "
+            "make it async, or put what blocks into asyncio.to_thread",
+            acting_step() or self._what or "the team",
+            "-" if scope is None else scope.run_id,
+            now - self._began,
+        )
+
+
 async def contain(work: Awaitable[T]) -> T:
     """Await what code of a workflow does. Raises WorkflowExited for what is no Exception."""
     try:
-        return await work
+        return await (_Guarded(work) if isinstance(work, Coroutine) else work)
     except Exception:
         raise
     except BaseException as error:
@@ -114,23 +158,32 @@ class _Guarded(Coroutine[Any, Any, Any]):
     what is inside, and Python warns of coroutines that were never awaited.
     """
 
-    def __init__(self, coro: Coroutine[Any, Any, Any]) -> None:
+    def __init__(self, coro: Any, what: str = "") -> None:
         self._coro = coro
+        self._what = what
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        return self._coro.__await__()
+        return cast(Generator[Any, Any, Any], self)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
 
     def send(self, value: Any) -> Any:
-        try:
-            return self._coro.send(value)
-        except (SystemExit, KeyboardInterrupt) as error:
-            raise contained(error) from error
+        with LoopTime(self._what):
+            try:
+                return self._coro.send(value)
+            except (SystemExit, KeyboardInterrupt) as error:
+                raise contained(error) from error
 
     def throw(self, *raised: Any) -> Any:
-        try:
-            return self._coro.throw(*raised)
-        except (SystemExit, KeyboardInterrupt) as error:
-            raise contained(error) from error
+        with LoopTime(self._what):
+            try:
+                return self._coro.throw(*raised)
+            except (SystemExit, KeyboardInterrupt) as error:
+                raise contained(error) from error
 
     def close(self) -> None:
         self._coro.close()

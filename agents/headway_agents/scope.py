@@ -232,16 +232,23 @@ class RunScope:
 
 
 @contextmanager
-def inside_step(scope: RunScope, slot: JournalSlot) -> Iterator[None]:
+def inside_step(scope: RunScope, slot: JournalSlot, name: str) -> Iterator[None]:
     """Nest what is asked for in here: it belongs to the step that acts."""
-    token = _inside.set((scope, slot.id))
+    token = _inside.set((scope, slot.id, name))
     try:
         yield
     finally:
         _inside.reset(token)
 
 
-_inside: ContextVar[tuple[RunScope, str] | None] = ContextVar("headway_inside_step", default=None)
+def acting_step() -> str:
+    """Return the name of the step that acts, for messages; empty outside of steps."""
+    return "" if (step := _inside.get()) is None else step[2]
+
+
+_inside: ContextVar[tuple[RunScope, str, str] | None] = ContextVar(
+    "headway_inside_step", default=None
+)
 
 current_scope: ContextVar[RunScope | None] = ContextVar("headway_current_scope", default=None)
 """The scope of clients that nobody bound."""

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from headway_scheduler.errors import CallerError
 
 from .autogen_private import WELL_KNOWN_PROVIDERS
+from .containment import LoopTime, contain
 from .secrets import scrubbed, without_keys, without_masked_keys, without_whole_keys
 
 Factory = Callable[[Any], Team | ChatAgent | Awaitable[Team | ChatAgent]]
@@ -77,10 +78,12 @@ async def build(factory: Factory, models: Any) -> Team | ChatAgent:
 
     Raises CallerError if that is no team or agent, and whatever the factory raises.
     """
-    team = factory(models)
+    function = getattr(factory, "func", factory)  # of a partial
+    name = getattr(function, "__qualname__", repr(function))
+    with LoopTime(f"the factory {name!r}"):
+        team = factory(models)
     if inspect.isawaitable(team):
-        team = await team
-    name = getattr(factory, "__qualname__", repr(factory))
+        team = await contain(team)
     return _checked(team, f"the factory {name!r}")
 
 

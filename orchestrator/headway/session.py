@@ -4,6 +4,11 @@ Theory of operation. The process that opens first leads, with its own runs besid
 follows: its calls and commands go through the leader. A follower that finds nobody leading opens a
 leader beside itself, and stays a follower: its own calls go on through requests, so nothing of them
 changes when leaders do.
+
+A process that led from its beginning may lose the lead: a tool blocked its event loop, or it was
+stopped. Then it follows from there on. Its worker stays listed, because its presence was shown by a
+thread all the while; its calls name that worker, so the next leader counts them as in flight or
+waiting; and what its runs told since is told to the next leader.
 """
 
 import logging
@@ -14,16 +19,18 @@ from functools import partial
 from types import TracebackType
 
 import anyio
+from anyio.abc import TaskStatus
 
 from headway_scheduler.backends import open_backend
 from headway_scheduler.cluster.posting import FollowerCallbacks
 from headway_scheduler.cluster.remote import RemoteScheduler
 from headway_scheduler.errors import StoreBusy, StoreError, StoreTakenOver
-from headway_scheduler.model.states import RunState
-from headway_scheduler.ports import Store, Vacancy
+from headway_scheduler.model.states import LIVE_CALLS, RunState
+from headway_scheduler.ports import Presence, Store, Vacancy
 from headway_scheduler.runtime.client import SchedulerClient
 from headway_scheduler.runtime.clock import system_clock
 from headway_scheduler.runtime.local import LocalScheduler
+from headway_scheduler.runtime.pending import Callers
 
 from .ad_hoc import AdHocRun
 from .config import Config
@@ -34,7 +41,7 @@ from .workers.assignment import LocalWorker
 from .workers.commands import Commands
 from .workers.executor import Executor, new_worker
 from .workers.leader import Leader, raise_store_error
-from .workers.remote_commands import RemoteCommands
+from .workers.remote_commands import RemoteCommands, SessionCommands
 from .workflows import Workflows
 
 OPENING_SECONDS = 5.0
@@ -53,7 +60,6 @@ class Role:
     store: Store
     scheduler: SchedulerClient
     commands: Commands
-    leader: Leader | None = None
 
 
 @dataclass(slots=True)
@@ -61,16 +67,13 @@ class Session:
     """What a Headway has while it is open."""
 
     store: Store
-    """The journal: to be read, and in the leader to be written by its scheduler."""
+    """The journal, to be read."""
 
     scheduler: SchedulerClient
     """Schedules the calls of this process."""
 
     commands: Commands
     """Carries commands out, here or in the leader."""
-
-    leader: Leader | None
-    """The leader that this process opened with; None if it follows."""
 
     executor: Executor
     """Executes runs of this process."""
@@ -91,6 +94,11 @@ class Session:
     """Whether it may be used: its runs have not all ended, or its block goes on."""
 
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    @property
+    def leader(self) -> Leader | None:
+        """The leader that this process opened with; None if it follows."""
+        return self.commands.leader if isinstance(self.commands, SessionCommands) else None
 
     @property
     def local_scheduler(self) -> LocalScheduler:
@@ -168,7 +176,7 @@ class Opener:
                 stack.push_async_callback(session.ad_hoc.close)
                 runs = await stack.enter_async_context(anyio.create_task_group())
                 executor.begin(role.scheduler, role.commands, role.store, session.runner, runs)
-                if role.leader is not None:
+                if session.leader is not None:
                     await self._take_up(session)
                 session.keep(stack)
                 return session
@@ -183,7 +191,6 @@ class Opener:
             store=store,
             scheduler=scheduler,
             commands=role.commands,
-            leader=role.leader,
             executor=executor,
             runner=runner,
             actions=Actions(scheduler, store, runner, executor.handles, executor.claim, worker),
@@ -200,36 +207,98 @@ class Opener:
     @asynccontextmanager
     async def _lead(self, vacancy: Vacancy | None, executor: Executor) -> AsyncIterator[Role]:
         """Admit the calls of all processes. Raises StoreBusy if another one does."""
-        local_worker = LocalWorker(
-            executor.worker, executor.handles, executor.obey, executor.committed
-        )
+        worker = executor.worker
+        local_worker = LocalWorker(worker, executor.handles, executor.obey, executor.committed)
         leader = Leader(
-            self._config,
-            self._backend,
-            executor.worker.id,
-            vacancy=vacancy,
-            local_worker=local_worker,
+            self._config, self._backend, worker.id, vacancy=vacancy, local_worker=local_worker
         )
-        async with leader:
-            executor.joined()
-            yield Role(leader.store, leader.scheduler, leader.commands, leader)
-            await executor.leave()
+        presence = self._backend.workers().present(worker.id)
+        commands = SessionCommands(leader, self._remote_commands(worker.id))
+        lead = Lead(leader, executor)
+
+        async def lead_or_follow(*, task_status: TaskStatus[None]) -> None:
+            try:
+                if await lead.until_closed(task_status):
+                    commands.leader = None
+                    await self._go_on(lead, presence)
+            finally:
+                lead.is_over.set()
+
+        async with AsyncExitStack() as resources, anyio.create_task_group() as group:
+            # In a task of its own: who loses the lead leaves the leader, not the block of this one.
+            await group.start(lead_or_follow, name="headway leader")
+            try:
+                store = await resources.enter_async_context(self._backend.reader())
+                # Before the worker is listed: whoever leads next looks whether it is alive.
+                leader.scheduler.presence = await resources.enter_async_context(presence)
+                await leader.scheduler.workers.enlist(worker)
+                executor.joined()
+                yield Role(store, leader.scheduler.session, commands)
+                lead.is_leaving = True
+            finally:
+                lead.closing.set()
+                with anyio.CancelScope(shield=True):
+                    await lead.is_over.wait()
+
+    async def _go_on(self, lead: "Lead", presence: Presence) -> None:
+        """Follow with the calls and runs of a process that led."""
+        executor, session = lead.executor, lead.leader.scheduler.session
+        _log.warning(
+            "another process leads: this one was stopped, or its event loop was blocked; its runs "
+            "go on, and their calls go through requests"
+        )
+        async with self._backend.reader() as store:
+            async with (
+                self._remote(executor, store, presence, session.callers) as remote,
+                self._standing_in(executor, session),
+            ):
+                session.through = remote
+                await lead.closing.wait()
+            # After its last batch: from a worker that has left, the leader would take none.
+            if lead.is_leaving:
+                await executor.leave()
 
     @asynccontextmanager
     async def _follow(self, executor: Executor) -> AsyncIterator[Role]:
         """Have another process admit the calls of this one."""
         worker = executor.worker.id
+        presence = self._backend.workers().present(worker)
+        # The presence first: a worker that the leader knows must be seen to be alive.
+        async with self._backend.reader() as store, presence:
+            async with self._remote(executor, store, presence) as remote:
+                remote.know(await store.lessons())
+                async with self._standing_in(executor, remote):
+                    yield Role(store, remote, self._remote_commands(worker))
+            # After its last batch: from a worker that has left, the leader would take none.
+            await executor.leave()
+
+    def _remote_commands(self, worker: str) -> RemoteCommands:
+        return RemoteCommands(self._backend, partial(self._lead_briefly, worker))
+
+    @asynccontextmanager
+    async def _remote(
+        self, executor: Executor, store: Store, presence: Presence, callers: Callers | None = None
+    ) -> AsyncIterator[RemoteScheduler]:
+        """Schedule through the leader; ``callers``: of calls that this process admitted itself."""
+        worker = executor.worker.id
         callbacks = FollowerCallbacks(
             executor.joins, executor.joined, executor.committed, executor.obey
         )
-        async with self._backend.reader() as store, anyio.create_task_group() as group:
-            async with RemoteScheduler(self._backend, worker, store.clock, callbacks) as remote:
-                remote.know(await store.lessons())
-                group.start_soon(self._stand_in, executor, remote, name="headway leader")
-                lead_briefly = partial(self._lead_briefly, worker)
-                yield Role(store, remote, RemoteCommands(self._backend, lead_briefly))
-            # After its last batch: from a worker that has left, the leader would take none.
-            await executor.leave()
+        remote = RemoteScheduler(self._backend, worker, store.clock, callbacks, presence, callers)
+        if callers is not None:
+            live = await store.calls(states=LIVE_CALLS)
+            remote.adopt(record for record in live if record.worker == worker)
+        async with remote:
+            yield remote
+
+    @asynccontextmanager
+    async def _standing_in(
+        self, executor: Executor, scheduler: SchedulerClient
+    ) -> AsyncIterator[None]:
+        """Lead beside the runs of this process whenever nobody does."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._stand_in, executor, scheduler, name="headway leader")
+            yield
             group.cancel_scope.cancel()
 
     async def _stand_in(self, executor: Executor, scheduler: SchedulerClient) -> None:
@@ -259,3 +328,37 @@ class Opener:
 
     def _leader(self, worker: str, vacancy: Vacancy) -> Leader:
         return Leader(self._config, self._backend, worker, vacancy=vacancy)
+
+
+class Lead:
+    """The lead of a process that opened with it: until it closes, or another process leads."""
+
+    def __init__(self, leader: Leader, executor: Executor) -> None:
+        self.leader = leader
+        self.executor = executor
+        self.closing = anyio.Event()
+        """Set when the session closes."""
+        self.is_leaving = False
+        """Whether the worker is to be retired then: its runs have ended in order."""
+        self.is_over = anyio.Event()
+        """Set once nothing of this process leads or follows any more."""
+
+    async def until_closed(self, task_status: TaskStatus[None]) -> bool:
+        """Lead until the session closes; return whether another process led before that.
+
+        Raises StoreError if it cannot lead.
+        """
+        has_begun = is_lost = False
+        try:
+            async with self.leader:
+                has_begun = True
+                task_status.started()
+                await self.closing.wait()
+                if self.is_leaving:
+                    await self.executor.leave()
+                self.leader.scheduler.session.close()
+        except* StoreTakenOver:
+            if not has_begun:
+                raise
+            is_lost = True
+        return is_lost

@@ -10,10 +10,13 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from anyio import to_thread
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Priority, Usage
@@ -89,6 +92,9 @@ class Workflows:
 
     async def build(self, run: Run, scheduler: SchedulerClient, journal: "Journal") -> "Attempt":
         """Build a fresh team for ``run``, its clients bound to the run. Imports AutoGen."""
+        if "autogen_ext.models.openai" not in sys.modules:
+            # It takes seconds. A leader whose loop is blocked for so long is replaced.
+            await to_thread.run_sync(_import_autogen)
         from headway_agents import (
             Attempt,
             Effect,
@@ -296,6 +302,11 @@ def _printed_key(model: str, command: str) -> str:
         f"model {model!r}: its api_key_command {problem or 'printed nothing'}: "
         f"run it by hand to see why"
     )
+
+
+def _import_autogen() -> None:
+    """Import what every team needs."""
+    import headway_agents  # noqa: F401
 
 
 def _hash(text: str) -> str:

@@ -10,6 +10,7 @@
     - RowRefused             the database does not take a value of it
     - RunNotResumable        its state does not allow what was asked
     - WorkflowNotHere        another program registers the run's workflow
+    - WorkerEvicted          others took this worker for dead, and took its runs
     - NothingToAnswer        the run waits for no person
     - BudgetExceeded         the run's own dollars do not cover its next call
     - DeadlineExceeded       the run's own time is over
@@ -71,6 +72,10 @@ class RunNotResumable(CallerError):
 
 class WorkflowNotHere(CallerError):
     """The run's workflow is registered by another program. The run was left as it is."""
+
+
+class WorkerEvicted(CallerError):
+    """Others took this worker for dead: it is given no runs any more."""
 
 
 class NothingToAnswer(CallerError):

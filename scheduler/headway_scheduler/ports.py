@@ -31,6 +31,11 @@ READ_AT_ONCE = 100
 """How many requests, or notifications, are read at once."""
 
 
+CONTACT_SECONDS = 7.0
+"""How old a worker's last answered heartbeat may be when a request leaves: 10 s until the worker
+counts as dead, less 3 s for what lies between this check and the first byte."""
+
+
 class Backend(Protocol):
     """A database, named by the configuration. Making one opens nothing and cannot fail.
 
@@ -196,6 +201,14 @@ class Term(Protocol):
     @property
     def store(self) -> Store:
         """The journal, open, to be written: every commit asserts the epoch."""
+
+    def show_life(self) -> None:
+        """Say that the loop that admits turns. From the first time on, say it every 0.25 s.
+
+        Without that, another process may lead after 1.5 s. Before, and once the term is being left,
+        life is shown without it. Raises StoreTakenOver if another process leads by now; that may be
+        noticed at the next time only.
+        """
 
     async def __aenter__(self) -> Self:
         """Lead."""

@@ -20,6 +20,7 @@ from headway import CallerError, Headway, Models, RunState
 from headway.testing import MODEL, SimulatedHeadway, simulated_headway
 from headway_scheduler.backends import open_backend
 from headway_scheduler.errors import StoreBusy, StoreTakenOver
+from headway_scheduler.model.batch import Batch
 
 pytestmark = pytest.mark.anyio
 
@@ -101,14 +102,18 @@ async def test_a_session_that_ends_by_itself_says_why_where_it_is_closed(
     closed: Headway, is_block: bool
 ) -> None:
     async def lose() -> None:
+        """As if this process had been stopped until others led, and took its runs."""
         freeze(closed)
         leadership = open_backend(closed.config.database).leadership()
         vacancy = await leadership.vacant()
-        async with await leadership.campaign("w-other", vacancy):
-            try:
-                await closed.queue.pause()
-            finally:
-                await anyio.sleep(0.3)
+        worker = closed._opened.executor.worker.id
+        async with await leadership.campaign("w-other", vacancy) as term:
+            await term.store.commit(Batch(left=(worker,)))
+            leader = closed._opened.leader
+            assert leader is not None
+            assert leader.scheduler.presence is not None
+            leader.scheduler.presence.contact_at -= 60  # type: ignore[misc]
+            await until(lambda: closed._owner._task.done())  # type: ignore[union-attr]
 
     async def block() -> None:
         async with closed:
@@ -119,7 +124,7 @@ async def test_a_session_that_ends_by_itself_says_why_where_it_is_closed(
         await asyncio.gather(asyncio.create_task(lose()), return_exceptions=True)
         await asyncio.create_task(closed.close())
 
-    with pytest.raises(StoreTakenOver, match="another process took over"):
+    with pytest.raises(StoreTakenOver, match="others took its runs"):
         await (block() if is_block else apart())
     assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
 

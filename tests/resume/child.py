@@ -27,7 +27,7 @@ from headway_agents import RunScope
 from headway_agents.calls.live_call import LiveCall
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.model.states import RunState
-from headway_scheduler.runtime.local import LocalScheduler
+from headway_scheduler.runtime.client import SessionClient
 
 
 def transcript(handle: RunHandle) -> list[Any]:
@@ -55,7 +55,7 @@ class Fuse:
         self._wrap(SqliteStore, "commit", "before commit", "after commit, before anybody wakes")
         self._wrap(LiveCall, "_queued", "", "after admission, before sending")
         self._wrap(OpenAIChatCompletionClient, "create", "", "after the answer, before settling")
-        self._wrap(LocalScheduler, "settle", "", "after settling, before delivery")
+        self._wrap(SessionClient, "settle", "", "after settling, before delivery")
         self._wrap(RunScope, "deliver", "", "after delivery")
         send = AsyncCompletions.create
 

@@ -53,7 +53,7 @@ async def perform(scope: RunScope, step: Step, act: Act) -> str:
         await live.acquire(_row(scope, step, live.slot))
         await live.record_sent()
         try:
-            with inside_step(scope, live.slot):
+            with inside_step(scope, live.slot, f"{step.kind} {step.name!r}"):
                 answer = await live.wait(lambda: contain(act(live.slot.id)))
         except Exception as error:
             await live.refused(error)

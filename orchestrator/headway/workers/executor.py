@@ -13,7 +13,7 @@ from typing import TypeVar, assert_never
 import anyio
 from anyio.abc import TaskGroup
 
-from headway_scheduler.errors import RunNotResumable, SchedulerClosed, StoreError
+from headway_scheduler.errors import RunNotResumable, SchedulerClosed, StoreError, WorkerEvicted
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import RunState
@@ -234,7 +234,8 @@ class Executor:
                 with anyio.move_on_after(None if forever else POLL_SECONDS):
                     await changed.wait()
         finally:
-            with anyio.CancelScope(shield=True):
+            # An evicted worker is given nothing more as it is.
+            with anyio.CancelScope(shield=True), suppress(WorkerEvicted):
                 await self._offer(0, False)
         while self.handles:
             await self._changed.wait()
@@ -310,7 +311,7 @@ class Executor:
     async def _register(self) -> None:
         # One at a time: a task that starts a run registers this worker, and so does the task that
         # works. Requests that two tasks post at once come in either order, and the last one counts.
-        await self._commands.execute(RegisterWorker(self.worker))
+        await self._commands.execute(RegisterWorker(self.worker, again=self.has_joined))
         self.has_joined = True
 
     async def _is_any_left(self) -> bool:

@@ -15,7 +15,7 @@ from headway_scheduler.core.policy import Policy
 from headway_scheduler.errors import StoreError
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.runs import Run
-from headway_scheduler.ports import LEADER, Backend, Store, Vacancy
+from headway_scheduler.ports import LEADER, Backend, Store, Term, Vacancy
 from headway_scheduler.runtime.local import LocalScheduler
 
 from ..config import Config
@@ -24,6 +24,9 @@ from .assignment import LocalWorker, RunAssigner
 from .leader_commands import LeaderCommands
 from .monitor import WorkerMonitor
 from .request_server import RequestServer
+
+LIFE_SECONDS = 0.25
+"""How often a leader shows life."""
 
 
 class Leader:
@@ -73,6 +76,7 @@ class Leader:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool | None:
+        self.commands.lose()
         return await self._stack.__aexit__(kind, error, trace)
 
     async def _open(self) -> None:
@@ -81,6 +85,9 @@ class Leader:
         async with AsyncExitStack() as stack:
             campaign = backend.leadership().campaign(self._candidate, self._vacancy)
             term = await stack.enter_async_context(await campaign)
+            # Outermost: life is shown until the last commit is done.
+            life = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(life.cancel_scope.cancel)
             self._prepare(term.store, own)
             await stack.enter_async_context(self.scheduler)
             mailbox = backend.mailbox(term.epoch)
@@ -91,8 +98,6 @@ class Leader:
             # what the living were granted is counted before anything else is admitted.
             await server.take_all()
             await monitor.reap_dead_workers()
-            if local_worker is not None:
-                await self.scheduler.workers.enlist(local_worker.worker)
             self.scheduler.admit_from_here()
             await stack.enter_async_context(self._notifier)
             group = await stack.enter_async_context(anyio.create_task_group())
@@ -100,7 +105,16 @@ class Leader:
             group.start_soon(server.serve, group, name="headway requests")
             group.start_soon(monitor.watch, name="headway workers")
             group.start_soon(self.assigner.assign_runs, name="headway runs")
+            # From here on: to open a large database may keep the loop busy for longer than a leader
+            # may be silent, and so it would for the next one.
+            life.start_soon(self._show_life, term, name="headway life")
             self._stack = stack.pop_all()
+
+    async def _show_life(self, term: Term) -> None:
+        """Show that the loop that admits turns. Raises StoreTakenOver once another one leads."""
+        while True:
+            term.show_life()
+            await anyio.sleep(LIFE_SECONDS)
 
     def _prepare(self, store: Store, own: str | None) -> None:
         config, local_worker = self._config, self._local_worker
@@ -112,6 +126,7 @@ class Leader:
             clock=store.clock,
             on_change=self._committed,
             admits=False,
+            worker=own,
         )
         handles = {} if local_worker is None else local_worker.handles
         stopped = StoppedRuns(self.scheduler, store)

@@ -14,7 +14,7 @@ from typing import assert_never
 import anyio
 import msgspec
 
-from headway_scheduler.errors import RunNotResumable, StoreTakenOver
+from headway_scheduler.errors import RunNotResumable, StoreTakenOver, WorkerEvicted
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.changes import Change
 from headway_scheduler.model.runs import Run
@@ -64,6 +64,7 @@ class LeaderCommands:
         self._own = own
         self._keys = anyio.Lock()
         self._released: dict[str, anyio.Event] = {}
+        self._is_over = False
         self.claims: anyio.Lock = anyio.Lock()
         """Held from a look whether a run is executed until the row that follows from it is written.
 
@@ -93,6 +94,8 @@ class LeaderCommands:
             case ResumeQuota():
                 return await scheduler.resume_quota(command.quota)
             case RegisterWorker():
+                if command.again:
+                    self._require_listed(command.worker.id)
                 await scheduler.workers.enlist(command.worker)
             case ClaimRun():
                 await self._claim(command.run, command.worker_id)
@@ -136,6 +139,8 @@ class LeaderCommands:
                 return
             # Outside of the lock: other commands go on until the worker has let go of the run.
             await released.wait()
+            if self._is_over:
+                raise StoreTakenOver(f"run {run.id}: this process leads no more")
             if (await find_run(self._store, run.id)).state is not RunState.INTERRUPTED:
                 return
 
@@ -161,7 +166,7 @@ class LeaderCommands:
     async def _claim(self, run: Run, worker: str) -> None:
         """Give a run to a worker, if none executes it and its state is still that of ``run``.
 
-        Raises RunNotResumable; StoreTakenOver for a worker that others took for dead.
+        Raises RunNotResumable; WorkerEvicted for a worker that others took for dead.
         """
         async with self.claims:
             now = await find_run(self._store, run.id)
@@ -173,14 +178,24 @@ class LeaderCommands:
                 raise being_executed(run.id)
             if now.state is not run.state:
                 raise RunNotResumable(f"run {run.id} has become {now.state}: look again")
-            if worker not in self._scheduler.workers.listed:
-                raise StoreTakenOver(f"worker {worker} showed no life: others took its runs")
+            self._require_listed(worker)
             await self._scheduler.save_run(replace(run, worker=worker, priority=now.priority))
+
+    def _require_listed(self, worker: str) -> None:
+        """Raise WorkerEvicted for a worker that others took for dead."""
+        if worker not in self._scheduler.workers.listed:
+            raise WorkerEvicted(f"worker {worker} showed no life: others took its runs")
 
     def executes(self, run: Run) -> str | None:
         """Return the worker of another process that executes a run, if it is alive."""
         is_alive = run.worker in self._scheduler.workers.listed and run.worker != self._own
         return run.worker if is_alive else None
+
+    def lose(self) -> None:
+        """Let nobody wait for workers any more: what they do is told to the next leader."""
+        self._is_over = True
+        for event in self._released.values():
+            event.set()
 
     def committed(self, batch: Batch) -> None:
         """Wake the commands that wait for a worker to let go of a run. Called after each commit."""

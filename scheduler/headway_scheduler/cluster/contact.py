@@ -12,11 +12,7 @@ from collections.abc import Callable
 import anyio
 
 from ..errors import StoreError, StoreTakenOver
-from ..ports import Presence
-
-CONTACT_SECONDS = 7.0
-"""How old the last answered heartbeat may be when a request leaves: 10 s until the worker counts as
-dead, less 3 s for what lies between this check and the first byte."""
+from ..ports import CONTACT_SECONDS, Presence
 
 RETRY_SECONDS = 1.0
 

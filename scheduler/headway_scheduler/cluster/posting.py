@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ..core.views import ProviderHealth
 from ..errors import HeadwayError, InternalError, StoreError, StoreTakenOver, own_copy
 from ..model.batch import Batch
-from ..model.calls import Outcome
+from ..model.calls import CallRecord, Outcome
 from ..model.runs import Worker
 from ..model.states import LIVE_CALLS, CallState
 from ..ports import Clock, Mailbox
@@ -90,6 +90,17 @@ class Posting:
         """Take in notifications with the next iteration, which is now."""
         self._notifications += notifications
         self._callers.wake()
+
+    def adopt(self, records: Iterable[CallRecord]) -> None:
+        """Take over the live calls of a process that led. Before the first iteration."""
+        waiting = self._callers.waiting
+        for record in records:
+            pending = waiting.get(record.call.id)
+            # The next leader may have granted it by now. Whoever waits has not heard of that: the
+            # notification says so, and is read after this.
+            is_queued = pending is not None and pending.stands and pending.granted is None
+            self._mirror.adopt(record, is_queued=is_queued)
+        self._callers.wake()  # for what they told and the leader could not commit
 
     def lose(self) -> None:
         """Let nobody wait any more, and end: others took the runs of this process."""

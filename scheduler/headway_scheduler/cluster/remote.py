@@ -7,6 +7,7 @@ looks for that before it sends what it was granted (``contact``).
 """
 
 import time
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -15,30 +16,38 @@ import anyio
 
 from ..core.views import ProviderHealth
 from ..errors import StoreError, StoreTakenOver, own_copy
+from ..model.calls import CallRecord
 from ..model.quotas import Observation
-from ..ports import Backend, Clock
+from ..ports import CONTACT_SECONDS, Backend, Clock, Presence
 from ..protocol.messages import MarkSent, Message, Observe
-from ..runtime.client import Iterates, SchedulerClient
-from ..runtime.pending import Pending
-from .contact import CONTACT_SECONDS, Contact
+from ..runtime.client import Iterates, PumpedClient
+from ..runtime.pending import Callers, Pending
+from .contact import Contact
 from .posting import FollowerCallbacks, Posting
 
 RETRY_SECONDS = 1.0
 """How long after notifications that could not be read they are looked for again."""
 
 
-class RemoteScheduler(SchedulerClient):
+class RemoteScheduler(PumpedClient):
     """Schedules the calls of this process through the leader. Use as an async context manager.
 
-    ``worker`` is the id of this life of the process.
+    ``worker`` is the id of this life of the process, ``presence`` that of the worker, to be entered
+    before.
     """
 
     def __init__(
-        self, backend: Backend, worker: str, clock: Clock, callbacks: FollowerCallbacks
+        self,
+        backend: Backend,
+        worker: str,
+        clock: Clock,
+        callbacks: FollowerCallbacks,
+        presence: Presence,
+        callers: Callers | None = None,
     ) -> None:
-        super().__init__(clock)
+        super().__init__(clock, callers)
         self.worker = worker
-        self._presence = backend.workers().present(worker)
+        self._presence = presence
         self._contact = Contact(self._presence, lambda: callbacks.joins() is None)
         self._mailbox = backend.mailbox()
         self._notifier = backend.notifier(worker)
@@ -71,6 +80,13 @@ class RemoteScheduler(SchedulerClient):
         """Which quotas' providers did not answer as they should when the leader last wrote."""
         return self._posting.health
 
+    def adopt(self, records: Iterable[CallRecord]) -> None:
+        """Take over callers of a process that led, before this is entered.
+
+        ``records`` are its live calls, as they are on disk.
+        """
+        self._posting.adopt(records)
+
     def _note(self, message: Message) -> None:
         """Tell something with the next request; nobody is woken for it."""
         if not self._callers.is_closed:
@@ -79,7 +95,7 @@ class RemoteScheduler(SchedulerClient):
     # Its life
 
     async def __aenter__(self) -> Self:
-        """Be there as a worker, and listen. Raises StoreError."""
+        """Listen to the leader. Raises StoreError."""
         await super().__aenter__()
         self._tasks.start_soon(self._watch, name="headway contact")
         return self
@@ -99,8 +115,6 @@ class RemoteScheduler(SchedulerClient):
 
     async def _begin(self) -> Iterates:
         async with AsyncExitStack() as stack:
-            # Before the first request: a worker that the leader knows must be seen to be alive.
-            await stack.enter_async_context(self._presence)
             stack.push_async_callback(self._mailbox.close)
             await stack.enter_async_context(self._notifier)
             self._resources = stack.pop_all()

@@ -170,7 +170,7 @@ class CallRecord:
     lost_attempts: int = 0
     """Attempts that ended *unknown*: nobody knows whether the provider was paid."""
     worker: str | None = None
-    """The worker that asked for it last; None: the process that leads."""
+    """The worker that asked for it last; None: a process that leads and executes no runs."""
     parked: bool = False
     """Whether it is queued but never admitted: its process died, and it waits for its run to be
     resumed; or it is a question, and waits for a person."""

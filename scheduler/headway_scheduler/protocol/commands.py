@@ -72,6 +72,8 @@ class RegisterWorker(Tagged, frozen=True, tag=True, omit_defaults=True):
     """Have a process execute runs, or state anew how many it takes."""
 
     worker: Worker
+    again: bool = False
+    """Whether it was listed before: it is refused if others have taken it for dead since."""
 
 
 class ClaimRun(Tagged, frozen=True, tag=True, omit_defaults=True):

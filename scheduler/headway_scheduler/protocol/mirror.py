@@ -10,7 +10,7 @@ from typing import assert_never
 from ..model.batch import Batch
 from ..model.calls import Call, CallRecord, Outcome
 from ..model.runs import Run
-from ..model.states import LIVE_CALLS
+from ..model.states import LIVE_CALLS, CallState
 from .envelopes import Grant
 from .messages import (
     Amend,
@@ -40,6 +40,13 @@ class Mirror:
         self._new: list[CallRecord] = []
         self._changed: list[CallRecord] = []
         self._runs: list[Run] = []
+
+    def adopt(self, record: CallRecord, *, is_queued: bool) -> None:
+        """Take in a live call that this process handed to its own scheduler while it led."""
+        mirrored = replace(record)
+        if is_queued:
+            mirrored.state = CallState.QUEUED
+        self._live[record.call.id] = mirrored
 
     def record_messages(self, messages: Iterable[Message], now: float) -> None:
         """Take in what was handed over."""

@@ -2,7 +2,8 @@
 
 Theory of operation. Callers leave messages in a list and wake the pump, which takes all that have
 gathered at once. Where they go from there is for the subclass to say: to the core of this process
-(``local``), or to the process that has one (``remote``).
+(``local``), or to the process that has one (``remote``). A process that leads and loses the lead
+goes from the one to the other, and its callers wait on: they hold a :class:`SessionClient`.
 """
 
 from abc import ABC, abstractmethod
@@ -50,41 +51,16 @@ class Iterates(Protocol):
 
 
 class SchedulerClient(ABC):
-    """Schedules the calls of this process. Use as an async context manager."""
+    """Schedules the calls of this process, for ``callers``; by default, its own."""
 
-    _closing_seconds = inf
-    """How long closing waits for an iteration that is under way."""
-
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, callers: Callers | None = None) -> None:
         self.now: Clock = clock
         """The scheduler's time, epoch seconds."""
-        self._callers = Callers()
+        self._callers = callers or Callers()
         self.on_preempt: dict[str, Callable[[], None]] = self._callers.on_preempt
         """What cancels the request of a call in flight, to be queued again, by the call's id."""
         self._estimates = Estimates()
         self._waits: Counter[tuple[str, str]] = Counter()
-        self._life = anyio.CancelScope(shield=True)
-        self._shield = anyio.CancelScope()
-        self._give_up_at = inf
-        self._tasks: TaskGroup
-
-    async def __aenter__(self) -> Self:
-        """Begin. Raises StoreError."""
-        pump = await self._begin()
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        self._tasks.start_soon(self._run, pump, name="headway pump")
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool | None:
-        self._shield.deadline = self._give_up_at = anyio.current_time() + self._closing_seconds
-        self._life.cancel()
-        return await self._tasks.__aexit__(kind, error, trace)
 
     # Calls
 
@@ -222,7 +198,37 @@ class SchedulerClient(ABC):
     def provider_health(self) -> ProviderHealth:
         """Which quotas' providers do not answer as they should, as far as this process knows."""
 
-    # The pump
+
+class PumpedClient(SchedulerClient):
+    """A client with a pump of its own. Use as an async context manager."""
+
+    _closing_seconds = inf
+    """How long closing waits for an iteration that is under way."""
+
+    def __init__(self, clock: Clock, callers: Callers | None = None) -> None:
+        super().__init__(clock, callers)
+        self._life = anyio.CancelScope(shield=True)
+        self._shield = anyio.CancelScope()
+        self._give_up_at = inf
+        self._tasks: TaskGroup
+
+    async def __aenter__(self) -> Self:
+        """Begin. Raises StoreError."""
+        pump = await self._begin()
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._run, pump, name="headway pump")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        self._shield.deadline = self._give_up_at = anyio.current_time() + self._closing_seconds
+        self._life.cancel()
+        return await self._tasks.__aexit__(kind, error, trace)
 
     @abstractmethod
     async def _begin(self) -> Iterates:
@@ -235,7 +241,7 @@ class SchedulerClient(ABC):
             with self._life:
                 while True:
                     at = pump.next_at()
-                    await callers.gather(None if at is None else at - self.now())
+                    await callers.wakeup.wait(None if at is None else at - self.now())
                     # A commit that has begun is waited for: without its end, its callers would not
                     # know whether it stands.
                     with anyio.CancelScope(shield=True) as self._shield:
@@ -253,3 +259,38 @@ class SchedulerClient(ABC):
     def _answer_all(self, error: Exception) -> None:
         """Let nobody wait any more."""
         self._callers.complete_all(error)
+
+
+class SessionClient(SchedulerClient):
+    """Schedules the calls of a process that leads, and goes on when another process leads.
+
+    What its callers told and wait for stays theirs, whoever carries it out.
+    """
+
+    def __init__(
+        self, clock: Clock, through: SchedulerClient, callers: Callers, worker: str | None
+    ) -> None:
+        super().__init__(clock, callers)
+        self._estimates = through._estimates
+        self.worker: str | None = worker
+        """The worker that the rows of its calls name; None if this process executes no runs."""
+        self.callers: Callers = callers
+        """Everybody in this process who told something or waits for something."""
+        self.through: SchedulerClient = through
+        """What carries it out: the scheduler of this process, or that of another one."""
+
+    def close(self) -> None:
+        """Take nothing more; whoever still waits is answered when the scheduler closes."""
+        self.callers.is_closed = True
+
+    async def sent(self, call_id: str) -> None:
+        """Note that the request leaves now. Raises StoreTakenOver; it must not leave then."""
+        await self.through.sent(call_id)
+
+    def observed(self, call_id: str, quota: str, signals: Observation) -> None:
+        """Take in what the head of an answer told of a quota. Written with the next commit."""
+        self.through.observed(call_id, quota, signals)
+
+    def provider_health(self) -> ProviderHealth:
+        """Which quotas' providers do not answer as they should."""
+        return self.through.provider_health()

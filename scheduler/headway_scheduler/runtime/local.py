@@ -1,5 +1,6 @@
 """The scheduler of the process that leads. Law: what is said to hold is on disk."""
 
+import time
 from collections.abc import Callable, Iterable
 
 from ..core import inspection
@@ -10,11 +11,11 @@ from ..model.batch import Answer, Batch
 from ..model.calls import CallRecord, Priority
 from ..model.changes import Change, HoldState
 from ..model.quotas import Observation, Quota
-from ..ports import Clock, Store
+from ..ports import CONTACT_SECONDS, Clock, Presence, Store
 from ..protocol.messages import ApplyChange, MarkSent, Observe, SetCallPriority
-from .client import Iterates, SchedulerClient
+from .client import Iterates, PumpedClient, SessionClient
 from .clock import system_clock
-from .pending import Pending, answer_here
+from .pending import Callers, Pending, answer_here
 from .pump import Pump
 from .workers import Workers
 
@@ -22,12 +23,16 @@ CLOSING_SECONDS = 5.0
 """How long closing waits for a commit. One that takes longer may stand all the same."""
 
 
-class LocalScheduler(SchedulerClient):
+class LocalScheduler(PumpedClient):
     """Schedules the calls of this process, which leads. Use as an async context manager.
 
     ``on_change`` is called after every commit, for live views. One that does not ``admit`` yet
-    gives no grants before :meth:`admit_from_here`.
+    gives no grants before :meth:`admit_from_here`. With a ``worker``, this process executes runs as
+    that worker: their calls name it, are asked for by :attr:`session`, and outlive this scheduler.
     """
+
+    presence: Presence | None = None
+    """The presence of the worker, once it is open."""
 
     def __init__(
         self,
@@ -38,18 +43,22 @@ class LocalScheduler(SchedulerClient):
         clock: Clock | None = None,
         on_change: Callable[[Batch], None] = lambda batch: None,
         admits: bool = True,
+        worker: str | None = None,
     ) -> None:
         super().__init__(clock or system_clock())
         self._closing_seconds = CLOSING_SECONDS
+        of_calls = self._callers if worker is None else Callers(self._callers.wakeup)
+        self.session: SessionClient = SessionClient(self.now, self, of_calls, worker)
+        """What the runs of this process ask of the scheduler, whoever leads."""
         self.workers: Workers = Workers(store, self.now, self._callers)
         self._pump = Pump(
             store,
             quotas,
             policy or Policy(),
             self.now,
+            self.session,
             self._callers,
             workers=self.workers.listed,
-            know=self.know,
             on_change=on_change,
             admits=admits,
         )
@@ -72,6 +81,10 @@ class LocalScheduler(SchedulerClient):
         The only in-memory change that may precede its commit. Safe: after a crash, ``admitted`` and
         ``sent`` both become ``unknown``.
         """
+        presence = self.presence
+        if presence is not None and time.monotonic() - presence.contact_at > CONTACT_SECONDS:
+            # This process may have been stopped until another one leads, and took its runs.
+            await presence.confirm()
         now = self.now()
         self._pump.core.handle(MarkSent(call_id, now), now)
 
@@ -131,6 +144,13 @@ class LocalScheduler(SchedulerClient):
     async def _change(self, change: Change) -> Change:
         await self._callers.tell(ApplyChange(change), answer_here(change))
         return change
+
+    def _answer_all(self, error: Exception) -> None:
+        """Let nobody wait any more; callers of the session only if that is closed as well."""
+        lost = self._pump.lost
+        self._callers.complete_all(lost or error)
+        if self.session.callers.is_closed:
+            self.session.callers.complete_all(lost or error)
 
     # Questions
 

@@ -143,10 +143,31 @@ def _may_be_refused(message: Message, error: HeadwayError) -> bool:
     return not is_storable(message)
 
 
-class Callers:
-    """Everybody in this process who told something or waits for something."""
+class Wakeup:
+    """Wakes the pump."""
 
     def __init__(self) -> None:
+        self._is_set = anyio.Event()
+
+    def set(self) -> None:
+        """Have the pump iterate."""
+        self._is_set.set()
+
+    async def wait(self, seconds: float | None) -> None:
+        """Sleep until it is set; not longer than ``seconds``, if that is given."""
+        with anyio.move_on_after(seconds):
+            await self._is_set.wait()
+        self._is_set = anyio.Event()
+
+
+class Callers:
+    """Everybody in this process who told something or waits for something.
+
+    ``wakeup``: of the pump that serves others as well.
+    """
+
+    def __init__(self, wakeup: Wakeup | None = None) -> None:
+        self.wakeup = wakeup or Wakeup()
         self.pending: list[Pending] = []
         """What was told and is not taken, in order."""
         self.waiting: dict[str, Pending] = {}
@@ -154,14 +175,13 @@ class Callers:
         self.on_preempt: dict[str, Callable[[], None]] = {}
         """What cancels the request of a call in flight, by the call's id."""
         self.is_closed = False
-        self._wake = anyio.Event()
 
     def send(self, pending: Pending) -> None:
         """Leave something for the pump and wake it. Raises SchedulerClosed."""
         if self.is_closed:
             raise SchedulerClosed("the scheduler is closed: nothing more can be asked of it")
         self.pending.append(pending)
-        self._wake.set()
+        self.wakeup.set()
 
     def post(self, message: Message) -> None:
         """Tell a message, and wait for nothing. Raises SchedulerClosed."""
@@ -202,13 +222,7 @@ class Callers:
 
     def wake(self) -> None:
         """Have the pump iterate although nobody told anything."""
-        self._wake.set()
-
-    async def gather(self, seconds: float | None) -> None:
-        """Sleep until somebody tells something; not longer than ``seconds``, if that is given."""
-        with anyio.move_on_after(seconds):
-            await self._wake.wait()
-        self._wake = anyio.Event()
+        self.wakeup.set()
 
     def complete_all(self, error: Exception) -> None:
         """Let nobody wait any more."""

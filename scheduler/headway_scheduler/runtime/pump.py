@@ -26,14 +26,22 @@ from dataclasses import replace
 from ..core.inspection import provider_health
 from ..core.policy import Policy
 from ..core.scheduler import Scheduler
-from ..errors import HeadwayError, InternalError, SchedulerClosed, StoreCorrupt, StoreError
-from ..model.batch import NOTHING, Batch, Lesson, Snapshot
+from ..errors import (
+    HeadwayError,
+    InternalError,
+    SchedulerClosed,
+    StoreCorrupt,
+    StoreError,
+    StoreTakenOver,
+)
+from ..model.batch import NOTHING, Batch, Snapshot
 from ..model.calls import CallRecord
 from ..model.quotas import Quota
 from ..model.runs import Run, Worker
 from ..model.states import UNDER_WAY
 from ..ports import Clock, Store
 from ..protocol.messages import AwaitRuns, Learn, Message, ProbeStopped, SaveRun, Settle
+from .client import SessionClient
 from .pending import Callers, Pending, failed_end, finals
 from .workers import notifications
 
@@ -46,8 +54,10 @@ _log = logging.getLogger("headway")
 class Pump:
     """Turns what callers tell into commits, one after the other.
 
-    ``workers`` are the processes whose calls go on; ``know`` is told what they learned, and
-    ``on_change`` every batch that is on disk. It does not admit before ``admits`` is set.
+    ``session`` has the calls of this process; ``leader`` are those who ask for the leader itself.
+    They may be the same; otherwise they are served after the calls. ``workers`` are the processes
+    whose calls go on; ``on_change`` is told every batch that is on disk. It does not admit before
+    ``admits`` is set.
     """
 
     def __init__(
@@ -56,20 +66,23 @@ class Pump:
         quotas: Iterable[Quota],
         policy: Policy,
         clock: Clock,
-        callers: Callers,
+        session: SessionClient,
+        leader: Callers,
         *,
         workers: Mapping[str, Worker],
-        know: Callable[[Iterable[Lesson]], None],
         on_change: Callable[[Batch], None],
         admits: bool,
     ) -> None:
         self.admits = admits
+        self.lost: StoreTakenOver | None = None
+        """Why nothing more can be committed, once a commit found that another process leads."""
         self.core = Scheduler(quotas := tuple(quotas), clock(), policy)
         self._store = store
         self._quotas, self._policy, self._clock = quotas, policy, clock
-        self._callers = callers
+        self._callers, self._leader = session.callers, leader
+        self._worker = session.worker
         self._workers = workers
-        self._know, self._on_change = know, on_change
+        self._know, self._on_change = session.know, on_change
         self._under_way: dict[str, Run] = {}
         self._awaited: dict[str, frozenset[str]] = {}
         self._sending: set[str] = set()
@@ -99,15 +112,20 @@ class Pump:
 
     async def iterate(self) -> None:
         """Commit everything that has gathered: in one batch, unless a row of it is refused."""
-        callers = self._callers
-        parts, callers.pending = [callers.pending], []
+        told, self._callers.pending = self._callers.pending, []
+        parts = [told]
+        if self._leader is not self._callers:
+            parts = [[*told, *self._leader.pending]]
+            self._leader.pending = []
         while parts:
             part = parts.pop()
             try:
                 batch, grants, preempted = await self._commit(part)
             except StoreError as error:
-                for failed in (part, *reversed(parts)):
-                    self._fail(failed, error)
+                failed = [pending for one in (part, *reversed(parts)) for pending in one]
+                if isinstance(error, StoreTakenOver) and self._leader is not self._callers:
+                    failed = self._kept_for_next_leader(failed, told, error)
+                self._fail(failed, error)
                 self._retry_at = self._clock() + RETRY_COMMIT_SECONDS
                 return
             except Exception as error:
@@ -139,8 +157,8 @@ class Pump:
         if also := [pending.also for pending in pendings if pending.also is not NOTHING]:
             batch = batch.joined_with(also)
         told = [pending for pending in pendings if pending.orders or pending.sender is not None]
-        granted = [record for record in grants if record.worker is not None]
-        cancelled = [record for record in preempted if record.worker is not None]
+        granted = [record for record in grants if not self._is_ours(record)]
+        cancelled = [record for record in preempted if not self._is_ours(record)]
         if told or granted or cancelled:
             health = provider_health(core.state)
             batch = replace(batch, outbox=notifications(told, granted, cancelled, health))
@@ -155,7 +173,7 @@ class Pump:
             if number in pending.refused:
                 continue  # a commit was refused for it
             try:
-                self.core.handle(message, now, pending.sender)
+                self.core.handle(message, now, pending.sender or self._worker)
             except HeadwayError as error:
                 pending.refused[number] = error
                 continue
@@ -192,7 +210,7 @@ class Pump:
             if (act := callers.on_preempt.get(record.call.id)) is not None:
                 act()
         for record in grants:
-            if record.worker is not None:
+            if not self._is_ours(record):
                 continue  # the worker reads it in its notification
             self._sending.add(record.call.id)
             # A caller that was cancelled while the commit ran has an abandon on its way.
@@ -236,6 +254,24 @@ class Pump:
         ends = [end for message in pending.messages if (end := failed_end(message, error))]
         return [[Pending((end,))] for end in ends]
 
+    def _kept_for_next_leader(
+        self, failed: list[Pending], told: list[Pending], lost: StoreTakenOver
+    ) -> list[Pending]:
+        """Leave what callers ``told`` to whoever serves them next; return what has failed.
+
+        Nothing of it is on disk, because the epoch is asserted in the transaction. What the leader
+        said, and what other workers told it, ends here: requests wait for the next leader.
+        """
+        self.lost = lost
+        theirs = set(map(id, told))
+        kept = [pending for pending in failed if id(pending) in theirs]
+        self._callers.pending = kept + self._callers.pending
+        return [pending for pending in failed if id(pending) not in theirs]
+
+    def _is_ours(self, record: CallRecord) -> bool:
+        """Whether a call was asked for in this process: its caller is told here."""
+        return record.worker is None or record.worker == self._worker
+
     def _fail(self, pendings: list[Pending], error: Exception) -> None:
         """The commit does not stand: say so, keep what must still be recorded, rebuild later."""
         for pending in pendings:
@@ -271,7 +307,7 @@ class Pump:
 
     def _has_caller(self, record: CallRecord) -> bool:
         """Whether a call on disk is somebody's; not yet, if asking again is still to stand."""
-        if record.worker is not None:
+        if not self._is_ours(record):
             return record.worker in self._workers
         call_id = record.call.id
         waiting = self._callers.waiting.get(call_id)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +19,7 @@ from pydantic import BaseModel
 
 from headway import Headway, Models, RunFailed, RunState
 from headway.testing import MODEL, simulated_headway
+from headway_agents import containment
 from headway_scheduler.errors import WorkflowExited
 from headway_scheduler.testing.provider.replies import Reply, ToolCall
 
@@ -241,3 +243,39 @@ async def test_a_task_that_is_cancelled_before_it_starts_leaves_no_warning(
     text, _ = await beside(headway, factory)
     gc.collect()
     assert text
+
+
+@pytest.mark.parametrize("who", ["tool", "lone agent's tool", "factory", "agent"])
+async def test_what_blocks_the_event_loop_is_named_in_the_log(
+    headway: Headway, who: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(containment, "BLOCKED_SECONDS", 0.3)
+
+    async def tool() -> str:
+        """Do it."""
+        await asyncio.sleep(0.01)
+        time.sleep(0.4)  # noqa: ASYNC251
+        return "done"
+
+    class Blocking(Raising):
+        async def on_messages(
+            self, messages: Any, cancellation_token: CancellationToken
+        ) -> Response:
+            time.sleep(0.4)  # noqa: ASYNC251
+            return Response(chat_message=TextMessage(content="x", source=self.name))
+
+    def factory(models: Models) -> Any:
+        if who == "factory":
+            time.sleep(0.4)
+        writer = AssistantAgent("writer", models(MODEL), tools=[tool] if "tool" in who else None)
+        if who == "lone agent's tool":
+            return writer
+        agents = [Blocking(ValueError()) if who == "agent" else writer]
+        return RoundRobinGroupChat(list(agents), max_turns=1)
+
+    _, failed = await beside(headway, factory)
+    assert failed is None
+    name = {"agent": "agent 'raising'", "factory": "the factory"}.get(who, "tool 'tool'")
+    (run,) = [run for run in await headway.list_runs() if run.workflow == "guilty"]
+    said = [each for each in caplog.messages if "blocked the event loop" in each]
+    assert [each for each in said if each.startswith(name) and f"of run {run.id} " in each]

@@ -39,7 +39,7 @@ from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, Priority
 from headway_scheduler.model.changes import Change, HoldState
 from headway_scheduler.model.runs import Run
-from headway_scheduler.model.states import RunState
+from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.protocol.commands import (
     ClaimRun,
     Command,
@@ -47,6 +47,7 @@ from headway_scheduler.protocol.commands import (
     RegisterWorker,
     SetHold,
 )
+from headway_scheduler.testing.provider import Limits
 
 pytestmark = pytest.mark.anyio
 
@@ -481,24 +482,34 @@ async def test_a_run_whose_submitter_is_cancelled_meanwhile_is_executed(
     assert len(leader.provider.ledger.paid) == 1
 
 
-async def test_a_leader_that_lost_its_place_leaves_its_block_with_that_error() -> None:
-    with pytest.raises(StoreTakenOver, match="another process took over"):
-        await lose()
-
-
-async def lose() -> None:
-    async with simulated_headway() as headway:
+async def test_a_leader_that_lost_its_place_follows_and_its_runs_go_on() -> None:
+    """One call of each kind: in flight, waiting for its turn, and asked after the lead was lost."""
+    async with simulated_headway(Limits(concurrency=1), latency_seconds=3) as headway:
+        headway.workflow("agent")(lambda models: AssistantAgent("writer", models(MODEL)))
+        store = headway._opened.store
+        runs = [await headway.start("agent", task=f"{n}") for n in range(2)]
+        while len(await store.calls(states=[CallState.QUEUED])) != 1:  # noqa: ASYNC110 (rows)
+            await anyio.sleep(0.01)
         freeze(headway)
-        leadership = open_backend(headway.config.database).leadership()
-        vacancy = await leadership.vacant()
-        async with await leadership.campaign("w-other", vacancy):
-            await anyio.sleep_forever()
+        backend = open_backend(headway.config.database)
+        vacancy = await backend.leadership().vacant()
+        async with Leader(headway.config, backend, "w-other", vacancy=vacancy) as other:
+            await until(lambda: not headway.is_leader)
+            assert other.scheduler.statistics().in_flight == 1
+            runs.append(await headway.start("agent", task="2"))
+            await headway.queue.pause("class:low")  # by a request, from here on
+            assert len({(await run.result()).text for run in runs}) == 3
+            assert [change.target for change in await headway.limits.log()] == ["class:low"]
+        assert len(headway.provider.ledger.paid) == 3
+        assert [call.lost_attempts for call in await store.calls()] == [0, 0, 0]
 
 
 def freeze(headway: Headway) -> None:
     """Stop the pulse of a leader of this process, as SIGSTOP would."""
-    assert isinstance(headway._opened.store, SqliteStore)
-    lock = headway._opened.store._opened.lock
+    assert headway._opened.leader is not None
+    store = headway._opened.leader.store
+    assert isinstance(store, SqliteStore)
+    lock = store._opened.lock
     lock._end.set()
     lock._heartbeat_thread.join()
 

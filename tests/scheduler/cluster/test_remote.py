@@ -1,7 +1,7 @@
 """A worker's calls through the scheduler of another process: here in one, over a real database."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from traceback import walk_tb
@@ -134,10 +134,15 @@ async def led(engine: Engine, quotas: Sequence[Quota] = QUOTAS) -> AsyncIterator
         group.cancel_scope.cancel()
 
 
-def follower(office: Office) -> RemoteScheduler:
+@asynccontextmanager
+async def follower(office: Office) -> AsyncIterator[RemoteScheduler]:
     """The scheduler of another process."""
     backend = office.engine.process()
-    return RemoteScheduler(backend, ME.id, office.store.clock, office.callbacks())
+    async with (
+        backend.workers().present(ME.id) as presence,
+        RemoteScheduler(backend, ME.id, office.store.clock, office.callbacks(), presence) as remote,
+    ):
+        yield remote
 
 
 @pytest.fixture
@@ -304,13 +309,13 @@ def _done(seen: list[Batch]) -> int:
     return sum(state is CallState.DONE for state in changed.values())
 
 
-async def _work(remote: RemoteScheduler, calls: int) -> None:
+async def _work(following: AbstractAsyncContextManager[RemoteScheduler], calls: int) -> None:
     async def one(number: int) -> None:
         granted = await remote.acquire(call(number))
         await anyio.sleep(0.3)
         await remote.settle(granted.id, DONE)
 
-    async with remote, anyio.create_task_group() as group:
+    async with following as remote, anyio.create_task_group() as group:
         for number in range(calls):
             group.start_soon(one, number)
 
@@ -419,7 +424,10 @@ async def test_orders_and_what_is_learned_pass(office: Office, remote: RemoteSch
     assert office.service.expected("writer", "m", 400, None).output_tokens == 7
     await office.service.workers.order(ME.id, PauseRun("r-1"))
     await until(lambda: office.orders == [PauseRun("r-1")])
-    other = RemoteScheduler(office.backend, "w-other", office.store.clock, office.callbacks())
+    presence = office.backend.workers().present("w-other")
+    other = RemoteScheduler(
+        office.backend, "w-other", office.store.clock, office.callbacks(), presence
+    )
     other.know([Lesson("something else", "x", "y"), *await office.store.lessons()])
     assert other.expected("writer", "m", 400, None).output_tokens == 7
 

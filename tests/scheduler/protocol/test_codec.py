@@ -126,7 +126,7 @@ COMMANDS: tuple[Command, ...] = (
     SetWeight("team", 2.5),
     SetWeight("team", None),
     ResumeQuota("q"),
-    RegisterWorker(WORKER),
+    RegisterWorker(WORKER, again=True),
     ClaimRun(RUN, "w-1"),
     RetireWorker("w-1"),
 )

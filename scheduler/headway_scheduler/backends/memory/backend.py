@@ -130,6 +130,11 @@ class MemoryTerm:
         """Show no life from here on, as if stopped."""
         self.is_silent = True
 
+    def show_life(self) -> None:
+        """Say that the loop that admits turns. Raises StoreTakenOver if somebody else leads."""
+        if self._backend.term is not self:
+            raise StoreTakenOver(f"{self._backend.name}: another process took over")
+
     async def __aenter__(self) -> Self:
         """Lead."""
         return self

@@ -16,6 +16,7 @@ from ...errors import (
     StoreForeign,
     StoreFull,
     StoreReadOnly,
+    StoreTakenOver,
 )
 
 _NO_ROOM = "no room to write ({error}): free some space; nothing was promised, ask again"
@@ -92,3 +93,10 @@ def _failure(
 ) -> HeadwayError:
     error_class, advice = known or _OTHER
     return error_class(f"{path}: {advice.format(error=error)}")
+
+
+def taken_over(path: Path) -> StoreTakenOver:
+    """The error of a leader that another process has replaced."""
+    return StoreTakenOver(
+        f"{path}: another process took over, because this one showed no life: nothing was written"
+    )

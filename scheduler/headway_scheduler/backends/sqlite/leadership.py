@@ -65,6 +65,10 @@ class SqliteTerm:
         """Lead."""
         return self
 
+    def show_life(self) -> None:
+        """Say that the loop that admits turns. Raises StoreTakenOver if another process leads."""
+        self.store.show_life()
+
     async def __aexit__(self, *_: object) -> None:
         """Close the store, and give the lock back."""
         await self.store.__aexit__()

@@ -7,9 +7,11 @@ still has its name: otherwise the holder before removed it meanwhile, and the lo
 no other process will ever open.
 
 A process that is stopped (SIGSTOP, a debugger) keeps its lock. So the holder has a thread that
-touches the file; a watcher that sees no touch for a while removes the file and makes another. Then
-two processes may hold a lock at once, and the first does not know. That does no harm: a leader is
-fenced by the epoch in the database (``opening``), a worker by its row there.
+touches the file; that of a leader does so only when the event loop says that it turns, because a
+leader whose loop is blocked admits nothing. A watcher that sees no touch for a while removes the
+file and makes another. Then two processes may hold a lock at once, and the first does not know.
+That does no harm: a leader is fenced by the epoch in the database (``opening``), a worker by its
+row there.
 """
 
 import fcntl
@@ -71,6 +73,9 @@ class FileLock:
         expired = vacancy.expired if isinstance(vacancy, LockVacancy) else None
         self._file = _locked(path, self._path, expired)
         self._end = threading.Event()
+        self._due = threading.Event()
+        self._is_loop_driven = False
+        self._is_replaced = False
         self._heartbeat_thread = threading.Thread(
             target=self._keep_beating, name="headway heartbeat", daemon=True
         )
@@ -90,9 +95,25 @@ class FileLock:
         """Show life. Raises OSError."""
         os.utime(self._file)
 
+    def show_life(self) -> bool:
+        """Have the thread touch the file now; from the first time on, only when this is called.
+
+        For the event loop, so it does no I/O. Return whether another process has put a file in its
+        place, as the thread saw it when it last touched the file.
+        """
+        self._is_loop_driven = True
+        self._due.set()
+        return self._is_replaced
+
+    def leave(self) -> None:
+        """Have the thread touch the file by itself again: the event loop is about to end."""
+        self._is_loop_driven = False
+        self._due.set()
+
     def release(self) -> None:
         """Stop the heartbeat, and give the lock back."""
         self._end.set()
+        self._due.set()
         self._heartbeat_thread.join()
         self._give_back()
 
@@ -107,10 +128,15 @@ class FileLock:
             os.close(self._file)
 
     def _keep_beating(self) -> None:
-        while not self._end.wait(self._heartbeat_seconds):
+        while not self._end.is_set():
+            is_due = self._due.wait(self._heartbeat_seconds)
+            self._due.clear()
+            if self._end.is_set() or (self._is_loop_driven and not is_due):
+                continue
             # A full or failing disk: at worst, this process counts as dead.
             with suppress(OSError):
                 self.touch()
+                self._is_replaced = not self.is_ours()
             self._heartbeat()
 
 

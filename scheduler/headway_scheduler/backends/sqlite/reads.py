@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ...errors import StoreCorrupt, StoreError, StoreForeign, StoreTakenOver, StoreTooNew
+from ...errors import StoreCorrupt, StoreError, StoreForeign, StoreTooNew
 from ...model.batch import Lesson, Snapshot
 from ...model.calls import CallRecord, Spent
 from ...model.changes import Change
@@ -23,7 +23,7 @@ from ...model.states import LIVE_CALLS, CallState, RunState
 from ..lookup import CANDIDATES, node_hash, only_run
 from . import rows
 from .boot_clock import Anchor
-from .errors import explained
+from .errors import explained, taken_over
 from .sql import APPLICATION_ID, NEWEST, STATEMENTS, named
 
 T = TypeVar("T")
@@ -130,10 +130,7 @@ def assert_epoch(db: sqlite3.Connection, path: Path, epoch: int) -> None:
     """Raise StoreTakenOver if another process has raised the epoch since ``epoch``."""
     (now,) = db.execute(STATEMENTS["epoch"]).fetchone()
     if now != epoch:
-        raise StoreTakenOver(
-            f"{path}: another process took over, because this one showed no life: nothing was "
-            "written; its runs go on there, or with `headway resume`"
-        )
+        raise taken_over(path)
 
 
 def snapshot(db: sqlite3.Connection) -> Snapshot:

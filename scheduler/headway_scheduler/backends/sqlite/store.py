@@ -25,7 +25,7 @@ from ...model.states import CallState, RunState
 from ...ports import Clock, Vacancy
 from . import reads
 from .boot_clock import new_anchor
-from .errors import explained
+from .errors import explained, taken_over
 from .network import refuse_network
 from .opening import Writer, begin, open_writer
 from .rows import Work, with_bytes, work_of
@@ -86,6 +86,7 @@ class SqliteStore:
         writer, self._writer = self._writer, None
         if writer is None:
             return
+        self._opened.lock.leave()
         with anyio.CancelScope(shield=True):
             try:
                 # Closed first: the next holder of the lock finds no other writer on the file. A
@@ -93,6 +94,11 @@ class SqliteStore:
                 await writer.close()
             finally:
                 await to_thread.run_sync(self._opened.lock.release)
+
+    def show_life(self) -> None:
+        """Show life as the leader. Raises StoreTakenOver if another process took the lock."""
+        if self._opened.lock.show_life():
+            raise taken_over(self.path)
 
     @property
     def epoch(self) -> int:

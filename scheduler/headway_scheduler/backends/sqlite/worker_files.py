@@ -59,14 +59,7 @@ class WorkerFiles:
 
     async def silent_seconds(self, worker_id: str) -> float | None:
         """Return how many seconds ago a worker touched its file; None if it has none."""
-        return await to_thread.run_sync(self._silent_seconds, worker_id)
-
-    def _silent_seconds(self, worker_id: str) -> float | None:
-        leader = holder_of(self._path)
-        # A worker that led from its beginning has the leader's lock alone.
-        leads = leader is not None and leader.worker_id == worker_id
-        seconds = silent_seconds(_file_of(self._path, worker_id))
-        return silent_seconds(self._path) if leads and seconds is None else seconds
+        return await to_thread.run_sync(silent_seconds, _file_of(self._path, worker_id))
 
     async def tidy(self, keep: Collection[str]) -> None:
         """Remove the lock files and pipes of killed workers."""
