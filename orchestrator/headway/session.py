@@ -40,8 +40,8 @@ from .runs.runner import Runner
 from .workers.assignment import LocalWorker
 from .workers.commands import Commands
 from .workers.executor import Executor, new_worker
-from .workers.leader import Leader, raise_store_error
-from .workers.remote_commands import RemoteCommands, SessionCommands
+from .workers.leader import Leader, SessionCommands, raise_store_error
+from .workers.remote_commands import RemoteCommands
 from .workflows import Workflows
 
 OPENING_SECONDS = 5.0

@@ -12,15 +12,18 @@ from typing import Self
 import anyio
 
 from headway_scheduler.core.policy import Policy
-from headway_scheduler.errors import StoreError
+from headway_scheduler.errors import StoreError, StoreTakenOver
 from headway_scheduler.model.batch import Batch
+from headway_scheduler.model.changes import Change
 from headway_scheduler.model.runs import Run
 from headway_scheduler.ports import LEADER, Backend, Store, Term, Vacancy
+from headway_scheduler.protocol.commands import Command
 from headway_scheduler.runtime.local import LocalScheduler
 
 from ..config import Config
 from ..runs.stopped import StoppedRuns
 from .assignment import LocalWorker, RunAssigner
+from .commands import Commands
 from .leader_commands import LeaderCommands
 from .monitor import WorkerMonitor
 from .request_server import RequestServer
@@ -149,6 +152,24 @@ class Leader:
         if not any(run.worker is None for run in runs):
             return False
         return any(worker.slots for worker in self.scheduler.workers.listed.values())
+
+
+class SessionCommands:
+    """Has commands carried out by the ``leader`` of this process while it leads, then remotely."""
+
+    def __init__(self, leader: Leader, remote: Commands) -> None:
+        self.leader: Leader | None = leader
+        """The leader of this process; None once another process leads."""
+        self._remote = remote
+
+    async def execute(self, command: Command) -> Change | None:
+        """Do what is asked; it is on disk when this returns. Raises what the leader raises."""
+        if self.leader is not None:
+            try:
+                return await self.leader.commands.execute(command)
+            except StoreTakenOver:
+                pass  # nothing of it is on disk: the leader by now is asked
+        return await self._remote.execute(command)
 
 
 def raise_store_error(

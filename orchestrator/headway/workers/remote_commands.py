@@ -12,14 +12,13 @@ from typing import assert_never
 import anyio
 
 from headway_scheduler.cluster.posting import new_asker
-from headway_scheduler.errors import StoreTakenOver
 from headway_scheduler.model.changes import Change
 from headway_scheduler.ports import Backend, Mailbox, Vacancy
 from headway_scheduler.protocol.codec import dump, error_of, load_answer
 from headway_scheduler.protocol.commands import Command
 from headway_scheduler.protocol.envelopes import Done, Refused
 
-from .leader import Leader, raise_store_error
+from .leader import raise_store_error
 
 SHORTEST_SECONDS = 0.002
 LONGEST_SECONDS = 0.05
@@ -84,21 +83,3 @@ class RemoteCommands:
             await anyio.sleep(pause)
             pause = min(2 * pause, LONGEST_SECONDS)
         return answer
-
-
-class SessionCommands:
-    """Has commands carried out by the ``leader`` of this process while it leads, then remotely."""
-
-    def __init__(self, leader: Leader, remote: RemoteCommands) -> None:
-        self.leader: Leader | None = leader
-        """The leader of this process; None once another process leads."""
-        self._remote = remote
-
-    async def execute(self, command: Command) -> Change | None:
-        """Do what is asked; it is on disk when this returns. Raises what the leader raises."""
-        if self.leader is not None:
-            try:
-                return await self.leader.commands.execute(command)
-            except StoreTakenOver:
-                pass  # nothing of it is on disk: the leader by now is asked
-        return await self._remote.execute(command)
