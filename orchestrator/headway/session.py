@@ -193,9 +193,8 @@ class Opener:
 
     async def _take_up(self, session: Session) -> None:
         """Go on with interrupted runs whose workflow is registered in this process."""
-        for run in await session.store.runs({RunState.INTERRUPTED}):
-            if self._workflows.knows(run):
-                await session.executor.claim(run)
+        interrupted = await session.store.runs({RunState.INTERRUPTED})
+        await session.executor.take_up([run for run in interrupted if self._workflows.knows(run)])
 
     @asynccontextmanager
     async def _lead(self, vacancy: Vacancy | None, executor: Executor) -> AsyncIterator[Role]:

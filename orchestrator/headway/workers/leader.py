@@ -124,7 +124,8 @@ class Leader:
             self.commands.committed(batch)
         for row in batch.outbox:
             self._notifier.ring(row.worker)
-        if batch.joined or batch.left or self._is_takeable(batch.runs):
+        is_cleared = bool(self.assigner.alone_until) and self.assigner.is_cleared(batch)
+        if batch.joined or batch.left or is_cleared or self._is_takeable(batch.runs):
             self.assigner.committed(batch)
         if self._local_worker is not None:
             self._local_worker.on_change(batch)

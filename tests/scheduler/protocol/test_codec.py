@@ -128,7 +128,7 @@ COMMANDS: tuple[Command, ...] = (
     ResumeQuota("q"),
     RegisterWorker(WORKER),
     ClaimRun(RUN, "w-1"),
-    RetireWorker("w-1"),
+    RetireWorker("w-1", died=True),
 )
 REQUESTS: tuple[Request, ...] = (
     *COMMANDS,

@@ -35,7 +35,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         *("id", "workflow", "task", "priority", "state", "created_at", "key", "component"),
         *("started_at", "finished_at", "result", "error", "parameters", "version", "history"),
         *("parent", "parent_until", "deadline", "budget_usd", "waits_for", "attempts"),
-        *("resumed_at", "team", "worker"),
+        *("resumed_at", "team", "worker", "lives_lost"),
     ),
     "buckets": ("quota", "resource", "available", "as_of", "paused_until"),
     "pieces": ("hash", "text"),
@@ -185,6 +185,7 @@ def _run_row(run: Run) -> Row:
         run.resumed_at,
         run.team,
         run.worker,
+        run.lives_lost,
     )
 
 
