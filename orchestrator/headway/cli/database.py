@@ -17,6 +17,7 @@ from headway_scheduler.ports import Backend, Holder, Store
 from headway_scheduler.runtime.workers import bereaved, got_further, released
 
 from ..config import Config
+from .output import complain
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,11 @@ class StoredQueue:
 
 
 @asynccontextmanager
-async def reading(config: Config) -> AsyncIterator[Reader]:
-    """Open the database to read. Raises StoreError."""
+async def reading(config: Config, *, names: bool = True) -> AsyncIterator[Reader]:
+    """Open the database to read. Raises StoreError.
+
+    At its end it ``names``, on stderr, the rows that were left out because they cannot be read.
+    """
     backend = open_backend(config.database)
     async with backend.reader() as store:
         listed = frozenset(worker.id for worker in await store.workers())
@@ -63,6 +67,8 @@ async def reading(config: Config) -> AsyncIterator[Reader]:
         holder, now = await backend.leadership().holder(), store.clock()
         corrected = {} if holder is not None else await _corrected(store, alive, now)
         yield Reader(backend, store, holder, alive, now, corrected)
+        for row in sorted(store.unreadable) if names else ():
+            complain(f"{row}, and is left out: `headway db repair` sets it aside")
 
 
 async def _corrected(store: Store, alive: Collection[str], now: float) -> dict[str, Run]:

@@ -112,8 +112,13 @@ class Posting:
         self._retry_at = None
         arrived, self._notifications = self._notifications, []
         for number, text in arrived:
-            self._take_in(load_notification(text))
             self._seen = number
+            try:
+                told = load_notification(text)
+            except InternalError as error:
+                self._give_up_waiting(error)
+            else:
+                self._take_in(told)
         if self.lost is not None:
             raise own_copy(self.lost)
         pendings, self._callers.pending = self._callers.pending, []
@@ -167,6 +172,20 @@ class Posting:
                 act()
         for order in told.orders:
             self._callbacks.on_order(order)
+
+    def _give_up_waiting(self, error: InternalError) -> None:
+        """Let nobody wait on for what the leader told in words that cannot be read.
+
+        It may have been a grant, so the calls that wait are ended for the leader too: what they
+        hold comes back.
+        """
+        _log.error("a notification cannot be read: %s", error)
+        waiting = list(self._callers.waiting)
+        self.complete_all(
+            InternalError(f"this process could not read what the leader told it ({error})")
+        )
+        ended = Outcome(CallState.FAILED, error="its grant could not be read", sent=False)
+        self._callers.pending += [Pending((Settle(call_id, ended),)) for call_id in waiting]
 
     def _grant(self, grant: Grant) -> None:
         call, waiting = self._mirror.record_grant(grant), self._callers.waiting.get(grant.call_id)

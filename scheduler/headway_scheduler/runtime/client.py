@@ -5,6 +5,7 @@ gathered at once. Where they go from there is for the subclass to say: to the co
 (``local``), or to the process that has one (``remote``).
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -37,6 +38,8 @@ from ..protocol.messages import (
     Submit,
 )
 from .pending import Callers, answer_here
+
+_log = logging.getLogger("headway")
 
 
 class Iterates(Protocol):
@@ -196,7 +199,10 @@ class SchedulerClient(ABC):
         """Take in what was learned before, or elsewhere."""
         for lesson in lessons:
             if lesson.kind == TOKENS:
-                self._estimates.load(lesson)
+                try:
+                    self._estimates.load(lesson)
+                except Exception as error:  # of whatever kind: it may come from disk
+                    _log.warning("lesson %s is left out (%s)", lesson.subject, error)
 
     @property
     def waiting_calls(self) -> int:

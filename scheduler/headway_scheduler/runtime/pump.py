@@ -258,13 +258,17 @@ class Pump:
         core = Scheduler(self._quotas, now, self._policy)
         try:
             snapshot = await self._store.snapshot()
-            core.restore(snapshot, now, self._has_caller, runs=runs, awaited=self._awaited)
+            left_out = core.restore(
+                snapshot, now, self._has_caller, runs=runs, awaited=self._awaited
+            )
         except HeadwayError:
             raise
         except Exception as error:  # nobody who waits is to blame for a row on disk
             raise StoreCorrupt(
                 f"a row cannot be read ({type(error).__name__}: {error}): `headway db check`"
             ) from error
+        for words in left_out:
+            _log.warning("%s: see `headway db check`", words)
         self.core = core
         self._retry_at = None
         return snapshot

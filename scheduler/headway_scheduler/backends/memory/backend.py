@@ -24,6 +24,7 @@ from ...ports import (
     Maintenance,
     Notifier,
     Store,
+    UnreadableRow,
     Vacancy,
     WorkerRegistry,
 )
@@ -310,6 +311,15 @@ class MemoryMaintenance:
 
     async def problems(self) -> Sequence[str]:
         """Nothing can be wrong."""
+        return ()
+
+    async def repair(self) -> Sequence[UnreadableRow]:
+        """Nothing is to be set aside. Raises StoreBusy if it is in use."""
+        async with await self._backend.leadership().campaign("maintenance"):
+            return ()
+
+    async def set_aside(self) -> Sequence[UnreadableRow]:
+        """Nothing was."""
         return ()
 
     async def back_up(self, to: str) -> int:

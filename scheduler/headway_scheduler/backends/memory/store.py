@@ -19,7 +19,7 @@ from ...model.prompts import ChainNode
 from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Worker
 from ...model.states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
-from ...ports import Clock
+from ...ports import Clock, UnreadableRow
 from ..lookup import CANDIDATES, node_hash, only_run
 
 KEPT_ANSWERS = 1000
@@ -82,6 +82,8 @@ class MemoryStore:
         self.tables = Tables() if tables is None else tables
         self.name = name
         self.clock: Clock = _clock
+        self.unreadable: tuple[UnreadableRow, ...] = ()
+        """Nobody else writes to memory."""
         self._epoch = epoch
         self._read_only = read_only
 

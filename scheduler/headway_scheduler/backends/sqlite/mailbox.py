@@ -12,7 +12,6 @@ without another hop to a thread.
 """
 
 import json
-import sqlite3
 import threading
 import time
 from collections import defaultdict, deque
@@ -31,7 +30,7 @@ from ...ports import LEADER, READ_AT_ONCE
 from .errors import explained
 from .lock_file import LOOK_SECONDS
 from .notifier import pipe_of, ring
-from .reads import assert_epoch, connect, probe, read
+from .reads import Connection, assert_epoch, connect, probe, read
 from .sql import STATEMENTS, named
 from .stopped_writer import wake_writer
 
@@ -66,8 +65,8 @@ class SqliteMailbox:
         self._epoch = epoch
         self._readers = {} if readers is None else readers
         self._posting, self._reading = threading.Lock(), threading.Lock()
-        self._outgoing: sqlite3.Connection | None = None
-        self._incoming: sqlite3.Connection | None = None
+        self._outgoing: Connection | None = None
+        self._incoming: Connection | None = None
         self._is_syncing = False
         self._in_hand: frozenset[int] = frozenset()
         self._requests: deque[Letter] = deque()
@@ -185,7 +184,7 @@ class SqliteMailbox:
             self._read_notifications(db, owner)
             return bool(self._told[owner])
 
-    def _read_requests(self, db: sqlite3.Connection) -> None:
+    def _read_requests(self, db: Connection) -> None:
         if self._epoch is not None:
             assert_epoch(db, self._path, self._epoch)
         # Collected before the database is asked. A request leaves these sets only after the commit
@@ -197,13 +196,15 @@ class SqliteMailbox:
             "limit": READ_AT_ONCE - len(ahead),
         }
         rows = named(db.execute(STATEMENTS["waiting_requests"], known))
-        self._requests.extend(Letter(row.id, row.sender, row.event) for row in rows)
+        # Bytes that are no text are no request either; of nobody, if it is the sender that is none.
+        self._requests.extend(Letter(row.id, _text(row.sender), _text(row.event)) for row in rows)
 
-    def _read_notifications(self, db: sqlite3.Connection, worker_id: str) -> None:
+    def _read_notifications(self, db: Connection, worker_id: str) -> None:
         while True:
             values = {"worker": worker_id, "after": self._read[worker_id], "limit": READ_AT_ONCE}
             rows = [
-                (row.id, row.text) for row in named(db.execute(STATEMENTS["notifications"], values))
+                (row.id, _text(row.text))
+                for row in named(db.execute(STATEMENTS["notifications"], values))
             ]
             if not rows:
                 return
@@ -211,7 +212,7 @@ class SqliteMailbox:
             self._read[worker_id] = rows[-1][0]
             self._told[worker_id].extend(rows)
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self) -> Connection:
         read(self._path, probe)
         with ExitStack() as undo:
             db = undo.enter_context(closing(connect(self._path, "mode=rw")))
@@ -222,3 +223,8 @@ class SqliteMailbox:
             db.execute("PRAGMA fullfsync = ON")
             undo.pop_all()
         return db
+
+
+def _text(value: object) -> str:
+    """Return a text as it was read; an empty one, in which is no request, for anything else."""
+    return value if isinstance(value, str) else ""

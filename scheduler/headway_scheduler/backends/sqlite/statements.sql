@@ -123,8 +123,8 @@ SELECT pieces.text FROM chain JOIN pieces ON pieces.hash = chain.piece ORDER BY 
 -- probe: Reads the schema and one path down the largest table, to notice damage early.
 SELECT max(seq) FROM calls;
 
--- next_seq: The place of the next call to arrive.
-SELECT coalesce(max(seq) + 1, 0) FROM calls;
+-- next_seq: The place of the next call to arrive; a number that no Headway gives counts for nothing.
+SELECT coalesce(max(seq) + 1, 0) FROM calls WHERE seq < 1000000000000;
 
 -- buckets: Every bucket.
 SELECT $buckets FROM buckets ORDER BY quota, resource;
@@ -233,3 +233,19 @@ SELECT 'a run is a copy of one that is gone: run', runs.id
 FROM runs LEFT JOIN runs AS parents ON parents.id = runs.parent
 WHERE runs.parent IS NOT NULL AND parents.id IS NULL
 LIMIT :limit;
+
+-- every_request: Requests that are not answered.
+SELECT id, sender, event FROM inbox WHERE answer IS NULL ORDER BY id;
+
+-- every_notification: What workers have not read.
+SELECT id, worker, text FROM outbox ORDER BY id;
+
+-- set_aside: Keep a row that could not be read.
+INSERT INTO set_aside (at, kind, name, why, row) VALUES (?, ?, ?, ?, ?);
+
+-- rows_set_aside: Rows that could not be read, in the order in which they were set aside.
+SELECT kind, name, why FROM set_aside ORDER BY id;
+
+-- end_calls: The calls of a run that was set aside leave the queue.
+UPDATE calls SET state = 'cancelled', error = 'its run could not be read, and was set aside'
+WHERE run_id = CAST(? AS TEXT) AND state = 'queued';

@@ -4,6 +4,7 @@ Theory of operation. One connection writes, on aiosqlite's thread: each commit i
 thread and one synced transaction. Readers open the file anew for each question (see ``reads``).
 """
 
+import logging
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
@@ -22,16 +23,19 @@ from ...model.calls import CallRecord, Spent
 from ...model.changes import Change
 from ...model.runs import Run, Worker
 from ...model.states import CallState, RunState
-from ...ports import Clock, Vacancy
+from ...ports import Clock, UnreadableRow, Vacancy
 from . import reads
 from .boot_clock import new_anchor
 from .errors import explained
 from .network import refuse_network
 from .opening import Writer, begin, open_writer
+from .reads import Connection
 from .rows import Work, with_bytes, work_of
 from .sql import STATEMENTS
 
 T = TypeVar("T")
+
+_log = logging.getLogger("headway")
 
 
 class SqliteStore:
@@ -56,6 +60,8 @@ class SqliteStore:
         self.read_only = read_only
         self.clock: Clock = new_anchor().now
         """The time that all processes on the database share; wall time until this is open."""
+        self.unreadable: set[UnreadableRow] = set()
+        """The rows that were left out of answers so far."""
         self._candidate, self._vacancy = candidate, vacancy
         self._opened: Writer
         self._writer: aiosqlite.Connection | None = None
@@ -177,8 +183,16 @@ class SqliteStore:
         """The texts of a recorded request, in order; None if it is not recorded."""
         return await self._read(partial(reads.prompt, request_hash=request_hash))
 
-    async def _read(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        return await to_thread.run_sync(reads.read, self.path, question)
+    async def _read(self, question: Callable[[Connection], T]) -> T:
+        left_out: set[UnreadableRow] = set()
+        read = partial(reads.read, self.path, question, left_out=left_out)
+        answer = await to_thread.run_sync(read)
+        if new := left_out - self.unreadable:
+            self.unreadable |= new
+            if not self.read_only:  # the leader says it once; commands that read show it
+                for row in sorted(new):
+                    _log.warning("%s: %s: left out; see `headway db check`", self.path, row)
+        return answer
 
 
 def _write(writer: Writer, work: Work) -> None:
