@@ -18,7 +18,7 @@ import anyio
 from headway_scheduler.backends import open_backend
 from headway_scheduler.cluster.posting import FollowerCallbacks
 from headway_scheduler.cluster.remote import RemoteScheduler
-from headway_scheduler.errors import StoreBusy, StoreError, StoreTakenOver
+from headway_scheduler.errors import StoreBusy, StoreError, StoreReplaced, StoreTakenOver
 from headway_scheduler.model.states import RunState
 from headway_scheduler.ports import Store, Vacancy
 from headway_scheduler.runtime.client import SchedulerClient
@@ -118,6 +118,7 @@ class Session:
             return await self._stack.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
             # Task groups wrap even the error of their own block: it leaves as it came.
+            raise_store_error(group, StoreReplaced)
             raise_store_error(group, StoreTakenOver)
             _, others = group.split(lambda inner: inner is error)
             if others is not None:
@@ -138,6 +139,8 @@ class Opener:
 
     async def open(self) -> Session:
         """Lead; if another process does, follow it. Raises StoreError."""
+        # Of this session: it holds on to the file that it opens, and to no other.
+        self._backend = open_backend(self._config.database)
         give_up = self._clock() + OPENING_SECONDS
         leadership = self._backend.leadership()
         vacancy: Vacancy | None = None

@@ -12,7 +12,7 @@ from math import inf
 
 import anyio
 
-from headway_scheduler.errors import StoreError, StoreTakenOver
+from headway_scheduler.errors import StoreError
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import CallState, RunState
@@ -23,7 +23,7 @@ from headway_scheduler.runtime.local import LocalScheduler
 from ..runs.handle import RunHandle
 from ..workflows import is_portable
 from .leader_commands import LeaderCommands
-from .request_server import RETRY_SECONDS
+from .request_server import LOST, RETRY_SECONDS
 
 WAITING = (RunState.QUEUED, RunState.INTERRUPTED)
 
@@ -76,7 +76,7 @@ class RunAssigner:
             changed = self._changed  # before the look: a change during it is not missed
             try:
                 await self._assign()
-            except StoreTakenOver:
+            except LOST:
                 raise
             except StoreError:
                 await anyio.sleep(RETRY_SECONDS)

@@ -19,6 +19,7 @@ from headway_scheduler.errors import (
     InternalError,
     SchedulerClosed,
     StoreError,
+    StoreReplaced,
     StoreTakenOver,
 )
 from headway_scheduler.model.batch import Answer, Letter
@@ -33,6 +34,9 @@ from .leader_commands import LeaderCommands
 
 RETRY_SECONDS = 1.0
 """How long to wait before a request is tried again, if the database could not be written."""
+
+LOST = (StoreTakenOver, StoreReplaced)
+"""Errors after which this process leads no more: nothing is tried again."""
 
 _log = logging.getLogger("headway")
 
@@ -61,12 +65,12 @@ class RequestServer:
     async def serve(self, group: TaskGroup) -> None:
         """Take requests as they come, until cancelled; long-running commands in ``group``.
 
-        Raises StoreTakenOver once another process leads.
+        Raises StoreTakenOver once another process leads, StoreReplaced if the database is gone.
         """
         while True:
             try:
                 requests = await self._read()
-            except StoreTakenOver:
+            except LOST:
                 raise
             except StoreError:
                 await anyio.sleep(RETRY_SECONDS)  # no ring is left to wait for: look again
@@ -118,7 +122,7 @@ class RequestServer:
                     batches = batches[1:]
             except SchedulerClosed:
                 return  # the next leader takes them
-            except StoreTakenOver:
+            except LOST:
                 raise
             except StoreError:
                 if is_first:
@@ -147,7 +151,7 @@ class RequestServer:
                 return
             except SchedulerClosed:
                 return  # the next leader takes it
-            except StoreTakenOver:
+            except LOST:
                 raise
             except StoreError:
                 await anyio.sleep(RETRY_SECONDS)

@@ -71,8 +71,9 @@ class Posting:
     ) -> None:
         self.health = ProviderHealth((), (), ())
         """Which quotas' providers did not answer as they should when the leader last wrote."""
-        self.lost: StoreTakenOver | None = None
-        """Why nothing of this worker counts any more, once others took it for dead."""
+        self.lost: StoreError | None = None
+        """Why nothing of this worker counts any more: others took it for dead, or the database is
+        gone."""
         self._mailbox = mailbox
         self._worker_id = worker_id
         self._clock = clock
@@ -91,11 +92,11 @@ class Posting:
         self._notifications += notifications
         self._callers.wake()
 
-    def lose(self) -> None:
-        """Let nobody wait any more, and end: others took the runs of this process."""
+    def lose(self, why: StoreError | None = None) -> None:
+        """Let nobody wait any more, and end. None: others took the runs of this process."""
         if self.lost is None:
-            self.lost = self._eviction
-            self.complete_all(self._eviction)
+            self.lost = why or self._eviction
+            self.complete_all(self.lost)
             self._callers.wake()
 
     def complete_all(self, error: Exception) -> None:

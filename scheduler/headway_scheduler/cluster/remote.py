@@ -14,7 +14,7 @@ from typing import Self
 import anyio
 
 from ..core.views import ProviderHealth
-from ..errors import StoreError, StoreTakenOver, own_copy
+from ..errors import StoreError, StoreReplaced, StoreTakenOver, own_copy
 from ..model.quotas import Observation
 from ..ports import Backend, Clock
 from ..protocol.messages import MarkSent, Message, Observe
@@ -121,6 +121,9 @@ class RemoteScheduler(SchedulerClient):
         while True:
             try:
                 notifications = await self._mailbox.notifications(self.worker, read)
+            except StoreReplaced as error:
+                self._posting.lose(error)
+                return
             except StoreError:
                 await anyio.sleep(RETRY_SECONDS)  # the hint is used up: look without one
                 continue

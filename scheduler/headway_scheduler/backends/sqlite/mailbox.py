@@ -30,7 +30,7 @@ from ...ports import LEADER, READ_AT_ONCE
 from .errors import explained
 from .lock_file import LOOK_SECONDS
 from .notifier import pipe_of, ring
-from .reads import Connection, assert_epoch, connect, probe, read
+from .reads import Connection, OpenedFile, assert_epoch, connect, probe, read
 from .sql import STATEMENTS, named
 from .stopped_writer import wake_writer
 
@@ -59,8 +59,10 @@ class SqliteMailbox:
         path: Path,
         epoch: int | None = None,
         readers: "MutableMapping[str, SqliteMailbox] | None" = None,
+        file: OpenedFile | None = None,
     ) -> None:
         self._path = path
+        self._file = OpenedFile(path) if file is None else file
         self._leader = pipe_of(path, LEADER)
         self._epoch = epoch
         self._readers = {} if readers is None else readers
@@ -114,9 +116,11 @@ class SqliteMailbox:
                 # loses the request, and its sender was promised nothing.
                 db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._is_syncing = durable
+            self._file.check()
             # One statement is its own transaction: it takes the write lock and commits, or raises
             # StoreBusy and has written nothing.
             request_id = db.execute(STATEMENTS["post_request"], (sender, text)).lastrowid
+            self._file.check()
         # After the commit: a leader that is rung before it would find nothing and sleep until it
         # polls. A crash in between loses only the ring.
         ring(self._leader)
@@ -178,6 +182,7 @@ class SqliteMailbox:
         # know what the first one found.
         with self._reading, explained(self._path):
             self._incoming = db = self._incoming or self._connect()
+            self._file.check()
             if owner == LEADER:
                 self._read_requests(db)
                 return bool(self._requests)
@@ -213,7 +218,9 @@ class SqliteMailbox:
             self._told[worker_id].extend(rows)
 
     def _connect(self) -> Connection:
+        self._file.check()
         read(self._path, probe)
+        self._file.keep()
         with ExitStack() as undo:
             db = undo.enter_context(closing(connect(self._path, "mode=rw")))
             db.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_SECONDS)}")

@@ -15,7 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ...errors import StoreCorrupt, StoreError, StoreForeign, StoreTakenOver, StoreTooNew
+from ...errors import (
+    StoreCorrupt,
+    StoreError,
+    StoreForeign,
+    StoreReplaced,
+    StoreTakenOver,
+    StoreTooNew,
+)
 from ...model.batch import Lesson, Snapshot
 from ...model.calls import CallRecord, Spent
 from ...model.changes import Change
@@ -32,6 +39,61 @@ T = TypeVar("T")
 
 BUSY_SECONDS = 5.0
 """How long SQLite waits for another process's lock; the default of Python's sqlite3."""
+
+
+class OpenedFile:
+    """The file that a process has opened: it must stay at its path, and not become shorter.
+
+    A connection goes on with a file that was removed or replaced, and what it writes is lost. So
+    whoever is about to rely on the file looks first. The process shares one of these; what it once
+    found holds for good, because nobody knows what became of the file meanwhile.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._key: tuple[int, int] | None = None
+        self._size = 0
+        self._lost = ""
+
+    def keep(self) -> None:
+        """Take the file that is there for the one that was opened, unless one was before."""
+        if self._key is None:
+            status = self._path.stat()
+            self._key, self._size = (status.st_dev, status.st_ino), 0
+
+    def check(self, *, grows: bool = False) -> None:
+        """Raise StoreReplaced if it is not the file that was opened.
+
+        ``grows``: for the leader, under whom no process gives space back to the disk.
+        """
+        if not self._lost and self._key is not None:
+            self._lost = self._look(grows)
+        if self._lost:
+            raise StoreReplaced(
+                f"{self._path}: the file was {self._lost} while it was open: nothing that came "
+                "after is recorded; see what happened to it, bring it back and start again"
+            )
+
+    def is_lost(self) -> bool:
+        """Whether it is not the file that was opened."""
+        try:
+            self.check()
+        except StoreReplaced:
+            return True
+        return False
+
+    def _look(self, grows: bool) -> str:
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return "removed"
+        if (status.st_dev, status.st_ino) != self._key:
+            return "replaced by another one"
+        if status.st_size == 0 or (grows and status.st_size < self._size):
+            return "cut short"
+        if grows:
+            self._size = status.st_size
+        return ""
 
 
 class Connection(sqlite3.Connection):
