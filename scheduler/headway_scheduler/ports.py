@@ -215,6 +215,10 @@ class Term(Protocol):
         """Its number. No two terms have the same one, and a later one has a higher one."""
 
     @property
+    def lost_starts(self) -> int:
+        """How many terms in a row, before this one, ended before a batch said that they begin."""
+
+    @property
     def store(self) -> Store:
         """The journal, open, to be written: every commit asserts the epoch."""
 

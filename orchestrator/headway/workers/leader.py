@@ -4,6 +4,7 @@ Law of this file: a new leader takes every request that waits, and gives back th
 workers, before it admits anything.
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -24,6 +25,11 @@ from .assignment import LocalWorker, RunAssigner
 from .leader_commands import LeaderCommands
 from .monitor import WorkerMonitor
 from .request_server import RequestServer
+
+LOST_STARTS = 3
+"""After how many starts in a row that did not come to their end the next one says so."""
+
+_log = logging.getLogger("headway")
 
 
 class Leader:
@@ -81,6 +87,13 @@ class Leader:
         async with AsyncExitStack() as stack:
             campaign = backend.leadership().campaign(self._candidate, self._vacancy)
             term = await stack.enter_async_context(await campaign)
+            if term.lost_starts >= LOST_STARTS:
+                _log.error(
+                    "%s: the last %d processes that were to lead ended before they had begun: see "
+                    "`headway db check`; `headway db repair` sets aside what cannot be read",
+                    backend.name,
+                    term.lost_starts,
+                )
             self._prepare(term.store, own)
             await stack.enter_async_context(self.scheduler)
             mailbox = backend.mailbox(term.epoch)
@@ -91,8 +104,8 @@ class Leader:
             # what the living were granted is counted before anything else is admitted.
             await server.take_all()
             await monitor.reap_dead_workers()
-            if local_worker is not None:
-                await self.scheduler.workers.enlist(local_worker.worker)
+            worker = None if local_worker is None else local_worker.worker
+            await self.scheduler.workers.begin_term(worker)
             self.scheduler.admit_from_here()
             await stack.enter_async_context(self._notifier)
             group = await stack.enter_async_context(anyio.create_task_group())

@@ -124,9 +124,17 @@ class LocalScheduler(SchedulerClient):
         change = changes.hold(target, state, self._pump.core.state.next_seq, self.now())
         return await self._change(change)
 
-    async def answer(self, answer: Answer) -> None:
-        """Say what became of a request, unless a commit has said it. Raises StoreError."""
-        await self._callers.written(Pending((), Batch(answers=(answer,))))
+    async def answer(self, answer: Answer, *, aside: str = "") -> None:
+        """Say what became of a request, unless a commit has said it. Raises StoreError.
+
+        ``aside``: why the request is kept for people to look at; empty for one that is not.
+        """
+        kept = ((answer.request_id, aside),) if aside else ()
+        await self._callers.written(Pending((), Batch(answers=(answer,), set_aside=kept)))
+
+    async def begin_with(self, *requests: tuple[int, int]) -> None:
+        """Write down, for each of these requests, how many leaders have begun with it by now."""
+        await self._callers.written(Pending((), Batch(tried=requests)))
 
     async def _change(self, change: Change) -> Change:
         await self._callers.tell(ApplyChange(change), answer_here(change))

@@ -70,6 +70,12 @@ class Workers:
         await self._callers.written(Pending((), Batch(joined=(worker,))))
         self._listed[worker.id] = worker
 
+    async def begin_term(self, worker: Worker | None) -> None:
+        """Write that this leader has begun, with the ``worker`` of its process. StoreError."""
+        joined = () if worker is None else (worker,)
+        await self._callers.written(Pending((), Batch(joined=joined, begins=True)))
+        self._listed |= {each.id: each for each in joined}
+
     def deliver(self, request_id: int, batch: MessageBatch, *, age: float = inf) -> Completion:
         """Take what a worker tells, at once; the completion is set when it is on disk.
 
@@ -91,9 +97,14 @@ class Workers:
             )
         )
 
-    def deliver_unreadable(self, request_id: int, worker_id: str, why: str) -> Completion:
-        """Tell a worker that nothing of its batch could be read; on disk when it is completed."""
-        also = Batch(taken=(request_id,))
+    def deliver_unreadable(
+        self, request_id: int, worker_id: str, why: str, *, is_kept: bool = False
+    ) -> Completion:
+        """Tell a worker that nothing of its batch could be read; on disk when it is completed.
+
+        ``is_kept``: its batch is set aside, for people to look at.
+        """
+        also = Batch(taken=(request_id,), set_aside=((request_id, why),) if is_kept else ())
         return self._callers.waited(
             Pending((), also, sender=worker_id, request_id=request_id, unreadable=why)
         )

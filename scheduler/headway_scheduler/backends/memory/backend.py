@@ -108,6 +108,7 @@ class MemoryLeadership:
         if term is not None and not (term.is_silent and vacancy == _Silence(term.epoch)):
             raise StoreBusy(f"{backend.name}: is in use by worker {term.candidate}")
         backend.tables.epoch += 1
+        backend.tables.starts += 1
         backend.term = MemoryTerm(backend, candidate, backend.tables.epoch)
         return backend.term
 
@@ -123,6 +124,7 @@ class MemoryTerm:
     def __init__(self, backend: MemoryBackend, candidate: str, epoch: int) -> None:
         self.candidate = candidate
         self.epoch = epoch
+        self.lost_starts = backend.tables.starts - 1
         self.store: Store = MemoryStore(backend.tables, name=backend.name, epoch=epoch)
         self.is_silent = False
         self._backend = backend
@@ -319,8 +321,8 @@ class MemoryMaintenance:
             return ()
 
     async def set_aside(self) -> Sequence[UnreadableRow]:
-        """Nothing was."""
-        return ()
+        """Return the requests that were set aside, oldest first."""
+        return tuple(self._backend.tables.set_aside)
 
     async def back_up(self, to: str) -> int:
         """Raise StoreError: there is no file to copy."""

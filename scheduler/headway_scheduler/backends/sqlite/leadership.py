@@ -62,6 +62,7 @@ class SqliteTerm:
     def __init__(self, store: SqliteStore) -> None:
         self.store = store
         self.epoch = store.epoch
+        self.lost_starts = store.lost_starts
 
     async def __aenter__(self) -> Self:
         """Lead."""

@@ -202,7 +202,9 @@ class SqliteMailbox:
         }
         rows = named(db.execute(STATEMENTS["waiting_requests"], known))
         # Bytes that are no text are no request either; of nobody, if it is the sender that is none.
-        self._requests.extend(Letter(row.id, _text(row.sender), _text(row.event)) for row in rows)
+        self._requests.extend(
+            Letter(row.id, _text(row.sender), _text(row.event), row.tries) for row in rows
+        )
 
     def _read_notifications(self, db: Connection, worker_id: str) -> None:
         while True:

@@ -163,6 +163,7 @@ def repair(path: Path) -> list[UnreadableRow]:
                     "backup; `sqlite3 FILE .recover` may save what is left"
                 )
             moved = [_moved(db, *each) for each in _unreadable(db)]
+            db.execute(STATEMENTS["begin_term"])
             db.execute("COMMIT")
             return moved
     finally:

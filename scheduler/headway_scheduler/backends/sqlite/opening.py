@@ -41,6 +41,8 @@ class Writer:
     """The epoch that every commit asserts."""
     anchor: Anchor
     """The time that all processes on this database share."""
+    lost_starts: int
+    """How many starts in a row, before this one, never came to their end."""
 
 
 def open_writer(path: Path, worker_id: str, vacancy: Vacancy | None = None) -> Writer:
@@ -63,9 +65,9 @@ def open_writer(path: Path, worker_id: str, vacancy: Vacancy | None = None) -> W
         _keep_older(path, undo)
         db = undo.enter_context(closing(connect(path, "mode=rw")))
         _prepare(path, db)
-        epoch, anchor = _raise_epoch(path, db, lock)
+        writer = _raise_epoch(path, db, lock)
         undo.pop_all()
-    return Writer(path, db, lock, epoch, anchor)
+    return writer
 
 
 def begin(db: Connection, path: Path) -> None:
@@ -78,7 +80,7 @@ def begin(db: Connection, path: Path) -> None:
         db.execute("BEGIN IMMEDIATE")
 
 
-def _raise_epoch(path: Path, db: Connection, lock: FileLock) -> tuple[int, Anchor]:
+def _raise_epoch(path: Path, db: Connection, lock: FileLock) -> Writer:
     begin(db, path)
     # Checked inside the transaction: of two processes that both hold a lock, the file has been
     # replaced under one, and that one finds out here, before it raises the epoch.
@@ -91,7 +93,7 @@ def _raise_epoch(path: Path, db: Connection, lock: FileLock) -> tuple[int, Ancho
         anchor = new_anchor()
         db.execute(STATEMENTS["set_anchor"], (anchor.boot, anchor.offset))
     db.execute("COMMIT")
-    return int(row.epoch), anchor
+    return Writer(path, db, lock, int(row.epoch), anchor, int(row.starts) - 1)
 
 
 def _keep_older(path: Path, undo: ExitStack) -> None:

@@ -123,6 +123,11 @@ class SqliteStore:
         """The epoch of this leader; every commit asserts that it is still the current one."""
         return self._opened.epoch
 
+    @property
+    def lost_starts(self) -> int:
+        """How many starts of leaders in a row, before this one, never came to their end."""
+        return self._opened.lost_starts
+
     async def commit(self, batch: Batch) -> None:
         """Write all of ``batch`` and sync it, or raise StoreError or KeyTaken and write nothing.
 
