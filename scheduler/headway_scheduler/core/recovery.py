@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from ..errors import UnknownQuota
 from ..model.batch import Lesson, Snapshot
 from ..model.calls import CallRecord, Outcome
+from ..model.formulas import LONGEST_STATED_SECONDS
 from ..model.quotas import BucketState
 from ..model.runs import Run
 from ..model.states import CallState
@@ -74,7 +75,9 @@ def _fill(state: SchedulerState, stored: BucketState, now: float) -> None:
     quota = state.lanes.quotas.get(stored.quota)
     if quota is None:
         return
-    quota.breaker.paused_until = stored.paused_until
+    until = stored.paused_until
+    # No pause is longer: a time far ahead was not written by us, and would stop the quota for good.
+    quota.breaker.paused_until = until and min(until, now + LONGEST_STATED_SECONDS)
     for bucket in quota.buckets:
         if bucket.limit.resource is stored.resource:
             bucket.restore(stored, now)

@@ -14,6 +14,7 @@ from headway_scheduler.errors import RunNotFound, StoreBusy, StoreCorrupt
 from headway_scheduler.model.batch import Batch, Lesson, OutboxRow
 from headway_scheduler.model.calls import Call, CallRecord, Priority
 from headway_scheduler.model.changes import weight
+from headway_scheduler.model.formulas import LONGEST_STATED_SECONDS
 from headway_scheduler.model.quotas import BucketState, Quota, Resource
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import CallState, RunState
@@ -91,6 +92,7 @@ CALLS = {
 }
 OTHERS = {
     "limit": "UPDATE buckets SET available = 9e999 WHERE quota = 'bad'",
+    "fill above all": "UPDATE buckets SET available = -1e308 WHERE quota = 'bad'",
     "limit of nothing": "UPDATE buckets SET resource = 'bogus' WHERE quota = 'bad'",
     "change": "UPDATE changes SET value = '{' WHERE target = 'bad'",
     "change of nothing": "UPDATE changes SET kind = 'bogus' WHERE target = 'bad'",
@@ -244,3 +246,25 @@ async def test_several_runs_that_begin_alike_are_still_named(path: Path) -> None
     async with SqliteStore(path, read_only=True) as store:
         with pytest.raises(RunNotFound, match="r-bad, r-good"):
             await store.run("r-")
+
+
+@pytest.mark.parametrize("value", ['{"a": 1, "b": 2, "c": 3}', "[1, 0, 7]", "[-1, 0, null]", "3"])
+async def test_a_lesson_of_another_shape_teaches_nothing(path: Path, value: str) -> None:
+    kinds = ("breaker", "limits", "run size")
+    async with SqliteStore(path) as store:
+        await store.commit(Batch(lessons=tuple(Lesson(kind, "q", value) for kind in kinds)))
+    async with SqliteStore(path) as store:
+        quotas = [Quota.per_minute("q", requests=600)]
+        async with LocalScheduler(store, quotas, clock=store.clock) as scheduler:
+            call = record(9, "r-new").call
+            assert (await scheduler.acquire(call)).id == call.id
+
+
+async def test_a_pause_that_no_provider_is_believed_ends_after_a_while(path: Path) -> None:
+    spoil(path, "UPDATE buckets SET paused_until = 1e18 WHERE quota = 'q'")
+    async with SqliteStore(path) as store:
+        quotas = [Quota.per_minute("q", requests=600)]
+        async with LocalScheduler(store, quotas, clock=store.clock) as scheduler:
+            until = scheduler._pump.core.state.lanes.quotas["q"].breaker.paused_until
+            assert until is not None
+            assert until <= scheduler.now() + LONGEST_STATED_SECONDS

@@ -324,6 +324,8 @@ def call_record(row: Any) -> CallRecord:
 def bucket(row: Any) -> BucketState:
     """Return the bucket of a row. Raises ValueError for a value that no Headway writes."""
     stored: dict[str, Any] = checked(row)._asdict()
+    if abs(row.available) > LARGEST_COUNT:
+        raise ValueError("available is more than can be")
     return BucketState(**stored | {"resource": Resource(row.resource)})
 
 
