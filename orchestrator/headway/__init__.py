@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         SchedulerClosed,
         StoreBusy,
         StoreError,
+        StoreReplaced,
         StoreTakenOver,
         UnknownQuota,
     )
@@ -96,6 +97,7 @@ _MODULES = {
         "SchedulerClosed",
         "StoreBusy",
         "StoreError",
+        "StoreReplaced",
         "StoreTakenOver",
         "UnknownQuota",
     ),
@@ -153,6 +155,7 @@ __all__ = [
     "Started",
     "StoreBusy",
     "StoreError",
+    "StoreReplaced",
     "StoreTakenOver",
     "UnknownQuota",
     "Usage",

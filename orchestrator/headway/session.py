@@ -24,7 +24,7 @@ from anyio.abc import TaskStatus
 from headway_scheduler.backends import open_backend
 from headway_scheduler.cluster.posting import FollowerCallbacks
 from headway_scheduler.cluster.remote import RemoteScheduler
-from headway_scheduler.errors import StoreBusy, StoreError, StoreTakenOver
+from headway_scheduler.errors import StoreBusy, StoreError, StoreReplaced, StoreTakenOver
 from headway_scheduler.model.states import LIVE_CALLS, RunState
 from headway_scheduler.ports import Presence, Store, Vacancy
 from headway_scheduler.runtime.client import SchedulerClient
@@ -126,6 +126,7 @@ class Session:
             return await self._stack.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
             # Task groups wrap even the error of their own block: it leaves as it came.
+            raise_store_error(group, StoreReplaced)
             raise_store_error(group, StoreTakenOver)
             _, others = group.split(lambda inner: inner is error)
             if others is not None:
@@ -146,6 +147,8 @@ class Opener:
 
     async def open(self) -> Session:
         """Lead; if another process does, follow it. Raises StoreError."""
+        # Of this session: it holds on to the file that it opens, and to no other.
+        self._backend = open_backend(self._config.database)
         give_up = self._clock() + OPENING_SECONDS
         leadership = self._backend.leadership()
         vacancy: Vacancy | None = None
@@ -200,9 +203,8 @@ class Opener:
 
     async def _take_up(self, session: Session) -> None:
         """Go on with interrupted runs whose workflow is registered in this process."""
-        for run in await session.store.runs({RunState.INTERRUPTED}):
-            if self._workflows.knows(run):
-                await session.executor.claim(run)
+        interrupted = await session.store.runs({RunState.INTERRUPTED})
+        await session.executor.take_up([run for run in interrupted if self._workflows.knows(run)])
 
     @asynccontextmanager
     async def _lead(self, vacancy: Vacancy | None, executor: Executor) -> AsyncIterator[Role]:

@@ -22,6 +22,7 @@
     - StoreFull              no room; goes on when there is
     - StoreBusy              another process has it open
     - StoreTakenOver         this process was stopped, and another one leads now
+    - StoreReplaced          the file is gone, or another one is in its place
     - StoreReadOnly
     - StoreCorrupt
     - StoreForeign           not a Headway database
@@ -127,6 +128,10 @@ class StoreBusy(StoreError):
 
 class StoreTakenOver(StoreError):
     """Another process leads now, because this one showed no life. Nothing was written."""
+
+
+class StoreReplaced(StoreError):
+    """The file was removed, replaced or cut short while it was open. Nothing more is recorded."""
 
 
 class StoreReadOnly(StoreError):

@@ -65,11 +65,32 @@ class Backend(Protocol):
         """Return the means to check, copy, shrink and migrate the database."""
 
 
+class UnreadableRow(NamedTuple):
+    """A row that no Headway has written: it is left out of answers, and harms nobody else."""
+
+    kind: str
+    """What it is a row of: ``run``, ``call``, ``limit``, ``change``, ``lesson``, ``worker``,
+    ``request`` or ``notification``."""
+    id: str
+    """Its id or key."""
+    why: str
+    """What cannot be read."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id} cannot be read ({self.why})"
+
+
 class Store(Protocol):
     """Durable state: the journal of calls, the runs, the buckets. It saves and loads, no more.
 
-    Use as an async context manager. One instance has one writer.
+    Use as an async context manager. One instance has one writer. A row that cannot be read is left
+    out, and named in ``unreadable``; only a question for that very run, or for the calls of that
+    run, raises StoreCorrupt.
     """
+
+    @property
+    def unreadable(self) -> Collection[UnreadableRow]:
+        """The rows that were left out of answers so far."""
 
     @property
     def clock(self) -> Clock:
@@ -197,6 +218,10 @@ class Term(Protocol):
     @property
     def epoch(self) -> int:
         """Its number. No two terms have the same one, and a later one has a higher one."""
+
+    @property
+    def lost_starts(self) -> int:
+        """How many terms in a row, before this one, ended before a batch said that they begin."""
 
     @property
     def store(self) -> Store:
@@ -335,6 +360,12 @@ class Maintenance(Protocol):
 
     async def problems(self) -> Sequence[str]:
         """Check all of it, while others use it; return each problem in words."""
+
+    async def repair(self) -> Sequence[UnreadableRow]:
+        """Set aside every row that cannot be read, and return them. StoreBusy if it is in use."""
+
+    async def set_aside(self) -> Sequence[UnreadableRow]:
+        """Return the rows that were set aside, oldest first. They are kept."""
 
     async def back_up(self, to: str) -> int:
         """Copy it as it is at one moment to the new file ``to``; return the copy's bytes."""

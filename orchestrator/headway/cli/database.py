@@ -1,8 +1,9 @@
 """Reading the database beside whoever writes it. Law of this file: nothing is written or locked."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import groupby
 
 from headway_scheduler.backends import open_backend
 from headway_scheduler.core.inspection import queued
@@ -13,8 +14,10 @@ from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import IN_FLIGHT, UNDER_WAY, RunState
 from headway_scheduler.ports import Backend, Holder, Store
+from headway_scheduler.runtime.workers import bereaved, got_further, released
 
 from ..config import Config
+from .output import complain
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class Reader:
     holder: Holder | None
     alive: frozenset[str]
     now: float
+    corrected: Mapping[str, Run]
+    """Runs of dead workers, as the next leader will have them."""
 
     @property
     def is_held(self) -> bool:
@@ -37,9 +42,7 @@ class Reader:
 
     def as_it_is(self, run: Run) -> Run:
         """Correct a row that says running when its process died: the next leader will, too."""
-        if run.state is not RunState.RUNNING or self.is_held or run.worker in self.alive:
-            return run
-        return replace(run, state=RunState.INTERRUPTED)
+        return self.corrected.get(run.id, run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +55,34 @@ class StoredQueue:
 
 
 @asynccontextmanager
-async def reading(config: Config) -> AsyncIterator[Reader]:
-    """Open the database to read. Raises StoreError."""
+async def reading(config: Config, *, names: bool = True) -> AsyncIterator[Reader]:
+    """Open the database to read. Raises StoreError.
+
+    At its end it ``names``, on stderr, the rows that were left out because they cannot be read.
+    """
     backend = open_backend(config.database)
     async with backend.reader() as store:
         listed = frozenset(worker.id for worker in await store.workers())
         alive = listed - await backend.workers().expired(listed)
-        yield Reader(backend, store, await backend.leadership().holder(), alive, store.clock())
+        holder, now = await backend.leadership().holder(), store.clock()
+        corrected = {} if holder is not None else await _corrected(store, alive, now)
+        yield Reader(backend, store, holder, alive, now, corrected)
+        for row in sorted(store.unreadable) if names else ():
+            complain(f"{row}, and is left out: `headway db repair` sets it aside")
+
+
+async def _corrected(store: Store, alive: Collection[str], now: float) -> dict[str, Run]:
+    """Return what the next leader will make of the runs of workers that are dead."""
+    left = [run for run in await store.assigned() if run.worker not in alive]
+    further = await got_further(store, left)
+    lost = [
+        each
+        for _, runs in groupby(left, key=lambda run: run.worker)
+        for each in bereaved(list(runs), further, now)
+    ]
+    running = await store.runs({RunState.RUNNING})
+    orphans = [released(run) for run in running if run.worker is None]
+    return {run.id: run for run in (*orphans, *lost)}
 
 
 async def load_queue(config: Config, reader: Reader) -> StoredQueue:

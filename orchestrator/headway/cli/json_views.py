@@ -32,6 +32,8 @@ def run_facts(run: Run) -> dict[str, Any]:
         "attempts": run.attempts,
         "resumed_at": run.resumed_at,
         "worker": run.worker,
+        "lives_lost": run.lives_lost,
+        "quarantined": run.is_quarantined,
     }
 
 

@@ -201,14 +201,16 @@ def _add_database(commands: Any) -> None:
     database = commands.add_parser("db", help="the database itself", allow_abbrev=False)
     verbs = database.add_subparsers(metavar="VERB", required=True, title="verbs")
     check = _command(verbs, "check", "db:check", "look through all of it")
+    repair = _command(verbs, "repair", "db:repair", "set rows aside that cannot be read")
     backup = _command(verbs, "backup", "db:backup", "copy it, beside whoever writes it")
     prune = _command(verbs, "prune", "db:prune", "delete old runs and give their space back")
     migrate = _command(verbs, "migrate", "db:migrate", "bring it to the format of this version")
+    repair.add_argument("--list", action="store_true", help="only show what was set aside")
     backup.add_argument("file", metavar="FILE", help="which must not exist")
     prune.add_argument("--older-than", type=_duration, metavar="TIME", help="as 30d")
     prune.add_argument("--keep", type=_count, metavar="N", help="the last N runs that ended")
     prune.add_argument("--dry-run", action="store_true", help="only say how many")
-    for command in (check, backup, prune, migrate):
+    for command in (check, repair, backup, prune, migrate):
         _add_common(command)
 
 

@@ -6,7 +6,7 @@ copy it, and hands it to whoever executes runs in this process.
 
 import logging
 from collections.abc import Awaitable, Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, assert_never
 
 from headway_scheduler.errors import CallerError, RunNotResumable, WorkflowNotHere
@@ -123,7 +123,7 @@ class Actions:
         """Go on with a failed run from its failure."""
         run = await self._find_to_build(run_id)
         require_failed(run)
-        run = with_options(run, self._scheduler.now(), **options)
+        run = replace(with_options(run, self._scheduler.now(), **options), lives_lost=0)
         return await self._execute(run, ReplayOptions(retry_failed=True))
 
     async def fork(self, run_id: str, at: str, task: str | None) -> RunHandle:

@@ -1,18 +1,21 @@
 """Gives runs that wait to workers with room. Law: a run is given to one worker at a time.
 
-A run is given by a row that names the worker, in the commit that tells the worker.
+A run is given by a row that names the worker, in the commit that tells the worker. A *suspect*, one
+more death of a worker away from quarantine, is given to a worker that executes nothing else, which
+gets nothing else until the suspect got further than before. So whoever is blamed was alone.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 import anyio
 
-from headway_scheduler.errors import StoreError, StoreTakenOver
+from headway_scheduler.errors import StoreError
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.runs import Run, Worker
-from headway_scheduler.model.states import RunState
+from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.ports import Store
 from headway_scheduler.protocol.commands import ExecuteRun, Order
 from headway_scheduler.runtime.local import LocalScheduler
@@ -20,9 +23,12 @@ from headway_scheduler.runtime.local import LocalScheduler
 from ..runs.handle import RunHandle
 from ..workflows import is_portable
 from .leader_commands import LeaderCommands
-from .request_server import RETRY_SECONDS
+from .request_server import LOST, RETRY_SECONDS
 
 WAITING = (RunState.QUEUED, RunState.INTERRUPTED)
+
+ALONE_SECONDS = 60.0
+"""How long a suspect run that gets no further keeps other runs from its worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,8 @@ class RunAssigner:
         self._commands = commands
         self._local_worker = local_worker
         self._adopted: set[tuple[str, str]] = set()
+        self.alone_until: dict[str, float] = {}
+        """Suspects that workers execute, and until when each is alone; inf: it got further."""
         self._changed = anyio.Event()
 
     async def assign_runs(self) -> None:
@@ -68,12 +76,23 @@ class RunAssigner:
             changed = self._changed  # before the look: a change during it is not missed
             try:
                 await self._assign()
-            except StoreTakenOver:
+            except LOST:
                 raise
             except StoreError:
                 await anyio.sleep(RETRY_SECONDS)
                 continue
-            await changed.wait()
+            with anyio.move_on_at(min(self.alone_until.values(), default=inf)):
+                await changed.wait()
+
+    def is_cleared(self, batch: Batch) -> bool:
+        """Whether a commit has the answer for which a suspect was alone. Called after each."""
+        cleared = False
+        for record in batch.changed:
+            run_id = record.call.run_id
+            if record.state is CallState.DONE and self.alone_until.get(run_id, inf) < inf:
+                self.alone_until[run_id] = inf
+                cleared = True
+        return cleared
 
     def committed(self, batch: Batch) -> None:
         """Look again after a commit that freed a run, or changed who executes runs."""
@@ -85,23 +104,52 @@ class RunAssigner:
 
     async def _assign(self) -> None:
         async with self._commands.claims:
-            busy = Counter(run.worker for run in await self._store.assigned())
+            assigned = await self._store.assigned()
+            busy = Counter(run.worker for run in assigned)
+            # A run that waits for another one gives its slot back: the other one may need it.
+            resting = self._scheduler.waiting_runs
+            active = Counter(run.worker for run in assigned if run.id not in resting)
             workers = self._scheduler.workers.listed
-            room = {key: max(0, worker.slots - busy[key]) for key, worker in workers.items()}
+            room = {key: max(0, worker.slots - active[key]) for key, worker in workers.items()}
+            room |= dict.fromkeys(self._keep_alone(assigned), 0)
+            reserved: str | None = None
             # Most often the first runs can be given. Any number may have to be passed over: runs
             # that are given, that no worker has the workflow of, or that were adopted once.
             limit = sum(room.values()) + busy.total()
             while any(room.values()):
                 runs = await self._store.runs(WAITING, limit=limit, urgent_first=True)
                 for run in runs:
+                    if run.worker is not None or run.id in self._commands.handles:
+                        continue
                     able = [key for key in room if room[key] and self._may_take(workers[key], run)]
-                    if run.worker is None and run.id not in self._commands.handles and able:
+                    if run.is_suspect:
+                        idle = [key for key in able if not busy[key]]
+                        if able and not idle and reserved is None:
+                            # Nobody is idle. One worker gets nothing more, until it is.
+                            reserved = min(able, key=lambda key: busy[key])
+                            room[reserved] = 0
+                        able = idle
+                    if able:
                         worker = max(able, key=lambda key: room[key])
+                        if run.is_suspect:  # before it is given: its answer may come at once
+                            until = anyio.current_time() + ALONE_SECONDS
+                            self.alone_until[run.id] = until
                         await self.give(run, worker)
-                        room[worker] -= 1
+                        busy[worker] += 1
+                        room[worker] = 0 if run.is_suspect else room[worker] - 1
                 if len(runs) < limit:
                     return
                 limit *= 2
+
+    def _keep_alone(self, assigned: Sequence[Run]) -> list[str]:
+        """Return the workers that get no more runs: they execute a suspect that got no further."""
+        suspects = {run.id: run.worker for run in assigned if run.worker and run.is_suspect}
+        now, known = anyio.current_time(), self.alone_until
+        self.alone_until = {key: known.get(key, now + ALONE_SECONDS) for key in suspects}
+        for key, until in self.alone_until.items():
+            if until <= now:
+                self.alone_until[key] = inf
+        return [suspects[key] for key, until in self.alone_until.items() if until < inf]
 
     def _may_take(self, worker: Worker, run: Run) -> bool:
         if not is_portable(run) and run.workflow not in worker.workflows:

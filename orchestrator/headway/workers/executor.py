@@ -5,7 +5,7 @@ Law of this file: a run is executed here only while its row names this worker.
 
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TypeVar, assert_never
@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 from headway_scheduler.errors import RunNotResumable, SchedulerClosed, StoreError, WorkerEvicted
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.runs import Run, Worker
-from headway_scheduler.model.states import RunState
+from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.ports import Store
 from headway_scheduler.protocol.commands import (
     CancelRun,
@@ -38,6 +38,7 @@ from ..runs.handle import RemoteRunHandle, ReplayOptions, RunHandle
 from ..runs.runner import Runner
 from ..runs.stopped import being_executed
 from ..workflows import Workflows
+from .assignment import ALONE_SECONDS
 from .commands import Commands
 
 POLL_SECONDS = 0.5
@@ -69,6 +70,10 @@ class Executor:
         self._workflows = workflows
         self._expected: set[RunHandle] = set()
         self._given_again: dict[str, Run] = {}
+        self._suspicion = anyio.Lock()
+        self._suspect = ""
+        self._cleared = anyio.Event()
+        self._cleared.set()
         self._watch: Watch = lambda handle: None
         self._changed = anyio.Event()
         self._scheduler: SchedulerClient
@@ -123,8 +128,17 @@ class Executor:
         return self.handle(run)
 
     async def claim(self, run: Run, replay: ReplayOptions | None = None) -> RunHandle:
-        """Have a run for this worker, and execute it. Raises RunNotResumable if another does."""
+        """Have a run for this worker, and execute it. Raises RunNotResumable if another does.
+
+        Suspects are taken one after the other: this waits until the one before got further, or for
+        60 s.
+        """
         await self.join()
+        if run.is_suspect:
+            async with self._suspicion:
+                with anyio.move_on_after(ALONE_SECONDS):
+                    await self._cleared.wait()
+                self._suspect, self._cleared = run.id, anyio.Event()
 
         async def claimed() -> RunHandle:
             with self.expecting(replace(run, worker=self.worker.id), replay) as handle:
@@ -138,6 +152,19 @@ class Executor:
                 return self.execute(handle)
 
         return await self.to_its_end(claimed)
+
+    async def take_up(self, runs: Sequence[Run]) -> None:
+        """Go on with interrupted runs; with suspects among them later, one after the other."""
+        for run in runs:
+            if not run.is_suspect:
+                await self.claim(run)
+        if suspects := [run for run in runs if run.is_suspect]:
+            self._runs.start_soon(self._take_up_suspects, suspects, name="headway suspects")
+
+    async def _take_up_suspects(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            with suppress(RunNotResumable, StoreError, SchedulerClosed):  # they stay interrupted
+                await self.claim(run)
 
     def handle(self, run: Run) -> RunHandle:
         """Return the handle of a run that is executed here; else one that reads the database."""
@@ -161,6 +188,7 @@ class Executor:
             if self.is_expected(handle):
                 self._expected.remove(handle)
                 del self.handles[run.id]
+                self._clear(run.id)
                 handle.publish(Ended(run.id, handle.run.state, None, self._scheduler.now()))
                 self._tell()
 
@@ -270,6 +298,8 @@ class Executor:
             for record in (*batch.new, *batch.changed):
                 if handle := self.handles.get(record.call.run_id):
                     handle.calls[record.call.id] = record
+                    if record.state is CallState.DONE:
+                        self._clear(record.call.run_id)
         if batch.runs:
             self._tell()
 
@@ -292,11 +322,17 @@ class Executor:
             await self._runner.execute(handle)
         finally:
             del self.handles[handle.id]
+            self._clear(handle.id)
             self._tell()
             if (again := self._given_again.pop(handle.id, None)) is not None:
                 self._given(again)
             with anyio.CancelScope(shield=True):
                 await self._workflows.release(handle.id)
+
+    def _clear(self, run_id: str) -> None:
+        """Let the next suspect begin, if this is the run that it waits for."""
+        if run_id == self._suspect:
+            self._cleared.set()
 
     async def _offer(self, slots: int, takes_interrupted: bool) -> None:
         async with self._registering:

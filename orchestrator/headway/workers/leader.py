@@ -4,6 +4,7 @@ Law of this file: a new leader takes every request that waits, and gives back th
 workers, before it admits anything.
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -30,6 +31,10 @@ from .request_server import RequestServer
 
 LIFE_SECONDS = 0.25
 """How often a leader shows life."""
+LOST_STARTS = 3
+"""After how many starts in a row that did not come to their end the next one says so."""
+
+_log = logging.getLogger("headway")
 
 
 class Leader:
@@ -59,6 +64,7 @@ class Leader:
         self._vacancy = vacancy
         self._local_worker = local_worker
         self._notifier = backend.notifier(LEADER)
+        self._resting: frozenset[str] = frozenset()
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -91,6 +97,13 @@ class Leader:
             # Outermost: life is shown until the last commit is done.
             life = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(life.cancel_scope.cancel)
+            if term.lost_starts >= LOST_STARTS:
+                _log.error(
+                    "%s: the last %d processes that were to lead ended before they had begun: see "
+                    "`headway db check`; `headway db repair` sets aside what cannot be read",
+                    backend.name,
+                    term.lost_starts,
+                )
             self._prepare(term.store, own)
             await stack.enter_async_context(self.scheduler)
             mailbox = backend.mailbox(term.epoch)
@@ -101,6 +114,7 @@ class Leader:
             # what the living were granted is counted before anything else is admitted.
             await server.take_all()
             await monitor.reap_dead_workers()
+            await self.scheduler.workers.begin_term()
             self.scheduler.admit_from_here()
             await stack.enter_async_context(self._notifier)
             group = await stack.enter_async_context(anyio.create_task_group())
@@ -142,7 +156,10 @@ class Leader:
             self.commands.committed(batch)
         for row in batch.outbox:
             self._notifier.ring(row.worker)
-        if batch.joined or batch.left or self._is_takeable(batch.runs):
+        is_cleared = bool(self.assigner.alone_until) and self.assigner.is_cleared(batch)
+        resting = frozenset(self.scheduler.waiting_runs)
+        is_freed, self._resting = bool(resting - self._resting), resting
+        if any((batch.joined, batch.left, is_cleared, is_freed, self._is_takeable(batch.runs))):
             self.assigner.committed(batch)
         if self._local_worker is not None:
             self._local_worker.on_change(batch)

@@ -101,7 +101,7 @@ class LeaderCommands:
                 await self._claim(command.run, command.worker_id)
             case RetireWorker():
                 async with self.claims:
-                    await scheduler.workers.drop(command.worker_id)
+                    await scheduler.workers.drop(command.worker_id, died=command.died)
             case _:
                 assert_never(command)
         return None

@@ -40,7 +40,7 @@ class WorkerMonitor:
         For a leader that has not admitted yet: it has taken all requests of theirs by then.
         """
         for worker in await self._registry.expired(list(self._scheduler.workers.listed)):
-            await self._scheduler.workers.drop(worker)
+            await self._scheduler.workers.drop(worker, died=True)
         running = await self._store.runs({RunState.RUNNING})
         for run in {run.id: run for run in (*running, *await self._store.assigned())}.values():
             if run.worker not in self._scheduler.workers.listed:
@@ -57,7 +57,7 @@ class WorkerMonitor:
             ]
             for worker in await self._registry.expired(others):
                 # By a request: what the worker posted before it died is taken first.
-                if await self._post(dump(RetireWorker(worker))):
+                if await self._post(dump(RetireWorker(worker, died=True))):
                     dead.add(worker)
 
     async def _post(self, text: str) -> bool:

@@ -6,10 +6,16 @@ which it posted them. Batches of messages go to the scheduler at once, many in o
 are carried out one by one, and only those that wait for the end of a run let others pass. What a
 request changes and its answer are one commit: a kill before it leaves a request that waits, a kill
 after it a request that is answered. If the database cannot be written, requests wait.
+
+A request may take the leader down, and each leader that meets it again. So a leader that starts
+first writes down that it begins with those that wait. One that an earlier leader began with is
+carried out alone: if this leader dies as well, there is no other to blame. After three it is
+answered with an error, and set aside.
 """
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 import anyio
 from anyio.abc import TaskGroup
@@ -19,6 +25,7 @@ from headway_scheduler.errors import (
     InternalError,
     SchedulerClosed,
     StoreError,
+    StoreReplaced,
     StoreTakenOver,
 )
 from headway_scheduler.model.batch import Answer, Letter
@@ -33,6 +40,17 @@ from .leader_commands import LeaderCommands
 
 RETRY_SECONDS = 1.0
 """How long to wait before a request is tried again, if the database could not be written."""
+
+LOST = (StoreTakenOver, StoreReplaced)
+"""Errors after which this process leads no more: nothing is tried again."""
+
+MOST_TRIES = 3
+"""How many leaders may begin with a request when they start."""
+
+_TRIED = (
+    f"{MOST_TRIES} leaders in a row ended when they began with this request: it was not carried "
+    "out, and is set aside (`headway db repair --list`); please report it"
+)
 
 _log = logging.getLogger("headway")
 
@@ -56,17 +74,46 @@ class RequestServer:
     async def take_all(self) -> None:
         """Take the requests that wait, before this process admits anything. Raises StoreError."""
         while requests := await self._read():
+            fresh = [request for request in requests if not request.tries]
+            # In their order: of one sender, none may pass another. Together only if all are fresh.
+            parts = [requests] if len(fresh) == len(requests) else [[each] for each in requests]
+            for part in parts:
+                if part[0].tries >= MOST_TRIES:
+                    await self._set_aside(part[0])
+                else:
+                    await self._begin_with(part)
+
+    async def _begin_with(self, requests: Sequence[Letter]) -> None:
+        """Take requests as the first thing that this leader does: each may be its last."""
+        await self._scheduler.begin_with(*((each.id, each.tries + 1) for each in requests))
+        try:
             await self._take(requests, None)
+        except BaseException:
+            # Closed, or the database cannot be written: that is no fault of theirs.
+            with anyio.CancelScope(shield=True), suppress(HeadwayError):
+                await self._scheduler.begin_with(*((each.id, each.tries) for each in requests))
+            raise
+
+    async def _set_aside(self, request: Letter) -> None:
+        _log.error("request %d of %s: %s", request.id, request.sender, _TRIED)
+        workers = self._scheduler.workers
+        if request.sender.startswith(WORKER):
+            told = workers.deliver_unreadable(request.id, request.sender, _TRIED, is_kept=True)
+            await told.wait()
+        else:
+            answer = Answer(request.id, dump(refused(InternalError(_TRIED))))
+            await self._scheduler.answer(answer, aside=_TRIED)
+        self._in_hand.discard(request.id)
 
     async def serve(self, group: TaskGroup) -> None:
         """Take requests as they come, until cancelled; long-running commands in ``group``.
 
-        Raises StoreTakenOver once another process leads.
+        Raises StoreTakenOver once another process leads, StoreReplaced if the database is gone.
         """
         while True:
             try:
                 requests = await self._read()
-            except StoreTakenOver:
+            except LOST:
                 raise
             except StoreError:
                 await anyio.sleep(RETRY_SECONDS)  # no ring is left to wait for: look again
@@ -118,7 +165,7 @@ class RequestServer:
                     batches = batches[1:]
             except SchedulerClosed:
                 return  # the next leader takes them
-            except StoreTakenOver:
+            except LOST:
                 raise
             except StoreError:
                 if is_first:
@@ -147,7 +194,7 @@ class RequestServer:
                 return
             except SchedulerClosed:
                 return  # the next leader takes it
-            except StoreTakenOver:
+            except LOST:
                 raise
             except StoreError:
                 await anyio.sleep(RETRY_SECONDS)

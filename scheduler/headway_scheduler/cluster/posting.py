@@ -71,8 +71,9 @@ class Posting:
     ) -> None:
         self.health = ProviderHealth((), (), ())
         """Which quotas' providers did not answer as they should when the leader last wrote."""
-        self.lost: StoreTakenOver | None = None
-        """Why nothing of this worker counts any more, once others took it for dead."""
+        self.lost: StoreError | None = None
+        """Why nothing of this worker counts any more: others took it for dead, or the database is
+        gone."""
         self._mailbox = mailbox
         self._worker_id = worker_id
         self._clock = clock
@@ -102,11 +103,11 @@ class Posting:
             self._mirror.adopt(record, is_queued=is_queued)
         self._callers.wake()  # for what they told and the leader could not commit
 
-    def lose(self) -> None:
-        """Let nobody wait any more, and end: others took the runs of this process."""
+    def lose(self, why: StoreError | None = None) -> None:
+        """Let nobody wait any more, and end. None: others took the runs of this process."""
         if self.lost is None:
-            self.lost = self._eviction
-            self.complete_all(self._eviction)
+            self.lost = why or self._eviction
+            self.complete_all(self.lost)
             self._callers.wake()
 
     def complete_all(self, error: Exception) -> None:
@@ -123,8 +124,13 @@ class Posting:
         self._retry_at = None
         arrived, self._notifications = self._notifications, []
         for number, text in arrived:
-            self._take_in(load_notification(text))
             self._seen = number
+            try:
+                told = load_notification(text)
+            except InternalError as error:
+                self._give_up_waiting(error)
+            else:
+                self._take_in(told)
         if self.lost is not None:
             raise own_copy(self.lost)
         pendings, self._callers.pending = self._callers.pending, []
@@ -178,6 +184,20 @@ class Posting:
                 act()
         for order in told.orders:
             self._callbacks.on_order(order)
+
+    def _give_up_waiting(self, error: InternalError) -> None:
+        """Let nobody wait on for what the leader told in words that cannot be read.
+
+        It may have been a grant, so the calls that wait are ended for the leader too: what they
+        hold comes back.
+        """
+        _log.error("a notification cannot be read: %s", error)
+        waiting = list(self._callers.waiting)
+        self.complete_all(
+            InternalError(f"this process could not read what the leader told it ({error})")
+        )
+        ended = Outcome(CallState.FAILED, error="its grant could not be read", sent=False)
+        self._callers.pending += [Pending((Settle(call_id, ended),)) for call_id in waiting]
 
     def _grant(self, grant: Grant) -> None:
         call, waiting = self._mirror.record_grant(grant), self._callers.waiting.get(grant.call_id)

@@ -15,7 +15,7 @@ from typing import Self
 import anyio
 
 from ..core.views import ProviderHealth
-from ..errors import StoreError, StoreTakenOver, own_copy
+from ..errors import StoreError, StoreReplaced, StoreTakenOver, own_copy
 from ..model.calls import CallRecord
 from ..model.quotas import Observation
 from ..ports import CONTACT_SECONDS, Backend, Clock, Presence
@@ -24,6 +24,9 @@ from ..runtime.client import Iterates, PumpedClient
 from ..runtime.pending import Callers, Pending
 from .contact import Contact
 from .posting import FollowerCallbacks, Posting
+
+REPEAT_SECONDS = 5.0
+"""How often the leader is told again which run waits for which: it keeps that in memory alone."""
 
 RETRY_SECONDS = 1.0
 """How long after notifications that could not be read they are looked for again."""
@@ -124,10 +127,17 @@ class RemoteScheduler(PumpedClient):
         with self._watching:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._listen, name="headway notifications")
+                group.start_soon(self._repeat_waits, name="headway waits")
                 try:
                     await self._contact.watch()
                 except StoreTakenOver:
                     self._posting.lose()
+
+    async def _repeat_waits(self) -> None:
+        while True:
+            await anyio.sleep(REPEAT_SECONDS)
+            if not self._callers.is_closed:
+                self._callers.repeat_waits()
 
     async def _listen(self) -> None:
         """Read what the leader tells, as it comes."""
@@ -135,6 +145,9 @@ class RemoteScheduler(PumpedClient):
         while True:
             try:
                 notifications = await self._mailbox.notifications(self.worker, read)
+            except StoreReplaced as error:
+                self._posting.lose(error)
+                return
             except StoreError:
                 await anyio.sleep(RETRY_SECONDS)  # the hint is used up: look without one
                 continue

@@ -1,11 +1,12 @@
 """Builds the scheduler's state from what is on disk. Law: what was spent stays spent."""
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 from ..errors import UnknownQuota
 from ..model.batch import Lesson, Snapshot
 from ..model.calls import CallRecord, Outcome
+from ..model.formulas import LONGEST_STATED_SECONDS
 from ..model.quotas import BucketState
 from ..model.runs import Run
 from ..model.states import CallState
@@ -21,27 +22,45 @@ def restore(
     *,
     runs: Iterable[Run] = (),
     awaited: Mapping[str, frozenset[str]] | None = None,
-) -> None:
+) -> list[str]:
     """Go on from the store. ``owned`` tells whether the caller of a call is alive.
 
     A call in flight without an owner becomes unknown, its reservation spent: the request may have
     been sent. A queued call without an owner is parked at its place until its run resumes. ``runs``
-    are those under way; ``awaited`` maps a waiting run to the runs that it waits for.
+    are those under way; ``awaited`` maps a waiting run to the runs that it waits for. What a row
+    says may make no sense to this version or configuration: it is left out then, and returned in
+    words.
     """
+    left_out: list[str] = []
     for run in runs:
         state.registry.track(run)
     for run_id, on in (awaited or {}).items():
         state.registry.wait(run_id, on)
     state.next_seq = snapshot.next_seq
     for change in snapshot.changes:
-        with suppress(UnknownQuota):  # it may have left the configuration since
-            state.apply(change, now)
+        with suppress(UnknownQuota), _guarded(left_out, f"change {change.action} {change.target}"):
+            state.apply(change, now)  # its quota may have left the configuration since
     for lesson in snapshot.lessons:
-        _learn(state, lesson, now)
+        with _guarded(left_out, f"lesson {lesson.kind} {lesson.subject}"):
+            _learn(state, lesson, now)
     for bucket in snapshot.buckets:
-        _fill(state, bucket, now)
+        with _guarded(left_out, f"limit {bucket.quota} {bucket.resource}"):
+            _fill(state, bucket, now)
     for record in snapshot.calls:
-        _place(state, record, now, is_owned=owned(record))
+        with _guarded(left_out, f"call {record.call.id}"):
+            _place(state, record, now, is_owned=owned(record))
+    return left_out
+
+
+@contextmanager
+def _guarded(left_out: list[str], name: str) -> Iterator[None]:
+    """Note an error of one row, whatever it is, and go on with the others."""
+    try:
+        yield
+    except UnknownQuota:
+        raise
+    except Exception as error:
+        left_out.append(f"{name} is left out ({type(error).__name__}: {error})")
 
 
 def _learn(state: SchedulerState, lesson: Lesson, now: float) -> None:
@@ -56,7 +75,9 @@ def _fill(state: SchedulerState, stored: BucketState, now: float) -> None:
     quota = state.lanes.quotas.get(stored.quota)
     if quota is None:
         return
-    quota.breaker.paused_until = stored.paused_until
+    until = stored.paused_until
+    # No pause is longer: a time far ahead was not written by us, and would stop the quota for good.
+    quota.breaker.paused_until = until and min(until, now + LONGEST_STATED_SECONDS)
     for bucket in quota.buckets:
         if bucket.limit.resource is stored.resource:
             bucket.restore(stored, now)
@@ -64,13 +85,16 @@ def _fill(state: SchedulerState, stored: BucketState, now: float) -> None:
 
 def _place(state: SchedulerState, record: CallRecord, now: float, *, is_owned: bool) -> None:
     if record.state is CallState.QUEUED:
+        is_owned = is_owned and all(name in state.lanes.quotas for name in record.call.quotas)
+        # A call whose quota has left the configuration waits for its run to be resumed.
         record.parked = not is_owned
         live = state.add(record)
         if is_owned:
             state.enqueue(live, now)
     elif is_owned:
         live = state.add(record)
-        buckets = state.lanes.of(record.call.quotas, now).buckets
+        known = tuple(name for name in record.call.quotas if name in state.lanes.quotas)
+        buckets = state.lanes.of(known, now).buckets
         live.reservations = tuple((each, each.adopt(each.amount(record.call))) for each in buckets)
     else:
         record.settle(Outcome(CallState.UNKNOWN), now)

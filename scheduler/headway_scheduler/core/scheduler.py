@@ -210,9 +210,9 @@ class Scheduler:
         *,
         runs: Iterable[Run] = (),
         awaited: Mapping[str, frozenset[str]] | None = None,
-    ) -> None:
-        """Go on from the store, as ``recovery.restore`` says."""
-        recovery.restore(self.state, snapshot, now, owned, runs=runs, awaited=awaited)
+    ) -> list[str]:
+        """Go on from the store, as ``recovery.restore`` says; return what was left out."""
+        return recovery.restore(self.state, snapshot, now, owned, runs=runs, awaited=awaited)
 
     # Messages
 

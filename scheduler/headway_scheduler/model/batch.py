@@ -34,6 +34,8 @@ class Letter:
     """The worker that posted it, or ``c-`` and 12 hex digits for a process that is no worker."""
     event: str
     """The request as JSON: a ``MessageBatch`` or a command."""
+    tries: int = 0
+    """How many leaders met it when they started, and ended before they had carried it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,12 @@ class Batch:
     taken: tuple[int, ...] = ()
     """Requests to delete: message batches that this commit carries out. They get no answer, their
     senders are notified."""
+    tried: tuple[tuple[int, int], ...] = ()
+    """Requests, each with how many leaders have begun with it by now."""
+    set_aside: tuple[tuple[int, str], ...] = ()
+    """Requests to keep beside the journal before they are answered or deleted, each with why."""
+    begins: bool = False
+    """Whether the start of this leader has come to its end."""
     outbox: tuple[OutboxRow, ...] = ()
     """Notifications to append."""
     seen: tuple[tuple[str, int], ...] = ()
@@ -103,8 +111,12 @@ class Batch:
     def joined_with(self, others: "Iterable[Batch]") -> "Batch":
         """Return one batch that writes what this one and then the others write."""
         batches, names = (self, *others), [each.name for each in fields(self)]
-        columns = ((getattr(batch, name) for batch in batches) for name in names)
-        return Batch(*(tuple(chain.from_iterable(column)) for column in columns))
+        columns = {
+            name: tuple(chain.from_iterable(getattr(batch, name) for batch in batches))
+            for name in names
+            if name != "begins"
+        }
+        return Batch(**columns, begins=any(batch.begins for batch in batches))
 
 
 NOTHING = Batch()

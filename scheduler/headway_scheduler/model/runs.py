@@ -6,6 +6,9 @@ from ..errors import IllegalTransition
 from .calls import Priority
 from .states import RUN_TRANSITIONS, RunState
 
+LIVES = 3
+"""How many workers in a row a run may lose, without a new answer in between, until it fails."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -60,6 +63,8 @@ class Run:
     """The team whose share of the quotas its calls draw on; None: the workflow's name."""
     worker: str | None = None
     """The id of the worker that executes the run, or is about to; None if nobody does."""
+    lives_lost: int = 0
+    """How many workers in a row died while they executed it, and left no new answer of it."""
 
     def check(self, state: RunState) -> None:
         """Raise IllegalTransition unless a run may go from its state to ``state``."""
@@ -72,6 +77,16 @@ class Run:
     def share(self) -> str:
         """The team whose share of the quotas its calls draw on."""
         return self.workflow if self.team is None else self.team
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether one more worker that dies with it will be blamed on it: it must be alone."""
+        return self.lives_lost == LIVES - 1
+
+    @property
+    def is_quarantined(self) -> bool:
+        """Whether it has failed because it took down one worker after the other."""
+        return self.state is RunState.FAILED and self.lives_lost >= LIVES
 
     @property
     def is_whole(self) -> bool:

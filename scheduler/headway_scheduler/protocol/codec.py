@@ -98,7 +98,7 @@ def _load(decoder: msgspec.json.Decoder[T], text: str) -> T:
             # Lone surrogates: msgspec does not take them for JSON.
             data = json.loads(text, parse_constant=_no_number)
             return msgspec.convert(data, decoder.type)
-    except ValueError as error:  # msgspec's errors are of this kind, too
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors, too
         raise InternalError(f"another version of Headway wrote it: {error}") from None
 
 

@@ -87,6 +87,8 @@ class RetireWorker(Tagged, frozen=True, tag=True, omit_defaults=True):
     """Have a process execute runs no more; what it has not begun goes to others."""
 
     worker_id: str
+    died: bool = False
+    """Whether it shows no life any more: then each of its runs has lost a life."""
 
 
 class ExecuteRun(Tagged, frozen=True, tag=True, omit_defaults=True):

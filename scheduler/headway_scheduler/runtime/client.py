@@ -6,6 +6,7 @@ gathered at once. Where they go from there is for the subclass to say: to the co
 goes from the one to the other, and its callers wait on: they hold a :class:`SessionClient`.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,7 +29,6 @@ from ..model.runs import Run
 from ..ports import Clock
 from ..protocol.messages import (
     Amend,
-    AwaitRuns,
     Decide,
     ForgetRuns,
     Learn,
@@ -38,6 +38,8 @@ from ..protocol.messages import (
     Submit,
 )
 from .pending import Callers, answer_here
+
+_log = logging.getLogger("headway")
 
 
 class Iterates(Protocol):
@@ -60,7 +62,6 @@ class SchedulerClient(ABC):
         self.on_preempt: dict[str, Callable[[], None]] = self._callers.on_preempt
         """What cancels the request of a call in flight, to be queued again, by the call's id."""
         self._estimates = Estimates()
-        self._waits: Counter[tuple[str, str]] = Counter()
 
     # Calls
 
@@ -146,18 +147,19 @@ class SchedulerClient(ABC):
 
     @contextmanager
     def waiting(self, run_id: str, on: str) -> Iterator[None]:
-        """Priority inheritance: inside this block, run ``on`` is as urgent as ``run_id``."""
-        self._waits[run_id, on] += 1
-        self._callers.post(self._waited(run_id))
+        """Inside this block, run ``run_id`` waits for run ``on``.
+
+        That one is as urgent meanwhile (priority inheritance), and this one needs no slot of its
+        worker.
+        """
+        self._callers.waits[run_id, on] += 1
+        self._callers.post(self._callers.awaiting(run_id))
         try:
             yield
         finally:
-            self._waits -= Counter([(run_id, on)])
+            self._callers.waits -= Counter([(run_id, on)])
             if not self._callers.is_closed:
-                self._callers.post(self._waited(run_id))
-
-    def _waited(self, run_id: str) -> AwaitRuns:
-        return AwaitRuns(run_id, frozenset(on for run, on in self._waits if run == run_id))
+                self._callers.post(self._callers.awaiting(run_id))
 
     def expected(self, path: str, model: str, characters: int, cap: int | None) -> Usage:
         """What a call of an agent to a model will take, as its earlier calls show."""
@@ -172,7 +174,10 @@ class SchedulerClient(ABC):
         """Take in what was learned before, or elsewhere."""
         for lesson in lessons:
             if lesson.kind == TOKENS:
-                self._estimates.load(lesson)
+                try:
+                    self._estimates.load(lesson)
+                except Exception as error:  # of whatever kind: it may come from disk
+                    _log.warning("lesson %s is left out (%s)", lesson.subject, error)
 
     @property
     def waiting_calls(self) -> int:

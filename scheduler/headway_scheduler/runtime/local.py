@@ -1,7 +1,7 @@
 """The scheduler of the process that leads. Law: what is said to hold is on disk."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from ..core import inspection
 from ..core.policy import Policy
@@ -137,9 +137,17 @@ class LocalScheduler(PumpedClient):
         change = changes.hold(target, state, self._pump.core.state.next_seq, self.now())
         return await self._change(change)
 
-    async def answer(self, answer: Answer) -> None:
-        """Say what became of a request, unless a commit has said it. Raises StoreError."""
-        await self._callers.written(Pending((), Batch(answers=(answer,))))
+    async def answer(self, answer: Answer, *, aside: str = "") -> None:
+        """Say what became of a request, unless a commit has said it. Raises StoreError.
+
+        ``aside``: why the request is kept for people to look at; empty for one that is not.
+        """
+        kept = ((answer.request_id, aside),) if aside else ()
+        await self._callers.written(Pending((), Batch(answers=(answer,), set_aside=kept)))
+
+    async def begin_with(self, *requests: tuple[int, int]) -> None:
+        """Write down, for each of these requests, how many leaders have begun with it by now."""
+        await self._callers.written(Pending((), Batch(tried=requests)))
 
     async def _change(self, change: Change) -> Change:
         await self._callers.tell(ApplyChange(change), answer_here(change))
@@ -161,6 +169,11 @@ class LocalScheduler(PumpedClient):
     def queued(self) -> list[CallRecord]:
         """Every queued call, next one first. Read only."""
         return inspection.queued(self._pump.core.state)
+
+    @property
+    def waiting_runs(self) -> Collection[str]:
+        """The runs under way that wait for another run."""
+        return self._pump.awaited.keys()
 
     def statistics(self) -> Statistics:
         """How many wait and are in flight, and every gauge."""

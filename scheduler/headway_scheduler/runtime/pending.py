@@ -5,6 +5,7 @@ told them waits for.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,7 +19,7 @@ from ..model.calls import Call, Outcome
 from ..model.changes import Change
 from ..model.states import CallState
 from ..protocol.commands import Order
-from ..protocol.messages import Message, Settle
+from ..protocol.messages import AwaitRuns, Message, Settle
 from ..protocol.storable import is_storable
 
 NOT_RECORDED = "its end could not be recorded"
@@ -174,6 +175,8 @@ class Callers:
         """Who waits until a call is admitted, by the call's id."""
         self.on_preempt: dict[str, Callable[[], None]] = {}
         """What cancels the request of a call in flight, by the call's id."""
+        self.waits: Counter[tuple[str, str]] = Counter()
+        """How many tasks of a run wait for another run, by the ids of both."""
         self.is_closed = False
 
     def send(self, pending: Pending) -> None:
@@ -186,6 +189,15 @@ class Callers:
     def post(self, message: Message) -> None:
         """Tell a message, and wait for nothing. Raises SchedulerClosed."""
         self.send(Pending((message,)))
+
+    def awaiting(self, run_id: str) -> AwaitRuns:
+        """Say which runs a run waits for."""
+        return AwaitRuns(run_id, frozenset(on for run, on in self.waits if run == run_id))
+
+    def repeat_waits(self) -> None:
+        """Say again which run waits for which: the leader may be another one."""
+        for run_id in {run for run, _ in self.waits}:
+            self.post(self.awaiting(run_id))
 
     async def tell(self, message: Message, also: Batch = NOTHING) -> None:
         """Tell a message, and wait until it is on disk. Raises what the core or the commit does."""

@@ -84,7 +84,9 @@ class Pump:
         self._workers = workers
         self._know, self._on_change = session.know, on_change
         self._under_way: dict[str, Run] = {}
-        self._awaited: dict[str, frozenset[str]] = {}
+        self.awaited: dict[str, frozenset[str]] = {}
+        """The runs that each waiting run waits for. Told, not stored: workers say it again."""
+        self._waits_changed = False
         self._sending: set[str] = set()
         self._retry_at: float | None = None
         self._now = 0.0
@@ -178,9 +180,10 @@ class Pump:
                 pending.refused[number] = error
                 continue
             if isinstance(message, AwaitRuns):
-                self._awaited[message.run_id] = message.on
+                self._waits_changed = True
+                self.awaited[message.run_id] = message.on
                 if not message.on:
-                    del self._awaited[message.run_id]
+                    del self.awaited[message.run_id]
             elif isinstance(message, Learn) and pending.sender is not None:
                 self._know(message.lessons)
         if pending.sender is not None or not pending.refused:
@@ -217,7 +220,8 @@ class Pump:
             if waiting := callers.waiting.get(record.call.id):
                 waiting.granted = record.call
                 waiting.complete()
-        if batch != NOTHING:
+        if batch != NOTHING or self._waits_changed:
+            self._waits_changed = False
             self._on_change(batch)
 
     def _remember(self, message: Message) -> None:
@@ -228,6 +232,8 @@ class Pump:
             self._under_way[message.run.id] = message.run
             if message.run.state not in UNDER_WAY:
                 del self._under_way[message.run.id]
+            if message.run.worker is None:
+                self.awaited.pop(message.run.id, None)
 
     def _isolated(self, part: list[Pending], error: Exception) -> list[list[Pending]]:
         """Halve what was refused, until the guilty one is alone: it fails. Return what goes again.
@@ -294,13 +300,17 @@ class Pump:
         core = Scheduler(self._quotas, now, self._policy)
         try:
             snapshot = await self._store.snapshot()
-            core.restore(snapshot, now, self._has_caller, runs=runs, awaited=self._awaited)
+            left_out = core.restore(
+                snapshot, now, self._has_caller, runs=runs, awaited=self.awaited
+            )
         except HeadwayError:
             raise
         except Exception as error:  # nobody who waits is to blame for a row on disk
             raise StoreCorrupt(
                 f"a row cannot be read ({type(error).__name__}: {error}): `headway db check`"
             ) from error
+        for words in left_out:
+            _log.warning("%s: see `headway db check`", words)
         self.core = core
         self._retry_at = None
         return snapshot

@@ -4,7 +4,7 @@ What a worker tells is taken in its order and written with the row that says so;
 then takes what is not. What a worker is told goes with the commit that makes it true.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from types import MappingProxyType
@@ -13,12 +13,13 @@ from typing import assert_never
 from msgspec import structs
 
 from ..core.views import ProviderHealth
+from ..errors import StoreError
 from ..model.batch import NOTHING, Batch, OutboxRow
 from ..model.calls import CallRecord, Outcome
 from ..model.formulas import LONGEST_STATED_SECONDS
 from ..model.quotas import Observation
-from ..model.runs import Run, Worker
-from ..model.states import RunState
+from ..model.runs import LIVES, Run, Worker
+from ..model.states import CallState, RunState
 from ..ports import Clock, Store
 from ..protocol.codec import refused
 from ..protocol.commands import Order
@@ -69,6 +70,10 @@ class Workers:
         await self._callers.written(Pending((), Batch(joined=(worker,))))
         self._listed[worker.id] = worker
 
+    async def begin_term(self) -> None:
+        """Write that this leader has begun. Raises StoreError."""
+        await self._callers.written(Pending((), Batch(begins=True)))
+
     def deliver(self, request_id: int, batch: MessageBatch, *, age: float = inf) -> Completion:
         """Take what a worker tells, at once; the completion is set when it is on disk.
 
@@ -90,22 +95,31 @@ class Workers:
             )
         )
 
-    def deliver_unreadable(self, request_id: int, worker_id: str, why: str) -> Completion:
-        """Tell a worker that nothing of its batch could be read; on disk when it is completed."""
-        also = Batch(taken=(request_id,))
+    def deliver_unreadable(
+        self, request_id: int, worker_id: str, why: str, *, is_kept: bool = False
+    ) -> Completion:
+        """Tell a worker that nothing of its batch could be read; on disk when it is completed.
+
+        ``is_kept``: its batch is set aside, for people to look at.
+        """
+        also = Batch(taken=(request_id,), set_aside=((request_id, why),) if is_kept else ())
         return self._callers.waited(
             Pending((), also, sender=worker_id, request_id=request_id, unreadable=why)
         )
 
-    async def drop(self, worker_id: str) -> list[Run]:
-        """Take the runs of a worker that is dead away from it; on disk when this returns.
+    async def drop(self, worker_id: str, *, died: bool = False) -> list[Run]:
+        """Take the runs of a worker that is gone away from it; on disk when this returns.
 
-        They are interrupted, or queued as they were. Everything that it told must have been
-        delivered. Raises StoreError; it may be said again then.
+        They are interrupted, or queued as they were. If it ``died``, each has lost a life.
+        Everything that it told must have been delivered. Raises StoreError; it may be said again
+        then.
         """
         self._listed.pop(worker_id, None)
         runs = [run for run in await self._store.assigned() if run.worker == worker_id]
-        left = [released(run) for run in runs]
+        if died:
+            left = bereaved(runs, await got_further(self._store, runs), self._clock())
+        else:
+            left = [released(run) for run in runs]
         messages: list[Message] = [DropWorker(worker_id), *(SaveRun(run) for run in left)]
         await self._callers.written(Pending(messages, Batch(left=(worker_id,))))
         return left
@@ -146,6 +160,45 @@ def released(run: Run) -> Run:
     """Return a run as it is once nobody executes it any more."""
     state = RunState.INTERRUPTED if run.state is RunState.RUNNING else run.state
     return replace(run, state=state, worker=None)
+
+
+async def got_further(store: Store, runs: Iterable[Run]) -> set[str]:
+    """Return the ids of those runs of which a new answer came in their last life."""
+    found = set[str]()
+    for run in runs:
+        if run.state is RunState.RUNNING and run.resumed_at is not None:
+            try:
+                done = await store.calls(run.id, {CallState.DONE})
+            except StoreError:
+                continue  # rows of it that cannot be read must not keep others from being released
+            if any((record.finished_at or 0.0) >= run.resumed_at for record in done):
+                found.add(run.id)
+    return found
+
+
+def bereaved(runs: Sequence[Run], further: Collection[str], now: float) -> list[Run]:
+    """Return the runs of one worker as they are once it has died: each has lost a life.
+
+    Lives are lost in a row: a run of ``further`` got further in this one, and has lost one only.
+    The last life counts only if nobody else can be to blame: no other run of this worker was
+    suspect as well. So a run that was beside one that takes workers down is not quarantined.
+    """
+    suspects = sum(run.is_suspect and run.id not in further for run in runs)
+    most = LIVES if suspects == 1 else LIVES - 1
+    return [_bereaved(run, 0 if run.id in further else run.lives_lost, most, now) for run in runs]
+
+
+def _bereaved(run: Run, lost_before: int, most: int, now: float) -> Run:
+    left = replace(released(run), lives_lost=min(lost_before + 1, most))
+    if left.lives_lost < LIVES:
+        return left
+    return replace(
+        left,
+        state=RunState.FAILED,
+        finished_at=now,
+        error=f"Quarantined: {LIVES} workers in a row died while they executed it, the last one "
+        f"{run.worker}: see what it does to its process; `headway runs retry {run.id}` tries again",
+    )
 
 
 def restamped(message: Message, now: float, age: float = inf) -> Message:

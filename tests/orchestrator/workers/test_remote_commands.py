@@ -12,7 +12,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 from anyio.abc import TaskStatus
-from autogen_agentchat.agents import AssistantAgent
+from autogen_agentchat.agents import AssistantAgent, BaseChatAgent
+from autogen_agentchat.base import Response
+from autogen_agentchat.messages import TextMessage
 from autogen_core.models import UserMessage
 from tests.waiting import until
 
@@ -534,3 +536,33 @@ async def test_a_follower_whose_leader_left_leads_for_its_letters(tmp_path: Path
             await left.wait()  # it may have heard the letter while it was leaving
             async with Headway(config) as next_one:
                 assert next_one.is_leader
+
+
+@pytest.mark.parametrize("who", ["leader", "follower"])
+async def test_a_run_that_waits_for_another_one_gives_its_slot_back(
+    leader: SimulatedHeadway, who: str
+) -> None:
+    """Every slot is taken by a run whose agent submits another run, and waits for it."""
+
+    def register(headway: Headway) -> None:
+        class Parent(BaseChatAgent):
+            produced_message_types = (TextMessage,)
+
+            async def on_messages(self, messages: Any, cancellation_token: Any) -> Response:
+                child = await headway.submit("agent", task="child")
+                text = (await (await headway.handle(child.id)).result()).text
+                return Response(chat_message=TextMessage(content=text, source=self.name))
+
+            async def on_reset(self, cancellation_token: Any) -> None:
+                pass
+
+        headway.workflow("parent")(lambda models: Parent("parent", "waits"))
+
+    async with second(leader) as follower:
+        headway = follower if who == "follower" else leader
+        register(headway)
+        for number in range(2):
+            await headway.submit("parent", task=f"{number}")
+        with anyio.fail_after(60):
+            await headway.work(slots=1)
+        assert len(await headway.list_runs([RunState.COMPLETED])) == 4

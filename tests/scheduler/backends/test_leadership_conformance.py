@@ -133,3 +133,12 @@ async def test_whoever_is_cancelled_while_it_waits_for_a_vacancy_does_not_lead(
             await engine.process().leadership().vacant()
     async with await engine.process().leadership().campaign("w-2"):
         pass
+
+
+async def test_starts_are_counted_until_one_comes_to_its_end(engine: Engine) -> None:
+    lost = []
+    for begins in (False, False, True, False, False):
+        async with await engine.process().leadership().campaign("w-1") as term:
+            lost.append(term.lost_starts)
+            await term.store.commit(Batch(begins=begins) if begins else batch(len(lost)))
+    assert lost == [0, 1, 2, 0, 1]

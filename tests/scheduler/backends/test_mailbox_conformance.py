@@ -7,9 +7,9 @@ import pytest
 from tests.scheduler.backends.engines import Engine
 
 from headway_scheduler.errors import StoreError
-from headway_scheduler.model.batch import Answer, Batch, Letter, OutboxRow
+from headway_scheduler.model.batch import Answer, Batch, Lesson, Letter, OutboxRow
 from headway_scheduler.model.runs import Worker
-from headway_scheduler.ports import LEADER, READ_AT_ONCE, Mailbox, Term
+from headway_scheduler.ports import LEADER, READ_AT_ONCE, Mailbox, Term, UnreadableRow
 
 pytestmark = pytest.mark.anyio
 
@@ -174,3 +174,49 @@ async def test_requests_of_many_that_are_read_as_they_come_are_each_taken_once(
     for name in ("c-1", "c-2", "c-3"):
         texts = [request.event for request in taken if request.sender == name]
         assert texts == [f"{n}" for n in range(20)]
+
+
+async def test_a_request_says_how_many_leaders_began_with_it(
+    sender: Mailbox, leader: Mailbox, term: Term
+) -> None:
+    first, second = [await sender.post("c-1", f"{n}") for n in range(2)]
+    await term.store.commit(Batch(tried=((first, 2), (second, 1), (second + 9, 1))))
+    assert [request.tries for request in await leader.waiting(())] == [2, 1]
+
+
+async def test_a_request_that_is_set_aside_is_kept(
+    engine: Engine, sender: Mailbox, leader: Mailbox, term: Term
+) -> None:
+    first, second = [await sender.post(who, "words") for who in ("c-1", "w-1")]
+    aside = ((first, "why"), (second, "\ud800"))
+    await term.store.commit(Batch(answers=(Answer(first, "no"),), taken=(second,), set_aside=aside))
+    assert await ids(leader) == []
+    assert await sender.answer(first) == "no"
+    kept = await engine.process().maintenance().set_aside()
+    assert list(kept) == [
+        UnreadableRow("request", f"{first} of c-1", "why"),
+        UnreadableRow("request", f"{second} of w-1", "\ud800"),
+    ]
+
+
+async def test_half_a_character_in_a_commit_changes_nothing_for_what_goes_with_it(
+    sender: Mailbox, leader: Mailbox, term: Term
+) -> None:
+    """Such a text needs another way into SQLite, and all texts of its commit take that way."""
+    for worker in ("w-1", "w-2"):
+        await term.store.commit(Batch(joined=(Worker(worker, 1, 1.0),)))
+        await term.store.commit(Batch(outbox=(OutboxRow(worker, "read"),)))
+    ((read, _),) = await sender.notifications("w-1", 0)
+    asked = await sender.post("c-1", "words")
+    await term.store.commit(
+        Batch(
+            lessons=(Lesson("tokens", "\ud800", "{}"),),
+            answers=(Answer(asked, "done"),),
+            seen=(("w-1", read),),
+            outbox=(OutboxRow("w-1", "next"),),
+            left=("w-2",),
+        )
+    )
+    assert await sender.answer(asked) == "done"
+    assert [text for _, text in await leader.notifications("w-1", 0)] == ["next"]
+    assert [worker.id for worker in await term.store.workers()] == ["w-1"]

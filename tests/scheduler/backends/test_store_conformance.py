@@ -671,6 +671,7 @@ async def test_every_field_of_a_run_that_goes_on_comes_back(store: Store) -> Non
         waits_for="a.3",
         attempts=2,
         resumed_at=6.5,
+        lives_lost=2,
     )
     await store.commit(Batch(runs=(full, run("b"))))
     assert await store.run("a") == full

@@ -173,7 +173,9 @@ async def test_a_value_that_was_never_written_is_damage(path: Path) -> None:
     await execute(path, "UPDATE calls SET state = 'lost'")
     async with SqliteStore(path) as store:
         with pytest.raises(StoreCorrupt, match="'lost' is not a valid CallState"):
-            await store.calls()
+            await store.calls("run")
+        assert await store.calls() == []  # of all, it is left out and named
+        assert [row.why for row in store.unreadable] == ["'lost' is not a valid CallState"]
 
 
 async def test_a_folder_is_no_database(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ async def test_every_table_is_strict(path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
         listed = db.execute("SELECT name, strict FROM pragma_table_list WHERE name != 'x'")
         tables = {name: strict for name, strict in listed if not name.startswith("sqlite_")}
-    names = ("runs", "calls", "buckets", "pieces", "links", "changes", "lessons")
+    names = ("runs", "calls", "buckets", "pieces", "links", "changes", "lessons", "set_aside")
     assert tables == dict.fromkeys((*names, "inbox", "outbox", "leadership", "workers"), 1)
 
 

@@ -24,7 +24,7 @@ from headway_scheduler.errors import (
     StoreTakenOver,
     UnknownQuota,
 )
-from headway_scheduler.model.batch import Batch, Lesson, Letter
+from headway_scheduler.model.batch import Batch, Lesson, Letter, OutboxRow
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Route, Usage
 from headway_scheduler.model.changes import HoldState
 from headway_scheduler.model.prompts import NO_PROMPT
@@ -36,6 +36,7 @@ from headway_scheduler.protocol.codec import load_request
 from headway_scheduler.protocol.commands import Order, PauseRun
 from headway_scheduler.protocol.envelopes import MessageBatch
 from headway_scheduler.runtime.local import LocalScheduler
+from headway_scheduler.runtime.pending import Pending
 
 pytestmark = pytest.mark.anyio
 
@@ -584,3 +585,28 @@ async def test_what_is_granted_to_nobody_while_it_closes_is_given_back(office: O
             office.service.amend()
         )  # the commit that gave it back may run yet; this is a later one
     assert (await office.row(0)).state is CallState.CANCELLED
+
+
+async def test_a_notification_that_cannot_be_read_lets_nobody_wait_for_what_it_said(
+    office: Office, remote: RemoteScheduler
+) -> None:
+    """It may have been the grant of a call that waits. Its slot comes back; the worker lives."""
+    for number in range(2):  # both slots are taken
+        await remote.acquire(call(number))
+    errors: list[InternalError] = []
+
+    async def wait() -> None:
+        try:
+            await remote.acquire(call(2))
+        except InternalError as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await until(lambda: sum(office.service.statistics().waiting) == 1)
+        broken = Batch(outbox=(OutboxRow(ME.id, "{broken"),))
+        await office.service._callers.written(Pending((), broken))
+    assert "could not read what the leader told it" in str(errors[0])
+    await remote.settle("r-1.0", DONE)
+    assert (await remote.acquire(call(3))).id == "r-1.3"
+    assert (await office.row(2)).state is CallState.FAILED

@@ -128,7 +128,7 @@ COMMANDS: tuple[Command, ...] = (
     ResumeQuota("q"),
     RegisterWorker(WORKER, again=True),
     ClaimRun(RUN, "w-1"),
-    RetireWorker("w-1"),
+    RetireWorker("w-1", died=True),
 )
 REQUESTS: tuple[Request, ...] = (
     *COMMANDS,
@@ -217,6 +217,8 @@ def test_an_error_of_another_version_keeps_its_words() -> None:
         '{"type": "MarkSent", "call_id": "r.0", "at": 1.0}',  # a message outside of a batch
         '{"type": "CancelRun", "run_id": "\ud800", "more": NaN}',
         json.dumps({"type": "SetWeight", "team": "\ud800", "weight": float("nan")}),
+        '{"type": "SetLimits", "quota": "q", "limits": {"x": ' + "[" * 100_000,
+        "[" * 100_000,
     ],
 )
 def test_what_is_no_request_is_our_fault(text: str) -> None:

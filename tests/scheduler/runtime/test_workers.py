@@ -10,6 +10,7 @@ import pytest
 from headway_scheduler.backends import open_backend
 from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Usage
 from headway_scheduler.model.formulas import LONGEST_STATED_SECONDS
 from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
@@ -19,6 +20,7 @@ from headway_scheduler.protocol.codec import load_notification
 from headway_scheduler.protocol.envelopes import MessageBatch
 from headway_scheduler.protocol.messages import MarkSent, Message, Observe, SaveRun, Settle, Submit
 from headway_scheduler.runtime.local import LocalScheduler
+from headway_scheduler.runtime.workers import bereaved, got_further
 
 pytestmark = pytest.mark.anyio
 
@@ -137,3 +139,48 @@ async def test_what_a_database_refuses_of_a_batch_is_refused_alone(tmp_path: Pat
         handled = [each for told in notifications for each in told.handled if each.request_id == 2]
         (refusal,) = handled[0].refusals
         assert (refusal.index, refusal.error.error) == (1, "RowRefused")
+
+
+def lost(*runs: Run, further: tuple[str, ...] = ()) -> list[tuple[RunState, int]]:
+    """How runs of one worker are once it has died."""
+    return [(run.state, run.lives_lost) for run in bereaved(runs, further, NOW)]
+
+
+def executed(run_id: str, lives_lost: int) -> Run:
+    run = Run(run_id, "w", "t", Priority.NORMAL, RunState.RUNNING, NOW, worker=WORKER.id)
+    return replace(run, lives_lost=lives_lost)
+
+
+def test_a_run_that_loses_its_last_life_alone_is_quarantined() -> None:
+    interrupted, failed = RunState.INTERRUPTED, RunState.FAILED
+    assert [lost(executed("a", n)) for n in range(3)] == [
+        [(interrupted, 1)],
+        [(interrupted, 2)],
+        [(failed, 3)],
+    ]
+    (run,) = bereaved([executed("a", 2)], (), NOW)
+    assert (run.worker, run.finished_at, run.is_quarantined) == (None, NOW, True)
+    assert "`headway runs retry a`" in (run.error or "")
+
+
+def test_a_run_that_got_further_has_lost_one_life_only() -> None:
+    assert lost(executed("a", 2), further=("a",)) == [(RunState.INTERRUPTED, 1)]
+
+
+def test_of_two_suspects_neither_is_blamed_and_what_is_beside_one_is_not() -> None:
+    interrupted = RunState.INTERRUPTED
+    assert lost(executed("a", 2), executed("b", 2)) == [(interrupted, 2)] * 2
+    assert lost(executed("a", 2), executed("b", 1)) == [(RunState.FAILED, 3), (interrupted, 2)]
+    both = lost(executed("a", 2), executed("b", 2), further=("b",))
+    assert both == [(RunState.FAILED, 3), (interrupted, 1)]
+
+
+async def test_a_new_answer_since_the_run_was_resumed_is_how_it_got_further() -> None:
+    store, run = MemoryStore(), replace(executed("r", 1), resumed_at=NOW)
+    old = CallRecord(call(), 0, CallState.DONE, finished_at=NOW - 1)
+    await store.commit(Batch(new=(old,)))
+    assert await got_further(store, [run]) == set()
+    await store.commit(Batch(changed=(replace(old, finished_at=NOW + 1),)))
+    assert await got_further(store, [run]) == {"r"}
+    # A run that had not begun did nothing in this life.
+    assert await got_further(store, [replace(run, state=RunState.INTERRUPTED)]) == set()

@@ -1,12 +1,13 @@
 """``headway db``: the database itself, looked over, copied, made smaller, brought up to date."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 
 import anyio
 
 from headway_scheduler.backends import open_backend
 from headway_scheduler.errors import CallerError, StoreBusy
-from headway_scheduler.ports import Backend
+from headway_scheduler.ports import Backend, Maintenance, UnreadableRow
 
 from ...api import Headway
 from ...config import load
@@ -18,15 +19,53 @@ from ..text import counted
 def check(args: Namespace) -> int:
     """Look through all of it."""
     backend = _backend(args)
-    found = anyio.run(backend.maintenance().problems)
+    found, aside = anyio.run(_checked, backend.maintenance())
     if args.json:
-        say_json({"database": backend.name, "problems": list(found)})
-    elif found:
+        kept = [row._asdict() for row in aside]
+        say_json({"database": backend.name, "problems": list(found), "set_aside": kept})
+        return FAILED if found else 0
+    if found:
         say("\n".join(found))
-        say("stop what writes it and bring back a backup; `headway db backup` makes one")
+        say(
+            "rows that cannot be read are set aside by `headway db repair`; for anything else stop "
+            "what writes it and bring back a backup; `headway db backup` makes one"
+        )
     else:
         say(f"{backend.name}: all is well")
+    if aside:
+        say(f"{counted(len(aside), 'row')} set aside: `headway db repair --list`")
     return FAILED if found else 0
+
+
+async def _checked(maintenance: Maintenance) -> tuple[Sequence[str], Sequence[UnreadableRow]]:
+    found = await maintenance.problems()
+    return found, await maintenance.set_aside()
+
+
+def repair(args: Namespace) -> int:
+    """Set aside what cannot be read, or list what was."""
+    maintenance = _backend(args).maintenance()
+    rows = anyio.run(maintenance.set_aside if args.list else maintenance.repair)
+    if args.json:
+        say_json({"set_aside": [row._asdict() for row in rows]})
+        return 0
+    for row in rows:
+        say(f"{row}: set aside{'' if args.list else _consequence(row)}")
+    if not rows:
+        say("nothing is set aside" if args.list else "every row can be read")
+    return 0
+
+
+def _consequence(row: UnreadableRow) -> str:
+    match row.kind:
+        case "run":
+            return "; the run is gone, its queued calls are cancelled, its other calls stay"
+        case "call":
+            return "; its run asks it again when it goes on, and may pay for it again"
+        case "request":
+            return "; it was not carried out"
+        case _:
+            return ""
 
 
 def backup(args: Namespace) -> int:

@@ -9,7 +9,7 @@ import anyio
 
 from headway_scheduler.errors import RunNotFound
 from headway_scheduler.model.calls import CallRecord
-from headway_scheduler.model.runs import Run
+from headway_scheduler.model.runs import LIVES, Run
 from headway_scheduler.model.states import RunState
 
 from ...config import Config, load
@@ -66,8 +66,8 @@ async def _list(config: Config, state: RunState | None, limit: int) -> tuple[Seq
 
 def _states(state: RunState | None, reader: Reader) -> set[RunState]:
     """Return the states of rows that may stand for ``state``: see ``Reader.as_it_is``."""
-    if state is RunState.INTERRUPTED and not reader.is_held:
-        return {RunState.INTERRUPTED, RunState.RUNNING}
+    if state in (RunState.INTERRUPTED, RunState.FAILED) and not reader.is_held:
+        return {state, RunState.RUNNING}
     return set() if state is None else {state}
 
 
@@ -81,10 +81,15 @@ async def one_run(config: Config, run_id: str) -> tuple[Run, list[CallRecord], f
         return reader.as_it_is(run), calls, reader.now
 
 
+def state_of(run: Run) -> str:
+    """Return the state of a run, and whether it failed because it took workers down."""
+    return f"{run.state}, quarantined" if run.is_quarantined else run.state
+
+
 def _row(run: Run, now: float) -> tuple[str, ...]:
     return (
         run.id,
-        run.state,
+        state_of(run),
         run.priority.label,
         run.workflow,
         age(run.created_at, now),
@@ -93,7 +98,7 @@ def _row(run: Run, now: float) -> tuple[str, ...]:
 
 
 def _facts(run: Run, calls: Sequence[CallRecord], now: float) -> Iterator[str]:
-    yield f"{run.id}  {run.state}"
+    yield f"{run.id}  {state_of(run)}"
     yield f"workflow   {one_line(run.workflow)}"
     yield f"task       {one_line(run.task)}"
     yield f"priority   {run.priority.label}"
@@ -117,6 +122,12 @@ def _facts(run: Run, calls: Sequence[CallRecord], now: float) -> Iterator[str]:
     retries = sum(max(0, record.attempts - 1) for record in calls)
     if retries:
         yield f"sent again {counted(retries, 'time')}"
+    yield from _troubles(run)
+
+
+def _troubles(run: Run) -> Iterator[str]:
+    if run.lives_lost:
+        yield f"lives lost {run.lives_lost} in a row, of {LIVES}"
     if run.error is not None:
         yield f"error      {one_line(run.error)}"
 

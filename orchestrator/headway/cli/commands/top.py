@@ -16,6 +16,7 @@ from headway_scheduler.core.inspection import statistics
 from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import RunState
+from headway_scheduler.ports import UnreadableRow
 
 from ...config import Config, load
 from ..database import Reader, StoredQueue, load_queue, reading
@@ -51,6 +52,7 @@ class Dashboard:
     workers: list[WorkerView]
     is_held: bool
     now: float
+    unreadable: list[UnreadableRow]
 
 
 def top(args: Namespace) -> int:
@@ -77,12 +79,13 @@ def _live(config: Config, limit: int) -> None:
 
 
 async def _taken(config: Config) -> Dashboard:
-    async with reading(config) as reader:
+    async with reading(config, names=False) as reader:
         queue = await load_queue(config, reader)
         runs = [reader.as_it_is(run) for run in await reader.store.runs(AT_WORK, urgent_first=True)]
         workers = await _seen(reader)
         name = reader.backend.name
-        return Dashboard(name, queue, runs, workers, reader.is_held, reader.now)
+        unreadable = sorted(reader.store.unreadable)
+        return Dashboard(name, queue, runs, workers, reader.is_held, reader.now, unreadable)
 
 
 async def _seen(reader: Reader) -> list[WorkerView]:
@@ -118,6 +121,9 @@ def _drawn(dashboard: Dashboard, limit: int) -> str:
         parts.append(table(WORKERS, [_worker_row(each, now) for each in dashboard.workers]))
     if dashboard.runs:
         parts.append(table(RUNS, [_run_row(run, now) for run in dashboard.runs[:limit]]))
+    if dashboard.unreadable:
+        words = (f"{row}: `headway db repair` sets it aside" for row in dashboard.unreadable)
+        parts.append("\n".join(words))
     return "\n\n".join(parts)
 
 
@@ -161,4 +167,5 @@ def _facts(dashboard: Dashboard) -> dict[str, Any]:
             for each in dashboard.workers
         ],
         "runs": [run_facts(run) for run in dashboard.runs],
+        "unreadable": [row._asdict() for row in dashboard.unreadable],
     }

@@ -24,6 +24,7 @@ from ...ports import (
     Maintenance,
     Notifier,
     Store,
+    UnreadableRow,
     Vacancy,
     WorkerRegistry,
 )
@@ -107,6 +108,7 @@ class MemoryLeadership:
         if term is not None and not (term.is_silent and vacancy == _Silence(term.epoch)):
             raise StoreBusy(f"{backend.name}: is in use by worker {term.candidate}")
         backend.tables.epoch += 1
+        backend.tables.starts += 1
         backend.term = MemoryTerm(backend, candidate, backend.tables.epoch)
         return backend.term
 
@@ -122,6 +124,7 @@ class MemoryTerm:
     def __init__(self, backend: MemoryBackend, candidate: str, epoch: int) -> None:
         self.candidate = candidate
         self.epoch = epoch
+        self.lost_starts = backend.tables.starts - 1
         self.store: Store = MemoryStore(backend.tables, name=backend.name, epoch=epoch)
         self.is_silent = False
         self._backend = backend
@@ -316,6 +319,15 @@ class MemoryMaintenance:
     async def problems(self) -> Sequence[str]:
         """Nothing can be wrong."""
         return ()
+
+    async def repair(self) -> Sequence[UnreadableRow]:
+        """Nothing is to be set aside. Raises StoreBusy if it is in use."""
+        async with await self._backend.leadership().campaign("maintenance"):
+            return ()
+
+    async def set_aside(self) -> Sequence[UnreadableRow]:
+        """Return the requests that were set aside, oldest first."""
+        return tuple(self._backend.tables.set_aside)
 
     async def back_up(self, to: str) -> int:
         """Raise StoreError: there is no file to copy."""

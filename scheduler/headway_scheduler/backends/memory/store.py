@@ -19,7 +19,7 @@ from ...model.prompts import ChainNode
 from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Worker
 from ...model.states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
-from ...ports import Clock
+from ...ports import Clock, UnreadableRow
 from ..lookup import CANDIDATES, node_hash, only_run
 
 KEPT_ANSWERS = 1000
@@ -50,7 +50,10 @@ class Tables:
     inbox: dict[int, Letter] = field(default_factory=dict[int, Letter])
     answers: dict[int, str] = field(default_factory=dict[int, str])
     outbox: dict[int, OutboxRow] = field(default_factory=dict[int, OutboxRow])
+    set_aside: list[UnreadableRow] = field(default_factory=list[UnreadableRow])
     epoch: int = 0
+    starts: int = 0
+    """Terms in a row that have not begun."""
     last_id: int = 0
     """The last id of a row of the inbox or the outbox: no id is used twice."""
 
@@ -82,6 +85,8 @@ class MemoryStore:
         self.tables = Tables() if tables is None else tables
         self.name = name
         self.clock: Clock = _clock
+        self.unreadable: tuple[UnreadableRow, ...] = ()
+        """Nobody else writes to memory."""
         self._epoch = epoch
         self._read_only = read_only
 
@@ -126,6 +131,13 @@ class MemoryStore:
     def _carry(self, batch: Batch) -> None:
         """Take requests out of the inbox, and write to the outbox."""
         tables = self.tables
+        tables.starts = 0 if batch.begins else tables.starts
+        for request_id, tries in batch.tried:
+            if (letter := tables.inbox.get(request_id)) is not None:
+                tables.inbox[request_id] = replace(letter, tries=tries)
+        for request_id, why in batch.set_aside:
+            name = f"{request_id} of {tables.inbox[request_id].sender}"
+            tables.set_aside.append(UnreadableRow("request", name, why))
         for answer in batch.answers:
             if tables.inbox.pop(answer.request_id, None) is not None:
                 tables.answers[answer.request_id] = answer.text

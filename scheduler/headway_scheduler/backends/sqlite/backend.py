@@ -7,6 +7,7 @@ from .leadership import SqliteLeadership
 from .mailbox import SqliteMailbox
 from .maintenance import SqliteMaintenance
 from .notifier import SqliteNotifier
+from .reads import OpenedFile
 from .store import SqliteStore
 from .worker_files import WorkerFiles
 
@@ -17,6 +18,7 @@ class SqliteBackend:
     def __init__(self, path: Path) -> None:
         # Resolved: two names of one file must not have two locks.
         self._path = path.resolve()
+        self._file = OpenedFile(self._path)
         self._readers: dict[str, SqliteMailbox] = {}
 
     @property
@@ -26,11 +28,11 @@ class SqliteBackend:
 
     def reader(self) -> Store:
         """Return the journal for reading."""
-        return SqliteStore(self._path, read_only=True)
+        return SqliteStore(self._path, read_only=True, file=self._file)
 
     def leadership(self) -> Leadership:
         """Return a watcher of the leader."""
-        return SqliteLeadership(self._path)
+        return SqliteLeadership(self._path, self._file)
 
     def workers(self) -> WorkerRegistry:
         """Return a watcher of the workers."""
@@ -38,11 +40,11 @@ class SqliteBackend:
 
     def mailbox(self, epoch: int | None = None) -> Mailbox:
         """Return requests and notifications."""
-        return SqliteMailbox(self._path, epoch, self._readers)
+        return SqliteMailbox(self._path, epoch, self._readers, self._file)
 
     def notifier(self, owner: str) -> Notifier:
         """Return what rings for ``owner``, and reads ahead for the owner's mailbox."""
-        return SqliteNotifier(self._path, owner, self._read_ahead)
+        return SqliteNotifier(self._path, owner, self._read_ahead, self._file)
 
     def maintenance(self) -> Maintenance:
         """Return the means to check, copy, shrink and migrate the file."""

@@ -14,6 +14,7 @@ from anyio import to_thread
 
 from ...ports import Holder, Vacancy
 from .lock_file import LeaseMonitor, holder_of
+from .reads import OpenedFile
 from .store import SqliteStore
 
 SILENT_SECONDS = 1.5
@@ -28,8 +29,9 @@ class SqliteLeadership:
 
     leads_beside = False
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: OpenedFile | None = None) -> None:
         self._path = path
+        self._file = file
         self._monitor = LeaseMonitor(path, SILENT_SECONDS)
 
     def look(self) -> Vacancy | None:
@@ -45,7 +47,7 @@ class SqliteLeadership:
     async def campaign(self, candidate: str, vacancy: Vacancy | None = None) -> "SqliteTerm":
         """Lead as ``candidate``. Raises StoreBusy if somebody else leads, or another StoreError."""
         # Opened here, not in the term: a caller that lost the race must learn it from campaign().
-        store = SqliteStore(self._path, candidate=candidate, vacancy=vacancy)
+        store = SqliteStore(self._path, candidate=candidate, vacancy=vacancy, file=self._file)
         await store.__aenter__()
         return SqliteTerm(store)
 
@@ -60,6 +62,7 @@ class SqliteTerm:
     def __init__(self, store: SqliteStore) -> None:
         self.store = store
         self.epoch = store.epoch
+        self.lost_starts = store.lost_starts
 
     async def __aenter__(self) -> Self:
         """Lead."""

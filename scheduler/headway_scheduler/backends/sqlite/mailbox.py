@@ -12,7 +12,6 @@ without another hop to a thread.
 """
 
 import json
-import sqlite3
 import threading
 import time
 from collections import defaultdict, deque
@@ -31,7 +30,7 @@ from ...ports import LEADER, READ_AT_ONCE
 from .errors import explained
 from .lock_file import LOOK_SECONDS
 from .notifier import pipe_of, ring
-from .reads import assert_epoch, connect, probe, read
+from .reads import Connection, OpenedFile, assert_epoch, connect, probe, read
 from .sql import STATEMENTS, named
 from .stopped_writer import wake_writer
 
@@ -60,14 +59,16 @@ class SqliteMailbox:
         path: Path,
         epoch: int | None = None,
         readers: "MutableMapping[str, SqliteMailbox] | None" = None,
+        file: OpenedFile | None = None,
     ) -> None:
         self._path = path
+        self._file = OpenedFile(path) if file is None else file
         self._leader = pipe_of(path, LEADER)
         self._epoch = epoch
         self._readers = {} if readers is None else readers
         self._posting, self._reading = threading.Lock(), threading.Lock()
-        self._outgoing: sqlite3.Connection | None = None
-        self._incoming: sqlite3.Connection | None = None
+        self._outgoing: Connection | None = None
+        self._incoming: Connection | None = None
         self._is_syncing = False
         self._in_hand: frozenset[int] = frozenset()
         self._requests: deque[Letter] = deque()
@@ -115,9 +116,11 @@ class SqliteMailbox:
                 # loses the request, and its sender was promised nothing.
                 db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._is_syncing = durable
+            self._file.check()
             # One statement is its own transaction: it takes the write lock and commits, or raises
             # StoreBusy and has written nothing.
             request_id = db.execute(STATEMENTS["post_request"], (sender, text)).lastrowid
+            self._file.check()
         # After the commit: a leader that is rung before it would find nothing and sleep until it
         # polls. A crash in between loses only the ring.
         ring(self._leader)
@@ -179,13 +182,14 @@ class SqliteMailbox:
         # know what the first one found.
         with self._reading, explained(self._path):
             self._incoming = db = self._incoming or self._connect()
+            self._file.check()
             if owner == LEADER:
                 self._read_requests(db)
                 return bool(self._requests)
             self._read_notifications(db, owner)
             return bool(self._told[owner])
 
-    def _read_requests(self, db: sqlite3.Connection) -> None:
+    def _read_requests(self, db: Connection) -> None:
         if self._epoch is not None:
             assert_epoch(db, self._path, self._epoch)
         # Collected before the database is asked. A request leaves these sets only after the commit
@@ -197,13 +201,17 @@ class SqliteMailbox:
             "limit": READ_AT_ONCE - len(ahead),
         }
         rows = named(db.execute(STATEMENTS["waiting_requests"], known))
-        self._requests.extend(Letter(row.id, row.sender, row.event) for row in rows)
+        # Bytes that are no text are no request either; of nobody, if it is the sender that is none.
+        self._requests.extend(
+            Letter(row.id, _text(row.sender), _text(row.event), row.tries) for row in rows
+        )
 
-    def _read_notifications(self, db: sqlite3.Connection, worker_id: str) -> None:
+    def _read_notifications(self, db: Connection, worker_id: str) -> None:
         while True:
             values = {"worker": worker_id, "after": self._read[worker_id], "limit": READ_AT_ONCE}
             rows = [
-                (row.id, row.text) for row in named(db.execute(STATEMENTS["notifications"], values))
+                (row.id, _text(row.text))
+                for row in named(db.execute(STATEMENTS["notifications"], values))
             ]
             if not rows:
                 return
@@ -211,8 +219,10 @@ class SqliteMailbox:
             self._read[worker_id] = rows[-1][0]
             self._told[worker_id].extend(rows)
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self) -> Connection:
+        self._file.check()
         read(self._path, probe)
+        self._file.keep()
         with ExitStack() as undo:
             db = undo.enter_context(closing(connect(self._path, "mode=rw")))
             db.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_SECONDS)}")
@@ -222,3 +232,8 @@ class SqliteMailbox:
             db.execute("PRAGMA fullfsync = ON")
             undo.pop_all()
         return db
+
+
+def _text(value: object) -> str:
+    """Return a text as it was read; an empty one, in which is no request, for anything else."""
+    return value if isinstance(value, str) else ""

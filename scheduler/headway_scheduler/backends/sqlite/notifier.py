@@ -21,9 +21,9 @@ from typing import Self
 import anyio
 from anyio import to_thread
 
-from ...errors import StoreError, StoreTakenOver
+from ...errors import StoreError, StoreReplaced, StoreTakenOver
 from .errors import explained
-from .reads import connect
+from .reads import OpenedFile, connect
 
 POLL_SECONDS = 0.25
 """How often the listener looks without a ring."""
@@ -38,8 +38,15 @@ class SqliteNotifier:
     ``read_ahead`` is called in the listener's thread, and returns whether there are any.
     """
 
-    def __init__(self, path: Path, owner: str, read_ahead: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        owner: str,
+        read_ahead: Callable[[str], bool],
+        file: OpenedFile | None = None,
+    ) -> None:
         self._path = path
+        self._file = OpenedFile(path) if file is None else file
         self._owner = owner
         self._read_ahead = read_ahead
         self._come = anyio.Event()
@@ -51,7 +58,9 @@ class SqliteNotifier:
         self._loop = asyncio.get_running_loop()
         # Shielded: a listener that starts after a cancellation would be closed by nobody.
         with anyio.CancelScope(shield=True):
-            self._listener = await to_thread.run_sync(Listener, self._path, self._owner, self._look)
+            self._listener = await to_thread.run_sync(
+                Listener, self._path, self._owner, self._look, self._file
+            )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -74,7 +83,7 @@ class SqliteNotifier:
         try:
             if not self._read_ahead(self._owner):
                 return
-        except StoreTakenOver:
+        except (StoreTakenOver, StoreReplaced):
             # Wake the loop as well: it reads for itself, and gets the same error.
             self._loop.call_soon_threadsafe(self._wake)
             raise
@@ -87,8 +96,8 @@ class SqliteNotifier:
 class Listener:
     """A thread that calls ``look`` when the pipe of ``owner`` rings, if there are new commits.
 
-    It looks without a ring every ``poll_seconds``, and ends when ``look`` raises StoreTakenOver.
-    Close it after use. Raises StoreError.
+    It looks without a ring every ``poll_seconds``, and ends when ``look`` raises StoreTakenOver or
+    StoreReplaced. Close it after use. Raises StoreError.
     """
 
     def __init__(
@@ -96,11 +105,13 @@ class Listener:
         path: Path,
         owner: str,
         look: Callable[[], None],
+        file: OpenedFile | None = None,
         *,
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
         self._path = path
         self._call = look
+        self._file = OpenedFile(path) if file is None else file
         self._poll_seconds = poll_seconds
         self._seen: int | None = None
         self._is_over = False
@@ -125,18 +136,21 @@ class Listener:
                 try:
                     if self._has_changed():
                         self._call()
-                except StoreTakenOver:
+                except (StoreTakenOver, StoreReplaced):
                     return
                 except StoreError:
                     self._seen = None  # the rows are still to be read: look again at the next poll
                 self._pipe.wait(self._poll_seconds)
 
     def _has_changed(self) -> bool:
-        """Whether any process has committed since the last question; True at the first one."""
+        """Whether any process has committed since the last question; True at the first one.
+
+        True too for a file that is gone, or replaced: there, nobody commits any more.
+        """
         with explained(self._path):
             (version,) = self._db.execute("PRAGMA data_version").fetchone()
         before, self._seen = self._seen, version
-        return bool(before != version)
+        return bool(before != version) or self._file.is_lost()
 
 
 def pipe_of(database: Path, owner: str) -> Path:

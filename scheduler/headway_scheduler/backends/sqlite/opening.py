@@ -19,7 +19,7 @@ from .boot_clock import Anchor, new_anchor
 from .errors import explained
 from .lock_file import FileLock
 from .network import refuse_network
-from .reads import connect, probe, read, read_anchor
+from .reads import Connection, connect, probe, read, read_anchor
 from .sql import APPLICATION_ID, MIGRATIONS, STATEMENTS, named
 from .stopped_writer import wake_writer
 
@@ -33,7 +33,7 @@ class Writer:
 
     path: Path
     """The file."""
-    connection: sqlite3.Connection
+    connection: Connection
     """The one connection that writes the journal."""
     lock: FileLock
     """The leader's lock, to be released after the connection was closed."""
@@ -41,6 +41,8 @@ class Writer:
     """The epoch that every commit asserts."""
     anchor: Anchor
     """The time that all processes on this database share."""
+    lost_starts: int
+    """How many starts in a row, before this one, never came to their end."""
 
 
 def open_writer(path: Path, worker_id: str, vacancy: Vacancy | None = None) -> Writer:
@@ -63,12 +65,12 @@ def open_writer(path: Path, worker_id: str, vacancy: Vacancy | None = None) -> W
         _keep_older(path, undo)
         db = undo.enter_context(closing(connect(path, "mode=rw")))
         _prepare(path, db)
-        epoch, anchor = _raise_epoch(path, db, lock)
+        writer = _raise_epoch(path, db, lock)
         undo.pop_all()
-    return Writer(path, db, lock, epoch, anchor)
+    return writer
 
 
-def begin(db: sqlite3.Connection, path: Path) -> None:
+def begin(db: Connection, path: Path) -> None:
     """Begin to write, as soon as other writers let; a stopped writer is continued after 5 s."""
     try:
         db.execute("BEGIN IMMEDIATE")
@@ -78,7 +80,7 @@ def begin(db: sqlite3.Connection, path: Path) -> None:
         db.execute("BEGIN IMMEDIATE")
 
 
-def _raise_epoch(path: Path, db: sqlite3.Connection, lock: FileLock) -> tuple[int, Anchor]:
+def _raise_epoch(path: Path, db: Connection, lock: FileLock) -> Writer:
     begin(db, path)
     # Checked inside the transaction: of two processes that both hold a lock, the file has been
     # replaced under one, and that one finds out here, before it raises the epoch.
@@ -91,7 +93,7 @@ def _raise_epoch(path: Path, db: sqlite3.Connection, lock: FileLock) -> tuple[in
         anchor = new_anchor()
         db.execute(STATEMENTS["set_anchor"], (anchor.boot, anchor.offset))
     db.execute("COMMIT")
-    return int(row.epoch), anchor
+    return Writer(path, db, lock, int(row.epoch), anchor, int(row.starts) - 1)
 
 
 def _keep_older(path: Path, undo: ExitStack) -> None:
@@ -145,7 +147,7 @@ def _remove(path: Path) -> None:
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
-def _prepare(path: Path, db: sqlite3.Connection) -> None:
+def _prepare(path: Path, db: Connection) -> None:
     db.executescript(STATEMENTS["writer_settings"])
     (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
@@ -156,7 +158,7 @@ def _prepare(path: Path, db: sqlite3.Connection) -> None:
             _migrate(db, number, script)
 
 
-def _migrate(db: sqlite3.Connection, number: int, script: str) -> None:
+def _migrate(db: Connection, number: int, script: str) -> None:
     # One script, because executescript would commit a transaction that is already open.
     mark = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
     try:

@@ -11,15 +11,17 @@ import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ...errors import StoreCorrupt, StoreError, StoreForeign, StoreTooNew
+from ...errors import StoreCorrupt, StoreError, StoreForeign, StoreReplaced, StoreTooNew
 from ...model.batch import Lesson, Snapshot
 from ...model.calls import CallRecord, Spent
 from ...model.changes import Change
 from ...model.runs import Run, Worker
 from ...model.states import LIVE_CALLS, CallState, RunState
+from ...ports import UnreadableRow
 from ..lookup import CANDIDATES, node_hash, only_run
 from . import rows
 from .boot_clock import Anchor
@@ -32,7 +34,68 @@ BUSY_SECONDS = 5.0
 """How long SQLite waits for another process's lock; the default of Python's sqlite3."""
 
 
-def connect(path: Path, options: str) -> sqlite3.Connection:
+class OpenedFile:
+    """The file that a process has opened: it must stay at its path, and not become shorter.
+
+    A connection goes on with a file that was removed or replaced, and what it writes is lost. So
+    whoever is about to rely on the file looks first. The process shares one of these; what it once
+    found holds for good, because nobody knows what became of the file meanwhile.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._key: tuple[int, int] | None = None
+        self._size = 0
+        self._lost = ""
+
+    def keep(self) -> None:
+        """Take the file that is there for the one that was opened, unless one was before."""
+        if self._key is None:
+            status = self._path.stat()
+            self._key, self._size = (status.st_dev, status.st_ino), 0
+
+    def check(self, *, grows: bool = False) -> None:
+        """Raise StoreReplaced if it is not the file that was opened.
+
+        ``grows``: for the leader, under whom no process gives space back to the disk.
+        """
+        if not self._lost and self._key is not None:
+            self._lost = self._look(grows)
+        if self._lost:
+            raise StoreReplaced(
+                f"{self._path}: the file was {self._lost} while it was open: nothing that came "
+                "after is recorded; see what happened to it, bring it back and start again"
+            )
+
+    def is_lost(self) -> bool:
+        """Whether it is not the file that was opened."""
+        try:
+            self.check()
+        except StoreReplaced:
+            return True
+        return False
+
+    def _look(self, grows: bool) -> str:
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return "removed"
+        if (status.st_dev, status.st_ino) != self._key:
+            return "replaced by another one"
+        if status.st_size == 0 or (grows and status.st_size < self._size):
+            return "cut short"
+        if grows:
+            self._size = status.st_size
+        return ""
+
+
+class Connection(sqlite3.Connection):
+    """A connection that remembers the rows that it could not read."""
+
+    left_out: set[UnreadableRow]
+
+
+def connect(path: Path, options: str) -> Connection:
     """Open ``path`` with SQLite's URI ``options``; transactions are begun by hand."""
     db = sqlite3.connect(
         f"{path.as_uri()}?{options}",
@@ -40,16 +103,26 @@ def connect(path: Path, options: str) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
         uri=True,
+        factory=Connection,
     )
+    db.left_out = set()
     db.text_factory = rows.as_text
     return db
 
 
-def read(path: Path, question: Callable[[sqlite3.Connection], T], *, any_age: bool = False) -> T:
+def read(
+    path: Path,
+    question: Callable[[Connection], T],
+    *,
+    any_age: bool = False,
+    left_out: set[UnreadableRow] | None = None,
+) -> T:
     """Ask the database at ``path`` in one read transaction. Raises StoreError.
 
     ``any_age``: the question fits older formats too, so a database to be migrated is read as well.
+    ``left_out`` gets the rows that cannot be read.
     """
+    ask = partial(_ask, path, question=question, any_age=any_age, left_out=left_out)
     with explained(path):
         if not path.exists():
             raise StoreError(
@@ -60,9 +133,9 @@ def read(path: Path, question: Callable[[sqlite3.Connection], T], *, any_age: bo
             raise StoreError(f"{path}: is not a file: name a file in a folder of yours")
         before = _file_state(path)
         if before[0]:
-            return _ask(path, "mode=ro", question, any_age)
+            return ask("mode=ro")
         try:
-            answer = _ask(path, "mode=ro&immutable=1", question, any_age)
+            answer = ask("mode=ro&immutable=1")
         # A writer that begins during an immutable read makes the file look damaged or stale. So the
         # answer, or the error, counts only if the file is as it was before.
         except (sqlite3.Error, StoreError):
@@ -71,7 +144,7 @@ def read(path: Path, question: Callable[[sqlite3.Connection], T], *, any_age: bo
         else:
             if _file_state(path) == before:
                 return answer
-        return _ask(path, "mode=ro", question, any_age)
+        return ask("mode=ro")
 
 
 def _file_state(path: Path) -> tuple[bool, int, int]:
@@ -79,20 +152,30 @@ def _file_state(path: Path) -> tuple[bool, int, int]:
     return Path(f"{path}-wal").exists(), status.st_size, status.st_mtime_ns
 
 
-def _ask(path: Path, options: str, question: Callable[[sqlite3.Connection], T], any_age: bool) -> T:
+def _ask(
+    path: Path,
+    options: str,
+    question: Callable[[Connection], T],
+    any_age: bool,
+    left_out: set[UnreadableRow] | None,
+) -> T:
     with closing(connect(path, options)) as db:
         db.execute("BEGIN")
         _check_version(path, db, any_age)
         try:
-            return question(db)
-        except ValueError as error:
-            raise StoreCorrupt(
-                f"{path}: the file is damaged: it has a value that was never written ({error}); "
-                "bring back a backup"
-            ) from error
+            answer = question(db)
+        except _CannotBeRead as error:
+            raise StoreCorrupt(f"{path}: {error}: `headway db repair` sets it aside") from error
+        if left_out is not None:
+            left_out |= db.left_out
+        return answer
 
 
-def _check_version(path: Path, db: sqlite3.Connection, any_age: bool) -> None:
+class _CannotBeRead(ValueError):
+    """A row that was asked for, and that cannot be left out."""
+
+
+def _check_version(path: Path, db: Connection, any_age: bool) -> None:
     (application,) = db.execute("PRAGMA application_id").fetchone()
     if application != APPLICATION_ID:
         raise StoreForeign(
@@ -115,105 +198,117 @@ def _check_version(path: Path, db: sqlite3.Connection, any_age: bool) -> None:
 # The questions
 
 
-def probe(db: sqlite3.Connection) -> None:
+def probe(db: Connection) -> None:
     """Read the schema and the upper pages, to notice damage early."""
     db.execute(STATEMENTS["probe"]).fetchone()
 
 
-def read_anchor(db: sqlite3.Connection) -> Anchor:
+def read_anchor(db: Connection) -> Anchor:
     """Return the anchor that was agreed on last; not valid if the machine was started since."""
     row = next(named(db.execute(STATEMENTS["anchor"])))
     return Anchor(boot=row.boot, offset=row.clock_offset)
 
 
-def assert_epoch(db: sqlite3.Connection, path: Path, epoch: int) -> None:
+def assert_epoch(db: Connection, path: Path, epoch: int) -> None:
     """Raise StoreTakenOver if another process has raised the epoch since ``epoch``."""
     (now,) = db.execute(STATEMENTS["epoch"]).fetchone()
     if now != epoch:
         raise taken_over(path)
 
 
-def snapshot(db: sqlite3.Connection) -> Snapshot:
+def snapshot(db: Connection) -> Snapshot:
     """See ``Store.snapshot``."""
-    buckets = tuple(_fetch(db, "buckets", rows.bucket))
-    live = _fetch(db, "live_calls", rows.call_record, states=_listed(LIVE_CALLS), limit=None)
+    buckets = tuple(_fetch(db, "buckets", "buckets"))
+    live = _fetch(db, "live_calls", "calls", states=_listed(LIVE_CALLS))
     (next_seq,) = db.execute(STATEMENTS["next_seq"]).fetchone()
-    changes = tuple(_fetch(db, "standing_changes", rows.change))
+    changes = tuple(_fetch(db, "standing_changes", "changes"))
     return Snapshot(buckets, tuple(live), next_seq, changes, lessons(db))
 
 
-def lessons(db: sqlite3.Connection) -> tuple[Lesson, ...]:
+def lessons(db: Connection) -> tuple[Lesson, ...]:
     """See ``Store.lessons``."""
-    return tuple(_fetch(db, "lessons", rows.lesson))
+    return tuple(_fetch(db, "lessons", "lessons"))
 
 
-def changes(db: sqlite3.Connection, limit: int | None) -> Sequence[Change]:
+def changes(db: Connection, limit: int | None) -> Sequence[Change]:
     """See ``Store.changes``."""
-    return _fetch(db, "changes", rows.change, limit=limit)
+    return _fetch(db, "changes", "changes", limit=limit)
 
 
-def run(db: sqlite3.Connection, run_id: str) -> Run | None:
-    """See ``Store.run``."""
-    return only_run(
-        run_id,
-        _fetch(db, "runs_like", rows.run, prefix=rows.as_bytes(run_id), limit=CANDIDATES + 1),
-    )
+def run(db: Connection, run_id: str) -> Run | None:
+    """See ``Store.run``. Raises ValueError for a row that cannot be read."""
+    found = _fetch(db, "runs_like", "runs", prefix=rows.as_bytes(run_id), limit=CANDIDATES + 1)
+    if not found or found[0].id != run_id:
+        for row in sorted(db.left_out):
+            if row.id == run_id or (not found and row.id.startswith(run_id)):
+                raise _CannotBeRead(str(row))
+    return only_run(run_id, found)
 
 
-def run_with_key(db: sqlite3.Connection, key: str) -> Run | None:
-    """See ``Store.run_with_key``."""
-    return next(iter(_fetch(db, "run_with_key", rows.run, key=rows.as_bytes(key))), None)
+def run_with_key(db: Connection, key: str) -> Run | None:
+    """See ``Store.run_with_key``. Raises ValueError for a row that cannot be read."""
+    found = _fetch(db, "run_with_key", "runs", must_be_whole=True, key=rows.as_bytes(key))
+    return next(iter(found), None)
 
 
 def runs(
-    db: sqlite3.Connection, states: Collection[RunState], limit: int | None, urgent_first: bool
+    db: Connection, states: Collection[RunState], limit: int | None, urgent_first: bool
 ) -> Sequence[Run]:
     """See ``Store.runs``."""
     if urgent_first:
-        return _fetch(db, "urgent_runs", rows.run, states=_listed(states or RunState), limit=limit)
+        return _fetch(db, "urgent_runs", "runs", states=_listed(states or RunState), limit=limit)
     if not states:
-        return _fetch(db, "runs", rows.run, limit=limit)
-    return _fetch(db, "runs_in", rows.run, states=_listed(states), limit=limit)
+        return _fetch(db, "runs", "runs", limit=limit)
+    return _fetch(db, "runs_in", "runs", states=_listed(states), limit=limit)
 
 
 def calls(
-    db: sqlite3.Connection, run_id: str | None, states: Collection[CallState], limit: int | None
+    db: Connection, run_id: str | None, states: Collection[CallState], limit: int | None
 ) -> Sequence[CallRecord]:
-    """See ``Store.calls``."""
+    """See ``Store.calls``. Of a run all are given, or ValueError is raised.
+
+    A run that went on without one of its answers would pay for it again.
+    """
     listed = _listed(states)
     if run_id is not None:
-        name = "calls_of_run"
-        return _fetch(
-            db, name, rows.call_record, run_id=rows.as_bytes(run_id), states=listed, limit=limit
-        )
+        values = {"run_id": rows.as_bytes(run_id), "states": listed}
+        return _fetch(db, "calls_of_run", "calls", must_be_whole=True, limit=limit, **values)
     name = "live_calls" if states and LIVE_CALLS.issuperset(states) else "calls"
-    return _fetch(db, name, rows.call_record, states=listed, limit=limit)
+    return _fetch(db, name, "calls", states=listed, limit=limit)
 
 
-def assigned(db: sqlite3.Connection) -> Sequence[Run]:
+def assigned(db: Connection) -> Sequence[Run]:
     """See ``Store.assigned``."""
-    return _fetch(db, "assigned_runs", rows.run)
+    return _fetch(db, "assigned_runs", "runs")
 
 
-def workers(db: sqlite3.Connection) -> Sequence[Worker]:
+def workers(db: Connection) -> Sequence[Worker]:
     """See ``Store.workers``."""
-    return _fetch(db, "workers", rows.worker)
+    return _fetch(db, "workers", "workers")
 
 
-def is_listed(db: sqlite3.Connection, worker_id: str) -> bool:
+def is_listed(db: Connection, worker_id: str) -> bool:
     """Whether a worker has its row; the leader removes it if it takes the worker for dead."""
     (row,) = named(db.execute(STATEMENTS["is_listed"], {"worker": worker_id}))
     return bool(row.is_listed)
 
 
-def spent(db: sqlite3.Connection, by: str, since: float) -> Sequence[Spent]:
+def spent(db: Connection, by: str, since: float) -> Sequence[Spent]:
     """See ``Store.spent``."""
-    return _fetch(db, "spent", rows.spent, by=by, since=since)
+    found = []
+    for row in named(db.execute(STATEMENTS["spent"], {"by": by, "since": since})):
+        try:
+            found.append(rows.spent(row))
+        except ValueError as error:
+            db.left_out.add(UnreadableRow("call", f"of {row.key!r}", str(error)))
+    return found
 
 
-def prompt(db: sqlite3.Connection, request_hash: str) -> Sequence[str] | None:
+def prompt(db: Connection, request_hash: str) -> Sequence[str] | None:
     """See ``Store.prompt``."""
     found = db.execute(STATEMENTS["prompt"], {"hash": node_hash(request_hash)}).fetchall()
+    if any(type(text) is not str for (text,) in found):
+        raise _CannotBeRead(f"a text of prompt {request_hash} cannot be read")
     return [text for (text,) in reversed(found)] or None
 
 
@@ -222,6 +317,38 @@ def _listed(states: Iterable[CallState | RunState]) -> str:
 
 
 def _fetch(
-    db: sqlite3.Connection, name: str, convert: Callable[[Any], T], **values: object
-) -> list[T]:
-    return [convert(row) for row in named(db.execute(STATEMENTS[name], values))]
+    db: Connection,
+    name: str,
+    table: str,
+    *,
+    must_be_whole: bool = False,
+    limit: int | None = None,
+    **values: object,
+) -> list[Any]:
+    """Run a statement for rows of a table; leave out what cannot be read, or raise ValueError."""
+    asked = limit
+    while True:
+        cursor = db.execute(STATEMENTS[name], {**values, "limit": asked})
+        found, left_out = split(named(cursor), table)
+        db.left_out |= set(left_out)
+        if must_be_whole and left_out:
+            raise _CannotBeRead(str(left_out[0]))
+        missing = 0 if limit is None else limit - len(found)
+        if not missing or not left_out or len(found) + len(left_out) < (asked or 0):
+            return found
+        # Others take the places of rows that cannot be read, or those would hide them for good.
+        asked = (asked or 0) + missing
+
+
+def split(found: Iterable[Any], table: str) -> tuple[list[Any], list[UnreadableRow]]:
+    """Convert rows of a table; return those that can be read, and the others."""
+    kind, key, convert = rows.READERS[table]
+    good: list[Any] = []
+    bad: list[UnreadableRow] = []
+    for row in found:
+        try:
+            good.append(convert(row))
+        except Exception as error:  # of whatever kind: the value may be anything
+            words = str(error) or type(error).__name__
+            bad.append(UnreadableRow(kind, rows.id_of(row, key), words[:200]))
+    return good, bad

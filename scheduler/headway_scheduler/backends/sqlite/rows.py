@@ -3,18 +3,22 @@
 A commit is a list of statement names, each with its rows: flat tuples in the order of ``COLUMNS``.
 They are made on the event loop, up to a thousand per commit, before the writer's thread sees them,
 because the core may change its records at any time after. Rows that are read have the names that
-their statement gives (``sql.named``), so no statement's order of columns is known here.
+their statement gives (``sql.named``), so no statement's order of columns is known here. Every value
+is checked: another program, a bug or a bad disk may have written it. What is wrong raises a
+ValueError that names the column.
 """
 
 import json
+from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from functools import lru_cache
-from typing import Any, Final
+from math import isfinite
+from typing import Any, Final, NoReturn
 
 from ...model.batch import Batch, Lesson
-from ...model.calls import Call, CallRecord, Priority, Spent, Usage
-from ...model.changes import Change
+from ...model.calls import LARGEST_COUNT, Call, CallRecord, Priority, Spent, Usage
+from ...model.changes import Change, hold_of, quota_of, weight_of
 from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Worker
 from ...model.states import CallState, RunState
@@ -35,7 +39,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         *("id", "workflow", "task", "priority", "state", "created_at", "key", "component"),
         *("started_at", "finished_at", "result", "error", "parameters", "version", "history"),
         *("parent", "parent_until", "deadline", "budget_usd", "waits_for", "attempts"),
-        *("resumed_at", "team", "worker"),
+        *("resumed_at", "team", "worker", "lives_lost"),
     ),
     "buckets": ("quota", "resource", "available", "as_of", "paused_until"),
     "pieces": ("hash", "text"),
@@ -75,6 +79,9 @@ def work_of(batch: Batch) -> Work:
         ("insert_change", [astuple(change) for change in batch.changes], True),
         ("save_lesson", [astuple(lesson) for lesson in batch.lessons], True),
         *_forgetting(batch.forget),
+        ("begin_term", [()] if batch.begins else [], True),
+        ("try_request", [(tries, request_id) for request_id, tries in batch.tried], False),
+        ("set_request_aside", list(batch.set_aside), False),
         ("answer_request", [(answer.text, answer.request_id) for answer in batch.answers], False),
         ("forget_requests", [()] if batch.answers else [], False),
         ("take_request", [(request_id,) for request_id in batch.taken], False),
@@ -98,8 +105,84 @@ def as_bytes(value: Any) -> Any:
 
 
 def as_text(stored: bytes) -> str:
-    """Reverse of :func:`as_bytes`."""
-    return stored.decode("utf-8", "surrogatepass")
+    """Reverse of :func:`as_bytes`. Bytes that are no text stay bytes, which no column of text is.
+
+    An error here would end the whole question, and with it the rows that can be read.
+    """
+    try:
+        return stored.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return stored  # type: ignore[return-value]
+
+
+# What is read is checked
+
+REALS: Final = frozenset(
+    {
+        *("submitted_at", "not_before", "admitted_at", "sent_at", "finished_at", "created_at"),
+        *("started_at", "resumed_at", "deadline", "budget_usd", "usd_estimate", "available"),
+        *("as_of", "paused_until", "at", "since"),
+    }
+)
+"""Columns of numbers with a fraction. All that are neither these nor text are whole numbers."""
+
+MAYBE: Final = frozenset(
+    {
+        *("not_before", "admitted_at", "sent_at", "finished_at", "input_tokens", "output_tokens"),
+        *("answer", "error", "arrival", "worker", "key", "component", "started_at", "result"),
+        *("parameters", "version", "history", "parent", "parent_until", "deadline", "budget_usd"),
+        *("waits_for", "resumed_at", "team", "paused_until"),
+    }
+)
+"""Columns that may be NULL."""
+
+TIMES: Final = frozenset(
+    {*("created_at", "started_at", "finished_at", "resumed_at", "since", "at")}
+)
+LAST_TIME: Final = 253_402_300_799.0
+"""The end of the year 9999: what comes later cannot be shown."""
+
+
+def checked(row: Any) -> Any:
+    """Return a row whose values all have their column's type and a value that can be used."""
+    for column, value in zip(row._fields, row, strict=True):
+        if value is None:
+            if column not in MAYBE:
+                raise ValueError(f"{column} is missing")
+        elif column in TEXTS:
+            if type(value) is not str:
+                raise ValueError(f"{column} is no text")
+        elif column in REALS:
+            if type(value) not in (float, int) or not isfinite(value):
+                raise ValueError(f"{column} is no finite number")
+            if column in TIMES and abs(value) > LAST_TIME:
+                raise ValueError(f"{column} is no time")
+        elif type(value) is not int or not -LARGEST_COUNT <= value <= LARGEST_COUNT:
+            raise ValueError(f"{column} is no whole number that can be")
+    return row
+
+
+def json_of(column: str, text: str) -> Any:
+    """Return what a column has as JSON. NaN and infinite numbers are none."""
+    try:
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{column} is no JSON: {error}") from None
+
+
+def _finite(digits: str) -> float:
+    return number if isfinite(number := float(digits)) else _no_number(digits)
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word[:20]} is no number")
+
+
+def _texts(column: str, text: str) -> tuple[str, ...]:
+    found = json_of(column, text)
+    if type(found) is not list or any(type(each) is not str for each in found):
+        raise ValueError(f"{column} is no list of texts")
+    return tuple(found)
 
 
 def _forgetting(run_ids: Sequence[str]) -> Work:
@@ -117,7 +200,7 @@ def _quotas_text(quotas: tuple[str, ...]) -> str:
 
 @lru_cache(maxsize=1024)
 def _quotas(text: str) -> tuple[str, ...]:
-    return tuple(json.loads(text))
+    return _texts("quotas", text)
 
 
 def _call_row(record: CallRecord) -> Row:
@@ -185,6 +268,7 @@ def _run_row(run: Run) -> Row:
         run.resumed_at,
         run.team,
         run.worker,
+        run.lives_lost,
     )
 
 
@@ -202,6 +286,7 @@ def _worker_row(worker: Worker) -> Row:
 
 def call_record(row: Any) -> CallRecord:
     """Return the call of a row. Raises ValueError for a value that no Headway writes."""
+    checked(row)
     call = Call(
         id=row.id,
         run_id=row.run_id,
@@ -238,46 +323,98 @@ def call_record(row: Any) -> CallRecord:
 
 def bucket(row: Any) -> BucketState:
     """Return the bucket of a row. Raises ValueError for a value that no Headway writes."""
-    stored: dict[str, Any] = row._asdict()
+    stored: dict[str, Any] = checked(row)._asdict()
+    if abs(row.available) > LARGEST_COUNT:
+        raise ValueError("available is more than can be")
     return BucketState(**stored | {"resource": Resource(row.resource)})
 
 
 def run(row: Any) -> Run:
     """Return the run of a row. Raises ValueError for a value that no Headway writes."""
-    stored: dict[str, Any] = row._asdict()
+    stored: dict[str, Any] = checked(row)._asdict()
+    if row.parameters is not None and type(json_of("parameters", row.parameters)) is not dict:
+        raise ValueError("parameters are no JSON object")
     return Run(
         **stored
         | {
             "priority": Priority(row.priority),
             "state": RunState(row.state),
-            "history": () if row.history is None else tuple(json.loads(row.history)),
+            "history": () if row.history is None else _texts("history", row.history),
         }
     )
 
 
 def change(row: Any) -> Change:
-    """Return the change of a row."""
-    return Change(row.at, row.kind, row.target, row.value)
+    """Return the change of a row. Raises ValueError, or CallerError for limits that cannot be."""
+    checked(row)
+    change = Change(row.at, row.kind, row.target, row.value)
+    json_of("value", row.value)
+    match row.kind:
+        case "limits":
+            quota_of(change)
+        case "weight":
+            share = weight_of(change)
+            if share is not None and not (type(share) in (int, float) and share > 0):
+                raise ValueError("value is no weight")
+        case "gate":
+            hold_of(change)
+        case "resume":
+            pass
+        case _:
+            raise ValueError("kind is none that an operator's change has")
+    return change
 
 
 def lesson(row: Any) -> Lesson:
-    """Return the lesson of a row."""
-    return Lesson(**row._asdict())
+    """Return the lesson of a row. Its value is read by who learned it."""
+    lesson = Lesson(**checked(row)._asdict())
+    json_of("value", lesson.value)
+    return lesson
 
 
 def worker(row: Any) -> Worker:
-    """Return the worker of a row."""
-    stored: dict[str, Any] = row._asdict()
+    """Return the worker of a row. Raises ValueError for a value that no Headway writes."""
+    stored: dict[str, Any] = checked(row)._asdict()
     stored["takes_interrupted"] = bool(row.takes_interrupted)
-    return Worker(**stored | {"workflows": tuple(json.loads(row.workflows))})
+    return Worker(**stored | {"workflows": _texts("workflows", row.workflows)})
 
 
 def spent(row: Any) -> Spent:
     """Return a group of calls that took the same."""
+    checked(row)
     return Spent(row.key, row.model, _usage(row), row.calls, row.lost)
 
 
 def _usage(row: Any) -> Usage | None:
     if row.input_tokens is None:
         return None
+    if row.output_tokens is None:
+        raise ValueError("output_tokens is missing")
     return Usage(row.input_tokens, row.output_tokens)
+
+
+READERS: Final = {
+    "runs": ("run", ("id",), run),
+    "calls": ("call", ("id",), call_record),
+    "buckets": ("limit", ("quota", "resource"), bucket),
+    "changes": ("change", ("kind", "target"), change),
+    "lessons": ("lesson", ("kind", "subject"), lesson),
+    "workers": ("worker", ("id",), worker),
+}
+"""By table: what a row of it is called, the columns that name it, and what reads it."""
+
+
+def named_row(columns: Sequence[str], values: Row) -> Any:
+    """Return values under the names of their columns, as a statement would give them."""
+    return _row_type(tuple(columns))._make(values)
+
+
+@lru_cache(maxsize=16)
+def _row_type(columns: tuple[str, ...]) -> Any:
+    return namedtuple("Row", columns)
+
+
+def id_of(row: Any, columns: Sequence[str]) -> str:
+    """Return what names a row in messages, whatever its values are."""
+    values = (getattr(row, column) for column in columns)
+    return " ".join(each if isinstance(each, str) else repr(each) for each in values)[:200]

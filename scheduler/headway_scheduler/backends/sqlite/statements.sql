@@ -33,7 +33,10 @@ INSERT INTO lessons ($lessons) VALUES ($lessons_values)
 ON CONFLICT (kind, subject) DO UPDATE SET value = excluded.value;
 
 -- raise_epoch: A new leader. What those before it write is refused from here on.
-UPDATE leadership SET epoch = epoch + 1 RETURNING epoch;
+UPDATE leadership SET epoch = epoch + 1, starts = starts + 1 RETURNING epoch, starts;
+
+-- begin_term: The start of a leader has come to its end.
+UPDATE leadership SET starts = 0;
 
 -- anchor: What wall time is, since which boot.
 SELECT boot, clock_offset FROM leadership;
@@ -48,19 +51,29 @@ SELECT epoch FROM leadership;
 INSERT INTO inbox (sender, event) VALUES (?, ?);
 
 -- answer_request: What became of a request. The first answer stays.
-UPDATE inbox SET answer = ? WHERE id = ? AND answer IS NULL;
+UPDATE inbox SET answer = CAST(? AS TEXT) WHERE id = ? AND answer IS NULL;
 
 -- forget_requests: Answered requests, but for the last thousand: their senders may still look.
 DELETE FROM inbox WHERE id <= (SELECT max(id) FROM inbox) - 1000 AND answer IS NOT NULL;
+
+-- try_request: How many leaders have begun with a request.
+UPDATE inbox SET tries = ? WHERE id = ?;
+
+-- set_request_aside: Keep a request that ended one leader after the other.
+INSERT INTO set_aside (at, kind, name, why, row)
+SELECT
+    (julianday('now') - 2440587.5) * 86400.0, 'request', id || ' of ' || sender, CAST(?2 AS TEXT),
+    json_object('id', id, 'sender', sender, 'event', event)
+FROM inbox WHERE id = ?1;
 
 -- take_request: A request that was carried out, and that its sender is notified of.
 DELETE FROM inbox WHERE id = ?;
 
 -- notify: What a worker is told.
-INSERT INTO outbox (worker, text) VALUES (?, ?);
+INSERT INTO outbox (worker, text) VALUES (CAST(? AS TEXT), CAST(? AS TEXT));
 
 -- forget_notifications: What a worker has read.
-DELETE FROM outbox WHERE worker = ? AND id <= ?;
+DELETE FROM outbox WHERE worker = CAST(? AS TEXT) AND id <= ?;
 
 -- save_worker: A process that executes runs, and how many it takes now.
 INSERT INTO workers ($workers) VALUES ($workers_values)
@@ -69,7 +82,7 @@ ON CONFLICT (id) DO UPDATE SET
     workflows = excluded.workflows;
 
 -- forget_worker: A process that executes runs no more.
-DELETE FROM workers WHERE id = ?;
+DELETE FROM workers WHERE id = CAST(? AS TEXT);
 
 -- forget_lost_notifications: What was told to processes that are gone.
 DELETE FROM outbox WHERE worker NOT IN (SELECT id FROM workers);
@@ -123,8 +136,8 @@ SELECT pieces.text FROM chain JOIN pieces ON pieces.hash = chain.piece ORDER BY 
 -- probe: Reads the schema and one path down the largest table, to notice damage early.
 SELECT max(seq) FROM calls;
 
--- next_seq: The place of the next call to arrive.
-SELECT coalesce(max(seq) + 1, 0) FROM calls;
+-- next_seq: The place of the next call to arrive; a number that no Headway gives counts for nothing.
+SELECT coalesce(max(seq) + 1, 0) FROM calls WHERE seq < 1000000000000;
 
 -- buckets: Every bucket.
 SELECT $buckets FROM buckets ORDER BY quota, resource;
@@ -197,7 +210,7 @@ GROUP BY 1, 2, 3, 4
 ORDER BY 1, 2, 3, 4;
 
 -- waiting_requests: Requests without an answer that are not in hand (JSON list), oldest first.
-SELECT id, sender, event FROM inbox INDEXED BY inbox_waiting
+SELECT id, sender, event, tries FROM inbox INDEXED BY inbox_waiting
 WHERE answer IS NULL AND id NOT IN (SELECT value FROM json_each(:in_hand)) ORDER BY id LIMIT :limit;
 
 -- request_answer: The answer to a request; no row if it is kept no longer.
@@ -233,3 +246,19 @@ SELECT 'a run is a copy of one that is gone: run', runs.id
 FROM runs LEFT JOIN runs AS parents ON parents.id = runs.parent
 WHERE runs.parent IS NOT NULL AND parents.id IS NULL
 LIMIT :limit;
+
+-- every_request: Requests that are not answered.
+SELECT id, sender, event FROM inbox WHERE answer IS NULL ORDER BY id;
+
+-- every_notification: What workers have not read.
+SELECT id, worker, text FROM outbox ORDER BY id;
+
+-- set_aside: Keep a row that could not be read.
+INSERT INTO set_aside (at, kind, name, why, row) VALUES (?, ?, ?, ?, ?);
+
+-- rows_set_aside: Rows that could not be read, in the order in which they were set aside.
+SELECT kind, name, why FROM set_aside ORDER BY id;
+
+-- end_calls: The calls of a run that was set aside leave the queue.
+UPDATE calls SET state = 'cancelled', error = 'its run could not be read, and was set aside'
+WHERE run_id = CAST(? AS TEXT) AND state = 'queued';

@@ -4,6 +4,7 @@ Theory of operation. One connection writes, on aiosqlite's thread: each commit i
 thread and one synced transaction. Readers open the file anew for each question (see ``reads``).
 """
 
+import logging
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
@@ -22,16 +23,19 @@ from ...model.calls import CallRecord, Spent
 from ...model.changes import Change
 from ...model.runs import Run, Worker
 from ...model.states import CallState, RunState
-from ...ports import Clock, Vacancy
+from ...ports import Clock, UnreadableRow, Vacancy
 from . import reads
 from .boot_clock import new_anchor
 from .errors import explained, taken_over
 from .network import refuse_network
 from .opening import Writer, begin, open_writer
+from .reads import Connection, OpenedFile
 from .rows import Work, with_bytes, work_of
 from .sql import STATEMENTS
 
 T = TypeVar("T")
+
+_log = logging.getLogger("headway")
 
 
 class SqliteStore:
@@ -50,12 +54,16 @@ class SqliteStore:
         read_only: bool = False,
         candidate: str = "",
         vacancy: Vacancy | None = None,
+        file: OpenedFile | None = None,
     ) -> None:
         # Resolved: two names of one file must not have two locks.
         self.path = Path(path).resolve()
         self.read_only = read_only
+        self._file = OpenedFile(self.path) if file is None else file
         self.clock: Clock = new_anchor().now
         """The time that all processes on the database share; wall time until this is open."""
+        self.unreadable: set[UnreadableRow] = set()
+        """The rows that were left out of answers so far."""
         self._candidate, self._vacancy = candidate, vacancy
         self._opened: Writer
         self._writer: aiosqlite.Connection | None = None
@@ -65,6 +73,7 @@ class SqliteStore:
         if self.read_only:
             await to_thread.run_sync(refuse_network, self.path)
             await self._read(reads.probe)
+            await to_thread.run_sync(self._keep_file)
             # A damaged table of the clock must not keep the rest from being read.
             with suppress(StoreCorrupt):
                 anchor = await self._read(reads.read_anchor)
@@ -73,13 +82,28 @@ class SqliteStore:
         # Shielded: a cancellation between the lock and this assignment would leave a lock, and its
         # thread, that nobody releases.
         with anyio.CancelScope(shield=True):
-            self._opened = await to_thread.run_sync(
-                open_writer, self.path, self._candidate, self._vacancy
-            )
+            self._opened = await to_thread.run_sync(self._open)
             self.clock = self._opened.anchor.now
             # Opened before: a failed start of aiosqlite leaves its thread to end by itself.
             self._writer = await aiosqlite.Connection(lambda: self._opened.connection, 64)
         return self
+
+    def _open(self) -> Writer:
+        # Before anything is made: in the place of a file that is gone, no new one may appear.
+        self._file.check()
+        opened = open_writer(self.path, self._candidate, self._vacancy)
+        try:
+            self._keep_file()
+        except BaseException:
+            opened.connection.close()
+            opened.lock.release()
+            raise
+        return opened
+
+    def _keep_file(self) -> None:
+        with explained(self.path):
+            self._file.keep()
+            self._file.check()
 
     async def __aexit__(self, *_: object) -> None:
         """Close. What was committed stays."""
@@ -105,6 +129,11 @@ class SqliteStore:
         """The epoch of this leader; every commit asserts that it is still the current one."""
         return self._opened.epoch
 
+    @property
+    def lost_starts(self) -> int:
+        """How many starts of leaders in a row, before this one, never came to their end."""
+        return self._opened.lost_starts
+
     async def commit(self, batch: Batch) -> None:
         """Write all of ``batch`` and sync it, or raise StoreError or KeyTaken and write nothing.
 
@@ -121,7 +150,7 @@ class SqliteStore:
         with anyio.CancelScope(shield=True):
             # Private, but the same in all versions that we allow: aiosqlite's public methods cost
             # one hop to the thread for each statement, ten times the work of a small commit.
-            await self._writer._execute(_write, self._opened, work)  # type: ignore[no-untyped-call]
+            await self._writer._execute(_write, self._opened, self._file, work)  # type: ignore[no-untyped-call]
 
     async def snapshot(self) -> Snapshot:
         """Load the buckets and every call that is queued, admitted or sent, by arrival."""
@@ -183,23 +212,40 @@ class SqliteStore:
         """The texts of a recorded request, in order; None if it is not recorded."""
         return await self._read(partial(reads.prompt, request_hash=request_hash))
 
-    async def _read(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        return await to_thread.run_sync(reads.read, self.path, question)
+    async def _read(self, question: Callable[[Connection], T]) -> T:
+        left_out: set[UnreadableRow] = set()
+        answer = await to_thread.run_sync(self._answer, question, left_out)
+        if new := left_out - self.unreadable:
+            self.unreadable |= new
+            if not self.read_only:  # the leader says it once; commands that read show it
+                for row in sorted(new):
+                    _log.warning("%s: %s: left out; see `headway db check`", self.path, row)
+        return answer
+
+    def _answer(self, question: Callable[[Connection], T], left_out: set[UnreadableRow]) -> T:
+        self._file.check()
+        answer = reads.read(self.path, question, left_out=left_out)
+        self._file.check()  # it may have been another file's
+        return answer
 
 
-def _write(writer: Writer, work: Work) -> None:
+def _write(writer: Writer, file: OpenedFile, work: Work) -> None:
     with explained(writer.path):
         try:
-            _transact(writer, work)
+            _transact(writer, file, work)
         except UnicodeEncodeError:
             # A lone surrogate. Rare, so only then is every text handed over as bytes.
-            _transact(writer, [(name, with_bytes(rows), exact) for name, rows, exact in work])
+            _transact(writer, file, [(name, with_bytes(rows), exact) for name, rows, exact in work])
+        # Once more: nobody may be told of what went to a file that was taken away meanwhile.
+        file.check(grows=True)
 
 
-def _transact(writer: Writer, work: Work) -> None:
+def _transact(writer: Writer, file: OpenedFile, work: Work) -> None:
     db = writer.connection
     begin(db, writer.path)
     try:
+        # What is written to the log of a file that was replaced would be read as the other's.
+        file.check(grows=True)
         # Inside the transaction: SQLite's write lock is held, so no other leader can raise the
         # epoch between this check and COMMIT.
         reads.assert_epoch(db, writer.path, writer.epoch)

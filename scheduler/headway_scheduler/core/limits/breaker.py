@@ -129,5 +129,10 @@ class Breaker:
         return json.dumps([round(self.retries, 3), self.pauses, self.stopped])
 
     def load(self, text: str) -> None:
-        """Go on from what was written down."""
-        self.retries, self.pauses, self.stopped = json.loads(text)
+        """Go on from what was written down. Raises ValueError or TypeError, and changes nothing."""
+        retries, pauses, stopped = json.loads(text)
+        if not (0 <= float(retries) <= MOST_RETRIES and int(pauses) >= 0):
+            raise ValueError("no state of a breaker")
+        if not (stopped is None or isinstance(stopped, str)):
+            raise TypeError("what a provider says is a text")
+        self.retries, self.pauses, self.stopped = float(retries), int(pauses), stopped

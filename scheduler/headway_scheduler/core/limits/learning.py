@@ -208,11 +208,12 @@ class Learned:
         """Go on from what was written down, unless other limits are stated now."""
         known = json.loads(text)
         if known["stated"] == self._statement():
-            self.headers = {
+            headers = {
                 Resource(name): _Header(**header) for name, header in known["headers"].items()
             }
-            self.scale, self.growth = known["scale"], known["growth"]
+            scale, growth = float(known["scale"]), float(known["growth"])
             self.slot_seconds = known["slot_seconds"]
+            self.headers, self.scale, self.growth = headers, scale, growth
 
     def _statement(self) -> list[list[str | float | bool]]:
         limits = [[limit.resource.value, limit.largest] for limit in self.stated.limits]

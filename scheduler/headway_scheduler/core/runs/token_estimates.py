@@ -76,9 +76,12 @@ class Estimates:
         return lessons
 
     def load(self, lesson: Lesson) -> None:
-        """Go on from what was written down."""
-        self._seen[lesson.subject] = _Seen(**json.loads(lesson.value))
-        self._kept[lesson.subject] = _Seen(**json.loads(lesson.value))
+        """Go on from what was written down. Raises ValueError or TypeError, and changes nothing."""
+        told = {name: float(number) for name, number in json.loads(lesson.value).items()}
+        seen = _Seen(**told)
+        if not (seen.ratio > 0 and seen.output >= 0 and seen.variance >= 0):
+            raise ValueError("an estimate is below 0")
+        self._seen[lesson.subject], self._kept[lesson.subject] = seen, _Seen(**told)
 
 
 def _subject(path: str, model: str) -> str:
