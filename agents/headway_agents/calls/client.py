@@ -34,13 +34,14 @@ from headway_scheduler.providers import PROVIDERS
 from ..autogen_private import create_arguments
 from ..journal.events import JournalSlot
 from ..journal.machine import run_closed
-from ..requests.codec import Request, ToolChoice, load_result
+from ..requests.codec import Request, ToolChoice
 from ..requests.prompts import PromptEncoder, RequestDigest, estimated_tokens
 from ..scope import RunScope, asking_agent, scope_of_context
 from ..secrets import without_masked_keys
+from .exchange import observe
 from .live_call import LiveCall, attached, recorded
 from .models import Candidate, Model
-from .send import answer, answer_stream, observe
+from .send import answer, answer_stream, load_result
 from .wrapped_client import context_tokens, disable_sdk_retries, provider_name
 
 MODEL = "model"
@@ -301,7 +302,8 @@ def output_cap(request: Request, defaults: Mapping[str, Any]) -> int | None:
     """Return the cap on the answer's tokens, the request's own or else the client's."""
     for arguments in (request.extra or {}, defaults):
         for name in ("max_completion_tokens", "max_tokens"):
-            if isinstance(cap := arguments.get(name), int):
+            cap = arguments.get(name)
+            if isinstance(cap, int) and cap > 0:  # llama.cpp takes -1 for no cap
                 return cap
     return None
 

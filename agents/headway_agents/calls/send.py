@@ -1,27 +1,29 @@
 """Send an admitted call until it has an answer. Law of this file: only a recorded answer gets out.
 
 An error that waiting can mend leads back to the queue inside :meth:`LiveCall.failed`, and then the
-loop sends again; every other error is raised there.
+loop sends again; every other error is raised there. An answer is recorded as JSON, and comes back
+equal.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from autogen_core import CancellationToken
-from autogen_core.models import CreateResult
+from autogen_core.models import CreateResult, RequestUsage
 
 from headway_scheduler.errors import ProviderError
+from headway_scheduler.model.calls import Usage
+from headway_scheduler.providers import readings
+from headway_scheduler.providers.readings import Odd
 
-from ..autogen_private import http_client
-from ..requests.codec import Request, dump_result, usage_of
+from ..requests.codec import Request
+from .exchange import Exchange
 from .live_call import LiveCall
-from .models import Model
 from .wrapped_client import stream_arguments
 
-T = TypeVar("T")
 Stream = AsyncGenerator[str | CreateResult, None]
 
 
@@ -32,15 +34,14 @@ async def answer(live: LiveCall, request: Request, token: CancellationToken | No
         client = live.candidate.client
         assert client is not None
         ask = partial(client.create, request.messages, cancellation_token=token, **arguments)
-        exchange = Exchange(live)
         await live.record_sent()
+        exchange = Exchange(live)
         try:
-            result = await live.wait(partial(exchange.during, ask))
+            result = await live.wait(partial(exchange.whole, ask))
         except Exception as error:
-            await live.failed(error)
+            await live.failed(exchange.refusal or error)
         else:
-            await live.done(dump_result(result), usage_of(result.usage))
-            return result
+            return await _recorded(live, result)
 
 
 async def answer_stream(
@@ -54,8 +55,9 @@ async def answer_stream(
         ask = partial(client.create_stream, request.messages, cancellation_token=token, **arguments)
         await live.record_sent()
         result: CreateResult | None = None
+        exchange = Exchange(live)
         try:
-            async with _exchanged(ask(), Exchange(live)) as step:
+            async with _exchanged(ask(), exchange) as step:
                 # To its very end: AutoGen's clients do bookkeeping after the last yield.
                 while (item := await live.wait(step)) is not None:
                     if isinstance(item, CreateResult):
@@ -65,11 +67,54 @@ async def answer_stream(
             if result is None:
                 raise ProviderError("the stream ended without a result")
         except Exception as error:
-            await live.failed(error)
+            await live.failed(exchange.refusal or error)
         else:
-            await live.done(dump_result(result), usage_of(result.usage))
-            yield result
+            yield await _recorded(live, result)
             return
+
+
+async def _recorded(live: LiveCall, result: CreateResult) -> CreateResult:
+    """Record an answer, and return it as it is recorded."""
+    odd: list[Odd] = []
+    usage = usage_of(result.usage, odd)
+    result = _with_counts(result)
+    await live.done(dump_result(result), usage, odd)
+    return result
+
+
+def usage_of(usage: RequestUsage, odd: list[Odd] | None = None) -> Usage | None:
+    """Return what the provider counted, if it did. Fields out of range are added to ``odd``."""
+    return readings.usage(vars(usage), [] if odd is None else odd)
+
+
+def _with_counts(result: CreateResult) -> CreateResult:
+    """Return an answer whose counts are whole numbers; 0 for what is none.
+
+    AutoGen's clients pass on what the provider wrote, such as NaN, that agents would then add up.
+    """
+    told = vars(result.usage)
+    counts = {name: readings.count(value) or 0 for name, value in told.items()}
+    if all(type(told[name]) is int and told[name] == count for name, count in counts.items()):
+        return result
+    return result.model_copy(update={"usage": RequestUsage(**counts)})
+
+
+def dump_result(result: CreateResult) -> str:
+    """Return an answer as JSON; :func:`load_result` gives back an equal one."""
+    # Not pydantic's own JSON: it turns infinite logprobs into null and refuses lone surrogates.
+    # Compact: it goes into a request to the leader, and a row, of each call.
+    return json.dumps(result.model_dump(), separators=(",", ":"))
+
+
+def load_result(text: str) -> CreateResult:
+    """Return an answer from its JSON."""
+    return CreateResult.model_validate(json.loads(text))
+
+
+def model_answer(text: str) -> str:
+    """Return a person's words as the JSON of a model's answer. It cost nothing."""
+    usage = RequestUsage(0, 0)
+    return dump_result(CreateResult(finish_reason="stop", content=text, usage=usage, cached=True))
 
 
 def _arguments(request: Request) -> dict[str, Any]:
@@ -80,69 +125,6 @@ def _arguments(request: Request) -> dict[str, Any]:
         "json_output": request.json_output,
         "extra_create_args": request.extra or {},
     }
-
-
-def idempotency_headers(model: Model, call_id: str) -> Mapping[str, str]:
-    """Return the header that carries a call's id, if the server of its model knows one."""
-    return {model.idempotency_header: call_id} if model.idempotency_header else {}
-
-
-class Exchange:
-    """The HTTP of one attempt: adds headers to its requests, and reads the heads of its answers.
-
-    AutoGen's clients take no ``extra_headers`` and return no headers, so this goes through hooks of
-    the SDK's HTTP client, and a context variable tells them whose request it is. A client that is
-    cancelled between two chunks drops the SDK's stream without closing it, and the stream is a
-    reference cycle: the provider would go on writing until the garbage collector runs. So the
-    exchange closes it.
-    """
-
-    def __init__(self, live: LiveCall) -> None:
-        self._live = live
-        self._responses: list[Any] = []
-
-    async def during(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Await ``step()``, with its HTTP requests seen as those of this attempt."""
-        token = _exchange.set(self)
-        try:
-            return await step()
-        finally:
-            _exchange.reset(token)
-
-    async def close(self) -> None:
-        """Close every response that is open."""
-        for response in self._responses:
-            await response.aclose()
-
-    def add_headers(self, request: Any) -> None:
-        """Add to an HTTP request that leaves."""
-        request.headers.update(idempotency_headers(self._live.candidate.model, self._live.slot.id))
-
-    def take_head(self, response: Any) -> None:
-        """Take in the head of an HTTP response; its body has not been read."""
-        self._responses.append(response)
-        self._live.record_head(response.status_code, dict(response.headers))
-
-
-_exchange: ContextVar[Exchange] = ContextVar("headway_exchange")
-
-
-def observe(sdk: Any) -> None:
-    """Install the hooks through which exchanges see what an SDK sends and gets. Idempotent."""
-    hooks = http_client(sdk).event_hooks
-    for event, hook in (("request", _on_request), ("response", _on_response)):
-        if hook not in hooks[event]:
-            hooks[event].append(hook)
-
-
-async def _on_request(request: Any) -> None:
-    if (exchange := _exchange.get(None)) is not None:
-        exchange.add_headers(request)
-
-
-async def _on_response(response: Any) -> None:
-    if (exchange := _exchange.get(None)) is not None:
-        exchange.take_head(response)
 
 
 @asynccontextmanager

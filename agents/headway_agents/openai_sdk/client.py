@@ -51,4 +51,6 @@ def scheduled(
     ``scope`` returns at the time. Closing it leaves ``sdk`` open.
     """
     transport = Transport(sdk, model, scope, priority=priority)
-    return sdk.copy(http_client=openai.DefaultAsyncHttpxClient(transport=transport))
+    # A redirect is refused below; this client would send the request to its target as a new call.
+    http = openai.DefaultAsyncHttpxClient(transport=transport, follow_redirects=False)
+    return sdk.copy(http_client=http)

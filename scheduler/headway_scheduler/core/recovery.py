@@ -9,7 +9,7 @@ from ..model.calls import CallRecord, Outcome
 from ..model.quotas import BucketState
 from ..model.runs import Run
 from ..model.states import CallState
-from .limits.quota import BREAKER, LIMITS
+from .limits.quota import BREAKER, LIMITS, ODD
 from .state import SIZES, SchedulerState
 
 
@@ -48,7 +48,7 @@ def _learn(state: SchedulerState, lesson: Lesson, now: float) -> None:
     quota = state.lanes.quotas.get(lesson.subject)
     if lesson.kind == SIZES:
         state.registry.sizes.load(lesson.subject, lesson.value)
-    elif quota is not None and lesson.kind in (LIMITS, BREAKER):
+    elif quota is not None and lesson.kind in (LIMITS, BREAKER, ODD):
         quota.load(lesson, now)
 
 

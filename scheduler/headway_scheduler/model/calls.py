@@ -5,7 +5,7 @@ Times are epoch seconds, as told by the caller.
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import TypeGuard
+from math import isfinite
 
 from ..errors import IllegalTransition
 from .states import CALL_TRANSITIONS, CallState
@@ -26,33 +26,31 @@ class Priority(IntEnum):
         return self.name.lower()
 
 
+LARGEST_READ_COUNT = 10**9
+"""The largest count of tokens of one answer that is believed, and the largest estimate of one."""
 LARGEST_COUNT = 10**12
-"""The largest count of tokens that is believed. Sums of such counts stay far below 2^63, the end of
-SQL's integers."""
+"""The largest count of tokens that a row may have. Sums of such counts stay far below 2^63, the end
+of SQL's integers."""
 
 
-def _is_count(number: object) -> TypeGuard[int]:
-    return type(number) is int and 0 <= number <= LARGEST_COUNT
+def _check_count(number: object) -> None:
+    """Raise ValueError for what is no count: the second wall behind ``providers/readings.py``."""
+    if not (type(number) is int and 0 <= number <= LARGEST_COUNT):
+        raise ValueError(f"{number!r:.40} tokens: not a whole number from 0 to {LARGEST_COUNT}")
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that the provider counted for one answer."""
+    """Tokens that the provider counted for one answer. Raises ValueError for what is no count."""
 
     input_tokens: int
     """Tokens of the prompt."""
     output_tokens: int
     """Tokens of the answer."""
 
-    @classmethod
-    def counted(cls, input_tokens: object, output_tokens: object) -> "Usage | None":
-        """Check what a provider counted. None for 0 and 0, and for anything that is no count.
-
-        Clients report 0 and 0 where they do not know. Some servers send -1, NaN or 1.5.
-        """
-        if not (_is_count(input_tokens) and _is_count(output_tokens)):
-            return None
-        return cls(input_tokens, output_tokens) if input_tokens or output_tokens else None
+    def __post_init__(self) -> None:
+        _check_count(self.input_tokens)
+        _check_count(self.output_tokens)
 
     @property
     def total(self) -> int:
@@ -209,7 +207,7 @@ class CallRecord:
     def settle(self, outcome: "Outcome", now: float) -> None:
         """End an attempt: queue the call for another one, or end it with an answer or an error."""
         self.state, self.error = outcome.state, outcome.error
-        self.lost_attempts += outcome.state is CallState.UNKNOWN
+        self.lost_attempts += outcome.state is CallState.UNKNOWN or outcome.lost
         if outcome.state is CallState.QUEUED:
             self.not_before = outcome.not_before
             return
@@ -250,6 +248,7 @@ class Outcome:
 
     Limits that count input alone, output alone or dollars are settled on ``usage`` and ``usd``;
     those that count tokens together, on ``used_tokens``. A None leaves the reserved amount spent.
+    Raises ValueError for a value out of range.
     """
 
     state: CallState
@@ -273,3 +272,14 @@ class Outcome:
     refused: bool = False
     """Whether it was refused for its rate: then it took at most one request, and no tokens, as with
     OpenAI."""
+    lost: bool = False
+    """Whether a time limit of ours ended it: nobody knows whether the provider was paid. A call
+    that is queued again for it counts that, as one that ends *unknown* does."""
+
+    def __post_init__(self) -> None:
+        if self.used_tokens is not None:
+            _check_count(self.used_tokens)
+        if self.usd is not None and not (isfinite(self.usd) and self.usd >= 0):
+            raise ValueError(f"{self.usd!r} dollars: not a finite amount of at least 0")
+        if self.not_before is not None and not isfinite(self.not_before):
+            raise ValueError(f"not before {self.not_before!r}: not a time")

@@ -6,10 +6,11 @@ Tokens read from its prompt cache are free for most models, and not in the usage
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from functools import partial
 
 from ..model.quotas import RateLimitHeader, Resource
-from .base import Provider, number
+from .base import Provider
+from .readings import Odd, answered_at, limit, read, remaining, seconds_until
 
 _RESOURCES = {
     "requests": Resource.REQUESTS,
@@ -17,6 +18,7 @@ _RESOURCES = {
     "input-tokens": Resource.INPUT_TOKENS,
     "output-tokens": Resource.OUTPUT_TOKENS,
 }
+_PARTS = ("limit", "remaining", "reset")
 
 
 class Anthropic(Provider):
@@ -28,28 +30,19 @@ class Anthropic(Provider):
     account_words = ("credit balance is too low", "api usage limits", "spend limit")
 
     def rate_limits(
-        self, headers: Mapping[str, str], now: float
+        self, headers: Mapping[str, str], now: float, odd: list[Odd] | None = None
     ) -> dict[Resource, RateLimitHeader]:
         """Read ``anthropic-ratelimit-…-{limit,remaining,reset}`` of each resource."""
         found = {}
+        noted: list[Odd] = [] if odd is None else odd
+        until_reset = partial(seconds_until, now=answered_at(headers, now))
         for word, resource in _RESOURCES.items():
-            name = f"anthropic-ratelimit-{word}"
+            names = [f"anthropic-ratelimit-{word}-{part}" for part in _PARTS]
             told = RateLimitHeader(
-                limit=number(headers.get(f"{name}-limit")) or None,
-                remaining=number(headers.get(f"{name}-remaining")),
-                reset_seconds=seconds_until(headers.get(f"{name}-reset"), now),
+                limit=read(names[0], headers.get(names[0]), limit, noted),
+                remaining=read(names[1], headers.get(names[1]), remaining, noted),
+                reset_seconds=read(names[2], headers.get(names[2]), until_reset, noted),
             )
             if told != RateLimitHeader():
                 found[resource] = told
         return found
-
-
-def seconds_until(text: str | None, now: float) -> float | None:
-    """Read seconds until a date of RFC 3339: 0 if it has passed, None for any other text."""
-    try:
-        date = datetime.fromisoformat((text or "").strip())
-    except ValueError:
-        return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    return max(0.0, date.timestamp() - now)

@@ -5,11 +5,14 @@ are charged when a request arrives: one request, and the larger of the output ca
 from the characters of the prompt. A shorter answer gives nothing back.
 """
 
+import math
 from collections.abc import Mapping
 
 from ..model.calls import Usage
+from ..model.formulas import CHARACTERS_PER_TOKEN
 from ..model.quotas import RateLimitHeader, Resource
-from .base import Failure, Provider, characters_in_tokens, duration_seconds, number
+from .base import Failure, Provider
+from .readings import Odd, duration_seconds, limit, read, remaining
 
 _RESOURCES = {"requests": Resource.REQUESTS, "tokens": Resource.TOKENS}
 _OF_A_DAY = {
@@ -44,19 +47,21 @@ class OpenAI(Provider):
         return None
 
     def rate_limits(
-        self, headers: Mapping[str, str], now: float
+        self, headers: Mapping[str, str], now: float, odd: list[Odd] | None = None
     ) -> dict[Resource, RateLimitHeader]:
         """Read ``x-ratelimit-{limit,remaining,reset}-{requests,tokens}``.
 
         Accounts without a payment have a limit of requests per day under the same name. It is
         recognized by its reset, which is longer than a limit per minute could take.
         """
-        found = {}
+        found: dict[Resource, RateLimitHeader] = {}
+        noted: list[Odd] = [] if odd is None else odd
         for word, resource in _RESOURCES.items():
+            names = [f"x-ratelimit-{part}-{word}" for part in ("limit", "remaining", "reset")]
             told = RateLimitHeader(
-                limit=number(headers.get(f"x-ratelimit-limit-{word}")) or None,
-                remaining=number(headers.get(f"x-ratelimit-remaining-{word}")),
-                reset_seconds=duration_seconds(headers.get(f"x-ratelimit-reset-{word}")),
+                limit=read(names[0], headers.get(names[0]), limit, noted),
+                remaining=read(names[1], headers.get(names[1]), remaining, noted),
+                reset_seconds=read(names[2], headers.get(names[2]), duration_seconds, noted),
             )
             if told != RateLimitHeader():
                 found[_OF_A_DAY[resource] if _is_of_a_day(told) else resource] = told
@@ -65,6 +70,11 @@ class OpenAI(Provider):
     def is_too_large(self, failure: Failure) -> bool:
         """Look for it in the text: the code is that of any other 429."""
         return failure.message.find("Request too large") >= 0
+
+
+def characters_in_tokens(characters: int) -> int:
+    """Return what providers take for a prompt that they have not counted yet."""
+    return math.ceil(characters / CHARACTERS_PER_TOKEN)
 
 
 def _is_of_a_day(told: RateLimitHeader) -> bool:

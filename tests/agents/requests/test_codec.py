@@ -22,7 +22,8 @@ from PIL import Image as Pillow
 from pydantic import BaseModel
 
 from headway_agents.calls.client import output_cap
-from headway_agents.requests.codec import Request, dump_result, load_result, usage_of
+from headway_agents.calls.send import dump_result, load_result, usage_of
+from headway_agents.requests.codec import Request
 from headway_agents.requests.prompts import (
     PromptEncoder,
     characters,
