@@ -5,9 +5,8 @@ Wrap a client in :class:`ScheduledClient`, :func:`bind` a freshly built team to 
 """
 
 from .attempt import Attempt, dump_result, load_result
-from .calls.client import ScheduledClient
+from .calls.client import ScheduledClient, model_answer
 from .calls.models import Model
-from .calls.send import model_answer
 from .calls.wrapped_client import model_name, openai_client
 from .journal.mismatch import difference
 from .journal.outcomes import (

@@ -247,7 +247,8 @@ class LiveCall:
         await self.wait(partial(self.scope.replay_barrier, self.slot))
         if candidates and self.scope.may_pay is not None:
             self.scope.may_pay(call)
-        self.begin()
+        self._phase = Phase.QUEUED  # as in begin()
+        self.scope.tell(WorkBegan())
         self._admitted(await self.wait(partial(self._queued, call)))
 
     async def for_person(self) -> Never:
@@ -301,7 +302,8 @@ class LiveCall:
             limits = self.candidate.provider.rate_limits(headers, now, odd)
             if status >= 400:
                 retry_after_seconds(headers, now, odd)
-            signals = Observation(event=event, headers=limits, odd=self._noted(odd))
+            noted = self._noted(odd) if odd else ()
+            signals = Observation(event=event, headers=limits, odd=noted)
             self._service.observed(self.slot.id, quota, signals)
 
     def preempt(self) -> None:

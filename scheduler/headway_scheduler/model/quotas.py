@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from math import isfinite
 
 from ..errors import InvalidQuota
 
@@ -122,10 +121,7 @@ def _limit(resource: Resource, number: float, burst_seconds: float, day_starts: 
 
 @dataclass(frozen=True, slots=True)
 class RateLimitHeader:
-    """The headers of an answer about one limit. None where the provider sent no such header.
-
-    Raises ValueError for a number out of range: 1 or 0 to ``LARGEST_LIMIT``, 0 to 31 days.
-    """
+    """The headers of an answer about one limit. None where the provider sent no such header."""
 
     limit: float | None = None
     """The limit, per minute; of a daily resource per day."""
@@ -133,17 +129,6 @@ class RateLimitHeader:
     """What was left of it after the request had been counted."""
     reset_seconds: float | None = None
     """Seconds until all of it is available again."""
-
-    def __post_init__(self) -> None:
-        # The second wall: ``providers/readings.py`` lets nothing else through, and a process of
-        # another version is not believed either. Written so that NaN is refused, too.
-        for value, least, most in (
-            (self.limit, 1, LARGEST_LIMIT),
-            (self.remaining, 0, LARGEST_LIMIT),
-            (self.reset_seconds, 0, LONGEST_RESET_SECONDS),
-        ):
-            if value is not None and not least <= value <= most:
-                raise ValueError(f"a rate limit header of {value!r}: not {least} to {most:g}")
 
 
 class ProviderEvent(StrEnum):
@@ -158,7 +143,7 @@ class ProviderEvent(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one attempt at a call showed of a quota. Raises ValueError for a value out of range."""
+    """What one attempt at a call showed of a quota."""
 
     pause_until: float | None = None
     """The quota sends nothing before this time; epoch seconds. None: no pause."""
@@ -172,12 +157,6 @@ class Observation:
     """The provider's words where the account is locked out; else empty."""
     odd: tuple[str, ...] = ()
     """``MODEL: FIELD`` of each field of the answer that was out of range, and so not read."""
-
-    def __post_init__(self) -> None:
-        if self.pause_until is not None and not isfinite(self.pause_until):
-            raise ValueError(f"a pause until {self.pause_until!r}: not a time")
-        if len(self.odd) > MOST_ODD_FIELDS:
-            raise ValueError(f"{len(self.odd)} odd fields: at most {MOST_ODD_FIELDS}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,21 @@ from functools import partial
 
 from ..model.quotas import RateLimitHeader, Resource
 from .base import Provider
-from .readings import Odd, answered_at, limit, read, remaining, seconds_until
+from .readings import Odd, answered_at, rate_limits, seconds_until
 
-_RESOURCES = {
-    "requests": Resource.REQUESTS,
-    "tokens": Resource.TOKENS,
-    "input-tokens": Resource.INPUT_TOKENS,
-    "output-tokens": Resource.OUTPUT_TOKENS,
+_HEADERS = {
+    resource: (
+        f"anthropic-ratelimit-{word}-limit",
+        f"anthropic-ratelimit-{word}-remaining",
+        f"anthropic-ratelimit-{word}-reset",
+    )
+    for word, resource in (
+        ("requests", Resource.REQUESTS),
+        ("tokens", Resource.TOKENS),
+        ("input-tokens", Resource.INPUT_TOKENS),
+        ("output-tokens", Resource.OUTPUT_TOKENS),
+    )
 }
-_PARTS = ("limit", "remaining", "reset")
 
 
 class Anthropic(Provider):
@@ -33,16 +39,5 @@ class Anthropic(Provider):
         self, headers: Mapping[str, str], now: float, odd: list[Odd] | None = None
     ) -> dict[Resource, RateLimitHeader]:
         """Read ``anthropic-ratelimit-…-{limit,remaining,reset}`` of each resource."""
-        found = {}
-        noted: list[Odd] = [] if odd is None else odd
         until_reset = partial(seconds_until, now=answered_at(headers, now))
-        for word, resource in _RESOURCES.items():
-            names = [f"anthropic-ratelimit-{word}-{part}" for part in _PARTS]
-            told = RateLimitHeader(
-                limit=read(names[0], headers.get(names[0]), limit, noted),
-                remaining=read(names[1], headers.get(names[1]), remaining, noted),
-                reset_seconds=read(names[2], headers.get(names[2]), until_reset, noted),
-            )
-            if told != RateLimitHeader():
-                found[resource] = told
-        return found
+        return rate_limits(headers, _HEADERS, until_reset, odd)

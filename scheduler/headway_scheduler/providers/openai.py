@@ -12,15 +12,20 @@ from ..model.calls import Usage
 from ..model.formulas import CHARACTERS_PER_TOKEN
 from ..model.quotas import RateLimitHeader, Resource
 from .base import Failure, Provider
-from .readings import Odd, duration_seconds, limit, read, remaining
+from .readings import Odd, duration_seconds, rate_limits
 
-_RESOURCES = {"requests": Resource.REQUESTS, "tokens": Resource.TOKENS}
+_HEADERS = {
+    resource: (
+        f"x-ratelimit-limit-{word}",
+        f"x-ratelimit-remaining-{word}",
+        f"x-ratelimit-reset-{word}",
+    )
+    for word, resource in (("requests", Resource.REQUESTS), ("tokens", Resource.TOKENS))
+}
 _OF_A_DAY = {
     Resource.REQUESTS: Resource.REQUESTS_PER_DAY,
     Resource.TOKENS: Resource.TOKENS_PER_DAY,
 }
-_LONGER_THAN_A_MINUTE = 2.0
-"""How many times longer than a minute's limit could take a reset is that of a day's limit."""
 
 
 class OpenAI(Provider):
@@ -54,18 +59,7 @@ class OpenAI(Provider):
         Accounts without a payment have a limit of requests per day under the same name. It is
         recognized by its reset, which is longer than a limit per minute could take.
         """
-        found: dict[Resource, RateLimitHeader] = {}
-        noted: list[Odd] = [] if odd is None else odd
-        for word, resource in _RESOURCES.items():
-            names = [f"x-ratelimit-{part}-{word}" for part in ("limit", "remaining", "reset")]
-            told = RateLimitHeader(
-                limit=read(names[0], headers.get(names[0]), limit, noted),
-                remaining=read(names[1], headers.get(names[1]), remaining, noted),
-                reset_seconds=read(names[2], headers.get(names[2]), duration_seconds, noted),
-            )
-            if told != RateLimitHeader():
-                found[_OF_A_DAY[resource] if _is_of_a_day(told) else resource] = told
-        return found
+        return rate_limits(headers, _HEADERS, duration_seconds, odd, of_a_day=_OF_A_DAY)
 
     def is_too_large(self, failure: Failure) -> bool:
         """Look for it in the text: the code is that of any other 429."""
@@ -75,10 +69,3 @@ class OpenAI(Provider):
 def characters_in_tokens(characters: int) -> int:
     """Return what providers take for a prompt that they have not counted yet."""
     return math.ceil(characters / CHARACTERS_PER_TOKEN)
-
-
-def _is_of_a_day(told: RateLimitHeader) -> bool:
-    if told.limit is None or told.remaining is None or told.reset_seconds is None:
-        return False
-    missing_share = max(0.0, 1 - told.remaining / told.limit)
-    return told.reset_seconds > _LONGER_THAN_A_MINUTE * (1 + 60 * missing_share)

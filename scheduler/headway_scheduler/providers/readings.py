@@ -14,10 +14,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from ..model.calls import LARGEST_READ_COUNT, Usage
-from ..model.quotas import DAY_SECONDS, LARGEST_LIMIT, LONGEST_RESET_SECONDS
+from ..model.quotas import (
+    DAY_SECONDS,
+    LARGEST_LIMIT,
+    LONGEST_RESET_SECONDS,
+    RateLimitHeader,
+    Resource,
+)
 
 T = TypeVar("T")
 
@@ -35,8 +42,12 @@ _PRINTABLE = re.compile(r"[!-~](?:[ -~]*[!-~])?", re.ASCII)
 _FIRST_EPOCH_SECONDS = 1e9
 """A number from here on is a date since 1970: as a duration it would be 31 years."""
 _FIRST_EPOCH_MILLISECONDS = 1e11
-_UNTOLD = "-1"
+_UNTOLD = ("", "-1")
 """What some servers send where a limit is not counted. It is no odd reading: it tells nothing."""
+_NOTHING_TOLD = [None] * 3
+NO_DAYS: Mapping[Resource, Resource] = MappingProxyType({})
+_LONGER_THAN_A_MINUTE = 2.0
+"""How many times longer than a minute's limit could take a reset is that of a day's limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +63,7 @@ def read(field: str, raw: Any, parse: Callable[[Any], T | None], odd: list[Odd])
 
     None, an empty text and ``-1`` tell nothing, and are not odd.
     """
-    if raw is None or raw in ("", _UNTOLD):
+    if raw is None or raw in _UNTOLD:
         return None
     value = parse(raw)
     if value is None:
@@ -69,55 +80,80 @@ def count(raw: Any) -> int | None:
     return None if value is None or not 0 <= value <= LARGEST_READ_COUNT else math.ceil(value)
 
 
+_TOTALS = (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+
+
 def usage(counts: Mapping[str, Any], odd: list[Odd], *, has_output: bool = True) -> Usage | None:
     """Read the totals of an answer: input and output, under OpenAI's or Anthropic's names.
 
     None if one of them is unknown, or if both are 0: clients report that where they do not know.
     Without output (``has_output`` False: embeddings, moderations) a missing output is 0.
     """
-    totals = [_total(counts, names, odd) for names in _TOTALS]
-    if totals[1] is None and not has_output and not any(name in counts for name in _TOTALS[1]):
-        totals[1] = 0
+    totals: list[int | None] = []
+    for name, other in _TOTALS:
+        if (raw := counts.get(name)) is None and (raw := counts.get(other)) is not None:
+            name = other
+        is_plain = type(raw) is int and 0 <= raw <= LARGEST_READ_COUNT
+        totals.append(raw if is_plain or raw is None else count(raw))
+        if raw is not None and totals[-1] is None:
+            odd.append(Odd(name))
+        elif raw is None and totals[:-1] and not has_output:
+            totals[-1] = 0
     given, made = totals
     if given is None or made is None or not (given or made):
         return None
     return Usage(given, made)
 
 
-_TOTALS = (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
-
-
-def _total(counts: Mapping[str, Any], names: tuple[str, ...], odd: list[Odd]) -> int | None:
-    name = next((name for name in names if counts.get(name) is not None), names[0])
-    raw = counts.get(name)
-    # Unlike a header, a count has no form that tells nothing: -1 tokens are odd.
-    if raw is None or (value := count(raw)) is not None:
-        return None if raw is None else value
-    odd.append(Odd(name))
-    return None
-
-
 # Headers
 
 
-def limit(raw: str) -> float | None:
-    """Read a limit: 1 to 10^12."""
-    value = _number(raw)
-    return value if value is not None and 1 <= value <= LARGEST_LIMIT else None
+def rate_limits(
+    headers: Mapping[str, str],
+    names: Mapping[Resource, tuple[str, str, str]],
+    reset: Callable[[str], float | None],
+    odd: list[Odd] | None = None,
+    of_a_day: Mapping[Resource, Resource] = NO_DAYS,
+) -> dict[Resource, RateLimitHeader]:
+    """Read the headers of limits: each limit (1 to 10^12), what remains of it, when it is full.
+
+    ``names`` are those of the three headers of each resource, ``reset`` reads the third. A resource
+    of which they tell nothing is left out. Fields out of range are added to ``odd``. ``of_a_day``:
+    resources whose limit of a day has the same names; its reset is longer than a minute's may be.
+    """
+    found = {}
+    for resource, (limit, remaining, full) in names.items():
+        told: list[float | None] = []
+        for name, least in ((limit, 1), (remaining, 0), (full, None)):
+            raw, value = headers.get(name), None
+            if raw is not None and raw not in _UNTOLD:
+                value = _number(raw) if least is not None else reset(raw)
+                if value is None or (least is not None and not least <= value <= LARGEST_LIMIT):
+                    value = None
+                    if odd is not None:
+                        odd.append(Odd(name))
+            told.append(value)
+        if told == _NOTHING_TOLD:
+            continue
+        if of_a_day and None not in told and _is_of_a_day(*told):  # type: ignore[arg-type]
+            resource = of_a_day[resource]
+        found[resource] = RateLimitHeader(*told)
+    return found
 
 
-def remaining(raw: str) -> float | None:
-    """Read what remains of a limit: 0 to 10^12."""
-    value = _number(raw)
-    return value if value is not None and 0 <= value <= LARGEST_LIMIT else None
+def _is_of_a_day(limit: float, remaining: float, reset_seconds: float) -> bool:
+    missing_share = max(0.0, 1 - remaining / limit)
+    return reset_seconds > _LONGER_THAN_A_MINUTE * (1 + 60 * missing_share)
 
 
 def duration_seconds(raw: str | None) -> float | None:
     """Read ``6m0s``, ``120ms``, ``1d2h``, or a number of seconds: 0 to 31 days."""
-    text = _short(raw)
-    seconds = _number(text)
+    text = raw.strip() if raw and len(raw) <= LONGEST_TEXT else ""
+    seconds = _number(text) if text[-1:].isdigit() else None
     if seconds is None and _DURATION.fullmatch(text):
-        seconds = sum(float(n) * _SECONDS[unit] for n, unit in _AMOUNTS.findall(text))
+        seconds = 0.0
+        for amount, unit in _AMOUNTS.findall(text):
+            seconds += float(amount) * _SECONDS[unit]
     return seconds if seconds is not None and 0 <= seconds <= LONGEST_RESET_SECONDS else None
 
 
@@ -187,12 +223,13 @@ def _short(raw: object) -> str:
 
 def _number(raw: object) -> float | None:
     """Read a finite number. A text of one is ASCII: other scripts have digits, too."""
+    if isinstance(raw, str) and (len(raw) > LONGEST_TEXT or not raw.isascii() or "_" in raw):
+        return None
     try:
-        value = float(_short(raw) if isinstance(raw, str) else raw)  # type: ignore[arg-type]
+        value = float(raw)  # type: ignore[arg-type]
     except (ValueError, TypeError, OverflowError):
         return None
-    is_plain = not isinstance(raw, str) or (raw.isascii() and "_" not in raw)
-    return value if math.isfinite(value) and is_plain else None
+    return value if math.isfinite(value) else None
 
 
 def _date(text: str) -> float | None:

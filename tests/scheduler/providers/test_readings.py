@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway_scheduler.model.calls import LARGEST_READ_COUNT, Usage
-from headway_scheduler.model.quotas import LARGEST_LIMIT, LONGEST_RESET_SECONDS, RateLimitHeader
+from headway_scheduler.model.quotas import (
+    LARGEST_LIMIT,
+    LONGEST_RESET_SECONDS,
+    RateLimitHeader,
+    Resource,
+)
 from headway_scheduler.providers import PROVIDERS, Failure
 from headway_scheduler.providers.base import MOST_PARTS
 from headway_scheduler.providers.readings import (
@@ -18,9 +23,8 @@ from headway_scheduler.providers.readings import (
     answered_at,
     count,
     duration_seconds,
-    limit,
+    rate_limits,
     read,
-    remaining,
     retry_after_seconds,
     seconds_until,
     served_model,
@@ -127,8 +131,9 @@ NUMBERS: list[tuple[str, float | None, float | None]] = [
 def test_a_limit_and_what_remains_of_it(
     raw: str, as_limit: float | None, as_remaining: float | None
 ) -> None:
-    assert limit(raw) == as_limit
-    assert remaining(raw) == as_remaining
+    names = {Resource.TOKENS: ("limit", "remaining", "reset")}
+    told = rate_limits({"limit": raw, "remaining": raw}, names, duration_seconds)
+    assert told.get(Resource.TOKENS, RateLimitHeader()) == RateLimitHeader(as_limit, as_remaining)
 
 
 @pytest.mark.parametrize(
@@ -228,13 +233,13 @@ def test_the_name_of_a_model_may_be_longer() -> None:
 
 def test_what_is_there_without_a_value_is_odd_and_what_tells_nothing_is_not() -> None:
     odd: list[Odd] = []
-    assert read("limit", "500", limit, odd) == 500
-    assert read("limit", None, limit, odd) is None
-    assert read("limit", "", limit, odd) is None
-    assert read("limit", "-1", limit, odd) is None  # as Azure writes what it does not count
+    assert read("reset", "5s", duration_seconds, odd) == 5
+    assert read("reset", None, duration_seconds, odd) is None
+    assert read("reset", "", duration_seconds, odd) is None
+    assert read("reset", "-1", duration_seconds, odd) is None  # as Azure writes what it counts not
     assert odd == []
-    assert read("limit", "1e300", limit, odd) is None
-    assert odd == [Odd("limit")]
+    assert read("reset", "1e300", duration_seconds, odd) is None
+    assert odd == [Odd("reset")]
 
 
 HEADERS = {
@@ -306,9 +311,10 @@ def test_no_value_whatever_it_is_raises_or_leaves_its_range(raw: Any) -> None:
     usage({"prompt_tokens": raw, "completion_tokens": raw}, [])
     word(raw)
     if isinstance(raw, str):
-        for parse in (limit, remaining, duration_seconds):
-            value = parse(raw)
-            assert value is None or 0 <= value <= LARGEST_LIMIT
-        seconds = seconds_until(raw, NOW)
-        assert seconds is None or 0 <= seconds <= LONGEST_RESET_SECONDS
-        RateLimitHeader(limit(raw), remaining(raw), duration_seconds(raw))
+        for seconds in (duration_seconds(raw), seconds_until(raw, NOW)):
+            assert seconds is None or 0 <= seconds <= LONGEST_RESET_SECONDS
+        pause = retry_after_seconds({"retry-after": raw, "date": raw}, NOW)
+        assert pause is None or pause >= 0
+        for provider in PROVIDERS.values():
+            for headers in HEADERS.values():
+                provider.rate_limits(dict.fromkeys(headers, raw), NOW, [])
