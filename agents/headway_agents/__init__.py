@@ -6,7 +6,7 @@ Wrap a client in :class:`ScheduledClient`, :func:`bind` a freshly built team to 
 
 from .attempt import Attempt, dump_result, load_result
 from .calls.client import ScheduledClient, model_answer
-from .calls.models import Model
+from .calls.models import CallLimits, Model
 from .calls.wrapped_client import model_name, openai_client
 from .journal.mismatch import difference
 from .journal.outcomes import (
@@ -29,6 +29,7 @@ from .wrappers.wrapper import release
 __all__ = [
     "Attempt",
     "AttemptOutcome",
+    "CallLimits",
     "DeadlinePassed",
     "Effect",
     "Journal",
