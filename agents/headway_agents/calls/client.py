@@ -40,7 +40,7 @@ from autogen_core.tools import Tool, ToolSchema
 from pydantic import BaseModel
 
 from headway_scheduler.errors import ProviderError
-from headway_scheduler.model.calls import Call, Priority, Route
+from headway_scheduler.model.calls import LARGEST_READ_COUNT, Call, Priority, Route
 from headway_scheduler.providers import PROVIDERS, readings
 from headway_scheduler.providers.readings import Odd
 
@@ -412,14 +412,14 @@ async def answer_stream(
 async def _recorded(live: LiveCall, result: CreateResult) -> CreateResult:
     """Record an answer, and return it as it is recorded."""
     odd: list[Odd] = []
-    told, text = vars(result.usage), dump_result(result)
-    usage = readings.usage(told, odd)
-    if odd or set(map(type, told.values())) != {int}:
+    told = vars(result.usage)
+    is_plain = set(map(type, told.values())) == {int}
+    if not is_plain or min(told.values()) < 0 or max(told.values()) > LARGEST_READ_COUNT:
         # AutoGen's clients pass on what the provider wrote, such as NaN, that agents add up then.
         counts = {name: readings.count(value) or 0 for name, value in told.items()}
         result = result.model_copy(update={"usage": RequestUsage(**counts)})
-        text = dump_result(result)
-    await live.done(text, usage, odd)
+    text = dump_result(result)
+    await live.done(text, readings.usage(told, odd), odd)
     return result
 
 

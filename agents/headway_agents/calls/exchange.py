@@ -69,6 +69,7 @@ class BodyReader:
     held: bytearray = field(default_factory=bytearray)
     """What came and was not given on: at the end, a last line without an end."""
     _inflate: Any = None
+    _head: bytes = b""
     _packed: int = 0
     _unpacked: int = 0
     _event_bytes: int = 0
@@ -95,29 +96,25 @@ class BodyReader:
 
     def _parts(self, data: bytes) -> Iterator[bytes]:
         """Unpack in pieces."""
-        is_first = self._inflate is None
-        if is_first:
-            self._inflate = zlib.decompressobj(_WINDOW_BITS[self.encoding])
+        if self._inflate is None:
+            self._head += data
+            if len(self._head) < 2:
+                return
+            data = self._head
+            # Some servers send deflate without its header, of which two bytes tell (RFC 1950).
+            has_header = data[0] & 15 == 8 and int.from_bytes(data[:2], "big") % 31 == 0
+            is_bare = self.encoding == "deflate" and not has_header
+            bits = _RAW_DEFLATE if is_bare else _WINDOW_BITS[self.encoding]
+            self._inflate = zlib.decompressobj(bits)
         while not self._inflate.eof:
             try:
                 part = self._inflate.decompress(data, PIECE)
             except zlib.error as error:
-                if not (is_first and self.encoding == "deflate"):
-                    raise ValueError(f"the body is not packed as it says: {error}") from None
-                self._inflate = zlib.decompressobj(_RAW_DEFLATE)  # some servers leave out its head
-                part = self._decompressed_raw(data)
-            is_first = False
+                raise ValueError(f"the body is not packed as it says: {error}") from None
             if not part:
                 return
             yield part
             data = self._inflate.unconsumed_tail
-
-    def _decompressed_raw(self, data: bytes) -> bytes:
-        try:
-            part: bytes = self._inflate.decompress(data, PIECE)
-        except zlib.error as error:
-            raise ValueError(f"the body is not packed as it says: {error}") from None
-        return part
 
     def _lines(self, new: int) -> Iterator[bytes]:
         """Yield whole lines of what is held, of which the last ``new`` bytes just came."""
