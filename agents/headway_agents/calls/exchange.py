@@ -46,6 +46,9 @@ _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 _RAW_DEFLATE = -15
 _LINES = ("text/event-stream", "application/x-ndjson", "application/jsonl")
 """Content types whose readers want whole lines."""
+_WHOLE = "application/json"
+"""The content type of bodies that nobody reads before their end. A stream of any other, which some
+servers send, is given on as it comes."""
 _EVENTS = _LINES[0]
 _EVENT_END = re.compile(rb"\n\n|\r\r|\r\n\r\n")
 
@@ -58,8 +61,8 @@ class TooMuch(Exception):
 class BodyReader:
     """Counts and unpacks a body, piece by piece. No I/O.
 
-    ``encoding`` is the header's, empty for none. With ``content_type`` of a stream whole lines are
-    given on; of any other body, pieces that are not small.
+    ``encoding`` is the header's, empty for none. With ``content_type`` of a stream, in lower case,
+    whole lines are given on; of JSON, pieces that are not small.
     """
 
     encoding: str
@@ -90,7 +93,7 @@ class BodyReader:
             self.held += part
             if self.content_type.startswith(_LINES):
                 yield from self._lines(len(part))
-            elif len(self.held) >= PIECE:
+            elif len(self.held) >= PIECE or not self.content_type.startswith(_WHOLE):
                 yield bytes(self.held)
                 self.held.clear()
 
@@ -241,6 +244,8 @@ class Exchange:
         self._asked_at, self._waits_since = None, self.loop.time()
         self.live.record_head(response.status_code, headers)
         if response.has_redirect_location:
+            # The hooks come before a redirect is followed: the prompt would go to an address that
+            # nobody chose.
             raise self._redirected(response)
         most = self.live.candidate.model.limits.max_answer_mb * MIB
         encoding = headers.get("content-encoding", "").strip().lower()
@@ -253,7 +258,7 @@ class Exchange:
             # The client's own decoder is chosen by this header when the body is first read.
             response.headers.pop("content-encoding", None)
         packed = encoding if encoding in _WINDOW_BITS else ""
-        reader = BodyReader(packed, headers.get("content-type", ""), most)
+        reader = BodyReader(packed, headers.get("content-type", "").lower(), most)
         library = type(response).__module__.partition(".")[0]
         make, raw = _body_class(library), response.stream
         broken = sys.modules[library].RemoteProtocolError
@@ -319,11 +324,9 @@ _exchange: ContextVar[Exchange] = ContextVar("headway_exchange")
 def observe(sdk: Any) -> None:
     """Install the hooks through which exchanges see what an SDK sends and gets. Idempotent.
 
-    Redirects are not followed any more: the prompt would go to an address that nobody chose.
+    A request of nobody's exchange passes as it is: the HTTP client may be the user's own.
     """
-    http = http_client(sdk)
-    http.follow_redirects = False
-    hooks = http.event_hooks
+    hooks = http_client(sdk).event_hooks
     for event, hook in (("request", _on_request), ("response", _on_response)):
         if hook not in hooks[event]:
             hooks[event].append(hook)

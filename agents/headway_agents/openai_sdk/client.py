@@ -51,6 +51,4 @@ def scheduled(
     ``scope`` returns at the time. Closing it leaves ``sdk`` open.
     """
     transport = Transport(sdk, model, scope, priority=priority)
-    # A redirect is refused below; this client would send the request to its target as a new call.
-    http = openai.DefaultAsyncHttpxClient(transport=transport, follow_redirects=False)
-    return sdk.copy(http_client=http)
+    return sdk.copy(http_client=openai.DefaultAsyncHttpxClient(transport=transport))

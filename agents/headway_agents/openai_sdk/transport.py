@@ -75,7 +75,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
         for a recorded failure, or the SDK's own error if waiting cannot mend it.
         """
         if request.method != "POST":
-            return await self._wrapped.send(request, stream=True, follow_redirects=True)
+            return await self._wrapped.send(request, stream=True)
         content_type, path = request.headers.get("content-type", ""), self._path(request)
         asked = read_request(path, content_type, await request.aread())
         scope = self._scope()
@@ -202,11 +202,11 @@ def _errors_of_the_sdk(request: Any) -> Iterator[None]:
 
 
 def _answer(response: Any, body: bytes) -> Answer:
-    return Answer(response.status_code, _content_type(response), body)
+    return Answer(response.status_code, str(response.headers.get("content-type", "")), body)
 
 
 def _content_type(response: Any) -> str:
-    return str(response.headers.get("content-type", ""))
+    return str(response.headers.get("content-type", "")).lower()
 
 
 def _given_on(response: Any, **body: Any) -> Any:

@@ -483,6 +483,8 @@ def test_a_stream_is_given_on_line_by_line_and_a_body_in_pieces() -> None:
     reader = BodyReader("", "application/json", 10 * MIB)
     given = fed(reader, [b"x"] * (2 * PIECE + 1))
     assert [len(each) for each in given] == [PIECE, PIECE, 1]
+    reader = BodyReader("", "text/plain", MIB)  # a stream without its type
+    assert fed(reader, [b"da", b"ta: 1\n"]) == [b"da", b"ta: 1\n", b""]
 
 
 @pytest.mark.parametrize("encoding", ["", "gzip", "deflate"])
