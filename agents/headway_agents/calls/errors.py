@@ -34,6 +34,12 @@ A call waits as long as it takes for a provider that answers nobody, or that lim
 _BROKEN_CONNECTION = frozenset({"APIConnectionError", "TransportError", "ClientConnectionError"})
 """Classes of openai and anthropic; httpx and httpx2; aiohttp. Their subclasses are timeouts too."""
 
+# Nested too deep to be parsed, or no text, is no JSON, as cut JSON is none.
+_BROKEN_BUILT_IN = (
+    *(ConnectionError, TimeoutError),
+    *(JSONDecodeError, RecursionError, UnicodeDecodeError),
+)
+
 _NOT_CONNECTED = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
 """Classes of httpx and httpx2 for a request of which no byte left."""
 
@@ -50,13 +56,16 @@ class AnswerRefused(ProviderError):
 
 
 class TimedOut(ProviderError):
-    """A limit of ours on the time of an attempt is over. ``setting`` names it."""
+    """A limit of ours on the time of an attempt is over. ``setting`` names it.
 
-    def __init__(self, model: str, setting: str, seconds: float, *, twice: bool = False) -> None:
+    ``is_final``: it was over before, and a third attempt would only take as long.
+    """
+
+    def __init__(self, model: str, setting: str, seconds: float, *, is_final: bool = False) -> None:
         what = _OVERDUE[setting]
-        times = ", twice" if twice else ""
+        times = ", twice" if is_final else ""
         super().__init__(f"{what} in {seconds:,.6g} s{times}: see models.{model}.{setting}")
-        self.model, self.setting, self.seconds = model, setting, seconds
+        self.model, self.setting, self.seconds, self.is_final = model, setting, seconds, is_final
 
 
 _OVERDUE = {
@@ -111,7 +120,7 @@ def judged(
     Each client stumbles in its own way over a page that is neither JSON nor a stream: such an
     answer (``head``) counts as one that did not come.
     """
-    if isinstance(error, AnswerRefused):
+    if isinstance(error, AnswerRefused) or (isinstance(error, TimedOut) and error.is_final):
         return Verdict(ErrorClass.FINAL)
     if isinstance(error, TimedOut):
         return provider.judge(Failure(), attempt, now)
@@ -197,10 +206,7 @@ def _is_broken(error: BaseException) -> bool:
     names = {kind.__name__ for kind in type(error).__mro__}
     # openai raises its bare APIError for an error event inside a stream that had begun.
     is_stream_error = type(error).__name__ == "APIError"
-    # Nested too deep to be parsed is no JSON, as cut JSON is none.
-    is_built_in = isinstance(
-        error, ConnectionError | TimeoutError | JSONDecodeError | RecursionError
-    )
+    is_built_in = isinstance(error, _BROKEN_BUILT_IN)
     return is_built_in or is_stream_error or not names.isdisjoint(_BROKEN_CONNECTION)
 
 

@@ -37,7 +37,6 @@ from ..journal.events import JournalSlot, Skipped, WorkBegan, WorkEnded
 from ..requests.prompts import RequestDigest
 from ..scope import LiveCalls, RunScope
 from .errors import (
-    AnswerRefused,
     LockOut,
     Refuse,
     ResponseHead,
@@ -352,8 +351,7 @@ class LiveCall:
         if isinstance(error, TimedOut) and error.setting == "call_timeout":
             self._overruns += 1
             if self._overruns > 1:
-                text = str(TimedOut(error.model, error.setting, error.seconds, twice=True))
-                error = AnswerRefused(text)
+                error = TimedOut(error.model, error.setting, error.seconds, is_final=True)
         now, quota, head = self._service.now(), self._quota, self._head
         verdict = judged(error, self.candidate.provider, self._attempts, now=now, head=head)
         text, health = described(error), self._service.provider_health()
@@ -383,7 +381,9 @@ class LiveCall:
         usage = paid_usage(error, odd)
         if odd:
             observation = replace(observation or Observation(), odd=self._noted(odd))
-        await self.settle(Outcome(CallState.FAILED, usage, error=described(error)), observation)
+        is_lost = isinstance(error, TimedOut)
+        outcome = Outcome(CallState.FAILED, usage, error=described(error), lost=is_lost)
+        await self.settle(outcome, observation)
         raise error
 
     async def settle(self, outcome: Outcome, observation: Observation | None = None) -> None:
@@ -417,7 +417,8 @@ class LiveCall:
         if self._phase in (Phase.ADMITTED, Phase.SENT):
             is_unknown = self.scope.machine.is_interrupted or self.interruption.is_cut_off
             state = CallState.UNKNOWN if is_unknown else CallState.CANCELLED
-            self._service.abandon(self.slot.id, Outcome(state, sent=True))
+            is_lost = isinstance(self.interruption.reason, TimedOut)
+            self._service.abandon(self.slot.id, Outcome(state, sent=True, lost=is_lost))
         self._end()
 
     def _end(self) -> None:

@@ -269,5 +269,5 @@ class Outcome:
     """Whether it was refused for its rate: then it took at most one request, and no tokens, as with
     OpenAI."""
     lost: bool = False
-    """Whether a time limit of ours ended it: nobody knows whether the provider was paid. A call
-    that is queued again for it counts that, as one that ends *unknown* does."""
+    """Whether a time limit of ours ended it, so that nobody knows whether the provider was paid. It
+    is counted in ``lost_attempts``, as an attempt that ends *unknown* is."""

@@ -36,7 +36,13 @@ from headway_scheduler.model.calls import Priority, Usage
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.states import CallState
 from headway_scheduler.runtime.local import LocalScheduler
-from headway_scheduler.testing.provider import Fault, FaultKind, Settings, simulated_provider
+from headway_scheduler.testing.provider import (
+    Fault,
+    FaultKind,
+    Latency,
+    Settings,
+    simulated_provider,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -354,7 +360,7 @@ async def test_the_second_answer_that_takes_too_long_fails_the_call_with_the_set
             await client.ask(question)
         assert len(provider.ledger) == 2
     (row,) = await records()
-    assert (row.state, row.attempts, row.lost_attempts) == (CallState.FAILED, 2, 1)
+    assert (row.state, row.attempts, row.lost_attempts) == (CallState.FAILED, 2, 2)
     await idle()
 
 
@@ -392,7 +398,7 @@ async def test_answers_that_drip_leave_their_slot_to_others(
 
 
 async def test_a_stream_that_rests_with_its_agent_for_too_long_gives_its_slot_back(
-    scope: RunScope, serve: Any, question: Any, idle: Any
+    scope: RunScope, serve: Any, question: Any, records: Any, idle: Any
 ) -> None:
     model = Model("m", ("q",), limits=CallLimits(call_timeout=0.2))
     async with serve() as (_, inner):
@@ -402,6 +408,24 @@ async def test_a_stream_that_rests_with_its_agent_for_too_long_gives_its_slot_ba
         with pytest.raises(ProviderError, match="call_timeout"):
             await anext(stream)
         await idle()
+    (row,) = await records()
+    assert (row.state, row.lost_attempts) == (CallState.CANCELLED, 1)
+
+
+@pytest.mark.usefixtures("fast_pauses")
+async def test_a_stream_of_the_sdk_that_stops_after_its_first_chunk_passes_the_error_on(
+    scope: RunScope, question: Any, records: Any, idle: Any
+) -> None:
+    async with simulated_provider(
+        Settings(reply=lambda _: "hello " * 50, latency=Latency(0, 0, 0.2))
+    ) as provider:
+        client = Asking("sdk stream", provider.base_url, scope, CallLimits(idle_timeout=0.3))
+        with pytest.raises(ProviderError, match=r"no more of the answer in 0\.3 s"):
+            await client.ask(question)
+        await client.close()
+    (row,) = await records()
+    assert (row.state, row.attempts, row.lost_attempts) == (CallState.FAILED, 1, 1)
+    await idle()
 
 
 @pytest.mark.usefixtures("fast_pauses")
