@@ -5,8 +5,8 @@ Wrap a client in :class:`ScheduledClient`, :func:`bind` a freshly built team to 
 """
 
 from .attempt import Attempt, dump_result, load_result
-from .calls.client import ScheduledClient
-from .calls.models import Model
+from .calls.client import ScheduledClient, model_answer
+from .calls.models import CallLimits, Model
 from .calls.wrapped_client import model_name, openai_client
 from .journal.mismatch import difference
 from .journal.outcomes import (
@@ -18,7 +18,6 @@ from .journal.outcomes import (
     WouldCall,
 )
 from .journal.recorded import Journal
-from .requests.codec import model_answer
 from .scope import RunScope, current_scope
 from .steps.effects import Effect, idempotency_key, idempotent, once, pure
 from .steps.inputs import now, random, step
@@ -30,6 +29,7 @@ from .wrappers.wrapper import release
 __all__ = [
     "Attempt",
     "AttemptOutcome",
+    "CallLimits",
     "DeadlinePassed",
     "Effect",
     "Journal",

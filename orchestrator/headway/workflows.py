@@ -205,7 +205,7 @@ class Workflows:
 
         Raises CallerError if one of its quotas is in dollars and the model has no price.
         """
-        from headway_agents import Model
+        from headway_agents import CallLimits, Model
 
         configured = self._config.model(name)
         price = partial(self._prices.stated_cost, name)
@@ -213,9 +213,15 @@ class Workflows:
         if counts_usd:
             price(Usage(1, 1))
         provider = PROVIDERS[configured.provider] if configured.provider else None
-        return Model(
-            name, configured.quotas, configured.idempotency_header, price, provider, counts_usd
+        limits = CallLimits(
+            configured.max_answer_mb,
+            configured.connect_timeout,
+            configured.first_byte_timeout,
+            configured.idle_timeout,
+            configured.call_timeout,
         )
+        header = configured.idempotency_header
+        return Model(name, configured.quotas, header, price, provider, counts_usd, limits)
 
     def _count_usd(self, quotas: Iterable[str]) -> bool:
         limits = (limit for name in quotas for limit in self._config.quotas[name].limits)

@@ -21,7 +21,7 @@ from autogen_core.models import ChatCompletionClient, CreateResult, UserMessage
 
 from headway import Headway, RunHandle
 from headway.config import load
-from headway_agents.requests.codec import load_result
+from headway_agents.calls.client import load_result
 from headway_scheduler.model.states import RunState
 
 pytestmark = pytest.mark.anyio

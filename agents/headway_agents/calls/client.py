@@ -4,15 +4,26 @@ Theory of operation. A :class:`ScheduledClient` wraps any client of AutoGen. It 
 request before the first await, because callers go on with their list of messages. If the run has
 recorded the answer, it gives that back. Else the request becomes a row, waits until its quotas
 admit it, goes out through the wrapped client, and is settled; only then does the agent get the
-answer. Errors that waiting can mend send the call back into the queue, others go to the agent.
+answer. Errors that waiting can mend send the call back into the queue (:meth:`LiveCall.failed`),
+others go to the agent. An answer is recorded as JSON, and comes back equal.
 
 All agents of all teams may share one client: binding gives each its own handle, which shares the
 wrapped client and adds its usage to the client that it was made from.
 """
 
 import copy
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing
+import json
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
@@ -28,25 +39,29 @@ from autogen_core.models import (
 from autogen_core.tools import Tool, ToolSchema
 from pydantic import BaseModel
 
-from headway_scheduler.model.calls import Call, Priority, Route
-from headway_scheduler.providers import PROVIDERS
+from headway_scheduler.errors import ProviderError
+from headway_scheduler.model.calls import LARGEST_READ_COUNT, Call, Priority, Route
+from headway_scheduler.providers import PROVIDERS, readings
+from headway_scheduler.providers.readings import Odd
 
 from ..autogen_private import create_arguments
 from ..journal.events import JournalSlot
 from ..journal.machine import run_closed
-from ..requests.codec import Request, ToolChoice, load_result
+from ..requests.codec import Request, ToolChoice
 from ..requests.prompts import PromptEncoder, RequestDigest, estimated_tokens
 from ..scope import RunScope, asking_agent, scope_of_context
 from ..secrets import without_masked_keys
+from .exchange import Exchange, observe
 from .live_call import LiveCall, attached, recorded
 from .models import Candidate, Model
-from .send import answer, answer_stream, observe
-from .wrapped_client import context_tokens, disable_sdk_retries, provider_name
+from .wrapped_client import context_tokens, disable_sdk_retries, provider_name, stream_arguments
 
 MODEL = "model"
 """The kind of a call that a model client makes; steps have other kinds."""
 
 NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
+
+Stream = AsyncGenerator[str | CreateResult, None]
 
 
 class ScheduledClientConfig(BaseModel):
@@ -301,7 +316,8 @@ def output_cap(request: Request, defaults: Mapping[str, Any]) -> int | None:
     """Return the cap on the answer's tokens, the request's own or else the client's."""
     for arguments in (request.extra or {}, defaults):
         for name in ("max_completion_tokens", "max_tokens"):
-            if isinstance(cap := arguments.get(name), int):
+            cap = arguments.get(name)
+            if isinstance(cap, int) and cap > 0:  # llama.cpp takes -1 for no cap
                 return cap
     return None
 
@@ -339,3 +355,109 @@ def _as_stream(result: CreateResult) -> Iterator[str | CreateResult]:
 def _add(total: RequestUsage, usage: RequestUsage) -> None:
     total.prompt_tokens += usage.prompt_tokens
     total.completion_tokens += usage.completion_tokens
+
+
+# Sending: only a recorded answer gets out
+
+
+async def answer(live: LiveCall, request: Request, token: CancellationToken | None) -> CreateResult:
+    """Return the answer to ``request`` once it is recorded."""
+    arguments = _arguments(request)
+    while True:
+        client = live.candidate.client
+        assert client is not None
+        ask = partial(client.create, request.messages, cancellation_token=token, **arguments)
+        await live.record_sent()
+        exchange = Exchange(live)
+        try:
+            try:
+                result = await live.wait(partial(exchange.during, ask))
+            finally:
+                exchange.stop()
+        except Exception as error:
+            await live.failed(exchange.refusal or error)
+        else:
+            return await _recorded(live, result)
+
+
+async def answer_stream(
+    live: LiveCall, request: Request, token: CancellationToken | None
+) -> Stream:
+    """Yield the chunks as they come, of every attempt, and then the answer once it is recorded."""
+    while True:
+        client = live.candidate.client
+        assert client is not None
+        arguments = _arguments(request) | stream_arguments(client, request)
+        ask = partial(client.create_stream, request.messages, cancellation_token=token, **arguments)
+        await live.record_sent()
+        result: CreateResult | None = None
+        exchange = Exchange(live)
+        try:
+            async with _exchanged(ask(), exchange) as step:
+                # To its very end: AutoGen's clients do bookkeeping after the last yield.
+                while (item := await live.wait(step)) is not None:
+                    if isinstance(item, CreateResult):
+                        result = item
+                    else:
+                        yield item
+            if result is None:
+                raise ProviderError("the stream ended without a result")
+        except Exception as error:
+            await live.failed(exchange.refusal or error)
+        else:
+            yield await _recorded(live, result)
+            return
+
+
+async def _recorded(live: LiveCall, result: CreateResult) -> CreateResult:
+    """Record an answer, and return it as it is recorded."""
+    odd: list[Odd] = []
+    told = vars(result.usage)
+    is_plain = set(map(type, told.values())) == {int}
+    if not is_plain or min(told.values()) < 0 or max(told.values()) > LARGEST_READ_COUNT:
+        # AutoGen's clients pass on what the provider wrote, such as NaN, that agents add up then.
+        counts = {name: readings.count(value) or 0 for name, value in told.items()}
+        result = result.model_copy(update={"usage": RequestUsage(**counts)})
+    text = dump_result(result)
+    await live.done(text, readings.usage(told, odd), odd)
+    return result
+
+
+def dump_result(result: CreateResult) -> str:
+    """Return an answer as JSON; :func:`load_result` gives back an equal one."""
+    # Not pydantic's own JSON: it turns infinite logprobs into null and refuses lone surrogates.
+    # Compact: it goes into a request to the leader, and a row, of each call.
+    return json.dumps(result.model_dump(), separators=(",", ":"))
+
+
+def load_result(text: str) -> CreateResult:
+    """Return an answer from its JSON."""
+    return CreateResult.model_validate(json.loads(text))
+
+
+def model_answer(text: str) -> str:
+    """Return a person's words as the JSON of a model's answer. It cost nothing."""
+    usage = RequestUsage(0, 0)
+    return dump_result(CreateResult(finish_reason="stop", content=text, usage=usage, cached=True))
+
+
+def _arguments(request: Request) -> dict[str, Any]:
+    """Return keyword arguments of AutoGen's ``create`` and ``create_stream``, less the token."""
+    return {
+        "tools": request.tools,
+        "tool_choice": request.tool_choice,
+        "json_output": request.json_output,
+        "extra_create_args": request.extra or {},
+    }
+
+
+@asynccontextmanager
+async def _exchanged(
+    stream: Stream, exchange: Exchange
+) -> AsyncIterator[Callable[[], Awaitable[str | CreateResult | None]]]:
+    """Give a function that takes the next item of ``stream``, and end the stream afterwards."""
+    try:
+        yield partial(exchange.during, lambda: anext(stream, None))
+    finally:
+        await stream.aclose()
+        await exchange.close()

@@ -14,14 +14,18 @@ from dataclasses import dataclass
 from json import JSONDecodeError
 from typing import Any
 
+from headway_scheduler.errors import ProviderError
 from headway_scheduler.model.calls import Outcome, Route, Usage
 from headway_scheduler.model.quotas import Observation, ProviderEvent
 from headway_scheduler.model.states import CallState
-from headway_scheduler.providers import ErrorClass, Failure, Provider, Verdict
+from headway_scheduler.providers import ErrorClass, Failure, Provider, Verdict, readings
+from headway_scheduler.providers.readings import Odd
 
 from ..secrets import scrubbed
 
 LONGEST_ERROR_CHARACTERS = 2000
+LONGEST_LOOKED_AT = 20_000
+"""How much of an error's text is searched for keys and words; the body of one may be the text."""
 
 MAX_ATTEMPTS = 8
 """Faults of one call before its error goes to the agent, while the provider answers other calls.
@@ -30,12 +34,44 @@ A call waits as long as it takes for a provider that answers nobody, or that lim
 _BROKEN_CONNECTION = frozenset({"APIConnectionError", "TransportError", "ClientConnectionError"})
 """Classes of openai and anthropic; httpx and httpx2; aiohttp. Their subclasses are timeouts too."""
 
+# Nested too deep to be parsed, or no text, is no JSON, as cut JSON is none.
+_BROKEN_BUILT_IN = (
+    *(ConnectionError, TimeoutError),
+    *(JSONDecodeError, RecursionError, UnicodeDecodeError),
+)
+
+_NOT_CONNECTED = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
+"""Classes of httpx and httpx2 for a request of which no byte left."""
 
 _EVENTS = {
     ErrorClass.RATE_LIMITED: ProviderEvent.REFUSED,
     ErrorClass.OVERLOADED: ProviderEvent.OVERLOADED,
     ErrorClass.TRANSIENT: ProviderEvent.FAILED,
     ErrorClass.ACCOUNT: ProviderEvent.LOCKED_OUT,
+}
+
+
+class AnswerRefused(ProviderError):
+    """An answer is beyond a limit of ours, or leads elsewhere: asking again would not mend it."""
+
+
+class TimedOut(ProviderError):
+    """A limit of ours on the time of an attempt is over. ``setting`` names it.
+
+    ``is_final``: it was over before, and a third attempt would only take as long.
+    """
+
+    def __init__(self, model: str, setting: str, seconds: float, *, is_final: bool = False) -> None:
+        what = _OVERDUE[setting]
+        times = ", twice" if is_final else ""
+        super().__init__(f"{what} in {seconds:,.6g} s{times}: see models.{model}.{setting}")
+        self.model, self.setting, self.seconds, self.is_final = model, setting, seconds, is_final
+
+
+_OVERDUE = {
+    "first_byte_timeout": "no head of an answer",
+    "idle_timeout": "no more of the answer",
+    "call_timeout": "no whole answer",
 }
 
 
@@ -84,6 +120,10 @@ def judged(
     Each client stumbles in its own way over a page that is neither JSON nor a stream: such an
     answer (``head``) counts as one that did not come.
     """
+    if isinstance(error, AnswerRefused) or (isinstance(error, TimedOut) and error.is_final):
+        return Verdict(ErrorClass.FINAL)
+    if isinstance(error, TimedOut):
+        return provider.judge(Failure(), attempt, now)
     for cause in _causes(error):
         failure = _failure(cause)
         if failure.status is not None or failure.body is not None or _is_broken(cause):
@@ -128,6 +168,11 @@ def next_step(
     return Retry(outcome, Observation(event=event, error=text))
 
 
+def is_unsent(error: BaseException) -> bool:
+    """Whether no connection came about, so that no byte of the request left."""
+    return any(type(cause).__name__ in _NOT_CONNECTED for cause in _causes(error))
+
+
 def described(error: Exception) -> str:
     """Return ``Type: message`` for the journal, without keys and at most 2,000 characters long.
 
@@ -138,15 +183,16 @@ def described(error: Exception) -> str:
     except Exception as problem:  # the error's own __str__, which may be a user's
         text = f"its text raised {type(problem).__name__}"
     text = f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()
-    return scrubbed(text)[:LONGEST_ERROR_CHARACTERS]
+    return scrubbed(text[:LONGEST_LOOKED_AT])[:LONGEST_ERROR_CHARACTERS]
 
 
-def paid_usage(error: Exception) -> Usage | None:
+def paid_usage(error: Exception, odd: list[Odd] | None = None) -> Usage | None:
     """Return what an answer cost that the client refused, as one that was cut off at its cap."""
     usage = getattr(getattr(error, "completion", None), "usage", None)
     if usage is None:
         return None
-    return Usage.counted(usage.prompt_tokens, usage.completion_tokens)
+    counts = {name: getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")}
+    return readings.usage(counts, [] if odd is None else odd)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -160,7 +206,7 @@ def _is_broken(error: BaseException) -> bool:
     names = {kind.__name__ for kind in type(error).__mro__}
     # openai raises its bare APIError for an error event inside a stream that had begun.
     is_stream_error = type(error).__name__ == "APIError"
-    is_built_in = isinstance(error, ConnectionError | TimeoutError | JSONDecodeError)
+    is_built_in = isinstance(error, _BROKEN_BUILT_IN)
     return is_built_in or is_stream_error or not names.isdisjoint(_BROKEN_CONNECTION)
 
 
@@ -169,7 +215,7 @@ def _failure(error: BaseException) -> Failure:
     if isinstance(response, Mapping):  # botocore
         metadata, body = response.get("ResponseMetadata", {}), response.get("Error")
         body = {str(name).lower(): value for name, value in (body or {}).items()}
-        return Failure(metadata.get("HTTPStatusCode"), {}, body, str(error))
+        return Failure(metadata.get("HTTPStatusCode"), {}, body, _text(error))
     status = getattr(error, "status_code", None)
     body = getattr(error, "body", None)
     if not isinstance(body, Mapping | list) and isinstance(getattr(error, "code", None), str):
@@ -181,8 +227,12 @@ def _failure(error: BaseException) -> Failure:
         status if isinstance(status, int) and status >= 400 else None,
         headers,
         body if is_json else None,
-        str(error),
+        _text(error),
     )
+
+
+def _text(error: BaseException) -> str:
+    return str(error)[:LONGEST_LOOKED_AT]
 
 
 def _items(response: Any) -> Iterable[tuple[Any, Any]]:

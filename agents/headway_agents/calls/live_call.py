@@ -31,17 +31,32 @@ from headway_scheduler.model.calls import Call, Outcome, Route, Usage
 from headway_scheduler.model.quotas import Observation, ProviderEvent
 from headway_scheduler.model.states import CallState
 from headway_scheduler.providers import ErrorClass
+from headway_scheduler.providers.readings import Odd, retry_after_seconds
 
 from ..journal.events import JournalSlot, Skipped, WorkBegan, WorkEnded
 from ..requests.prompts import RequestDigest
 from ..scope import LiveCalls, RunScope
-from .errors import LockOut, Refuse, ResponseHead, Retry, described, judged, next_step, paid_usage
+from .errors import (
+    LockOut,
+    Refuse,
+    ResponseHead,
+    Retry,
+    TimedOut,
+    described,
+    is_unsent,
+    judged,
+    next_step,
+    paid_usage,
+)
 from .models import NO_CANDIDATE, Candidate
 
 T = TypeVar("T")
 _log = logging.getLogger("headway")
 _ALERT = "quota %r is stopped, its calls wait: %s: mend it, then `headway limits resume`"
+_ODD = "model %r: %s is out of range: counted as unknown"
 _READABLE = ("json", "event-stream")
+_said: set[tuple[str, str]] = set()
+"""The (model, field) pairs that this process has warned of."""
 
 
 @asynccontextmanager
@@ -121,13 +136,14 @@ class Interruption:
     """Ends what a call awaits, from outside, once; every later wait raises ``reason``.
 
     ``is_cut_off``: the process ends, and with it the task, while the call awaits something.
-    ``is_preempted``: the wait was cancelled for a more urgent call, and has not noticed yet.
+    ``once``: the wait was cancelled for this alone, a more urgent call or a time limit, and has
+    not noticed yet.
     """
 
     def __init__(self) -> None:
         self.reason: BaseException | None = None
         self.is_cut_off = False
-        self.is_preempted = False
+        self.once: Exception | None = None
         self._waiter: asyncio.Task[object] | None = None
 
     def check(self) -> None:
@@ -136,7 +152,8 @@ class Interruption:
             raise self.reason
 
     async def wait(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Await ``step()``. Raises ``reason`` once the call is cancelled, Preempted once if it is.
+        """Await ``step()``. Raises ``reason`` once the call is cancelled, what :meth:`interrupt`
+        was given once.
 
         A cancellation that is not ours passes through.
         """
@@ -166,21 +183,26 @@ class Interruption:
         """
         if self.reason is None:
             self.reason = reason
-            # A preemption has cancelled the wait; a second time would be taken for somebody else's.
-            if self._waiter is not None and not self.is_preempted:
+            # An interruption has cancelled the wait; a second time would be taken for somebody
+            # else's.
+            if self._waiter is not None and self.once is None:
                 self._waiter.cancel()
         return self._waiter is not None
 
-    def preempt(self) -> None:
-        """Have what the call awaits end with Preempted. If it awaits nothing, it is left alone."""
-        if self.reason is None and not self.is_preempted and self._waiter is not None:
-            self.is_preempted = True
+    def interrupt(self, error: Exception) -> bool:
+        """Have what the call awaits now end with ``error``. If it awaits nothing, nothing happens.
+
+        Return whether it awaits something.
+        """
+        if self.reason is None and self.once is None and self._waiter is not None:
+            self.once = error
             self._waiter.cancel()
+        return self._waiter is not None
 
     def _take(self) -> BaseException | None:
         """Return why a wait was interrupted; None if this did not do it."""
-        is_preempted, self.is_preempted = self.is_preempted, False
-        return Preempted() if self.reason is None and is_preempted else self.reason
+        once, self.once = self.once, None
+        return once if self.reason is None else self.reason
 
 
 class LiveCall:
@@ -205,6 +227,7 @@ class LiveCall:
         self._routes: tuple[Route, ...] = ()
         self._attempts = 0
         self._faults = 0
+        self._overruns = 0
 
     # Before it is sent
 
@@ -223,7 +246,8 @@ class LiveCall:
         await self.wait(partial(self.scope.replay_barrier, self.slot))
         if candidates and self.scope.may_pay is not None:
             self.scope.may_pay(call)
-        self.begin()
+        self._phase = Phase.QUEUED  # as in begin()
+        self.scope.tell(WorkBegan())
         self._admitted(await self.wait(partial(self._queued, call)))
 
     async def for_person(self) -> Never:
@@ -260,7 +284,7 @@ class LiveCall:
 
     async def record_sent(self) -> None:
         """Note that a request leaves now. Raises StoreTakenOver if it must not."""
-        self._head, self.interruption.is_preempted = None, False
+        self._head, self.interruption.once = None, None
         await self._service.sent(self.slot.id)
         # Only now: whoever is cancelled while this process asks whether it may send sent nothing.
         self._attempts += 1
@@ -273,18 +297,35 @@ class LiveCall:
         self._head = ResponseHead(is_garbled)
         if (quota := self._quota) is not None:
             event = ProviderEvent.ANSWERED if status < 400 and not is_garbled else None
-            limits = self.candidate.provider.rate_limits(headers, self._service.now())
-            self._service.observed(self.slot.id, quota, Observation(event=event, headers=limits))
+            now, odd = self._service.now(), list[Odd]()
+            limits = self.candidate.provider.rate_limits(headers, now, odd)
+            if status >= 400:
+                retry_after_seconds(headers, now, odd)
+            noted = self._noted(odd) if odd else ()
+            signals = Observation(event=event, headers=limits, odd=noted)
+            self._service.observed(self.slot.id, quota, signals)
 
     def preempt(self) -> None:
         """Make room for a more urgent call, if the request is out. Called by the scheduler."""
         if self._phase is Phase.SENT:
-            self.interruption.preempt()
+            self.interruption.interrupt(Preempted())
+
+    def expire(self, error: TimedOut) -> None:
+        """End the attempt, whose time is over. Called by a timer while the request is out.
+
+        A stream that rests with its agent awaits nothing: it is abandoned, so that its slot is
+        free, and raises when it is asked for more.
+        """
+        if not self.interruption.interrupt(error):
+            _cancel(self, error)
 
     # Its end
 
-    async def done(self, answer: str, usage: Usage | None = None) -> None:
-        """Record the answer. Returns when it is on disk and its turn came. Raises StoreError."""
+    async def done(self, answer: str, usage: Usage | None = None, odd: Sequence[Odd] = ()) -> None:
+        """Record the answer. Returns when it is on disk and its turn came. Raises StoreError.
+
+        ``odd``: fields of it that were out of range.
+        """
         self.interruption.check()
         used = usd = None
         if usage is not None and self._call is not None:
@@ -295,7 +336,8 @@ class LiveCall:
             if model.price is not None and (model.counts_usd or self.scope.counts_usd):
                 usd = model.price(usage)
         # Its head, if it came by itself, told that the provider answers.
-        told = None if self._head is not None else Observation(event=ProviderEvent.ANSWERED)
+        event = None if self._head is not None else ProviderEvent.ANSWERED
+        told = Observation(event=event, odd=self._noted(odd)) if event or odd else None
         outcome = Outcome(CallState.DONE, usage, answer, used_tokens=used, usd=usd)
         await self.settle(outcome, told)
 
@@ -306,6 +348,10 @@ class LiveCall:
             text = "made room for a more urgent call"
             await self._queue_again(Outcome(CallState.QUEUED, error=text, sent=False))
             return
+        if isinstance(error, TimedOut) and error.setting == "call_timeout":
+            self._overruns += 1
+            if self._overruns > 1:
+                error = TimedOut(error.model, error.setting, error.seconds, is_final=True)
         now, quota, head = self._service.now(), self._quota, self._head
         verdict = judged(error, self.candidate.provider, self._attempts, now=now, head=head)
         text, health = described(error), self._service.provider_health()
@@ -318,6 +364,10 @@ class LiveCall:
         )
         match step:
             case Retry(outcome, observation):
+                # Nobody knows whether an answer that took too long was paid; one that nobody was
+                # asked for was not.
+                is_sent = head is not None or not is_unsent(error)
+                outcome = replace(outcome, lost=isinstance(error, TimedOut), sent=is_sent)
                 await self._queue_again(outcome, observation)
             case Refuse(refusal) | LockOut(refusal):
                 await self.refused(error, refusal)
@@ -327,8 +377,13 @@ class LiveCall:
     async def refused(self, error: Exception, observation: Observation | None = None) -> Never:
         """Record ``error`` as what the agent gets, and raise it; but a cancelled call's reason."""
         self.interruption.check()
-        usage = paid_usage(error)
-        await self.settle(Outcome(CallState.FAILED, usage, error=described(error)), observation)
+        odd = list[Odd]()
+        usage = paid_usage(error, odd)
+        if odd:
+            observation = replace(observation or Observation(), odd=self._noted(odd))
+        is_lost = isinstance(error, TimedOut)
+        outcome = Outcome(CallState.FAILED, usage, error=described(error), lost=is_lost)
+        await self.settle(outcome, observation)
         raise error
 
     async def settle(self, outcome: Outcome, observation: Observation | None = None) -> None:
@@ -362,7 +417,8 @@ class LiveCall:
         if self._phase in (Phase.ADMITTED, Phase.SENT):
             is_unknown = self.scope.machine.is_interrupted or self.interruption.is_cut_off
             state = CallState.UNKNOWN if is_unknown else CallState.CANCELLED
-            self._service.abandon(self.slot.id, Outcome(state, sent=True))
+            is_lost = isinstance(self.interruption.reason, TimedOut)
+            self._service.abandon(self.slot.id, Outcome(state, sent=True, lost=is_lost))
         self._end()
 
     def _end(self) -> None:
@@ -374,6 +430,15 @@ class LiveCall:
         self._phase = Phase.QUEUED
         about = self._about_quota(observation)
         self._admitted(await self.wait(partial(self._service.retry, self.slot.id, outcome, about)))
+
+    def _noted(self, odd: Sequence[Odd]) -> tuple[str, ...]:
+        """Warn of odd fields, of each once in this process, and return them for the scheduler."""
+        model = self.candidate.model.name
+        for each in odd:
+            if (model, each.field) not in _said:
+                _said.add((model, each.field))
+                _log.warning(_ODD, model, each.field)
+        return tuple(f"{model}: {each.field}" for each in odd)
 
     @property
     def _quota(self) -> str | None:

@@ -13,13 +13,33 @@ Price = Callable[[Usage], float]
 
 
 @dataclass(frozen=True, slots=True)
+class CallLimits:
+    """What one attempt at a call may take: seconds, and the size of its answer.
+
+    Named as the settings of ``models.NAME``, which have the same defaults. A shorter time of the
+    client's own holds.
+    """
+
+    max_answer_mb: int = 32
+    """MiB of an answer, packed and unpacked."""
+    connect_timeout: float = 10.0
+    """Seconds to connect."""
+    first_byte_timeout: float = 600.0
+    """Seconds from the request to the head of the answer: as in OpenAI's and Anthropic's SDKs."""
+    idle_timeout: float = 300.0
+    """Seconds without a chunk of a body, or a whole line of a stream."""
+    call_timeout: float = 1_800.0
+    """Seconds for all of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """What a model is called in workflows, and the quotas that its calls draw on.
 
     ``idempotency_header``: its name, if the server knows one; it carries the call's id, the same at
     every attempt. ``price``: dollars for usage, asked where a quota of this model (``counts_usd``)
     or of the run is of dollars. ``provider``: how calls are charged and answers read; None: as the
-    class of the client tells.
+    class of the client tells. ``limits``: what one attempt may take.
     """
 
     name: str
@@ -28,6 +48,7 @@ class Model:
     price: Price | None = None
     provider: Provider | None = None
     counts_usd: bool = False
+    limits: CallLimits = CallLimits()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What must be known of a wrapped client: its provider, its model, its SDK.
 
-Law of this file: it knows clients of OpenAI and Anthropic, whose SDKs are built alike on httpx; it
-uses every other through AutoGen's contract alone.
+Law of this file: it knows clients of OpenAI, Anthropic and Ollama, whose SDKs are built alike on
+httpx; it uses every other through AutoGen's contract alone.
 """
 
 from typing import Any
@@ -66,13 +66,18 @@ def model_name(client: ChatCompletionClient) -> str | None:
 def disable_sdk_retries(client: ChatCompletionClient) -> Any:
     """Switch the retries of OpenAI's or Anthropic's SDK off, and return the SDK's client.
 
-    They would spend budget that nobody admitted. Returns None for any other client.
+    They would spend budget that nobody admitted. Ollama's client has none, and is returned as it
+    is. Returns None for any other client.
     """
     if not is_openai(client) and provider_name(client) != "anthropic":
-        return None
+        return sdk_of(client) if _is_ollama(client) else None
     sdk = sdk_of(client)
     sdk.max_retries = 0
     return sdk
+
+
+def _is_ollama(client: ChatCompletionClient) -> bool:
+    return any(each.__name__ == "BaseOllamaChatCompletionClient" for each in type(client).__mro__)
 
 
 def stream_arguments(client: ChatCompletionClient, request: Request) -> dict[str, Any]:

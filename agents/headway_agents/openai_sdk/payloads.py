@@ -13,12 +13,15 @@ from typing import Any
 
 from headway_scheduler.model.calls import Usage
 from headway_scheduler.model.formulas import CHARACTERS_PER_TOKEN
+from headway_scheduler.providers import readings
+from headway_scheduler.providers.readings import Odd
 
 from ..requests.prompts import IMAGE_CHARACTERS, RequestDigest, text_digest
 from ..secrets import without_keys
 
 _CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-_WITHOUT_OUTPUT = frozenset({"embeddings", "moderations"})
+WITHOUT_OUTPUT = frozenset({"embeddings", "moderations"})
+"""Endpoints, by their paths, that count no output."""
 _END_MARK = b"[DONE]"
 _LAST_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 """The last events of the Responses API, whose streams have no end mark."""
@@ -57,9 +60,13 @@ class Answer:
         body = data["text"].encode() if is_text else base64.b64decode(data["base64"])
         return cls(data["status"], data["content_type"], body)
 
-    def usage(self) -> Usage | None:
-        """Return what the provider counted, None if it does not say."""
-        return _usage(_json(self.body))
+    def usage(self, odd: list[Odd] | None = None, *, has_output: bool = False) -> Usage | None:
+        """Return what the provider counted, None if it does not say.
+
+        Fields out of range are added to ``odd``. ``has_output``: whether the endpoint counts output
+        too, so that none is unknown, not 0.
+        """
+        return _usage(_json(self.body), [] if odd is None else odd, has_output=has_output)
 
 
 def read_request(path: str, content_type: str, body: bytes) -> EncodedRequest:
@@ -72,44 +79,65 @@ def read_request(path: str, content_type: str, body: bytes) -> EncodedRequest:
     # Line by line, so that a conversation that grows shares its chunks with what it was before.
     text = json.dumps(without_keys(data), sort_keys=True, indent=1, ensure_ascii=False)
     digest = replace(text_digest(f"{path}\n{text}"), characters=_characters(data))
-    return EncodedRequest(digest, 0 if path in _WITHOUT_OUTPUT else _output_cap(data))
+    return EncodedRequest(digest, 0 if path in WITHOUT_OUTPUT else _output_cap(data))
 
 
 class Events:
-    """Reads a stream of server-sent events as it comes: its end, its usage, an error in it."""
+    """Reads a stream of server-sent events as it comes: its end, its usage, an error in it.
+
+    ``odd`` names the fields of its usages that were out of range.
+    """
 
     def __init__(self) -> None:
         self.is_ended = False
         self.usage: Usage | None = None
         self.error: dict[str, Any] | None = None
-        self._line = b""
+        self.odd: list[Odd] = []
+        self._line: list[bytes] = []
 
     def feed(self, chunk: bytes) -> None:
         """Read the next bytes; an empty chunk is the end. Raises JSONDecodeError."""
-        *lines, self._line = (self._line + (chunk or b"\n")).split(b"\n")
+        *lines, rest = (chunk or b"\n").split(b"\n")
         for line in lines:
-            name, _, data = line.partition(b":")
+            # Joined once, at its end: a long line may come in many pieces.
+            name, _, data = b"".join((*self._line, line)).partition(b":")
+            self._line.clear()
             if name == b"data":
                 self._take(data.strip())
+        if rest:
+            self._line.append(rest)
 
     def _take(self, data: bytes) -> None:
         if data.startswith(_END_MARK):
             self.is_ended = True
             return
-        event = json.loads(data or b"null")
+        event = loads(data or b"null")
         if not isinstance(event, dict):
             return
-        response = event.get("response")
-        self.usage = _usage(event) or _usage(response) or self.usage
+        for each in (event, event.get("response")):
+            self.usage = _usage(each, self.odd, has_output=True) or self.usage
         self.is_ended = self.is_ended or event.get("type") in _LAST_EVENTS
         if event.get("error") or event.get("type") == "error":
             error = event.get("error") or event
             self.error = error if isinstance(error, dict) else {"message": str(error)}
 
 
-def _json(body: bytes) -> Any:
+def loads(body: bytes) -> Any:
+    """Parse JSON. Raises JSONDecodeError, whatever the parser stumbles over.
+
+    It has other errors for bytes that are no text, for too many digits and for too deep a nesting.
+    """
     try:
         return json.loads(body)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise json.JSONDecodeError(f"no JSON: {error}", "", 0) from None
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return loads(body)
     except ValueError:
         return None
 
@@ -136,15 +164,12 @@ def _characters(value: Any) -> int:
 
 
 def _output_cap(data: Mapping[str, Any]) -> int | None:
-    return next((data[name] for name in _CAPS if isinstance(data.get(name), int)), None)
+    caps = (data.get(name) for name in _CAPS)
+    return next((cap for cap in caps if isinstance(cap, int) and cap > 0), None)
 
 
-def _usage(data: Any) -> Usage | None:
+def _usage(data: Any, odd: list[Odd], *, has_output: bool) -> Usage | None:
     usage = data.get("usage") if isinstance(data, dict) else None
     if not isinstance(usage, dict):
         return None
-    counts = [
-        next((usage[name] for name in names if isinstance(usage.get(name), int)), 0)
-        for names in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
-    ]
-    return Usage.counted(*counts)
+    return readings.usage(usage, odd, has_output=has_output)

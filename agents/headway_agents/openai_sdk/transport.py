@@ -17,23 +17,29 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
+import anyio
 import openai
 
 from headway_scheduler.model.calls import Priority
 from headway_scheduler.providers import PROVIDERS
+from headway_scheduler.providers.readings import Odd
 
 from ..autogen_private import http_client, http_library, status_error
 from ..calls.client import acquire
+from ..calls.errors import AnswerRefused
+from ..calls.exchange import Exchange, observe
 from ..calls.live_call import LiveCall, attached, recorded
 from ..calls.models import Candidate, Model
-from ..calls.send import idempotency_headers
 from ..scope import RunScope, asking_agent
-from .payloads import Answer, Events, read_request
+from .payloads import WITHOUT_OUTPUT, Answer, Events, loads, read_request
 
 _http: Any = http_library()
 
 SDK = "sdk"
 """The kind of a call that OpenAI's own SDK makes."""
+
+DRAIN_SECONDS = 1.0
+"""How long a stream is read on after its end mark."""
 
 _EVENTS = "text/event-stream"
 _OF_THE_WIRE = ("content-encoding", "content-length", "transfer-encoding")
@@ -56,6 +62,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
     ) -> None:
         self._sdk = sdk
         self._wrapped: Any = http_client(sdk)
+        observe(sdk)
         self._model = model
         self._candidates = [Candidate(model, model.provider or PROVIDERS["openai"])]
         self._scope = scope
@@ -69,8 +76,8 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
         """
         if request.method != "POST":
             return await self._wrapped.send(request, stream=True)
-        content_type = request.headers.get("content-type", "")
-        asked = read_request(self._path(request), content_type, await request.aread())
+        content_type, path = request.headers.get("content-type", ""), self._path(request)
+        asked = read_request(path, content_type, await request.aread())
         scope = self._scope()
         slot = scope.open_slot(SDK, asking_agent(), asked.digest)
         async with AsyncExitStack() as stack:
@@ -81,12 +88,12 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
                 return _http.Response(answer.status, headers=headers, content=answer.body)
             cap = asked.output_cap
             await acquire(live, self._candidates, self._priority, output_cap=cap)
-            request.headers.update(idempotency_headers(self._model, slot.id))
             response = await self._answered(live, request)
             if isinstance(response, _Stream):
                 return response.given_on(live, stack.pop_all())
-            answer = _answer(response, response.content)
-            await live.done(answer.dumped(), answer.usage())
+            answer, odd = _answer(response, response.content), list[Odd]()
+            usage = answer.usage(odd, has_output=path not in WITHOUT_OUTPUT)
+            await live.done(answer.dumped(), usage, odd)
             return _given_on(response, content=response.content)
 
     async def _answered(self, live: LiveCall, request: Any) -> Any:
@@ -99,21 +106,23 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
 
     async def _sent(self, live: LiveCall, request: Any) -> Any:
         """Return the response, read to its end, or a stream whose first chunk is here."""
-        with _errors_of_the_sdk(request):
-            response = await self._wrapped.send(request, stream=True)
-            live.record_head(response.status_code, dict(response.headers))
-            try:
+        exchange = Exchange(live)
+        send = partial(self._wrapped.send, request, stream=True)
+        try:
+            with _errors_of_the_sdk(request):
+                response = await exchange.during(send)
                 if response.is_success and _content_type(response).startswith(_EVENTS):
-                    stream = _Stream(response)
+                    stream = _Stream(response, exchange)
                     await stream.advance()
                     return stream
                 await response.aread()
-            except BaseException:
-                await response.aclose()
-                raise
+        except BaseException:
+            await exchange.close()
+            raise
+        exchange.stop()
         if response.is_success:
             if _content_type(response).startswith("application/json"):
-                response.json()  # raises for broken JSON, which is asked for again
+                loads(response.content)  # raises for broken JSON, which is asked for again
             return response
         raise status_error(self._sdk, response)
 
@@ -124,8 +133,9 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
 class _Stream(_http.AsyncByteStream):  # type: ignore[misc]  # of whichever library it is
     """A streamed answer on its way to the SDK."""
 
-    def __init__(self, response: Any) -> None:
+    def __init__(self, response: Any, exchange: Exchange) -> None:
         self._response = response
+        self._exchange = exchange
         self._chunks = response.aiter_bytes()
         self._events = Events()
         self._body = bytearray()
@@ -151,7 +161,7 @@ class _Stream(_http.AsyncByteStream):  # type: ignore[misc]  # of whichever libr
     def given_on(self, live: LiveCall, stack: AsyncExitStack) -> Any:
         """Return the response for the SDK. The call ends when ``stack`` is left."""
         self._live, self._stack = live, stack
-        stack.push_async_callback(self._response.aclose)
+        stack.push_async_callback(self._exchange.close)
         return _given_on(self._response, stream=self)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -165,11 +175,13 @@ class _Stream(_http.AsyncByteStream):  # type: ignore[misc]  # of whichever libr
             # The SDK stops reading at the end mark, and iterates anew to drain what is left.
             if not self._is_recorded:
                 self._is_recorded = True
+                self._exchange.stop()
                 answer = _answer(self._response, bytes(self._body))
-                await self._live.done(answer.dumped(), self._events.usage)
+                await self._live.done(answer.dumped(), self._events.usage, self._events.odd)
                 yield self._chunk
-            # A connection that is read to its end can be used again.
-            with suppress(_http.TransportError):
+            # A connection that is read to its end can be used again. The answer is recorded, so a
+            # server that goes on after it is not listened to for long.
+            with suppress(_http.TransportError, AnswerRefused), anyio.move_on_after(DRAIN_SECONDS):
                 async for chunk in self._chunks:
                     yield chunk
 
@@ -190,11 +202,11 @@ def _errors_of_the_sdk(request: Any) -> Iterator[None]:
 
 
 def _answer(response: Any, body: bytes) -> Answer:
-    return Answer(response.status_code, _content_type(response), body)
+    return Answer(response.status_code, str(response.headers.get("content-type", "")), body)
 
 
 def _content_type(response: Any) -> str:
-    return str(response.headers.get("content-type", ""))
+    return str(response.headers.get("content-type", "")).lower()
 
 
 def _given_on(response: Any, **body: Any) -> Any:

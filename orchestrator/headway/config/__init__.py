@@ -61,6 +61,21 @@ class ModelConfig:
     usd_per_million_output_tokens: float | None = None
     """Price in US dollars. Default: the list price, if there is one."""
 
+    max_answer_mb: int = 32
+    """MiB that an answer may have, packed and unpacked: 1 to 1024."""
+
+    connect_timeout: float = 10
+    """Seconds to connect."""
+
+    first_byte_timeout: float = 600
+    """Seconds from the request to the head of its answer."""
+
+    idle_timeout: float = 300
+    """Seconds without a chunk of a body, or a whole line of a stream."""
+
+    call_timeout: float = 1800
+    """Seconds for the whole of one attempt."""
+
 
 @dataclass(frozen=True, slots=True)
 class Config:

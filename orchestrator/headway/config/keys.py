@@ -253,6 +253,13 @@ def _price(value: object) -> int | float:
     return number
 
 
+def _answer_mb(value: object) -> int:
+    number = _number(value)
+    if not isinstance(number, int) or not 1 <= number <= 1024:
+        raise ConfigError(f"must be a whole number from 1 to 1024, not {number}")
+    return number
+
+
 def _kind(value: object) -> str:
     if value not in TOOL_KINDS:
         raise ConfigError(f"must be one of {', '.join(TOOL_KINDS)}, not {spoken(value)}")
@@ -296,6 +303,12 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "fallbacks"): Key("list of models", _model_names, (), "none"),
     ("models", "*", "usd_per_million_input_tokens"): Key("number", _price, unset=_LISTED),
     ("models", "*", "usd_per_million_output_tokens"): Key("number", _price, unset=_LISTED),
+    ("models", "*", "max_answer_mb"): Key("whole number", _answer_mb, 32),
+    ("models", "*", "connect_timeout"): Key("seconds", _above_zero, 10),
+    # As in the SDKs of OpenAI and Anthropic.
+    ("models", "*", "first_byte_timeout"): Key("seconds", _above_zero, 600),
+    ("models", "*", "idle_timeout"): Key("seconds", _above_zero, 300),
+    ("models", "*", "call_timeout"): Key("seconds", _above_zero, 1800),
     ("teams", "*", "weight"): Key("number", _above_zero, 1),
     ("teams", "*", "quotas"): Key("list of quotas", _quota_names, (), "none"),
     ("tools", "*"): Key("pure, idempotent or once", _kind),

@@ -37,6 +37,11 @@ api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never
 # fallbacks = []                # models for while this one does not answer, or not in time
 # usd_per_million_input_tokens = 2.5       # else the list price, if there is one
 # usd_per_million_output_tokens = 10
+# max_answer_mb = 32            # beyond it the call fails
+# connect_timeout = 10          # seconds; what is over time goes again at its old place
+# first_byte_timeout = 600      # until the answer begins
+# idle_timeout = 300            # between two parts of it
+# call_timeout = 1800           # for all of it; the second time the call fails
 
 [teams]                         # a run is of the team that its submitter names, else its workflow
 # research = { weight = 2, quotas = ["openai"] }   # twice as much as another while both have

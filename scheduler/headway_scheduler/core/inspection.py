@@ -84,6 +84,7 @@ def statistics(state: SchedulerState, now: float) -> Statistics:
             bucket.limit.per_second,
             quota.breaker.paused(now),
             quota.breaker.stopped,
+            dict(quota.odd),
         )
         for name, quota in state.lanes.quotas.items()
         for bucket in quota.buckets

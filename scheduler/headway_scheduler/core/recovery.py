@@ -10,7 +10,7 @@ from ..model.formulas import LONGEST_STATED_SECONDS
 from ..model.quotas import BucketState
 from ..model.runs import Run
 from ..model.states import CallState
-from .limits.quota import BREAKER, LIMITS
+from .limits.quota import BREAKER, LIMITS, ODD
 from .state import SIZES, SchedulerState
 
 
@@ -67,7 +67,7 @@ def _learn(state: SchedulerState, lesson: Lesson, now: float) -> None:
     quota = state.lanes.quotas.get(lesson.subject)
     if lesson.kind == SIZES:
         state.registry.sizes.load(lesson.subject, lesson.value)
-    elif quota is not None and lesson.kind in (LIMITS, BREAKER):
+    elif quota is not None and lesson.kind in (LIMITS, BREAKER, ODD):
         quota.load(lesson, now)
 
 

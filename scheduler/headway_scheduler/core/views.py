@@ -1,6 +1,8 @@
 """Defines the scheduler's answers to questions about its state. Law of this file: frozen data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ..model.calls import Priority
@@ -60,6 +62,9 @@ class Explanation:
     """The class in which it stands: that of the most urgent run that waits for it."""
 
 
+_NOTHING_ODD: Mapping[str, int] = MappingProxyType({})
+
+
 class Gauge(NamedTuple):
     """One limit of one quota at one moment."""
 
@@ -70,6 +75,7 @@ class Gauge(NamedTuple):
     per_second: float  #: refill; 0 for concurrency
     paused_until: float | None  #: nothing is sent before this time
     stopped: str | None = None  #: nothing is sent until ``headway limits resume``: why
+    odd: Mapping[str, int] = _NOTHING_ODD  #: how often a ``MODEL: FIELD`` was out of range
 
 
 class Statistics(NamedTuple):

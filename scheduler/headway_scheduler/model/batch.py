@@ -16,7 +16,7 @@ class Lesson:
     """What a part of the core learned, as that part wrote it down."""
 
     kind: str
-    """The part that learned it: ``limits``, ``breaker``, ``run size`` or ``tokens``."""
+    """The part that learned it: ``limits``, ``breaker``, ``odd``, ``run size`` or ``tokens``."""
     subject: str
     """What it is about: a quota, a workflow, or a model and an agent. With ``kind``, the row's key:
     a later lesson overwrites an earlier one."""

@@ -5,7 +5,6 @@ Times are epoch seconds, as told by the caller.
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import TypeGuard
 
 from ..errors import IllegalTransition
 from .states import CALL_TRANSITIONS, CallState
@@ -26,33 +25,29 @@ class Priority(IntEnum):
         return self.name.lower()
 
 
+LARGEST_READ_COUNT = 10**9
+"""The largest count of tokens of one answer that is believed, and the largest estimate of one."""
 LARGEST_COUNT = 10**12
-"""The largest count of tokens that is believed. Sums of such counts stay far below 2^63, the end of
-SQL's integers."""
-
-
-def _is_count(number: object) -> TypeGuard[int]:
-    return type(number) is int and 0 <= number <= LARGEST_COUNT
+"""The largest count of tokens that a row may have. Sums of such counts stay far below 2^63, the end
+of SQL's integers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that the provider counted for one answer."""
+    """Tokens that the provider counted for one answer. Raises ValueError for what is no count."""
 
     input_tokens: int
     """Tokens of the prompt."""
     output_tokens: int
     """Tokens of the answer."""
 
-    @classmethod
-    def counted(cls, input_tokens: object, output_tokens: object) -> "Usage | None":
-        """Check what a provider counted. None for 0 and 0, and for anything that is no count.
-
-        Clients report 0 and 0 where they do not know. Some servers send -1, NaN or 1.5.
-        """
-        if not (_is_count(input_tokens) and _is_count(output_tokens)):
-            return None
-        return cls(input_tokens, output_tokens) if input_tokens or output_tokens else None
+    def __post_init__(self) -> None:
+        # The second wall: ``providers/readings.py`` lets nothing else through, and a process of
+        # another version is not believed either. What else an answer told is checked where it is
+        # decoded, in ``protocol/codec.py``.
+        for number in (self.input_tokens, self.output_tokens):
+            if not (type(number) is int and 0 <= number <= LARGEST_COUNT):
+                raise ValueError(f"{number!r:.40} tokens: not a whole number up to {LARGEST_COUNT}")
 
     @property
     def total(self) -> int:
@@ -209,7 +204,7 @@ class CallRecord:
     def settle(self, outcome: "Outcome", now: float) -> None:
         """End an attempt: queue the call for another one, or end it with an answer or an error."""
         self.state, self.error = outcome.state, outcome.error
-        self.lost_attempts += outcome.state is CallState.UNKNOWN
+        self.lost_attempts += outcome.state is CallState.UNKNOWN or outcome.lost
         if outcome.state is CallState.QUEUED:
             self.not_before = outcome.not_before
             return
@@ -273,3 +268,6 @@ class Outcome:
     refused: bool = False
     """Whether it was refused for its rate: then it took at most one request, and no tokens, as with
     OpenAI."""
+    lost: bool = False
+    """Whether a time limit of ours ended it, so that nobody knows whether the provider was paid. It
+    is counted in ``lost_attempts``, as an attempt that ends *unknown* is."""

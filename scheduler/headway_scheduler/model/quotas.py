@@ -29,6 +29,12 @@ _DAILY = {Resource.REQUESTS_PER_DAY, Resource.TOKENS_PER_DAY, Resource.USD_PER_D
 
 
 DAY_SECONDS = 86_400.0
+LARGEST_LIMIT = 10**12
+"""The largest limit, or remainder of one, that a header is believed."""
+LONGEST_RESET_SECONDS = 31 * DAY_SECONDS
+"""The longest time until a limit is full again that a header is believed."""
+MOST_ODD_FIELDS = 64
+"""How many odd fields one observation may name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +155,8 @@ class Observation:
     """The rate limit headers, by what they limit."""
     error: str = ""
     """The provider's words where the account is locked out; else empty."""
+    odd: tuple[str, ...] = ()
+    """``MODEL: FIELD`` of each field of the answer that was out of range, and so not read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,10 @@ import msgspec
 from msgspec import NODEFAULT, Struct, convert, defstruct, structs
 
 from ..errors import CallerError, HeadwayError, InternalError, ProviderError, StoreError
-from .envelopes import Answer, Notification, Refused, Request
+from ..model.calls import LARGEST_COUNT
+from ..model.quotas import LARGEST_LIMIT, LONGEST_RESET_SECONDS, MOST_ODD_FIELDS
+from .envelopes import Answer, MessageBatch, Notification, Refused, Request
+from .messages import Observe, Settle
 
 T = TypeVar("T")
 
@@ -74,8 +77,40 @@ def _lean_field(field: Any, absent: object) -> tuple[str, Any] | tuple[str, Any,
 
 
 def load_request(text: str) -> Request:
-    """Read a request. Raises InternalError for a text that is none."""
-    return _load(_requests, text)
+    """Read a request. Raises InternalError for a text that is none, or tells a number out of range.
+
+    Whoever wrote it had ``providers/readings.py`` as its door; a process of another version is not
+    believed.
+    """
+    request = _load(_requests, text)
+    if isinstance(request, MessageBatch):
+        for message in request.messages:
+            if isinstance(message, Observe | Settle) and not _is_in_range(message):
+                raise InternalError(f"another version of Headway wrote it: {message.call_id}: odd")
+    return request
+
+
+def _is_in_range(message: Observe | Settle) -> bool:
+    """Whether what an attempt told of its quotas and took of them are amounts and times."""
+    # An amount and its least and most; written so that NaN is out of range, too.
+    amounts: list[tuple[float | None, float, float]] = []
+    for signals in message.signals.values():
+        if len(signals.odd) > MOST_ODD_FIELDS:
+            return False
+        amounts.append((signals.pause_until, -LARGEST_LIMIT, LARGEST_LIMIT))
+        for told in signals.headers.values():
+            amounts.append((told.limit, 1, LARGEST_LIMIT))
+            amounts.append((told.remaining, 0, LARGEST_LIMIT))
+            amounts.append((told.reset_seconds, 0, LONGEST_RESET_SECONDS))
+    if isinstance(message, Settle):
+        outcome = message.outcome
+        amounts.append((outcome.not_before, -LARGEST_LIMIT, LARGEST_LIMIT))
+        amounts.append((outcome.used_tokens, 0, 2 * LARGEST_COUNT))
+        amounts.append((outcome.usd, 0, LARGEST_LIMIT))
+    for amount, least, most in amounts:
+        if amount is not None and not least <= amount <= most:
+            return False
+    return True
 
 
 def load_answer(text: str) -> Answer:

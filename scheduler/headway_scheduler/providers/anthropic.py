@@ -6,16 +6,24 @@ Tokens read from its prompt cache are free for most models, and not in the usage
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from functools import partial
 
 from ..model.quotas import RateLimitHeader, Resource
-from .base import Provider, number
+from .base import Provider
+from .readings import Odd, answered_at, rate_limits, seconds_until
 
-_RESOURCES = {
-    "requests": Resource.REQUESTS,
-    "tokens": Resource.TOKENS,
-    "input-tokens": Resource.INPUT_TOKENS,
-    "output-tokens": Resource.OUTPUT_TOKENS,
+_HEADERS = {
+    resource: (
+        f"anthropic-ratelimit-{word}-limit",
+        f"anthropic-ratelimit-{word}-remaining",
+        f"anthropic-ratelimit-{word}-reset",
+    )
+    for word, resource in (
+        ("requests", Resource.REQUESTS),
+        ("tokens", Resource.TOKENS),
+        ("input-tokens", Resource.INPUT_TOKENS),
+        ("output-tokens", Resource.OUTPUT_TOKENS),
+    )
 }
 
 
@@ -28,28 +36,8 @@ class Anthropic(Provider):
     account_words = ("credit balance is too low", "api usage limits", "spend limit")
 
     def rate_limits(
-        self, headers: Mapping[str, str], now: float
+        self, headers: Mapping[str, str], now: float, odd: list[Odd] | None = None
     ) -> dict[Resource, RateLimitHeader]:
         """Read ``anthropic-ratelimit-…-{limit,remaining,reset}`` of each resource."""
-        found = {}
-        for word, resource in _RESOURCES.items():
-            name = f"anthropic-ratelimit-{word}"
-            told = RateLimitHeader(
-                limit=number(headers.get(f"{name}-limit")) or None,
-                remaining=number(headers.get(f"{name}-remaining")),
-                reset_seconds=seconds_until(headers.get(f"{name}-reset"), now),
-            )
-            if told != RateLimitHeader():
-                found[resource] = told
-        return found
-
-
-def seconds_until(text: str | None, now: float) -> float | None:
-    """Read seconds until a date of RFC 3339: 0 if it has passed, None for any other text."""
-    try:
-        date = datetime.fromisoformat((text or "").strip())
-    except ValueError:
-        return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    return max(0.0, date.timestamp() - now)
+        until_reset = partial(seconds_until, now=answered_at(headers, now))
+        return rate_limits(headers, _HEADERS, until_reset, odd)

@@ -8,10 +8,13 @@ region is under load, and its headers say so.
 import re
 
 from ..model.calls import Usage
-from .base import Failure, characters_in_tokens, retry_after_seconds
-from .openai import OpenAI
+from .base import Failure
+from .openai import OpenAI, characters_in_tokens
+from .readings import duration_seconds, retry_after_seconds
 
-_IN_THE_TEXT = re.compile(r"(?:retry after|try again in) (\d+(?:\.\d+)?) seconds?", re.IGNORECASE)
+_IN_THE_TEXT = re.compile(
+    r"(?:retry after|try again in) (\d{1,9}(?:\.\d{1,9})?) seconds?", re.IGNORECASE
+)
 
 
 class Azure(OpenAI):
@@ -28,5 +31,5 @@ class Azure(OpenAI):
         """Return the seconds of the headers, else of the text."""
         stated = retry_after_seconds(failure.headers, now)
         if stated is None and (found := _IN_THE_TEXT.search(failure.message)):
-            return float(found[1])
+            return duration_seconds(found[1])
         return stated

@@ -6,18 +6,17 @@ An error is about the pace of requests (wait, and all others with it), about the
 later), about the call alone (no wait mends it), or about the account (no wait mends it for anyone).
 """
 
-import math
-import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 from ..model.calls import Usage
-from ..model.formulas import CHARACTERS_PER_TOKEN, LONGEST_STATED_SECONDS, backoff_seconds
+from ..model.formulas import LONGEST_STATED_SECONDS, backoff_seconds
 from ..model.quotas import RateLimitHeader, Resource
+from .readings import Odd, retry_after_seconds, word
 
 # And everything from 500, as in OpenAI's SDK.
 _TRANSIENT_STATUS = frozenset({408, 409})
@@ -45,8 +44,8 @@ _ABOUT_THE_CALL = frozenset(
 )
 
 
-_SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)(ms|[dhms]))")
+MOST_PARTS = 1_000
+"""How many objects and lists of an error's body are looked at. Real ones have a dozen."""
 
 
 class ErrorClass(StrEnum):
@@ -87,22 +86,27 @@ class Failure:
     def codes(self) -> frozenset[str]:
         """Every code, type, status and reason in the body, in lower case."""
         names = ("code", "type", "status", "reason")
-        words = (part.get(name) for part in self.parts() for name in names)
-        return frozenset(word.lower() for word in words if isinstance(word, str))
+        found = (word(part.get(name)) for part in self.parts() for name in names)
+        return frozenset(each.lower() for each in found if each is not None)
 
     def parts(self) -> Iterator[Mapping[str, Any]]:
         """Yield the objects of the body that may describe the error, the outer ones first.
 
-        Google puts the error into a list, and its reasons into ``details``.
+        Google puts the error into a list, and its reasons into ``details``. At most ``MOST_PARTS``
+        are looked at: a body may nest lists in lists.
         """
-        waiting = [self.body]
+        waiting, seen = deque([self.body]), 1
         while waiting:
-            part = waiting.pop(0)
+            part = waiting.popleft()
+            inner: Iterator[Any] = iter(())
             if isinstance(part, Mapping):
                 yield part
-                waiting += [part.get(name) for name in ("error", "innererror", "details")]
+                inner = (part.get(name) for name in ("error", "innererror", "details"))
             elif isinstance(part, list):
-                waiting += part
+                inner = iter(part)
+            known = len(waiting)
+            waiting.extend(islice((each for each in inner if each), MOST_PARTS - seen))
+            seen += len(waiting) - known
 
 
 class Provider:
@@ -132,9 +136,12 @@ class Provider:
         return usage.total
 
     def rate_limits(
-        self, headers: Mapping[str, str], now: float
+        self, headers: Mapping[str, str], now: float, odd: list[Odd] | None = None
     ) -> dict[Resource, RateLimitHeader]:
-        """Read the rate limit headers of an answer; their names are in lower case."""
+        """Read the rate limit headers of an answer; their names are in lower case.
+
+        Fields that hold nothing in their range are added to ``odd``.
+        """
         return {}
 
     def stated_seconds(self, failure: Failure, now: float) -> float | None:
@@ -174,42 +181,3 @@ class Provider:
         return not self.account_codes.isdisjoint(failure.codes) or any(
             part in words for part in self.account_words
         )
-
-
-def retry_after_seconds(headers: Mapping[str, str], now: float) -> float | None:
-    """Read ``retry-after-ms``, then ``retry-after`` as seconds or as a date; None without any."""
-    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        if (seconds := number(headers.get(name))) is not None:
-            return seconds * scale
-    try:
-        date = parsedate_to_datetime(headers.get("retry-after", ""))
-    except (ValueError, TypeError):
-        return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    return max(0.0, date.timestamp() - now)
-
-
-def number(text: str | None) -> float | None:
-    """Read a finite number of at least 0; None for any other text. Some servers send -1."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value >= 0 else None
-
-
-def duration_seconds(text: str | None) -> float | None:
-    """Read ``6m0s``, ``120ms``, ``1d2h``, or a number of seconds; None for any other text."""
-    text = (text or "").strip()
-    if (seconds := number(text)) is not None:
-        return seconds
-    parts = _DURATION.findall(text)
-    if not parts or "".join(amount + unit for amount, unit in parts) != text:
-        return None
-    return sum(float(amount) * _SECONDS[unit] for amount, unit in parts)
-
-
-def characters_in_tokens(characters: int) -> int:
-    """Return what providers take for a prompt that they have not counted yet."""
-    return math.ceil(characters / CHARACTERS_PER_TOKEN)

@@ -8,7 +8,8 @@ back at its end. Errors do not say which quota they are about, and no header tel
 from dataclasses import replace
 
 from ..model.calls import Usage
-from .base import Failure, Provider, Verdict, characters_in_tokens
+from .base import Failure, Provider, Verdict
+from .openai import characters_in_tokens
 
 _STATUS = {
     "throttlingexception": 429,

@@ -6,7 +6,8 @@ minute are counted for each project. No header tells of them; the body of a 429 
 """
 
 from ..model.calls import Usage
-from .base import Failure, Provider, duration_seconds, retry_after_seconds
+from .base import Failure, Provider
+from .readings import duration_seconds, retry_after_seconds
 
 
 class Gemini(Provider):

@@ -5,19 +5,27 @@ are charged when a request arrives: one request, and the larger of the output ca
 from the characters of the prompt. A shorter answer gives nothing back.
 """
 
+import math
 from collections.abc import Mapping
 
 from ..model.calls import Usage
+from ..model.formulas import CHARACTERS_PER_TOKEN
 from ..model.quotas import RateLimitHeader, Resource
-from .base import Failure, Provider, characters_in_tokens, duration_seconds, number
+from .base import Failure, Provider
+from .readings import Odd, duration_seconds, rate_limits
 
-_RESOURCES = {"requests": Resource.REQUESTS, "tokens": Resource.TOKENS}
+_HEADERS = {
+    resource: (
+        f"x-ratelimit-limit-{word}",
+        f"x-ratelimit-remaining-{word}",
+        f"x-ratelimit-reset-{word}",
+    )
+    for word, resource in (("requests", Resource.REQUESTS), ("tokens", Resource.TOKENS))
+}
 _OF_A_DAY = {
     Resource.REQUESTS: Resource.REQUESTS_PER_DAY,
     Resource.TOKENS: Resource.TOKENS_PER_DAY,
 }
-_LONGER_THAN_A_MINUTE = 2.0
-"""How many times longer than a minute's limit could take a reset is that of a day's limit."""
 
 
 class OpenAI(Provider):
@@ -44,31 +52,20 @@ class OpenAI(Provider):
         return None
 
     def rate_limits(
-        self, headers: Mapping[str, str], now: float
+        self, headers: Mapping[str, str], now: float, odd: list[Odd] | None = None
     ) -> dict[Resource, RateLimitHeader]:
         """Read ``x-ratelimit-{limit,remaining,reset}-{requests,tokens}``.
 
         Accounts without a payment have a limit of requests per day under the same name. It is
         recognized by its reset, which is longer than a limit per minute could take.
         """
-        found = {}
-        for word, resource in _RESOURCES.items():
-            told = RateLimitHeader(
-                limit=number(headers.get(f"x-ratelimit-limit-{word}")) or None,
-                remaining=number(headers.get(f"x-ratelimit-remaining-{word}")),
-                reset_seconds=duration_seconds(headers.get(f"x-ratelimit-reset-{word}")),
-            )
-            if told != RateLimitHeader():
-                found[_OF_A_DAY[resource] if _is_of_a_day(told) else resource] = told
-        return found
+        return rate_limits(headers, _HEADERS, duration_seconds, odd, of_a_day=_OF_A_DAY)
 
     def is_too_large(self, failure: Failure) -> bool:
         """Look for it in the text: the code is that of any other 429."""
         return failure.message.find("Request too large") >= 0
 
 
-def _is_of_a_day(told: RateLimitHeader) -> bool:
-    if told.limit is None or told.remaining is None or told.reset_seconds is None:
-        return False
-    missing_share = max(0.0, 1 - told.remaining / told.limit)
-    return told.reset_seconds > _LONGER_THAN_A_MINUTE * (1 + 60 * missing_share)
+def characters_in_tokens(characters: int) -> int:
+    """Return what providers take for a prompt that they have not counted yet."""
+    return math.ceil(characters / CHARACTERS_PER_TOKEN)

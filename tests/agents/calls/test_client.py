@@ -10,7 +10,7 @@ from autogen_ext.models.openai import OpenAIChatCompletionClient
 from autogen_ext.models.replay import ReplayChatCompletionClient
 
 from headway_agents import Journal, Model, NonDeterminism, RunScope, ScheduledClient, current_scope
-from headway_agents.requests.codec import load_result
+from headway_agents.calls.client import load_result
 from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.errors import CallerError, CallTooLarge, RunClosed
 from headway_scheduler.model.calls import Priority, Usage

@@ -9,7 +9,7 @@ import pytest
 from tests.waiting import until
 
 from headway_agents import Model, RunScope, ScheduledClient
-from headway_agents.calls.live_call import Interruption
+from headway_agents.calls.live_call import Interruption, Preempted
 from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.errors import RunClosed
 from headway_scheduler.model.calls import Priority
@@ -88,7 +88,7 @@ async def test_one_that_is_cancelled_in_the_turn_in_which_it_makes_room_ends_for
     interruption = Interruption()
     waiting = asyncio.ensure_future(interruption.wait(asyncio.Event().wait))
     await asyncio.sleep(0)
-    interruption.preempt()
+    interruption.interrupt(Preempted())
     interruption.cancel(RunClosed("over"))
     with pytest.raises(RunClosed, match="over"):
         await waiting

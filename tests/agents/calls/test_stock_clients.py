@@ -23,6 +23,7 @@ from tests.waiting import until
 
 from headway_agents import Model, RunScope, ScheduledClient
 from headway_scheduler.backends.memory.store import MemoryStore
+from headway_scheduler.errors import ProviderError
 from headway_scheduler.model.calls import Priority, Usage
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.states import CallState
@@ -365,6 +366,23 @@ async def test_headers_tell_the_scheduler_of_limits(
     gauge = asking.service.statistics().gauges[0]
     assert gauge.per_second == 20.0
     assert gauge.available < 10
+
+
+@pytest.mark.parametrize("how", ASK)
+async def test_an_answer_that_the_exchange_refuses_fails_the_call_with_its_words(
+    asking: SchedulerClient, server: Server, stock: tuple[str, Stock], question: Any, how: str
+) -> None:
+    """Whatever each client makes of it."""
+    said = saying(stock[1], how)
+    packed = Said(200, said.body, {"content-encoding": "br"}, said.lines, said.content_type)
+    server.says = [packed, Said(307, "", {"location": f"{server.url}/other"})]
+    with pytest.raises(ProviderError, match="answer in encoding 'br'"):
+        await ASK[how](asking.client, question())
+    with pytest.raises(ProviderError, match=f"redirects to {server.url}/other, and no redirect"):
+        await ASK[how](asking.client, question())
+    assert len(server.asked) == 2
+    rows = await asking.store.calls()
+    assert [(row.state, row.attempts) for row in rows] == [(CallState.FAILED, 1)] * 2
 
 
 async def test_a_stream_that_is_closed_early_leaves_no_slot_taken(

@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from pydantic import BaseModel
 
-from headway_agents.calls.client import output_cap
-from headway_agents.requests.codec import Request, dump_result, load_result, usage_of
+from headway_agents.calls.client import dump_result, load_result, output_cap
+from headway_agents.requests.codec import Request
 from headway_agents.requests.prompts import (
     PromptEncoder,
     characters,
     estimated_tokens,
 )
+from headway_scheduler.providers import readings
 
 TEXT = st.text() | st.text(alphabet=st.characters())  # the latter may hold lone surrogates
 LOGPROBS = st.floats(allow_nan=False)
@@ -184,7 +185,7 @@ def test_the_output_cap_of_the_request_goes_first() -> None:
 
 
 def test_unknown_usage_is_none() -> None:
-    assert usage_of(RequestUsage(0, 0)) is None
-    usage = usage_of(RequestUsage(3, 4))
+    assert readings.usage(vars(RequestUsage(0, 0)), []) is None
+    usage = readings.usage(vars(RequestUsage(3, 4)), [])
     assert usage is not None
     assert usage.total == 7

@@ -19,7 +19,7 @@ import headway
 from headway.cli import main
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model.batch import Batch
+from headway_scheduler.model.batch import Batch, Lesson
 from headway_scheduler.model.calls import Call, CallRecord, Priority, Usage
 from headway_scheduler.model.quotas import BucketState, Resource
 from headway_scheduler.model.runs import Run
@@ -328,6 +328,22 @@ def test_doctor_says_what_is_wrong_and_what_to_do(
     assert found["database"] == (True, f"{database}: no process works on it")
     monkeypatch.delenv("TEST_KEY")
     assert "BAD  model m        TEST_KEY is not set: export it" in shown("doctor", status=1)
+
+
+def test_odd_numbers_of_a_provider_are_shown(database: Path, shown: Shown) -> None:
+    odd = {"m: completion_tokens": 3, "m: x-ratelimit-limit-tokens": 40}
+
+    async def learn() -> None:
+        async with SqliteStore(database) as store:
+            await store.commit(Batch(lessons=(Lesson("odd", "q", json.dumps(odd)),)))
+
+    anyio.run(learn)
+    assert [limit["odd"] for limit in shown.json("limits", "list")] == [odd, {}, {}]
+    assert findings(shown, status=1)["quota q"] == (
+        True,
+        "out of range, counted as unknown: "
+        "m: x-ratelimit-limit-tokens (40), m: completion_tokens (3)",
+    )
 
 
 def test_doctor_is_content_before_the_first_run(

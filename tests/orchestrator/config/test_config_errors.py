@@ -82,6 +82,12 @@ def problem(folder: Path, text: str | bytes | None, **environ: str) -> str:
         ("[quotas.q]\ntokens_per_minute = 2026-01-01", "must be a number, not a date or time"),
         ("[quotas.q]\ntokens_per_minute = [1]", "must be a number, not a list"),
         (QUOTA + "burst_seconds = 0", ":3: quotas.q.burst_seconds must be above 0, not 0"),
+        ("[models.m]\nmax_answer_mb = 0", "must be a whole number from 1 to 1024, not 0"),
+        ("[models.m]\nmax_answer_mb = 1025", "must be a whole number from 1 to 1024, not 1025"),
+        ("[models.m]\nmax_answer_mb = 1.5", "must be a whole number from 1 to 1024, not 1.5"),
+        ("[models.m]\ncall_timeout = 0", "models.m.call_timeout must be above 0, not 0"),
+        ("[models.m]\nidle_timeout = nan", "must be a finite number of at most 1e+15"),
+        ('[models.m]\nconnect_timeout = "10s"', "must be a number, not the text '10s'"),
         ("[quotas.q]", f":1: quotas.q states no limit; set at least one of {LIMITS}"),
         # text
         ("[database]\npath = 5", ":2: database.path must be text in quotes, not 5"),

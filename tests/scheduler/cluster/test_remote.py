@@ -8,6 +8,7 @@ from traceback import walk_tb
 
 import anyio
 import pytest
+from tests.odd import unchecked
 from tests.scheduler.backends.engines import Engine, Sqlite
 from tests.scheduler.backends.test_power_loss import Files
 from tests.waiting import until
@@ -474,7 +475,7 @@ async def test_an_end_that_no_leader_could_read_is_raised_at_its_caller_alone(
     office: Office, remote: RemoteScheduler, tokens: float
 ) -> None:
     """Its agent would go on from an answer that is not recorded, and its run would complete."""
-    usage = Usage(tokens, 1)  # type: ignore[arg-type]
+    usage = unchecked(Usage, input_tokens=tokens, output_tokens=1)
     for number in range(2):
         await remote.acquire(call(number))
     async with anyio.create_task_group() as group:

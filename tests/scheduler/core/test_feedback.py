@@ -4,6 +4,7 @@ import pytest
 
 from headway_scheduler.core.inspection import explain, provider_health, statistics
 from headway_scheduler.core.limits.breaker import ASIDE_SECONDS, FIRST_RETRIES
+from headway_scheduler.core.limits.quota import MOST_ODD_FIELDS
 from headway_scheduler.core.policy import STRICT
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model import changes
@@ -258,6 +259,29 @@ def test_a_learned_limit_lets_more_go_and_survives_a_restart() -> None:
     again = restarted(core, NOW + 2, guess)
     (gauge,) = statistics(again.state, NOW + 2).gauges
     assert (gauge.per_second, gauge.capacity) == (100, 6_000)
+
+
+def test_odd_fields_are_counted_by_quota_and_the_count_survives_a_restart() -> None:
+    core = Scheduler([WIDE], NOW)
+    core.handle(Submit(call("a")), NOW)
+    assert admitted(core, NOW) == ["a"]
+    for _ in range(2):
+        core.handle(Observe("a", {"q": Observation(odd=("m: x", "m: y"))}), NOW)
+    core.handle(Observe("a", {"q": Observation(odd=("m: y",))}), NOW)
+    again = restarted(core, NOW)
+    for each in (core, again):
+        for gauge in statistics(each.state, NOW).gauges:
+            assert gauge.odd == {"m: x": 2, "m: y": 3}
+
+
+def test_no_more_than_so_many_odd_fields_are_told_apart() -> None:
+    core = Scheduler([WIDE], NOW)
+    for number in range(MOST_ODD_FIELDS + 10):
+        core.handle(Observe("", {"q": Observation(odd=(f"m: {number}",))}), NOW)
+    core.handle(Observe("", {"q": Observation(odd=("m: 0",))}), NOW)
+    (gauge, *_) = statistics(core.state, NOW).gauges
+    assert len(gauge.odd) == MOST_ODD_FIELDS
+    assert gauge.odd["m: 0"] == 2
 
 
 def test_a_refusal_without_headers_empties_a_guess() -> None:

@@ -1,6 +1,6 @@
 from headway_scheduler.core.runs.token_estimates import TOKENS, Estimates
 from headway_scheduler.model.batch import Lesson
-from headway_scheduler.model.calls import Usage
+from headway_scheduler.model.calls import LARGEST_READ_COUNT, Usage
 
 
 def taught(count: int = 40) -> tuple[Estimates, dict[str, Lesson]]:
@@ -42,6 +42,14 @@ def test_what_was_written_down_gives_nearly_the_same_and_not_every_call_is_writt
 
 def test_usage_that_nobody_reported_teaches_nothing() -> None:
     assert Estimates().learn("writer", "m", 1_000, Usage(0, 0)) == []
+
+
+def test_an_estimate_is_never_larger_than_a_count_that_is_believed() -> None:
+    estimates = Estimates()
+    most = LARGEST_READ_COUNT
+    estimates.learn("a", "m", 1, Usage(most, most))
+    assert estimates.of("a", "m", 10**9, None) == Usage(most, most)
+    assert estimates.of("b", "new", 10**12, 10**15) == Usage(most, most)
 
 
 def test_a_cap_of_nothing_is_a_cap() -> None:

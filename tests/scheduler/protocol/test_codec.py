@@ -8,6 +8,7 @@ from typing import cast, get_args
 import msgspec
 import pytest
 from msgspec import Struct, inspect, structs
+from tests.odd import unchecked
 from tests.scheduler.protocol.examples import EXAMPLES
 
 from headway_scheduler.errors import (
@@ -228,7 +229,7 @@ def test_what_is_no_request_is_our_fault(text: str) -> None:
 
 @pytest.mark.parametrize("number", [1.5, float("nan"), "3"])
 def test_a_number_that_is_none_is_found_when_it_is_read(number: float) -> None:
-    usage = Usage(number, 1)  # type: ignore[arg-type]
+    usage = unchecked(Usage, input_tokens=number, output_tokens=1)
     text = dump(MessageBatch("w-1", (Settle("r.0", Outcome(CallState.DONE, usage)),)))
     with pytest.raises(InternalError, match="another version of Headway"):
         load_request(text)

@@ -13,8 +13,11 @@ from headway_scheduler.model.calls import Usage
 from headway_scheduler.model.formulas import LONGEST_STATED_SECONDS
 from headway_scheduler.model.quotas import RateLimitHeader, Resource
 from headway_scheduler.providers import PROVIDERS, ErrorClass, Failure, Verdict
-from headway_scheduler.providers.anthropic import seconds_until
-from headway_scheduler.providers.base import duration_seconds, retry_after_seconds
+from headway_scheduler.providers.readings import (
+    duration_seconds,
+    retry_after_seconds,
+    seconds_until,
+)
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC).timestamp()
 LATER = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)

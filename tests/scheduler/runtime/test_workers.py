@@ -6,6 +6,7 @@ from math import inf
 from pathlib import Path
 
 import pytest
+from tests.odd import unchecked
 
 from headway_scheduler.backends import open_backend
 from headway_scheduler.backends.memory.store import MemoryStore
@@ -105,6 +106,7 @@ async def test_a_quota_pauses_no_longer_than_a_provider_may_state(
 async def test_what_a_database_refuses_of_a_batch_is_refused_alone(tmp_path: Path) -> None:
     """The other messages of the batch stand, and the end of a call becomes a failure."""
     ends = Outcome(CallState.DONE, Usage(1, 1), "answer", arrival=0)
+    odd = unchecked(Usage, input_tokens=2**63, output_tokens=1)
     calls = [replace(call(), id=f"r.{number}") for number in range(4)]
     async with (
         SqliteStore(tmp_path / "headway.db") as store,
@@ -119,7 +121,7 @@ async def test_what_a_database_refuses_of_a_batch_is_refused_alone(tmp_path: Pat
             (
                 Settle("r.0", ends),
                 Submit(replace(calls[0], id="r.9", tokens=2**63)),
-                Settle("r.1", replace(ends, usage=Usage(2**63, 1), arrival=1)),
+                Settle("r.1", replace(ends, usage=odd, arrival=1)),
                 SaveRun(run),
                 Settle("r.2", replace(ends, arrival=2)),
             ),

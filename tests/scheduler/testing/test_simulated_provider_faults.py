@@ -75,6 +75,8 @@ async def leave(provider: SimulatedProvider, client: openai.AsyncOpenAI, **chang
 def test_a_fault_header_is_read() -> None:
     assert Fault.parse("cut_stream; after_chunks=3").after_chunks == 3
     assert Fault.parse("rate_limit;retry_after_seconds=1.5").retry_after_seconds == 1.5
+    assert Fault.parse("odd_usage; value=-5") == Fault(FaultKind.ODD_USAGE, value="-5")
+    assert Fault.parse("drip; every_seconds=0.5").every_seconds == 0.5
     with pytest.raises(ValueError, match="no setting"):
         Fault.parse("hang; seconds=1")
 

@@ -3,7 +3,7 @@
 import os
 import platform
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -19,6 +19,9 @@ from ...config import Config, ConfigError, load
 from ..database import load_queue, reading
 from ..output import one_line, say, say_json
 from ..parser import FAILED
+
+MOST_LISTED = 5
+"""How many odd fields of a quota are named."""
 
 PACKAGES = ("autogen-agentchat", "autogen-ext", "openai", "anyio")
 
@@ -68,21 +71,33 @@ def _versions() -> Finding:
 def _database(config: Config) -> Iterator[Finding]:
     try:
         yield from anyio.run(open_backend(config.database).maintenance().findings)
-        yield from anyio.run(_stopped, config)
+        yield from anyio.run(_quotas, config)
     except StoreError:
         pass  # not there yet, or a finding above says what is wrong
     except CallerError as error:
         yield Finding("database", False, str(error))
 
 
-async def _stopped(config: Config) -> list[Finding]:
+async def _quotas(config: Config) -> list[Finding]:
+    """Quotas that are stopped, and those whose providers told odd numbers."""
     async with reading(config) as reader:
         gauges = statistics((await load_queue(config, reader)).scheduler.state, reader.now).gauges
     stopped = {gauge.quota: gauge.stopped for gauge in gauges if gauge.stopped is not None}
+    odd = {gauge.quota: gauge.odd for gauge in gauges if gauge.odd}
     return [
         Finding(f"quota {name}", False, f"{why}: mend that, then `headway limits resume {name}`")
         for name, why in stopped.items()
+    ] + [
+        Finding(f"quota {name}", True, f"out of range, counted as unknown: {_listed(fields)}")
+        for name, fields in odd.items()
     ]
+
+
+def _listed(fields: Mapping[str, int]) -> str:
+    """List odd fields with how often they were, the most frequent ones first."""
+    often = sorted(fields.items(), key=lambda item: -item[1])
+    more = ", …" if len(often) > MOST_LISTED else ""
+    return ", ".join(f"{field} ({times})" for field, times in often[:MOST_LISTED]) + more
 
 
 def _models(config: Config) -> Iterator[Finding]:

@@ -3,6 +3,8 @@
 Law of this file: it hands each part of an observation to the one object that it concerns.
 """
 
+import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -15,7 +17,11 @@ from .write_speed import WriteSpeed
 
 LIMITS = "limits"
 BREAKER = "breaker"
+ODD = "odd"
 """The kinds of the lessons that are learned here."""
+
+MOST_ODD_FIELDS = 1_000
+"""How many odd fields of one quota are told apart; further ones are not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,16 @@ class Attempt:
 class QuotaState:
     """One quota. All times are epoch seconds and are told by the caller."""
 
-    __slots__ = ("_write_speed", "breaker", "buckets", "is_local", "learned", "name", "unsaved")
+    __slots__ = (
+        "_write_speed",
+        "breaker",
+        "buckets",
+        "is_local",
+        "learned",
+        "name",
+        "odd",
+        "unsaved",
+    )
 
     def __init__(self, stated: Quota, now: float) -> None:
         self.name: str = stated.name
@@ -44,6 +59,8 @@ class QuotaState:
         self._write_speed = WriteSpeed()
         limits = self.learned.limits()
         self.buckets: tuple[Bucket, ...] = tuple(Bucket(self.name, limit, now) for limit in limits)
+        self.odd: Counter[str] = Counter()
+        """How often each ``MODEL: FIELD`` of answers was out of range."""
         self.unsaved: set[str] = set()
         """Kinds of lessons that have changed since they were handed over."""
 
@@ -57,6 +74,8 @@ class QuotaState:
         self, signals: Observation, attempt: Attempt, now: float, *, is_waited_for: bool
     ) -> bool:
         """Record what an attempt showed. Return whether limits changed or the quota reopened."""
+        if signals.odd:
+            self._count_odd(signals.odd)
         is_reopened = self._record_event(signals, attempt, now)
         is_changed = bool(signals.headers) and self.learned.record_headers(signals.headers)
         if signals.event is ProviderEvent.ANSWERED:
@@ -101,12 +120,16 @@ class QuotaState:
             yield Lesson(LIMITS, self.name, self.learned.dump())
         if BREAKER in self.unsaved:
             yield Lesson(BREAKER, self.name, self.breaker.dump())
+        if ODD in self.unsaved:
+            yield Lesson(ODD, self.name, json.dumps(self.odd))
         self.unsaved.clear()
 
     def load(self, lesson: Lesson, now: float) -> None:
         """Go on from a stored lesson."""
         if lesson.kind == BREAKER:
             self.breaker.load(lesson.value)
+        elif lesson.kind == ODD:
+            self.odd = Counter(json.loads(lesson.value))
         else:
             self.learned.load(lesson.value)
             self._fit(now)
@@ -127,6 +150,12 @@ class QuotaState:
         if is_opened or is_reopened:
             self.unsaved.add(BREAKER)
         return is_reopened
+
+    def _count_odd(self, fields: tuple[str, ...]) -> None:
+        for each in fields:
+            if each in self.odd or len(self.odd) < MOST_ODD_FIELDS:
+                self.odd[each] += 1
+        self.unsaved.add(ODD)
 
     def _fit(self, now: float) -> None:
         """Give the buckets the current limits. A bucket keeps its fill if its resource stays."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from math import ceil, sqrt
 
 from ...model.batch import Lesson
-from ...model.calls import Usage
+from ...model.calls import LARGEST_READ_COUNT, Usage
 from ...model.formulas import CHARACTERS_PER_TOKEN
 
 TOKENS = "tokens"
@@ -55,10 +55,10 @@ class Estimates:
         seen = self._seen.get(_subject(path, model)) or self._seen.get(_subject("", model))
         if seen is None:
             output = UNKNOWN_OUTPUT if cap is None else cap
-            return Usage(max(1, ceil(characters / CHARACTERS_PER_TOKEN)), output)
+            return _usage(characters / CHARACTERS_PER_TOKEN, output)
         output = ceil(seen.output + sqrt(seen.variance))
         output = output if cap is None else min(output, cap)
-        return Usage(max(1, ceil(characters * seen.ratio)), output)
+        return _usage(characters * seen.ratio, output)
 
     def learn(self, path: str, model: str, characters: int, usage: Usage) -> list[Lesson]:
         """Learn from what a call took. Return the lessons that are worth writing down."""
@@ -82,6 +82,11 @@ class Estimates:
         if not (seen.ratio > 0 and seen.output >= 0 and seen.variance >= 0):
             raise ValueError("an estimate is below 0")
         self._seen[lesson.subject], self._kept[lesson.subject] = seen, _Seen(**told)
+
+
+def _usage(given: float, made: int) -> Usage:
+    """An estimate: like a count that is read, at most 10^9."""
+    return Usage(max(1, ceil(min(given, LARGEST_READ_COUNT))), min(made, LARGEST_READ_COUNT))
 
 
 def _subject(path: str, model: str) -> str:

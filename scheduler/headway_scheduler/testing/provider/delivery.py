@@ -1,6 +1,8 @@
 """What goes over the wire, and when. Pure: an answer, a latency and a fault in, timed bytes out."""
 
+import gzip
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -67,6 +69,11 @@ def answer_delivery(
     """An answer, as its latency and its fault let it arrive. Rate headers are the caller's."""
     if fault is not None and fault.kind is FaultKind.HANG:
         return Delivery(200, {}, (), Ending.HANG, finish)
+    if fault is not None and fault.kind is FaultKind.REDIRECT:
+        there = {"location": fault.value, "content-length": "0"}
+        return Delivery(307, there, (Part(0.0, b""),), Ending.WHOLE, finish)
+    if fault is not None and fault.kind in _ODD_BODIES:
+        return _odd_delivery(answer, fault, finish)
     malformed = fault is not None and fault.kind is FaultKind.MALFORMED
     if answer.asked.streamed:
         parts, headers = _streamed(answer, latency, malformed=malformed)
@@ -78,6 +85,45 @@ def answer_delivery(
         begun = (*_cut(parts, fault.after_chunks), Part(0.0, _STREAM_ERROR))
         return Delivery(200, headers, begun, Ending.WHOLE, finish)
     return Delivery(200, headers, _cut(parts, fault.after_chunks), Ending.CUT, finish)
+
+
+_ODD_BODIES = {
+    *(FaultKind.ODD_USAGE, FaultKind.DEEP, FaultKind.LARGE, FaultKind.PACKED),
+    *(FaultKind.FOREIGN_PACKING, FaultKind.DRIP, FaultKind.STALL),
+}
+_MIB = 2**20
+
+
+def _odd_delivery(answer: Answer, fault: Fault, finish: Callable[[str], None]) -> Delivery:
+    """An answer whose body is odd, or comes oddly."""
+    make = _streamed if answer.asked.streamed else _single
+    parts, headers = make(answer, Latency(), malformed=False)
+    headers.pop("content-length", None)
+    data, ending = b"".join(part.data for part in parts), Ending.WHOLE
+    if fault.kind is FaultKind.ODD_USAGE:
+        data = _with_usage(data, fault.value)
+    elif fault.kind is FaultKind.DEEP:
+        deep = b'{"a":' * 50_000 + b"1" + b"}" * 50_000
+        data = b"data: " + deep + b"\n\n" + data if answer.asked.streamed else deep
+    elif fault.kind in (FaultKind.LARGE, FaultKind.PACKED):
+        data = b": " * answer.asked.streamed + b" " * (fault.size_mb * _MIB) + b"\n" + data
+    elif fault.kind is FaultKind.FOREIGN_PACKING:
+        headers["content-encoding"] = "zstd"
+    pieces = [data]
+    if fault.kind is FaultKind.PACKED:
+        headers["content-encoding"] = "gzip"
+        pieces = [gzip.compress(data)]
+    elif fault.kind is FaultKind.DRIP:
+        pieces = [data[n : n + 1] for n in range(len(data))]
+    elif fault.kind is FaultKind.STALL:
+        pieces, ending = [data[:1]], Ending.HANG
+    wait = fault.every_seconds if fault.kind is FaultKind.DRIP else 0.0
+    return Delivery(200, headers, tuple(Part(wait, piece) for piece in pieces), ending, finish)
+
+
+def _with_usage(data: bytes, count: str) -> bytes:
+    """Put ``count``, as it is, in the place of the two counts of an answer."""
+    return re.sub(rb'("(?:prompt|completion)_tokens": )\d+', rb"\g<1>" + count.encode(), data)
 
 
 def _single(

@@ -4,8 +4,10 @@ A fault with a 4xx status comes before admission: the request is refused and cha
 other comes after it: the request is charged, and the fault is in what is sent back.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from .limits import format_duration
 from .refusals import Refusal
@@ -36,6 +38,28 @@ class FaultKind(StrEnum):
     """No answer until the client leaves or the provider stops; charged, not paid."""
     MALFORMED = "malformed"
     """200 with a body that is not JSON; paid."""
+    ODD_USAGE = "odd_usage"
+    """Counts of tokens that are ``value``, as JSON; paid."""
+    ODD_HEADER = "odd_header"
+    """Rate headers that are ``value``; paid."""
+    ODD_PAUSE = "odd_pause"
+    """429 whose ``retry-after`` is ``value``."""
+    DEEP_ERROR = "deep_error"
+    """429 whose body nests 300 lists in 300 lists."""
+    DEEP = "deep"
+    """200 with JSON that nests 50,000 objects; paid."""
+    LARGE = "large"
+    """An answer of ``size_mb`` MiB; paid. A stream has one line of it."""
+    PACKED = "packed"
+    """The same, of spaces, packed with gzip; paid."""
+    FOREIGN_PACKING = "foreign_packing"
+    """An answer in an encoding that nobody asked for; paid."""
+    DRIP = "drip"
+    """A byte of the answer each ``every_seconds``; paid."""
+    STALL = "stall"
+    """The head and the first byte of an answer, and nothing more; paid."""
+    REDIRECT = "redirect"
+    """307 to ``value``; charged, not paid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +68,16 @@ class Fault:
 
     ``retry_after_seconds`` goes into the headers of an error answer. ``after_chunks`` is for
     CUT_STREAM and STREAM_ERROR: events that are sent first. An answer that is not streamed is cut
-    in the middle of its body, or before its first byte if ``after_chunks`` is 0.
+    in the middle of its body, or before its first byte if ``after_chunks`` is 0. ``value``,
+    ``size_mb`` and ``every_seconds`` are for the kinds that name them.
     """
 
     kind: FaultKind
     retry_after_seconds: float | None = None
     after_chunks: int = 1
+    value: str = "NaN"
+    size_mb: int = 64
+    every_seconds: float = 0.05
 
     @classmethod
     def parse(cls, text: str) -> "Fault":
@@ -58,16 +86,13 @@ class Fault:
         Raises ValueError for a kind or a setting that does not exist.
         """
         name, *settings = (part.strip() for part in text.split(";"))
-        kind, retry_after_seconds, after_chunks = FaultKind(name), None, 1
+        fault = cls(FaultKind(name))
         for setting in settings:
             key, _, value = setting.partition("=")
-            if key == "retry_after_seconds":
-                retry_after_seconds = float(value)
-            elif key == "after_chunks":
-                after_chunks = int(value)
-            else:
+            if key not in _SETTINGS:
                 raise ValueError(f"{FAULT_HEADER}: no setting {key!r}")
-        return cls(kind, retry_after_seconds, after_chunks)
+            fault = replace(fault, **{key: _SETTINGS[key](value)})
+        return fault
 
     def refusal(self, model: str) -> Refusal | None:
         """The error answer of this fault; None if it is no error status."""
@@ -79,8 +104,19 @@ class Fault:
         if self.kind is FaultKind.RATE_LIMIT and self.retry_after_seconds is not None:
             hint = f" Please try again in {format_duration(self.retry_after_seconds)}."
         text = message.format(model=model) + hint
-        return Refusal(status, self.kind.value, text, kind, code, self.retry_after_seconds)
+        why, seconds = self.kind.value, self.retry_after_seconds
+        details: Any = [[[{}] * 300] * 300] if self.kind is FaultKind.DEEP_ERROR else None
+        pause = self.value if self.kind is FaultKind.ODD_PAUSE else None
+        return Refusal(status, why, text, kind, code, seconds, details, pause)
 
+
+_SETTINGS: dict[str, Callable[[str], Any]] = {
+    "retry_after_seconds": float,
+    "after_chunks": int,
+    "value": str,
+    "size_mb": int,
+    "every_seconds": float,
+}
 
 _ERRORS: dict[FaultKind, tuple[int, str, str, str | None]] = {
     FaultKind.RATE_LIMIT: (
@@ -107,6 +143,8 @@ _ERRORS: dict[FaultKind, tuple[int, str, str, str | None]] = {
         "service_unavailable_error",
         "server_is_overloaded",
     ),
+    FaultKind.ODD_PAUSE: (429, "Slow down.", "requests", "rate_limit_exceeded"),
+    FaultKind.DEEP_ERROR: (429, "Slow down.", "requests", "rate_limit_exceeded"),
     FaultKind.OVERLOADED_529: (529, "Overloaded", "overloaded_error", None),
     FaultKind.UNAUTHORIZED: (
         401,

@@ -20,6 +20,12 @@ from .request import Asked, Body
 
 FaultSchedule = Callable[[int, Body], Fault | None]
 """Gets the request's number, from 1, and its body; says what goes wrong with it."""
+ODD_HEADERS = tuple(
+    f"x-ratelimit-{part}-{what}"
+    for part in ("limit", "remaining", "reset")
+    for what in ("requests", "tokens")
+)
+"""The headers that the fault of this name sets."""
 Read = Callable[[bytes, Mapping[str, str]], Asked]
 """Understands a request by its body and headers; raises ValueError if it cannot."""
 
@@ -103,14 +109,16 @@ class Frontend:
         """Answer a request that was admitted."""
         why = "" if fault is None else fault.kind.value
         said = answer(asked, entry.index, int(entry.received_at), self._settings.reply)
-        paid = fault is None or fault.kind is not FaultKind.HANG
+        paid = fault is None or fault.kind not in (FaultKind.HANG, FaultKind.REDIRECT)
         tokens = said.completion_tokens if paid else 0
         entry = replace(entry, status=200, paid=paid, why=why, completion_tokens=tokens)
         self.ledger.open(entry)
         finish = partial(self._settle, entry, gate)
         delivery = answer_delivery(said, self._settings.latency, fault, finish)
-        headers = {**delivery.headers, **self._headers(entry, gate)}
-        return replace(delivery, headers=headers)
+        rates = self._headers(entry, gate)
+        if fault is not None and fault.kind is FaultKind.ODD_HEADER:
+            rates |= dict.fromkeys(ODD_HEADERS, fault.value)
+        return replace(delivery, headers={**delivery.headers, **rates})
 
     def _headers(self, entry: Entry, gate: Gate | None) -> dict[str, str]:
         rates = {} if gate is None else gate.headers(entry.received_monotonic)

@@ -19,14 +19,20 @@ class Refusal:
     kind: str
     code: str | None = None
     retry_seconds: float | None = None
+    details: Any = None
+    odd_pause: str | None = None
+    """Stands in ``retry-after`` as it is."""
 
     def body(self) -> dict[str, Any]:
         """The JSON body."""
-        error = {"message": self.message, "type": self.kind, "param": None, "code": self.code}
-        return {"error": error}
+        error: dict[str, Any] = {"message": self.message, "type": self.kind}
+        error |= {"param": None, "code": self.code}
+        return {"error": error if self.details is None else error | {"details": self.details}}
 
     def headers(self) -> dict[str, str]:
         """``retry-after`` in whole seconds and ``retry-after-ms``, both rounded up."""
+        if self.odd_pause is not None:
+            return {"retry-after": self.odd_pause}
         if self.retry_seconds is None:
             return {}
         wait_ms = milliseconds(self.retry_seconds)
