@@ -103,7 +103,7 @@ class Workflows:
         contain_tasks()
         scope = RunScope(scheduler, run.id, run.priority, journal=journal)
         scope.quotas = self._config.team_quotas.get(run.share, ())
-        scope.counts_usd = self._count_usd(scope.quotas)
+        scope.counts_usd = self._count_usd(scope.quotas) or run.budget_usd is not None
         current_scope.set(scope)  # a factory may take the time as a step
         if run.component is not None:
             team = load_component(run.component, name=run.workflow)
@@ -203,12 +203,19 @@ class Workflows:
 
         configured = self._config.model(name)
         price = partial(self._prices.stated_cost, name)
+        write_price = partial(self._prices.write_cost, name)
         counts_usd = self._count_usd(configured.quotas)
         if counts_usd:
             price(Usage(1, 1))
         provider = PROVIDERS[configured.provider] if configured.provider else None
         return Model(
-            name, configured.quotas, configured.idempotency_header, price, provider, counts_usd
+            name,
+            configured.quotas,
+            configured.idempotency_header,
+            price,
+            provider,
+            counts_usd,
+            write_price,
         )
 
     def _count_usd(self, quotas: Iterable[str]) -> bool:

@@ -28,6 +28,7 @@ from autogen_core.models import (
 from autogen_core.tools import Tool, ToolSchema
 from pydantic import BaseModel
 
+from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Call, Priority, Route
 from headway_scheduler.providers import PROVIDERS
 
@@ -276,8 +277,14 @@ async def acquire(
     scope, slot = live.scope, live.slot
     if slot.was_cut_off and scope.journal.unknown_waits:
         await live.for_person()
-    routes = [_route(live, candidate, output_cap) for candidate in candidates]
+
+    def estimated() -> tuple[Route, ...]:
+        return tuple([_route(live, candidate, output_cap) for candidate in candidates])
+
+    routes = estimated()
     first = routes[0]
+    if first.usd:
+        scope.service.reestimates[slot.id] = slot.agent, estimated
     call = Call(
         id=slot.id,
         run_id=scope.run_id,
@@ -293,8 +300,11 @@ async def acquire(
         input_tokens=first.input_tokens,
         output_tokens=first.output_tokens,
         usd=first.usd,
+        unbounded=first.unbounded,
     )
-    await live.acquire(call, candidates, tuple(routes) if len(routes) > 1 else ())
+    # A row of an earlier attempt has the prices of then, so it gets the route of now.
+    is_old = slot.record is not None and bool(first.usd)
+    await live.acquire(call, candidates, routes if len(routes) > 1 or is_old else ())
 
 
 def output_cap(request: Request, defaults: Mapping[str, Any]) -> int | None:
@@ -302,23 +312,52 @@ def output_cap(request: Request, defaults: Mapping[str, Any]) -> int | None:
     for arguments in (request.extra or {}, defaults):
         for name in ("max_completion_tokens", "max_tokens"):
             if isinstance(cap := arguments.get(name), int):
-                return cap
+                return cap * _choices(arguments)
     return None
+
+
+def _choices(arguments: Mapping[str, Any]) -> int:
+    """Return how many answers are asked for at once; each may be as long as the cap."""
+    choices = arguments.get("n")
+    return choices if isinstance(choices, int) and choices > 1 else 1
 
 
 def _route(live: LiveCall, candidate: Candidate, output_cap: int | None) -> Route:
     model, scope, characters = candidate.model, live.scope, live.digest.characters
     expected = scope.service.expected(live.slot.agent, model.name, characters, output_cap)
-    price = model.price if model.counts_usd or scope.counts_usd else None
+    usd, unbounded = _reserved_usd(live, candidate, output_cap)
     return Route(
         model.name,
         tuple(dict.fromkeys((*model.quotas, *scope.quotas))),
         candidate.provider.reserved_tokens(characters, output_cap, expected),
         expected.input_tokens,
         expected.output_tokens,
-        0.0 if price is None else price(expected),
+        usd,
         candidate.rank,
+        unbounded,
     )
+
+
+def _reserved_usd(
+    live: LiveCall, candidate: Candidate, output_cap: int | None
+) -> tuple[float, bool]:
+    """Return the dollars to reserve for a call, and whether it may cost more than that.
+
+    Raises CallerError where dollars are limited and the model has no known price.
+    """
+    model, scope, digest = candidate.model, live.scope, live.digest
+    if not (model.counts_usd or scope.counts_usd):
+        return 0.0, False
+    if model.price is None:
+        raise CallerError(
+            f"run {scope.run_id} counts dollars, and no price is known for model {model.name!r}: "
+            f"state its prices in [models.{model.name}]"
+        )
+    most, is_bound = scope.service.most(
+        live.slot.agent, model.name, digest.characters, digest.most_tokens, output_cap
+    )
+    usd = max(model.price(most), 0.0 if model.write_price is None else model.write_price(most))
+    return usd, not is_bound and usd > 0
 
 
 def _candidate(client: ChatCompletionClient, model: Model, rank: int) -> Candidate:

@@ -31,6 +31,13 @@ _BROKEN_CONNECTION = frozenset({"APIConnectionError", "TransportError", "ClientC
 """Classes of openai and anthropic; httpx and httpx2; aiohttp. Their subclasses are timeouts too."""
 
 
+_NOTHING_SENT = frozenset(
+    {"ConnectError", "ConnectTimeout", "PoolTimeout", "ClientConnectorError"}
+    | {"ConnectionRefusedError", "gaierror"}
+)
+"""Classes of httpx and httpx2, of aiohttp, of Python: no connection came about."""
+
+
 _EVENTS = {
     ErrorClass.RATE_LIMITED: ProviderEvent.REFUSED,
     ErrorClass.OVERLOADED: ProviderEvent.OVERLOADED,
@@ -139,6 +146,19 @@ def described(error: Exception) -> str:
         text = f"its text raised {type(problem).__name__}"
     text = f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()
     return scrubbed(text)[:LONGEST_ERROR_CHARACTERS]
+
+
+def is_free(error: BaseException) -> bool:
+    """Whether an attempt that failed so cost no money: an HTTP error, or nothing was sent.
+
+    After a timeout or a cut the provider may have written the answer, and bill it.
+    """
+    for cause in _causes(error):
+        if _failure(cause).status is not None:
+            return True
+        if not _NOTHING_SENT.isdisjoint(kind.__name__ for kind in type(cause).__mro__):
+            return True
+    return False
 
 
 def paid_usage(error: Exception) -> Usage | None:

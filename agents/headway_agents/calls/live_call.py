@@ -35,7 +35,17 @@ from headway_scheduler.providers import ErrorClass
 from ..journal.events import JournalSlot, Skipped, WorkBegan, WorkEnded
 from ..requests.prompts import RequestDigest
 from ..scope import LiveCalls, RunScope
-from .errors import LockOut, Refuse, ResponseHead, Retry, described, judged, next_step, paid_usage
+from .errors import (
+    LockOut,
+    Refuse,
+    ResponseHead,
+    Retry,
+    described,
+    is_free,
+    judged,
+    next_step,
+    paid_usage,
+)
 from .models import NO_CANDIDATE, Candidate
 
 T = TypeVar("T")
@@ -72,6 +82,7 @@ async def attached(
         # No await from here on: this also runs while the task is being cancelled.
         live.abandon()
         scope.service.on_preempt.pop(slot.id, None)
+        scope.service.reestimates.pop(slot.id, None)
         scope.live_calls.pop(slot.id, None)
 
 
@@ -214,15 +225,13 @@ class LiveCall:
         """Queue the call and wait until it may be sent. ``call`` is its row, if it has none yet.
 
         It goes on one of ``routes``, if there are any; ``candidates`` are the models that they
-        name. Raises what ``SchedulerClient.acquire`` and the scope's ``may_pay`` raise.
+        name. Raises what ``SchedulerClient.acquire`` raises.
         """
         self._call, self._routes = call, routes
         self._candidates = {each.model.name: each for each in candidates}
         if candidates:
             self.candidate = candidates[0]
         await self.wait(partial(self.scope.replay_barrier, self.slot))
-        if candidates and self.scope.may_pay is not None:
-            self.scope.may_pay(call)
         self.begin()
         self._admitted(await self.wait(partial(self._queued, call)))
 
@@ -286,16 +295,15 @@ class LiveCall:
     async def done(self, answer: str, usage: Usage | None = None) -> None:
         """Record the answer. Returns when it is on disk and its turn came. Raises StoreError."""
         self.interruption.check()
-        used = usd = None
+        used = None
         if usage is not None and self._call is not None:
-            model, provider = self.candidate.model, self.candidate.provider
+            provider = self.candidate.provider
             characters = self.digest.characters
             self._service.learn(self.slot.agent, self._call.model, characters, usage)
             used = provider.settled_tokens(usage)
-            if model.price is not None and (model.counts_usd or self.scope.counts_usd):
-                usd = model.price(usage)
         # Its head, if it came by itself, told that the provider answers.
         told = None if self._head is not None else Observation(event=ProviderEvent.ANSWERED)
+        usd = self._usd(usage)
         outcome = Outcome(CallState.DONE, usage, answer, used_tokens=used, usd=usd)
         await self.settle(outcome, told)
 
@@ -318,7 +326,8 @@ class LiveCall:
         )
         match step:
             case Retry(outcome, observation):
-                await self._queue_again(outcome, observation)
+                usd = 0.0 if is_free(error) else None
+                await self._queue_again(replace(outcome, usd=usd), observation)
             case Refuse(refusal) | LockOut(refusal):
                 await self.refused(error, refusal)
             case _:
@@ -328,8 +337,17 @@ class LiveCall:
         """Record ``error`` as what the agent gets, and raise it; but a cancelled call's reason."""
         self.interruption.check()
         usage = paid_usage(error)
-        await self.settle(Outcome(CallState.FAILED, usage, error=described(error)), observation)
+        usd = 0.0 if usage is None and is_free(error) else self._usd(usage)
+        outcome = Outcome(CallState.FAILED, usage, error=described(error), usd=usd)
+        await self.settle(outcome, observation)
         raise error
+
+    def _usd(self, usage: Usage | None) -> float | None:
+        """Return what an answer cost, where anybody counts dollars; None: nobody knows."""
+        model = self.candidate.model
+        if usage is None or model.price is None:
+            return None
+        return model.price(usage) if model.counts_usd or self.scope.counts_usd else None
 
     async def settle(self, outcome: Outcome, observation: Observation | None = None) -> None:
         """Record how the call ended. Returns when it is on disk and the answer's turn has come."""

@@ -14,7 +14,7 @@ from typing import Any
 from headway_scheduler.model.calls import Usage
 from headway_scheduler.model.formulas import CHARACTERS_PER_TOKEN
 
-from ..requests.prompts import IMAGE_CHARACTERS, RequestDigest, text_digest
+from ..requests.prompts import IMAGE_CHARACTERS, RequestDigest, bytes_of, text_digest
 from ..secrets import without_keys
 
 _CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
@@ -71,7 +71,8 @@ def read_request(path: str, content_type: str, body: bytes) -> EncodedRequest:
         )
     # Line by line, so that a conversation that grows shares its chunks with what it was before.
     text = json.dumps(without_keys(data), sort_keys=True, indent=1, ensure_ascii=False)
-    digest = replace(text_digest(f"{path}\n{text}"), characters=_characters(data))
+    digest = text_digest(f"{path}\n{text}")
+    digest = replace(digest, characters=_characters(data), most_tokens=_most_tokens(data))
     return EncodedRequest(digest, 0 if path in _WITHOUT_OUTPUT else _output_cap(data))
 
 
@@ -135,8 +136,22 @@ def _characters(value: Any) -> int:
     return CHARACTERS_PER_TOKEN
 
 
+def _most_tokens(value: Any) -> int:
+    """Count the tokens that the provider can make of it: one for each byte of a text."""
+    if isinstance(value, str):
+        is_image = value.startswith("data:")
+        return IMAGE_CHARACTERS // CHARACTERS_PER_TOKEN if is_image else bytes_of(value)
+    if isinstance(value, list):
+        return sum(map(_most_tokens, value))
+    if isinstance(value, dict):
+        return sum(map(bytes_of, value)) + sum(map(_most_tokens, value.values()))
+    return CHARACTERS_PER_TOKEN
+
+
 def _output_cap(data: Mapping[str, Any]) -> int | None:
-    return next((data[name] for name in _CAPS if isinstance(data.get(name), int)), None)
+    cap = next((data[name] for name in _CAPS if isinstance(data.get(name), int)), None)
+    choices = data.get("n")
+    return cap * choices if cap and isinstance(choices, int) and choices > 1 else cap
 
 
 def _usage(data: Any) -> Usage | None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from ..errors import HeadwayError, InternalError, KeyTaken, SchedulerClosed, own_copy
+from ..errors import CallerError, HeadwayError, InternalError, KeyTaken, SchedulerClosed, own_copy
 from ..model.batch import NOTHING, Answer, Batch
-from ..model.calls import Call, Outcome
+from ..model.calls import Call, CallRecord, Outcome
 from ..model.changes import Change
 from ..model.states import CallState
 from ..protocol.commands import Order
@@ -125,6 +125,25 @@ class Pending:
         """Tell the caller, if it waits."""
         if self.completion is not None:
             self.completion.set(error)
+
+
+@dataclass(slots=True)
+class Decided:
+    """What the core decided about calls in one iteration."""
+
+    grants: list[CallRecord]
+    """Those that may be sent."""
+    preempted: list[CallRecord]
+    """Those whose requests are to be cancelled and queued again."""
+    refused: list[tuple[CallRecord, CallerError]]
+    """Those that waited and can never go, each with its error."""
+    batch: Batch = NOTHING
+    """What was committed."""
+
+    def is_for_workers(self) -> bool:
+        """Whether any of it is to be told to another process."""
+        records = (*self.grants, *self.preempted, *(record for record, _ in self.refused))
+        return any(record.worker is not None for record in records)
 
 
 def failed_end(message: Message, error: Exception) -> Settle | None:

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from ..core.views import ProviderHealth
 from ..model.batch import NOTHING, Batch, OutboxRow
-from ..model.calls import CallRecord, Outcome
+from ..model.calls import Outcome
 from ..model.formulas import LONGEST_STATED_SECONDS
 from ..model.quotas import Observation
 from ..model.runs import Run, Worker
@@ -35,6 +35,7 @@ from ..protocol.messages import (
     Message,
     Observe,
     ProbeStopped,
+    Reestimate,
     Resubmit,
     SaveRun,
     SetCallPriority,
@@ -42,7 +43,7 @@ from ..protocol.messages import (
     Submit,
 )
 from ..protocol.outbox import OutboxBuilder
-from .pending import Callers, Completion, Pending, answer_here
+from .pending import Callers, Completion, Decided, Pending, answer_here
 
 
 class Workers:
@@ -121,10 +122,7 @@ class Workers:
 
 
 def notifications(
-    told: Iterable[Pending],
-    granted: Iterable[CallRecord],
-    preempted: Iterable[CallRecord],
-    health: ProviderHealth,
+    told: Iterable[Pending], decided: Decided, health: ProviderHealth
 ) -> tuple[OutboxRow, ...]:
     """What a commit tells workers: what became of what they told, and what they are to do."""
     outbox = OutboxBuilder()
@@ -135,10 +133,15 @@ def notifications(
             refusals = (Refusal(n, refused(error)) for n, error in pending.refused.items())
             handled = Handled(pending.request_id, tuple(refusals), pending.unreadable)
             outbox.handled(pending.sender, handled, evicted=pending.evicted)
-    for record in granted:
-        outbox.grant(record)
-    for record in preempted:
-        outbox.preempt(record)
+    for record in decided.grants:
+        if record.worker is not None:
+            outbox.grant(record)
+    for record in decided.preempted:
+        if record.worker is not None:
+            outbox.preempt(record)
+    for record, error in decided.refused:
+        if record.worker is not None:
+            outbox.refuse(record, refused(error))
     return outbox.rows(health.unanswered, health.locked_out)
 
 
@@ -177,6 +180,7 @@ def restamped(message: Message, now: float, age: float = inf) -> Message:
             Resubmit()
             | Decide()
             | SetCallPriority()
+            | Reestimate()
             | AwaitRuns()
             | SaveRun()
             | ApplyChange()

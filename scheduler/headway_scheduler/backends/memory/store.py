@@ -299,4 +299,5 @@ class MemoryStore:
 def _routed(old: Call, new: Call) -> Call:
     """What of a call may change: its class, and the way that it goes."""
     usage = (new.tokens, new.input_tokens, new.output_tokens, new.usd)
-    return replace(Route(new.model, new.quotas, *usage).taken_by(old), priority=new.priority)
+    route = Route(new.model, new.quotas, *usage, unbounded=new.unbounded)
+    return replace(route.taken_by(old), priority=new.priority)

@@ -149,7 +149,8 @@ def _call_row(record: CallRecord) -> Row:
         record.lost_attempts,
         call.input_tokens,
         call.output_tokens,
-        call.usd,
+        # Below 0 for a call that may cost more: it needs no column of its own.
+        -call.usd if call.unbounded else call.usd,
         record.worker,
     )
 
@@ -216,7 +217,8 @@ def call_record(row: Any) -> CallRecord:
         kind=row.kind,
         input_tokens=row.input_estimate,
         output_tokens=row.output_estimate,
-        usd=row.usd_estimate,
+        usd=abs(row.usd_estimate),
+        unbounded=row.usd_estimate < 0,
     )
     return CallRecord(
         call,
