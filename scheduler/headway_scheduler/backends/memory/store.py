@@ -252,6 +252,8 @@ class MemoryStore:
             k: v for k, v in self.tables.calls.items() if v.call.run_id not in gone
         }
         self.tables.seqs = {record.seq for record in self.tables.calls.values()}
+        for run_id in gone:
+            self.tables.buckets.pop((f"run {run_id}", Resource.USD), None)
         nodes = self._nodes_of(record.call.request_hash for record in self.tables.calls.values())
         used = {node.chunk for node in nodes}
         self.tables.nodes = {node.hash: node for node in nodes}

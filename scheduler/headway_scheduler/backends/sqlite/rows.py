@@ -107,7 +107,8 @@ def _forgetting(run_ids: Sequence[str]) -> Work:
         return []
     ids: list[Row] = [(json.dumps(run_ids),)]
     texts: Work = [("forget_links", [()], False), ("forget_pieces", [()], False)]
-    return [("forget_runs", ids, False), ("forget_calls", ids, False), *texts]
+    runs: Work = [(name, ids, False) for name in ("forget_runs", "forget_calls", "forget_budgets")]
+    return [*runs, *texts]
 
 
 @lru_cache(maxsize=1024)
