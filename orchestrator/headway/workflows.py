@@ -26,6 +26,7 @@ from . import arguments
 from .config import Config
 from .config.keys import COMPONENT_SUFFIXES
 from .pricing.prices import Prices
+from .reached import reached
 
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
@@ -106,7 +107,8 @@ class Workflows:
         scope.counts_usd = self._count_usd(scope.quotas) or run.budget_usd is not None
         current_scope.set(scope)  # a factory may take the time as a step
         if run.component is not None:
-            team = load_component(run.component, name=run.workflow)
+            reach = partial(reached, self._config, self._key)
+            team = load_component(run.component, name=run.workflow, reach=reach)
         else:
             parameters = json.loads(run.parameters or "{}")
             team = await build(partial(self._factory(run.workflow), **parameters), self.model)
@@ -265,15 +267,17 @@ class Workflows:
         return self._wrapped[name]
 
     def _key(self, name: str) -> str:
+        from headway_agents import remember
+
         configured = self._config.model(name)
         if configured.api_key_command is not None:
-            return _printed_key(name, configured.api_key_command)
-        variable = configured.api_key_env
-        if not (key := os.environ.get(variable)):
+            key = _printed_key(name, configured.api_key_command)
+        elif not (key := os.environ.get(variable := configured.api_key_env, "")):
             raise CallerError(
                 f"model {name!r} needs {variable} in the environment: "
                 f"export it (`headway demo` runs without any key)"
             )
+        remember(key)
         return key
 
 
