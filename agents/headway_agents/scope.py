@@ -86,7 +86,8 @@ class RunScope:
     the attempt was ended from inside; ``on_stop`` is called when it is. ``person`` asks somebody
     who is there, None if nobody is. ``quotas``: what all calls draw on, beside the quotas of their
     models; ``counts_usd``: one of them is of dollars, or the run has a budget.
-    ``known_nodes``: chain nodes that are on disk.
+    ``highest``: the most urgent class that its calls may ask for by themselves; ``lowered``: agents
+    whose calls asked for more. ``known_nodes``: chain nodes that are on disk.
     """
 
     def __init__(
@@ -100,6 +101,8 @@ class RunScope:
         self.service = service
         self.run_id = run_id
         self.priority = priority
+        self.highest = Priority.INTERACTIVE
+        self.lowered: set[str] = set()
         self.journal: Journal = journal or Journal()
         self.machine: ReplayMachine = ReplayMachine(run_id, self.journal)
         self.error: Exception | None = None

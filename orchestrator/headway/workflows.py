@@ -103,6 +103,8 @@ class Workflows:
 
         contain_tasks()
         scope = RunScope(scheduler, run.id, run.priority, journal=journal)
+        config = self._config
+        scope.highest = config.highest_of_teams.get(run.share, config.highest_of_all)
         scope.quotas = self._config.team_quotas.get(run.share, ())
         scope.counts_usd = self._count_usd(scope.quotas) or run.budget_usd is not None
         current_scope.set(scope)  # a factory may take the time as a step

@@ -11,6 +11,7 @@ wrapped client and adds its usage to the client that it was made from.
 """
 
 import copy
+import logging
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from types import MappingProxyType
@@ -43,6 +44,8 @@ from .live_call import LiveCall, attached, recorded
 from .models import Candidate, Model
 from .send import answer, answer_stream, observe
 from .wrapped_client import context_tokens, disable_sdk_retries, provider_name
+
+_log = logging.getLogger("headway")
 
 MODEL = "model"
 """The kind of a call that a model client makes; steps have other kinds."""
@@ -291,7 +294,11 @@ async def acquire(
         path=slot.path,
         model=first.model,
         quotas=first.quotas,
-        priority=scope.priority if priority is None else priority,
+        priority=scope.priority
+        if priority is None
+        else priority
+        if priority >= scope.highest
+        else _lowered(scope, slot.path, priority),
         tokens=first.tokens,
         submitted_at=scope.service.now(),
         request_hash=slot.request_hash,
@@ -305,6 +312,21 @@ async def acquire(
     # A row of an earlier attempt has the prices of then, so it gets the route of now.
     is_old = slot.record is not None and bool(first.usd)
     await live.acquire(call, candidates, routes if len(routes) > 1 or is_old else ())
+
+
+def _lowered(scope: RunScope, path: str, priority: Priority) -> Priority:
+    """Return the class of a call that asks for ``priority``, which is more than it may."""
+    if path not in scope.lowered:
+        scope.lowered.add(path)
+        _log.warning(
+            "calls of %s in run %s are %s: they ask for %s, and that is the most urgent class that "
+            "they may ask for (teams.NAME.highest, defaults.highest)",
+            path,
+            scope.run_id,
+            scope.highest.label,
+            priority.label,
+        )
+    return scope.highest
 
 
 def output_cap(request: Request, defaults: Mapping[str, Any]) -> int | None:
@@ -325,7 +347,9 @@ def _choices(arguments: Mapping[str, Any]) -> int:
 def _route(live: LiveCall, candidate: Candidate, output_cap: int | None) -> Route:
     model, scope, characters = candidate.model, live.scope, live.digest.characters
     expected = scope.service.expected(live.slot.agent, model.name, characters, output_cap)
-    usd, unbounded = _reserved_usd(live, candidate, output_cap)
+    usd, unbounded = 0.0, False
+    if model.counts_usd or scope.counts_usd:
+        usd, unbounded = _reserved_usd(live, candidate, output_cap)
     return Route(
         model.name,
         tuple(dict.fromkeys((*model.quotas, *scope.quotas))),
@@ -346,8 +370,6 @@ def _reserved_usd(
     Raises CallerError where dollars are limited and the model has no known price.
     """
     model, scope, digest = candidate.model, live.scope, live.digest
-    if not (model.counts_usd or scope.counts_usd):
-        return 0.0, False
     if model.price is None:
         raise CallerError(
             f"run {scope.run_id} counts dollars, and no price is known for model {model.name!r}: "

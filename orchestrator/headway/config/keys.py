@@ -269,6 +269,9 @@ KEYS: dict[KeyPath, Key] = {
     ("database", "path"): Key("path", _text, ".headway/headway.db", variable="HEADWAY_DATABASE"),
     ("defaults", "priority"): Key("priority", _priority, "normal", variable="HEADWAY_PRIORITY"),
     ("defaults", "model"): Key("model", _text, unset="none"),
+    ("defaults", "highest"): Key(
+        "priority", _priority, "interactive", variable="HEADWAY_HIGHEST_PRIORITY"
+    ),
     ("quotas", "*", "requests_per_minute"): _quota_key("requests_per_minute", "number", _limit),
     ("quotas", "*", "tokens_per_minute"): _quota_key("tokens_per_minute", "number", _limit),
     ("quotas", "*", "input_tokens_per_minute"): _quota_key(
@@ -298,6 +301,7 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "usd_per_million_output_tokens"): Key("number", _price, unset=_LISTED),
     ("teams", "*", "weight"): Key("number", _above_zero, 1),
     ("teams", "*", "quotas"): Key("list of quotas", _quota_names, (), "none"),
+    ("teams", "*", "highest"): Key("priority", _priority, unset="that of defaults"),
     ("tools", "*"): Key("pure, idempotent or once", _kind),
     ("workflows", "*"): Key("module:factory or file", _workflow),
 }
