@@ -96,6 +96,12 @@ class Config:
     priority: Priority
     """The class of runs that are started without a priority."""
 
+    waiting: int
+    """How many calls may wait or be in flight before new ones are refused."""
+
+    waiting_bytes: int
+    """How many bytes of text such calls may have brought together."""
+
     default_model: str | None
     """The model whose server and limits hold for models that are not listed."""
 
@@ -192,6 +198,8 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
         ),
         highest_of_all=parse_priority(settings["defaults", "highest"].value),
         priority=parse_priority(settings["defaults", "priority"].value),
+        waiting=settings["defaults", "waiting"].value,
+        waiting_bytes=settings["defaults", "waiting_bytes"].value,
         default_model=settings["defaults", "model"].value,
         file=file,
         settings=MappingProxyType(dict(settings)),

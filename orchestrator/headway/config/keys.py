@@ -272,6 +272,8 @@ KEYS: dict[KeyPath, Key] = {
     ("defaults", "highest"): Key(
         "priority", _priority, "interactive", variable="HEADWAY_HIGHEST_PRIORITY"
     ),
+    ("defaults", "waiting"): Key("whole number", _whole_limit, 100_000),
+    ("defaults", "waiting_bytes"): Key("whole number", _whole_limit, 2**30),
     ("quotas", "*", "requests_per_minute"): _quota_key("requests_per_minute", "number", _limit),
     ("quotas", "*", "tokens_per_minute"): _quota_key("tokens_per_minute", "number", _limit),
     ("quotas", "*", "input_tokens_per_minute"): _quota_key(

@@ -17,7 +17,7 @@ from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from typing import assert_never
 
-from ..errors import CallerError, IllegalTransition, InternalError
+from ..errors import CallerError, IllegalTransition, InternalError, QueueFull
 from ..model.batch import Batch, Lesson, Snapshot
 from ..model.calls import Call, CallRecord, Outcome
 from ..model.quotas import Observation, ProviderEvent, Quota, Resource
@@ -51,6 +51,9 @@ from .limits.bucket import Bucket
 from .limits.quota import Attempt
 from .policy import Policy
 from .state import SIZES, LiveCall, SchedulerState
+
+LARGEST_SHARE = 8
+"""A single call may bring at most one in so many of the bytes that all may."""
 
 _FAULTS = (ProviderEvent.FAILED, ProviderEvent.OVERLOADED, ProviderEvent.LOCKED_OUT)
 _NOTHING_OBSERVED = Observation()
@@ -265,9 +268,12 @@ class Scheduler:
         if message.routes:
             call = routed(call, message.routes, state.lanes, state.registry, now)
         self._check(call, now)
+        size = self._require_room(message)
         record = CallRecord(call, state.next_seq, worker=worker, parked=message.parked)
         state.next_seq += 1
         live = state.add(record, message.routes)
+        live.bytes = size
+        state.bytes += size
         state.log.new[call.id] = record
         if message.prompt is not None:
             state.log.chunks += message.prompt.chunks
@@ -293,6 +299,34 @@ class Scheduler:
         live.record.resubmit(worker)
         state.change(live.record)
         state.enqueue(live, now)
+
+    def _require_room(self, message: Submit) -> int:
+        """Return how many bytes a new call brings. Raises QueueFull.
+
+        Only new calls are refused: one that waited before, in whatever process, goes on.
+        """
+        state, policy = self.state, self.state.policy
+        if policy.waiting is not None and len(state.live) >= policy.waiting:
+            raise QueueFull(
+                f"{len(state.live):,} calls wait or are in flight, and defaults.waiting permits no "
+                "more: ask again when some have ended, or raise it"
+            )
+        if message.prompt is None:
+            return 0
+        size = sum(_bytes_of(chunk.text) for chunk in message.prompt.chunks)
+        most = policy.waiting_bytes
+        if most is not None and state.bytes + size > most:
+            raise QueueFull(
+                f"calls that wait brought {state.bytes:,} bytes of text, this one brings {size:,}, "
+                f"and defaults.waiting_bytes permits {most:,}: ask again when some have ended, or "
+                "raise it"
+            )
+        if most is not None and size > most // LARGEST_SHARE:
+            raise QueueFull(
+                f"call {message.call.id} brings {size:,} bytes of text, more than an eighth of "
+                f"defaults.waiting_bytes ({most:,}): shorten the prompt, or raise it"
+            )
+        return size
 
     def _check(self, call: Call, now: float) -> None:
         """Raise CallTooLarge or BudgetExceeded for a call that can never go."""
@@ -468,6 +502,11 @@ class Scheduler:
                 live.record.parked = True
             else:
                 self._end_attempt(live, Outcome(CallState.UNKNOWN), now)
+
+
+def _bytes_of(text: str) -> int:
+    """Return how much memory a text takes at most, without looking at each character."""
+    return len(text) * (1 if text.isascii() else 4)
 
 
 def _check_ended(record: CallRecord) -> None:

@@ -47,6 +47,8 @@ class LiveCall:
     """When it counts as having come; epoch seconds. Set when it first enters a line, then fixed."""
     operator_hold: str | None = None
     """The operator's hold that it waits for, as in ``class:background paused``; None without."""
+    bytes: int = 0
+    """How many bytes of text came with it, that were not on disk."""
     budget: Budget | None = None
     """The budget of its run, while it holds dollars of it or waits for them; else None."""
 
@@ -66,6 +68,8 @@ class SchedulerState:
         self.delayed: list[tuple[float, str]] = []
         """A heap of (``not_before``, id) of calls that wait for a time of their own. Calls that
         ended or were delayed anew leave their entries until their time."""
+        self.bytes = 0
+        """How many bytes of text came with all calls that have not ended."""
         self.next_seq = 0
         """The arrival number of the next call."""
         self.ask_at: float | None = None
@@ -86,6 +90,7 @@ class SchedulerState:
         self.withdraw(live, now)
         call = live.record.call
         del self.live[call.id]
+        self.bytes -= live.bytes
         self.registry.remove(call)
 
     def change(self, record: CallRecord) -> None:
