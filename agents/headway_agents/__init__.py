@@ -19,6 +19,7 @@ from .journal.outcomes import (
 )
 from .journal.recorded import Journal
 from .scope import RunScope, current_scope
+from .secrets import remember
 from .steps.effects import Effect, idempotency_key, idempotent, once, pure
 from .steps.inputs import now, random, step
 from .steps.step import person_answer
@@ -60,5 +61,6 @@ __all__ = [
     "random",
     "redacted",
     "release",
+    "remember",
     "step",
 ]

@@ -27,7 +27,7 @@ from typing import Any, assert_never
 from autogen_core import MessageHandlerContext
 
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model.calls import Call, Priority
+from headway_scheduler.model.calls import Priority
 from headway_scheduler.runtime.client import SchedulerClient
 
 from .journal.events import (
@@ -85,8 +85,9 @@ class RunScope:
     ``error``: the last one that went to an agent; AutoGen only passes its text on. ``stopped``: why
     the attempt was ended from inside; ``on_stop`` is called when it is. ``person`` asks somebody
     who is there, None if nobody is. ``quotas``: what all calls draw on, beside the quotas of their
-    models; ``counts_usd``: one of them is of dollars. ``may_pay`` is called before each new call,
-    and raises if the run's budget does not cover it. ``known_nodes``: chain nodes that are on disk.
+    models; ``counts_usd``: one of them is of dollars, or the run has a budget.
+    ``highest``: the most urgent class that its calls may ask for by themselves; ``lowered``: agents
+    whose calls asked for more. ``known_nodes``: chain nodes that are on disk.
     """
 
     def __init__(
@@ -100,6 +101,8 @@ class RunScope:
         self.service = service
         self.run_id = run_id
         self.priority = priority
+        self.highest = Priority.INTERACTIVE
+        self.lowered: set[str] = set()
         self.journal: Journal = journal or Journal()
         self.machine: ReplayMachine = ReplayMachine(run_id, self.journal)
         self.error: Exception | None = None
@@ -108,7 +111,6 @@ class RunScope:
         self.person: Callable[[str], Awaitable[str]] | None = None
         self.quotas: tuple[str, ...] = ()
         self.counts_usd = False
-        self.may_pay: Callable[[Call], None] | None = None
         self.known_nodes: set[bytes] = set()
         # By id of what is wrapped. In a table of its own it would outlive the attempt: an MCP
         # server holds a client, and that holds this scope.

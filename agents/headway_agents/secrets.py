@@ -1,13 +1,18 @@
 """Takes API keys out of text and data. Law of this file: no key gets into what is kept or shown.
 
 A key has its place in the environment or in the file that the user wrote; the journal, error texts
-and logs get the text without it. Two ways to find one: by the name of its field in a component,
-and by its looks anywhere.
+and logs get the text without it. Three ways to find one: by its value, where this process read it
+(:func:`remember`), plain, URL-coded and in base64; by the name of its field in a component; and by
+its looks anywhere.
 """
 
+import base64
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from traceback import format_exception
 from typing import Any
+from urllib.parse import quote, quote_plus, urlsplit, urlunsplit
 
 REDACTED = "[key]"
 MASKED = frozenset({"", "**********"})
@@ -17,6 +22,25 @@ _SECRET_FIELD = re.compile(
     r"(api[-_]?key|(azure_ad|access|auth|bearer)[-_]?token|secret|password|authorization)$",
     re.IGNORECASE,
 )
+SHORTEST_KEY = 8
+"""The fewest characters of a value that is taken for a key: a shorter one is found anywhere."""
+
+_MAY_BE_SECRET = re.compile(
+    r"^auth|^cred|token(?!iz)|key$|keys$|secret|^pass|password|cookie|bearer|connection|^dsn$",
+    re.IGNORECASE,
+)
+"""Fields of components whose texts are not kept, if they are as long as a key."""
+_MAPS = re.compile(r"headers?$|^env(ironment)?$|cookies$", re.IGNORECASE)
+"""Fields whose values are not kept, but for the names in ``_PLAIN``."""
+_PLAIN = frozenset(
+    {"accept", "content-type", "user-agent", "http-referer", "x-title", "anthropic-version"}
+    | {"anthropic-beta", "openai-beta", "openai-organization", "openai-project"}
+    | {"path", "home", "lang", "lc_all", "tz", "pythonpath", "pythonunbuffered", "log_level"}
+)
+_FLAG = re.compile(r"--?[\w-]*(key|token|secret|pass|auth|cred)[\w-]*", re.IGNORECASE)
+_known: dict[str, None] = {}
+"""Every form of every key that this process read, longest first."""
+
 _KEYS = (
     (re.compile(r"\bsk-[\w-]{16,}"), REDACTED),
     (re.compile(r"\bAIza[\w-]{20,}"), REDACTED),
@@ -28,14 +52,133 @@ _TRACES_OF_KEYS = (
 )
 
 
+def remember(*values: str | None) -> None:
+    """Note keys that this process read: from here on no text and no log line has them."""
+    new = {form for value in values if value for form in _forms(value.strip())}
+    if new.issubset(_known):
+        return
+    forms = sorted({*_known, *new}, key=len, reverse=True)
+    _known.clear()
+    _known.update(dict.fromkeys(forms))
+    logger = logging.getLogger("headway")
+    if _scrub_record not in logger.filters:
+        logger.addFilter(_scrub_record)
+
+
+def without_known_keys(text: str) -> str:
+    """Replace the keys that this process read."""
+    for form in _known:
+        if form in text:
+            text = text.replace(form, REDACTED)
+    return text
+
+
 def scrubbed(text: str) -> str:
-    """Replace everything in a message that looks like a key, or like a part of one."""
-    return _replaced(text, _KEYS + _TRACES_OF_KEYS)
+    """Replace everything in a message that is a key, or looks like one or like a part of one."""
+    return _replaced(without_known_keys(text), _KEYS + _TRACES_OF_KEYS)
 
 
 def without_whole_keys(text: str) -> str:
     """Replace what is certainly a key. Prose and source code stay as they are."""
-    return _replaced(text, _KEYS)
+    return _replaced(without_known_keys(text), _KEYS)
+
+
+def without_secret_fields(data: Any) -> Any:
+    """Return a component without any field that can hold a secret, and remember what it held.
+
+    As :func:`without_keys`, and: values of headers and of environments, long texts in fields whose
+    names speak of keys, what follows such a flag on a command line, user and query of addresses.
+    """
+    if isinstance(data, str):
+        return without_whole_keys(_without_credentials(data))
+    if isinstance(data, list):
+        return list(_without_secret_flags(data))
+    if not isinstance(data, dict):
+        return data
+    kept: dict[Any, Any] = {}
+    for name, value in data.items():
+        if _is_secret(name, value) or (
+            isinstance(value, str)
+            and len(value) >= SHORTEST_KEY
+            and _MAY_BE_SECRET.search(str(name))
+        ):
+            remember(value if isinstance(value, str) else None)
+        elif isinstance(value, dict) and _MAPS.search(str(name)):
+            kept[name] = _plain_entries(value)
+        elif isinstance(value, list) and _MAY_BE_SECRET.search(str(name)):
+            _remember_likely(*value)
+            kept[name] = [each for each in value if not isinstance(each, str)]
+        else:
+            kept[name] = without_secret_fields(value)
+    return kept
+
+
+def _plain_entries(entries: dict[Any, Any]) -> dict[Any, Any]:
+    kept = {}
+    for name, value in entries.items():
+        is_long = not isinstance(value, str) or len(value) >= SHORTEST_KEY
+        if str(name).lower() not in _PLAIN and (is_long or _is_secret(name, value)):
+            _remember_likely(value)
+        else:
+            kept[name] = without_secret_fields(value)
+    return kept
+
+
+def _remember_likely(*values: Any) -> None:
+    """Note those that look like keys: words are found in every text."""
+    texts = (value for value in values if isinstance(value, str))
+    remember(*(each for each in texts if len(each) >= 16 or any(map(str.isdigit, each))))
+
+
+def _without_secret_flags(items: list[Any]) -> Iterator[Any]:
+    is_value = False
+    for item in items:
+        flag = _FLAG.match(item) if isinstance(item, str) else None
+        if is_value and flag is None and isinstance(item, str):
+            _remember_likely(item)
+            yield REDACTED
+        elif flag is not None and item[flag.end() :].startswith("="):
+            _remember_likely(item[flag.end() + 1 :])
+            yield f"{flag.group()}={REDACTED}"
+        else:
+            yield without_secret_fields(item)
+        is_value = flag is not None and flag.end() == len(item)
+
+
+def _without_credentials(text: str) -> str:
+    """Return an address without its user and query; any other text as it is."""
+    if "://" not in text or any(each.isspace() for each in text):
+        return text
+    try:
+        parts = urlsplit(text)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return text
+    if host == parts.netloc and not parts.query:
+        return text
+    remember(parts.username, parts.password)
+    _remember_likely(*(each.partition("=")[2] for each in parts.query.split("&")))
+    return urlunsplit((parts.scheme, host, parts.path, "", parts.fragment))
+
+
+def _forms(value: str) -> set[str]:
+    """Return a key as it may stand in a text; nothing for a value that is too short."""
+    if len(value) < SHORTEST_KEY or value in MASKED:
+        return set()
+    coded = base64.b64encode(value.encode(errors="surrogatepass")).decode()
+    safe = coded.replace("+", "-").replace("/", "_")
+    forms = {value, quote(value, safe=""), quote_plus(value), coded, safe}
+    return forms | {coded.rstrip("="), safe.rstrip("=")}
+
+
+def _scrub_record(record: logging.LogRecord) -> bool:
+    """Take keys out of a log line and its traceback. A filter: it lets every line pass."""
+    text = record.getMessage()
+    if (clean := without_known_keys(text)) != text:
+        record.msg, record.args = clean, ()
+    if record.exc_info and record.exc_info[1] is not None:
+        record.exc_text = without_known_keys("".join(format_exception(record.exc_info[1])))
+    return True
 
 
 def without_masked_keys(data: Any) -> Any:

@@ -7,32 +7,43 @@ of function tools. Load only what the user named.
 import importlib
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import yaml
 from autogen_agentchat.base import ChatAgent, Team
 from autogen_core import ComponentLoader
+from autogen_core.models import ChatCompletionClient
 from pydantic import ValidationError
 
 from headway_scheduler.errors import CallerError
 
 from .autogen_private import WELL_KNOWN_PROVIDERS
+from .calls.wrapped_client import provider_of
 from .containment import LoopTime, contain
-from .secrets import scrubbed, without_keys, without_masked_keys, without_whole_keys
+from .secrets import scrubbed, without_masked_keys, without_secret_fields, without_whole_keys
+
+Reach = Callable[[str, Mapping[str, Any], str], Mapping[str, Any]]
+"""Says what a client of a component file is to be built with instead of what its config says, from
+its provider (as in ``providers/``), its config and the file's name. Raises CallerError."""
 
 Factory = Callable[[Any], Team | ChatAgent | Awaitable[Team | ChatAgent]]
 
 
-def load_component(text: str, *, name: str) -> Team | ChatAgent:
+def load_component(text: str, *, name: str, reach: Reach | None = None) -> Team | ChatAgent:
     """Build the team or agent that a component file (JSON or YAML) describes.
 
     This imports modules and may execute source in it: the text is code. Keys that are masked or
-    empty are left to the environment. ``name`` is for messages. Raises CallerError.
+    empty are left to the environment. ``name`` is for messages; ``reach`` decides which server and
+    key each client of it gets. Raises CallerError.
     """
     data = without_masked_keys(_parsed(text, name))
-    for place, provider in _providers(data, ""):
-        _check_provider(provider, f"{name}: {place or 'the component'}")
+    for place, component in _components(data, ""):
+        where = f"{name}: {place or 'the component'}"
+        kind = _check_provider(component["provider"], where)
+        config = component["config"]
+        if reach is not None and isinstance(config, dict) and _is_client(kind):
+            component["config"] = {**config, **reach(provider_of(kind), config, name)}
     try:
         team = ComponentLoader.load_component(data, object)
     except ValidationError as error:
@@ -45,7 +56,7 @@ def load_component(text: str, *, name: str) -> Team | ChatAgent:
 def redacted(text: str, *, name: str = "component") -> str:
     """Return a component file's text without any key, as it may be kept. Raises CallerError."""
     data = _parsed(text, name)
-    clean = without_keys(data)
+    clean = without_secret_fields(data)
     if clean != data:
         text = (
             json.dumps(clean, indent=2)
@@ -114,19 +125,24 @@ def _yaml_place(error: yaml.YAMLError) -> str:
     return f" at line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
 
 
-def _providers(data: Any, place: str) -> Iterator[tuple[str, str]]:
-    """Yield the place and the provider of every component in ``data``."""
+def _components(data: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the place of every component in ``data``, and the component."""
     if isinstance(data, dict):
         if isinstance(data.get("provider"), str) and "config" in data:
-            yield place, data["provider"]
+            yield place, data
         for key, value in data.items():
-            yield from _providers(value, f"{place}.{key}" if place else str(key))
+            yield from _components(value, f"{place}.{key}" if place else str(key))
     elif isinstance(data, list):
         for index, value in enumerate(data):
-            yield from _providers(value, f"{place}[{index}]")
+            yield from _components(value, f"{place}[{index}]")
 
 
-def _check_provider(provider: str, place: str) -> None:
+def _is_client(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, ChatCompletionClient)
+
+
+def _check_provider(provider: str, place: str) -> Any:
+    """Return the class that a component names. Raises CallerError if there is none."""
     module_name, _, attribute = WELL_KNOWN_PROVIDERS.get(provider, provider).rpartition(".")
     if not module_name:
         raise CallerError(f"{place}: provider {provider!r} is no dotted name of a class")
@@ -135,6 +151,7 @@ def _check_provider(provider: str, place: str) -> None:
         raise CallerError(
             f"{place}: provider {provider!r}: module {module_name!r} has no {attribute!r}"
         )
+    return getattr(module, attribute)
 
 
 def _imported(name: str, what: str) -> Any:

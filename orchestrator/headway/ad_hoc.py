@@ -12,6 +12,7 @@ from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import RunState
 from headway_scheduler.runtime.client import SchedulerClient
 
+from .config import Config
 from .runs.options import new_run_id
 
 if TYPE_CHECKING:
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 class AdHocRun:
     """Has the scope of ``Headway.model`` and ``Headway.openai`` outside of runs."""
 
-    def __init__(self, scheduler: SchedulerClient, worker: str, priority: Priority) -> None:
+    def __init__(self, scheduler: SchedulerClient, worker: str, config: Config) -> None:
         self._scheduler = scheduler
         self._worker = worker
-        self._priority = priority
+        self._highest = config.highest_of_all
+        self._priority = max(config.priority, self._highest)
         self._begun: tuple[Run, RunScope] | None = None
 
     def scope(self) -> "RunScope":
@@ -43,7 +45,9 @@ class AdHocRun:
                 started_at=now,
                 worker=self._worker,
             )
-            self._begun = (run, RunScope(self._scheduler, run.id, self._priority))
+            scope = RunScope(self._scheduler, run.id, self._priority)
+            scope.highest = self._highest
+            self._begun = (run, scope)
             self._scheduler.note_run(run)
         return self._begun[1]
 

@@ -24,7 +24,7 @@ from .pricing.prices import Prices
 from .queue import Queue
 from .runs.actions import Check, OnChange, OnUnknown
 from .runs.handle import RunHandle, RunResult
-from .runs.options import RunOptions, StartOptions, new_run
+from .runs.options import RunOptions, StartOptions, new_run, permitted
 from .runs.receipt import Receipt, receipt_of
 from .runs.runner import Person
 from .runs.stopped import find_run
@@ -118,15 +118,21 @@ class Headway:
         It goes on if it was interrupted; if another process executes it, it is waited for. Raises
         CallerError for a workflow that does not exist, StoreError if it is not on disk.
         """
-        return await self._opened.executor.start(self._new_run(workflow, task, options))
+        asked = self._new_run(workflow, task, options)
+        handle = await self._opened.executor.start(permitted(asked, self.config))
+        handle.asked_priority = asked.priority
+        return handle
 
     async def submit(
         self, workflow: str, *, task: str, **options: Unpack[StartOptions]
     ) -> RunHandle:
         """Queue a run for any worker; the handle's ``run`` is its row. Else as :meth:`start`."""
         executor = self._opened.executor
-        run = await executor.queue(self._new_run(workflow, task, options))
-        return executor.handle(run)
+        asked = self._new_run(workflow, task, options)
+        run = await executor.queue(permitted(asked, self.config))
+        handle = executor.handle(run)
+        handle.asked_priority = asked.priority
+        return handle
 
     async def handle(self, run_id: str) -> RunHandle:
         """Return a handle of a run, by whatever process it is executed. Raises RunNotFound."""
@@ -278,7 +284,7 @@ class Headway:
     @property
     def queue(self) -> Queue:
         """Changes the order of the queue, and what is held back."""
-        return Queue(self._opened.commands)
+        return Queue(self._opened.commands, self._opened.store, self.config)
 
     @property
     def limits(self) -> Limits:

@@ -6,9 +6,12 @@ that follows, the leader makes them.
 
 from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.changes import ALL, Change, HoldState
+from headway_scheduler.ports import Store
 from headway_scheduler.protocol.commands import SetHold, SetPriority
 
 from . import arguments
+from .config import Config
+from .runs.stopped import find_run
 from .workers.commands import Commands, changed
 
 
@@ -18,17 +21,23 @@ class Queue:
     Each act on what is held returns the change, as ``Headway.limits.log`` lists it.
     """
 
-    def __init__(self, commands: Commands) -> None:
+    def __init__(self, commands: Commands, store: Store, config: Config) -> None:
         self._commands = commands
+        self._store = store
+        self._config = config
 
-    async def bump(self, id: str, priority: Priority | str) -> None:
+    async def bump(self, id: str, priority: Priority | str) -> Priority:
         """Change the class of a run with its waiting calls, or of one waiting call.
 
-        Raises RunNotFound, RunNotResumable for a run that has ended, IllegalTransition for a call
-        that does not wait.
+        Return the class that it has then: less urgent than ``priority`` if its team may not ask
+        for that. Raises RunNotFound, RunNotResumable for a run that has ended, IllegalTransition
+        for a call that does not wait.
         """
         target = arguments.text("id", id)
-        await self._commands.execute(SetPriority(target, arguments.priority(priority)))
+        asked = arguments.priority(priority)
+        await self._commands.execute(SetPriority(target, asked))
+        run = await find_run(self._store, target.partition(".")[0])
+        return max(asked, self._config.highest(run.share))
 
     async def pause(self, target: str = ALL) -> Change:
         """Admit nothing of ``all``, ``class:CLASS`` or ``model:MODEL``; what is in flight ends."""

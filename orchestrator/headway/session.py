@@ -197,7 +197,7 @@ class Opener:
             executor=executor,
             runner=runner,
             actions=Actions(scheduler, store, runner, executor.handles, executor.claim, worker),
-            ad_hoc=AdHocRun(scheduler, worker, self._config.priority),
+            ad_hoc=AdHocRun(scheduler, worker, self._config),
             database=self._backend.name,
         )
 

@@ -29,6 +29,7 @@ from . import arguments
 from .config import Config
 from .config.keys import COMPONENT_SUFFIXES
 from .pricing.prices import Prices
+from .reached import reached
 
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
@@ -108,11 +109,14 @@ class Workflows:
 
         contain_tasks()
         scope = RunScope(scheduler, run.id, run.priority, journal=journal)
+        config = self._config
+        scope.highest = config.highest_of_teams.get(run.share, config.highest_of_all)
         scope.quotas = self._config.team_quotas.get(run.share, ())
-        scope.counts_usd = self._count_usd(scope.quotas)
+        scope.counts_usd = self._count_usd(scope.quotas) or run.budget_usd is not None
         current_scope.set(scope)  # a factory may take the time as a step
         if run.component is not None:
-            team = load_component(run.component, name=run.workflow)
+            reach = partial(reached, self._config, self._key)
+            team = load_component(run.component, name=run.workflow, reach=reach)
         else:
             parameters = json.loads(run.parameters or "{}")
             team = await build(partial(self._factory(run.workflow), **parameters), self.model)
@@ -209,6 +213,7 @@ class Workflows:
 
         configured = self._config.model(name)
         price = partial(self._prices.stated_cost, name)
+        write_price = partial(self._prices.write_cost, name)
         counts_usd = self._count_usd(configured.quotas)
         if counts_usd:
             price(Usage(1, 1))
@@ -220,8 +225,16 @@ class Workflows:
             configured.idle_timeout,
             configured.call_timeout,
         )
-        header = configured.idempotency_header
-        return Model(name, configured.quotas, header, price, provider, counts_usd, limits)
+        return Model(
+            name,
+            configured.quotas,
+            configured.idempotency_header,
+            price=price,
+            provider=provider,
+            counts_usd=counts_usd,
+            limits=limits,
+            write_price=write_price,
+        )
 
     def _count_usd(self, quotas: Iterable[str]) -> bool:
         limits = (limit for name in quotas for limit in self._config.quotas[name].limits)
@@ -270,15 +283,17 @@ class Workflows:
         return self._wrapped[name]
 
     def _key(self, name: str) -> str:
+        from headway_agents import remember
+
         configured = self._config.model(name)
         if configured.api_key_command is not None:
-            return _printed_key(name, configured.api_key_command)
-        variable = configured.api_key_env
-        if not (key := os.environ.get(variable)):
+            key = _printed_key(name, configured.api_key_command)
+        elif not (key := os.environ.get(variable := configured.api_key_env, "")):
             raise CallerError(
                 f"model {name!r} needs {variable} in the environment: "
                 f"export it (`headway demo` runs without any key)"
             )
+        remember(key)
         return key
 
 

@@ -5,6 +5,7 @@
     - InvalidQuota
     - UnknownQuota
     - CallTooLarge           above a limit: no wait can help
+    - QueueFull              as many calls wait as the configuration permits
     - RunNotFound
     - KeyTaken               another row has this id or idempotency key
     - RowRefused             the database does not take a value of it
@@ -53,6 +54,10 @@ class UnknownQuota(CallerError):
 
 class CallTooLarge(CallerError):
     """A call needs more than a limit ever allows."""
+
+
+class QueueFull(CallerError):
+    """As many calls wait, or as much text, as the configuration permits. Nothing was queued."""
 
 
 class RunNotFound(CallerError):

@@ -173,7 +173,7 @@ usd_per_day = 2.0
 [models.sim]
 quotas = ["wide"]
 base_url = "{url}"
-usd_per_million_input_tokens = 10_000
+usd_per_million_input_tokens = 1_000
 usd_per_million_output_tokens = 1
 [models.unpriced]
 quotas = ["wide"]
@@ -217,11 +217,11 @@ async def test_a_team_waits_for_its_own_quota_and_no_other_does(teams: Any) -> N
 
 async def test_a_team_that_has_spent_its_dollars_waits_for_the_next_day(teams: Any) -> None:
     headway, provider = teams
-    runs = [await headway.start("agent", task=str(n), team="poor") for n in range(20)]
+    runs = [await headway.start("agent", task=str(n), team="poor") for n in range(100)]
     await runs[0].result()
     while headway.scheduler.statistics().in_flight:
         await next_event(headway)
-    spent = sum(entry.prompt_tokens for entry in provider.ledger.paid) / 100
+    spent = sum(entry.prompt_tokens for entry in provider.ledger.paid) / 1_000
     await headway.run("agent", task="of another team")
     waiting = headway.scheduler.queued()
     assert waiting

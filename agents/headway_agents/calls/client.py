@@ -13,6 +13,7 @@ wrapped client and adds its usage to the client that it was made from.
 
 import copy
 import json
+import logging
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -39,7 +40,7 @@ from autogen_core.models import (
 from autogen_core.tools import Tool, ToolSchema
 from pydantic import BaseModel
 
-from headway_scheduler.errors import ProviderError
+from headway_scheduler.errors import CallerError, ProviderError
 from headway_scheduler.model.calls import LARGEST_READ_COUNT, Call, Priority, Route
 from headway_scheduler.providers import PROVIDERS, readings
 from headway_scheduler.providers.readings import Odd
@@ -55,6 +56,8 @@ from .exchange import Exchange, observe
 from .live_call import LiveCall, attached, recorded
 from .models import Candidate, Model
 from .wrapped_client import context_tokens, disable_sdk_retries, provider_name, stream_arguments
+
+_log = logging.getLogger("headway")
 
 MODEL = "model"
 """The kind of a call that a model client makes; steps have other kinds."""
@@ -291,15 +294,25 @@ async def acquire(
     scope, slot = live.scope, live.slot
     if slot.was_cut_off and scope.journal.unknown_waits:
         await live.for_person()
-    routes = [_route(live, candidate, output_cap) for candidate in candidates]
+
+    def estimated() -> tuple[Route, ...]:
+        return tuple([_route(live, candidate, output_cap) for candidate in candidates])
+
+    routes = estimated()
     first = routes[0]
+    if first.usd:
+        scope.service.reestimates[slot.id] = slot.agent, estimated
     call = Call(
         id=slot.id,
         run_id=scope.run_id,
         path=slot.path,
         model=first.model,
         quotas=first.quotas,
-        priority=scope.priority if priority is None else priority,
+        priority=scope.priority
+        if priority is None
+        else priority
+        if priority >= scope.highest
+        else _lowered(scope, slot.path, priority),
         tokens=first.tokens,
         submitted_at=scope.service.now(),
         request_hash=slot.request_hash,
@@ -308,8 +321,26 @@ async def acquire(
         input_tokens=first.input_tokens,
         output_tokens=first.output_tokens,
         usd=first.usd,
+        unbounded=first.unbounded,
     )
-    await live.acquire(call, candidates, tuple(routes) if len(routes) > 1 else ())
+    # A row of an earlier attempt has the prices of then, so it gets the route of now.
+    is_old = slot.record is not None and bool(first.usd)
+    await live.acquire(call, candidates, routes if len(routes) > 1 or is_old else ())
+
+
+def _lowered(scope: RunScope, path: str, priority: Priority) -> Priority:
+    """Return the class of a call that asks for ``priority``, which is more than it may."""
+    if path not in scope.lowered:
+        scope.lowered.add(path)
+        _log.warning(
+            "calls of %s in run %s are %s: they ask for %s, and that is the most urgent class that "
+            "they may ask for (teams.NAME.highest, defaults.highest)",
+            path,
+            scope.run_id,
+            scope.highest.label,
+            priority.label,
+        )
+    return scope.highest
 
 
 def output_cap(request: Request, defaults: Mapping[str, Any]) -> int | None:
@@ -318,23 +349,52 @@ def output_cap(request: Request, defaults: Mapping[str, Any]) -> int | None:
         for name in ("max_completion_tokens", "max_tokens"):
             cap = arguments.get(name)
             if isinstance(cap, int) and cap > 0:  # llama.cpp takes -1 for no cap
-                return cap
+                return cap * _choices(arguments)
     return None
+
+
+def _choices(arguments: Mapping[str, Any]) -> int:
+    """Return how many answers are asked for at once; each may be as long as the cap."""
+    choices = arguments.get("n")
+    return choices if isinstance(choices, int) and choices > 1 else 1
 
 
 def _route(live: LiveCall, candidate: Candidate, output_cap: int | None) -> Route:
     model, scope, characters = candidate.model, live.scope, live.digest.characters
     expected = scope.service.expected(live.slot.agent, model.name, characters, output_cap)
-    price = model.price if model.counts_usd or scope.counts_usd else None
+    usd, unbounded = 0.0, False
+    if model.counts_usd or scope.counts_usd:
+        usd, unbounded = _reserved_usd(live, candidate, output_cap)
     return Route(
         model.name,
         tuple(dict.fromkeys((*model.quotas, *scope.quotas))),
         candidate.provider.reserved_tokens(characters, output_cap, expected),
         expected.input_tokens,
         expected.output_tokens,
-        0.0 if price is None else price(expected),
+        usd,
         candidate.rank,
+        unbounded,
     )
+
+
+def _reserved_usd(
+    live: LiveCall, candidate: Candidate, output_cap: int | None
+) -> tuple[float, bool]:
+    """Return the dollars to reserve for a call, and whether it may cost more than that.
+
+    Raises CallerError where dollars are limited and the model has no known price.
+    """
+    model, scope, digest = candidate.model, live.scope, live.digest
+    if model.price is None:
+        raise CallerError(
+            f"run {scope.run_id} counts dollars, and no price is known for model {model.name!r}: "
+            f"state its prices in [models.{model.name}]"
+        )
+    most, is_bound = scope.service.most(
+        live.slot.agent, model.name, digest.characters, digest.most_tokens, output_cap
+    )
+    usd = max(model.price(most), 0.0 if model.write_price is None else model.write_price(most))
+    return usd, not is_bound and usd > 0
 
 
 def _candidate(client: ChatCompletionClient, model: Model, rank: int) -> Candidate:

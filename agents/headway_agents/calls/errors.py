@@ -40,8 +40,12 @@ _BROKEN_BUILT_IN = (
     *(JSONDecodeError, RecursionError, UnicodeDecodeError),
 )
 
-_NOT_CONNECTED = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
-"""Classes of httpx and httpx2 for a request of which no byte left."""
+_NOTHING_SENT = frozenset(
+    {"ConnectError", "ConnectTimeout", "PoolTimeout", "ClientConnectorError"}
+    | {"ConnectionRefusedError", "gaierror"}
+)
+"""Classes of httpx and httpx2, of aiohttp, of Python: no connection came about."""
+
 
 _EVENTS = {
     ErrorClass.RATE_LIMITED: ProviderEvent.REFUSED,
@@ -170,7 +174,8 @@ def next_step(
 
 def is_unsent(error: BaseException) -> bool:
     """Whether no connection came about, so that no byte of the request left."""
-    return any(type(cause).__name__ in _NOT_CONNECTED for cause in _causes(error))
+    kinds = (kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__)
+    return not _NOTHING_SENT.isdisjoint(kinds)
 
 
 def described(error: Exception) -> str:
@@ -184,6 +189,14 @@ def described(error: Exception) -> str:
         text = f"its text raised {type(problem).__name__}"
     text = f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()
     return scrubbed(text[:LONGEST_LOOKED_AT])[:LONGEST_ERROR_CHARACTERS]
+
+
+def is_free(error: BaseException) -> bool:
+    """Whether an attempt that failed so cost no money: an HTTP error, or nothing was sent.
+
+    After a timeout or a cut the provider may have written the answer, and bill it.
+    """
+    return is_unsent(error) or any(_failure(cause).status is not None for cause in _causes(error))
 
 
 def paid_usage(error: Exception, odd: list[Odd] | None = None) -> Usage | None:

@@ -43,6 +43,7 @@ from .errors import (
     Retry,
     TimedOut,
     described,
+    is_free,
     is_unsent,
     judged,
     next_step,
@@ -87,6 +88,7 @@ async def attached(
         # No await from here on: this also runs while the task is being cancelled.
         live.abandon()
         scope.service.on_preempt.pop(slot.id, None)
+        scope.service.reestimates.pop(slot.id, None)
         scope.live_calls.pop(slot.id, None)
 
 
@@ -237,17 +239,14 @@ class LiveCall:
         """Queue the call and wait until it may be sent. ``call`` is its row, if it has none yet.
 
         It goes on one of ``routes``, if there are any; ``candidates`` are the models that they
-        name. Raises what ``SchedulerClient.acquire`` and the scope's ``may_pay`` raise.
+        name. Raises what ``SchedulerClient.acquire`` raises.
         """
         self._call, self._routes = call, routes
         self._candidates = {each.model.name: each for each in candidates}
         if candidates:
             self.candidate = candidates[0]
         await self.wait(partial(self.scope.replay_barrier, self.slot))
-        if candidates and self.scope.may_pay is not None:
-            self.scope.may_pay(call)
-        self._phase = Phase.QUEUED  # as in begin()
-        self.scope.tell(WorkBegan())
+        self.begin()
         self._admitted(await self.wait(partial(self._queued, call)))
 
     async def for_person(self) -> Never:
@@ -327,17 +326,16 @@ class LiveCall:
         ``odd``: fields of it that were out of range.
         """
         self.interruption.check()
-        used = usd = None
+        used = None
         if usage is not None and self._call is not None:
-            model, provider = self.candidate.model, self.candidate.provider
+            provider = self.candidate.provider
             characters = self.digest.characters
             self._service.learn(self.slot.agent, self._call.model, characters, usage)
             used = provider.settled_tokens(usage)
-            if model.price is not None and (model.counts_usd or self.scope.counts_usd):
-                usd = model.price(usage)
         # Its head, if it came by itself, told that the provider answers.
         event = None if self._head is not None else ProviderEvent.ANSWERED
         told = Observation(event=event, odd=self._noted(odd)) if event or odd else None
+        usd = self._usd(usage)
         outcome = Outcome(CallState.DONE, usage, answer, used_tokens=used, usd=usd)
         await self.settle(outcome, told)
 
@@ -367,7 +365,8 @@ class LiveCall:
                 # Nobody knows whether an answer that took too long was paid; one that nobody was
                 # asked for was not.
                 is_sent = head is not None or not is_unsent(error)
-                outcome = replace(outcome, lost=isinstance(error, TimedOut), sent=is_sent)
+                is_lost, usd = isinstance(error, TimedOut), 0.0 if is_free(error) else None
+                outcome = replace(outcome, lost=is_lost, sent=is_sent, usd=usd)
                 await self._queue_again(outcome, observation)
             case Refuse(refusal) | LockOut(refusal):
                 await self.refused(error, refusal)
@@ -382,9 +381,18 @@ class LiveCall:
         if odd:
             observation = replace(observation or Observation(), odd=self._noted(odd))
         is_lost = isinstance(error, TimedOut)
-        outcome = Outcome(CallState.FAILED, usage, error=described(error), lost=is_lost)
+        usd = 0.0 if usage is None and is_free(error) else self._usd(usage)
+        text = described(error)
+        outcome = Outcome(CallState.FAILED, usage, error=text, lost=is_lost, usd=usd)
         await self.settle(outcome, observation)
         raise error
+
+    def _usd(self, usage: Usage | None) -> float | None:
+        """Return what an answer cost, where anybody counts dollars; None: nobody knows."""
+        model = self.candidate.model
+        if usage is None or model.price is None:
+            return None
+        return model.price(usage) if model.counts_usd or self.scope.counts_usd else None
 
     async def settle(self, outcome: Outcome, observation: Observation | None = None) -> None:
         """Record how the call ended. Returns when it is on disk and the answer's turn has come."""

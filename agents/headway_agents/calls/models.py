@@ -38,8 +38,9 @@ class Model:
 
     ``idempotency_header``: its name, if the server knows one; it carries the call's id, the same at
     every attempt. ``price``: dollars for usage, asked where a quota of this model (``counts_usd``)
-    or of the run is of dollars. ``provider``: how calls are charged and answers read; None: as the
-    class of the client tells. ``limits``: what one attempt may take.
+    or of the run is of dollars; ``write_price``: the same with all input written to the provider's
+    cache. ``provider``: how calls are charged and answers read; None: as the class of the client
+    tells. ``limits``: what one attempt may take.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Model:
     provider: Provider | None = None
     counts_usd: bool = False
     limits: CallLimits = CallLimits()
+    write_price: Price | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,12 @@ def openai_client(model: str, key: str, base_url: str | None) -> ChatCompletionC
 
 def provider_name(client: ChatCompletionClient) -> str:
     """Return the provider of a client, by its class; "other" if that does not tell."""
-    classes = {each.__name__ for each in type(client).__mro__}
+    return provider_of(type(client))
+
+
+def provider_of(kind: type) -> str:
+    """Return the provider of a class of clients; "other" if it does not tell."""
+    classes = {each.__name__ for each in kind.__mro__}
     return next((name for each, name in _PROVIDERS.items() if each in classes), "other")
 
 

@@ -16,7 +16,7 @@ from headway_scheduler.model.formulas import CHARACTERS_PER_TOKEN
 from headway_scheduler.providers import readings
 from headway_scheduler.providers.readings import Odd
 
-from ..requests.prompts import IMAGE_CHARACTERS, RequestDigest, text_digest
+from ..requests.prompts import IMAGE_CHARACTERS, RequestDigest, bytes_of, text_digest
 from ..secrets import without_keys
 
 _CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
@@ -78,7 +78,8 @@ def read_request(path: str, content_type: str, body: bytes) -> EncodedRequest:
         )
     # Line by line, so that a conversation that grows shares its chunks with what it was before.
     text = json.dumps(without_keys(data), sort_keys=True, indent=1, ensure_ascii=False)
-    digest = replace(text_digest(f"{path}\n{text}"), characters=_characters(data))
+    digest = text_digest(f"{path}\n{text}")
+    digest = replace(digest, characters=_characters(data), most_tokens=_most_tokens(data))
     return EncodedRequest(digest, 0 if path in WITHOUT_OUTPUT else _output_cap(data))
 
 
@@ -163,9 +164,23 @@ def _characters(value: Any) -> int:
     return CHARACTERS_PER_TOKEN
 
 
+def _most_tokens(value: Any) -> int:
+    """Count the tokens that the provider can make of it: one for each byte of a text."""
+    if isinstance(value, str):
+        is_image = value.startswith("data:")
+        return IMAGE_CHARACTERS // CHARACTERS_PER_TOKEN if is_image else bytes_of(value)
+    if isinstance(value, list):
+        return sum(map(_most_tokens, value))
+    if isinstance(value, dict):
+        return sum(map(bytes_of, value)) + sum(map(_most_tokens, value.values()))
+    return CHARACTERS_PER_TOKEN
+
+
 def _output_cap(data: Mapping[str, Any]) -> int | None:
     caps = (data.get(name) for name in _CAPS)
-    return next((cap for cap in caps if isinstance(cap, int) and cap > 0), None)
+    cap = next((cap for cap in caps if isinstance(cap, int) and cap > 0), None)
+    choices = data.get("n")
+    return cap * choices if cap and isinstance(choices, int) and choices > 1 else cap
 
 
 def _usage(data: Any, odd: list[Odd], *, has_output: bool) -> Usage | None:

@@ -16,7 +16,7 @@ providers charge at admission.
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,13 +53,15 @@ IMAGE_CHARACTERS = 765 * CHARACTERS_PER_TOKEN
 class RequestDigest:
     """What the journal needs of a request: ``chain`` is its nodes and chunks, first node first.
 
-    ``characters`` is what it is charged for. Texts that leave it hold no keys: they are kept to be
-    read and compared, never to be sent again.
+    ``characters`` is what it is charged for, ``most_tokens`` the most that it can come to: as many
+    as its texts have bytes. Texts that leave it hold no keys: they are kept to be read and
+    compared, never to be sent again.
     """
 
     request_hash: str
     characters: int
     chain: tuple[tuple[ChainNode, Chunk], ...]
+    most_tokens: int = 0
 
     def chunks(self) -> list[str]:
         """Return the text of every chunk, as it is kept."""
@@ -88,6 +90,7 @@ class _Body:
     ids: tuple[str, ...]
     texts: tuple[Chunk, ...]
     characters: int
+    most_tokens: int
     before: bytes | None = None
     numbers: tuple[int, ...] = ()
     nodes: tuple[tuple[ChainNode, Chunk], ...] = field(default=())
@@ -106,15 +109,17 @@ class PromptEncoder:
         characters = sum(len(_dumps(_schema(tool))) for tool in request.tools)
         if isinstance(request.json_output, type):
             characters += len(_dumps(request.json_output))
+        most_tokens = characters + MESSAGE_CHARACTERS  # escaped, so no text has more bytes
         numbers: dict[str, int] = {}
         bodies: dict[int, _Body] = {}
         for message in request.messages:
             body = bodies[id(message)] = self._body(message)
             chain += _nodes_of(body, chain[-1][0].hash, numbers)
             characters += body.characters
+            most_tokens += body.most_tokens
         # Only what this request holds: a context forgets old messages, and so does this.
         self._bodies = bodies
-        return RequestDigest(chain[-1][0].hash.hex(), characters, tuple(chain))
+        return RequestDigest(chain[-1][0].hash.hex(), characters, tuple(chain), most_tokens)
 
     def _body(self, message: LLMMessage) -> _Body:
         known = self._bodies.get(id(message))
@@ -206,8 +211,14 @@ def _body(message: LLMMessage) -> _Body:
     data["content"] = [_part(part, ids, kept) for part in parts]
     if isinstance(content, str):
         (data["content"],) = data["content"]
-    count = _message_characters(message)
-    return _Body(message, content, _dumps(data), tuple(ids), tuple(long), count)
+    characters = _message_size(message, len, IMAGE_CHARACTERS)
+    most_tokens = _message_size(message, bytes_of, IMAGE_CHARACTERS // CHARACTERS_PER_TOKEN)
+    return _Body(message, content, _dumps(data), tuple(ids), tuple(long), characters, most_tokens)
+
+
+def bytes_of(text: str) -> int:
+    """Count the bytes of a text in UTF-8: no token is shorter than one."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _part(part: Part, ids: list[str], kept: Any) -> Any:
@@ -230,25 +241,23 @@ def _image_hash(image: Image) -> str:
     return pixels.hexdigest()
 
 
-def _message_characters(message: LLMMessage) -> int:
-    count = MESSAGE_CHARACTERS + len(getattr(message, "source", "")) + _thought_length(message)
+def _message_size(message: LLMMessage, size: Callable[[str], int], image: int) -> int:
+    count = MESSAGE_CHARACTERS + size(getattr(message, "source", ""))
+    if isinstance(message, AssistantMessage):
+        count += size(message.thought or "")
     if isinstance(message.content, str):
-        return count + len(message.content)
-    return count + sum(_part_characters(part) for part in message.content)
+        return count + size(message.content)
+    return count + sum(_part_size(part, size, image) for part in message.content)
 
 
-def _thought_length(message: LLMMessage) -> int:
-    return len(message.thought or "") if isinstance(message, AssistantMessage) else 0
-
-
-def _part_characters(part: Part) -> int:
+def _part_size(part: Part, size: Callable[[str], int], image: int) -> int:
     if isinstance(part, str):
-        return len(part)
+        return size(part)
     if isinstance(part, Image):
-        return IMAGE_CHARACTERS
+        return image
     if isinstance(part, FunctionCall):
-        return len(part.name) + len(part.arguments)
-    return len(part.name) + len(part.content)
+        return size(part.name) + size(part.arguments)
+    return size(part.name) + size(part.content)
 
 
 def _setting(request: Request) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from headway_scheduler.core.views import Blocker, Explanation, Statistics
 from headway_scheduler.model.calls import CallRecord, Priority
+from headway_scheduler.model.quotas import Resource
 from headway_scheduler.model.states import CallState
 
 from .output import clean
@@ -132,6 +133,11 @@ def _blocked(blocker: Blocker, now: float, several: bool) -> str:
             return f"{quota}waits for the provider to answer one call"
         return f"{quota}paused by the provider until {clock(blocker.at, now)}"
     when = "when a call in flight ends" if blocker.at is None else clock(blocker.at, now)
+    if blocker.resource is Resource.USD:
+        if blocker.free >= blocker.need:
+            return f"budget of the run: one call without an output cap at a time, {when}"
+        left = max(0.0, blocker.free)
+        return f"budget of the run: needs ${blocker.need:.4f}, ${left:.4f} free, {when}"
     need, free = _amount(blocker.need, math.ceil), _amount(blocker.free, math.floor)
     whose = ""
     if blocker.kept:

@@ -102,8 +102,20 @@ class Config:
     team_quotas: Mapping[str, tuple[str, ...]]
     """Quotas of teams by name: their calls draw on these beside those of the model."""
 
+    highest_of_teams: Mapping[str, Priority]
+    """The most urgent class that a team may ask for, of teams that have their own."""
+
+    highest_of_all: Priority
+    """The most urgent class that anybody else may ask for."""
+
     priority: Priority
     """The class of runs that are started without a priority."""
+
+    waiting: int
+    """How many calls may wait or be in flight before new ones are refused."""
+
+    waiting_bytes: int
+    """How many bytes of text such calls may have brought together."""
 
     default_model: str | None
     """The model whose server and limits hold for models that are not listed."""
@@ -125,6 +137,10 @@ class Config:
         if self.default_model is not None:
             return replace(self.models[self.default_model], name=name)
         return ModelConfig(name, (DEFAULT_QUOTA,))
+
+    def highest(self, team: str) -> Priority:
+        """Return the most urgent class that runs and calls of a team may ask for."""
+        return self.highest_of_teams.get(team, self.highest_of_all)
 
     def quota_with(self, name: str, changes: Mapping[str, object]) -> Quota:
         """Return a configured quota with some settings changed. Raises ConfigError."""
@@ -192,7 +208,13 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
         tools=MappingProxyType(tools),
         weights=MappingProxyType({name: each["weight"] for name, each in teams.items()}),
         team_quotas=MappingProxyType({name: each["quotas"] for name, each in teams.items()}),
+        highest_of_teams=MappingProxyType(
+            {name: parse_priority(h) for name, each in teams.items() if (h := each["highest"])}
+        ),
+        highest_of_all=parse_priority(settings["defaults", "highest"].value),
         priority=parse_priority(settings["defaults", "priority"].value),
+        waiting=settings["defaults", "waiting"].value,
+        waiting_bytes=settings["defaults", "waiting_bytes"].value,
         default_model=settings["defaults", "model"].value,
         file=file,
         settings=MappingProxyType(dict(settings)),

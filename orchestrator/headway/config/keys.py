@@ -276,6 +276,11 @@ KEYS: dict[KeyPath, Key] = {
     ("database", "path"): Key("path", _text, ".headway/headway.db", variable="HEADWAY_DATABASE"),
     ("defaults", "priority"): Key("priority", _priority, "normal", variable="HEADWAY_PRIORITY"),
     ("defaults", "model"): Key("model", _text, unset="none"),
+    ("defaults", "highest"): Key(
+        "priority", _priority, "interactive", variable="HEADWAY_HIGHEST_PRIORITY"
+    ),
+    ("defaults", "waiting"): Key("whole number", _whole_limit, 100_000),
+    ("defaults", "waiting_bytes"): Key("whole number", _whole_limit, 2**30),
     ("quotas", "*", "requests_per_minute"): _quota_key("requests_per_minute", "number", _limit),
     ("quotas", "*", "tokens_per_minute"): _quota_key("tokens_per_minute", "number", _limit),
     ("quotas", "*", "input_tokens_per_minute"): _quota_key(
@@ -311,6 +316,7 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "call_timeout"): Key("seconds", _above_zero, 1800),
     ("teams", "*", "weight"): Key("number", _above_zero, 1),
     ("teams", "*", "quotas"): Key("list of quotas", _quota_names, (), "none"),
+    ("teams", "*", "highest"): Key("priority", _priority, unset="that of defaults"),
     ("tools", "*"): Key("pure, idempotent or once", _kind),
     ("workflows", "*"): Key("module:factory or file", _workflow),
 }

@@ -9,6 +9,9 @@ path = ".headway/headway.db"    # on a local disk: SQLite's locks do not hold on
 
 [defaults]
 priority = "normal"             # of runs that do not say; or interactive, high, low, background
+highest = "interactive"         # the most urgent class that anybody may ask for
+waiting = 100_000               # calls that may wait before new ones are refused,
+waiting_bytes = 1_073_741_824   # and the text that they may bring together
 model = "gpt-5.4"               # models not listed below are reached and limited as this one is
 
 [quotas.openai]                 # one limit scope of your provider; put in what your account grants:
@@ -44,8 +47,9 @@ api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never
 # call_timeout = 1800           # for all of it; the second time the call fails
 
 [teams]                         # a run is of the team that its submitter names, else its workflow
-# research = { weight = 2, quotas = ["openai"] }   # twice as much as another while both have
-#                               # calls waiting; these quotas count beside those of the model
+# research = { weight = 2, quotas = ["openai"], highest = "normal" }   # twice as much as another
+#                               # while both have calls waiting; these quotas count beside those of
+#                               # the model; no class above normal
 
 [tools]                         # what becomes of a tool call that was cut off: pure and idempotent
 # web_search = "pure"           # ones are made again, the others (once) wait for a person

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model.calls import SPENT_BY, Spent
+from headway_scheduler.model.calls import SPENT_BY, CallRecord, Spent
 from headway_scheduler.ports import Store
 
 from .. import arguments
@@ -64,6 +64,19 @@ async def costs_by(
     if since_seconds is not None:
         since = store.clock() - arguments.amount("since_seconds", since_seconds, least=0)
     return added_up(await store.spent(by, since), prices)
+
+
+def spent(records: Iterable[CallRecord], prices: Prices) -> float:
+    """Return the dollars that rows of a run show to be spent, lost attempts at what they reserved.
+
+    Calls of unknown price cost nothing here.
+    """
+    usd = 0.0
+    for record in records:
+        if record.usage is not None and record.call.is_paid:
+            usd += prices.cost(record.call.model, record.usage) or 0.0
+        usd += record.lost_attempts * record.call.usd
+    return usd
 
 
 def added_up(spent: Iterable[Spent], prices: Prices) -> list[Cost]:

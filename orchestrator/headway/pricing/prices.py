@@ -25,11 +25,19 @@ class Prices:
         usd = self.cost(model, usage)
         if usd is None:
             raise CallerError(
-                f"a quota of model {model!r} is of dollars, and no price is known for the model: "
+                f"dollars are limited for model {model!r} (a quota of it, or the budget of the "
+                "run), and no price is known for it: "
                 f"state usd_per_million_input_tokens and usd_per_million_output_tokens in "
                 f"[models.{model}]"
             )
         return usd
+
+    def write_cost(self, model: str, usage: Usage) -> float:
+        """As :meth:`cost`, with all input written to the provider's cache; 0 if that is unknown."""
+        configured = self._config.model(model)
+        if _stated(configured, usage) is not None:
+            return 0.0
+        return _listed(configured.name, usage, written=usage.input_tokens) or 0.0
 
 
 def _stated(model: ModelConfig, usage: Usage) -> float | None:
@@ -39,10 +47,14 @@ def _stated(model: ModelConfig, usage: Usage) -> float | None:
     return (usage.input_tokens * prices[0] + usage.output_tokens * prices[1]) / _MILLION
 
 
-def _listed(name: str, usage: Usage) -> float | None:
+def _listed(name: str, usage: Usage, written: int = 0) -> float | None:
     import genai_prices  # takes a fifth of a second
 
-    tokens = genai_prices.Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+    tokens = genai_prices.Usage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cache_write_tokens=written or None,
+    )
     try:
         return float(genai_prices.calc_price(tokens, model_ref=name).total_price)
     except LookupError:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, assert_never
 import anyio
 
 from headway_scheduler.errors import CallerError, HeadwayError, RunNotFound
-from headway_scheduler.model.calls import CallRecord, Usage
+from headway_scheduler.model.calls import CallRecord, Priority, Usage
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import ENDED_RUNS, RunState
 from headway_scheduler.ports import Store
@@ -91,6 +91,9 @@ class RunHandle:
     def __init__(self, run: Run, replay: ReplayOptions | None = None) -> None:
         self.run: Run = run
         """The row, as last written."""
+        self.asked_priority: Priority | None = None
+        """The class that was asked for; that of ``run`` is less urgent if more is not permitted.
+        None for a handle of a run that was not started or submitted by this call."""
         self.replay: ReplayOptions = replay or ReplayOptions()
         """How the attempt uses the journal."""
         self.change: str | None = None

@@ -1,6 +1,7 @@
 """Options of a run, beside its workflow and its task: keywords of several verbs."""
 
 import json
+import logging
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,8 +13,10 @@ from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import RunState
 
 from .. import arguments
+from ..config import Config
 from ..workflows import Workflows
 
+_log = logging.getLogger("headway")
 _ID_ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"  # no letters that are read as others
 
 
@@ -60,6 +63,22 @@ def new_run(
     state = RunState.QUEUED
     run = Run(new_run_id(), name, task, default, state, now, component=component)
     return with_options(run, now, **options)
+
+
+def permitted(run: Run, config: Config) -> Run:
+    """Return a run in the most urgent class that its team may ask for, if it asks for more."""
+    highest = config.highest_of_teams.get(run.share, config.highest_of_all)
+    if run.priority >= highest:
+        return run
+    _log.warning(
+        "run %s is %s: it asks for %s, and that is the most urgent class that team %r may ask for "
+        "(teams.NAME.highest, defaults.highest)",
+        run.id,
+        highest.label,
+        run.priority.label,
+        run.share,
+    )
+    return replace(run, priority=highest)
 
 
 def new_run_id() -> str:

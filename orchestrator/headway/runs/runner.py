@@ -29,9 +29,9 @@ from headway_scheduler.model.states import ENDED_RUNS, RunState
 from headway_scheduler.ports import Store
 from headway_scheduler.runtime.client import SchedulerClient
 
+from ..pricing.costs import spent
 from ..pricing.prices import Prices
 from ..workflows import Workflows
-from .budget import Budget
 from .events import Ended, Started
 from .handle import ReplayOptions, RunHandle
 from .journal import answered, journal_of
@@ -177,8 +177,8 @@ class Runner:
         if handle is not None:
             handle.begin(attempt, journal.records)
             if run.budget_usd is not None:
-                budget = Budget(run.id, run.budget_usd, handle.calls, self._prices)
-                attempt.scope.may_pay = budget.claim
+                spent_usd = spent(journal.records, self._prices)
+                self._scheduler.note_run(handle.run, spent_usd=spent_usd)
             answers = len(answered([*journal.inherited, *journal.records]))
             is_changed = run.version not in (None, self._version(run))
             handle.publish(Started(run.id, self._scheduler.now(), answers, is_changed))

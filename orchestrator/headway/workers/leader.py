@@ -139,7 +139,11 @@ class Leader:
         self.scheduler = LocalScheduler(
             store,
             config.quotas.values(),
-            policy=Policy(weights=config.weights),
+            policy=Policy(
+                weights=config.weights,
+                waiting=config.waiting,
+                waiting_bytes=config.waiting_bytes,
+            ),
             clock=store.clock,
             on_change=self._committed,
             admits=False,

@@ -38,6 +38,7 @@ from headway_scheduler.runtime.local import LocalScheduler
 
 from ..config import Config
 from ..runs.handle import RunHandle
+from ..runs.options import permitted
 from ..runs.stopped import StoppedRuns, being_executed, find_run, require_open
 
 
@@ -76,7 +77,7 @@ class LeaderCommands:
         scheduler = self._scheduler
         match command:
             case QueueRun():
-                await self._queue(command.run)
+                await self._queue(permitted(command.run, self._config))
             case CancelRun():
                 await self._end(command, self._stopped.cancel)
             case PauseRun():
@@ -150,11 +151,11 @@ class LeaderCommands:
         async with self.claims:
             run = await find_run(self._store, run_id)
             require_open(run)
+            bumped = permitted(replace(run, priority=command.priority), self._config)
             if is_call:
-                await self._scheduler.bump(f"{run.id}.{number}", command.priority)
+                await self._scheduler.bump(f"{run.id}.{number}", bumped.priority)
                 return
-            order = SetPriority(run.id, command.priority)
-            bumped = replace(run, priority=command.priority)
+            order = SetPriority(run.id, bumped.priority)
             if (handle := self.handles.get(run.id)) is not None:
                 handle.obey(order)
                 await self._scheduler.save_run(handle.run)

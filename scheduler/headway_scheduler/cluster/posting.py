@@ -24,7 +24,7 @@ from ..model.states import LIVE_CALLS, CallState
 from ..ports import Clock, Mailbox
 from ..protocol.codec import dump, error_of, load_notification, load_request
 from ..protocol.commands import Order
-from ..protocol.envelopes import ASKER, Grant, Handled, MessageBatch, Notification
+from ..protocol.envelopes import ASKER, CallRefusal, Grant, Handled, MessageBatch, Notification
 from ..protocol.messages import Message, Settle, Submit
 from ..protocol.mirror import Mirror
 from ..runtime.pending import Callers, Pending, finals
@@ -179,6 +179,8 @@ class Posting:
                 self.complete_all(unreadable(handled.unreadable))
         for grant in told.grants:
             self._grant(grant)
+        for refusal in told.refused:
+            self._refuse(refusal)
         for call_id in told.preempt:
             if (act := self._callers.on_preempt.get(call_id)) is not None:
                 act()
@@ -198,6 +200,13 @@ class Posting:
         )
         ended = Outcome(CallState.FAILED, error="its grant could not be read", sent=False)
         self._callers.pending += [Pending((Settle(call_id, ended),)) for call_id in waiting]
+
+    def _refuse(self, refusal: CallRefusal) -> None:
+        error = error_of(refusal.error)
+        text = f"{refusal.error.error}: {error}"
+        self._mirror.record_end(refusal.call_id, text, self._clock())
+        if (waiting := self._callers.waiting.get(refusal.call_id)) is not None:
+            waiting.complete(error)
 
     def _grant(self, grant: Grant) -> None:
         call, waiting = self._mirror.record_grant(grant), self._callers.waiting.get(grant.call_id)

@@ -21,6 +21,8 @@ class ChangeLog:
     """Rows of ended calls that are written anew. The scheduler does not know these calls."""
     touched: set[tuple[str, ...]] = field(default_factory=set[tuple[str, ...]])
     """Names of quotas whose buckets changed, by the sets in which calls draw on them."""
+    budgets: set[str] = field(default_factory=set[str])
+    """Ids of runs whose budgets changed."""
     runs: list[Run] = field(default_factory=list[Run])
     chunks: list[Chunk] = field(default_factory=list[Chunk])
     nodes: list[ChainNode] = field(default_factory=list[ChainNode])

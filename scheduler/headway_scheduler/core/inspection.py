@@ -6,6 +6,7 @@ earned their credit, which the next admission would do as well.
 
 from ..errors import InternalError
 from ..model.calls import Call, CallRecord, Priority
+from ..model.quotas import Resource
 from ..model.states import IN_FLIGHT, CallState
 from .admission.queue import Rank, Waiter
 from .limits.bucket import Bucket
@@ -24,7 +25,8 @@ def explain(state: SchedulerState, call_id: str, now: float) -> Explanation | No
     if live.waiter is None:
         record = live.record
         aside = (record.state, record.parked, record.not_before)
-        return Explanation(call_id, *aside, operator_hold=live.operator_hold)
+        short = _short_of_dollars(state, live)
+        return Explanation(call_id, *aside, blockers=short, operator_hold=live.operator_hold)
     return _explained(state, live, live.waiter, now)
 
 
@@ -35,7 +37,7 @@ def _explained(state: SchedulerState, live: LiveCall, waiter: Waiter, now: float
     pool.advance(now)
     before, rank = _before(waiter, pool.ranked(state.lanes.waiting(pool)))
     headroom = state.policy.headroom[rank.place]
-    blockers = tuple(
+    blockers = _short_of_dollars(state, live) + tuple(
         Blocker(quota.name, None, 0.0, 0.0, at, stopped=quota.breaker.stopped)
         if bucket is None
         else _shortage(bucket, call, headroom, now, at)
@@ -52,6 +54,15 @@ def _explained(state: SchedulerState, live: LiveCall, waiter: Waiter, now: float
         starts_at=max([now, *known]) if len(known) == len(starts) else None,
         effective_priority=waiter.effective_priority,
     )
+
+
+def _short_of_dollars(state: SchedulerState, live: LiveCall) -> tuple[Blocker, ...]:
+    """Say that a queued call waits for its run's budget, if it does: until a call of it ends."""
+    call = live.record.call
+    budget = state.budgets.of(call)
+    if live.record.state is not CallState.QUEUED or budget is None or budget.passes(call):
+        return ()
+    return (Blocker(budget.quota, Resource.USD, call.usd, budget.free_usd(), None),)
 
 
 def queued(state: SchedulerState) -> list[CallRecord]:

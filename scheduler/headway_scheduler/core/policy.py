@@ -28,6 +28,10 @@ class Policy:
     """Seconds by which a call counts as later for each budget-second that its run still takes."""
     credit_seconds: float = 20.0
     """The most budget-seconds that a class can save up of its promised share."""
+    waiting: int | None = None
+    """How many calls may wait or be in flight before new ones are refused; None: no limit."""
+    waiting_bytes: int | None = None
+    """How many bytes of text such calls may have brought together; None: no limit."""
 
 
 STRICT = Policy(promised_share=(0.0,) * 5, headroom=(0.0,) * 5, patience_seconds=0.0)

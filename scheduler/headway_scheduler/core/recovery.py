@@ -7,7 +7,7 @@ from ..errors import UnknownQuota
 from ..model.batch import Lesson, Snapshot
 from ..model.calls import CallRecord, Outcome
 from ..model.formulas import LONGEST_STATED_SECONDS
-from ..model.quotas import BucketState
+from ..model.quotas import BucketState, Resource
 from ..model.runs import Run
 from ..model.states import CallState
 from .limits.quota import BREAKER, LIMITS, ODD
@@ -34,6 +34,7 @@ def restore(
     left_out: list[str] = []
     for run in runs:
         state.registry.track(run)
+        state.budgets.limit(run.id, run.budget_usd)
     for run_id, on in (awaited or {}).items():
         state.registry.wait(run_id, on)
     state.next_seq = snapshot.next_seq
@@ -72,6 +73,9 @@ def _learn(state: SchedulerState, lesson: Lesson, now: float) -> None:
 
 
 def _fill(state: SchedulerState, stored: BucketState, now: float) -> None:
+    if stored.resource is Resource.USD:
+        state.budgets.load(stored)
+        return
     quota = state.lanes.quotas.get(stored.quota)
     if quota is None:
         return
@@ -95,7 +99,13 @@ def _place(state: SchedulerState, record: CallRecord, now: float, *, is_owned: b
         live = state.add(record)
         known = tuple(name for name in record.call.quotas if name in state.lanes.quotas)
         buckets = state.lanes.of(known, now).buckets
-        live.reservations = tuple((each, each.adopt(each.amount(record.call))) for each in buckets)
+        since = record.admitted_at
+        live.reservations = tuple(
+            (each, each.take_over(record.call, since, now)) for each in buckets
+        )
+        live.budget = state.budgets.of(record.call)
+        if live.budget is not None:
+            live.budget.adopt(record.call)
     else:
         record.settle(Outcome(CallState.UNKNOWN), now)
         state.change(record)

@@ -17,9 +17,9 @@ from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from typing import assert_never
 
-from ..errors import IllegalTransition, InternalError
+from ..errors import CallerError, IllegalTransition, InternalError, QueueFull
 from ..model.batch import Batch, Lesson, Snapshot
-from ..model.calls import CallRecord, Outcome
+from ..model.calls import Call, CallRecord, Outcome
 from ..model.quotas import Observation, ProviderEvent, Quota, Resource
 from ..model.runs import Run
 from ..model.states import IN_FLIGHT, LIVE_CALLS, UNDER_WAY, CallState
@@ -35,6 +35,7 @@ from ..protocol.messages import (
     Message,
     Observe,
     ProbeStopped,
+    Reestimate,
     Resubmit,
     SaveRun,
     SetCallPriority,
@@ -42,7 +43,7 @@ from ..protocol.messages import (
     Submit,
 )
 from . import recovery
-from .admission.lanes import Blocker, Claims, Lane
+from .admission.lanes import Blocker, Claims, Lane, too_large
 from .admission.preemption import URGENT
 from .admission.queue import Rank, Waiter
 from .admission.routing import routed
@@ -50,6 +51,9 @@ from .limits.bucket import Bucket
 from .limits.quota import Attempt
 from .policy import Policy
 from .state import SIZES, LiveCall, SchedulerState
+
+LARGEST_SHARE = 8
+"""A single call may bring at most one in so many of the bytes that all may."""
 
 _FAULTS = (ProviderEvent.FAILED, ProviderEvent.OVERLOADED, ProviderEvent.LOCKED_OUT)
 _NOTHING_OBSERVED = Observation()
@@ -85,6 +89,10 @@ class Scheduler:
                 self._settle(message, now)
             case SaveRun():
                 self._track(message.run, now)
+                if message.spent_usd and self.state.budgets.note_spent(
+                    message.run.id, message.spent_usd
+                ):
+                    log.budgets.add(message.run.id)
                 log.runs.append(message.run)
             case Learn():
                 for lesson in message.lessons:
@@ -95,6 +103,8 @@ class Scheduler:
                 self._decide(message, now)
             case SetCallPriority():
                 self._set_priority(message, now)
+            case Reestimate():
+                self._reestimate(message, now)
             case AwaitRuns():
                 changed = self.state.registry.wait(message.run_id, message.on)
                 self.state.place_runs_again(changed, now)
@@ -109,6 +119,8 @@ class Scheduler:
                 log.amended += message.records
             case ForgetRuns():
                 log.forget += message.run_ids
+                for run_id in message.run_ids:
+                    self.state.budgets.forget(run_id)
             case _:
                 assert_never(message)
 
@@ -116,6 +128,8 @@ class Scheduler:
         """Admit every call that may be sent at ``now``, best rank first, and return their rows."""
         state = self.state
         state.recall_delayed(now)
+        if state.budgets.short:
+            state.recall_short(now)
         for pool in state.lanes.pools:
             pool.advance(now)
         grants: list[CallRecord] = []
@@ -138,6 +152,11 @@ class Scheduler:
             _, waiter = head
             headroom = state.policy.headroom[rank.place]
             call = waiter.record.call
+            if self._lacks_dollars(call, now):
+                heads[index] = head = lane.line.head()
+                if head is not None:
+                    heappush(heap, (head[0], index))
+                continue
             if blocked := lane.blockers(call, now, claims, headroom):
                 self._make_room(waiter, blocked, claims, now)
                 asks.extend(lane.claim(call, now, claims, headroom, blocked))
@@ -149,6 +168,30 @@ class Scheduler:
         state.ask_at = min(asks, default=None)
         return grants
 
+    def _lacks_dollars(self, call: Call, now: float) -> bool:
+        """Take a call out of its line for which there are no dollars: aside, or for good."""
+        state = self.state
+        budget = state.budgets.by_run.get(call.run_id)
+        if budget is None and not call.usd:
+            return False
+        live = state.live[call.id]
+        for bucket in state.lanes.of(call.quotas, now).buckets:
+            if bucket.never_passes(call):  # the limit was lowered since
+                state.refuse(live, too_large(call, bucket), now)
+                return True
+        if budget is None or budget.passes(call):
+            return False
+        if budget.covers(call):
+            state.set_aside(live, budget, now)
+        else:
+            state.refuse(live, budget.exceeded(call), now)
+        return True
+
+    def take_refused(self) -> list[tuple[CallRecord, CallerError]]:
+        """Return queued calls that ended because they can never go, each with its error."""
+        refused, self.state.refused = self.state.refused, []
+        return refused
+
     def _grant(self, lane: Lane, waiter: Waiter, rank: Rank, now: float) -> CallRecord:
         record, state = waiter.record, self.state
         call, live = record.call, state.live[record.call.id]
@@ -156,9 +199,11 @@ class Scheduler:
         record.check(CallState.ADMITTED)
         record.admit(now)
         state.registry.charge(call, waiter.cost)
-        live.reservations = tuple(
-            [(bucket, bucket.reserve(bucket.amount(call), now)) for bucket in lane.buckets]
-        )
+        live.reservations = tuple([(bucket, bucket.take(call, now)) for bucket in lane.buckets])
+        if (budget := state.budgets.by_run.get(call.run_id)) is not None:
+            live.budget = budget
+            budget.reserve(call)
+            state.log.budgets.add(call.run_id)
         live.waiter = None
         for quota in lane.quotas:
             if quota.breaker.pauses:
@@ -222,10 +267,13 @@ class Scheduler:
             raise InternalError(f"call {call.id} was submitted twice")
         if message.routes:
             call = routed(call, message.routes, state.lanes, state.registry, now)
-        state.lanes.of(call.quotas, now).check(call)
+        self._check(call, now)
+        size = self._require_room(message)
         record = CallRecord(call, state.next_seq, worker=worker, parked=message.parked)
         state.next_seq += 1
         live = state.add(record, message.routes)
+        live.bytes = size
+        state.bytes += size
         state.log.new[call.id] = record
         if message.prompt is not None:
             state.log.chunks += message.prompt.chunks
@@ -241,7 +289,8 @@ class Scheduler:
             message.record.check(CallState.QUEUED)
         elif not live.record.parked:
             raise InternalError(f"call {call.id} was submitted twice")
-        state.lanes.of(call.quotas, now).check(call)
+        # What it reserved before may be of other prices, and of other limits.
+        self._check(routed(call, message.routes, state.lanes, state.registry, now), now)
         for route in message.routes:
             state.lanes.of(route.quotas, now)
         if live is None:
@@ -250,6 +299,41 @@ class Scheduler:
         live.record.resubmit(worker)
         state.change(live.record)
         state.enqueue(live, now)
+
+    def _require_room(self, message: Submit) -> int:
+        """Return how many bytes a new call brings. Raises QueueFull.
+
+        Only new calls are refused: one that waited before, in whatever process, goes on.
+        """
+        state, policy = self.state, self.state.policy
+        if policy.waiting is not None and len(state.live) >= policy.waiting:
+            raise QueueFull(
+                f"{len(state.live):,} calls wait or are in flight, and defaults.waiting permits no "
+                "more: ask again when some have ended, or raise it"
+            )
+        if message.prompt is None:
+            return 0
+        size = sum(_bytes_of(chunk.text) for chunk in message.prompt.chunks)
+        most = policy.waiting_bytes
+        if most is not None and state.bytes + size > most:
+            raise QueueFull(
+                f"calls that wait brought {state.bytes:,} bytes of text, this one brings {size:,}, "
+                f"and defaults.waiting_bytes permits {most:,}: ask again when some have ended, or "
+                "raise it"
+            )
+        if most is not None and size > most // LARGEST_SHARE:
+            raise QueueFull(
+                f"call {message.call.id} brings {size:,} bytes of text, more than an eighth of "
+                f"defaults.waiting_bytes ({most:,}): shorten the prompt, or raise it"
+            )
+        return size
+
+    def _check(self, call: Call, now: float) -> None:
+        """Raise CallTooLarge or BudgetExceeded for a call that can never go."""
+        self.state.lanes.of(call.quotas, now).check(call)
+        budget = self.state.budgets.by_run.get(call.run_id)
+        if budget is not None and not budget.covers(call):
+            raise budget.exceeded(call)
 
     def _decide(self, message: Decide, now: float) -> None:
         record, outcome = message.record, message.outcome
@@ -306,6 +390,11 @@ class Scheduler:
             used = bucket.used(outcome, reservation)
             bucket.settle(reservation, used, now, refused=outcome.refused)
         live.reservations = ()
+        if live.budget is not None and call.id not in live.budget.waiting:
+            live.budget.settle(call, outcome)
+            state.budgets.short.add(call.run_id)
+            state.log.budgets.add(call.run_id)
+            live.budget = None
         state.change(record)
         state.ask_at = now
         if outcome.state is CallState.QUEUED:
@@ -374,6 +463,8 @@ class Scheduler:
             state.place_runs_again(dependents, now)
             return
         before = registry.track(run)
+        if run.budget_usd is not None or run.id in state.budgets.by_run:
+            state.budgets.limit(run.id, run.budget_usd)
         for call_id in registry.calls(run.id):
             record = state.live[call_id].record
             if before is not None and record.call.priority is before.priority is not run.priority:
@@ -387,6 +478,20 @@ class Scheduler:
         self.state.set_priority(live.record, message.priority)
         self.state.place_again([live], now)
 
+    def _reestimate(self, message: Reestimate, now: float) -> None:
+        """Change what a queued call takes. One that was admitted meanwhile stays as it is."""
+        state, live = self.state, self.state.live.get(message.call_id)
+        for route in message.routes:
+            state.lanes.of(route.quotas, now)
+        if live is None or live.record.state is not CallState.QUEUED or live.record.parked:
+            return
+        state.withdraw(live, now)
+        live.routes = message.routes if len(message.routes) > 1 else ()
+        if not live.routes:
+            live.record.call = message.routes[0].taken_by(live.record.call)
+        state.change(live.record)
+        state.enqueue(live, now)
+
     def _drop_worker(self, worker: str, now: float) -> None:
         """Treat a dead worker's calls as ``restore`` does those without an owner."""
         for live in list(self.state.live.values()):
@@ -397,6 +502,11 @@ class Scheduler:
                 live.record.parked = True
             else:
                 self._end_attempt(live, Outcome(CallState.UNKNOWN), now)
+
+
+def _bytes_of(text: str) -> int:
+    """Return how much memory a text takes at most, without looking at each character."""
+    return len(text) * (1 if text.isascii() else 4)
 
 
 def _check_ended(record: CallRecord) -> None:

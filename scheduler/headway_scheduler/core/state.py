@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
+from ..errors import CallerError
 from ..model.batch import Batch
-from ..model.calls import CallRecord, Priority, Route
+from ..model.calls import CallRecord, Outcome, Priority, Route
 from ..model.changes import LIMITS, RESUME, WEIGHT, Change, hold_of, quota_of, weight_of
 from ..model.quotas import Quota
-from ..model.states import IN_FLIGHT
+from ..model.states import IN_FLIGHT, CallState
 from .admission.holds import OperatorHolds
 from .admission.lanes import Lanes
 from .admission.preemption import Preemption
@@ -23,6 +24,7 @@ from .admission.routing import routed
 from .change_log import ChangeLog
 from .limits.bucket import Bucket, Reservation
 from .policy import Policy
+from .runs.budgets import Budget, Budgets
 from .runs.registry import RunRegistry
 
 SIZES = "run size"
@@ -45,6 +47,10 @@ class LiveCall:
     """When it counts as having come; epoch seconds. Set when it first enters a line, then fixed."""
     operator_hold: str | None = None
     """The operator's hold that it waits for, as in ``class:background paused``; None without."""
+    bytes: int = 0
+    """How many bytes of text came with it, that were not on disk."""
+    budget: Budget | None = None
+    """The budget of its run, while it holds dollars of it or waits for them; else None."""
 
 
 class SchedulerState:
@@ -54,6 +60,7 @@ class SchedulerState:
         self.policy = policy
         self.lanes: Lanes = Lanes(quotas, policy, now)
         self.registry: RunRegistry = RunRegistry()
+        self.budgets: Budgets = Budgets()
         self.operator_holds: OperatorHolds = OperatorHolds()
         self.preemption: Preemption = Preemption()
         self.live: dict[str, LiveCall] = {}
@@ -61,11 +68,15 @@ class SchedulerState:
         self.delayed: list[tuple[float, str]] = []
         """A heap of (``not_before``, id) of calls that wait for a time of their own. Calls that
         ended or were delayed anew leave their entries until their time."""
+        self.bytes = 0
+        """How many bytes of text came with all calls that have not ended."""
         self.next_seq = 0
         """The arrival number of the next call."""
         self.ask_at: float | None = None
         """When to admit again although nothing happens, epoch seconds; None: never. Set by each
         admission, and to now by each change that may let a call go."""
+        self.refused: list[tuple[CallRecord, CallerError]] = []
+        """Queued calls that can never go, and why. Nobody has been told yet."""
         self.log: ChangeLog = ChangeLog()
 
     def add(self, record: CallRecord, routes: tuple[Route, ...] = ()) -> LiveCall:
@@ -79,6 +90,7 @@ class SchedulerState:
         self.withdraw(live, now)
         call = live.record.call
         del self.live[call.id]
+        self.bytes -= live.bytes
         self.registry.remove(call)
 
     def change(self, record: CallRecord) -> None:
@@ -100,6 +112,8 @@ class SchedulerState:
             if quota.unsaved:
                 for lesson in quota.take_lessons():
                     log.lessons[lesson.kind, lesson.subject] = lesson
+        by_run = self.budgets.by_run
+        buckets += [by_run[run_id].state(now) for run_id in sorted(log.budgets) if run_id in by_run]
         return Batch(
             new=tuple(log.new.values()),
             changed=(*changed, *log.amended),
@@ -137,12 +151,60 @@ class SchedulerState:
         self.ask_at = now
 
     def withdraw(self, live: LiveCall, now: float) -> None:
-        """Take a call out of its line, if it stands in one."""
+        """Take a call out of its line, if it stands in one, or from where it waits for dollars."""
         live.operator_hold = None
+        call = live.record.call
+        if call.run_id in self.budgets.by_run:
+            self.budgets.short.add(call.run_id)  # those behind it may go in its place
+            if live.budget is not None and call.id in live.budget.waiting:
+                live.budget.waiting.remove(call.id)
+                live.budget = None
         if live.waiter is not None:
-            self.lanes.of(live.record.call.quotas, now).line.remove(live.waiter)
+            self.lanes.of(call.quotas, now).line.remove(live.waiter)
             live.waiter = None
             self.ask_at = now
+
+    def refuse(self, live: LiveCall, error: CallerError, now: float) -> None:
+        """End a queued call that can never go."""
+        record, text = live.record, f"{type(error).__name__}: {error}"
+        record.settle(Outcome(CallState.FAILED, error=text, sent=False), now)
+        self.change(record)
+        self.remove(live, now)
+        self.refused.append((record, error))
+
+    def set_aside(self, live: LiveCall, budget: Budget, now: float) -> None:
+        """Let a call wait for dollars of its run's budget, out of the way of other runs."""
+        is_short = budget.run_id in self.budgets.short
+        self.withdraw(live, now)
+        live.budget = budget
+        budget.waiting.add(live.record.call.id)
+        if not is_short:  # nothing has come free by that
+            self.budgets.short.discard(budget.run_id)
+
+    def recall_short(self, now: float) -> None:
+        """Put calls that the budgets of their runs suffice for now into their lines, in order."""
+        short, self.budgets.short = self.budgets.short, set()
+        for run_id in short:
+            budget = self.budgets.by_run.get(run_id)
+            if budget is None or not budget.waiting:
+                continue
+            reserved, unbounded = budget.reserved_usd, budget.unbounded
+            for live in sorted(map(self.live.__getitem__, budget.waiting), key=self._order):
+                call = live.record.call
+                if not budget.covers(call):
+                    self.refuse(live, budget.exceeded(call), now)
+                    continue
+                if not budget.passes(call):
+                    break  # as in a line, those behind it wait too
+                budget.waiting.remove(call.id)
+                live.budget = None
+                self.enqueue(live, now)
+                budget.reserve(call)  # to those behind it, it is in flight
+            budget.reserved_usd, budget.unbounded = reserved, unbounded
+
+    def _order(self, live: LiveCall) -> tuple[int, float, int]:
+        priority = self.registry.effective_priority(live.record.call)
+        return priority, live.due or 0.0, live.record.seq
 
     def recall_delayed(self, now: float) -> None:
         """Put delayed calls into their lines when their time has come."""
@@ -189,7 +251,7 @@ class SchedulerState:
         """
         if change.action == LIMITS:
             self.lanes.set_limits(change.target, quota_of(change), now)
-            self._adopt_new_slots(change.target)
+            self._adopt_new_slots(change.target, now)
             self.log.touched.add((change.target,))
         elif change.action == RESUME:
             self.lanes.quota(change.target).try_again()
@@ -201,11 +263,12 @@ class SchedulerState:
             self.place_again(self.live.values(), now)
         self.ask_at = now
 
-    def _adopt_new_slots(self, quota: str) -> None:
+    def _adopt_new_slots(self, quota: str, now: float) -> None:
         """Have calls in flight hold slots of limits that came after their admission."""
         for live in self.live.values():
             call = live.record.call
             if live.record.state in IN_FLIGHT and quota in call.quotas:
                 reserved = {bucket for bucket, _ in live.reservations}
                 new = [each for each in self.lanes.quota(quota).buckets if each not in reserved]
-                live.reservations += tuple((each, each.adopt(each.amount(call))) for each in new)
+                adopted = [(each, each.take_over(call, None, now)) for each in new]
+                live.reservations += tuple(adopted)

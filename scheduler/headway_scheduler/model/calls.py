@@ -90,7 +90,10 @@ class Call:
     output_tokens: int = 0
     """Estimate that is reserved where a limit counts output alone."""
     usd: float = 0.0
-    """Estimate in US dollars that is reserved where a limit counts dollars."""
+    """US dollars that are reserved where a limit or the run's budget counts dollars."""
+    unbounded: bool = False
+    """Whether it may cost more than ``usd``: nothing caps its answer, and too few answers of its
+    agent are known. Of such calls one at a time draws on a limit of dollars."""
 
     @property
     def is_paid(self) -> bool:
@@ -120,6 +123,8 @@ class Route:
     rank: int = 0
     """0 for a route as good as the model that was asked for. A higher rank is taken only if no
     route of a lower rank would answer, or none in time."""
+    unbounded: bool = False
+    """As ``Call.unbounded``."""
 
     def taken_by(self, call: Call) -> Call:
         """Return the same call on this route."""
@@ -131,6 +136,7 @@ class Route:
             input_tokens=self.input_tokens,
             output_tokens=self.output_tokens,
             usd=self.usd,
+            unbounded=self.unbounded,
         )
 
 

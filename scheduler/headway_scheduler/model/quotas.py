@@ -18,14 +18,21 @@ class Resource(StrEnum):
     REQUESTS_PER_DAY = "requests per day"
     TOKENS_PER_DAY = "tokens per day"
     USD_PER_DAY = "dollars per day"
+    USD = "dollars"
 
     @property
     def is_daily(self) -> bool:
         """Whether its bucket is filled once a day, instead of continuously."""
         return self in _DAILY
 
+    @property
+    def is_money(self) -> bool:
+        """Whether it counts dollars: such a limit is a cap, and no call leaves a debt on it."""
+        return self in _MONEY
+
 
 _DAILY = {Resource.REQUESTS_PER_DAY, Resource.TOKENS_PER_DAY, Resource.USD_PER_DAY}
+_MONEY = {Resource.USD_PER_DAY, Resource.USD}
 
 
 DAY_SECONDS = 86_400.0

@@ -75,6 +75,13 @@ class Refusal(Tagged, frozen=True, tag=True, omit_defaults=True):
     error: Refused
 
 
+class CallRefusal(Tagged, frozen=True, tag=True, omit_defaults=True):
+    """A call that waited can never be sent: it has failed."""
+
+    call_id: str
+    error: Refused
+
+
 class Handled(Tagged, frozen=True, tag=True, omit_defaults=True):
     """A batch was carried out, and is on disk with all that followed of it."""
 
@@ -98,3 +105,5 @@ class Notification(Tagged, frozen=True, tag=True, omit_defaults=True):
     """All the quotas whose accounts are locked out: a bad key, no money."""
     evicted: bool = False
     """Whether others took the worker's runs, because it showed no life."""
+    refused: tuple[CallRefusal, ...] = ()
+    """Calls that waited and can never be sent."""

@@ -82,6 +82,14 @@ class SetCallPriority(Tagged, frozen=True, tag=True, omit_defaults=True):
     priority: Priority
 
 
+class Reestimate(Tagged, frozen=True, tag=True, omit_defaults=True):
+    """What a queued call takes, estimated anew, because more is known of its agent's calls."""
+
+    call_id: str
+    routes: tuple[Route, ...]
+    """As in :class:`Submit`; a single one for a call that has no choice."""
+
+
 class AwaitRuns(Tagged, frozen=True, tag=True, omit_defaults=True):
     """A run waits for other runs, and for no others: they inherit its priority."""
 
@@ -94,6 +102,8 @@ class SaveRun(Tagged, frozen=True, tag=True, omit_defaults=True):
     """A run as it is now: write its row, and schedule its calls by it."""
 
     run: Run
+    spent_usd: float = 0.0
+    """What its rows show to be spent of its budget, in US dollars: the least that counts."""
 
 
 class ApplyChange(Tagged, frozen=True, tag=True, omit_defaults=True):
@@ -138,6 +148,7 @@ Message = (
     | Settle
     | Decide
     | SetCallPriority
+    | Reestimate
     | AwaitRuns
     | SaveRun
     | ApplyChange

@@ -24,6 +24,7 @@ from .messages import (
     Message,
     Observe,
     ProbeStopped,
+    Reestimate,
     Resubmit,
     SaveRun,
     SetCallPriority,
@@ -67,6 +68,7 @@ class Mirror:
                     | Observe()
                     | Decide()
                     | SetCallPriority()
+                    | Reestimate()
                     | AwaitRuns()
                     | ApplyChange()
                     | DropWorker()
@@ -93,6 +95,10 @@ class Mirror:
     def record_refusal(self, call_id: str) -> None:
         """Take in that a call was not taken."""
         self._live.pop(call_id, None)
+
+    def record_end(self, call_id: str, error: str, now: float) -> None:
+        """Take in that a call that waited has failed."""
+        self._settled(call_id, Outcome(CallState.FAILED, error=error, sent=False), now)
 
     def take_batch(self) -> Batch | None:
         """What changed since the last time; None if nothing did."""

@@ -11,7 +11,7 @@ from ..model.batch import OutboxRow
 from ..model.calls import CallRecord, Route
 from .codec import dump
 from .commands import Order
-from .envelopes import Grant, Handled, Notification
+from .envelopes import CallRefusal, Grant, Handled, Notification, Refused
 
 
 @dataclass(slots=True)
@@ -21,6 +21,7 @@ class _Gathered:
     grants: list[Grant] = field(default_factory=list[Grant])
     handled: list[Handled] = field(default_factory=list[Handled])
     preempt: list[str] = field(default_factory=list[str])
+    refused: list[CallRefusal] = field(default_factory=list[CallRefusal])
     orders: list[Order] = field(default_factory=list[Order])
     evicted: bool = False
 
@@ -45,13 +46,17 @@ class OutboxBuilder:
         """Tell the worker of a call that it may be sent, and by which route."""
         call = record.call
         usage = (call.tokens, call.input_tokens, call.output_tokens, call.usd)
-        route = Route(call.model, call.quotas, *usage)
+        route = Route(call.model, call.quotas, *usage, unbounded=call.unbounded)
         grant = Grant(call.id, record.admitted_at or 0.0, record.attempts, route)
         self._of(record).grants.append(grant)
 
     def preempt(self, record: CallRecord) -> None:
         """Tell the worker of a call to cancel its request, and to queue it again."""
         self._of(record).preempt.append(record.call.id)
+
+    def refuse(self, record: CallRecord, error: Refused) -> None:
+        """Tell the worker of a call that waited that it can never be sent, and why."""
+        self._of(record).refused.append(CallRefusal(record.call.id, error))
 
     def _of(self, record: CallRecord) -> _Gathered:
         assert record.worker is not None, "a call of the leader's own process"
@@ -73,6 +78,7 @@ class OutboxBuilder:
                         unanswered,
                         locked_out,
                         told.evicted,
+                        tuple(told.refused),
                     )
                 ),
             )

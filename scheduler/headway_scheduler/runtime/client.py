@@ -32,6 +32,7 @@ from ..protocol.messages import (
     Decide,
     ForgetRuns,
     Learn,
+    Reestimate,
     Resubmit,
     SaveRun,
     Settle,
@@ -62,6 +63,8 @@ class SchedulerClient(ABC):
         self.on_preempt: dict[str, Callable[[], None]] = self._callers.on_preempt
         """What cancels the request of a call in flight, to be queued again, by the call's id."""
         self._estimates = Estimates()
+        self.reestimates: dict[str, tuple[str, Callable[[], tuple[Route, ...]]]] = {}
+        """By the id of a call that may wait for dollars: its agent, and what estimates it anew."""
 
     # Calls
 
@@ -141,9 +144,12 @@ class SchedulerClient(ABC):
         """Write a run; on disk when this returns. Raises KeyTaken or StoreError if it is not."""
         await self._callers.tell(SaveRun(run), answer_here())
 
-    def note_run(self, run: Run) -> None:
-        """Write a run no later than the calls that are asked for after this."""
-        self._callers.post(SaveRun(run))
+    def note_run(self, run: Run, *, spent_usd: float = 0.0) -> None:
+        """Write a run no later than the calls that are asked for after this.
+
+        ``spent_usd``: what its rows show to be spent of its budget.
+        """
+        self._callers.post(SaveRun(run, spent_usd))
 
     @contextmanager
     def waiting(self, run_id: str, on: str) -> Iterator[None]:
@@ -165,10 +171,24 @@ class SchedulerClient(ABC):
         """What a call of an agent to a model will take, as its earlier calls show."""
         return self._estimates.of(path, model, characters, cap)
 
+    def most(
+        self, path: str, model: str, characters: int, most_tokens: int, cap: int | None
+    ) -> tuple[Usage, bool]:
+        """Return what a call takes at most, and whether that is to be relied on."""
+        return self._estimates.most(path, model, characters, most_tokens, cap)
+
     def learn(self, path: str, model: str, characters: int, usage: Usage) -> None:
-        """Take in what a call took. Written with the next commit."""
+        """Take in what a call took. Written with the next commit.
+
+        Calls of the agent that wait are estimated anew, once its answers are enough for that.
+        """
+        was_proven = not self.reestimates or self._estimates.is_proven(path, model)
         if lessons := self._estimates.learn(path, model, characters, usage):
             self._callers.post(Learn(tuple(lessons)))
+        if not was_proven and self._estimates.is_proven(path, model):
+            for call_id, (agent, routes) in self.reestimates.items():
+                if agent == path:
+                    self._callers.post(Reestimate(call_id, routes()))
 
     def know(self, lessons: Iterable[Lesson]) -> None:
         """Take in what was learned before, or elsewhere."""

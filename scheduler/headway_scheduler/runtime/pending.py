@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from ..errors import HeadwayError, InternalError, KeyTaken, SchedulerClosed, own_copy
+from ..errors import CallerError, HeadwayError, InternalError, KeyTaken, SchedulerClosed, own_copy
 from ..model.batch import NOTHING, Answer, Batch
-from ..model.calls import Call, Outcome
+from ..model.calls import Call, CallRecord, Outcome
 from ..model.changes import Change
 from ..model.states import CallState
 from ..protocol.commands import Order
@@ -126,6 +126,32 @@ class Pending:
         """Tell the caller, if it waits."""
         if self.completion is not None:
             self.completion.set(error)
+
+
+@dataclass(slots=True)
+class Decided:
+    """What the core decided about calls in one iteration."""
+
+    grants: list[CallRecord]
+    """Those that may be sent."""
+    preempted: list[CallRecord]
+    """Those whose requests are to be cancelled and queued again."""
+    refused: list[tuple[CallRecord, CallerError]]
+    """Those that waited and can never go, each with its error."""
+    batch: Batch = NOTHING
+    """What was committed."""
+
+    def of(self, is_theirs: Callable[[CallRecord], bool]) -> "Decided":
+        """Return what was decided about some of the calls."""
+        return Decided(
+            [record for record in self.grants if is_theirs(record)],
+            [record for record in self.preempted if is_theirs(record)],
+            [(record, error) for record, error in self.refused if is_theirs(record)],
+        )
+
+    def has_any(self) -> bool:
+        """Whether anything was decided."""
+        return bool(self.grants or self.preempted or self.refused)
 
 
 def failed_end(message: Message, error: Exception) -> Settle | None:

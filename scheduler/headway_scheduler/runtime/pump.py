@@ -42,7 +42,7 @@ from ..model.states import UNDER_WAY
 from ..ports import Clock, Store
 from ..protocol.messages import AwaitRuns, Learn, Message, ProbeStopped, SaveRun, Settle
 from .client import SessionClient
-from .pending import Callers, Pending, failed_end, finals
+from .pending import Callers, Decided, Pending, failed_end, finals
 from .workers import notifications
 
 RETRY_COMMIT_SECONDS = 1.0
@@ -122,7 +122,7 @@ class Pump:
         while parts:
             part = parts.pop()
             try:
-                batch, grants, preempted = await self._commit(part)
+                decided = await self._commit(part)
             except StoreError as error:
                 failed = [pending for one in (part, *reversed(parts)) for pending in one]
                 if isinstance(error, StoreTakenOver) and self._leader is not self._callers:
@@ -139,12 +139,10 @@ class Pump:
                 self._give_up([pending for one in (part, *reversed(parts)) for pending in one])
                 raise
             else:
-                self._answer(part, batch, grants, preempted)
+                self._answer(part, decided)
 
-    async def _commit(
-        self, pendings: list[Pending]
-    ) -> tuple[Batch, list[CallRecord], list[CallRecord]]:
-        """Tell the core, ask it, and commit: what changed, and who may send or makes room.
+    async def _commit(self, pendings: list[Pending]) -> Decided:
+        """Tell the core, ask it, and commit: what changed, and what callers are to be told.
 
         Takes out of ``pendings`` what the core refuses.
         """
@@ -154,20 +152,20 @@ class Pump:
         self._now = now = self._clock()
         pendings[:] = [pending for pending in pendings if self._tell(pending, now)]
         grants = core.admit(now) if self.admits and not self._callers.is_closed else []
-        preempted = core.take_preempted()
+        decided = Decided(grants, core.take_preempted(), core.take_refused())
         batch = core.take_batch(now)
         if also := [pending.also for pending in pendings if pending.also is not NOTHING]:
             batch = batch.joined_with(also)
         told = [pending for pending in pendings if pending.orders or pending.sender is not None]
-        granted = [record for record in grants if not self._is_ours(record)]
-        cancelled = [record for record in preempted if not self._is_ours(record)]
-        if told or granted or cancelled:
+        for_workers = decided.of(lambda record: not self._is_ours(record))
+        if told or for_workers.has_any():
             health = provider_health(core.state)
-            batch = replace(batch, outbox=notifications(told, granted, cancelled, health))
+            batch = replace(batch, outbox=notifications(told, for_workers, health))
         if batch != NOTHING:
             # Its records may change while it waits (``sent``): it takes them down before.
             await self._store.commit(batch)
-        return batch, grants, preempted
+        decided.batch = batch
+        return decided
 
     def _tell(self, pending: Pending, now: float) -> bool:
         """Tell the core; a caller's mistake goes back to that caller alone."""
@@ -194,25 +192,29 @@ class Pump:
         pending.complete(refusal)
         return False
 
-    def _answer(
-        self,
-        pendings: Sequence[Pending],
-        batch: Batch,
-        grants: Sequence[CallRecord],
-        preempted: Sequence[CallRecord],
-    ) -> None:
+    def _answer(self, pendings: Sequence[Pending], decided: Decided) -> None:
         """The commit stands: wake those who told something, and those who may send."""
-        callers = self._callers
         for pending in pendings:
             pending.stands = True
             for message in pending.messages if not pending.refused else pending.accepted():
                 self._remember(message)
             if not pending.until_granted:
                 pending.complete()
-        for record in preempted:
+        self._wake(decided)
+        if decided.batch != NOTHING or self._waits_changed:
+            self._waits_changed = False
+            self._on_change(decided.batch)
+
+    def _wake(self, decided: Decided) -> None:
+        """Tell callers of this process what becomes of their calls; workers are notified."""
+        callers = self._callers
+        for record in decided.preempted:
             if (act := callers.on_preempt.get(record.call.id)) is not None:
                 act()
-        for record in grants:
+        for record, error in decided.refused:
+            if self._is_ours(record) and (waiting := callers.waiting.get(record.call.id)):
+                waiting.complete(error)
+        for record in decided.grants:
             if not self._is_ours(record):
                 continue  # the worker reads it in its notification
             self._sending.add(record.call.id)
@@ -220,9 +222,6 @@ class Pump:
             if waiting := callers.waiting.get(record.call.id):
                 waiting.granted = record.call
                 waiting.complete()
-        if batch != NOTHING or self._waits_changed:
-            self._waits_changed = False
-            self._on_change(batch)
 
     def _remember(self, message: Message) -> None:
         """Keep what the store does not tell a core that is built again."""

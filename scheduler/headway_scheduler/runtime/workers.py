@@ -15,7 +15,7 @@ from msgspec import structs
 from ..core.views import ProviderHealth
 from ..errors import StoreError
 from ..model.batch import NOTHING, Batch, OutboxRow
-from ..model.calls import CallRecord, Outcome
+from ..model.calls import Outcome
 from ..model.formulas import LONGEST_STATED_SECONDS
 from ..model.quotas import Observation
 from ..model.runs import LIVES, Run, Worker
@@ -36,6 +36,7 @@ from ..protocol.messages import (
     Message,
     Observe,
     ProbeStopped,
+    Reestimate,
     Resubmit,
     SaveRun,
     SetCallPriority,
@@ -43,7 +44,7 @@ from ..protocol.messages import (
     Submit,
 )
 from ..protocol.outbox import OutboxBuilder
-from .pending import Callers, Completion, Pending, answer_here
+from .pending import Callers, Completion, Decided, Pending, answer_here
 
 
 class Workers:
@@ -135,10 +136,7 @@ class Workers:
 
 
 def notifications(
-    told: Iterable[Pending],
-    granted: Iterable[CallRecord],
-    preempted: Iterable[CallRecord],
-    health: ProviderHealth,
+    told: Iterable[Pending], decided: Decided, health: ProviderHealth
 ) -> tuple[OutboxRow, ...]:
     """What a commit tells workers: what became of what they told, and what they are to do."""
     outbox = OutboxBuilder()
@@ -149,10 +147,12 @@ def notifications(
             refusals = (Refusal(n, refused(error)) for n, error in pending.refused.items())
             handled = Handled(pending.request_id, tuple(refusals), pending.unreadable)
             outbox.handled(pending.sender, handled, evicted=pending.evicted)
-    for record in granted:
+    for record in decided.grants:
         outbox.grant(record)
-    for record in preempted:
+    for record in decided.preempted:
         outbox.preempt(record)
+    for record, error in decided.refused:
+        outbox.refuse(record, refused(error))
     return outbox.rows(health.unanswered, health.locked_out)
 
 
@@ -230,6 +230,7 @@ def restamped(message: Message, now: float, age: float = inf) -> Message:
             Resubmit()
             | Decide()
             | SetCallPriority()
+            | Reestimate()
             | AwaitRuns()
             | SaveRun()
             | ApplyChange()

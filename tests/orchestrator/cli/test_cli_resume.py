@@ -158,7 +158,9 @@ def test_ctrl_c_says_how_to_go_on_and_a_changed_workflow_halts(
     assert last_run(headway)["parent"] == run_id
 
 
-def test_a_question_ends_the_process_and_the_answer_goes_on(headway: Headway) -> None:
+def test_a_question_ends_the_process_and_the_answer_goes_on(folder: Path, headway: Headway) -> None:
+    (folder / "run.json").write_text("")
+    (folder / "run.json").chmod(0o644)
     status, _, err = headway("run", "asking", "Go.")
     run_id = last_run(headway)["id"]
     assert status == 4
@@ -173,6 +175,8 @@ def test_a_question_ends_the_process_and_the_answer_goes_on(headway: Headway) ->
     assert "steps      1" in out
     status, out, _ = headway("runs", "export", run_id, "-o", "run.json")
     assert (status, out) == (0, "")
+    if sys.platform != "win32":
+        assert (folder / "run.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_options_of_a_run_and_what_steers_it(folder: Path, headway: Headway) -> None:

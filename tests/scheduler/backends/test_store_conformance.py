@@ -596,6 +596,23 @@ async def test_a_run_that_another_begins_with_is_not_forgotten(store: Store) -> 
     assert list(await store.calls()) == []
 
 
+async def test_what_was_spent_of_a_budget_is_forgotten_with_its_run(store: Store) -> None:
+    budgets = [BucketState(f"run {id}", Resource.USD, -0.5, 1.0) for id in ("a", "b")]
+    other = BucketState("run a", Resource.REQUESTS, 5.0, 1.0)  # a quota of such a name
+    await store.commit(Batch(buckets=(*budgets, other), runs=(ended("a"), run("b"))))
+    await store.commit(Batch(forget=("a", "b", "run a")))
+    assert set((await store.snapshot()).buckets) == {budgets[1], other}
+
+
+async def test_whether_a_call_may_cost_more_than_it_reserves_comes_back(store: Store) -> None:
+    calls = [
+        replace(record(seq).call, usd=0.25, unbounded=unbounded)
+        for seq, unbounded in enumerate((True, False))
+    ]
+    await store.commit(Batch(new=tuple(CallRecord(call, n) for n, call in enumerate(calls))))
+    assert [found.call for found in await store.calls()] == calls
+
+
 async def test_a_forgotten_id_may_be_written_anew(store: Store) -> None:
     await store.commit(Batch(new=(record(0, run_id="a"),), runs=(replace(ended("a"), key="k"),)))
     await store.commit(Batch(forget=("a",)))

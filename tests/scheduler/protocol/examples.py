@@ -25,6 +25,7 @@ from headway_scheduler.protocol.commands import (
     SetWeight,
 )
 from headway_scheduler.protocol.envelopes import (
+    CallRefusal,
     Done,
     Grant,
     Handled,
@@ -44,6 +45,7 @@ from headway_scheduler.protocol.messages import (
     MarkSent,
     Observe,
     ProbeStopped,
+    Reestimate,
     Resubmit,
     SaveRun,
     SetCallPriority,
@@ -65,6 +67,11 @@ TOLD = Observation(
 )
 RUN = Run("r-7f3k", "report", "Write a report.", Priority.NORMAL, RunState.QUEUED, NOW)
 WORKER = Worker("w-0a1b2c3d4e5f", 4711, NOW, "laptop", 2, workflows=("report",))
+EXCEEDED = Refused(
+    "BudgetExceeded",
+    "run r-7f3k may spend $0.5000, and with its next call (model 'gpt', up to 900 tokens) it would "
+    "come to $0.5100",
+)
 REFUSED = Refused("UnknownQuota", "no quota 'orgs'; configured: org")
 
 EXAMPLES: tuple[Struct, ...] = (
@@ -75,6 +82,7 @@ EXAMPLES: tuple[Struct, ...] = (
     Settle(CALL.id, Outcome(CallState.DONE, Usage(812, 96), '{"content": "…"}', arrival=4)),
     Decide(RECORD, Outcome(CallState.DONE, answer='"yes"', arrival=5)),
     SetCallPriority(CALL.id, Priority.HIGH),
+    Reestimate("r-7f3k.4", (Route("gpt", ("org",), 700, usd=0.004),)),
     AwaitRuns("r-7f3k", frozenset({"r-22aa"})),
     SaveRun(RUN),
     ApplyChange(changes.weight("report", 2.0, NOW)),
@@ -100,6 +108,7 @@ EXAMPLES: tuple[Struct, ...] = (
     REFUSED,
     Grant(CALL.id, NOW, 1, Route("gpt", ("org",), 900)),
     Refusal(0, REFUSED),
+    CallRefusal("r-7f3k.9", EXCEEDED),
     Handled(12, (Refusal(0, REFUSED),)),
     Notification((Grant(CALL.id, NOW, 1, Route("gpt", ("org",), 900)),), (Handled(12),)),
 )

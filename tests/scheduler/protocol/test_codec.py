@@ -53,6 +53,7 @@ from headway_scheduler.protocol.commands import (
 )
 from headway_scheduler.protocol.envelopes import (
     Answer,
+    CallRefusal,
     Done,
     Grant,
     Handled,
@@ -74,6 +75,7 @@ from headway_scheduler.protocol.messages import (
     Message,
     Observe,
     ProbeStopped,
+    Reestimate,
     Resubmit,
     SaveRun,
     SetCallPriority,
@@ -106,7 +108,8 @@ MESSAGES: tuple[Message, ...] = (
     Settle("r.0", Outcome(CallState.QUEUED, refused=True), {"a": SIGNALS}),
     SetCallPriority("r.0", Priority.INTERACTIVE),
     AwaitRuns("r", frozenset({"s", "t"})),
-    SaveRun(RUN),
+    SaveRun(RUN, 0.5),
+    Reestimate("r.0", (ROUTE,)),
     ApplyChange(Change(1.0, "gate", "all", "[]")),
     Learn((Lesson("tokens", "s", "{}"),)),
     Amend((RECORD,)),
@@ -144,6 +147,7 @@ NOTIFICATION = Notification(
     ("a",),
     ("b",),
     True,
+    (CallRefusal("r.2", Refused("BudgetExceeded", "words")),),
 )
 
 
@@ -168,7 +172,12 @@ def test_a_notification_comes_back_as_it_was() -> None:
 def test_every_type_and_every_field_of_what_is_said_is_tried() -> None:
     """Each field at another value than its default."""
     tried = [*MESSAGES, *COMMANDS, *REQUESTS, *ANSWERS, *NOTIFICATION.orders, NOTIFICATION]
-    tried += [*NOTIFICATION.grants, *NOTIFICATION.handled, *NOTIFICATION.handled[0].refusals]
+    tried += [
+        *NOTIFICATION.refused,
+        *NOTIFICATION.grants,
+        *NOTIFICATION.handled,
+        *NOTIFICATION.handled[0].refusals,
+    ]
     fields = {(type(each), field.name) for each in tried for field in structs.fields(each)}
     assert {type(each) for each in tried} == TYPES
     assert fields == {
@@ -248,7 +257,7 @@ TYPES = {
     *get_args(Request),
     *get_args(Order),
     *get_args(Answer),
-    *(Notification, Grant, Handled, Refusal),
+    *(Notification, Grant, Handled, Refusal, CallRefusal),
 }
 
 
@@ -300,6 +309,7 @@ def test_a_field_that_is_added_has_a_default() -> None:
         "AwaitRuns": "on run_id",
         "Call": "id model path priority quotas run_id submitted_at tokens",
         "CallRecord": "call seq",
+        "CallRefusal": "call_id error",
         "CancelRun": "run_id",
         "ChainNode": "chunk hash parent",
         "Change": "action at target value",
@@ -319,6 +329,7 @@ def test_a_field_that_is_added_has_a_default() -> None:
         "Outcome": "state",
         "PauseRun": "run_id",
         "QueueRun": "run",
+        "Reestimate": "call_id routes",
         "Refusal": "error index",
         "Refused": "error text",
         "RegisterWorker": "worker",

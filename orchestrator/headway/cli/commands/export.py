@@ -1,6 +1,7 @@
 """``headway runs export``."""
 
 import json
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,19 @@ def export(args: Namespace) -> int:
         say_json(data)
         return 0
     try:
-        Path(args.output).write_text(json.dumps(data, indent=2), encoding="utf-8")
+        _write(Path(args.output), json.dumps(data, indent=2))
     except OSError as error:
         raise CallerError(f"{args.output} cannot be written: {error}") from error
     return 0
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file that only its owner can read: what agents said may be private."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
+        if os.name == "posix" and os.path.isfile(file):
+            os.fchmod(descriptor, 0o600)  # it may have been there, open to others
+        opened.write(text)
 
 
 async def _read(config: Config, run_id: str) -> dict[str, Any]:

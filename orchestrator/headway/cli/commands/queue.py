@@ -9,11 +9,13 @@ from headway_scheduler.core.inspection import explain
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import CallRecord
 
+from ... import arguments
+from ...api import Headway
 from ...config import Config, load
 from ..changes import changed
 from ..database import Reader, StoredQueue, load_queue, reading
 from ..json_views import call_facts
-from ..output import say, say_json, table
+from ..output import complain, say, say_json, table
 from ..text import clock, counted, duration, waited_seconds, waits_for
 
 HEADERS = ("CALL", "PRIORITY", "AGENT", "MODEL", "TOKENS", "WAITED", "WAITS FOR")
@@ -63,7 +65,14 @@ def show_why(args: Namespace) -> int:
 
 def bump(args: Namespace) -> int:
     """Change the class of a run or a waiting call."""
-    return changed(args, lambda headway: headway.queue.bump(args.id, args.priority))
+    asked = arguments.priority(args.priority)
+
+    async def act(headway: Headway) -> None:
+        given = await headway.queue.bump(args.id, asked)
+        if given is not asked:
+            complain(f"{args.id} is {given.label}: its team may not ask for {asked.label}")
+
+    return changed(args, act)
 
 
 def pause(args: Namespace) -> int:

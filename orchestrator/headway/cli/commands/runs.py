@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 
 from headway_scheduler.errors import RunNotFound
-from headway_scheduler.model.calls import CallRecord
+from headway_scheduler.model.calls import CallRecord, Priority
 from headway_scheduler.model.runs import LIVES, Run
 from headway_scheduler.model.states import RunState
 
@@ -43,12 +43,13 @@ def show_list(args: Namespace) -> int:
 
 def show_one(args: Namespace) -> int:
     """Show a run with its calls, its error and its last messages."""
-    run, calls, now = anyio.run(one_run, load(args.config), args.id)
+    config = load(args.config)
+    run, calls, now = anyio.run(one_run, config, args.id)
     if args.json:
         facts = [call_facts(record, now) for record in calls]
         say_json({**run_facts(run), "calls": facts, "messages": _messages(run, calls)})
         return 0
-    say("\n".join(_facts(run, calls, now)))
+    say("\n".join(_facts(run, calls, now, config.highest(run.share))))
     if calls:
         headers = ("CALL", "KIND", "AGENT", "MODEL OR TOOL", "STATE", "TRIES", "WAITED", "TOKENS")
         say("\n" + table(headers, [_call_row(record, now) for record in calls]))
@@ -97,11 +98,13 @@ def _row(run: Run, now: float) -> tuple[str, ...]:
     )
 
 
-def _facts(run: Run, calls: Sequence[CallRecord], now: float) -> Iterator[str]:
+def _facts(run: Run, calls: Sequence[CallRecord], now: float, highest: Priority) -> Iterator[str]:
     yield f"{run.id}  {state_of(run)}"
     yield f"workflow   {one_line(run.workflow)}"
     yield f"task       {one_line(run.task)}"
-    yield f"priority   {run.priority.label}"
+    is_highest = run.priority is highest and highest is not Priority.INTERACTIVE
+    limited = f" · the most urgent that team {one_line(run.share)} may ask for"
+    yield f"priority   {run.priority.label}{limited if is_highest else ''}"
     if run.parent is not None:
         yield f"began as   a copy of {run.parent}"
     if run.deadline is not None:

@@ -264,6 +264,8 @@ class MemoryStore:
             k: v for k, v in self.tables.calls.items() if v.call.run_id not in gone
         }
         self.tables.seqs = {record.seq for record in self.tables.calls.values()}
+        for run_id in gone:
+            self.tables.buckets.pop((f"run {run_id}", Resource.USD), None)
         nodes = self._nodes_of(record.call.request_hash for record in self.tables.calls.values())
         used = {node.chunk for node in nodes}
         self.tables.nodes = {node.hash: node for node in nodes}
@@ -311,4 +313,5 @@ class MemoryStore:
 def _routed(old: Call, new: Call) -> Call:
     """What of a call may change: its class, and the way that it goes."""
     usage = (new.tokens, new.input_tokens, new.output_tokens, new.usd)
-    return replace(Route(new.model, new.quotas, *usage).taken_by(old), priority=new.priority)
+    route = Route(new.model, new.quotas, *usage, unbounded=new.unbounded)
+    return replace(route.taken_by(old), priority=new.priority)

@@ -190,7 +190,8 @@ def _forgetting(run_ids: Sequence[str]) -> Work:
         return []
     ids: list[Row] = [(json.dumps(run_ids),)]
     texts: Work = [("forget_links", [()], False), ("forget_pieces", [()], False)]
-    return [("forget_runs", ids, False), ("forget_calls", ids, False), *texts]
+    runs: Work = [(name, ids, False) for name in ("forget_runs", "forget_calls", "forget_budgets")]
+    return [*runs, *texts]
 
 
 @lru_cache(maxsize=1024)
@@ -232,7 +233,8 @@ def _call_row(record: CallRecord) -> Row:
         record.lost_attempts,
         call.input_tokens,
         call.output_tokens,
-        call.usd,
+        # Below 0 for a call that may cost more: it needs no column of its own.
+        -call.usd if call.unbounded else call.usd,
         record.worker,
     )
 
@@ -301,7 +303,8 @@ def call_record(row: Any) -> CallRecord:
         kind=row.kind,
         input_tokens=row.input_estimate,
         output_tokens=row.output_estimate,
-        usd=row.usd_estimate,
+        usd=abs(row.usd_estimate),
+        unbounded=row.usd_estimate < 0,
     )
     return CallRecord(
         call,

@@ -111,6 +111,12 @@ DELETE FROM calls
 WHERE run_id IN (SELECT value FROM json_each(CAST(? AS TEXT)))
     AND run_id NOT IN (SELECT id FROM runs);
 
+-- forget_budgets: What was spent of the budgets of those runs of a JSON list that are gone.
+DELETE FROM buckets
+WHERE resource = 'dollars'
+    AND quota IN (SELECT 'run ' || value FROM json_each(CAST(?1 AS TEXT)))
+    AND quota NOT IN (SELECT 'run ' || id FROM runs);
+
 -- forget_links: Prompts that no call asked, in whole or as a part.
 DELETE FROM links WHERE hash NOT IN (
     WITH RECURSIVE kept (hash) AS (

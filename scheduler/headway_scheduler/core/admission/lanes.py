@@ -61,13 +61,8 @@ class Lane:
     def check(self, call: Call) -> None:
         """Raise CallTooLarge for a call that is larger than a limit ever allows."""
         for bucket in self.buckets:
-            amount = bucket.amount(call)
-            if amount > bucket.limit.largest:
-                raise CallTooLarge(
-                    f"call {call.id} of {call.path!r} needs {_number(amount)} "
-                    f"{bucket.limit.resource}, but quota {bucket.quota!r} never allows more than "
-                    f"{_number(bucket.limit.largest)}: shorten the prompt or raise the limit"
-                )
+            if bucket.amount(call) > bucket.limit.largest:
+                raise too_large(call, bucket)
 
     def fits(self, call: Call) -> bool:
         """Whether every limit allows a call of this size."""
@@ -91,8 +86,10 @@ class Lane:
         blocked: list[Blocker] = [quota for quota in self.quotas if quota.breaker.is_shut(now)]
         for bucket in self.buckets:
             amount = bucket.amount(call)
-            if not bucket.passes(amount, now, headroom) or (
-                claims.claimed and not claims.leave(bucket, amount, now)
+            if (
+                not bucket.passes(amount, now, headroom)
+                or (call.unbounded and bucket.waits_for_another(call))
+                or (claims.claimed and not claims.leave(bucket, amount, now))
             ):
                 blocked.append(bucket)
         return blocked
@@ -136,8 +133,19 @@ class Lane:
             for bucket in quota.buckets:
                 need = bucket.need(bucket.amount(call), headroom)
                 amount = sum(map(bucket.amount, sharing)) + need
-                if amount > bucket.available(now):
+                if bucket.waits_for_another(call):
+                    yield quota, bucket, None
+                elif amount > bucket.available(now):
                     yield quota, bucket, bucket.refilled_at(amount, now, opens_at or now)
+
+
+def too_large(call: Call, bucket: Bucket) -> CallTooLarge:
+    """The error of a call that needs more than a limit ever allows."""
+    return CallTooLarge(
+        f"call {call.id} of {call.path!r} needs {_number(bucket.amount(call))} "
+        f"{bucket.limit.resource}, but quota {bucket.quota!r} never allows more than "
+        f"{_number(bucket.limit.largest)}: shorten the prompt or raise the limit"
+    )
 
 
 class Lanes:

@@ -18,7 +18,9 @@ its *room*: how much more the bucket could have taken at its fullest since the c
 the room comes back.
 
 Concurrency is never charged: it is reserved while the call is in flight. A daily limit is charged
-like the others, but is full again at the start of a day, and not before.
+like the others, but is full again at the start of a day, and not before. Of dollars a call must
+find all that it reserves, for they are a cap; and of calls that may cost more than they reserve,
+one at a time is in flight.
 """
 
 from collections import deque
@@ -70,6 +72,8 @@ class Reservation:
     """Its place in the order of admissions from this bucket; 0 for such a call."""
     taken: float = 0.0
     """What the bucket had given out up to and with it, in all."""
+    unbounded: bool = False
+    """Whether it is of money, and the call may cost more."""
 
 
 class Bucket:
@@ -81,9 +85,11 @@ class Bucket:
         "_corrected_by",
         "_in_transit",
         "_is_concurrency",
+        "_is_money",
         "_reservations",
         "_taken",
         "_transit_seconds",
+        "_unbounded",
         "as_of",
         "fill",
         "is_daily",
@@ -98,6 +104,7 @@ class Bucket:
         self.fill: float = limit.capacity
         self.reserved: float = 0.0
         self.as_of: float = now
+        self._unbounded = 0
         self._taken = 0.0
         self._reservations = self._corrected_by = 0
         self._in_transit: deque[Reservation] = deque()
@@ -129,6 +136,7 @@ class Bucket:
         self.limit: Limit = limit
         self._amount = _AMOUNTS.get(limit.resource)
         self._is_concurrency = limit.resource is Resource.CONCURRENCY
+        self._is_money = limit.resource.is_money
         # Looked up once: admission asks for every call.
         self.is_daily: bool = limit.resource.is_daily
         # A tiny bucket would lose all its refill to the transit time: bound that by a share of the
@@ -177,6 +185,14 @@ class Bucket:
             self._advance(now)
         return self.fill - self.reserved
 
+    def never_passes(self, call: Call) -> bool:
+        """Whether no wait can help: a call needs more dollars than there ever are."""
+        return self._is_money and self.amount(call) > self.limit.largest
+
+    def waits_for_another(self, call: Call) -> bool:
+        """Whether ``call`` may cost more than it reserves, and another such call is in flight."""
+        return call.unbounded and self._is_money and self._unbounded > 0
+
     def passes(self, amount: float, now: float, headroom: float = 0.0) -> bool:
         """Whether ``amount`` may be reserved: it is free, or the bucket is full."""
         deficit = self.need(amount, headroom) - self.available(now)
@@ -191,7 +207,7 @@ class Bucket:
         limit = self.limit
         if limit.per_second:
             amount += headroom * limit.capacity
-        return amount if amount < limit.capacity else limit.capacity
+        return amount if amount < limit.capacity or self._is_money else limit.capacity
 
     def ready_at(self, amount: float, now: float, headroom: float = 0.0) -> float | None:
         """Return when to ask again for ``amount``; None if only the end of a call can tell."""
@@ -227,6 +243,14 @@ class Bucket:
         free = min(self.limit.capacity, self.available(now) + (opens_at - now) * rate)
         return opens_at + max(0.0, amount - free) / rate
 
+    def take(self, call: Call, now: float) -> Reservation:
+        """Set aside what ``call`` takes, which is about to be sent."""
+        reservation = self.reserve(self.amount(call), now)
+        if call.unbounded and self._is_money:
+            reservation.unbounded = True
+            self._unbounded += 1
+        return reservation
+
     def reserve(self, amount: float, now: float) -> Reservation:
         """Set ``amount`` aside for a call that is about to be sent."""
         self._advance(now)
@@ -240,6 +264,20 @@ class Bucket:
             amount, charge_at, admitted_at=now, number=self._reservations, taken=self._taken
         )
         self._in_transit.append(reservation)
+        return reservation
+
+    def take_over(self, call: Call, since: float | None, now: float) -> Reservation:
+        """As :meth:`adopt`; but dollars of a call that was admitted today (``since``) come back.
+
+        No refill has come between: the day is the same.
+        """
+        reservation = self.adopt(self.amount(call))
+        if self._is_money:
+            reservation.unbounded = call.unbounded
+            self._unbounded += call.unbounded
+            if since is not None and self._day_after(since) > now:
+                reservation.room = self.limit.capacity - self.available(now)
+                self._charged[reservation] = None
         return reservation
 
     def adopt(self, amount: float) -> Reservation:
@@ -262,6 +300,7 @@ class Bucket:
         """
         self._advance(now)
         reservation.settled = True
+        self._unbounded -= reservation.unbounded
         self._taken += 0.0 if self._is_concurrency else used - reservation.amount
         if not reservation.charged:
             self.reserved -= reservation.amount

@@ -6,7 +6,7 @@ are exponential, over about the last 12 calls.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil, sqrt
 
 from ...model.batch import Lesson
@@ -18,6 +18,10 @@ TOKENS = "tokens"
 
 UNKNOWN_OUTPUT = 1_000
 """Output tokens of a call of a new model, without an output cap."""
+PROVEN = 3
+"""From how many answers of an agent on a model on its averages bound what its next call costs."""
+_INPUT_MARGIN = 1.25
+"""How many times the learned tokens a prompt is taken to have, where a bound is asked for."""
 _SHARE = 1 / 12
 """The weight of a new call in the averages."""
 _WORTH_KEEPING = 0.02
@@ -31,14 +35,19 @@ class _Seen:
     ratio: float
     output: float
     variance: float = 0.0
+    count: int = 0
+    """How many answers they come from, counted up to ``PROVEN``."""
 
     def add(self, ratio: float, output: float) -> None:
+        self.count = min(PROVEN, self.count + 1)
         self.ratio += _SHARE * (ratio - self.ratio)
         difference = output - self.output
         self.output += _SHARE * difference
         self.variance = (1 - _SHARE) * (self.variance + _SHARE * difference**2)
 
     def differs(self, other: "_Seen") -> bool:
+        if self.count != other.count:
+            return True
         pairs = ((self.ratio, other.ratio), (self.output, other.output))
         return any(abs(new - old) > _WORTH_KEEPING * old for new, old in pairs)
 
@@ -60,6 +69,31 @@ class Estimates:
         output = output if cap is None else min(output, cap)
         return _usage(characters * seen.ratio, output)
 
+    def most(
+        self, path: str, model: str, characters: int, most_tokens: int, cap: int | None
+    ) -> tuple[Usage, bool]:
+        """Return what a call takes at most, and whether that is to be relied on.
+
+        Its output is the cap; without one, three standard deviations above the mean of three or
+        more answers. Its input is ``most_tokens`` of the prompt, or, after as many answers, a
+        quarter above what is learned. With neither cap nor answers the output is what the few
+        answers tell, or 0, and not to be relied on.
+        """
+        seen = self._seen.get(_subject(path, model))
+        if seen is None or seen.count < PROVEN:
+            if cap is not None:
+                return Usage(most_tokens, cap), True
+            seen = seen or self._seen.get(_subject("", model))
+            return Usage(most_tokens, 0 if seen is None else ceil(seen.output)), False
+        learned = ceil(_INPUT_MARGIN * seen.ratio * characters)
+        output = ceil(seen.output + 3 * sqrt(seen.variance)) if cap is None else cap
+        return Usage(min(most_tokens, max(1, learned)), output), True
+
+    def is_proven(self, path: str, model: str) -> bool:
+        """Whether enough answers of an agent on a model are known to bound the next one."""
+        seen = self._seen.get(_subject(path, model))
+        return seen is not None and seen.count >= PROVEN
+
     def learn(self, path: str, model: str, characters: int, usage: Usage) -> list[Lesson]:
         """Learn from what a call took. Return the lessons that are worth writing down."""
         if not (characters and usage.input_tokens):
@@ -71,17 +105,20 @@ class Estimates:
             seen.add(ratio, output)
             kept = self._kept.get(subject)
             if kept is None or seen.differs(kept):
-                self._kept[subject] = _Seen(seen.ratio, seen.output, seen.variance)
+                self._kept[subject] = replace(seen)
                 lessons.append(Lesson(TOKENS, subject, json.dumps(asdict(seen))))
         return lessons
 
     def load(self, lesson: Lesson) -> None:
-        """Go on from what was written down. Raises ValueError or TypeError, and changes nothing."""
+        """Go on from what was written down. Raises an error, and changes nothing."""
         told = {name: float(number) for name, number in json.loads(lesson.value).items()}
-        seen = _Seen(**told)
+        count = int(told.pop("count", 0))
+        seen = _Seen(told.pop("ratio"), told.pop("output"), told.pop("variance", 0.0), count)
+        if told:
+            raise ValueError(f"unknown: {', '.join(told)}")
         if not (seen.ratio > 0 and seen.output >= 0 and seen.variance >= 0):
             raise ValueError("an estimate is below 0")
-        self._seen[lesson.subject], self._kept[lesson.subject] = seen, _Seen(**told)
+        self._seen[lesson.subject], self._kept[lesson.subject] = seen, replace(seen)
 
 
 def _usage(given: float, made: int) -> Usage:

@@ -1,0 +1,118 @@
+"""Says which server and which key a client of a component file gets.
+
+Law of this file: a key goes only to an address that the user paired it with. A component file may
+come from anybody, and its address too; so it names no key, and its address gets none by default.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from headway_scheduler.errors import CallerError
+
+from .config import Config
+
+
+class _Own(NamedTuple):
+    """A provider's own host, and the variables that pair a key with an address."""
+
+    host: str
+    key_variable: str
+    address_variable: str
+
+
+_OWN = {
+    "openai": _Own("api.openai.com", "OPENAI_API_KEY", "OPENAI_BASE_URL"),
+    "azure": _Own("", "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_ENDPOINT"),
+    "anthropic": _Own("api.anthropic.com", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"),
+}
+"""Providers whose SDKs take a key from the environment by themselves."""
+
+_ADDRESSES = ("base_url", "azure_endpoint")
+"""The fields of a client's config that say where it asks."""
+
+NO_KEY = "no-key"
+"""What a server on this machine gets in the place of a key."""
+
+
+def reached(
+    config: Config,
+    key_of: Callable[[str], str],
+    provider: str,
+    client: Mapping[str, Any],
+    file: str,
+) -> dict[str, Any]:
+    """Return what of a component's client is other than its file says: its server, its key.
+
+    What ``[models.NAME]`` says goes before the file. Raises CallerError if nobody paired a key with
+    the address of the file.
+    """
+    if (own := _OWN.get(provider)) is None:
+        return {}
+    model = client.get("model")
+    configured = config.models.get(model) if isinstance(model, str) else None
+    if configured is not None and configured.base_url is not None:
+        assert isinstance(model, str)
+        field = "azure_endpoint" if "azure_endpoint" in client else "base_url"
+        return {field: configured.base_url, "api_key": key_of(model)}
+    address = next((client[name] for name in _ADDRESSES if client.get(name)), None)
+    if configured is not None and address is None and _states_key(config, str(model)):
+        return {"api_key": key_of(str(model))}
+    if address is None or _is_paired(str(address), own):
+        _remember(own.key_variable)
+        return {}
+    if _is_here(str(address)):
+        return {"api_key": NO_KEY}
+    raise CallerError(
+        f"model {model!r} of {file} asks {_shown(str(address))}, and no key is paired with it: set "
+        f'base_url and api_key_env in [models."{model}"]'
+    )
+
+
+def _states_key(config: Config, model: str) -> bool:
+    """Whether the configuration says itself which key a model has."""
+    names = ("api_key_env", "api_key_command")
+    settings = (config.settings.get(("models", model, name)) for name in names)
+    return any(each is not None and each.source != "default" for each in settings)
+
+
+def _is_paired(address: str, own: _Own) -> bool:
+    stated = os.environ.get(own.address_variable)
+    if stated and os.environ.get(own.key_variable):
+        return _origin(stated) == _origin(address)
+    scheme, host, _ = _origin(address)
+    return bool(own.host) and (scheme, host) == ("https", own.host)
+
+
+def _origin(address: str) -> tuple[str, str, int | None]:
+    """Return scheme, host and port; of an address that is none, what nothing equals."""
+    try:
+        parts = urlsplit(address)
+        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+        return parts.scheme, parts.hostname or "", port
+    except ValueError:
+        return "", address, None
+
+
+def _is_here(address: str) -> bool:
+    host = _origin(address)[1]
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _shown(address: str) -> str:
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "an address that is none"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _remember(variable: str) -> None:
+    from headway_agents import remember
+
+    remember(os.environ.get(variable))

@@ -1,0 +1,114 @@
+"""What a process knows as a key leaves no text; component files keep no field that can hold one."""
+
+import base64
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from headway_agents import secrets
+from headway_agents.secrets import (
+    remember,
+    scrubbed,
+    without_known_keys,
+    without_secret_fields,
+    without_whole_keys,
+)
+
+KEY = "tr0ub4dor&3/plain+words"
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """Each test knows no key at first."""
+    before = dict(secrets._known)
+    secrets._known.clear()
+    yield
+    secrets._known.clear()
+    secrets._known.update(before)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [KEY, quote(KEY, safe=""), base64.b64encode(KEY.encode()).decode()],
+    ids=["plain", "url", "base64"],
+)
+def test_a_key_that_was_read_is_replaced_by_its_value(form: str) -> None:
+    assert scrubbed(f"refused: {form}!") == f"refused: {form}!"
+    remember(f"{KEY}\n")
+    for clean in (scrubbed, without_whole_keys, without_known_keys):
+        assert clean(f"refused: {form}!") == "refused: [key]!"
+
+
+@pytest.mark.parametrize("value", [None, "", "short", "**********"])
+def test_what_is_no_key_is_not_remembered(value: str | None) -> None:
+    remember(value)
+    assert not secrets._known
+
+
+def test_log_lines_and_tracebacks_hold_no_key(caplog: pytest.LogCaptureFixture) -> None:
+    remember(KEY)
+    try:
+        raise ValueError(f"with {KEY}")
+    except ValueError:
+        logging.getLogger("headway").exception("asked with %s", KEY)
+    assert KEY not in caplog.text
+    assert "asked with [key]" in caplog.text
+    assert "ValueError: with [key]" in caplog.text
+
+
+PLANTED: list[dict[str, Any]] = [
+    {"api_key": "VALUE"},
+    {"apiKey": "VALUE"},
+    {"subscription_key": "VALUE"},
+    {"keys": ["VALUE"]},
+    {"azure_ad_token": "VALUE"},
+    {"aws_session_token": "VALUE"},
+    {"client_secret": "VALUE"},
+    {"password": "VALUE"},
+    {"passphrase": "VALUE"},
+    {"credentials": "VALUE"},
+    {"auth": "VALUE"},
+    {"connection_string": "VALUE"},
+    {"dsn": "VALUE"},
+    {"cookie": "VALUE"},
+    {"headers": {"X-Custom": "VALUE"}},
+    {"default_headers": {"x-goog": "VALUE"}},
+    {"env": {"ANY_NAME": "VALUE"}},
+    {"cookies": {"session": "VALUE"}},
+    {"args": ["--api-key", "VALUE"]},
+    {"args": ["run", "--token=VALUE"]},
+    {"url": "https://user:VALUE@mcp.example/sse"},
+    {"url": "https://mcp.example/sse?access=VALUE"},
+    {"participants": [{"config": {"server_params": {"env": {"A": "VALUE"}}}}]},
+]
+
+
+@pytest.mark.parametrize("config", PLANTED, ids=json.dumps)
+def test_no_field_of_a_component_keeps_a_secret(config: dict[str, Any]) -> None:
+    text = json.dumps(config).replace("VALUE", "0123-planted-value")
+    kept = json.dumps(without_secret_fields(json.loads(text)))
+    assert "0123-planted-value" not in kept
+    assert scrubbed("it said 0123-planted-value") == "it said [key]"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"max_tokens": 1000, "token_limit": 20},
+        {"tokenizer": "cl100k_base"},
+        {"headers": {"Content-Type": "application/json", "X-Team": "a"}},
+        {"env": {"LANG": "en_US.UTF-8", "DEBUG": "1"}},
+        {"args": ["-m", "server", "--port", "8000"]},
+        {"url": "https://mcp.example/sse"},
+        {"description": "Uses the password https://x.example/?a=b of the user."},
+        {"json_schema": {"properties": {"api_key": {"type": "string"}}}},
+        {"keywords": ["weather", "temperature"]},
+    ],
+    ids=json.dumps,
+)
+def test_what_holds_none_stays(config: dict[str, Any]) -> None:
+    assert without_secret_fields(config) == config
