@@ -38,7 +38,7 @@ from ..runs.handle import RemoteRunHandle, ReplayOptions, RunHandle
 from ..runs.runner import Runner
 from ..runs.stopped import being_executed
 from ..workflows import Workflows
-from .assignment import ALONE_SECONDS
+from .assignment import LAST_ALONE_SECONDS
 from .commands import Commands
 
 POLL_SECONDS = 0.5
@@ -130,13 +130,13 @@ class Executor:
     async def claim(self, run: Run, replay: ReplayOptions | None = None) -> RunHandle:
         """Have a run for this worker, and execute it. Raises RunNotResumable if another does.
 
-        Suspects are taken one after the other: this waits until the one before got further, or for
-        60 s.
+        Runs in their last life are taken one after the other: this waits until the one before got
+        further, or for 60 s.
         """
         await self.join()
-        if run.is_suspect:
+        if run.has_last_life:
             async with self._suspicion:
-                with anyio.move_on_after(ALONE_SECONDS):
+                with anyio.move_on_after(LAST_ALONE_SECONDS):
                     await self._cleared.wait()
                 self._suspect, self._cleared = run.id, anyio.Event()
 
@@ -154,11 +154,11 @@ class Executor:
         return await self.to_its_end(claimed)
 
     async def take_up(self, runs: Sequence[Run]) -> None:
-        """Go on with interrupted runs; with suspects among them later, one after the other."""
+        """Go on with interrupted runs; one after the other with those in their last life."""
         for run in runs:
-            if not run.is_suspect:
+            if not run.has_last_life:
                 await self.claim(run)
-        if suspects := [run for run in runs if run.is_suspect]:
+        if suspects := [run for run in runs if run.has_last_life]:
             self._runs.start_soon(self._take_up_suspects, suspects, name="headway suspects")
 
     async def _take_up_suspects(self, runs: Sequence[Run]) -> None:
