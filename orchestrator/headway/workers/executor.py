@@ -71,9 +71,7 @@ class Executor:
         self._expected: set[RunHandle] = set()
         self._given_again: dict[str, Run] = {}
         self._suspicion = anyio.Lock()
-        self._suspect = ""
-        self._cleared = anyio.Event()
-        self._cleared.set()
+        self._suspects: dict[str, anyio.Event] = {}
         self._watch: Watch = lambda handle: None
         self._changed = anyio.Event()
         self._scheduler: SchedulerClient
@@ -130,15 +128,18 @@ class Executor:
     async def claim(self, run: Run, replay: ReplayOptions | None = None) -> RunHandle:
         """Have a run for this worker, and execute it. Raises RunNotResumable if another does.
 
-        Runs in their last life are taken one after the other: this waits until the one before got
-        further, or for 60 s.
+        One in its last life is alone among suspects: this waits until the others got further, or
+        for 60 s.
         """
         await self.join()
         if run.has_last_life:
-            async with self._suspicion:
+            async with self._suspicion:  # one waits at a time, so that no two begin together
                 with anyio.move_on_after(LAST_ALONE_SECONDS):
-                    await self._cleared.wait()
-                self._suspect, self._cleared = run.id, anyio.Event()
+                    for cleared in tuple(self._suspects.values()):
+                        await cleared.wait()
+                self._suspects[run.id] = anyio.Event()
+        elif run.is_suspect:
+            self._suspects[run.id] = anyio.Event()
 
         async def claimed() -> RunHandle:
             with self.expecting(replace(run, worker=self.worker.id), replay) as handle:
@@ -329,9 +330,9 @@ class Executor:
                 await self._workflows.release(handle.id)
 
     def _clear(self, run_id: str) -> None:
-        """Let the next suspect begin, if this is the run that it waits for."""
-        if run_id == self._suspect:
-            self._cleared.set()
+        """Note that a run got further or ended: whoever waits for it as a suspect may begin."""
+        if (cleared := self._suspects.pop(run_id, None)) is not None:
+            cleared.set()
 
     async def _offer(self, slots: int, takes_interrupted: bool) -> None:
         async with self._registering:
