@@ -1,8 +1,8 @@
 """Gives runs that wait to workers with room. Law: a run is given to one worker at a time.
 
-A run is given by a row that names the worker, in the commit that tells the worker. A *suspect*, one
-more death of a worker away from quarantine, is given to a worker that executes nothing else, which
-gets nothing else until the suspect got further than before. So whoever is blamed was alone.
+A run is given by a row that names the worker, in the commit that tells the worker. A *suspect*, of
+which a worker died before, is given to a worker that executes nothing else, which gets nothing else
+until the suspect got further than before. So whoever is blamed was alone.
 """
 
 from collections import Counter
@@ -27,8 +27,12 @@ from .request_server import LOST, RETRY_SECONDS
 
 WAITING = (RunState.QUEUED, RunState.INTERRUPTED)
 
-ALONE_SECONDS = 60.0
-"""How long a suspect run that gets no further keeps other runs from its worker."""
+ALONE_SECONDS = 10.0
+"""How long a suspect that gets no further keeps other runs from its worker. A killed worker may
+leave many suspects, most of them innocent, and each needs an idle worker."""
+
+LAST_ALONE_SECONDS = 60.0
+"""The same in its last life, when it is to be blamed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +136,7 @@ class RunAssigner:
                     if able:
                         worker = max(able, key=lambda key: room[key])
                         if run.is_suspect:  # before it is given: its answer may come at once
-                            until = anyio.current_time() + ALONE_SECONDS
-                            self.alone_until[run.id] = until
+                            self.alone_until[run.id] = anyio.current_time() + alone_seconds(run)
                         await self.give(run, worker)
                         busy[worker] += 1
                         room[worker] = 0 if run.is_suspect else room[worker] - 1
@@ -143,13 +146,16 @@ class RunAssigner:
 
     def _keep_alone(self, assigned: Sequence[Run]) -> list[str]:
         """Return the workers that get no more runs: they execute a suspect that got no further."""
-        suspects = {run.id: run.worker for run in assigned if run.worker and run.is_suspect}
+        suspects = {run.id: run for run in assigned if run.worker and run.is_suspect}
         now, known = anyio.current_time(), self.alone_until
-        self.alone_until = {key: known.get(key, now + ALONE_SECONDS) for key in suspects}
+        self.alone_until = {
+            key: known.get(key, now + alone_seconds(run)) for key, run in suspects.items()
+        }
         for key, until in self.alone_until.items():
             if until <= now:
                 self.alone_until[key] = inf
-        return [suspects[key] for key, until in self.alone_until.items() if until < inf]
+        alone = (suspects[key].worker for key, until in self.alone_until.items() if until < inf)
+        return [worker for worker in alone if worker is not None]
 
     def _may_take(self, worker: Worker, run: Run) -> bool:
         if not is_portable(run) and run.workflow not in worker.workflows:
@@ -170,3 +176,8 @@ class RunAssigner:
             await self._scheduler.workers.order(worker, order, taken)
         if run.state is RunState.INTERRUPTED:
             self._adopted.add((worker, run.id))
+
+
+def alone_seconds(run: Run) -> float:
+    """Return how long a suspect that gets no further is kept alone."""
+    return LAST_ALONE_SECONDS if run.has_last_life else ALONE_SECONDS

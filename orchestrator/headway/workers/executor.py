@@ -38,7 +38,7 @@ from ..runs.handle import RemoteRunHandle, ReplayOptions, RunHandle
 from ..runs.runner import Runner
 from ..runs.stopped import being_executed
 from ..workflows import Workflows
-from .assignment import ALONE_SECONDS
+from .assignment import LAST_ALONE_SECONDS
 from .commands import Commands
 
 POLL_SECONDS = 0.5
@@ -71,9 +71,7 @@ class Executor:
         self._expected: set[RunHandle] = set()
         self._given_again: dict[str, Run] = {}
         self._suspicion = anyio.Lock()
-        self._suspect = ""
-        self._cleared = anyio.Event()
-        self._cleared.set()
+        self._suspects: dict[str, anyio.Event] = {}
         self._watch: Watch = lambda handle: None
         self._changed = anyio.Event()
         self._scheduler: SchedulerClient
@@ -130,15 +128,18 @@ class Executor:
     async def claim(self, run: Run, replay: ReplayOptions | None = None) -> RunHandle:
         """Have a run for this worker, and execute it. Raises RunNotResumable if another does.
 
-        Suspects are taken one after the other: this waits until the one before got further, or for
-        60 s.
+        One in its last life is alone among suspects: this waits until the others got further, or
+        for 60 s.
         """
         await self.join()
-        if run.is_suspect:
-            async with self._suspicion:
-                with anyio.move_on_after(ALONE_SECONDS):
-                    await self._cleared.wait()
-                self._suspect, self._cleared = run.id, anyio.Event()
+        if run.has_last_life:
+            async with self._suspicion:  # one waits at a time, so that no two begin together
+                with anyio.move_on_after(LAST_ALONE_SECONDS):
+                    for cleared in tuple(self._suspects.values()):
+                        await cleared.wait()
+                self._suspects[run.id] = anyio.Event()
+        elif run.is_suspect:
+            self._suspects[run.id] = anyio.Event()
 
         async def claimed() -> RunHandle:
             with self.expecting(replace(run, worker=self.worker.id), replay) as handle:
@@ -154,11 +155,11 @@ class Executor:
         return await self.to_its_end(claimed)
 
     async def take_up(self, runs: Sequence[Run]) -> None:
-        """Go on with interrupted runs; with suspects among them later, one after the other."""
+        """Go on with interrupted runs; one after the other with those in their last life."""
         for run in runs:
-            if not run.is_suspect:
+            if not run.has_last_life:
                 await self.claim(run)
-        if suspects := [run for run in runs if run.is_suspect]:
+        if suspects := [run for run in runs if run.has_last_life]:
             self._runs.start_soon(self._take_up_suspects, suspects, name="headway suspects")
 
     async def _take_up_suspects(self, runs: Sequence[Run]) -> None:
@@ -330,9 +331,9 @@ class Executor:
                 await self._workflows.release(handle.id)
 
     def _clear(self, run_id: str) -> None:
-        """Let the next suspect begin, if this is the run that it waits for."""
-        if run_id == self._suspect:
-            self._cleared.set()
+        """Note that a run got further or ended: whoever waits for it as a suspect may begin."""
+        if (cleared := self._suspects.pop(run_id, None)) is not None:
+            cleared.set()
 
     async def _offer(self, slots: int, takes_interrupted: bool) -> None:
         async with self._registering:

@@ -80,7 +80,12 @@ class Run:
 
     @property
     def is_suspect(self) -> bool:
-        """Whether one more worker that dies with it will be blamed on it: it must be alone."""
+        """Whether a worker died with it, perhaps because of it: a worker executes it alone."""
+        return 0 < self.lives_lost < LIVES
+
+    @property
+    def has_last_life(self) -> bool:
+        """Whether the next worker that dies with it will be blamed on it."""
         return self.lives_lost == LIVES - 1
 
     @property

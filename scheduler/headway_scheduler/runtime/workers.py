@@ -181,7 +181,7 @@ def bereaved(runs: Sequence[Run], further: Collection[str], now: float) -> list[
 
     Lives are lost in a row: a run of ``further`` got further in this one, and has lost one only.
     The last life counts only if nobody else can be to blame: no other run of this worker was
-    suspect as well. So a run that was beside one that takes workers down is not quarantined.
+    suspect. So a run that was beside one that takes workers down is not quarantined.
     """
     suspects = sum(run.is_suspect and run.id not in further for run in runs)
     most = LIVES if suspects == 1 else LIVES - 1

@@ -1,9 +1,11 @@
 """Runs that take their workers down, beside runs that do not. Real processes, real deaths."""
 
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -177,3 +179,32 @@ def test_a_program_that_is_started_again_and_again_finds_its_own(world: World) -
     rows = world.rows("SELECT workflow, state, lives_lost >= 3 FROM runs ORDER BY created_at")
     honest = ("mine", "completed", 0)
     assert rows == [honest, honest, honest, ("bad", "failed", 1)]
+
+
+def test_a_suspect_has_its_worker_for_itself_until_it_got_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
+    with world_in(tmp_path, base_seconds=2.0) as world:
+        (suspect, *others) = submitted(world, "agent", 3)
+        with closing(sqlite3.connect(world.database)) as db, db:
+            db.execute(
+                "UPDATE runs SET state = 'interrupted', lives_lost = 1 WHERE id = ?", (suspect,)
+            )
+        worker = world.start("work", "--forever", "--slots", "4")
+
+        def are_given() -> bool:
+            return bool(
+                world.rows("SELECT 1 FROM runs WHERE worker IS NOT NULL AND id != ?", suspect)
+            )
+
+        def is_answered() -> bool:
+            answered = "SELECT 1 FROM calls WHERE run_id = ? AND state = 'done'"
+            return bool(world.rows(answered, suspect))
+
+        world.until(are_given, worker)
+        # Looked at in this order: it was answered before the others were given.
+        assert is_answered()
+        for run_id in (suspect, *others):
+            world.until(lambda run_id=run_id: world.state(run_id) == "completed", worker)
+        assert lives(world, suspect) == 1

@@ -172,7 +172,8 @@ def test_a_run_that_got_further_has_lost_one_life_only() -> None:
 def test_of_two_suspects_neither_is_blamed_and_what_is_beside_one_is_not() -> None:
     interrupted = RunState.INTERRUPTED
     assert lost(executed("a", 2), executed("b", 2)) == [(interrupted, 2)] * 2
-    assert lost(executed("a", 2), executed("b", 1)) == [(RunState.FAILED, 3), (interrupted, 2)]
+    assert lost(executed("a", 2), executed("b", 1)) == [(interrupted, 2)] * 2
+    assert lost(executed("a", 2), executed("b", 0)) == [(RunState.FAILED, 3), (interrupted, 1)]
     both = lost(executed("a", 2), executed("b", 2), further=("b",))
     assert both == [(RunState.FAILED, 3), (interrupted, 1)]
 
