@@ -4,6 +4,7 @@ The provider's own ledger counts, at the prices of the configuration.
 """
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ from autogen_core.models import ChatCompletionClient, UserMessage
 from tests.waiting import until
 
 from headway import Headway, RunFailed
+from headway.cli.database import load_queue, reading
+from headway.cli.text import waits_for
+from headway_scheduler.core.inspection import explain
 from headway_scheduler.testing.provider import (
     Fault,
     FaultKind,
@@ -218,3 +222,29 @@ async def test_a_budget_needs_a_price(provider: SimulatedProvider, tmp_path: Pat
             await headway.run("fan", task="t", budget_usd=9, parameters={"model": "unpriced"})
         await headway.run("fan", task="t", parameters={"model": "unpriced"})
     assert len(provider.ledger.paid) == CALLS
+
+
+@pytest.mark.parametrize(
+    "settings", [Settings(latency=Latency(30), reply=lambda body: Reply("x", output_tokens=1000))]
+)
+async def test_queue_why_says_that_a_call_waits_for_the_budget_of_its_run(
+    provider: SimulatedProvider, tmp_path: Path
+) -> None:
+    """Of a live process, and of what is on disk."""
+    async with opened(tmp_path) as headway:
+        run = await headway.start("fan", task="t", budget_usd=0.5, parameters={"cap": 9000})
+        statistics = headway.scheduler.statistics
+        await until(lambda: statistics().in_flight == 2 and sum(statistics().waiting) == CALLS - 2)
+        waiting = headway.scheduler.queued()[0].call.id
+        words = (
+            r"budget of the run: needs \$0.18\d\d, \$0.1[34]\d\d free, when a call in flight ends"
+        )
+        why = headway.scheduler.explain(waiting)
+        assert why is not None
+        assert re.fullmatch(words, waits_for(why, headway.scheduler.now()))
+        async with reading(headway.config) as reader:
+            stored = await load_queue(headway.config, reader)
+            why = explain(stored.scheduler.state, waiting, reader.now)
+            assert why is not None
+            assert "budget of the run: needs $0.18" in waits_for(why, reader.now)
+        await headway.cancel(run.id)

@@ -19,6 +19,7 @@ from headway_scheduler.model import changes
 from headway_scheduler.model.batch import Snapshot
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority
 from headway_scheduler.model.changes import Change, HoldState
+from headway_scheduler.model.formulas import LONGEST_STATED_SECONDS
 from headway_scheduler.model.quotas import BucketState, Limit, Observation, Quota, Resource
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import IN_FLIGHT, LIVE_CALLS, CallState, RunState
@@ -578,8 +579,11 @@ class Lives(RuleBasedStateMachine):
 
         What was written earlier counts as in transit until it has surely arrived: then they may
         read less, by what refills in that time. After a step back, what has refilled since a
-        bucket was written is not known to have.
+        bucket was written is not known to have. A pause that a step back left far ahead is cut to
+        the longest that there is.
         """
+        latest = self.now + LONGEST_STATED_SECONDS
+        self.paused = {name: min(until, latest) for name, until in self.paused.items()}
         was_written = self.was_written
         self.write()
         assert all(row.lost_attempts == self.lost_attempts[name] for name, row in self.rows.items())
