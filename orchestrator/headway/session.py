@@ -161,7 +161,7 @@ class Opener:
         while True:
             try:
                 return await self._open(partial(self._lead, vacancy))
-            except StoreBusy:
+            except (StoreBusy, StoreTakenOver):  # before, or just after this one led
                 try:
                     return await self._open(self._follow)
                 except StoreError:
