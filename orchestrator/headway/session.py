@@ -344,13 +344,13 @@ class Lead:
     """The lead of a process that opened with it: until it closes, or another process leads."""
 
     def __init__(self, leader: Leader, executor: Executor) -> None:
-        self.leader = leader
-        self.executor = executor
-        self.closing = anyio.Event()
+        self.leader: Leader = leader
+        self.executor: Executor = executor
+        self.closing: anyio.Event = anyio.Event()
         """Set when the session closes."""
-        self.is_leaving = False
+        self.is_leaving: bool = False
         """Whether the worker is to be retired then: its runs have ended in order."""
-        self.is_over = anyio.Event()
+        self.is_over: anyio.Event = anyio.Event()
         """Set once nothing of this process leads or follows any more."""
         self._has_begun = False
 

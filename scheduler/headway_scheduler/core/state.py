@@ -68,7 +68,7 @@ class SchedulerState:
         self.delayed: list[tuple[float, str]] = []
         """A heap of (``not_before``, id) of calls that wait for a time of their own. Calls that
         ended or were delayed anew leave their entries until their time."""
-        self.bytes = 0
+        self.bytes: int = 0
         """How many bytes of text came with all calls that have not ended."""
         self.next_seq = 0
         """The arrival number of the next call."""

@@ -162,7 +162,7 @@ class Wakeup:
     """Wakes the pump: set ``event`` to have it iterate."""
 
     def __init__(self) -> None:
-        self.event = anyio.Event()
+        self.event: anyio.Event = anyio.Event()
 
     async def wait(self, seconds: float | None) -> None:
         """Sleep until it is set; not longer than ``seconds``, if that is given."""
@@ -178,7 +178,7 @@ class Callers:
     """
 
     def __init__(self, wakeup: Wakeup | None = None) -> None:
-        self.wakeup = wakeup or Wakeup()
+        self.wakeup: Wakeup = wakeup or Wakeup()
         self.pending: list[Pending] = []
         """What was told and is not taken, in order."""
         self.waiting: dict[str, Pending] = {}
@@ -187,7 +187,7 @@ class Callers:
         """What cancels the request of a call in flight, by the call's id."""
         self.waits: Counter[tuple[str, str]] = Counter()
         """How many tasks of a run wait for another run, by the ids of both."""
-        self.is_closed = False
+        self.is_closed: bool = False
 
     def send(self, pending: Pending) -> None:
         """Leave something for the pump and wake it. Raises SchedulerClosed."""
