@@ -66,6 +66,12 @@ class SessionOwner:
     async def close(self, leaving: Leaving) -> bool | None:
         """Close it as ``AsyncExitStack.__aexit__`` does. Raises what it ended with by itself."""
         self._check_here()
+        # Closing waits for the runs: a run that waited for that would wait for itself.
+        if self.is_open and (run_id := self._opened.result().asking_run()) is not None:
+            raise CallerError(
+                f"run {run_id} cannot close the Headway that executes it: close it where it was "
+                "opened"
+            )
         if not self._leaving.done():
             self._leaving.set_result(leaving)
         if self._is_host_cancelled and isinstance(leaving[1], asyncio.CancelledError):

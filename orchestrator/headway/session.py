@@ -117,6 +117,15 @@ class Session:
         """Take over what is to be closed with this session."""
         self._stack = stack.pop_all()
 
+    def asking_run(self) -> str | None:
+        """Return the id of the run, of those that are executed here, whose code asks this."""
+        if not self.executor.handles:
+            return None
+        from headway_agents import current_scope
+
+        scope = current_scope.get()
+        return scope.run_id if scope is not None and scope.run_id in self.executor.handles else None
+
     def shut(self) -> None:
         """Refuse what is asked from here on: the scheduler and the database close next."""
         self.is_open = False

@@ -16,7 +16,7 @@ from autogen_agentchat.teams import RoundRobinGroupChat
 from tests.orchestrator.workers.test_remote_commands import freeze
 from tests.waiting import until
 
-from headway import CallerError, Headway, Models, RunState
+from headway import CallerError, Headway, Models, RunFailed, RunState
 from headway.testing import MODEL, SimulatedHeadway, simulated_headway
 from headway_scheduler.backends import open_backend
 from headway_scheduler.errors import StoreBusy, StoreTakenOver
@@ -61,6 +61,22 @@ async def test_opened_used_and_closed_in_different_tasks(closed: Headway) -> Non
         await closed.list_runs()
     async with closed:  # and again
         assert len(await closed.list_runs()) == 1
+
+
+async def test_a_run_that_closes_the_headway_that_executes_it_is_refused(closed: Headway) -> None:
+    @closed.workflow("closing")
+    async def closing(models: Models) -> Team:
+        await closed.close()
+        return team(models)
+
+    with anyio.fail_after(20):
+        async with closed:
+            other = await closed.start("team", task="x")
+            handle = await closed.start("closing", task="y")
+            with pytest.raises(RunFailed, match=f"run {handle.id} cannot close the Headway"):
+                await handle.result()
+            assert (await other.result()).calls == 3
+            assert (await closed.run("team", task="z")).calls == 3
 
 
 async def test_entered_and_left_in_different_tasks(closed: Headway) -> None:
