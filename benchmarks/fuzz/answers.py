@@ -170,7 +170,13 @@ def _stream(rng: Random, body: Any) -> bytes:
         end = rng.choice((b"\n\n",) * 8 + (b"\r\n\r\n", b"\r\r", b"\n", b""))
         made += b"data: " + said + end
         if rng.random() < 0.05:
-            lines = (b": x\n" * 1_500, b"event: error\n", b"retry: NaN\n", b"id: \x00\n", b"\n" * 99)
+            lines = (
+                b": x\n" * 1_500,
+                b"event: error\n",
+                b"retry: NaN\n",
+                b"id: \x00\n",
+                b"\n" * 99,
+            )
             made += rng.choice(lines)
     return made + rng.choice((b"data: [DONE]\n\n",) * 6 + (b"", b"data: [DONE]", b"data: {"))
 
@@ -207,9 +213,7 @@ def _headers(rng: Random) -> list[tuple[str, str]]:
     return made
 
 
-def _assembled(
-    rng: Random, status: int, headers: list[tuple[str, str]], data: bytes
-) -> RawAnswer:
+def _assembled(rng: Random, status: int, headers: list[tuple[str, str]], data: bytes) -> RawAnswer:
     """Put a head before a body, in parts."""
     is_chunked = rng.random() < 0.3
     if is_chunked:

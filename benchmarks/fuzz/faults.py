@@ -25,7 +25,14 @@ def _deep(level: int = 0) -> int:
 ERRORS: tuple[Callable[[str], BaseException], ...] = (
     *(ValueError, RuntimeError, KeyError, OSError, TimeoutError, ConnectionError, AssertionError),
     *(SystemExit, KeyboardInterrupt, Strange, asyncio.CancelledError, MemoryError, Mute),
-    *(StopIteration, StopAsyncIteration, RecursionError, EOFError, UnicodeError, NotImplementedError),
+    *(
+        StopIteration,
+        StopAsyncIteration,
+        RecursionError,
+        EOFError,
+        UnicodeError,
+        NotImplementedError,
+    ),
     lambda said: ExceptionGroup(said, [ValueError(said), Mute(said)]),
     lambda said: BaseExceptionGroup(said, [SystemExit(3), ValueError(said)]),
     lambda said: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "odd"),

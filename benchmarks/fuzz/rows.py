@@ -108,9 +108,13 @@ def _statement(rng: Random, guilty: list[str]) -> tuple[str, str, tuple[Any, ...
     run_id = rng.choice(guilty) if guilty else ""
     if odd < 0.6:
         column, value = _column(rng, RUN_COLUMNS)
-        return "rows", f"UPDATE runs SET {column} = {_place(rng, value)} WHERE id = ?", (
-            *_bound(value),
-            run_id,
+        return (
+            "rows",
+            f"UPDATE runs SET {column} = {_place(rng, value)} WHERE id = ?",
+            (
+                *_bound(value),
+                run_id,
+            ),
         )
     if odd < 0.85:
         column, value = _column(rng, CALL_COLUMNS)
@@ -135,7 +139,12 @@ def _other(rng: Random) -> tuple[str, str, tuple[Any, ...]]:
         return (
             "rows",
             "INSERT INTO changes (at, kind, target, value) VALUES (?, ?, ?, ?)",
-            (rng.choice(FLOATS), rng.choice(kinds), rng.choice(("odd", "g6", text(rng)))[:99], value),
+            (
+                rng.choice(FLOATS),
+                rng.choice(kinds),
+                rng.choice(("odd", "g6", text(rng)))[:99],
+                value,
+            ),
         )
     if table == 2:
         return (
@@ -176,8 +185,12 @@ def _column(rng: Random, columns: dict[str, tuple[str, ...]]) -> tuple[str, Any]
     if column == "state":
         return column, rng.choice(STATES)
     if rng.random() < 0.3:
-        return column, json.dumps(mutated({"a": [1, "x"], "b": {}}, Random(rng.random())), default=str)
-    return column, rng.choice((text(rng), None, b"\xff\xfe", written(json_value(rng), rng)[:30_000]))
+        return column, json.dumps(
+            mutated({"a": [1, "x"], "b": {}}, Random(rng.random())), default=str
+        )
+    return column, rng.choice(
+        (text(rng), None, b"\xff\xfe", written(json_value(rng), rng)[:30_000])
+    )
 
 
 def _place(rng: Random, value: Any) -> str:

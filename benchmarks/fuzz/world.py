@@ -63,7 +63,7 @@ KINDS = {"answers": 9, "sdk": 3, "tools": 3, "code": 1, "arguments": 7, "rows": 
 """What blocks are of, and how many of each there are in turn."""
 BYSTANDERS = tuple(f"bystander {n}" for n in range(4))
 PATIENCE_SECONDS = 0.3
-HANG_SECONDS = 60.0
+HANG_SECONDS = 40.0
 SETTINGS = ("max_answer_mb = 1", "connect_timeout = 1", "first_byte_timeout = 1.5")
 
 
@@ -281,7 +281,11 @@ class Participant:
         try:
             handle = await self._hw.start(workflow, task="odd", parameters=parameters)
             self.guilty.append(handle.id)
-            await handle.result()
+            with anyio.move_on_after(HANG_SECONDS / 2) as scope:
+                await handle.result()
+            if scope.cancelled_caught:
+                self._hang(f"run {handle.id} of block {block} ({workflow}) did not end")
+                await self._hw.cancel(handle.id)
         except HeadwayError as error:
             self._check_internal(block, error)
         if workflow == "code":
