@@ -3,8 +3,8 @@
     python -m benchmarks.fuzz [--inputs 100000] [--seed S] [--first-block B] [--processes 1|2]
 
 Inputs are answers, streams and vectors with odd heads, bodies, bytes and packing (AutoGen's own
-client and ``hw.openai``, real HTTP on loopback), faults of tools, agents and factories, arguments of
-the Python API, rows and requests written into the database by hand. A bystander is harmed if its
+client and ``hw.openai``, real HTTP on loopback), faults of tools, agents and factories, arguments
+of the Python API, rows and requests written into the database by hand. A bystander is harmed if its
 transcript, or the number of its calls that the provider was paid for, differs from those of runs
 that are alone. Every 4,000 inputs the database is opened again, checked, repaired, checked, and a
 fresh one begins. Exit status 1 if a bystander was harmed, anything hung, an error was none that a
@@ -98,9 +98,11 @@ def main() -> int:
     is_well = not (report.harmed or report.hangs or report.faults)
     kinds = ", ".join(f"{many:,} {kind}" for kind, many in sorted(report.inputs.items()))
     print(
-        f"{report.inputs.total():,} inputs in {time.monotonic() - began:,.0f} s: {kinds}; "
+        f"{report.inputs.total():,} inputs in {time.monotonic() - began:,.0f} s: "
+        f"{kinds}; "
         f"{report.not_delivered:,} were asked for while their quota was paused\n"
-        f"bystanders {report.bystanders:,}, harmed {len(report.harmed)}; hangs {len(report.hangs)}; "
+        f"bystanders {report.bystanders:,}, harmed {len(report.harmed)}; "
+        f"hangs {len(report.hangs)}; "
         f"other faults {len(report.faults)}; rows set aside by `db repair` {report.broken_rows:,}, "
         f"then `db check` {'is clean' if is_well else 'and all else: see above'}\n"
         f"highest memory {peak / 1024:,.0f} MiB; longest pause of a loop "

@@ -2,8 +2,8 @@
 
 Theory of operation. Inputs have numbers, and a number says, with the seed, what is odd. A *block*
 of inputs is of one kind and is given to one guilty run, or written by hand. A *chapter* is some
-blocks on a fresh database: the blocks one beside the other, and all the while four bystanders, again
-and again. Their transcripts and the number of their paid calls are compared with those of the
+blocks on a fresh database: the blocks one beside the other, and all the while four bystanders,
+again and again. Their transcripts and the number of their paid calls are compared with those of the
 chapter's first four, that are alone. Guilty models have quotas of their own, which an odd pause may
 stop, and share a quota with the bystanders: a reservation that is not given back stops everybody.
 """
@@ -63,7 +63,7 @@ KINDS = {"answers": 9, "sdk": 3, "tools": 3, "code": 1, "arguments": 7, "rows": 
 """What blocks are of, and how many of each there are in turn."""
 BYSTANDERS = tuple(f"bystander {n}" for n in range(4))
 PATIENCE_SECONDS = 0.3
-HANG_SECONDS = 40.0
+HANG_SECONDS = 30.0
 SETTINGS = ("max_answer_mb = 1", "connect_timeout = 1", "first_byte_timeout = 1.5")
 
 

@@ -31,7 +31,9 @@ class Limits:
         The others are as configured. Raises ConfigError.
         """
         if not isinstance(limits, Mapping):
-            raise CallerError(f"limits must be a mapping of settings, not {limits!r:.100}")
+            raise CallerError(
+                f"limits must be a mapping of settings, not a {type(limits).__name__}"
+            )
         quota = arguments.text("quota", quota)
         return await changed(self._commands, SetLimits(quota, dict(limits)))
 

@@ -29,6 +29,13 @@ async def headway() -> AsyncIterator[Headway]:
         yield headway
 
 
+class Rude:
+    """An object without words."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("rude")
+
+
 def deep() -> dict[str, Any]:
     value: dict[str, Any] = {}
     for _ in range(100_000):
@@ -66,7 +73,7 @@ WRONG_CALLS: dict[str, tuple[list[Any], Callable[[Headway, Any], Awaitable[objec
     "priority": (PRIORITIES, lambda hw, value: hw.queue.bump("r-x", value)),
     "target": (NAMES, lambda hw, value: hw.queue.pause(value)),
     "quota": (NAMES, lambda hw, value: hw.limits.reset(value)),
-    "limits": ([5, "x", ["x"]], lambda hw, value: hw.limits.set(QUOTA, value)),
+    "limits": ([5, "x", ["x"], Rude()], lambda hw, value: hw.limits.set(QUOTA, value)),
     "weight": (AMOUNTS, lambda hw, value: hw.limits.weight("team", value)),
     "team": (NAMES, lambda hw, value: hw.limits.weight(value, 1.0)),
     "limit of log": (COUNTS, lambda hw, value: hw.limits.log(limit=value)),
