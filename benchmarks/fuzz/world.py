@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from openai import DefaultAsyncHttpxClient
 from autogen_agentchat.agents import AssistantAgent, BaseChatAgent
 from autogen_agentchat.base import Response, Team
 from autogen_agentchat.conditions import MaxMessageTermination
@@ -32,6 +31,7 @@ from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_core import CancellationToken
 from autogen_core.models import ModelFamily, UserMessage
 from autogen_ext.models.openai import OpenAIChatCompletionClient
+from openai import DefaultAsyncHttpxClient
 
 from headway import Headway
 from headway.config import load
