@@ -1,6 +1,7 @@
 """Odd inputs at random, beside four runs that must not notice; the seed has them again.
 
     python -m benchmarks.fuzz [--inputs 100000] [--seed S] [--first-block B] [--processes 1|2]
+        [--seconds N]
 
 Inputs are answers, streams and vectors with odd heads, bodies, bytes and packing (AutoGen's own
 client and ``hw.openai``, real HTTP on loopback), faults of tools, agents and factories, arguments
@@ -43,6 +44,8 @@ async def fuzz(args: argparse.Namespace) -> Report:
     began, printed = time.monotonic(), 0
     with watched(report):
         while (seen := report.inputs.total()) < args.inputs:
+            if time.monotonic() - began > args.seconds:
+                break
             left = -(-(args.inputs - seen) // BLOCK)
             many = min(left, BLOCKS_OF_CHAPTER)
             with TemporaryDirectory() as folder:
@@ -79,6 +82,7 @@ def main() -> int:
     )
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no more then")
     parser.add_argument("--first-block", type=int, default=0)
     parser.add_argument("--processes", type=int, choices=(1, 2), default=1)
     parser.add_argument("--beside", action="store_true", help=argparse.SUPPRESS)

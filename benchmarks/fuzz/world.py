@@ -18,7 +18,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class Report:
 
     def line(self) -> str:
         """Write it for another process."""
-        return json.dumps(asdict(self))
+        return json.dumps(vars(self))
 
 
 def kind_of(block: int) -> str:
