@@ -102,9 +102,7 @@ class RawProvider:
             return "misbehave", f'{{"number": {number}}}'
         if odd < 0.8:
             return text(rng)[:64], "{}"
-        arguments = written(json_value(rng), rng)
-        # AutoGen's agent waits for ever if Python cannot parse arguments for their depth.
-        return "misbehave", arguments if len(arguments) < 1_500 else "{"
+        return "misbehave", written(json_value(rng), rng)[:50_000]
 
     def _count(self, kind: str, block: int) -> None:
         self.sent[kind] += 1

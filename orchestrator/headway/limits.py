@@ -35,6 +35,9 @@ class Limits:
                 f"limits must be a mapping of settings, not a {type(limits).__name__}"
             )
         quota = arguments.text("quota", quota)
+        nested = [name for name, value in limits.items() if isinstance(value, dict | list)]
+        if nested:
+            raise CallerError(f"limits must be numbers or texts: {nested[0]!r:.100} is a table")
         return await changed(self._commands, SetLimits(quota, dict(limits)))
 
     async def reset(self, quota: str) -> Change:

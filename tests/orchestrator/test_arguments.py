@@ -73,7 +73,10 @@ WRONG_CALLS: dict[str, tuple[list[Any], Callable[[Headway, Any], Awaitable[objec
     "priority": (PRIORITIES, lambda hw, value: hw.queue.bump("r-x", value)),
     "target": (NAMES, lambda hw, value: hw.queue.pause(value)),
     "quota": (NAMES, lambda hw, value: hw.limits.reset(value)),
-    "limits": ([5, "x", ["x"], Rude()], lambda hw, value: hw.limits.set(QUOTA, value)),
+    "limits": (
+        [5, "x", ["x"], Rude(), {"x": deep()}],
+        lambda hw, value: hw.limits.set(QUOTA, value),
+    ),
     "weight": (AMOUNTS, lambda hw, value: hw.limits.weight("team", value)),
     "team": (NAMES, lambda hw, value: hw.limits.weight(value, 1.0)),
     "limit of log": (COUNTS, lambda hw, value: hw.limits.log(limit=value)),

@@ -178,6 +178,34 @@ async def test_a_tool_that_cancels_its_own_task_is_told_to_the_model(headway: He
     assert "by itself" in text or "it went on" in text
 
 
+async def test_arguments_that_nest_too_deep_count_as_no_answer() -> None:
+    answers = 0
+
+    def deep_at_first(body: dict[str, Any]) -> Reply | None:
+        nonlocal answers
+        answers += 1
+        deep: dict[str, Any] = {}
+        for _ in range(300):
+            deep = {"in": deep}
+        if answers == 1:
+            return Reply(tool_calls=(ToolCall("tool", deep),))
+        return reply(body)
+
+    async def tool() -> str:
+        """Do it."""
+        return "{[" * 300
+
+    async with simulated_headway(reply=deep_at_first) as headway:
+
+        @headway.workflow("agent")
+        def agent(models: Models) -> AssistantAgent:
+            return AssistantAgent("writer", models(MODEL), tools=[tool], reflect_on_tool_use=True)
+
+        with anyio.fail_after(30):
+            result = await headway.run("agent", task="x")
+    assert (result.text, answers) == ("{[" * 300, 3)
+
+
 @each_error
 async def test_an_agent_s_error_ends_its_run(headway: Headway, error: BaseException) -> None:
     _, failed = await beside(headway, lambda models: Raising(error))
