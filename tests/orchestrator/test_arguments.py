@@ -69,6 +69,7 @@ WRONG_CALLS: dict[str, tuple[list[Any], Callable[[Headway, Any], Awaitable[objec
     "older_than_seconds": ([-1, NAN, "1"], lambda hw, value: hw.prune(older_than_seconds=value)),
     "keep": (COUNTS, lambda hw, value: hw.prune(keep=value)),
     "since_seconds": ([-1, NAN, INFINITE, "1"], lambda hw, value: hw.costs(since_seconds=value)),
+    "by": ([5, ["x"], Rude(), deep()], lambda hw, value: hw.costs(value)),
     "id": (NAMES, lambda hw, value: hw.queue.bump(value, "low")),
     "priority": (PRIORITIES, lambda hw, value: hw.queue.bump("r-x", value)),
     "target": (NAMES, lambda hw, value: hw.queue.pause(value)),
