@@ -152,6 +152,16 @@ class _ContainingFactory:
         return self._make(loop, coro, **options)
 
 
+def _take_back(task: asyncio.Task[Any], asked: int) -> None:
+    """Take back what a step added to the cancellations of its own task.
+
+    Nobody else acts during a step. Counted as asked for, it would leave the run, and end all others
+    with it.
+    """
+    while task.cancelling() > asked:
+        task.uncancel()
+
+
 class _Guarded(Coroutine[Any, Any, Any]):
     """A coroutine that neither SystemExit, KeyboardInterrupt nor its own cancellation leaves.
 
@@ -173,24 +183,28 @@ class _Guarded(Coroutine[Any, Any, Any]):
         return self.send(None)
 
     def send(self, value: Any) -> Any:
-        return self._step(self._coro.send, value)
-
-    def throw(self, *raised: Any) -> Any:
-        return self._step(self._coro.throw, *raised)
-
-    def _step(self, step: Callable[..., Any], *given: Any) -> Any:
         task = asyncio.current_task()
         asked = 0 if task is None else task.cancelling()
         with LoopTime(self._what):
             try:
-                return step(*given)
+                return self._coro.send(value)
             except (SystemExit, KeyboardInterrupt) as error:
                 raise contained(error) from error
             finally:
-                # Nobody else acts during a step, so it was this code that cancelled its own task.
-                # Counted as asked for, it would leave the run, and end all others with it.
-                while task is not None and task.cancelling() > asked:
-                    task.uncancel()
+                if task is not None and task.cancelling() > asked:
+                    _take_back(task, asked)
+
+    def throw(self, *raised: Any) -> Any:
+        task = asyncio.current_task()
+        asked = 0 if task is None else task.cancelling()
+        with LoopTime(self._what):
+            try:
+                return self._coro.throw(*raised)
+            except (SystemExit, KeyboardInterrupt) as error:
+                raise contained(error) from error
+            finally:
+                if task is not None and task.cancelling() > asked:
+                    _take_back(task, asked)
 
     def close(self) -> None:
         self._coro.close()

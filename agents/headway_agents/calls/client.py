@@ -29,7 +29,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
-from autogen_core import CancellationToken, Component, ComponentModel
+from autogen_core import CancellationToken, Component, ComponentModel, FunctionCall
 from autogen_core.models import (
     ChatCompletionClient,
     CreateResult,
@@ -440,7 +440,8 @@ async def answer(live: LiveCall, request: Request, token: CancellationToken | No
                 result = await live.wait(partial(exchange.during, ask))
             finally:
                 exchange.stop()
-            _check_depth(result)
+            if not isinstance(result.content, str):
+                _check_depth(result.content)
         except Exception as error:
             await live.failed(exchange.refusal or error)
         else:
@@ -469,7 +470,8 @@ async def answer_stream(
                         yield item
             if result is None:
                 raise ProviderError("the stream ended without a result")
-            _check_depth(result)
+            if not isinstance(result.content, str):
+                _check_depth(result.content)
         except Exception as error:
             await live.failed(exchange.refusal or error)
         else:
@@ -491,12 +493,12 @@ async def _recorded(live: LiveCall, result: CreateResult) -> CreateResult:
     return result
 
 
-def _check_depth(result: CreateResult) -> None:
+def _check_depth(calls: Sequence[FunctionCall]) -> None:
     """Raise RecursionError for arguments of a tool that nest too deep to be parsed.
 
     AutoGen's agent would wait for ever: it expects no other error than that they are no JSON.
     """
-    for call in () if isinstance(result.content, str) else result.content:
+    for call in calls:
         depth, quoted = 0, False
         for sign in _SIGNS.findall(call.arguments):
             if sign == '"':
