@@ -2,7 +2,8 @@
 
 Theory of operation. asyncio ends its loop, and with it every run of the process, when a task raises
 SystemExit or KeyboardInterrupt: argparse does so in a tool that is given a wrong option. A
-CancelledError that nobody asked for looks like the end of the process to whoever awaits the task.
+CancelledError that nobody asked for looks like the end of the process to whoever awaits the task; a
+task that cancels itself asks for nothing.
 So wherever code of a workflow is awaited, what is no ``Exception`` becomes :class:`WorkflowExited`.
 AutoGen runs agents in tasks of its own: those get it from the task factory of the loop.
 
@@ -151,8 +152,18 @@ class _ContainingFactory:
         return self._make(loop, coro, **options)
 
 
+def _take_back(task: asyncio.Task[Any], asked: int) -> None:
+    """Take back what a step added to the cancellations of its own task.
+
+    Nobody else acts during a step. Counted as asked for, it would leave the run, and end all others
+    with it.
+    """
+    while task.cancelling() > asked:
+        task.uncancel()
+
+
 class _Guarded(Coroutine[Any, Any, Any]):
-    """A coroutine of which no SystemExit or KeyboardInterrupt leaves.
+    """A coroutine that neither SystemExit, KeyboardInterrupt nor its own cancellation leaves.
 
     No ``async def`` around it: a task that is cancelled before its first step would never start
     what is inside, and Python warns of coroutines that were never awaited.
@@ -172,18 +183,28 @@ class _Guarded(Coroutine[Any, Any, Any]):
         return self.send(None)
 
     def send(self, value: Any) -> Any:
+        task = asyncio.current_task()
+        asked = 0 if task is None else task.cancelling()
         with LoopTime(self._what):
             try:
                 return self._coro.send(value)
             except (SystemExit, KeyboardInterrupt) as error:
                 raise contained(error) from error
+            finally:
+                if task is not None and task.cancelling() > asked:
+                    _take_back(task, asked)
 
     def throw(self, *raised: Any) -> Any:
+        task = asyncio.current_task()
+        asked = 0 if task is None else task.cancelling()
         with LoopTime(self._what):
             try:
                 return self._coro.throw(*raised)
             except (SystemExit, KeyboardInterrupt) as error:
                 raise contained(error) from error
+            finally:
+                if task is not None and task.cancelling() > asked:
+                    _take_back(task, asked)
 
     def close(self) -> None:
         self._coro.close()

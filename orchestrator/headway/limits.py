@@ -31,8 +31,13 @@ class Limits:
         The others are as configured. Raises ConfigError.
         """
         if not isinstance(limits, Mapping):
-            raise CallerError(f"limits must be a mapping of settings, not {limits!r:.100}")
+            raise CallerError(
+                f"limits must be a mapping of settings, not a {type(limits).__name__}"
+            )
         quota = arguments.text("quota", quota)
+        nested = [name for name, value in limits.items() if isinstance(value, dict | list)]
+        if nested:
+            raise CallerError(f"limits must be numbers or texts: {nested[0]!r:.100} is a table")
         return await changed(self._commands, SetLimits(quota, dict(limits)))
 
     async def reset(self, quota: str) -> Change:

@@ -29,6 +29,13 @@ async def headway() -> AsyncIterator[Headway]:
         yield headway
 
 
+class Rude:
+    """An object without words."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("rude")
+
+
 def deep() -> dict[str, Any]:
     value: dict[str, Any] = {}
     for _ in range(100_000):
@@ -62,11 +69,15 @@ WRONG_CALLS: dict[str, tuple[list[Any], Callable[[Headway, Any], Awaitable[objec
     "older_than_seconds": ([-1, NAN, "1"], lambda hw, value: hw.prune(older_than_seconds=value)),
     "keep": (COUNTS, lambda hw, value: hw.prune(keep=value)),
     "since_seconds": ([-1, NAN, INFINITE, "1"], lambda hw, value: hw.costs(since_seconds=value)),
+    "by": ([5, ["x"], Rude(), deep()], lambda hw, value: hw.costs(value)),
     "id": (NAMES, lambda hw, value: hw.queue.bump(value, "low")),
     "priority": (PRIORITIES, lambda hw, value: hw.queue.bump("r-x", value)),
     "target": (NAMES, lambda hw, value: hw.queue.pause(value)),
     "quota": (NAMES, lambda hw, value: hw.limits.reset(value)),
-    "limits": ([5, "x", ["x"]], lambda hw, value: hw.limits.set(QUOTA, value)),
+    "limits": (
+        [5, "x", ["x"], Rude(), {"x": deep()}],
+        lambda hw, value: hw.limits.set(QUOTA, value),
+    ),
     "weight": (AMOUNTS, lambda hw, value: hw.limits.weight("team", value)),
     "team": (NAMES, lambda hw, value: hw.limits.weight(value, 1.0)),
     "limit of log": (COUNTS, lambda hw, value: hw.limits.log(limit=value)),

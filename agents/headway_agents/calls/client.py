@@ -14,6 +14,7 @@ wrapped client and adds its usage to the client that it was made from.
 import copy
 import json
 import logging
+import re
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -28,7 +29,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
-from autogen_core import CancellationToken, Component, ComponentModel
+from autogen_core import CancellationToken, Component, ComponentModel, FunctionCall
 from autogen_core.models import (
     ChatCompletionClient,
     CreateResult,
@@ -61,6 +62,11 @@ _log = logging.getLogger("headway")
 
 MODEL = "model"
 """The kind of a call that a model client makes; steps have other kinds."""
+
+DEEPEST_ARGUMENTS = 200
+"""How deep the arguments of a tool may nest. Python parses about five times as much."""
+
+_SIGNS = re.compile(r'\\.|["\[\]{}]', re.DOTALL)
 
 NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
@@ -434,6 +440,8 @@ async def answer(live: LiveCall, request: Request, token: CancellationToken | No
                 result = await live.wait(partial(exchange.during, ask))
             finally:
                 exchange.stop()
+            if not isinstance(result.content, str):
+                _check_depth(result.content)
         except Exception as error:
             await live.failed(exchange.refusal or error)
         else:
@@ -462,6 +470,8 @@ async def answer_stream(
                         yield item
             if result is None:
                 raise ProviderError("the stream ended without a result")
+            if not isinstance(result.content, str):
+                _check_depth(result.content)
         except Exception as error:
             await live.failed(exchange.refusal or error)
         else:
@@ -481,6 +491,24 @@ async def _recorded(live: LiveCall, result: CreateResult) -> CreateResult:
     text = dump_result(result)
     await live.done(text, readings.usage(told, odd), odd)
     return result
+
+
+def _check_depth(calls: Sequence[FunctionCall]) -> None:
+    """Raise RecursionError for arguments of a tool that nest too deep to be parsed.
+
+    AutoGen's agent would wait for ever: it expects no other error than that they are no JSON.
+    """
+    for call in calls:
+        depth, quoted = 0, False
+        for sign in _SIGNS.findall(call.arguments):
+            if sign == '"':
+                quoted = not quoted
+            elif not quoted and sign in ("[", "{"):
+                depth += 1
+            elif not quoted and sign in ("]", "}"):
+                depth -= 1
+            if depth > DEEPEST_ARGUMENTS:
+                raise RecursionError("arguments of a tool nest too deep")
 
 
 def dump_result(result: CreateResult) -> str:

@@ -58,7 +58,7 @@ async def costs_by(
 
     ``since_seconds``: only calls that came no longer ago.
     """
-    if by not in SPENT_BY:
+    if arguments.text("by", by) not in SPENT_BY:
         raise CallerError(f"costs are counted by {', '.join(SPENT_BY)}, not by {by!r:.100}")
     since = 0.0
     if since_seconds is not None:

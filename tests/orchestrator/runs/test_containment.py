@@ -125,6 +125,87 @@ async def test_a_tool_s_error_goes_to_the_model(headway: Headway, error: BaseExc
         assert type(error).__name__ in text
 
 
+async def cancel_itself() -> None:
+    """Cancel the task that this is executed in, as a library with a mistake does."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel("by itself")
+    await asyncio.sleep(0.01)
+    raise ValueError("it went on")  # Python 3.13 takes the cancellation back
+
+
+class Cancelling(Raising):
+    """An agent that cancels its own task."""
+
+    async def on_messages(self, messages: Any, cancellation_token: CancellationToken) -> Response:
+        await cancel_itself()
+        raise self._error
+
+
+async def cancelling_factory(models: Models) -> Team:
+    await cancel_itself()
+    raise AssertionError
+
+
+CANCELLING: dict[str, Callable[..., Any]] = {
+    "factory": cancelling_factory,
+    "agent": lambda models: Cancelling(ValueError()),
+    "agent in a team": lambda models: RoundRobinGroupChat([Cancelling(ValueError())]),
+}
+
+
+@pytest.mark.parametrize("what", CANCELLING)
+async def test_code_that_cancels_its_own_task_ends_its_run_alone(
+    headway: Headway, what: str
+) -> None:
+    _, failed = await beside(headway, CANCELLING[what])
+    assert failed is not None
+    assert "by itself" in str(failed) or "it went on" in str(failed)
+
+
+async def test_a_tool_that_cancels_its_own_task_is_told_to_the_model(headway: Headway) -> None:
+    async def tool() -> str:
+        """Do it."""
+        await cancel_itself()
+        return "done"
+
+    def factory(models: Models) -> Team:
+        writer = AssistantAgent("writer", models(MODEL), tools=[tool], reflect_on_tool_use=True)
+        return RoundRobinGroupChat([writer], max_turns=1)
+
+    text, failed = await beside(headway, factory)
+    assert failed is None
+    assert "by itself" in text or "it went on" in text
+
+
+async def test_arguments_that_nest_too_deep_count_as_no_answer() -> None:
+    answers = 0
+
+    def deep_at_first(body: dict[str, Any]) -> Reply | None:
+        nonlocal answers
+        answers += 1
+        deep: dict[str, Any] = {}
+        for _ in range(300):
+            deep = {"in": deep}
+        if answers == 1:
+            return Reply(tool_calls=(ToolCall("tool", deep),))
+        return reply(body)
+
+    async def tool() -> str:
+        """Do it."""
+        return "{[" * 300
+
+    async with simulated_headway(reply=deep_at_first) as headway:
+
+        @headway.workflow("agent")
+        def agent(models: Models) -> AssistantAgent:
+            return AssistantAgent("writer", models(MODEL), tools=[tool], reflect_on_tool_use=True)
+
+        with anyio.fail_after(30):
+            result = await headway.run("agent", task="x")
+    assert (result.text, answers) == ("{[" * 300, 3)
+
+
 @each_error
 async def test_an_agent_s_error_ends_its_run(headway: Headway, error: BaseException) -> None:
     _, failed = await beside(headway, lambda models: Raising(error))

@@ -1,0 +1,71 @@
+"""The fuzzer, for a few seconds: whatever is odd, four runs beside it do not notice.
+
+``python -m benchmarks.fuzz`` is the longer one; a seed that fails here is replayed by it.
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import anyio
+import pytest
+from benchmarks.fuzz import rows, world
+from benchmarks.fuzz.answers import odd_answer
+from benchmarks.fuzz.odd import Random
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+# AutoGen dumps what it got for its own log, and pydantic warns of it; tasks of its runtime that a
+# BaseException ended raise again when they are collected.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Pydantic serializer warnings"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+SEEDS = st.integers(0, 10**6)
+BLOCKS = (0, 1, 3, 4, 7, 11)
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
+    logging.disable(logging.CRITICAL)  # each odd answer has its line
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("quiet")
+@settings(
+    max_examples=1,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(seed=SEEDS)
+def test_nothing_odd_harms_a_bystander(seed: int) -> None:
+    report = world.Report()
+    with TemporaryDirectory() as folder:
+        anyio.run(world.Chapter(seed, Path(folder), report).play, list(BLOCKS))
+    assert {world.kind_of(block) for block in BLOCKS} == set(world.KINDS)
+    assert (report.harmed, report.hangs, report.faults) == ([], [], []), f"seed {seed}"
+    # The first four are alone, four are beside what is odd, four and four come after restarts.
+    assert report.bystanders >= 16
+    assert {"streams", "tool faults", "code", "arguments", "rows"} <= set(report.inputs)
+
+
+@given(seed=SEEDS)
+def test_a_seed_has_the_same_inputs_again(seed: int) -> None:
+    for streamed in (False, True):
+        one, again = (odd_answer(Random(f"{seed}"), streamed=streamed) for _ in range(2))
+        assert one == again or b"\x1f\x8b" in b"".join(one.parts)  # gzip writes the time
+    assert repr(rows._statement(Random(seed), ["r-a"])) == repr(
+        rows._statement(Random(seed), ["r-a"])
+    )
+
+
+def test_kinds_take_turns() -> None:
+    many = sum(world.KINDS.values())
+    found = [world.kind_of(block) for block in range(many, 2 * many)]
+    assert {kind: found.count(kind) for kind in world.KINDS} == world.KINDS
