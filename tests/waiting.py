@@ -54,3 +54,9 @@ class Process(subprocess.Popen[str]):
         if kind is not None:
             self.kill()
         super().__exit__(kind, *rest)
+
+
+def without_slowness(err: str) -> str:
+    """What a process said on stderr, but for how long its code kept a busy machine busy."""
+    lines = err.splitlines(keepends=True)
+    return "".join(line for line in lines if "blocked the event loop for" not in line)

@@ -28,9 +28,9 @@ from headway_scheduler.errors import WorkflowExited
 
 from .scope import acting_step, current_scope
 
-BLOCKED_SECONDS = 1.0
-"""How long code of a run may keep the event loop busy without being named in the log. A leader that
-shows no life for 1.5 s is replaced."""
+BLOCKED_SECONDS = 2.0
+"""How long code of a run may keep the event loop busy without being named in the log. By then a
+leader has been replaced. Less is what an import or a large team takes on a busy machine."""
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ def contain_agent(agent: ChatAgent) -> None:
 
 
 class LoopTime:
-    """Name in the log what keeps the event loop busy in this block for a second or more.
+    """Name in the log what keeps the event loop busy in this block for 2 s or more.
 
     The step that acts is named, else ``what``.
     """

@@ -24,7 +24,13 @@ from anyio.abc import TaskStatus
 from headway_scheduler.backends import open_backend
 from headway_scheduler.cluster.posting import FollowerCallbacks
 from headway_scheduler.cluster.remote import RemoteScheduler
-from headway_scheduler.errors import StoreBusy, StoreError, StoreReplaced, StoreTakenOver
+from headway_scheduler.errors import (
+    SchedulerClosed,
+    StoreBusy,
+    StoreError,
+    StoreReplaced,
+    StoreTakenOver,
+)
 from headway_scheduler.model.states import LIVE_CALLS, RunState
 from headway_scheduler.ports import Presence, Store, Vacancy
 from headway_scheduler.runtime.client import SchedulerClient
@@ -224,7 +230,7 @@ class Opener:
                     commands.leader = None
                     await self._go_on(lead, presence)
             finally:
-                lead.is_over.set()
+                lead.end()
 
         async with AsyncExitStack() as resources, anyio.create_task_group() as group:
             # In a task of its own: who loses the lead leaves the leader, not the block of this one.
@@ -319,6 +325,8 @@ class Opener:
                     await anyio.sleep_forever()
             except* StoreError as group:
                 _log.info("this process does not lead: %s", group.exceptions[0])
+            # Here a cancellation may land: nothing above waits if nobody can lead at all.
+            await anyio.sleep(LOOK_SECONDS)
 
     async def _lead_briefly(self, worker: str, vacancy: Vacancy) -> None:
         """Lead, for as long as the requests that wait need."""
@@ -344,23 +352,32 @@ class Lead:
         """Whether the worker is to be retired then: its runs have ended in order."""
         self.is_over = anyio.Event()
         """Set once nothing of this process leads or follows any more."""
+        self._has_begun = False
+
+    def end(self) -> None:
+        """Let nobody wait any more: nothing of this process leads or follows."""
+        if self._has_begun:
+            session = self.leader.scheduler.session
+            session.close()
+            session.callers.complete_all(SchedulerClosed("Headway was closed meanwhile"))
+        self.is_over.set()
 
     async def until_closed(self, task_status: TaskStatus[None]) -> bool:
         """Lead until the session closes; return whether another process led before that.
 
         Raises StoreError if it cannot lead.
         """
-        has_begun = is_lost = False
+        is_lost = False
         try:
             async with self.leader:
-                has_begun = True
+                self._has_begun = True
                 task_status.started()
                 await self.closing.wait()
                 if self.is_leaving:
                     await self.executor.leave()
                 self.leader.scheduler.session.close()
         except* StoreTakenOver:
-            if not has_begun:
+            if not self._has_begun:
                 raise
             is_lost = True
         return is_lost

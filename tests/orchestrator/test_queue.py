@@ -106,7 +106,8 @@ async def changed() -> AsyncIterator[SimulatedHeadway]:
     """A Headway of which very much was changed before."""
     async with simulated_headway() as headway:
         before = tuple(Change(1.0, "weight", f"team-{n}", "2") for n in range(1500))
-        await headway._opened.store.commit(Batch(changes=before))
+        assert headway._opened.leader is not None
+        await headway._opened.leader.store.commit(Batch(changes=before))
         yield headway
 
 
@@ -154,7 +155,8 @@ async def test_a_worker_sees_a_run_behind_however_many_that_it_cannot_execute() 
             Run(f"r-{n}", "other", "x", Priority.LOW, RunState.QUEUED, mine.run.created_at + 1)
             for n in range(1500)
         )
-        await headway._opened.store.commit(Batch(runs=tuple(others)))
+        assert headway._opened.leader is not None
+        await headway._opened.leader.store.commit(Batch(runs=tuple(others)))
         assert await headway._opened.executor._is_any_left()
         await headway.work(slots=1)
         assert (await headway.get_run(mine.id)).state is RunState.COMPLETED

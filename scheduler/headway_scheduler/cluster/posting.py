@@ -151,7 +151,8 @@ class Posting:
             self._callbacks.on_join()
         # No await since the post: what comes of it can only be taken in after this.
         self._outstanding.add(request_id, pendings)
-        self._mirror.record_messages(batch.messages, self._clock())
+        # Only the end of a call has a time there.
+        self._mirror.record_messages(batch.messages, self._clock() if is_durable else 0.0)
 
     def _batch(self, pendings: Sequence[Pending]) -> MessageBatch:
         messages = tuple(message for pending in pendings for message in pending.messages)

@@ -62,6 +62,8 @@ class LocalScheduler(PumpedClient):
             on_change=on_change,
             admits=admits,
         )
+        self.waiting_runs: Collection[str] = self._pump.awaited.keys()
+        """The runs under way that wait for another run, as they are at any time."""
 
     async def _begin(self) -> Iterates:
         await self.workers.begin()
@@ -169,11 +171,6 @@ class LocalScheduler(PumpedClient):
     def queued(self) -> list[CallRecord]:
         """Every queued call, next one first. Read only."""
         return inspection.queued(self._pump.core.state)
-
-    @property
-    def waiting_runs(self) -> Collection[str]:
-        """The runs under way that wait for another run."""
-        return self._pump.awaited.keys()
 
     def statistics(self) -> Statistics:
         """How many wait and are in flight, and every gauge."""

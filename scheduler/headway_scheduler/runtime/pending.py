@@ -141,18 +141,6 @@ class Decided:
     batch: Batch = NOTHING
     """What was committed."""
 
-    def of(self, is_theirs: Callable[[CallRecord], bool]) -> "Decided":
-        """Return what was decided about some of the calls."""
-        return Decided(
-            [record for record in self.grants if is_theirs(record)],
-            [record for record in self.preempted if is_theirs(record)],
-            [(record, error) for record, error in self.refused if is_theirs(record)],
-        )
-
-    def has_any(self) -> bool:
-        """Whether anything was decided."""
-        return bool(self.grants or self.preempted or self.refused)
-
 
 def failed_end(message: Message, error: Exception) -> Settle | None:
     """Return what is told of a call whose end cannot be recorded; None for other messages.
@@ -171,20 +159,16 @@ def _may_be_refused(message: Message, error: HeadwayError) -> bool:
 
 
 class Wakeup:
-    """Wakes the pump."""
+    """Wakes the pump: set ``event`` to have it iterate."""
 
     def __init__(self) -> None:
-        self._is_set = anyio.Event()
-
-    def set(self) -> None:
-        """Have the pump iterate."""
-        self._is_set.set()
+        self.event = anyio.Event()
 
     async def wait(self, seconds: float | None) -> None:
         """Sleep until it is set; not longer than ``seconds``, if that is given."""
         with anyio.move_on_after(seconds):
-            await self._is_set.wait()
-        self._is_set = anyio.Event()
+            await self.event.wait()
+        self.event = anyio.Event()
 
 
 class Callers:
@@ -210,7 +194,7 @@ class Callers:
         if self.is_closed:
             raise SchedulerClosed("the scheduler is closed: nothing more can be asked of it")
         self.pending.append(pending)
-        self.wakeup.set()
+        self.wakeup.event.set()
 
     def post(self, message: Message) -> None:
         """Tell a message, and wait for nothing. Raises SchedulerClosed."""
@@ -260,7 +244,7 @@ class Callers:
 
     def wake(self) -> None:
         """Have the pump iterate although nobody told anything."""
-        self.wakeup.set()
+        self.wakeup.event.set()
 
     def complete_all(self, error: Exception) -> None:
         """Let nobody wait any more."""

@@ -157,8 +157,12 @@ class Pump:
         if also := [pending.also for pending in pendings if pending.also is not NOTHING]:
             batch = batch.joined_with(also)
         told = [pending for pending in pendings if pending.orders or pending.sender is not None]
-        for_workers = decided.of(lambda record: not self._is_ours(record))
-        if told or for_workers.has_any():
+        for_workers = Decided(
+            [record for record in decided.grants if not self._is_ours(record)],
+            [record for record in decided.preempted if not self._is_ours(record)],
+            [each for each in decided.refused if not self._is_ours(each[0])],
+        )
+        if told or for_workers.grants or for_workers.preempted or for_workers.refused:
             health = provider_health(core.state)
             batch = replace(batch, outbox=notifications(told, for_workers, health))
         if batch != NOTHING:

@@ -83,9 +83,10 @@ class SqliteNotifier:
         try:
             if not self._read_ahead(self._owner):
                 return
-        except (StoreTakenOver, StoreReplaced):
-            # Wake the loop as well: it reads for itself, and gets the same error.
-            self._loop.call_soon_threadsafe(self._wake)
+        except StoreError as error:
+            if isinstance(error, StoreTakenOver) or self._file.is_lost():
+                # Wake the loop as well: it reads for itself, and gets the same error.
+                self._loop.call_soon_threadsafe(self._wake)
             raise
         self._loop.call_soon_threadsafe(self._wake)
 
@@ -147,10 +148,12 @@ class Listener:
 
         True too for a file that is gone, or replaced: there, nobody commits any more.
         """
+        if self._file.is_lost():  # asked first: of such a file SQLite may only give errors
+            return True
         with explained(self._path):
             (version,) = self._db.execute("PRAGMA data_version").fetchone()
         before, self._seen = self._seen, version
-        return bool(before != version) or self._file.is_lost()
+        return bool(before != version)
 
 
 def pipe_of(database: Path, owner: str) -> Path:
