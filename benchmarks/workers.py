@@ -158,8 +158,9 @@ class Crowd:
 
     def leader(self) -> int:
         try:
-            return int((self.folder / "headway.db.lock").read_text())
-        except (OSError, ValueError):
+            # The process id and the worker's id; empty while somebody is about to write them.
+            return int((self.folder / "headway.db.lock").read_text().split()[0])
+        except (OSError, ValueError, IndexError):
             return 0
 
     def end(self) -> None:
