@@ -25,6 +25,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -116,6 +117,8 @@ class Crowd:
             status = 1
             try:
                 status = work(self.folder, number)
+            except BaseException:
+                traceback.print_exc()  # into the log: the process ends before Python would
             finally:
                 os._exit(status)
         self.pids.append(pid)
