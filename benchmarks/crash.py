@@ -105,6 +105,10 @@ async def judged(folder: Path, provider: SimulatedProvider, runs: int) -> dict[s
         paid = len(provider.ledger.paid)
         return {
             "runs": dict(states),
+            "quarantined, because three kills in a row found them": sum(
+                run.is_quarantined for run in every
+            ),
+            "errors of others": [r.error for r in every if r.error and not r.is_quarantined],
             "calls done": sum(row.state is CallState.DONE for row in rows),
             "paid": paid,
             "possibly paid (cut off in flight)": lost,

@@ -1,14 +1,20 @@
 """Eight workers, two hundred runs, one budget; every second one worker is killed or frozen.
 
     python -m benchmarks.workers [--seconds 120] [--runs 200] [--workers 8] [--seed 1]
+    python -m benchmarks.workers --seconds 300 --runs 400 --blocking 40 --poison 6 --every 2
 
-Every worker is a process of ``headway work --forever``. Each second one of them, or whichever
-leads, is killed with SIGKILL and started anew, or frozen with SIGSTOP for a random time, now and
-then for longer than it takes to count as dead; one that ends by itself is started anew too. When
-the time is over, the workers are left alone until every run has ended. The provider, a process of
-its own, enforces the limits and keeps a ledger of what was paid. Shown, and the exit status is 1 if
-one is not so: all runs completed, with the transcripts of runs that nobody disturbed; no request
+Every worker is a process of ``headway work --forever``. Each second (``--every``) one of them, or
+whichever leads, is killed with SIGKILL and started anew, or frozen with SIGSTOP for a random time,
+now and then for longer than it takes to count as dead; one that ends by itself is started anew too.
+When the time is over, the workers are left alone until every run has ended. The provider, a process
+of its own, enforces the limits and keeps a ledger of what was paid. Shown, and the exit status is 1
+if one is not so: all runs completed, with the transcripts of runs that nobody disturbed; no request
 over a limit; no call paid more often than once and once for each attempt that is listed as lost.
+
+``--blocking`` so many of the runs stop the event loop of their worker with ``time.sleep``, for 2 to
+5 s after their first answer; in each attempt, for a replay executes the same code. ``--poison`` so
+many runs more end their process with ``os._exit``: half of them where they are built, half after
+their first answer. All of those must be quarantined, and no other run.
 """
 
 import argparse
@@ -19,7 +25,9 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,16 +59,45 @@ idempotency_header = "x-headway-call"
 base_url = "{{url}}"
 [workflows]
 team = "benchmarks.workers:team"
+blocking = "benchmarks.workers:blocking"
+poison = "benchmarks.workers:poison"
+late_poison = "benchmarks.workers:late_poison"
 """
+POISONED = 7
+"""The exit status of a worker that a poison run ended."""
+POISONS = ("poison", "late_poison")
 
 
-def team(models: Any) -> Any:
+def team(models: Any, look: Callable[[], None] = lambda: None) -> Any:
+    """Three agents in turn. ``look``: called after each answer."""
     from autogen_agentchat.agents import AssistantAgent
-    from autogen_agentchat.conditions import MaxMessageTermination
+    from autogen_agentchat.conditions import FunctionalTermination, MaxMessageTermination
     from autogen_agentchat.teams import RoundRobinGroupChat
 
+    def is_over(messages: Sequence[Any]) -> bool:
+        if any(message.source != "user" for message in messages):
+            look()
+        return False
+
     agents = [AssistantAgent(name, models("sim")) for name in ("writer", "critic", "editor")]
-    return RoundRobinGroupChat(agents, termination_condition=MaxMessageTermination(MESSAGES + 1))
+    over = MaxMessageTermination(MESSAGES + 1) | FunctionalTermination(is_over)
+    return RoundRobinGroupChat(agents, termination_condition=over)
+
+
+def blocking(models: Any) -> Any:
+    """Stops the event loop of its process for 2 to 5 s, once in each attempt."""
+    left = [random.uniform(2.0, 5.0)]
+    return team(models, lambda: time.sleep(left.pop()) if left else None)
+
+
+def poison(models: Any) -> Any:
+    """Ends its process while it is built."""
+    os._exit(POISONED)
+
+
+def late_poison(models: Any) -> Any:
+    """Ends its process after the first answer."""
+    return team(models, lambda: os._exit(POISONED))
 
 
 @dataclass
@@ -80,6 +117,8 @@ class Crowd:
             status = 1
             try:
                 status = work(self.folder, number)
+            except BaseException:
+                traceback.print_exc()  # into the log: the process ends before Python would
             finally:
                 os._exit(status)
         self.pids.append(pid)
@@ -122,8 +161,9 @@ class Crowd:
 
     def leader(self) -> int:
         try:
-            return int((self.folder / "headway.db.lock").read_text())
-        except (OSError, ValueError):
+            # The process id and the worker's id; empty while somebody is about to write them.
+            return int((self.folder / "headway.db.lock").read_text().split()[0])
+        except (OSError, ValueError, IndexError):
             return 0
 
     def end(self) -> None:
@@ -144,10 +184,15 @@ def work(folder: Path, number: int) -> int:
     return headway(["work", "--forever", "--slots", "8", "--label", f"worker {number}"])
 
 
-async def submit(folder: Path, runs: int) -> None:
+async def submit(folder: Path, args: argparse.Namespace) -> None:
+    """Submit all runs, in an order that the seed chooses."""
+    workflows = ["blocking"] * args.blocking + ["team"] * (args.runs - args.blocking)
+    tasks = [(workflow, f"Task {number}.") for number, workflow in enumerate(workflows)]
+    tasks += [(POISONS[number % 2], f"Poison {number}.") for number in range(args.poison)]
+    random.Random(args.seed).shuffle(tasks)
     async with Headway(load(folder / "headway.toml")) as headway:
-        for number in range(runs):
-            await headway.submit("team", task=f"Task {number}.")
+        for workflow, task in tasks:
+            await headway.submit(workflow, task=task)
 
 
 async def rows(folder: Path) -> list[Run]:
@@ -199,11 +244,11 @@ def disturbed(folder: Path, args: argparse.Namespace) -> Crowd:
         crowd.add(number)
     start = time.monotonic()
     while time.monotonic() < start + args.seconds:
-        time.sleep(1)
+        time.sleep(args.every)
         crowd.replace()
         crowd.disturb()
     crowd.wake(all_of_them=True)
-    give_up = time.monotonic() + 180
+    give_up = time.monotonic() + args.patience
     while time.monotonic() < give_up:
         crowd.replace()
         states = Counter(run.state.value for run in anyio.run(rows, folder))
@@ -221,9 +266,15 @@ def judged(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
     lost = anyio.run(lost_attempts, folder)
     found = anyio.run(transcripts, folder)
     refused = Counter(e.why for e in ledger.entries if e.status == 429)
+    every = anyio.run(rows, folder)
+    bad = [run for run in every if run.workflow in POISONS]
+    honest = [run for run in every if run.workflow not in POISONS]
     return {
-        "runs": dict(Counter(run.state.value for run in anyio.run(rows, folder))),
-        "attempts at runs": sum(run.attempts for run in anyio.run(rows, folder)),
+        "runs": dict(Counter(run.state.value for run in honest)),
+        "poison runs": dict(Counter("quarantined" if r.is_quarantined else r.state for r in bad)),
+        "honest runs quarantined": sum(run.is_quarantined for run in honest),
+        "errors of honest runs": dict(Counter(run.error for run in honest if run.error)),
+        "attempts at runs": sum(run.attempts for run in every),
         "transcripts that differ": sum(found.get(task) != text for task, text in expected.items()),
         "calls": len(lost),
         "requests paid": sum(paid.values()),
@@ -241,6 +292,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--every", type=float, default=1, help="seconds between two disturbances")
+    parser.add_argument("--blocking", type=int, default=0, help="how many runs block their loop")
+    parser.add_argument("--poison", type=int, default=0, help="how many runs end their process")
+    parser.add_argument("--patience", type=int, default=180, help="seconds to wait in the end")
     parser.add_argument("--keep", type=Path, help="leave the database and the log here")
     args = parser.parse_args()
     os.environ["OPENAI_API_KEY"] = "not-a-key"
@@ -260,13 +315,19 @@ def main() -> None:
         free.terminate()
         strict, url = provider(chaos, *limits)
         (chaos / "headway.toml").write_text(CONFIG.format(url=url))
-        anyio.run(submit, chaos, args.runs)
+        anyio.run(submit, chaos, args)
         crowd = disturbed(chaos, args)
         strict.terminate()
         strict.wait()
         report = judged(chaos, expected)
-        print(json.dumps({"done to workers": dict(crowd.done), **report}, indent=1))
-        is_well = report["runs"] == {"completed": args.runs} and not (
+        print(
+            json.dumps({"seed": args.seed, "done to workers": dict(crowd.done), **report}, indent=1)
+        )
+        is_contained = report["poison runs"] == (
+            {"quarantined": args.poison} if args.poison else {}
+        )
+        is_well = report["runs"] == {"completed": args.runs} and is_contained
+        is_well = is_well and not (
             report["transcripts that differ"]
             or report["calls paid more often than once and once for each loss"]
             or report["requests over a limit"]

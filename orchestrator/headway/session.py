@@ -170,7 +170,8 @@ class Opener:
         while True:
             try:
                 return await self._open(partial(self._lead, vacancy))
-            except (StoreBusy, StoreTakenOver):  # before, or just after this one led
+            except (StoreBusy, StoreTakenOver):
+                # Taken over: this process was stopped while it opened, and another one leads.
                 try:
                     return await self._open(self._follow)
                 except StoreError:

@@ -64,7 +64,7 @@ async def test_a_key_is_in_nothing_that_is_kept_or_shown(
     monkeypatch.setenv("OPENAI_API_KEY", "unused" if by_command else KEY)
     kept = tmp_path / "key"
     kept.write_text(KEY)
-    reading = f"print(open({str(kept)!r}).read())"
+    reading = f"import pathlib; print(pathlib.Path({str(kept)!r}).read_text())"
     command = json.dumps(shlex.join([sys.executable, "-c", reading]))
     file = written(
         tmp_path, provider.base_url, f"api_key_command = {command}" if by_command else ""

@@ -13,7 +13,7 @@ from typing import Self
 import anyio
 
 from headway_scheduler.core.policy import Policy
-from headway_scheduler.errors import StoreError, StoreTakenOver
+from headway_scheduler.errors import SchedulerClosed, StoreError, StoreTakenOver
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.changes import Change
 from headway_scheduler.model.runs import Run
@@ -64,6 +64,8 @@ class Leader:
         self._vacancy = vacancy
         self._local_worker = local_worker
         self._notifier = backend.notifier(LEADER)
+        self.is_lost: bool = False
+        """Whether it was ended from inside, as it is once another process leads."""
         self._resting: frozenset[str] = frozenset()
         self._stack = AsyncExitStack()
 
@@ -85,6 +87,9 @@ class Leader:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool | None:
+        # Its tasks cancel the block when they find that another process leads. Said before anything
+        # closes: runs of this process go on meanwhile, and ask for things.
+        self.is_lost = isinstance(error, anyio.get_cancelled_exc_class())
         self.commands.lose()
         return await self._stack.__aexit__(kind, error, trace)
 
@@ -190,6 +195,11 @@ class SessionCommands:
                 return await self.leader.commands.execute(command)
             except StoreTakenOver:
                 pass  # nothing of it is on disk: the leader by now is asked
+            except (SchedulerClosed, StoreError):
+                # The lead was lost, and what led is being closed: its scheduler and its store take
+                # nothing any more. While it leads, the error is that of the command.
+                if not self.leader.is_lost:
+                    raise
         return await self._remote.execute(command)
 
 

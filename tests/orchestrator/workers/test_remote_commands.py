@@ -506,10 +506,73 @@ async def test_a_leader_that_lost_its_place_follows_and_its_runs_go_on() -> None
         assert [call.lost_attempts for call in await store.calls()] == [0, 0, 0]
 
 
+async def test_what_is_asked_while_a_leader_that_lost_its_place_closes_goes_to_the_next(
+    leader: SimulatedHeadway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert leader._opened.leader is not None
+    store = leader._opened.leader.store
+    assert isinstance(store, SqliteStore)
+    closes, is_closing, may_close = store.__aexit__, anyio.Event(), anyio.Event()
+
+    async def close(*_: object) -> None:
+        is_closing.set()
+        with anyio.CancelScope(shield=True):
+            await may_close.wait()
+            await closes()
+
+    monkeypatch.setattr(store, "__aexit__", close)
+    freeze(leader)
+    backend = open_backend(leader.config.database)
+    vacancy = await backend.leadership().vacant()
+    async with Leader(leader.config, backend, "w-other", vacancy=vacancy):
+        try:
+            await is_closing.wait()
+            await leader.queue.pause("class:low")
+            run = await leader.start("agent", task="x")
+        finally:
+            may_close.set()
+        assert (await run.result()).text
+        assert [change.target for change in await leader.limits.log()] == ["class:low"]
+
+
+async def test_one_that_is_replaced_while_it_opens_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load(environ={"HEADWAY_DATABASE": str(tmp_path / "headway.db")})
+    opening, replaced, is_done = list[WorkerMonitor](), anyio.Event(), anyio.Event()
+    reap = WorkerMonitor.reap_dead_workers
+
+    async def late(self: WorkerMonitor) -> None:
+        opening.append(self)
+        if len(opening) == 1:
+            await replaced.wait()
+        await reap(self)
+
+    async def use() -> None:
+        async with Headway(config) as headway:
+            assert not headway.is_leader
+            await headway.queue.pause("class:low")
+        is_done.set()
+
+    monkeypatch.setattr(WorkerMonitor, "reap_dead_workers", late)
+    backend = open_backend(config.database)
+    async with anyio.create_task_group() as group:
+        group.start_soon(use)
+        await until(lambda: bool(opening))
+        stop_pulse(opening[0]._store)
+        vacancy = await backend.leadership().vacant()
+        async with Leader(config, backend, "w-other", vacancy=vacancy):
+            replaced.set()
+            await is_done.wait()
+
+
 def freeze(headway: Headway) -> None:
     """Stop the pulse of a leader of this process, as SIGSTOP would."""
     assert headway._opened.leader is not None
-    store = headway._opened.leader.store
+    stop_pulse(headway._opened.leader.store)
+
+
+def stop_pulse(store: object) -> None:
     assert isinstance(store, SqliteStore)
     lock = store._opened.lock
     lock._end.set()
