@@ -188,7 +188,8 @@ class _Guarded(Coroutine[Any, Any, Any]):
         with LoopTime(self._what):
             try:
                 return self._coro.send(value)
-            except (SystemExit, KeyboardInterrupt) as error:
+            # Closing throws a GeneratorExit: one that comes by itself was raised by the code.
+            except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
                 raise contained(error) from error
             finally:
                 if task is not None and task.cancelling() > asked:

@@ -37,6 +37,7 @@ RAISED = [
     asyncio.CancelledError("nobody asked"),
     RecursionError("deep"),
     MemoryError("full"),
+    GeneratorExit("by itself"),
 ]
 each_error = pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
 
