@@ -80,7 +80,9 @@ class Watch:
 
     def count(self, handle: RunHandle) -> None:
         """Add a run that has ended or stopped to the sums."""
-        del self.live[handle.id]
+        # The same run may be here again by now, with another handle: its start failed.
+        if self.live.get(handle.id) is handle:
+            del self.live[handle.id]
         self.last = handle
         self.states[handle.run.state] += 1
         self.totals = self.totals.plus(Totals.of(handle.calls.values(), time.time()))
