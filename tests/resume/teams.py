@@ -286,7 +286,7 @@ def reply(body: Body) -> str | Reply | None:
 
 def _slowness(text: str) -> int:
     """Words more for each branch of ``graph_fan``: they end one after the other, in any process."""
-    return next((n * 100 for n, name in enumerate(BRANCHES) if f"You are {name}." in text), 0)
+    return next((n * 200 for n, name in enumerate(BRANCHES) if f"You are {name}." in text), 0)
 
 
 def _called(tools: Sequence[str], mark: str) -> list[ToolCall]:

@@ -151,7 +151,7 @@ def test_a_frozen_leader_is_replaced_and_its_runs_go_on_when_it_wakes_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
-    with world_in(tmp_path, base_seconds=8.0) as world:
+    with world_in(tmp_path, base_seconds=4.0) as world:
         run_id = world.headway("submit", "agent", "fly").strip()
         worker = world.worker()
         world.until(lambda: in_flight(world), worker)
