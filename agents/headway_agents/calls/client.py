@@ -301,6 +301,11 @@ async def acquire(
     if slot.was_cut_off and scope.journal.unknown_waits:
         await live.for_person()
 
+    if priority is None:
+        priority = scope.priority
+    elif priority < scope.highest:
+        priority = _lowered(scope, slot.path, priority)
+
     def estimated() -> tuple[Route, ...]:
         return tuple([_route(live, candidate, output_cap) for candidate in candidates])
 
@@ -314,11 +319,7 @@ async def acquire(
         path=slot.path,
         model=first.model,
         quotas=first.quotas,
-        priority=scope.priority
-        if priority is None
-        else priority
-        if priority >= scope.highest
-        else _lowered(scope, slot.path, priority),
+        priority=priority,
         tokens=first.tokens,
         submitted_at=scope.service.now(),
         request_hash=slot.request_hash,
@@ -355,11 +356,11 @@ def output_cap(request: Request, defaults: Mapping[str, Any]) -> int | None:
         for name in ("max_completion_tokens", "max_tokens"):
             cap = arguments.get(name)
             if isinstance(cap, int) and cap > 0:  # llama.cpp takes -1 for no cap
-                return cap * _choices(arguments)
+                return cap * choices_of(arguments)
     return None
 
 
-def _choices(arguments: Mapping[str, Any]) -> int:
+def choices_of(arguments: Mapping[str, Any]) -> int:
     """Return how many answers are asked for at once; each may be as long as the cap."""
     choices = arguments.get("n")
     return choices if isinstance(choices, int) and choices > 1 else 1

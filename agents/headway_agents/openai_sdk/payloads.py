@@ -16,6 +16,7 @@ from headway_scheduler.model.formulas import CHARACTERS_PER_TOKEN
 from headway_scheduler.providers import readings
 from headway_scheduler.providers.readings import Odd
 
+from ..calls.client import choices_of
 from ..requests.prompts import IMAGE_CHARACTERS, RequestDigest, bytes_of, text_digest
 from ..secrets import without_keys
 
@@ -179,8 +180,7 @@ def _most_tokens(value: Any) -> int:
 def _output_cap(data: Mapping[str, Any]) -> int | None:
     caps = (data.get(name) for name in _CAPS)
     cap = next((cap for cap in caps if isinstance(cap, int) and cap > 0), None)
-    choices = data.get("n")
-    return cap * choices if cap and isinstance(choices, int) and choices > 1 else cap
+    return cap and cap * choices_of(data)
 
 
 def _usage(data: Any, odd: list[Odd], *, has_output: bool) -> Usage | None:
