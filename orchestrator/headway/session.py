@@ -300,7 +300,7 @@ class Opener:
         """Schedule through the leader; ``callers``: of calls that this process admitted itself."""
         worker = executor.worker.id
         callbacks = FollowerCallbacks(
-            executor.joins, executor.joined, executor.committed, executor.obey
+            executor.joins, executor.joined, executor.handles, executor.committed, executor.obey
         )
         remote = RemoteScheduler(self._backend, worker, store.clock, callbacks, presence, callers)
         if callers is not None:

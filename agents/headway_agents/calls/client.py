@@ -259,7 +259,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         digest: RequestDigest,
         token: CancellationToken | None,
     ) -> AsyncGenerator[str | CreateResult, None]:
-        if scope.machine.is_closed:
+        if scope.is_closed:
             # The run ended after create_stream() and before anybody read the stream.
             raise run_closed(scope.run_id)
         async with attached(scope, slot, digest, token=token) as live:

@@ -55,6 +55,9 @@ T = TypeVar("T")
 _log = logging.getLogger("headway")
 _ALERT = "quota %r is stopped, its calls wait: %s: mend it, then `headway limits resume`"
 _ODD = "model %r: %s is out of range: counted as unknown"
+KNOWN_NODES = 10_000
+"""How many messages a scope knows to be on disk at most; others are only handed over again."""
+
 _READABLE = ("json", "event-stream")
 _said: set[tuple[str, str]] = set()
 """The (model, field) pairs that this process has warned of."""
@@ -81,7 +84,7 @@ async def attached(
         yield live
     except Exception as error:
         # After the end of its run a call only fails because it was cancelled: not worth telling.
-        if not scope.machine.is_closed:
+        if not scope.is_closed:
             scope.error = error
         raise
     finally:
@@ -110,7 +113,7 @@ async def recorded(live: "LiveCall") -> str | None:
     record = live.slot.record
     if record is None or not live.slot.is_answered:
         return None
-    if not live.slot.is_nested:
+    if not live.slot.is_unordered:
         assert record.arrival is not None
         await live.wait(partial(live.scope.deliver, record.arrival))
     if record.state is CallState.FAILED:
@@ -258,7 +261,7 @@ class LiveCall:
     def begin(self) -> None:
         """Enter QUEUED: the attempt is not quiet as long as the call is in flight."""
         self._phase = Phase.QUEUED
-        self.scope.tell(WorkBegan())
+        self.scope.note_work(WorkBegan())
 
     async def _queued(self, call: Call) -> Call:
         known = self.scope.known_nodes
@@ -268,6 +271,8 @@ class LiveCall:
         else:
             granted = await self._service.reacquire(self.slot.record, self._routes)
         known.update(node.hash for node in prompt.nodes)
+        if len(known) > KNOWN_NODES:
+            known.clear()
         return granted
 
     def _admitted(self, call: Call) -> None:
@@ -397,7 +402,7 @@ class LiveCall:
     async def settle(self, outcome: Outcome, observation: Observation | None = None) -> None:
         """Record how the call ended. Returns when it is on disk and the answer's turn has come."""
         about = self._about_quota(observation)
-        if self.slot.is_nested:
+        if self.slot.is_unordered:
             self._phase = Phase.SETTLING
             await self._service.settle(self.slot.id, outcome, about)
             self._end()
@@ -431,7 +436,7 @@ class LiveCall:
 
     def _end(self) -> None:
         if self._phase not in (Phase.NEW, Phase.ENDED):
-            self.scope.tell(WorkEnded())
+            self.scope.note_work(WorkEnded())
         self._phase = Phase.ENDED
 
     async def _queue_again(self, outcome: Outcome, observation: Observation | None = None) -> None:

@@ -7,9 +7,8 @@ from headway_scheduler.model.calls import CallRecord
 from headway_scheduler.model.runs import Run
 from headway_scheduler.ports import Store
 
-from .journal import inherited_answers
+from .journal import inherited_answers, unpacked
 from .receipt import PriceOf, receipt
-from .results import unpacked
 
 
 @dataclass(frozen=True, slots=True)

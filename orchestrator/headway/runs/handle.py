@@ -20,7 +20,7 @@ from headway_scheduler.ports import Store
 from headway_scheduler.protocol.commands import CancelRun, PauseRun, RunOrder, SetPriority
 
 from .events import Ended, Progress
-from .results import unpacked
+from .journal import unpacked
 
 if TYPE_CHECKING:
     from autogen_agentchat.base import TaskResult

@@ -34,8 +34,7 @@ from ..pricing.prices import Prices
 from ..workflows import Workflows
 from .events import Ended, Started
 from .handle import ReplayOptions, RunHandle
-from .journal import answered, journal_of
-from .results import packed
+from .journal import answered, journal_of, packed
 
 if TYPE_CHECKING:
     from autogen_agentchat.base import TaskResult

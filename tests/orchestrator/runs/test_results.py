@@ -19,7 +19,7 @@ from headway.cli import main
 from headway.config import load
 from headway.pricing.prices import Prices
 from headway.runs.export import exported
-from headway.runs.results import packed, unpacked
+from headway.runs.journal import packed, unpacked
 from headway_agents import dump_result
 from headway_scheduler.errors import StoreCorrupt
 from headway_scheduler.model.calls import Call, CallRecord, Priority
