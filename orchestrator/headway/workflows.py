@@ -234,6 +234,7 @@ class Workflows:
             counts_usd=counts_usd,
             limits=limits,
             write_price=write_price,
+            charge_of=self._prices.charge_of(name),
         )
 
     def _count_usd(self, quotas: Iterable[str]) -> bool:
@@ -326,7 +327,9 @@ def _printed_key(model: str, command: str) -> str:
 
 
 def _import_autogen() -> None:
-    """Import what every team needs."""
+    """Import what every team needs, and what prices its answers."""
+    import genai_prices.data_snapshot  # noqa: F401
+
     import headway_agents  # noqa: F401
 
 
