@@ -335,16 +335,17 @@ class LiveCall:
         ``odd``: fields of it that were out of range.
         """
         self.interruption.check()
-        used, usage = None, served.usage
+        used, free, usage = None, 0, served.usage
         if usage is not None and self._call is not None:
             provider = self.candidate.provider
             characters = self.digest.characters
             self._service.learn(self.slot.agent, self._call.model, characters, usage)
             used = provider.settled_tokens(usage)
+            free = usage.cache_read_tokens if provider.caches_are_free else 0
         # Its head, if it came by itself, told that the provider answers.
         event = None if self._head is not None else ProviderEvent.ANSWERED
         told = Observation(event=event, odd=self._noted(odd)) if event or odd else None
-        outcome = Outcome(CallState.DONE, usage, answer, used_tokens=used)
+        outcome = Outcome(CallState.DONE, usage, answer, used_tokens=used, free_input_tokens=free)
         await self.settle(self._charged(outcome, served), told)
 
     async def failed(self, error: Exception) -> None:

@@ -369,6 +369,8 @@ class Outcome:
     """If queued: not tried before this time; None: at once."""
     used_tokens: int | None = None
     """Tokens charged where input and output count together; None: as many as were reserved."""
+    free_input_tokens: int = 0
+    """Of the input of ``usage``, what no limit counts: as a rule, what was read from a cache."""
     arrival: int | None = None
     """See ``CallRecord.arrival``."""
     usd: float | None = None
