@@ -232,6 +232,7 @@ class Workflows:
             counts_usd=counts_usd,
             limits=limits,
             write_price=write_price,
+            charge_of=self._prices.charge_of(name),
         )
 
     def _count_usd(self, quotas: Iterable[str]) -> bool:
@@ -341,10 +342,13 @@ def asking_scope() -> "RunScope | None":
 
 
 def _import_autogen() -> None:
+    """Import what every team needs, and what prices its answers."""
     # All that is imported stays: looking for garbage meanwhile takes a quarter of the time.
     is_collecting = gc.isenabled()
     gc.disable()
     try:
+        import genai_prices.data_snapshot  # noqa: F401
+
         import headway_agents  # noqa: F401
     finally:
         if is_collecting:

@@ -25,6 +25,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
@@ -446,7 +447,7 @@ async def answer(live: LiveCall, request: Request, token: CancellationToken | No
         except Exception as error:
             await live.failed(exchange.refusal or error)
         else:
-            return await _recorded(live, result)
+            return await _recorded(live, result, exchange)
 
 
 async def answer_stream(
@@ -476,11 +477,11 @@ async def answer_stream(
         except Exception as error:
             await live.failed(exchange.refusal or error)
         else:
-            yield await _recorded(live, result)
+            yield await _recorded(live, result, exchange)
             return
 
 
-async def _recorded(live: LiveCall, result: CreateResult) -> CreateResult:
+async def _recorded(live: LiveCall, result: CreateResult, exchange: Exchange) -> CreateResult:
     """Record an answer, and return it as it is recorded."""
     odd: list[Odd] = []
     told = vars(result.usage)
@@ -489,8 +490,11 @@ async def _recorded(live: LiveCall, result: CreateResult) -> CreateResult:
         # AutoGen's clients pass on what the provider wrote, such as NaN, that agents add up then.
         counts = {name: readings.count(value) or 0 for name, value in told.items()}
         result = result.model_copy(update={"usage": RequestUsage(**counts)})
-    text = dump_result(result)
-    await live.done(text, readings.usage(told, odd), odd)
+    # What came over the wire goes before what the client makes of it: that has two counts alone.
+    served = exchange.served(odd)
+    if served.usage is None and not odd:
+        served = replace(served, usage=readings.usage(told, odd))
+    await live.done(dump_result(result), served, odd)
     return result
 
 

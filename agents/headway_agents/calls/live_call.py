@@ -27,7 +27,7 @@ import anyio
 from autogen_core import CancellationToken
 
 from headway_scheduler.errors import ProviderError
-from headway_scheduler.model.calls import Call, Outcome, Route, Usage
+from headway_scheduler.model.calls import UNPRICED, Call, Outcome, Route, Served
 from headway_scheduler.model.quotas import Observation, ProviderEvent
 from headway_scheduler.model.states import CallState
 from headway_scheduler.providers import ErrorClass
@@ -58,6 +58,8 @@ _ODD = "model %r: %s is out of range: counted as unknown"
 KNOWN_NODES = 10_000
 """How many messages a scope knows to be on disk at most; others are only handed over again."""
 
+NOTHING = Served()
+"""What an answer tells of itself that tells nothing."""
 _READABLE = ("json", "event-stream")
 _said: set[tuple[str, str]] = set()
 """The (model, field) pairs that this process has warned of."""
@@ -231,6 +233,7 @@ class LiveCall:
         self._candidates: Mapping[str, Candidate] = {}
         self._routes: tuple[Route, ...] = ()
         self._attempts = 0
+        self._sent_at = 0.0
         self._faults = 0
         self._overruns = 0
 
@@ -292,6 +295,7 @@ class LiveCall:
         await self._service.sent(self.slot.id)
         # Only now: whoever is cancelled while this process asks whether it may send sent nothing.
         self._attempts += 1
+        self._sent_at = self._service.now()
         self._phase = Phase.SENT
 
     def record_head(self, status: int, headers: Mapping[str, str]) -> None:
@@ -325,24 +329,24 @@ class LiveCall:
 
     # Its end
 
-    async def done(self, answer: str, usage: Usage | None = None, odd: Sequence[Odd] = ()) -> None:
+    async def done(self, answer: str, served: Served = NOTHING, odd: Sequence[Odd] = ()) -> None:
         """Record the answer. Returns when it is on disk and its turn came. Raises StoreError.
 
         ``odd``: fields of it that were out of range.
         """
         self.interruption.check()
-        used = None
+        used, free, usage = None, 0, served.usage
         if usage is not None and self._call is not None:
             provider = self.candidate.provider
             characters = self.digest.characters
             self._service.learn(self.slot.agent, self._call.model, characters, usage)
             used = provider.settled_tokens(usage)
+            free = usage.cache_read_tokens if provider.caches_are_free else 0
         # Its head, if it came by itself, told that the provider answers.
         event = None if self._head is not None else ProviderEvent.ANSWERED
         told = Observation(event=event, odd=self._noted(odd)) if event or odd else None
-        usd = self._usd(usage)
-        outcome = Outcome(CallState.DONE, usage, answer, used_tokens=used, usd=usd)
-        await self.settle(outcome, told)
+        outcome = Outcome(CallState.DONE, usage, answer, used_tokens=used, free_input_tokens=free)
+        await self.settle(self._charged(outcome, served), told)
 
     async def failed(self, error: Exception) -> None:
         """Queue the call again until it may be sent, if that can mend ``error``; else raise it."""
@@ -382,22 +386,29 @@ class LiveCall:
         """Record ``error`` as what the agent gets, and raise it; but a cancelled call's reason."""
         self.interruption.check()
         odd = list[Odd]()
-        usage = paid_usage(error, odd)
+        served = Served(paid_usage(error, odd))
         if odd:
             observation = replace(observation or Observation(), odd=self._noted(odd))
-        is_lost = isinstance(error, TimedOut)
-        usd = 0.0 if usage is None and is_free(error) else self._usd(usage)
+        is_lost, usage = isinstance(error, TimedOut), served.usage
+        usd = 0.0 if usage is None and is_free(error) else None
         text = described(error)
         outcome = Outcome(CallState.FAILED, usage, error=text, lost=is_lost, usd=usd)
-        await self.settle(outcome, observation)
+        await self.settle(self._charged(outcome, served), observation)
         raise error
 
-    def _usd(self, usage: Usage | None) -> float | None:
-        """Return what an answer cost, where anybody counts dollars; None: nobody knows."""
-        model = self.candidate.model
-        if usage is None or model.price is None:
-            return None
-        return model.price(usage) if model.counts_usd or self.scope.counts_usd else None
+    def _charged(self, outcome: Outcome, served: Served) -> Outcome:
+        """Return an outcome with what the answer cost. It is never calculated again."""
+        if served.usage is None:
+            return outcome
+        charge_of = self.candidate.model.charge_of
+        charge = UNPRICED if charge_of is None else charge_of(served, self._sent_at)
+        return replace(
+            outcome,
+            usd=charge.usd,
+            usd_source=charge.source,
+            tier=served.tier,
+            served_model=None if served.model == self.candidate.model.name else served.model,
+        )
 
     async def settle(self, outcome: Outcome, observation: Observation | None = None) -> None:
         """Record how the call ended. Returns when it is on disk and the answer's turn has come."""
