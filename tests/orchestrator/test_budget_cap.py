@@ -243,8 +243,10 @@ async def test_queue_why_says_that_a_call_waits_for_the_budget_of_its_run(
         assert why is not None
         assert re.fullmatch(words, waits_for(why, headway.scheduler.now()))
         async with reading(headway.config) as reader:
-            stored = await load_queue(headway.config, reader)
-            why = explain(stored.scheduler.state, waiting, reader.now)
-            assert why is not None
+            why = None
+            while why is None:  # what is shown above may not be committed yet
+                await anyio.sleep(0.01)
+                stored = await load_queue(headway.config, reader)
+                why = explain(stored.scheduler.state, waiting, reader.now)
             assert "budget of the run: needs $0.18" in waits_for(why, reader.now)
         await headway.cancel(run.id)

@@ -62,9 +62,18 @@ _NOTHING_OBSERVED = Observation()
 class Scheduler:
     """Decides which calls may be sent; owns the quotas and every call that has not ended."""
 
-    def __init__(self, quotas: Iterable[Quota], now: float, policy: Policy | None = None) -> None:
+    def __init__(
+        self,
+        quotas: Iterable[Quota],
+        now: float,
+        policy: Policy | None = None,
+        own: str | None = None,
+    ) -> None:
         self.state: SchedulerState = SchedulerState(quotas, policy or Policy(), now)
         """Everything it knows, for ``inspection.py`` and others to read."""
+        self.own: str | None = own
+        """The worker whose process this is in: it alone says at once what it sends and hears. None:
+        nobody does, and whatever is admitted counts as sent."""
 
     def handle(  # noqa: C901  # one case for each type of message
         self, message: Message, now: float, worker: str | None = None
@@ -81,12 +90,12 @@ class Scheduler:
             case Submit():
                 self._submit(message, now, worker)
             case MarkSent():
-                self._mark_sent(message)
+                self._mark_sent(message, now)
             case Observe():
                 self._require_quotas(message.signals)
-                self._observe(message.call_id, message.signals, now)
+                self._observe(message.call_id, message.signals, now, worker)
             case Settle():
-                self._settle(message, now)
+                self._settle(message, now, worker)
             case SaveRun():
                 self._track(message.run, now)
                 if message.spent_usd and self.state.budgets.note_spent(
@@ -199,7 +208,10 @@ class Scheduler:
         record.check(CallState.ADMITTED)
         record.admit(now)
         state.registry.charge(call, waiter.cost)
-        live.reservations = tuple([(bucket, bucket.take(call, now)) for bucket in lane.buckets])
+        is_sent = self.own is None or record.worker != self.own
+        live.reservations = tuple(
+            [(bucket, bucket.take(call, now, is_sent=is_sent)) for bucket in lane.buckets]
+        )
         if (budget := state.budgets.by_run.get(call.run_id)) is not None:
             live.budget = budget
             budget.reserve(call)
@@ -353,13 +365,16 @@ class Scheduler:
             live.record.check_end(outcome)
             self._end_attempt(live, outcome, now)
 
-    def _mark_sent(self, message: MarkSent) -> None:
+    def _mark_sent(self, message: MarkSent, now: float) -> None:
         live = self.state.live.get(message.call_id)
         if live is not None and live.record.state is CallState.ADMITTED:
             live.record.mark_sent(message.at)
+            for bucket, reservation in live.reservations:
+                bucket.send(reservation, min(message.at, now))
             self.state.change(live.record)
+            self.state.ask_at = now  # what waits for a full bucket asks when they are charges
 
-    def _settle(self, message: Settle, now: float) -> None:
+    def _settle(self, message: Settle, now: float, worker: str | None) -> None:
         """End an attempt. A call that is not live has ended before: only ``signals`` count then."""
         if message.signals:
             self._require_quotas(message.signals)
@@ -367,7 +382,7 @@ class Scheduler:
         if live is not None:
             live.record.check_end(message.outcome)
         if message.signals:
-            self._observe(message.call_id, message.signals, now)
+            self._observe(message.call_id, message.signals, now, worker)
         if live is not None:
             self._end_attempt(live, message.outcome, now)
 
@@ -416,19 +431,26 @@ class Scheduler:
             if name not in self.state.lanes.quotas:
                 self.state.lanes.quota(name)
 
-    def _observe(self, call_id: str, signals: Mapping[str, Observation], now: float) -> None:
+    def _observe(
+        self, call_id: str, signals: Mapping[str, Observation], now: float, worker: str | None
+    ) -> None:
         """Record what an attempt showed of its quotas. A 429 pauses its own quota, no other."""
         state = self.state
         live = state.live.get(call_id)
         reservations = {} if live is None else dict(live.reservations)
-        admitted_at = now if live is None else live.record.admitted_at or now
+        admitted_at = sent_at = now
+        if live is not None:
+            admitted_at = live.record.admitted_at or now
+            # Another process tells with its next request: its answer may be any time since then.
+            is_own = worker is None or worker == self.own
+            sent_at = now if is_own else live.record.sent_at or admitted_at
         for name, observation in signals.items():
             if observation == _NOTHING_OBSERVED:
                 continue
             quota = state.lanes.quotas[name]
             lanes = state.lanes.lanes
             is_waited_for = any(lane.line.waiting for lane in lanes if quota in lane.quotas)
-            attempt = Attempt(call_id, admitted_at, reservations)
+            attempt = Attempt(call_id, admitted_at, reservations, sent_at)
             quota.observe(observation, attempt, now, is_waited_for=is_waited_for)
             state.log.touched.add((name,))
             state.ask_at = now

@@ -76,7 +76,7 @@ class Pump:
         self.admits = admits
         self.lost: StoreTakenOver | None = None
         """Why nothing more can be committed, once a commit found that another process leads."""
-        self.core = Scheduler(quotas := tuple(quotas), clock(), policy)
+        self.core = Scheduler(quotas := tuple(quotas), clock(), policy, session.worker)
         self._store = store
         self._quotas, self._policy, self._clock = quotas, policy, clock
         self._callers, self._leader = session.callers, leader
@@ -300,7 +300,7 @@ class Pump:
     async def _rebuild(self) -> Snapshot:
         """Build the core from the store. Raises StoreError and leaves the old one then."""
         runs, now = self._under_way.values(), self._clock()
-        core = Scheduler(self._quotas, now, self._policy)
+        core = Scheduler(self._quotas, now, self._policy, self._worker)
         try:
             snapshot = await self._store.snapshot()
             left_out = core.restore(

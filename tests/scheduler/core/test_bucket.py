@@ -1,12 +1,13 @@
 """One bucket, and the theorem of its module: it never believes more than the provider has."""
 
 from dataclasses import dataclass
+from math import floor
 
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from headway_scheduler.core.limits.bucket import TRANSIT_SECONDS, Bucket, Reservation
+from headway_scheduler.core.limits.bucket import CALM_SECONDS, TRANSIT_SECONDS, Bucket, Reservation
 from headway_scheduler.model.quotas import BucketState, Limit, Resource
 
 EPOCH = 1_772_366_400.0
@@ -81,6 +82,27 @@ def test_a_small_bucket_waits_only_a_share_of_its_fill_time() -> None:
     mirror.reserve(1, EPOCH)
     mirror.available(EPOCH + 0.05)
     assert mirror.reserved == 0
+
+
+def test_a_transit_time_that_grew_for_a_refusal_shrinks_when_none_comes() -> None:
+    mirror = bucket(60, 60)
+    for seconds in (0.05, 0.1, 0.2, 0.4, 0.5, 0.5):
+        reservation = mirror.reserve(1, EPOCH)
+        assert reservation.charge_at == pytest.approx(EPOCH + seconds)
+        mirror.settle(reservation, 0, EPOCH)
+        mirror.available(EPOCH)
+        mirror.widen_transit(EPOCH)
+    mirror.available(EPOCH + CALM_SECONDS + 1)
+    later = mirror.reserve(1, EPOCH + CALM_SECONDS + 1)
+    assert later.charge_at == pytest.approx(EPOCH + CALM_SECONDS + 1.25)
+
+
+def test_each_request_is_charged_at_its_own_time_and_not_behind_an_unsent_one() -> None:
+    mirror = bucket(60, 1)
+    first, second = (mirror.reserve(20, EPOCH, is_sent=False) for _ in range(2))
+    mirror.send(second, EPOCH + 1)
+    assert mirror.available(EPOCH + 11.5) == 60 - 20 - 20 + 10
+    assert (first.charged, second.charged) == (False, True)
 
 
 def test_a_call_above_the_capacity_waits_for_a_full_bucket() -> None:
@@ -325,11 +347,14 @@ class Request:
 
     gap: float
     amount: float
+    wait: float  #: from its admission until it is sent
     travel: float  #: share of the longest travel time
     answer: float  #: from arrival to the provider's own settlement
     notice: float  #: from there until we settle
     used: float  #: share of the amount
     lost: bool  #: never sent: the provider does not see it
+    back: float  #: share of the longest travel time until we hear of what remained
+    tells: str  #: what the answer says remained: "arrival", "answer", or nothing
 
 
 REQUESTS = st.lists(
@@ -337,11 +362,14 @@ REQUESTS = st.lists(
         Request,
         gap=st.sampled_from([0.0, 0.1, 0.5, 2.0, 5.0]) | st.floats(0, 20),
         amount=st.sampled_from([0.1, 0.5, 1.0, 1.5]) | st.floats(0.01, 3),
+        wait=st.sampled_from([0.0, 0.3, 5.0]) | st.floats(0, 10),
         travel=st.sampled_from([0.0, 1.0]) | st.floats(0, 1),
         answer=st.sampled_from([0.0, 1.0]) | st.floats(0, 30),
         notice=st.sampled_from([0.0, 1.0]) | st.floats(0, 30),
         used=st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0, 1),
         lost=st.booleans(),
+        back=st.sampled_from([0.0, 1.0]) | st.floats(0, 1),
+        tells=st.sampled_from(["arrival", "answer", ""]),
     ),
     max_size=12,
 )
@@ -356,6 +384,7 @@ class Race:
         self.restart_after = restart_after
         self.agenda: list[tuple[float, int, str, Request, Reservation | None]] = []
         self.reservations: dict[int, Reservation] = {}
+        self.told: dict[int, float] = {}
         self.now, self.count = EPOCH, 0
 
     def admit(self, request: Request) -> None:
@@ -363,41 +392,64 @@ class Race:
         self.run_until(self.now + request.gap)
         amount = request.amount * self.ours.limit.capacity
         while (ready_at := self.ours.ready_at(amount, self.now)) != self.now:
-            assert ready_at is not None
+            if ready_at is None:  # only the end or the sending of an earlier one can tell
+                assert self.agenda
+                ready_at = self.agenda[0][0]
             self.run_until(ready_at)
-        self.reservations[self.count] = self.ours.reserve(amount, self.now)
-        arrival = self.now + request.travel * self.longest_travel
+        self.reservations[self.count] = self.ours.reserve(amount, self.now, is_sent=False)
+        # What is stored counts as sent: the process that dies sends nothing later.
+        sent = self.now + (request.wait if self.restart_after is None else 0.0)
+        arrival = sent + request.travel * self.longest_travel
         answer = arrival + request.answer
         if not request.lost:
+            self.plan(sent, "send", request)
             self.plan(arrival, "arrive", request)
             self.plan(answer, "answer", request)
+        if request.tells and not request.lost and self.restart_after is None:
+            back = min(request.notice, request.back * self.longest_travel)
+            self.plan(answer + back, "hear", request)
         self.plan(answer + request.notice, "settle", request)
         self.count += 1
         if self.count == self.restart_after:
             self.restart()
 
     def plan(self, at: float, what: str, request: Request) -> None:
-        order = ("arrive", "answer", "settle").index(what)
-        self.agenda.append((at, self.count * 3 + order, what, request, None))
+        order = ("send", "arrive", "answer", "hear", "settle").index(what)
+        self.agenda.append((at, self.count * 5 + order, what, request, None))
         self.agenda.sort(key=lambda entry: entry[:2])
 
     def run_until(self, now: float) -> None:
         while self.agenda and self.agenda[0][0] <= now:
             at, number, what, request, _ = self.agenda.pop(0)
             self.compare(at)
-            self.happen(what, request, self.reservations[number // 3], at)
+            self.happen(what, request, number // 5, at)
             self.compare(at)
         self.compare(now)
         self.now = now
 
-    def happen(self, what: str, request: Request, reservation: Reservation, at: float) -> None:
+    def happen(self, what: str, request: Request, number: int, at: float) -> None:
+        reservation = self.reservations[number]
         used = 0.0 if request.lost else request.used * reservation.amount
-        if what == "arrive":
+        if what == "send":
+            self.ours.send(reservation, at)
+        elif what == "arrive":
             assert self.provider.arrive(reservation.amount, at), "the provider refused"
+            self.told[number] = floor(self.provider.tokens)
         elif what == "answer":
             self.provider.give_back(reservation.amount - used, at)
+            if request.tells == "answer":
+                self.told[number] = floor(self.provider.tokens)
+        elif what == "hear":
+            self.hear(reservation, self.told[number], at)
         else:
             self.ours.settle(reservation, used, at)
+
+    def hear(self, reservation: Reservation, remaining: float, at: float) -> None:
+        """Nothing is lost: our bucket has no more than the provider's, so no answer lowers it."""
+        before = self.ours.available(at)
+        self.ours.correct(reservation, remaining, at)
+        slack = 1e-6 * self.provider.capacity
+        assert self.ours.available(at) >= before - slack, "what was there was taken away"
 
     def compare(self, at: float) -> None:
         slack = 1e-6 * self.provider.capacity
@@ -408,7 +460,7 @@ class Race:
         state, limit = self.ours.state(self.now, None), self.ours.limit
         self.ours = Bucket("q", limit, self.now)
         self.ours.restore(state, self.now)
-        due = {number // 3 for _, number, what, _, _ in self.agenda if what == "settle"}
+        due = {number // 5 for _, number, what, _, _ in self.agenda if what == "settle"}
         for index in due:
             self.reservations[index] = self.ours.adopt(self.reservations[index].amount)
 

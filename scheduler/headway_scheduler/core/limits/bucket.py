@@ -5,11 +5,17 @@ for both drifts away from the provider's.
 
 Theory of operation. The provider takes a call's amount out of its own bucket when the request
 arrives, some moment after we admitted it. If we took it out of our fill at admission, our fill
-would start to refill before the provider's and run ahead of it by the jitter of the network. So
-an admitted amount is first *reserved*, and is *charged* to the fill at the answer or after the
-transit time, whichever comes first. A fill is capped at its capacity, so a charge that
-comes later leaves it lower or equal: what we call available is never more than what the provider
-has, whatever the delays, as long as requests travel no longer than the transit time.
+would start to refill before the provider's and run ahead of it. So an admitted amount is first
+*reserved*, and is *charged* to the fill at the answer or a transit time after the request was sent,
+whichever comes first. A commit and a busy event loop may lie between the admission and the request,
+for as long as they take: what is not sent yet stays reserved. A fill is capped at its capacity, so
+a charge that comes later leaves it lower or equal: what we call available is never more than what
+the provider has, whatever the delays, as long as requests travel no longer than the transit time.
+
+*Correcting*. An answer tells what remained at the provider: some count when the request arrived,
+others when the answer left. The fill is compared at both times, and lowered by the smaller of the
+two differences, so it never loses what is there. Refill that a full bucket lost, and what was
+corrected since, are no part of a difference.
 
 *Settling* corrects the charge to what was used. The fill rises to what it would be now, had the
 unused part never been charged. If the bucket had been full in between, the unused part would have
@@ -23,16 +29,16 @@ find all that it reserves, for they are a cap; and of calls that may cost more t
 one at a time is in flight.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import ceil, floor
 
 from ...model.calls import Call, Outcome
 from ...model.quotas import DAY_SECONDS, BucketState, Limit, Resource
 
 TRANSIT_SECONDS = 0.5
-"""How long a request may travel before we count it as charged, answer or not."""
+"""The longest time that a request travels before we count it as charged, answer or not."""
 
 _AMOUNTS: Mapping[Resource, Callable[[Call], float]] = {
     Resource.TOKENS: lambda call: call.tokens,
@@ -44,7 +50,9 @@ _AMOUNTS: Mapping[Resource, Callable[[Call], float]] = {
 """What a call takes of a limit; of all other limits, 1."""
 
 _TRANSIT_SHARE = 0.05
-"""The transit time is at most this share of the time in which the bucket fills."""
+"""The transit time is at first this share of the time in which the bucket fills, at most."""
+CALM_SECONDS = 600.0
+"""How long no refusal comes by chance before a transit time that grew for one is halved."""
 _EPSILON = 1e-9
 """Rounding of sums of floats, as a share of the capacity."""
 _TICK_SECONDS = 1e-6
@@ -59,7 +67,8 @@ class Reservation:
     amount: float
     """What was set aside for the call."""
     charge_at: float | None
-    """When it becomes a charge; epoch seconds. None where nothing is ever charged."""
+    """When it becomes a charge; epoch seconds. None where nothing is ever charged, and until the
+    request was sent."""
     charged: bool = False
     """Whether it was charged to the fill, instead of counting as reserved."""
     settled: bool = False
@@ -68,10 +77,11 @@ class Reservation:
     """The most that can come back of it once it is charged."""
     admitted_at: float | None = None
     """When the call was admitted; None for a call that was in flight at a restart."""
-    number: int = 0
-    """Its place in the order of admissions from this bucket; 0 for such a call."""
-    taken: float = 0.0
-    """What the bucket had given out up to and with it, in all."""
+    after: float | None = None
+    """What was available when it was sent, itself left out, less what was set aside for others
+    until it became a charge: they may have arrived before it. None: no answer to it is compared."""
+    lost: float = 0.0
+    """What the bucket had lost by then, in all."""
     unbounded: bool = False
     """Whether it is of money, and the call may cost more."""
 
@@ -82,14 +92,15 @@ class Bucket:
     __slots__ = (
         "_amount",
         "_charged",
-        "_corrected_by",
         "_in_transit",
         "_is_concurrency",
         "_is_money",
-        "_reservations",
+        "_lost",
         "_taken",
         "_transit_seconds",
         "_unbounded",
+        "_unsent",
+        "_widened_at",
         "as_of",
         "fill",
         "is_daily",
@@ -105,8 +116,10 @@ class Bucket:
         self.reserved: float = 0.0
         self.as_of: float = now
         self._unbounded = 0
-        self._taken = 0.0
-        self._reservations = self._corrected_by = 0
+        # Refill that found the bucket full, and what corrections took; what was set aside. In all.
+        self._lost = self._taken = 0.0
+        # Admitted and not sent; then sent, in the order in which they become charges.
+        self._unsent: dict[Reservation, None] = {}
         self._in_transit: deque[Reservation] = deque()
         # Charged and not settled, in the order of their charges.
         self._charged: dict[Reservation, None] = {}
@@ -125,6 +138,7 @@ class Bucket:
                 reservation.room = max(0.0, reservation.room + grown)
         # Growth leaves every room as it is: what a full bucket lost under the old limit stays lost.
         self._set_limit(limit)
+        self._forget_readings()
         if self._is_concurrency:
             self.fill = limit.capacity
         elif self.is_daily:
@@ -143,6 +157,7 @@ class Bucket:
         # time in which the bucket fills.
         fill_seconds = limit.capacity / limit.per_second if limit.per_second else 0.0
         self._transit_seconds = min(TRANSIT_SECONDS, _TRANSIT_SHARE * fill_seconds)
+        self._widened_at: float | None = None
 
     def amount(self, call: Call) -> float:
         """Return what ``call`` takes of this limit, in the resource's unit."""
@@ -219,9 +234,12 @@ class Bucket:
             return None
         if self.is_daily:
             return self._day_after(now)
-        if self.fill + deficit > (1 + _EPSILON) * limit.capacity and self._in_transit:
+        if self.fill + deficit > (1 + _EPSILON) * limit.capacity:
             # The fill is capped below what is needed until reserved amounts become charges.
-            return max(now, self._in_transit[0].charge_at or now)
+            if self._in_transit:
+                return max(now, self._in_transit[0].charge_at or now)
+            if self._unsent:
+                return None  # they are sent first, and that is told
         return max(now, self.as_of) + deficit / limit.per_second + _TICK_SECONDS
 
     def spares(self, amount: float, need: float, at: float, now: float) -> bool:
@@ -238,33 +256,44 @@ class Bucket:
         if self._is_concurrency:
             return None
         if self.is_daily:
-            days = ceil((amount - self.available(now)) / self.limit.capacity)
+            days = math.ceil((amount - self.available(now)) / self.limit.capacity)
             return opens_at if days < 1 else self._day_after(opens_at) + (days - 1) * DAY_SECONDS
         free = min(self.limit.capacity, self.available(now) + (opens_at - now) * rate)
         return opens_at + max(0.0, amount - free) / rate
 
-    def take(self, call: Call, now: float) -> Reservation:
-        """Set aside what ``call`` takes, which is about to be sent."""
-        reservation = self.reserve(self.amount(call), now)
+    def take(self, call: Call, now: float, *, is_sent: bool = True) -> Reservation:
+        """Set aside what ``call`` takes. As :meth:`reserve`."""
+        reservation = self.reserve(self.amount(call), now, is_sent=is_sent)
         if call.unbounded and self._is_money:
             reservation.unbounded = True
             self._unbounded += 1
         return reservation
 
-    def reserve(self, amount: float, now: float) -> Reservation:
-        """Set ``amount`` aside for a call that is about to be sent."""
+    def reserve(self, amount: float, now: float, *, is_sent: bool = True) -> Reservation:
+        """Set ``amount`` aside for a call that leaves at once, or when :meth:`send` says so."""
         self._advance(now)
         self.reserved += amount
-        if self._is_concurrency:
-            return Reservation(amount, None)
-        self._taken += amount
-        charge_at = now + self._transit_seconds
-        self._reservations += 1
-        reservation = Reservation(
-            amount, charge_at, admitted_at=now, number=self._reservations, taken=self._taken
-        )
-        self._in_transit.append(reservation)
+        reservation = Reservation(amount, None)
+        if not self._is_concurrency:
+            self._taken += amount
+            self._unsent[reservation] = None
+            if is_sent:
+                self.send(reservation, now)
         return reservation
+
+    def send(self, reservation: Reservation, at: float) -> None:
+        """Note that the request of a reservation left ``at``. Once is enough."""
+        if reservation not in self._unsent:
+            return
+        del self._unsent[reservation]
+        self._advance(at)
+        due, in_transit = at + self._transit_seconds, self._in_transit
+        # A charge that comes later is safe, and keeps them in order.
+        last = in_transit[-1].charge_at if in_transit else None
+        reservation.charge_at = due if last is None else max(due, last)
+        reservation.after = self.fill - self.reserved + self._taken
+        reservation.lost = self._lost
+        in_transit.append(reservation)
 
     def take_over(self, call: Call, since: float | None, now: float) -> Reservation:
         """As :meth:`adopt`; but dollars of a call that was admitted today (``since``) come back.
@@ -301,8 +330,8 @@ class Bucket:
         self._advance(now)
         reservation.settled = True
         self._unbounded -= reservation.unbounded
-        self._taken += 0.0 if self._is_concurrency else used - reservation.amount
         if not reservation.charged:
+            self._unsent.pop(reservation, None)
             self.reserved -= reservation.amount
             self.fill -= 0.0 if self._is_concurrency else used
         elif used < reservation.amount:
@@ -317,20 +346,43 @@ class Bucket:
         if self.limit.per_second:
             self.fill -= max(0.0, self.available(now))
 
-    def correct(self, reservation: Reservation, remaining: float, now: float) -> None:
-        """Lower the fill to ``remaining``: what was left when the provider charged ``reservation``.
+    def correct(
+        self,
+        reservation: Reservation,
+        remaining: float,
+        now: float,
+        answered_from: float = math.inf,
+    ) -> None:
+        """Lower the fill to what the provider has, if an answer shows that it has less.
 
-        The provider rounds it down. What it has now is that, and the refill since, less what was
-        admitted since. The fill is lowered to it, never raised. An answer to an older call than
-        the last that corrected the fill is ignored.
+        ``remaining`` is what was left, rounded down, when the request of ``reservation`` had
+        arrived, or when its answer left: a transit time ago, or ``answered_from`` on. The fill is
+        never raised.
         """
-        if reservation.admitted_at is None or reservation.number <= self._corrected_by:
+        if reservation.after is None:
             return
-        self._corrected_by = reservation.number
-        refilled = remaining + 1 + (now - reservation.admitted_at) * self.limit.per_second
-        thought = self.available(now)
-        provided = min(refilled, self.limit.capacity) - (self._taken - reservation.taken)
-        self.fill -= max(0.0, thought - provided)
+        self._advance(now)
+        if not reservation.charged:  # its request has arrived
+            self._charge(reservation)
+        available, left = self.fill - self.reserved, remaining + 1
+        at_arrival = reservation.after - left - (self._lost - reservation.lost)
+        seconds = max(self._transit_seconds, now - answered_from)
+        way_back = seconds * self.limit.per_second
+        at_answer = available - way_back - (left - self.reserved)
+        if (above := min(at_arrival, at_answer)) > 0:
+            self.fill -= above
+            self._lost += above
+
+    def widen_transit(self, now: float) -> None:
+        """Count requests as travelling twice as long: a refusal came that may be chance."""
+        if self.limit.per_second:
+            self._transit_seconds = min(TRANSIT_SECONDS, 2 * self._transit_seconds)
+            self._widened_at = now
+
+    def _forget_readings(self) -> None:
+        """Compare no answer to a call that was sent under other limits, or on another day."""
+        for reservation in (*self._in_transit, *self._charged):
+            reservation.after = None
 
     def state(self, now: float, paused_until: float | None) -> BucketState:
         """Return what to store: reservations count as spent, because a crash cannot tell.
@@ -339,6 +391,8 @@ class Bucket:
         """
         resource, available = self.limit.resource, self.available(now)
         last = self._in_transit[-1].charge_at if self._in_transit else None
+        if self._unsent:  # they leave now at the earliest
+            last = max(last or now, now + self._transit_seconds)
         as_of = max(self.as_of, last or self.as_of)
         return BucketState(self.quota, resource, available, as_of, paused_until)
 
@@ -351,13 +405,13 @@ class Bucket:
     def _day_after(self, now: float) -> float:
         """Return when the next day of the limit starts."""
         starts = self.limit.day_starts
-        return (floor((now - starts) / DAY_SECONDS) + 1) * DAY_SECONDS + starts
+        return (math.floor((now - starts) / DAY_SECONDS) + 1) * DAY_SECONDS + starts
 
     def _advance(self, now: float) -> None:
         in_transit = self._in_transit
         while in_transit:
             reservation = in_transit[0]
-            if not reservation.settled:
+            if not (reservation.settled or reservation.charged):
                 due = reservation.charge_at
                 if due is None or due > now:
                     break
@@ -368,15 +422,18 @@ class Bucket:
             self._refill(now)
 
     def _charge_all(self) -> None:
-        for reservation in self._in_transit:
+        for reservation in (*self._in_transit, *self._unsent):
             if not (reservation.settled or reservation.charged):
                 self._charge(reservation)
         self._in_transit.clear()
+        self._unsent.clear()
 
     def _charge(self, reservation: Reservation) -> None:
         self.reserved -= reservation.amount
         self.fill -= reservation.amount
         reservation.charged = True
+        if reservation.after is not None:
+            reservation.after -= self._taken
         reservation.room = self.limit.capacity - self.fill
         self._charged[reservation] = None
 
@@ -397,9 +454,14 @@ class Bucket:
         if now > self.as_of:
             if self.is_daily and self._day_after(self.as_of) <= now:
                 self.fill = self.limit.capacity
+                self._forget_readings()
             refilled = self.fill + (now - self.as_of) * self.limit.per_second
+            self._lost += max(0.0, refilled - self.limit.capacity)
             self.fill = min(self.limit.capacity, refilled)
             self.as_of = now
+            if self._widened_at is not None and now - self._widened_at > CALM_SECONDS:
+                self._transit_seconds /= 2
+                self._widened_at = now
             # Rooms grow from the earliest charge to the latest, so only the last ones can shrink.
             room = self.limit.capacity - self.fill
             for reservation in reversed(self._charged):

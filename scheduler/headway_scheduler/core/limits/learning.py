@@ -80,6 +80,8 @@ class Learned:
     """By which share of itself the scale grows next; 1 before the first refusal."""
     slot_seconds: float = FIRST_SLOT_SECONDS
     """For how many seconds of refill a guessed or scaled bucket has room."""
+    is_by_chance: bool = False
+    """Whether the last refusal was the first one for long, and changed no limit."""
     at_once: float = float("inf")
     """The concurrency that an overload left, in calls."""
     _at_once_since: float | None = None
@@ -113,6 +115,7 @@ class Learned:
 
     def record_refusal(self, admitted_at: float, now: float) -> bool:
         """Record that a call was refused for its rate. Return whether that changed a limit."""
+        self.is_by_chance = False
         if self._refused_at is not None and admitted_at <= self._refused_at + REST_SECONDS:
             return False  # sent before the last cut could show
         last, self._refused_at = self._refused_at, now
@@ -120,6 +123,7 @@ class Learned:
         self._taken.clear()
         is_chance = last is None or now - last > CHANCE_SECONDS
         if not self._is_scaled or (is_chance and not self.stated.is_guess):
+            self.is_by_chance = is_chance
             return False
         self.scale = max(SMALLEST, self._after_refusal(measured))
         self._stepped_at, self.growth = now, FIRST_GROWTH

@@ -4,6 +4,7 @@ Law of this file: it hands each part of an observation to the one object that it
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ class Attempt:
     """When the attempt was admitted; epoch seconds."""
     reservations: Mapping[Bucket, Reservation] = field(default_factory=dict[Bucket, Reservation])
     """What it holds, by bucket; empty once the call has ended."""
+    answered_from: float = math.inf
+    """When its answer left at the earliest; epoch seconds. Infinite: just now."""
 
 
 class QuotaState:
@@ -81,12 +84,8 @@ class QuotaState:
         if signals.event is ProviderEvent.ANSWERED:
             amounts = {b.limit.resource: each.amount for b, each in attempt.reservations.items()}
             is_changed |= self.learned.record_answer(amounts, now, is_waited_for=is_waited_for)
-        elif signals.event is ProviderEvent.REFUSED and self.learned.record_refusal(
-            attempt.admitted_at, now
-        ):
-            is_changed = True
-            for bucket in self.buckets:
-                bucket.drain(now)
+        elif signals.event is ProviderEvent.REFUSED:
+            is_changed |= self._refused(attempt, now)
         elif signals.event is ProviderEvent.OVERLOADED:
             is_changed |= self.learned.record_overload(attempt.admitted_at, self._in_use, now)
         if is_changed:
@@ -94,6 +93,16 @@ class QuotaState:
             self._fit(now)
         self._correct(signals.headers, attempt, now)
         return is_changed or is_reopened
+
+    def _refused(self, attempt: Attempt, now: float) -> bool:
+        """Record a refusal for the rate. Return whether that changed a limit."""
+        is_cut = self.learned.record_refusal(attempt.admitted_at, now)
+        for bucket in self.buckets:
+            if is_cut:
+                bucket.drain(now)
+            elif self.learned.is_by_chance:
+                bucket.widen_transit(now)
+        return is_cut
 
     def record_write_speed(self, seconds: float, output_tokens: int, now: float) -> bool:
         """Record how long a local server took. Return whether fewer calls go at once now."""
@@ -177,4 +186,4 @@ class QuotaState:
                 attempt.reservations.get(bucket),
             )
             if header is not None and header.remaining is not None and reservation is not None:
-                bucket.correct(reservation, header.remaining, now)
+                bucket.correct(reservation, header.remaining, now, attempt.answered_from)
