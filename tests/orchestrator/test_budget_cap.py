@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from autogen_agentchat.agents import BaseChatAgent
 from autogen_agentchat.base import Response
