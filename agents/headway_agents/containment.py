@@ -21,12 +21,16 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Gene
 from contextlib import aclosing, suppress
 from typing import Any, Self, TypeVar, cast
 
+from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.base import ChatAgent, Response
 from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage
-from autogen_core import CancellationToken
+from autogen_core import CancellationToken, FunctionCall
+from autogen_core.models import FunctionExecutionResult
 
 from headway_scheduler.errors import WorkflowExited
 
+from .autogen_private import RESULT_PROCESSOR, ExecuteToolCall, ToolCallResult, result_processor
+from .calls.errors import described, text_of
 from .scope import acting_step, current_scope
 
 BLOCKED_SECONDS = 2.0
@@ -53,7 +57,7 @@ def contained(error: BaseException) -> Exception:
     # The last frame is the one that raised; the first ones are ours and AutoGen's.
     where = traceback.extract_tb(error.__traceback__)[-1:]
     place = "".join(f", raised in {each.filename}:{each.lineno} ({each.name})" for each in where)
-    exited = WorkflowExited(f"{type(error).__name__}: {error}{place}")
+    exited = WorkflowExited(f"{type(error).__name__}: {text_of(error)}{place}")
     exited.__cause__ = error
     return exited
 
@@ -83,6 +87,30 @@ def contain_agent(agent: ChatAgent) -> None:
             raise contained(error) from error
 
     vars(agent)["on_messages_stream"] = contained_stream
+
+
+def contain_tool_calls(agent: AssistantAgent) -> None:
+    """Have the model told what a tool call of ``agent`` raises.
+
+    Such an agent waits for ever for a tool call that raised: AutoGen expects arguments that are no
+    JSON, and no others, such as a number of 5,000 digits, or a list for a handoff.
+    """
+    vars(agent)[RESULT_PROCESSOR] = result_processor(type(agent), _told)
+
+
+def _told(execute: ExecuteToolCall) -> ExecuteToolCall:
+    async def contained_call(*, tool_call: FunctionCall, **more: Any) -> ToolCallResult:
+        try:
+            return await contain(execute(tool_call=tool_call, **more))
+        except Exception as error:
+            return tool_call, FunctionExecutionResult(
+                content=f"Error: {described(error)}",
+                call_id=tool_call.id,
+                is_error=True,
+                name=tool_call.name,
+            )
+
+    return contained_call
 
 
 class LoopTime:
