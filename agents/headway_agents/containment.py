@@ -201,6 +201,10 @@ class _Guarded(Coroutine[Any, Any, Any]):
         self._coro = coro
         self._what = what
 
+    def __getattr__(self, name: str) -> Any:
+        # So that asyncio and debuggers can say where a task waits: names, frame, what it awaits.
+        return getattr(self._coro, name)
+
     def __await__(self) -> Generator[Any, Any, Any]:
         return cast(Generator[Any, Any, Any], self)
 

@@ -49,7 +49,7 @@ async def fuzz(args: argparse.Namespace) -> Report:
             left = -(-(args.inputs - seen) // BLOCK)
             many = min(left, BLOCKS_OF_CHAPTER)
             with TemporaryDirectory() as folder:
-                chapter = Chapter(args.seed, Path(folder), report)
+                chapter = Chapter(args.seed, Path(folder), report, latency_seconds=0.1)
                 await chapter.play(list(range(block, block + many)), other)
             block += many
             found = [*report.harmed, *report.hangs, *report.faults]

@@ -5,6 +5,7 @@ import gc
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
+from io import StringIO
 from typing import Any
 
 import anyio
@@ -410,6 +411,25 @@ async def test_what_is_no_exception_and_has_no_text_is_told_all_the_same(headway
 async def test_an_error_with_half_a_character_is_told(headway: Headway) -> None:
     _, failed = await beside(headway, lambda models: Raising(ValueError("half \ud83d")))
     assert "\\ud83d" in str(failed)
+
+
+async def test_a_task_of_a_run_says_where_it_waits(headway: Headway) -> None:
+    said = ""
+
+    class Waiting(Raising):
+        async def on_messages(self, messages: Any, token: CancellationToken) -> Response:
+            nonlocal said
+            task = asyncio.create_task(asyncio.sleep(60))
+            await asyncio.sleep(0)
+            written = StringIO()
+            task.print_stack(file=written)
+            said = repr(task) + written.getvalue()
+            task.cancel()
+            return Response(chat_message=TextMessage(content="x", source=self.name))
+
+    await beside(headway, lambda models: Waiting(ValueError()))
+    assert "coro=<sleep() running at" in said
+    assert "No stack" not in said
 
 
 @pytest.mark.filterwarnings("error")
