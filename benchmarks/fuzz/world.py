@@ -200,6 +200,7 @@ class Participant:
     guilty: list[str] = field(default_factory=list)
     recent: deque[str] = field(default_factory=lambda: deque(maxlen=30))
     _turn: int = 0
+    _works: bool = False
     _sdks: dict[int, AsyncOpenAI] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -220,11 +221,13 @@ class Participant:
     async def do(self, blocks: list[int], expected: dict[str, Any]) -> None:
         """Give the blocks to guilty runs beside bystanders, in an open session of their own."""
         waiting, done = deque(blocks), anyio.Event()
+        self._works = self.shares
         async with self.headway() as self._hw, DefaultAsyncHttpxClient() as self._http:
 
             async def beside() -> None:
                 while not done.is_set():
                     await self.bystanders(self._hw, expected)
+                self._works = False
                 self._hw.drain()
 
             async def take() -> None:
@@ -242,7 +245,7 @@ class Participant:
 
     async def _begin(self, hw: Headway, workflow: str, turn: int, **options: Any) -> RunHandle:
         """Start a run here, or have whichever process has room execute it."""
-        if self.shares and turn % 2:
+        if self._works and turn % 2:
             return await hw.submit(workflow, **options)
         return await hw.start(workflow, **options)
 
@@ -253,8 +256,7 @@ class Participant:
         async def one(task: str) -> None:
             try:
                 with anyio.fail_after(HANG_SECONDS):
-                    turn = int(task[-1]) if expected else 0
-                    handle = await self._begin(hw, "bystander", turn, task=task)
+                    handle = await self._begin(hw, "bystander", int(task[-1]), task=task)
                     result = await handle.result()
             except TimeoutError:
                 self._hang(f"{task} did not end")
