@@ -56,7 +56,9 @@ _log = logging.getLogger("headway")
 
 
 class RequestServer:
-    """Takes the requests that wait (:meth:`take_all`, :meth:`end_runs`), then all (:meth:`serve`)."""
+    """Takes the requests that wait with :meth:`take_all` and :meth:`end_runs`; then :meth:`serve`
+    takes all.
+    """
 
     def __init__(
         self,
