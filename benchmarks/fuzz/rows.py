@@ -3,8 +3,8 @@
 Of runs and calls only those of guilty runs are touched. No request is made in the name of a worker
 that lives, and no notification is written for one: what such a batch or notification holds belongs
 to everybody who waits in that worker (docs/isolation.md). Nor is a run said to have taken workers
-down: it would be alone in a worker for up to a minute, by right. Rows that can be read and contradict
-others, as an answer that is done and not there, are written too: `db repair` sets them aside.
+down: it would be alone in a worker for up to a minute, by right. Rows that can be read and
+contradict others, as an answer that is done and not there, are written: `db repair` mends them.
 """
 
 import json
