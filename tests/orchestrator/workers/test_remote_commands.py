@@ -682,6 +682,20 @@ async def test_a_follower_whose_leader_left_leads_for_its_letters(tmp_path: Path
                 assert next_one.is_leader
 
 
+@pytest.mark.parametrize("lives_lost", [0, 1])
+async def test_calls_outside_of_runs_take_no_slot(
+    leader: SimulatedHeadway, lives_lost: int
+) -> None:
+    """Their run goes on until Headway closes, and a suspect waits for a worker that is idle."""
+    await leader.model(MODEL).create([UserMessage(content="x", source="user")])
+    run = await leader.submit("agent", task="x")
+    suspect = replace(run.run, lives_lost=lives_lost)
+    await leader.scheduler.save_run(suspect)
+    with anyio.fail_after(30):
+        await leader.work(slots=1)
+    assert (await leader.get_run(run.id)).state is RunState.COMPLETED
+
+
 @pytest.mark.parametrize("who", ["leader", "follower"])
 async def test_a_run_that_waits_for_another_one_gives_its_slot_back(
     leader: SimulatedHeadway, who: str
