@@ -1,9 +1,14 @@
+import os
 from collections.abc import Generator
 from inspect import iscoroutinefunction
 
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.waiting import bounded
+
+# A shell that forbids it would have each process that a test starts compile Headway again: a third
+# of what a command costs.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # How long an example takes, or is thought up, says how busy the machine is and not what holds.
 settings.register_profile(

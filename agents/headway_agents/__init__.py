@@ -8,6 +8,7 @@ from .attempt import Attempt, dump_result, load_result
 from .calls.client import ScheduledClient, model_answer
 from .calls.models import CallLimits, Model
 from .calls.wrapped_client import model_name, openai_client
+from .containment import build
 from .journal.mismatch import difference
 from .journal.outcomes import (
     AttemptOutcome,
@@ -18,16 +19,17 @@ from .journal.outcomes import (
     WouldCall,
 )
 from .journal.recorded import Journal
-from .scope import RunScope, current_scope
+from .scope import AdHocScope, RunScope, current_scope
 from .secrets import remember
 from .steps.effects import Effect, idempotency_key, idempotent, once, pure
 from .steps.inputs import now, random, step
 from .steps.step import person_answer
-from .teams import build, load_component, load_factory, redacted
+from .teams import load_component, load_factory, redacted
 from .wrappers.bind import bind
 from .wrappers.wrapper import release
 
 __all__ = [
+    "AdHocScope",
     "Attempt",
     "AttemptOutcome",
     "CallLimits",

@@ -89,8 +89,9 @@ class Attempt:
                 self.result = self._latest
         finally:
             self.close()
-            with anyio.move_on_after(GRACE_SECONDS, shield=True):
-                await release(self.scope)
+            if self.scope.lazy_starts:
+                with anyio.move_on_after(GRACE_SECONDS, shield=True):
+                    await release(self.scope)
 
     def close(self) -> None:
         """Close the scope and cancel the token: calls leave the queue, nothing more is bought."""

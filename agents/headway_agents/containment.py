@@ -14,6 +14,7 @@ the time of each step of these tasks is taken, and what blocked is named in the 
 """
 
 import asyncio
+import inspect
 import logging
 import time
 import traceback
@@ -22,12 +23,12 @@ from contextlib import aclosing, suppress
 from typing import Any, Self, TypeVar, cast
 
 from autogen_agentchat.agents import AssistantAgent
-from autogen_agentchat.base import ChatAgent, Response
+from autogen_agentchat.base import ChatAgent, Response, Team
 from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage
 from autogen_core import CancellationToken, FunctionCall
 from autogen_core.models import FunctionExecutionResult
 
-from headway_scheduler.errors import WorkflowExited
+from headway_scheduler.errors import CallerError, WorkflowExited
 
 from .autogen_private import RESULT_PROCESSOR, ExecuteToolCall, ToolCallResult, result_processor
 from .calls.errors import described, text_of
@@ -38,6 +39,8 @@ BLOCKED_SECONDS = 2.0
 leader has been replaced. Less is what an import or a large team takes on a busy machine."""
 
 T = TypeVar("T")
+Factory = Callable[[Any], Team | ChatAgent | Awaitable[Team | ChatAgent]]
+"""Makes a fresh team for each attempt of a run, from what makes clients of models."""
 
 _log = logging.getLogger("headway")
 
@@ -154,6 +157,29 @@ async def contain(work: Awaitable[T]) -> T:
         if is_asked_for(error):
             raise
         raise contained(error) from error
+
+
+async def build(factory: Factory, models: Any) -> Team | ChatAgent:
+    """Call a factory, sync or async, with ``models``, and check what it returns.
+
+    Raises CallerError if that is no team or agent, and whatever the factory raises.
+    """
+    function = getattr(factory, "func", factory)  # of a partial
+    name = getattr(function, "__qualname__", repr(function))
+    with LoopTime(f"the factory {name!r}"):
+        team = factory(models)
+    if inspect.isawaitable(team):
+        team = await contain(team)
+    return checked_team(team, f"the factory {name!r}")
+
+
+def checked_team(made: object, what: str) -> Team | ChatAgent:
+    """Check that ``what``, a factory or a file, gave a team or an agent. Raises CallerError."""
+    if not isinstance(made, Team | ChatAgent):
+        raise CallerError(
+            f"{what} gives a {type(made).__name__}, which is neither a Team nor a ChatAgent"
+        )
+    return made
 
 
 def contain_tasks() -> None:

@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from itertools import count
 from typing import Any, assert_never
 
 from autogen_core import MessageHandlerContext
@@ -56,6 +57,8 @@ from .journal.events import (
     Skipped,
     StartTimer,
     StopAsked,
+    WorkBegan,
+    WorkEnded,
 )
 from .journal.machine import ReplayMachine, run_closed
 from .journal.outcomes import AttemptOutcome
@@ -88,6 +91,7 @@ class RunScope:
     models; ``counts_usd``: one of them is of dollars, or the run has a budget.
     ``highest``: the most urgent class that its calls may ask for by themselves; ``lowered``: agents
     whose calls asked for more. ``known_nodes``: chain nodes that are on disk.
+    ``is_closed``: nothing more may be asked.
     """
 
     def __init__(
@@ -116,6 +120,7 @@ class RunScope:
         # server holds a client, and that holds this scope.
         self.lazy_starts: dict[int, Any] = {}
         self.live_calls: LiveCalls = {}
+        self.is_closed: bool = False
         self._deliveries: dict[int, asyncio.Future[None]] = {}
         self._opened = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -132,7 +137,7 @@ class RunScope:
 
     async def replay_barrier(self, slot: JournalSlot) -> None:
         """Wait until the run may ask something new: every recorded answer was delivered."""
-        if slot.is_nested:
+        if slot.is_unordered:
             return
         try:
             while Pass() not in self.tell(ReachedBarrier(slot)):
@@ -189,6 +194,10 @@ class RunScope:
         """
         self.tell(CloseAsked(interrupted))
 
+    def note_work(self, change: WorkBegan | WorkEnded) -> None:
+        """Take in that a call is in flight from here on, or is no longer."""
+        self.tell(change)
+
     def tell(self, *events: ReplayEvent) -> list[ReplayEffect]:  # noqa: C901 - one match over all effects
         """Tell the machine what happened, do what it asks for, and return that.
 
@@ -225,12 +234,47 @@ class RunScope:
                     self.stopped = outcome
                     self.on_stop()
                 case CancelCalls():
+                    self.is_closed = True
                     # A call that is cancelled may leave the table at once.
                     for cancel in list(self.live_calls.values()):
                         cancel(run_closed(self.run_id))
                 case _:
                     assert_never(effect)
         return effects
+
+
+class AdHocScope(RunScope):
+    """The calls of a program that belong to no run. They are never replayed.
+
+    So it keeps nothing of a call that has ended: a program may make any number of them. Answers
+    are delivered as they come, for the order of parallel ones need not be the same a second time.
+    """
+
+    def __init__(self, service: SchedulerClient, run_id: str, priority: Priority) -> None:
+        super().__init__(service, run_id, priority)
+        self._calls = count()
+
+    def open_slot(self, kind: str, path: str, digest: RequestDigest) -> JournalSlot:
+        """Open a new slot. Raises RunClosed."""
+        if self.is_closed:
+            raise run_closed(self.run_id)
+        call = next(self._calls)
+        return JournalSlot(
+            id=f"{self.run_id}.{call}",
+            kind=kind,
+            path=path,
+            request_hash=digest.request_hash,
+            occurrence=call,
+            record=None,
+            is_answered=False,
+            was_cut_off=False,
+            is_unordered=True,
+            agent=path,
+            chunks=digest.chunks,
+        )
+
+    def note_work(self, change: WorkBegan | WorkEnded) -> None:
+        """Nobody waits for its calls to be over."""
 
 
 @contextmanager

@@ -5,9 +5,8 @@ of function tools. Load only what the user named.
 """
 
 import importlib
-import inspect
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -20,14 +19,12 @@ from headway_scheduler.errors import CallerError
 
 from .autogen_private import WELL_KNOWN_PROVIDERS
 from .calls.wrapped_client import provider_of
-from .containment import LoopTime, contain
+from .containment import Factory, checked_team
 from .secrets import scrubbed, without_masked_keys, without_secret_fields, without_whole_keys
 
 Reach = Callable[[str, Mapping[str, Any], str], Mapping[str, Any]]
 """Says what a client of a component file is to be built with instead of what its config says, from
 its provider (as in ``providers/``), its config and the file's name. Raises CallerError."""
-
-Factory = Callable[[Any], Team | ChatAgent | Awaitable[Team | ChatAgent]]
 
 
 def load_component(text: str, *, name: str, reach: Reach | None = None) -> Team | ChatAgent:
@@ -50,7 +47,7 @@ def load_component(text: str, *, name: str, reach: Reach | None = None) -> Team 
         raise CallerError(f"{name}: {_first_mistakes(error)}") from error
     except Exception as error:  # a component may raise anything from its constructor
         raise CallerError(scrubbed(f"{name}: {type(error).__name__}: {error}")) from error
-    return _checked(team, name)
+    return checked_team(team, name)
 
 
 def redacted(text: str, *, name: str = "component") -> str:
@@ -82,20 +79,6 @@ def load_factory(reference: str) -> Factory:
     if not callable(factory):
         raise CallerError(f"{reference!r} is a {type(factory).__name__}, not a function")
     return factory  # type: ignore[no-any-return]
-
-
-async def build(factory: Factory, models: Any) -> Team | ChatAgent:
-    """Call a factory, sync or async, with ``models``, and check what it returns.
-
-    Raises CallerError if that is no team or agent, and whatever the factory raises.
-    """
-    function = getattr(factory, "func", factory)  # of a partial
-    name = getattr(function, "__qualname__", repr(function))
-    with LoopTime(f"the factory {name!r}"):
-        team = factory(models)
-    if inspect.isawaitable(team):
-        team = await contain(team)
-    return _checked(team, f"the factory {name!r}")
 
 
 def _is_json(text: str, name: str) -> bool:
@@ -172,11 +155,3 @@ def _imported(name: str, what: str) -> Any:
 def _first_mistakes(error: ValidationError) -> str:
     mistakes = error.errors(include_input=False, include_url=False)[:3]
     return "; ".join(f"{'.'.join(map(str, m['loc'])) or 'it'}: {m['msg']}" for m in mistakes)
-
-
-def _checked(team: object, what: str) -> Team | ChatAgent:
-    if not isinstance(team, Team | ChatAgent):
-        raise CallerError(
-            f"{what} gives a {type(team).__name__}, which is neither a Team nor a ChatAgent"
-        )
-    return team

@@ -16,7 +16,7 @@ from .config import Config
 from .runs.options import new_run_id
 
 if TYPE_CHECKING:
-    from headway_agents import RunScope
+    from headway_agents import AdHocScope, RunScope
 
 AD_HOC = "(ad hoc)"
 """The workflow of the run, which takes no slot of its worker."""
@@ -30,12 +30,12 @@ class AdHocRun:
         self._worker = worker
         self._highest = config.highest_of_all
         self._priority = max(config.priority, self._highest)
-        self._begun: tuple[Run, RunScope] | None = None
+        self._begun: tuple[Run, AdHocScope] | None = None
 
-    def scope(self) -> "RunScope":
+    def scope(self) -> "AdHocScope":
         """The scope of the ad-hoc run, which begins if it has not."""
         if self._begun is None:
-            from headway_agents import RunScope
+            from headway_agents import AdHocScope
 
             now = self._scheduler.now()
             run = Run(
@@ -48,7 +48,7 @@ class AdHocRun:
                 started_at=now,
                 worker=self._worker,
             )
-            scope = RunScope(self._scheduler, run.id, self._priority)
+            scope = AdHocScope(self._scheduler, run.id, self._priority)
             scope.highest = self._highest
             self._begun = (run, scope)
             self._scheduler.note_run(run)

@@ -237,7 +237,8 @@ class Headway:
 
     async def receipt(self, run_id: str) -> Receipt:
         """Sum up what the last attempt at a run replayed, paid and saved."""
-        return await receipt_of(self._opened.store, await self.get_run(run_id), self._prices.cost)
+        run = await self.get_run(run_id)
+        return await receipt_of(self._opened.store, run, self._prices.usd_of)
 
     async def prune(
         self,

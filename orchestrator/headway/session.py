@@ -48,7 +48,7 @@ from .workers.commands import Commands
 from .workers.executor import Executor, new_worker
 from .workers.leader import Leader, SessionCommands, raise_store_error
 from .workers.remote_commands import RemoteCommands
-from .workflows import Workflows
+from .workflows import Workflows, asking_scope
 
 OPENING_SECONDS = 5.0
 """How long a follower waits for the leader to make or migrate the database."""
@@ -121,9 +121,7 @@ class Session:
         """Return the id of the run, of those that are executed here, whose code asks this."""
         if not self.executor.handles:
             return None
-        from headway_agents import current_scope
-
-        scope = current_scope.get()
+        scope = asking_scope()
         return scope.run_id if scope is not None and scope.run_id in self.executor.handles else None
 
     def shut(self) -> None:
@@ -300,7 +298,7 @@ class Opener:
         """Schedule through the leader; ``callers``: of calls that this process admitted itself."""
         worker = executor.worker.id
         callbacks = FollowerCallbacks(
-            executor.joins, executor.joined, executor.committed, executor.obey
+            executor.joins, executor.joined, executor.handles, executor.committed, executor.obey
         )
         remote = RemoteScheduler(self._backend, worker, store.clock, callbacks, presence, callers)
         if callers is not None:

@@ -4,6 +4,7 @@ Law of this file: a run can be built again from its row alone: by the name of a 
 by ``module:factory``, or from the text of a component file, which the row holds without its keys.
 """
 
+import gc
 import hashlib
 import inspect
 import json
@@ -92,10 +93,7 @@ class Workflows:
         )
 
     async def build(self, run: Run, scheduler: SchedulerClient, journal: "Journal") -> "Attempt":
-        """Build a fresh team for ``run``, its clients bound to the run. Imports AutoGen."""
-        if "autogen_ext.models.openai" not in sys.modules:
-            # It takes seconds. A leader whose loop is blocked for so long is replaced.
-            await to_thread.run_sync(_import_autogen)
+        """Build a fresh team for ``run``, its clients bound to the run."""
         from headway_agents import (
             Attempt,
             Effect,
@@ -234,6 +232,7 @@ class Workflows:
             counts_usd=counts_usd,
             limits=limits,
             write_price=write_price,
+            charge_of=self._prices.charge_of(name),
         )
 
     def _count_usd(self, quotas: Iterable[str]) -> bool:
@@ -325,9 +324,35 @@ def _printed_key(model: str, command: str) -> str:
     )
 
 
+async def import_autogen() -> None:
+    """Import what every team needs, if it is not."""
+    # It takes seconds. A leader whose loop is blocked for so long is replaced. A second run waits
+    # in a thread too: while the first imports it, the module is there without its classes.
+    module = sys.modules.get("autogen_ext.models.openai")
+    if not hasattr(module, "OpenAIChatCompletionClient"):
+        await to_thread.run_sync(_import_autogen)
+
+
+def asking_scope() -> "RunScope | None":
+    """Return the scope of the run whose code asks; None outside of runs."""
+    # While this module is not there, no run has begun; to import it here would block the loop.
+    context = getattr(sys.modules.get("headway_agents.scope"), "current_scope", None)
+    scope: RunScope | None = None if context is None else context.get()
+    return scope
+
+
 def _import_autogen() -> None:
-    """Import what every team needs."""
-    import headway_agents  # noqa: F401
+    """Import what every team needs, and what prices its answers."""
+    # All that is imported stays: looking for garbage meanwhile takes a quarter of the time.
+    is_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        import genai_prices.data_snapshot  # noqa: F401
+
+        import headway_agents  # noqa: F401
+    finally:
+        if is_collecting:
+            gc.enable()
 
 
 def _hash(text: str) -> str:

@@ -1,6 +1,7 @@
 """A run's scope between its calls and its machine: what no call may do to the others."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,15 @@ from autogen_core import CancellationToken
 from autogen_core.models import CreateResult
 from autogen_ext.models.replay import ReplayChatCompletionClient
 
-from headway_agents import Journal, Model, NonDeterminism, RunScope, ScheduledClient
+from headway_agents import (
+    AdHocScope,
+    Journal,
+    Model,
+    NonDeterminism,
+    RunScope,
+    ScheduledClient,
+)
+from headway_agents.calls import live_call
 from headway_scheduler.errors import RunClosed
 from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.states import CallState
@@ -105,3 +114,40 @@ async def test_a_call_that_is_cancelled_anywhere_holds_up_no_other(
         if finished == 3:
             return
     raise AssertionError("never finished")
+
+
+def things_in(holder: object) -> int:
+    """How many items the containers hold that a scope and its machine keep."""
+    values = list(vars(holder).values())
+    if isinstance(holder, RunScope):
+        values += vars(holder.machine).values()
+    return sum(len(value) for value in values if isinstance(value, dict | set | deque | list))
+
+
+async def test_a_scope_of_no_run_keeps_nothing_of_calls_that_have_ended(
+    service: LocalScheduler, question: Any, records: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program may ask through it for as long as it lives."""
+    monkeypatch.setattr(live_call, "KNOWN_NODES", 3)
+    scope, run = (
+        AdHocScope(service, "ad-hoc", Priority.NORMAL),
+        RunScope(service, "run", Priority.LOW),
+    )
+    for number in range(20):
+        for each in (scope, run):
+            await asking(each, "w").create(question(f"question {number}"))
+    assert things_in(scope) <= 3
+    assert things_in(run) >= 20  # what is counted here is what a replay needs
+    rows = await records()
+    assert [row.state for row in rows] == [CallState.DONE] * 40
+    assert {f"ad-hoc.{number}" for number in range(20)} < {row.call.id for row in rows}
+
+
+async def test_a_scope_of_no_run_that_is_closed_asks_nothing(
+    service: LocalScheduler, question: Any, records: Any
+) -> None:
+    scope = AdHocScope(service, "ad-hoc", Priority.NORMAL)
+    scope.close()
+    with pytest.raises(RunClosed):
+        await asking(scope, "w").create(question())
+    assert not await records()

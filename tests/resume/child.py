@@ -22,7 +22,7 @@ from openai.resources.chat.completions import AsyncCompletions
 from headway import Headway
 from headway.config import load
 from headway.runs.handle import RunHandle
-from headway.runs.results import unpacked
+from headway.runs.journal import unpacked
 from headway_agents import RunScope
 from headway_agents.calls.live_call import LiveCall
 from headway_scheduler.backends.sqlite.store import SqliteStore

@@ -24,6 +24,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
@@ -254,7 +255,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         digest: RequestDigest,
         token: CancellationToken | None,
     ) -> AsyncGenerator[str | CreateResult, None]:
-        if scope.machine.is_closed:
+        if scope.is_closed:
             # The run ended after create_stream() and before anybody read the stream.
             raise run_closed(scope.run_id)
         async with attached(scope, slot, digest, token=token) as live:
@@ -441,7 +442,7 @@ async def answer(live: LiveCall, request: Request, token: CancellationToken | No
         except Exception as error:
             await live.failed(exchange.refusal or error)
         else:
-            return await _recorded(live, result)
+            return await _recorded(live, result, exchange)
 
 
 async def answer_stream(
@@ -471,11 +472,11 @@ async def answer_stream(
         except Exception as error:
             await live.failed(exchange.refusal or error)
         else:
-            yield await _recorded(live, result)
+            yield await _recorded(live, result, exchange)
             return
 
 
-async def _recorded(live: LiveCall, result: CreateResult) -> CreateResult:
+async def _recorded(live: LiveCall, result: CreateResult, exchange: Exchange) -> CreateResult:
     """Record an answer, and return it as it is recorded."""
     odd: list[Odd] = []
     told = vars(result.usage)
@@ -484,8 +485,11 @@ async def _recorded(live: LiveCall, result: CreateResult) -> CreateResult:
         # AutoGen's clients pass on what the provider wrote, such as NaN, that agents add up then.
         counts = {name: readings.count(value) or 0 for name, value in told.items()}
         result = result.model_copy(update={"usage": RequestUsage(**counts)})
-    text = dump_result(result)
-    await live.done(text, readings.usage(told, odd), odd)
+    # What came over the wire goes before what the client makes of it: that has two counts alone.
+    served = exchange.served(odd)
+    if served.usage is None and not odd:
+        served = replace(served, usage=readings.usage(told, odd))
+    await live.done(dump_result(result), served, odd)
     return result
 
 

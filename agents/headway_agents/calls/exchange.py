@@ -16,16 +16,20 @@ What was refused here is what counts (``Exchange.refusal``), whatever the client
 """
 
 import asyncio
+import json
 import re
 import sys
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
 
-from headway_scheduler.providers.readings import LONGEST_MODEL_NAME, word
+from headway_scheduler.model.calls import Served
+from headway_scheduler.providers import readings
+from headway_scheduler.providers.readings import LONGEST_MODEL_NAME, Odd, word
 
 from ..autogen_private import http_client
 from .errors import AnswerRefused, TimedOut
@@ -50,6 +54,12 @@ _WHOLE = "application/json"
 """The content type of bodies that nobody reads before their end. A stream of any other, which some
 servers send, is given on as it comes."""
 _EVENTS = _LINES[0]
+LONGEST_TOLD = 4 * MIB
+"""The longest body that is read for its usage, in bytes. Of a longer one the client's counts do."""
+MOST_TOLD = 8
+"""The most events of a stream that are kept for their usage."""
+_TELLING = (b"usage", b"eval_count")
+_UNTOLD = re.compile(rb'"usage" ?: ?null')
 _EVENT_END = re.compile(rb"\n\n|\r\r|\r\n\r\n")
 
 
@@ -161,6 +171,10 @@ class Exchange:
     """The call that the attempt is of. It has a candidate."""
     refusal: AnswerRefused | None = None
     """Why an answer was refused here. It goes before what the client raised."""
+    told: list[bytes] = field(default_factory=list[bytes])
+    """Of the last answer that is a stream: events that tell its usage."""
+    whole: bytearray = field(default_factory=bytearray)
+    """The last answer that is none, as far as it is looked at."""
     responses: list[Any] = field(default_factory=list[Any])
     """Every response of this attempt, open or closed."""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
@@ -275,23 +289,52 @@ class Exchange:
             f"set models.{self.live.candidate.model.name}.base_url"
         )
 
+    def served(self, odd: list[Odd], *, has_output: bool = True) -> Served:
+        """Read what the last answer told of itself. Fields out of range are added to ``odd``."""
+        bodies: list[Any] = []
+        texts: list[bytes | bytearray] = [*self.told]
+        if len(self.whole) <= LONGEST_TOLD:
+            texts.append(self.whole)
+        for text in texts:
+            with suppress(ValueError, RecursionError):  # the client reads it, and judges it
+                bodies.append(json.loads(text))
+        return readings.served(bodies, odd, has_output=has_output)
+
+    def _note(self, given: bytes, *, has_lines: bool) -> None:
+        """Keep what may tell the usage of the answer, and no more than that."""
+        if not has_lines:
+            if len(self.whole) <= LONGEST_TOLD:
+                self.whole += given
+            return
+        if not any(name in given for name in _TELLING):
+            return
+        for line in given.splitlines():
+            if any(name in line for name in _TELLING) and _UNTOLD.search(line) is None:
+                self.told.append(line.removeprefix(b"data:"))
+        # Some servers count anew with each chunk. The first event tells input, the last one all.
+        del self.told[MOST_TOLD // 2 : -MOST_TOLD // 2]
+
     async def body(self, raw: Any, reader: BodyReader, broken: type[Exception]) -> Any:
         """Yield what may be given on of a body, of which ``raw`` is what comes.
 
         Raises AnswerRefused, or ``broken`` for a body that is not packed as its head says.
         """
         has_lines = reader.content_type.startswith(_LINES)
+        self.told.clear()
+        self.whole.clear()
         try:
             async for data in raw:
                 if not has_lines:  # of a stream, only a whole line is a sign of life
                     self._waits_since = self.loop.time()
                 for given in reader.feed(data):
                     self._waits_since = None  # whoever reads it is busy with what came
+                    self._note(given, has_lines=has_lines)
                     yield given
                     self._waits_since = self.loop.time()
             self._waits_since = None
             if reader.held:
-                yield bytes(reader.held)
+                self._note(rest := bytes(reader.held), has_lines=has_lines)
+                yield rest
         except TooMuch as error:
             raise self.too_much(str(error)) from None
         except ValueError as error:

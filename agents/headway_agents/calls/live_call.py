@@ -27,7 +27,7 @@ import anyio
 from autogen_core import CancellationToken
 
 from headway_scheduler.errors import ProviderError
-from headway_scheduler.model.calls import Call, Outcome, Route, Usage
+from headway_scheduler.model.calls import UNPRICED, Call, Outcome, Route, Served
 from headway_scheduler.model.quotas import Observation, ProviderEvent
 from headway_scheduler.model.states import CallState
 from headway_scheduler.providers import ErrorClass
@@ -55,6 +55,11 @@ T = TypeVar("T")
 _log = logging.getLogger("headway")
 _ALERT = "quota %r is stopped, its calls wait: %s: mend it, then `headway limits resume`"
 _ODD = "model %r: %s is out of range: counted as unknown"
+KNOWN_NODES = 10_000
+"""How many messages a scope knows to be on disk at most; others are only handed over again."""
+
+NOTHING = Served()
+"""What an answer tells of itself that tells nothing."""
 _READABLE = ("json", "event-stream")
 _said: set[tuple[str, str]] = set()
 """The (model, field) pairs that this process has warned of."""
@@ -81,7 +86,7 @@ async def attached(
         yield live
     except Exception as error:
         # After the end of its run a call only fails because it was cancelled: not worth telling.
-        if not scope.machine.is_closed:
+        if not scope.is_closed:
             scope.error = error
         raise
     finally:
@@ -110,7 +115,7 @@ async def recorded(live: "LiveCall") -> str | None:
     record = live.slot.record
     if record is None or not live.slot.is_answered:
         return None
-    if not live.slot.is_nested:
+    if not live.slot.is_unordered:
         assert record.arrival is not None
         await live.wait(partial(live.scope.deliver, record.arrival))
     if record.state is CallState.FAILED:
@@ -228,6 +233,7 @@ class LiveCall:
         self._candidates: Mapping[str, Candidate] = {}
         self._routes: tuple[Route, ...] = ()
         self._attempts = 0
+        self._sent_at = 0.0
         self._faults = 0
         self._overruns = 0
 
@@ -258,7 +264,7 @@ class LiveCall:
     def begin(self) -> None:
         """Enter QUEUED: the attempt is not quiet as long as the call is in flight."""
         self._phase = Phase.QUEUED
-        self.scope.tell(WorkBegan())
+        self.scope.note_work(WorkBegan())
 
     async def _queued(self, call: Call) -> Call:
         known = self.scope.known_nodes
@@ -268,6 +274,8 @@ class LiveCall:
         else:
             granted = await self._service.reacquire(self.slot.record, self._routes)
         known.update(node.hash for node in prompt.nodes)
+        if len(known) > KNOWN_NODES:
+            known.clear()
         return granted
 
     def _admitted(self, call: Call) -> None:
@@ -287,6 +295,7 @@ class LiveCall:
         await self._service.sent(self.slot.id)
         # Only now: whoever is cancelled while this process asks whether it may send sent nothing.
         self._attempts += 1
+        self._sent_at = self._service.now()
         self._phase = Phase.SENT
 
     def record_head(self, status: int, headers: Mapping[str, str]) -> None:
@@ -320,24 +329,24 @@ class LiveCall:
 
     # Its end
 
-    async def done(self, answer: str, usage: Usage | None = None, odd: Sequence[Odd] = ()) -> None:
+    async def done(self, answer: str, served: Served = NOTHING, odd: Sequence[Odd] = ()) -> None:
         """Record the answer. Returns when it is on disk and its turn came. Raises StoreError.
 
         ``odd``: fields of it that were out of range.
         """
         self.interruption.check()
-        used = None
+        used, free, usage = None, 0, served.usage
         if usage is not None and self._call is not None:
             provider = self.candidate.provider
             characters = self.digest.characters
             self._service.learn(self.slot.agent, self._call.model, characters, usage)
             used = provider.settled_tokens(usage)
+            free = usage.cache_read_tokens if provider.caches_are_free else 0
         # Its head, if it came by itself, told that the provider answers.
         event = None if self._head is not None else ProviderEvent.ANSWERED
         told = Observation(event=event, odd=self._noted(odd)) if event or odd else None
-        usd = self._usd(usage)
-        outcome = Outcome(CallState.DONE, usage, answer, used_tokens=used, usd=usd)
-        await self.settle(outcome, told)
+        outcome = Outcome(CallState.DONE, usage, answer, used_tokens=used, free_input_tokens=free)
+        await self.settle(self._charged(outcome, served), told)
 
     async def failed(self, error: Exception) -> None:
         """Queue the call again until it may be sent, if that can mend ``error``; else raise it."""
@@ -377,27 +386,34 @@ class LiveCall:
         """Record ``error`` as what the agent gets, and raise it; but a cancelled call's reason."""
         self.interruption.check()
         odd = list[Odd]()
-        usage = paid_usage(error, odd)
+        served = Served(paid_usage(error, odd))
         if odd:
             observation = replace(observation or Observation(), odd=self._noted(odd))
-        is_lost = isinstance(error, TimedOut)
-        usd = 0.0 if usage is None and is_free(error) else self._usd(usage)
+        is_lost, usage = isinstance(error, TimedOut), served.usage
+        usd = 0.0 if usage is None and is_free(error) else None
         text = described(error)
         outcome = Outcome(CallState.FAILED, usage, error=text, lost=is_lost, usd=usd)
-        await self.settle(outcome, observation)
+        await self.settle(self._charged(outcome, served), observation)
         raise error
 
-    def _usd(self, usage: Usage | None) -> float | None:
-        """Return what an answer cost, where anybody counts dollars; None: nobody knows."""
-        model = self.candidate.model
-        if usage is None or model.price is None:
-            return None
-        return model.price(usage) if model.counts_usd or self.scope.counts_usd else None
+    def _charged(self, outcome: Outcome, served: Served) -> Outcome:
+        """Return an outcome with what the answer cost. It is never calculated again."""
+        if served.usage is None:
+            return outcome
+        charge_of = self.candidate.model.charge_of
+        charge = UNPRICED if charge_of is None else charge_of(served, self._sent_at)
+        return replace(
+            outcome,
+            usd=charge.usd,
+            usd_source=charge.source,
+            tier=served.tier,
+            served_model=None if served.model == self.candidate.model.name else served.model,
+        )
 
     async def settle(self, outcome: Outcome, observation: Observation | None = None) -> None:
         """Record how the call ended. Returns when it is on disk and the answer's turn has come."""
         about = self._about_quota(observation)
-        if self.slot.is_nested:
+        if self.slot.is_unordered:
             self._phase = Phase.SETTLING
             await self._service.settle(self.slot.id, outcome, about)
             self._end()
@@ -431,7 +447,7 @@ class LiveCall:
 
     def _end(self) -> None:
         if self._phase not in (Phase.NEW, Phase.ENDED):
-            self.scope.tell(WorkEnded())
+            self.scope.note_work(WorkEnded())
         self._phase = Phase.ENDED
 
     async def _queue_again(self, outcome: Outcome, observation: Observation | None = None) -> None:

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 
 from autogen_core.models import ChatCompletionClient
 
-from headway_scheduler.model.calls import Usage
+from headway_scheduler.model.calls import Charge, Served, Usage
 from headway_scheduler.providers import OTHER, Provider
 
 Price = Callable[[Usage], float]
 """Dollars for usage."""
+
+ChargeOf = Callable[[Served, float], Charge]
+"""What an answer cost, by what it told of itself and when it was asked for, in epoch seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,9 @@ class Model:
     ``idempotency_header``: its name, if the server knows one; it carries the call's id, the same at
     every attempt. ``price``: dollars for usage, asked where a quota of this model (``counts_usd``)
     or of the run is of dollars; ``write_price``: the same with all input written to the provider's
-    cache. ``provider``: how calls are charged and answers read; None: as the class of the client
-    tells. ``limits``: what one attempt may take.
+    cache; ``charge_of``: what an answer cost, None if none has a price. ``provider``: how calls are
+    charged and answers read; None: as the class of the client tells. ``limits``: what one attempt
+    may take.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Model:
     counts_usd: bool = False
     limits: CallLimits = CallLimits()
     write_price: Price | None = None
+    charge_of: ChargeOf | None = None
 
 
 @dataclass(frozen=True, slots=True)

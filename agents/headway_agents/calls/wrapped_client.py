@@ -7,6 +7,7 @@ httpx; it uses every other through AutoGen's contract alone.
 from typing import Any
 
 from autogen_core.models import ChatCompletionClient, ModelFamily, ModelInfo
+from autogen_ext.models.openai import OpenAIChatCompletionClient
 
 from ..autogen_private import (
     create_arguments,
@@ -44,8 +45,6 @@ _NEW_MODEL = ModelInfo(
 
 def openai_client(model: str, key: str, base_url: str | None) -> ChatCompletionClient:
     """Make a client for OpenAI, or for the server at ``base_url`` that speaks its protocol."""
-    from autogen_ext.models.openai import OpenAIChatCompletionClient
-
     info = listed_model_info(model) or _NEW_MODEL
     address: dict[str, Any] = {} if base_url is None else {"base_url": base_url}
     return OpenAIChatCompletionClient(model=model, api_key=key, model_info=info, **address)

@@ -18,8 +18,8 @@ class JournalSlot:
     ``id`` is its call's, ``run_id.n``. ``kind``, ``path``, ``request_hash`` and ``occurrence`` are
     its key. ``record`` is its row, None if the run never asked this; ``is_answered`` says that the
     row's answer is given back instead of asked for, ``was_cut_off`` that an earlier attempt died
-    while the call was in flight. ``is_nested``: a step asks while it acts, and
-    its answers are delivered as they come. ``agent`` is the path without the steps in it.
+    while the call was in flight. ``is_unordered``: its answer is delivered when it comes, because a
+    step asks while it acts, or no run does. ``agent`` is the path without the steps in it.
     ``chunks`` tells the text of the request, to be compared with what was recorded.
     """
 
@@ -31,7 +31,7 @@ class JournalSlot:
     record: CallRecord | None
     is_answered: bool
     was_cut_off: bool
-    is_nested: bool
+    is_unordered: bool
     agent: str
     chunks: Callable[[], Sequence[str]]
 

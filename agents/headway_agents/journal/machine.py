@@ -110,11 +110,6 @@ class ReplayMachine:
         self.state: ReplayState = Replaying() if self._due else Live()
 
     @property
-    def is_closed(self) -> bool:
-        """Whether nothing more may be asked."""
-        return isinstance(self.state, Closed)
-
-    @property
     def is_interrupted(self) -> bool:
         """Whether it was closed before its run was over."""
         return isinstance(self.state, Closed) and self.state.interrupted
@@ -204,7 +199,7 @@ class ReplayMachine:
             record=record,
             is_answered=is_answered,
             was_cut_off=record is not None and record.state is CallState.UNKNOWN,
-            is_nested=bool(nested),
+            is_unordered=bool(nested),
             agent=agent,
             chunks=event.chunks,
         )
@@ -213,7 +208,7 @@ class ReplayMachine:
     # The barrier
 
     def _reached_barrier(self, slot: JournalSlot) -> ReplayEffects:
-        self._require(not slot.is_nested, slot)
+        self._require(not slot.is_unordered, slot)
         if isinstance(self.state, Replaying):
             if slot.record is None and self._has_lost(slot):
                 return self._changed(slot)
@@ -271,7 +266,7 @@ class ReplayMachine:
         if not isinstance(self.state, Replaying) or (self._due and self._is_recorded(self._due[0])):
             return ()
         self.state = Live()
-        waiting = [slot for slot in self.at_barrier.values() if not slot.is_nested]
+        waiting = [slot for slot in self.at_barrier.values() if not slot.is_unordered]
         if self.is_check and waiting:
             return self._end(WouldCall(waiting[0].path, waiting[0].kind, waiting[0].record))
         return () if self.pause_asked or self.is_check else (OpenBarrier(),)

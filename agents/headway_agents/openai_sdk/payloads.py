@@ -11,10 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from headway_scheduler.model.calls import Usage
 from headway_scheduler.model.formulas import CHARACTERS_PER_TOKEN
-from headway_scheduler.providers import readings
-from headway_scheduler.providers.readings import Odd
 
 from ..calls.client import choices_of
 from ..requests.prompts import IMAGE_CHARACTERS, RequestDigest, bytes_of, text_digest
@@ -61,14 +58,6 @@ class Answer:
         body = data["text"].encode() if is_text else base64.b64decode(data["base64"])
         return cls(data["status"], data["content_type"], body)
 
-    def usage(self, odd: list[Odd] | None = None, *, has_output: bool = False) -> Usage | None:
-        """Return what the provider counted, None if it does not say.
-
-        Fields out of range are added to ``odd``. ``has_output``: whether the endpoint counts output
-        too, so that none is unknown, not 0.
-        """
-        return _usage(_json(self.body), [] if odd is None else odd, has_output=has_output)
-
 
 def read_request(path: str, content_type: str, body: bytes) -> EncodedRequest:
     """Encode a request to ``path``, such as ``embeddings``."""
@@ -85,16 +74,11 @@ def read_request(path: str, content_type: str, body: bytes) -> EncodedRequest:
 
 
 class Events:
-    """Reads a stream of server-sent events as it comes: its end, its usage, an error in it.
-
-    ``odd`` names the fields of its usages that were out of range.
-    """
+    """Reads a stream of server-sent events as it comes: its end, an error in it."""
 
     def __init__(self) -> None:
         self.is_ended = False
-        self.usage: Usage | None = None
         self.error: dict[str, Any] | None = None
-        self.odd: list[Odd] = []
         self._line: list[bytes] = []
 
     def feed(self, chunk: bytes) -> None:
@@ -116,8 +100,6 @@ class Events:
         event = loads(data or b"null")
         if not isinstance(event, dict):
             return
-        for each in (event, event.get("response")):
-            self.usage = _usage(each, self.odd, has_output=True) or self.usage
         self.is_ended = self.is_ended or event.get("type") in _LAST_EVENTS
         if event.get("error") or event.get("type") == "error":
             error = event.get("error") or event
@@ -181,10 +163,3 @@ def _output_cap(data: Mapping[str, Any]) -> int | None:
     caps = (data.get(name) for name in _CAPS)
     cap = next((cap for cap in caps if isinstance(cap, int) and cap > 0), None)
     return cap and cap * choices_of(data)
-
-
-def _usage(data: Any, odd: list[Odd], *, has_output: bool) -> Usage | None:
-    usage = data.get("usage") if isinstance(data, dict) else None
-    if not isinstance(usage, dict):
-        return None
-    return readings.usage(usage, odd, has_output=has_output)

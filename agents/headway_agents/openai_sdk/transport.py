@@ -88,25 +88,26 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
                 return _http.Response(answer.status, headers=headers, content=answer.body)
             cap = asked.output_cap
             await acquire(live, self._candidates, self._priority, output_cap=cap)
-            response = await self._answered(live, request)
+            response, exchange = await self._answered(live, request)
             if isinstance(response, _Stream):
                 return response.given_on(live, stack.pop_all())
             answer, odd = _answer(response, response.content), list[Odd]()
-            usage = answer.usage(odd, has_output=path not in WITHOUT_OUTPUT)
-            await live.done(answer.dumped(), usage, odd)
+            served = exchange.served(odd, has_output=path not in WITHOUT_OUTPUT)
+            await live.done(answer.dumped(), served, odd)
             return _given_on(response, content=response.content)
 
-    async def _answered(self, live: LiveCall, request: Any) -> Any:
+    async def _answered(self, live: LiveCall, request: Any) -> tuple[Any, Exchange]:
         while True:
             await live.record_sent()
             try:
-                return await live.wait(partial(self._sent, live, request))
+                exchange = Exchange(live)
+                sent = partial(self._sent, exchange, request)
+                return await live.wait(sent), exchange
             except Exception as error:
                 await live.failed(error)
 
-    async def _sent(self, live: LiveCall, request: Any) -> Any:
+    async def _sent(self, exchange: Exchange, request: Any) -> Any:
         """Return the response, read to its end, or a stream whose first chunk is here."""
-        exchange = Exchange(live)
         send = partial(self._wrapped.send, request, stream=True)
         try:
             with _errors_of_the_sdk(request):
@@ -177,7 +178,8 @@ class _Stream(_http.AsyncByteStream):  # type: ignore[misc]  # of whichever libr
                 self._is_recorded = True
                 self._exchange.stop()
                 answer = _answer(self._response, bytes(self._body))
-                await self._live.done(answer.dumped(), self._events.usage, self._events.odd)
+                odd: list[Odd] = []
+                await self._live.done(answer.dumped(), self._exchange.served(odd), odd)
                 yield self._chunk
             # A connection that is read to its end can be used again. The answer is recorded, so a
             # server that goes on after it is not listened to for long.

@@ -30,7 +30,7 @@ from autogen_core.code_executor import CodeExecutor
 from autogen_core.memory import Memory
 from autogen_core.model_context import ChatCompletionContext
 from autogen_core.models import ChatCompletionClient
-from autogen_core.tools import BaseTool, Workbench
+from autogen_core.tools import BaseTool, StaticStreamWorkbench, StaticWorkbench, Workbench
 
 from headway_scheduler.errors import CallerError
 
@@ -48,6 +48,7 @@ from .wrapper import Wrapper
 
 Path = tuple[str, ...]
 _HOLDERS = (Team, ChatAgent, BaseTool, Workbench, ChatCompletionContext, TerminationCondition)
+_FIXED_LISTS = (StaticWorkbench, StaticStreamWorkbench)
 _MANAGERS: dict[type[Team], str] = {
     SelectorGroupChat: "selector",
     MagenticOneGroupChat: "orchestrator",
@@ -145,6 +146,8 @@ class _Binder:
             )
         number = self._workbenches[path]
         self._workbenches[path] += 1
+        if type(value) in _FIXED_LISTS and not _has_tools(value):
+            return value  # an agent without tools has one, and can call nothing of it
         return journaled_workbench(value, self._scope, path, effects=self._effects, number=number)
 
     def _place(self, holder: object, child: object, path: Path) -> Path:
@@ -187,6 +190,11 @@ def _step(holder: object, child: object, path: Path) -> Path:
 def _manager(team: Team) -> str:
     words = (word for kind, word in _MANAGERS.items() if isinstance(team, kind))
     return next(words, "manager")
+
+
+def _has_tools(workbench: Workbench) -> bool:
+    lists = (value for value in vars(workbench).values() if isinstance(value, list))
+    return any(isinstance(tool, BaseTool) for tools in lists for tool in tools)
 
 
 def _check_fresh(holder: object) -> None:

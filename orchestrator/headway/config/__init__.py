@@ -61,6 +61,15 @@ class ModelConfig:
     usd_per_million_output_tokens: float | None = None
     """Price in US dollars. Default: the list price, if there is one."""
 
+    usd_per_million_cached_input_tokens: float | None = None
+    """Price in US dollars of input that the provider has in its cache. Default: that of input."""
+
+    usd_per_million_cache_write_tokens: float | None = None
+    """Price in US dollars of input that it puts into its cache. Default: that of input."""
+
+    usd_per_request: float | None = None
+    """Price in US dollars of each request, beside its tokens. Default: none."""
+
     max_answer_mb: int = 32
     """MiB that an answer may have, packed and unpacked: 1 to 1024."""
 

@@ -43,6 +43,7 @@ LIMITS = {
 COMPONENT_SUFFIXES = (".json", ".yaml", ".yml")
 TOOL_KINDS = ("pure", "idempotent", "once")
 _LISTED = "the list price"
+_INPUTS = "that of input"
 _LARGEST = 1e15  # buckets are floats: not far above it, taking 1 away changes nothing
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
@@ -308,6 +309,9 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "fallbacks"): Key("list of models", _model_names, (), "none"),
     ("models", "*", "usd_per_million_input_tokens"): Key("number", _price, unset=_LISTED),
     ("models", "*", "usd_per_million_output_tokens"): Key("number", _price, unset=_LISTED),
+    ("models", "*", "usd_per_million_cached_input_tokens"): Key("number", _price, unset=_INPUTS),
+    ("models", "*", "usd_per_million_cache_write_tokens"): Key("number", _price, unset=_INPUTS),
+    ("models", "*", "usd_per_request"): Key("number", _price, unset="none"),
     ("models", "*", "max_answer_mb"): Key("whole number", _answer_mb, 32),
     ("models", "*", "connect_timeout"): Key("seconds", _above_zero, 10),
     # As in the SDKs of OpenAI and Anthropic.

@@ -24,6 +24,9 @@ class Cost:
     input_tokens: int = 0
     """Tokens that providers counted in requests."""
 
+    cached_tokens: int = 0
+    """Of these, what providers had in their caches."""
+
     output_tokens: int = 0
     """Tokens that providers counted in answers."""
 
@@ -33,15 +36,23 @@ class Cost:
     unpriced: int = 0
     """How many of the calls have no known price, or no usage: ``usd`` leaves them out."""
 
+    saved_usd: float = 0.0
+    """Dollars that cached input cost less, by the prices of today's list."""
+
+    at_most: int = 0
+    """How many of the priced calls cost no more than is counted here: their provider told parts of
+    its tokens that cannot be."""
+
     possibly_paid: int = 0
     """Attempts that were cut off in flight: their cost is unknown, and in no other field."""
 
-    def add(self, spent: Spent, usd: float | None) -> None:
-        """Count a group of equal calls; ``usd`` is the cost of one of them."""
+    def add(self, spent: Spent, usd: float | None, saved_usd: float) -> None:
+        """Count a group of equal calls; of one of them, ``usd`` is the cost."""
         self.calls += spent.calls
         self.possibly_paid += spent.lost
         if spent.usage is not None:
             self.input_tokens += spent.calls * spent.usage.input_tokens
+            self.cached_tokens += spent.calls * spent.usage.cache_read_tokens
             self.output_tokens += spent.calls * spent.usage.output_tokens
         if usd is None:
             self.unpriced += spent.calls
@@ -49,6 +60,8 @@ class Cost:
                 self.usd = None
         else:
             self.usd = (self.usd or 0.0) + spent.calls * usd
+            self.saved_usd += spent.calls * saved_usd
+            self.at_most += spent.calls * (spent.usage is not None and spent.usage.has_odd_parts)
 
 
 async def costs_by(
@@ -74,7 +87,7 @@ def spent(records: Iterable[CallRecord], prices: Prices) -> float:
     usd = 0.0
     for record in records:
         if record.usage is not None and record.call.is_paid:
-            usd += prices.cost(record.call.model, record.usage) or 0.0
+            usd += prices.usd_of(record) or 0.0
         usd += record.lost_attempts * record.call.usd
     return usd
 
@@ -85,7 +98,13 @@ def added_up(spent: Iterable[Spent], prices: Prices) -> list[Cost]:
     total = Cost("total")
     for each in spent:
         # Call by call: the list price of some models depends on the size of the prompt.
-        usd = None if each.usage is None else prices.cost(each.model, each.usage)
+        usd, saved = None, 0.0
+        if each.charge is not None:
+            usd = each.charge.usd
+        elif each.usage is not None:
+            usd = prices.cost(each.model, each.usage, each.last_at)
+        if each.usage is not None:
+            saved = prices.saved(each.model, each.usage, each.last_at)
         for cost in (found.setdefault(each.key, Cost(each.key)), total):
-            cost.add(each, usd)
+            cost.add(each, usd, saved)
     return [*(found[key] for key in sorted(found)), total]

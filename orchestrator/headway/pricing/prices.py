@@ -1,28 +1,87 @@
-"""Prices calls. Law: an unknown price is unknown, never 0, and nothing is fetched."""
+"""Prices answers. Law: an unknown price is unknown, never 0, and nothing is fetched.
+
+The first that applies: prices that the configuration states; none for a server of one's own
+(``provider = "local"``); the list price (genai-prices) of whoever sells at the model's address, as
+of when the request was sent, in the tier that the answer names.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
 
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model.calls import Usage
+from headway_scheduler.model.calls import UNPRICED, CallRecord, Charge, Served, Usage
 
 from ..config import Config, ModelConfig
+from ..reached import is_here
+
+if TYPE_CHECKING:
+    import genai_prices.types
 
 _MILLION = 1_000_000
+FREE = Charge(0.0, "local")
+"""What an answer of a server of one's own costs."""
+_SELLERS = {
+    **{"openai": "openai", "azure": "azure", "anthropic": "anthropic"},
+    **{"gemini": "google", "bedrock": "aws"},
+}
+"""Who sells what a provider serves at its own address, as genai-prices names them."""
+_STANDARD = frozenset({"auto", "default", "standard"})
+"""Service tiers whose price is the model's own."""
 
 
 class Prices:
-    """Knows dollars by model: stated in the configuration, else the list price of genai-prices."""
+    """Knows dollars by model, by its name in the configuration."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
 
-    def cost(self, model: str, usage: Usage) -> float | None:
-        """Return dollars for ``usage`` of a model, by its name here; None without a known price."""
+    def charge_of(self, model: str) -> Callable[[Served, float], Charge] | None:
+        """Return what tells the charge of an answer; None if no answer of the model has a price."""
         configured = self._config.model(model)
-        stated = _stated(configured, usage)
-        return _listed(configured.name, usage) if stated is None else stated
+        if not (_is_stated(configured) or configured.provider == "local"):
+            seller = _seller(configured)
+            # A deployment may have any name: its answers tell which model it is.
+            if seller is None or (seller != "azure" and _listed(seller, configured.name) is None):
+                return None
+        return partial(self.charge, model)
+
+    def charge(self, model: str, served: Served, at: float) -> Charge:
+        """Return what an answer cost. ``at`` is when it was asked for, in epoch seconds."""
+        configured, usage = self._config.model(model), served.usage
+        if usage is None:
+            return UNPRICED
+        if _is_stated(configured):
+            return Charge(_stated(configured, usage), "stated")
+        if configured.provider == "local":
+            return FREE
+        return _list_charge(configured, served, usage, at)
+
+    def cost(self, model: str, usage: Usage, at: float) -> float | None:
+        """Return dollars for ``usage`` of a model in its standard tier; None without a price."""
+        return self.charge(model, Served(usage), at).usd
+
+    def usd_of(self, record: CallRecord) -> float | None:
+        """Return dollars of a row with a usage: as it was charged, or, if it is older, as of then.
+
+        None for an unknown price.
+        """
+        if record.usd_source is not None or record.usage is None:
+            return record.usd
+        return self.cost(record.call.model, record.usage, record.finished_at or 0.0)
+
+    def saved(self, model: str, usage: Usage, at: float) -> float:
+        """Return how much less ``usage`` cost for the input that the provider had in its cache."""
+        if not usage.cache_read_tokens:
+            return 0.0
+        less, full = self.cost(model, usage, at), self.cost(model, _uncached(usage), at)
+        return 0.0 if less is None or full is None else full - less
 
     def stated_cost(self, model: str, usage: Usage) -> float:
-        """As :meth:`cost`. Raises CallerError if no price is known."""
-        usd = self.cost(model, usage)
+        """Return dollars to reserve for ``usage``. Raises CallerError if no price is known."""
+        usd = self.cost(model, usage, datetime.now(UTC).timestamp())
         if usd is None:
             raise CallerError(
                 f"dollars are limited for model {model!r} (a quota of it, or the budget of the "
@@ -33,29 +92,93 @@ class Prices:
         return usd
 
     def write_cost(self, model: str, usage: Usage) -> float:
-        """As :meth:`cost`, with all input written to the provider's cache; 0 if that is unknown."""
-        configured = self._config.model(model)
-        if _stated(configured, usage) is not None:
-            return 0.0
-        return _listed(configured.name, usage, written=usage.input_tokens) or 0.0
+        """As :meth:`stated_cost`, with all input written to the provider's cache; 0 if unknown."""
+        written = replace(_uncached(usage), cache_write_tokens=usage.input_tokens)
+        return self.cost(model, written, datetime.now(UTC).timestamp()) or 0.0
 
 
-def _stated(model: ModelConfig, usage: Usage) -> float | None:
+def _uncached(usage: Usage) -> Usage:
+    return replace(usage, cache_read_tokens=0)
+
+
+# Stated
+
+
+def _is_stated(model: ModelConfig) -> bool:
     prices = (model.usd_per_million_input_tokens, model.usd_per_million_output_tokens)
-    if prices[0] is None or prices[1] is None:
+    return None not in prices or model.usd_per_request is not None
+
+
+def _stated(model: ModelConfig, usage: Usage) -> float:
+    given = model.usd_per_million_input_tokens or 0.0
+    made = model.usd_per_million_output_tokens or 0.0
+    read = model.usd_per_million_cached_input_tokens
+    written = model.usd_per_million_cache_write_tokens
+    plain = usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens
+    usd = plain * given + usage.output_tokens * made
+    usd += usage.cache_read_tokens * (given if read is None else read)
+    usd += usage.cache_write_tokens * (given if written is None else written)
+    return usd / _MILLION + (model.usd_per_request or 0.0)
+
+
+# Listed
+
+
+def _seller(model: ModelConfig) -> str | None:
+    """Return who sells at a model's address, as genai-prices names them; None if it lists nobody.
+
+    Without an address or a provider, whoever is known for the model's name.
+    """
+    if model.base_url is not None and is_here(model.base_url):
         return None
-    return (usage.input_tokens * prices[0] + usage.output_tokens * prices[1]) / _MILLION
+    from genai_prices.data_snapshot import get_snapshot  # takes a fifth of a second
 
-
-def _listed(name: str, usage: Usage, written: int = 0) -> float | None:
-    import genai_prices  # takes a fifth of a second
-
-    tokens = genai_prices.Usage(
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cache_write_tokens=written or None,
-    )
+    snapshot = get_snapshot()
     try:
-        return float(genai_prices.calc_price(tokens, model_ref=name).total_price)
+        if model.base_url is not None:
+            return snapshot.find_provider(None, None, model.base_url).id
+        if model.provider is not None:
+            return _SELLERS.get(model.provider)
+        return snapshot.find_provider(model.name, None, None).id
     except LookupError:
         return None
+
+
+@lru_cache(maxsize=1024)
+def _listed(seller: str, name: str) -> "genai_prices.types.ModelInfo | None":
+    """Return a model on a seller's list, by a name that the seller knows; None if it has none."""
+    from genai_prices.data_snapshot import get_snapshot
+
+    try:
+        return get_snapshot().find_provider_model(name, None, seller, None)[1]
+    except LookupError:
+        return None
+
+
+def _list_charge(model: ModelConfig, served: Served, usage: Usage, at: float) -> Charge:
+    import genai_prices
+
+    seller = _seller(model)
+    names = (model.name, served.model)
+    found = (_listed(seller, name) for name in names if seller is not None and name is not None)
+    listed = next((each for each in found if each is not None), None)
+    tier = None if served.tier is None else served.tier.lower()
+    if listed is None:
+        return UNPRICED
+    when, context = datetime.fromtimestamp(at, UTC), None
+    if tier is not None and tier not in _STANDARD:
+        # A tier that the list did not know then would be priced as the standard one.
+        for variant in listed.price_variants or ():
+            is_active = variant.constraint is None or variant.constraint.active(when)
+            if is_active and variant.when.get("service_tier") == tier:
+                context = variant.when
+        if context is None:
+            return UNPRICED
+    prices = listed.get_prices(when, context)
+    parts = {name: value for name, value in usage.parts().items() if name != "has_odd_parts"}
+    tokens = genai_prices.Usage(
+        input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, **parts
+    )
+    usd = float(prices.calc_price(tokens)["total_price"])
+    bound = " at most" if usage.has_odd_parts else ""
+    return Charge(usd, f"list {genai_prices.__version__}{bound}")

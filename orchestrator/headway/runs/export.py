@@ -7,9 +7,8 @@ from headway_scheduler.model.calls import CallRecord
 from headway_scheduler.model.runs import Run
 from headway_scheduler.ports import Store
 
-from .journal import inherited_answers
-from .receipt import PriceOf, receipt
-from .results import unpacked
+from .journal import inherited_answers, unpacked
+from .receipt import UsdOf, receipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class Export:
     """The fields of the Receipt of the last attempt."""
 
 
-async def exported(store: Store, run: Run, price_of: PriceOf) -> Export:
+async def exported(store: Store, run: Run, usd_of: UsdOf) -> Export:
     """Read a run, its calls and what they asked."""
     inherited = sorted(await inherited_answers(store, run), key=lambda record: record.seq)
     own = list(await store.calls(run.id))
@@ -49,12 +48,11 @@ async def exported(store: Store, run: Run, price_of: PriceOf) -> Export:
         records=records,
         prompts=tuple(prompts),
         pieces=tuple(indexes),
-        costs=tuple(_usd(record, price_of) for record in records),
+        costs=tuple(_usd(record, usd_of) for record in records),
         messages=[] if run.result is None else unpacked(run.result, own)["messages"],
-        receipt=asdict(receipt(run, own, inherited, price_of)),
+        receipt=asdict(receipt(run, own, inherited, usd_of)),
     )
 
 
-def _usd(record: CallRecord, price_of: PriceOf) -> float | None:
-    is_counted = record.call.is_paid and record.usage is not None
-    return price_of(record.call.model, record.usage) if is_counted and record.usage else None
+def _usd(record: CallRecord, usd_of: UsdOf) -> float | None:
+    return usd_of(record) if record.call.is_paid and record.usage is not None else None

@@ -19,8 +19,9 @@ from headway_scheduler.model.states import ENDED_RUNS, RunState
 from headway_scheduler.ports import Store
 from headway_scheduler.protocol.commands import CancelRun, PauseRun, RunOrder, SetPriority
 
+from ..workflows import asking_scope, import_autogen
 from .events import Ended, Progress
-from .results import unpacked
+from .journal import unpacked
 
 if TYPE_CHECKING:
     from autogen_agentchat.base import TaskResult
@@ -167,9 +168,7 @@ class RunHandle:
                 pass
 
     def _awaited(self) -> AbstractContextManager[None]:
-        from headway_agents import current_scope
-
-        scope = current_scope.get()
+        scope = asking_scope()
         if scope is None or scope.run_id == self.id:
             return nullcontext()
         return scope.service.waiting(scope.run_id, on=self.id)
@@ -246,6 +245,8 @@ class RemoteRunHandle(RunHandle):
             if run is None:
                 raise RunNotFound(f"run {self.id} is there no more: it was pruned")
             if run.state in _STOPPED:
+                if run.result is not None:
+                    await import_autogen()
                 self._show(run, await self._store.calls(self.id))
             else:
                 await anyio.sleep(POLL_SECONDS)

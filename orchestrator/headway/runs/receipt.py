@@ -3,14 +3,15 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from headway_scheduler.model.calls import CallRecord, Usage
+from headway_scheduler.model.calls import CallRecord
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState
 from headway_scheduler.ports import Store
 
 from .journal import inherited_answers
 
-PriceOf = Callable[[str, Usage], float | None]
+UsdOf = Callable[[CallRecord], float | None]
+"""Dollars of a row with a usage; None for an unknown price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +55,14 @@ class Receipt:
         )
 
 
-async def receipt_of(store: Store, run: Run, price_of: PriceOf) -> Receipt:
+async def receipt_of(store: Store, run: Run, usd_of: UsdOf) -> Receipt:
     """Read and sum up the last attempt at ``run``."""
     inherited = await inherited_answers(store, run)
-    return receipt(run, await store.calls(run.id), inherited, price_of)
+    return receipt(run, await store.calls(run.id), inherited, usd_of)
 
 
 def receipt(
-    run: Run, records: Sequence[CallRecord], inherited: Sequence[CallRecord], price_of: PriceOf
+    run: Run, records: Sequence[CallRecord], inherited: Sequence[CallRecord], usd_of: UsdOf
 ) -> Receipt:
     """Sum up the last attempt at ``run`` from its rows and those that it inherited."""
     since = run.resumed_at or run.created_at
@@ -75,18 +76,14 @@ def receipt(
         paid=len(new),
         possibly_paid_twice=tuple(r.call.id for r in records if r.lost_attempts and _is_paid(r)),
         seconds_saved=sum(map(_seconds, old)),
-        usd_saved=total_usd(old, price_of),
-        usd_paid=total_usd(new, price_of),
+        usd_saved=total_usd(old, usd_of),
+        usd_paid=total_usd(new, usd_of),
     )
 
 
-def total_usd(records: Iterable[CallRecord], price_of: PriceOf) -> float | None:
+def total_usd(records: Iterable[CallRecord], usd_of: UsdOf) -> float | None:
     """Return the dollars of all calls with a usage; None if the price of one is unknown."""
-    costs = [
-        price_of(row.call.model, row.usage)
-        for row in records
-        if _is_paid(row) and row.usage is not None
-    ]
+    costs = [usd_of(row) for row in records if _is_paid(row) and row.usage is not None]
     known = [usd for usd in costs if usd is not None]
     return sum(known) if len(known) == len(costs) else None
 

@@ -31,11 +31,10 @@ from headway_scheduler.runtime.client import SchedulerClient
 
 from ..pricing.costs import spent
 from ..pricing.prices import Prices
-from ..workflows import Workflows
+from ..workflows import Workflows, import_autogen
 from .events import Ended, Started
 from .handle import ReplayOptions, RunHandle
-from .journal import answered, journal_of
-from .results import packed
+from .journal import answered, journal_of, packed
 
 if TYPE_CHECKING:
     from autogen_agentchat.base import TaskResult
@@ -66,6 +65,7 @@ class Runner:
 
     async def execute(self, handle: RunHandle) -> None:
         """Drive one run to its end. Errors of the run are kept in its handle, ours are raised."""
+        await import_autogen()
         before, now = handle.run, self._scheduler.now()
         await self._enter(
             handle,
@@ -104,6 +104,7 @@ class Runner:
 
         Raises what the run raises by then.
         """
+        await import_autogen()
         from headway_agents import current_scope
 
         # The replay sets the scope of this task, and the caller, which is no part of the run, goes

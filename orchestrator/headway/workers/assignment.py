@@ -50,7 +50,7 @@ class LocalWorker:
     """Called with what the leader wants of it, after the commit."""
 
     on_change: Callable[[Batch], None]
-    """Called with each batch that was committed."""
+    """Called with each batch that was committed, of runs or while it executes any."""
 
 
 class RunAssigner:

@@ -291,16 +291,19 @@ class Executor:
                 assert_never(order)
 
     def committed(self, batch: Batch) -> None:
-        """Show a commit in the handles of this process. Called after each: it may not await."""
-        if self.handles:
-            for event in of_batch(batch, self._scheduler.now):
-                if handle := self.handles.get(event.run_id):
-                    handle.publish(event)
-            for record in (*batch.new, *batch.changed):
-                if handle := self.handles.get(record.call.run_id):
-                    handle.calls[record.call.id] = record
-                    if record.state is CallState.DONE:
-                        self._clear(record.call.run_id)
+        """Show a commit in the handles of this process. It may not await.
+
+        Called after each one that has runs, before :meth:`begin` too, or while there are handles.
+        """
+        events = of_batch(batch, self._scheduler.now) if self.handles else ()
+        for event in events:
+            if handle := self.handles.get(event.run_id):
+                handle.publish(event)
+        for record in (*batch.new, *batch.changed):
+            if handle := self.handles.get(record.call.run_id):
+                handle.calls[record.call.id] = record
+                if record.state is CallState.DONE:
+                    self._clear(record.call.run_id)
         if batch.runs:
             self._tell()
 

@@ -172,8 +172,9 @@ class Leader:
         is_freed, self._resting = bool(resting - self._resting), resting
         if any((batch.joined, batch.left, is_cleared, is_freed, self._is_takeable(batch.runs))):
             self.assigner.committed(batch)
-        if self._local_worker is not None:
-            self._local_worker.on_change(batch)
+        local = self._local_worker
+        if local is not None and (batch.runs or local.handles):
+            local.on_change(batch)
 
     def _is_takeable(self, runs: Sequence[Run]) -> bool:
         """Whether one of the runs has no worker, and any worker takes runs at all."""

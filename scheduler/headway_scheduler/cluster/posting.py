@@ -13,7 +13,7 @@ after it, the leader carries out what was.
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -47,8 +47,11 @@ class FollowerCallbacks:
     on_join: Callable[[], None]
     """Called once the leader will know."""
 
+    handles: Mapping[str, object]
+    """Runs that it executes."""
+
     on_change: Callable[[Batch], None]
-    """Called with what becomes of this process's calls."""
+    """Called with what becomes of its runs, and of its calls while it executes any."""
 
     on_order: Callable[[Order], None]
     """Called with what is to become of its runs."""
@@ -140,7 +143,8 @@ class Posting:
         pendings, self._callers.pending = self._callers.pending, []
         if pendings:
             await self._post(pendings)
-        if (changed := self._mirror.take_batch()) is not None:
+        changed = self._mirror.take_batch()
+        if changed is not None and (changed.runs or self._callbacks.handles):
             self._callbacks.on_change(changed)
 
     async def _post(self, pendings: list[Pending]) -> None:

@@ -3,8 +3,9 @@
 Times are epoch seconds, as told by the caller.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from typing import Any
 
 from ..errors import IllegalTransition
 from .states import CALL_TRANSITIONS, CallState
@@ -34,25 +35,104 @@ of SQL's integers."""
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that the provider counted for one answer. Raises ValueError for what is no count."""
+    """Tokens that the provider counted for one answer. Raises ValueError for what is no count.
+
+    The parts are named as genai-prices names them, and each lies inside its total: cached input is
+    input, whatever the provider's own totals hold.
+    """
 
     input_tokens: int
-    """Tokens of the prompt."""
+    """Tokens of the prompt, cached ones among them."""
     output_tokens: int
-    """Tokens of the answer."""
+    """Tokens of the answer, those of its reasoning among them."""
+    cache_read_tokens: int = 0
+    """Input that the provider had in its cache."""
+    cache_write_tokens: int = 0
+    """Input that the provider put into its cache."""
+    cache_write_1h_tokens: int = 0
+    """Of these, what is kept for an hour."""
+    output_reasoning_tokens: int = 0
+    """Output that the model thought, and did not say."""
+    input_audio_tokens: int = 0
+    """Input of sound."""
+    output_audio_tokens: int = 0
+    """Output of sound."""
+    input_image_tokens: int = 0
+    """Input of images."""
+    output_image_tokens: int = 0
+    """Output of images."""
+    has_odd_parts: bool = False
+    """Whether parts were told that cannot be: none is kept, and the price is an upper bound."""
 
     def __post_init__(self) -> None:
         # The second wall: ``providers/readings.py`` lets nothing else through, and a process of
         # another version is not believed either. What else an answer told is checked where it is
         # decoded, in ``protocol/codec.py``.
-        for number in (self.input_tokens, self.output_tokens):
+        given, made = self.input_tokens, self.output_tokens
+        for number in (given, made):
             if not (type(number) is int and 0 <= number <= LARGEST_COUNT):
                 raise ValueError(f"{number!r:.40} tokens: not a whole number up to {LARGEST_COUNT}")
+        for part, most in (
+            (self.cache_read_tokens, given),
+            (self.cache_write_tokens, given - self.cache_read_tokens),
+            (self.cache_write_1h_tokens, self.cache_write_tokens),
+            (self.output_reasoning_tokens, made),
+            (self.input_audio_tokens, given),
+            (self.output_audio_tokens, made),
+            (self.input_image_tokens, given),
+            (self.output_image_tokens, made),
+        ):
+            if not (type(part) is int and 0 <= part <= most):
+                raise ValueError(f"{part!r:.40} tokens of {most}: no part of them")
 
     @property
     def total(self) -> int:
         """Input and output together."""
         return self.input_tokens + self.output_tokens
+
+    def parts(self) -> dict[str, int]:
+        """Return every field but the two totals that is not 0, by its name."""
+        parts = ((name, int(getattr(self, name))) for name in PARTS)
+        return {name: value for name, value in parts if value}
+
+    def plus(self, other: "Usage") -> "Usage":
+        """Return the usage of two answers together."""
+        totals = (self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens)
+        own, others = self.parts(), other.parts()
+        parts: dict[str, Any] = {n: own.get(n, 0) + others.get(n, 0) for n in {**own, **others}}
+        is_odd = self.has_odd_parts or other.has_odd_parts
+        return Usage(*totals, **(parts | {"has_odd_parts": is_odd}))
+
+
+PARTS = tuple(each.name for each in fields(Usage)[2:])
+"""The fields of a Usage that are no totals."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What an answer tells of itself."""
+
+    usage: Usage | None = None
+    """What it took; None if it does not say, or says what cannot be."""
+    tier: str | None = None
+    """The service tier that it is billed in, as its provider names it: it may differ from the one
+    that was asked for."""
+    model: str | None = None
+    """The model that answered, as its provider names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What an answer cost, as of when it came."""
+
+    usd: float | None
+    """US dollars; None if no price is known."""
+    source: str
+    """Where the price is from: ``stated``, ``local``, ``list`` and a version, or ``unknown``."""
+
+
+UNPRICED = Charge(None, "unknown")
+"""The charge of a call whose price nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +241,20 @@ class CallRecord:
     finished_at: float | None = None
     """When it ended; None while it is live."""
     usage: Usage | None = None
-    """Tokens of the answer; None where nobody counted them."""
+    """Tokens of the answer, and of those before it that the client refused; None where nobody
+    counted them."""
     answer: str | None = None
     """The recorded answer, as JSON; None until it is done."""
     error: str | None = None
     """Why the last attempt failed, in words."""
+    usd: float | None = None
+    """US dollars of ``usage``, as of when it came; None if the price is unknown."""
+    usd_source: str | None = None
+    """As ``Charge.source``; None until an answer is charged, and in older rows."""
+    tier: str | None = None
+    """As ``Served.tier``, of the last answer."""
+    served_model: str | None = None
+    """As ``Served.model``, of the last answer; None for the name that was asked for."""
     arrival: int | None = None
     """Numbers the answers of a run in the order in which agents get them; None without one."""
     lost_attempts: int = 0
@@ -211,11 +300,20 @@ class CallRecord:
         """End an attempt: queue the call for another one, or end it with an answer or an error."""
         self.state, self.error = outcome.state, outcome.error
         self.lost_attempts += outcome.state is CallState.UNKNOWN or outcome.lost
+        if outcome.usage is not None:
+            usd = None if outcome.usd_source == UNPRICED.source else outcome.usd
+            if self.usage is None:
+                self.usage, self.usd = outcome.usage, usd
+            else:  # an earlier attempt brought an answer that its client refused: both are paid
+                self.usage = self.usage.plus(outcome.usage)
+                self.usd = None if self.usd is None or usd is None else self.usd + usd
+            self.usd_source = outcome.usd_source
+            self.tier, self.served_model = outcome.tier, outcome.served_model
         if outcome.state is CallState.QUEUED:
             self.not_before = outcome.not_before
             return
         self.finished_at, self.arrival = now, outcome.arrival
-        self.usage, self.answer = outcome.usage, outcome.answer
+        self.answer = outcome.answer
 
     def decide(self, outcome: "Outcome", now: float) -> None:
         """Record a person's decision: *queued* parks the call until its run goes on."""
@@ -230,7 +328,7 @@ SPENT_BY = ("model", "team", "workflow", "run", "day")
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """A group of calls of one model that took the same number of tokens."""
+    """A group of calls of one model that took the same."""
 
     key: str
     """What they are grouped by: a model, team, workflow, run or day (``2026-03-01``, UTC); empty
@@ -243,6 +341,10 @@ class Spent:
     """How many calls brought an answer or a usage."""
     lost: int
     """How many attempts ended *unknown*: possibly paid."""
+    charge: Charge | None = None
+    """What each call cost; None for calls of a time when that was not recorded."""
+    last_at: float = 0.0
+    """When the last of them ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +369,18 @@ class Outcome:
     """If queued: not tried before this time; None: at once."""
     used_tokens: int | None = None
     """Tokens charged where input and output count together; None: as many as were reserved."""
+    free_input_tokens: int = 0
+    """Of the input of ``usage``, what no limit counts: as a rule, what was read from a cache."""
     arrival: int | None = None
     """See ``CallRecord.arrival``."""
     usd: float | None = None
     """US dollars that the attempt cost; None: as much as was reserved."""
+    usd_source: str = UNPRICED.source
+    """As ``Charge.source``, if there is a usage."""
+    tier: str | None = None
+    """As ``Served.tier``."""
+    served_model: str | None = None
+    """As ``Served.model``."""
     refused: bool = False
     """Whether it was refused for its rate: then it took at most one request, and no tokens, as with
     OpenAI."""

@@ -106,6 +106,8 @@ def _is_in_range(message: Observe | Settle) -> bool:
         outcome = message.outcome
         amounts.append((outcome.not_before, -LARGEST_LIMIT, LARGEST_LIMIT))
         amounts.append((outcome.used_tokens, 0, 2 * LARGEST_COUNT))
+        given = 0 if outcome.usage is None else outcome.usage.input_tokens
+        amounts.append((outcome.free_input_tokens, 0, given))
         amounts.append((outcome.usd, 0, LARGEST_LIMIT))
     for amount, least, most in amounts:
         if amount is not None and not least <= amount <= most:

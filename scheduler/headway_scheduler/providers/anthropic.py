@@ -2,7 +2,7 @@
 
 Sources: its pages on rate limits and on errors. Requests, input and output tokens have a limit
 each, with continuous refill; input is counted when a request arrives and output as it is produced.
-Tokens read from its prompt cache are free for most models, and not in the usage that comes back.
+Tokens read from its prompt cache are free for most models.
 """
 
 from collections.abc import Mapping
@@ -31,6 +31,7 @@ class Anthropic(Provider):
     """Anthropic: settled on usage; resets are dates."""
 
     name = "anthropic"
+    caches_are_free = True
     account_codes = frozenset({"authentication_error", "billing_error"})
     # The spending limit comes as a 400 or a 429 with the type of any other.
     account_words = ("credit balance is too low", "api usage limits", "spend limit")

@@ -120,6 +120,8 @@ class Provider:
     """Its name in the configuration."""
     account_codes: frozenset[str] = frozenset({"invalid_api_key", "authentication_error"})
     """Error codes, in lower case, that mean that the account is locked out."""
+    caches_are_free: bool = False
+    """Whether limits leave out input that was read from the provider's cache."""
     account_words: tuple[str, ...] = ()
     """Parts of messages, in lower case, that mean the same where no code does."""
 
@@ -133,7 +135,7 @@ class Provider:
 
     def settled_tokens(self, usage: Usage) -> int | None:
         """Return what such a limit has taken after the answer; None: as much as on arrival."""
-        return usage.total
+        return usage.total - (usage.cache_read_tokens if self.caches_are_free else 0)
 
     def rate_limits(
         self, headers: Mapping[str, str], now: float, odd: list[Odd] | None = None

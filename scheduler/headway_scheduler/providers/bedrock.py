@@ -28,6 +28,7 @@ class Bedrock(Provider):
     """Bedrock: input and cap charged, settled on usage; errors are known by their names."""
 
     name = "bedrock"
+    caches_are_free = True
     account_codes = frozenset({"unrecognizedclientexception", "expiredtokenexception"})
 
     def reserved_tokens(self, characters: int, cap: int | None, expected: Usage) -> int:

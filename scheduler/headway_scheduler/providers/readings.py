@@ -10,14 +10,15 @@ and core and store never see a number out of range.
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from ..model.calls import LARGEST_READ_COUNT, Usage
+from ..model.calls import LARGEST_READ_COUNT, Served, Usage
 from ..model.quotas import (
     DAY_SECONDS,
     LARGEST_LIMIT,
@@ -80,29 +81,201 @@ def count(raw: Any) -> int | None:
     return None if value is None or not 0 <= value <= LARGEST_READ_COUNT else math.ceil(value)
 
 
-_TOTALS = (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+def served(bodies: Sequence[Any], odd: list[Odd], *, has_output: bool = True) -> Served:
+    """Read what an answer tells of itself: usage, tier and model.
+
+    ``bodies`` is the parsed body; of a stream, the events that tell any of it, the first one first.
+    A later event goes before an earlier one, field by field. Providers are told apart by the names
+    that they use, because a gateway may pass on any of them.
+    """
+    counts: dict[str, Any] = {}
+    tier = model = None
+    for body in bodies:
+        for part in _holders(body):
+            for name in ("usage", "usageMetadata"):
+                if isinstance(told := part.get(name), Mapping):
+                    counts |= {key: value for key, value in told.items() if value is not None}
+            if "prompt_eval_count" in part or "eval_count" in part:
+                counts |= {name: part[name] for name in _OLLAMA if name in part}
+            tier = word(part.get("service_tier")) or tier
+            model = served_model(part.get("model") or part.get("modelVersion")) or model
+    tier = word(counts.get("service_tier")) or tier
+    return Served(usage(counts, odd, has_output=has_output), tier, model)
+
+
+MOST_MODALITIES = 20
+"""How many modalities of a count are looked at. Gemini has five."""
+_OLLAMA = ("prompt_eval_count", "eval_count")
+
+
+def _holders(body: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the objects of a body that may tell usage: of an event, what it is about first."""
+    if isinstance(body, Mapping):
+        inner = (body.get("response"), body.get("message"), body)
+        yield from (each for each in inner if isinstance(each, Mapping))
+
+
+@dataclass(frozen=True, slots=True)
+class _Protocol:
+    """The names under which a provider tells its counts; a name inside an object has a dot."""
+
+    totals: tuple[str, str]
+    """Of input and of output."""
+    beside_input: tuple[str, ...] = ()
+    """Counts of input that its total does not hold."""
+    beside_output: tuple[str, ...] = ()
+    """Counts of output that its total does not hold."""
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    """By the field of a Usage: the names that it may have."""
+    names: tuple[str, ...] = field(init=False)
+    """All of these names."""
+    holders: frozenset[str] = field(init=False)
+    """Names of the objects that counts lie in."""
+
+    def __post_init__(self) -> None:
+        parts = chain.from_iterable(self.parts.values())
+        names = tuple(
+            dict.fromkeys([*self.totals, *self.beside_input, *self.beside_output, *parts])
+        )
+        holders = frozenset(name.partition(".")[0] for name in names if "." in name)
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "holders", holders)
+
+
+_ANTHROPIC = _Protocol(
+    ("input_tokens", "output_tokens"),
+    beside_input=("cache_read_input_tokens", "cache_creation_input_tokens"),
+    parts={
+        "cache_read_tokens": ("cache_read_input_tokens",),
+        "cache_write_tokens": ("cache_creation_input_tokens",),
+        "cache_write_1h_tokens": ("cache_creation.ephemeral_1h_input_tokens",),
+        "output_reasoning_tokens": ("output_tokens_details.thinking_tokens",),
+    },
+)
+_RESPONSES = _Protocol(
+    ("input_tokens", "output_tokens"),
+    parts={
+        "cache_read_tokens": ("input_tokens_details.cached_tokens",),
+        "cache_write_tokens": ("input_tokens_details.cache_write_tokens",),
+        "output_reasoning_tokens": ("output_tokens_details.reasoning_tokens",),
+        "input_audio_tokens": ("input_tokens_details.audio_tokens",),
+        "output_audio_tokens": ("output_tokens_details.audio_tokens",),
+        "input_image_tokens": ("input_tokens_details.image_tokens",),
+        "output_image_tokens": ("output_tokens_details.image_tokens",),
+    },
+)
+_CHAT = _Protocol(
+    ("prompt_tokens", "completion_tokens"),
+    parts={
+        # DeepSeek's own name, and those that gateways pass on from Anthropic.
+        "cache_read_tokens": (
+            *("prompt_tokens_details.cached_tokens", "prompt_cache_hit_tokens"),
+            *("cached_tokens", "cache_read_input_tokens"),
+        ),
+        "cache_write_tokens": (
+            *("prompt_tokens_details.cache_write_tokens", "cache_creation_input_tokens"),
+        ),
+        "output_reasoning_tokens": ("completion_tokens_details.reasoning_tokens",),
+        "input_audio_tokens": ("prompt_tokens_details.audio_tokens",),
+        "output_audio_tokens": ("completion_tokens_details.audio_tokens",),
+        "input_image_tokens": ("prompt_tokens_details.image_tokens",),
+        "output_image_tokens": ("completion_tokens_details.image_tokens",),
+    },
+)
+_GEMINI = _Protocol(
+    ("promptTokenCount", "candidatesTokenCount"),
+    beside_input=("toolUsePromptTokenCount",),
+    beside_output=("thoughtsTokenCount",),
+    parts={
+        "cache_read_tokens": ("cachedContentTokenCount",),
+        "output_reasoning_tokens": ("thoughtsTokenCount",),
+        "input_audio_tokens": ("promptTokensDetails.AUDIO",),
+        "output_audio_tokens": ("candidatesTokensDetails.AUDIO",),
+        "input_image_tokens": ("promptTokensDetails.IMAGE",),
+        "output_image_tokens": ("candidatesTokensDetails.IMAGE",),
+    },
+)
+_BEDROCK = _Protocol(
+    ("inputTokens", "outputTokens"),
+    beside_input=("cacheReadInputTokens", "cacheWriteInputTokens"),
+    parts={
+        "cache_read_tokens": ("cacheReadInputTokens",),
+        "cache_write_tokens": ("cacheWriteInputTokens",),
+    },
+)
+_OLLAMA_OWN = _Protocol(_OLLAMA)
+
+
+def _protocol_of(counts: Mapping[str, Any]) -> _Protocol:
+    for protocol in (_CHAT, _GEMINI, _BEDROCK, _OLLAMA_OWN):
+        if not counts.keys().isdisjoint(protocol.totals):
+            return protocol
+    # Both have the same totals. Only Anthropic's leave cached input out.
+    return _RESPONSES if counts.keys().isdisjoint(_ANTHROPIC.beside_input) else _ANTHROPIC
 
 
 def usage(counts: Mapping[str, Any], odd: list[Odd], *, has_output: bool = True) -> Usage | None:
-    """Read the totals of an answer: input and output, under OpenAI's or Anthropic's names.
+    """Read the counts of an answer, whichever provider wrote them: totals, and what lies in them.
 
-    None if one of them is unknown, or if both are 0: clients report that where they do not know.
-    Without output (``has_output`` False: embeddings, moderations) a missing output is 0.
+    None if a total is unknown, or if both are 0: clients report that where they do not know. Parts
+    that cannot be are left out, and the totals kept. Without output (``has_output`` False:
+    embeddings, moderations) a missing output is 0.
     """
-    totals: list[int | None] = []
-    for name, other in _TOTALS:
-        if (raw := counts.get(name)) is None and (raw := counts.get(other)) is not None:
-            name = other
-        is_plain = type(raw) is int and 0 <= raw <= LARGEST_READ_COUNT
-        totals.append(raw if is_plain or raw is None else count(raw))
-        if raw is not None and totals[-1] is None:
-            odd.append(Odd(name))
-        elif raw is None and totals[:-1] and not has_output:
-            totals[-1] = 0
-    given, made = totals
-    if given is None or made is None or not (given or made):
+    protocol, noted = _protocol_of(counts), len(odd)
+    known = _known(counts, protocol, odd)
+    given, made = (known.get(name) for name in protocol.totals)
+    if made is None and not has_output and counts.get(protocol.totals[1]) is None:
+        made = 0
+    if given is None or made is None:
         return None
-    return Usage(given, made)
+    for name in protocol.beside_input:
+        given += known.get(name, 0)
+    for name in protocol.beside_output:
+        made += known.get(name, 0)
+    if not 0 < max(given, made) <= LARGEST_READ_COUNT:
+        return None
+    parts = _parts(known, protocol)
+    # xAI alone leaves reasoning out of its output; the sum of all tells.
+    reasoning = parts.get("output_reasoning_tokens", 0)
+    if reasoning and counts.get("total_tokens") == given + made + reasoning:
+        made += reasoning
+    if len(odd) == noted:
+        try:
+            return Usage(given, made, **parts)
+        except ValueError:
+            odd.append(Odd("usage"))
+    return Usage(given, made, has_odd_parts=True)
+
+
+def _known(counts: Mapping[str, Any], protocol: _Protocol, odd: list[Odd]) -> dict[str, int]:
+    """Return every count that is told, by its name."""
+    told = dict(counts)
+    for name in protocol.holders:
+        holder = counts.get(name)
+        if isinstance(holder, Mapping):
+            told |= {f"{name}.{inner}": value for inner, value in holder.items()}
+        elif isinstance(holder, list):  # Gemini's: one object for each modality
+            for each in holder[:MOST_MODALITIES]:
+                if isinstance(each, Mapping):
+                    told[f"{name}.{each.get('modality')}"] = each.get("tokenCount")
+    known: dict[str, int] = {}
+    for name in protocol.names:
+        raw = told.get(name)
+        if type(raw) is int and 0 <= raw <= LARGEST_READ_COUNT:
+            known[name] = raw
+        elif raw is not None and (value := read(name, raw, count, odd)) is not None:
+            known[name] = value
+    return known
+
+
+def _parts(known: Mapping[str, int], protocol: _Protocol) -> dict[str, Any]:
+    """Return the parts that are not 0; of several names the first one counts."""
+    parts: dict[str, Any] = {}
+    for part, names in protocol.parts.items():
+        for name in names:
+            if known.get(name):
+                parts.setdefault(part, known[name])
+    return parts
 
 
 # Headers

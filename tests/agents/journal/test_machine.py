@@ -533,8 +533,8 @@ def test_a_row_that_was_set_aside_is_not_found() -> None:
 
 def test_what_a_step_asks_is_nested_and_belongs_to_its_agent() -> None:
     slot = slot_of(machine(), asked("h", "team/w#run.3#run.4"))
-    assert (slot.agent, slot.is_nested) == ("team/w", True)
-    assert slot_of(machine(), asked("h", "team/w")).is_nested is False
+    assert (slot.agent, slot.is_unordered) == ("team/w", True)
+    assert slot_of(machine(), asked("h", "team/w")).is_unordered is False
 
 
 def test_inherited_answers_are_matched_by_order_in_a_fork_with_a_task_of_its_own() -> None:

@@ -203,7 +203,7 @@ def test_a_run_that_asks_everything_again_gets_it_in_order_and_goes_on(
     assert {slot.id for slot in watched.slots} == {call.id for call in calls}
     owed: list[ReplayEvent] = []
     for slot in watched.slots:
-        if slot.is_answered and not slot.is_nested:
+        if slot.is_answered and not slot.is_unordered:
             assert slot.record is not None
             assert slot.record.arrival is not None
             owed.append(Ready(slot.record.arrival))

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from headway_agents.openai_sdk.payloads import Answer, EncodedRequest, Events, read_request
-from headway_scheduler.model.calls import Usage
+from headway_agents.openai_sdk.payloads import EncodedRequest, Events, read_request
 
 
 def asked(path: str = "chat/completions", **body: Any) -> EncodedRequest:
@@ -60,23 +59,6 @@ def test_a_conversation_that_grows_shares_its_pieces() -> None:
     assert len(second.digest.missing(known).nodes) < len(second.digest.chain) / 2
 
 
-@pytest.mark.parametrize(
-    ("usage", "expected"),
-    [
-        ({"prompt_tokens": 3, "total_tokens": 3}, Usage(3, 0)),
-        ({"prompt_tokens": 3, "completion_tokens": 4}, Usage(3, 4)),
-        ({"input_tokens": 3, "output_tokens": 4}, Usage(3, 4)),
-        ({"prompt_tokens": 0, "completion_tokens": 0}, None),
-        (None, None),
-        ("much", None),
-    ],
-)
-def test_usage_in_each_of_its_forms(usage: Any, expected: Usage | None) -> None:
-    body = json.dumps({"usage": usage}).encode()
-    assert Answer(200, "application/json", body).usage() == expected
-    assert Answer(200, "text/plain", b"no JSON").usage() is None
-
-
 CHAT = b'data: {"usage": {"prompt_tokens": 3, "completion_tokens": 4}}\r\n\r\ndata: [DONE]\r\n\r\n'
 RESPONSES = (
     b'event: response.created\ndata: {"type": "response.created", "response": {"error": null}}\n\n'
@@ -87,16 +69,13 @@ RESPONSES = (
 
 @pytest.mark.parametrize("stream", [CHAT, RESPONSES])
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_a_stream_tells_its_usage_and_its_end_however_it_is_cut_into_chunks(
-    stream: bytes, size: int
-) -> None:
+def test_a_stream_tells_its_end_however_it_is_cut_into_chunks(stream: bytes, size: int) -> None:
     events, stream = Events(), stream.rstrip()
     for start in range(0, len(stream), size):
         assert not events.is_ended
         events.feed(stream[start : start + size])
     events.feed(b"")  # the last line may have no end
     assert events.is_ended
-    assert events.usage == Usage(3, 4)
     assert events.error is None
 
 
@@ -120,7 +99,7 @@ def test_an_error_in_a_stream(event: Any, error: Any) -> None:
 def test_what_is_no_event_is_passed_over() -> None:
     events = Events()
     events.feed(b": a comment\nevent: x\nretry: 3\ndata:\n\n")
-    assert (events.is_ended, events.usage, events.error) == (False, None, None)
+    assert (events.is_ended, events.error) == (False, None)
 
 
 def test_an_event_that_is_no_json_is_an_error() -> None:

@@ -2,18 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from autogen_agentchat.agents import AssistantAgent
+from autogen_core.models import UserMessage
 
+from headway import Headway
 from headway.cli import main
 from headway.cli.parser import COST_KEYS
-from headway.config import load
+from headway.config import Config, load
 from headway.pricing.costs import added_up
 from headway.pricing.prices import Prices
 from headway.testing import MODEL, simulated_headway
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import SPENT_BY, Spent, Usage
+from headway_scheduler.testing.provider import Reply, Settings, simulated_provider
 
 CONFIG = """
 [database]
@@ -81,6 +85,65 @@ async def test_the_costs_of_a_headway_are_what_its_provider_was_paid() -> None:
             await headway.costs("colour")
 
 
+PRICED = """
+[database]
+path = "headway.db"
+[quotas.q]
+requests_per_minute = 6000
+[models.m]
+quotas = ["q"]
+base_url = "{address}"
+api_key_env = "A_KEY"
+usd_per_million_input_tokens = {price}
+usd_per_million_output_tokens = 10
+usd_per_million_cached_input_tokens = 1
+"""
+
+
+@pytest.mark.anyio
+async def test_a_call_is_charged_once_when_it_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streamed or not, by a client or by the SDK: what was cached is counted, and later prices
+    change nothing of what it cost."""
+    monkeypatch.setenv("A_KEY", "not-a-key")
+    said = Reply("A haiku.", output_tokens=100, cached_tokens=6, tier="default")
+    asked = [UserMessage(content="Write a haiku about the sea.", source="user")]
+    messages: Any = [{"role": "user", "content": "Write a haiku about the sea."}]
+    async with simulated_provider(Settings(reply=lambda _: said)) as provider:
+
+        def config(price: float) -> Config:
+            file = tmp_path / "headway.toml"
+            file.write_text(PRICED.format(address=provider.base_url, price=price))
+            return load(file)
+
+        async with Headway(config(2)) as headway:
+            client, sdk = headway.model("m"), headway.openai("m")
+            await client.create(asked)
+            assert [item async for item in client.create_stream(asked)]
+            await sdk.chat.completions.create(model="m", messages=messages)
+            stream = await sdk.chat.completions.create(
+                model="m", messages=messages, stream=True, stream_options={"include_usage": True}
+            )
+            assert [chunk async for chunk in stream]
+            (run,) = await headway.list_runs()
+            rows = await headway.list_calls(run.id)
+            (cost, _) = await headway.costs("model")
+        async with Headway(config(1000)) as headway:
+            (again, _) = await headway.costs("model")
+    prompt = rows[0].usage.input_tokens if rows[0].usage else 0
+    used = Usage(prompt, 100, cache_read_tokens=6)
+    usd = ((prompt - 6) * 2 + 6 * 1 + 100 * 10) / 1e6
+    assert [row.usage for row in rows] == [used] * 4
+    assert [row.usd for row in rows] == [pytest.approx(usd)] * 4
+    assert {(row.usd_source, row.tier, row.served_model) for row in rows} == {
+        ("stated", "default", None)
+    }
+    assert (cost.calls, cost.cached_tokens, cost.unpriced) == (4, 24, 0)
+    assert cost.usd == again.usd == pytest.approx(4 * usd)
+    assert again.saved_usd > cost.saved_usd == pytest.approx(4 * 6 / 1e6)
+
+
 def test_the_command_shows_and_writes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,7 +152,11 @@ def test_the_command_shows_and_writes_them(
     assert main(["submit", "a:b", "task"]) == 0
     capsys.readouterr()
     assert main(["costs", "--by", "day", "--since", "7d"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split() == ["total", "0", "0", "0", "$0.0000"]
+    assert capsys.readouterr().out.splitlines()[1].split() == [
+        "total",
+        *("0", "0", "0", "0"),
+        "$0.0000",
+    ]
     assert main(["costs", "--json"]) == 0
     (total,) = json.loads(capsys.readouterr().out)
     assert (total["key"], total["usd"]) == ("total", 0.0)

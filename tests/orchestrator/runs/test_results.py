@@ -19,7 +19,7 @@ from headway.cli import main
 from headway.config import load
 from headway.pricing.prices import Prices
 from headway.runs.export import exported
-from headway.runs.results import packed, unpacked
+from headway.runs.journal import packed, unpacked
 from headway_agents import dump_result
 from headway_scheduler.errors import StoreCorrupt
 from headway_scheduler.model.calls import Call, CallRecord, Priority
@@ -83,7 +83,7 @@ async def test_the_texts_of_answers_stand_in_a_result_as_references(
         ]
         again = await headway.start("team", task="Go.", key="once")
         assert (await again.result()).task_result == handle.task_result
-        export = await exported(headway._opened.store, run, Prices(headway.config).cost)
+        export = await exported(headway._opened.store, run, Prices(headway.config).usd_of)
         assert export.messages == json.loads(whole)["messages"]
     capsys.readouterr()
     show = partial(main, ["runs", "show", run.id, "--json", "--config", str(config)])

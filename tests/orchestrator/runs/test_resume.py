@@ -676,7 +676,7 @@ async def test_an_export_has_every_text_once(world: World) -> None:
         SqliteStore(headway.config.database, read_only=True) as store,
     ):
         (run,) = await headway.list_runs()
-        data = await exported(store, run, Prices(headway.config).cost)
+        data = await exported(store, run, Prices(headway.config).usd_of)
     assert len(data.records) == len(data.prompts) == MESSAGES - 1
     assert len(set(data.pieces)) == len(data.pieces)
     last = "".join(data.pieces[index] for index in data.prompts[-1])

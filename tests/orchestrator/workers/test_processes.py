@@ -206,6 +206,38 @@ def test_a_leader_whose_loop_is_blocked_stops_no_other_process(
     assert len(world.ledger.paid) == 3
 
 
+# Says in which thread each of the packages that take seconds is imported.
+IMPORTER = """
+import sys, threading
+import anyio
+from headway import Headway
+
+class Watch:
+    def find_spec(self, name, path, target=None):
+        if name in ("autogen_core", "autogen_ext.models.openai", "openai"):
+            print(name, threading.current_thread() is threading.main_thread())
+
+sys.meta_path.insert(0, Watch())
+
+async def main():
+    async with Headway() as headway:
+        await headway.run("agent", task="x")
+
+anyio.run(main)
+"""
+
+
+def test_no_loop_is_blocked_by_an_import_of_autogen_or_the_sdk(world: World) -> None:
+    importer = world.start("-c", IMPORTER)
+    out, err = importer.communicate()
+    assert importer.returncode == 0, err
+    assert sorted(out.splitlines()) == [
+        "autogen_core False",
+        "autogen_ext.models.openai False",
+        "openai False",
+    ]
+
+
 def test_a_leader_that_is_frozen_for_long_loses_its_runs_as_well(slow_world: World) -> None:
     world = slow_world
     run_id = world.headway("submit", "agent", "fly").strip()

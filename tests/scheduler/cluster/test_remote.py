@@ -96,6 +96,7 @@ class Office:
         return FollowerCallbacks(
             lambda: None if self.joined else ME,
             self.join,
+            {"r-1": None},
             self.seen.append,
             self.orders.append,
         )

@@ -62,6 +62,15 @@ def test_what_a_call_takes_of_each_limit_and_what_of_it_comes_back(
     assert free(core, EVENING) == pytest.approx(number - used)
 
 
+def test_input_that_no_limit_counts_comes_back() -> None:
+    core = Scheduler([quota(Resource.INPUT_TOKENS, 1_000)], EVENING)
+    core.handle(Submit(call("a")), EVENING)
+    assert len(core.admit(EVENING)) == 1
+    cached = Outcome(CallState.DONE, Usage(60, 20, cache_read_tokens=50), free_input_tokens=50)
+    core.handle(Settle("a", cached), EVENING)
+    assert free(core, EVENING) == pytest.approx(1_000 - 10)
+
+
 @pytest.mark.parametrize("day_starts", [0.0, 8 * 3_600.0])
 def test_a_daily_limit_is_full_again_when_the_day_starts_and_not_before(day_starts: float) -> None:
     core = Scheduler([quota(Resource.REQUESTS_PER_DAY, 2, day_starts)], EVENING)

@@ -9,7 +9,14 @@ import pytest
 from tests.odd import unchecked
 
 from headway_scheduler.errors import InternalError
-from headway_scheduler.model.calls import LARGEST_COUNT, Outcome, Usage
+from headway_scheduler.model.calls import (
+    LARGEST_COUNT,
+    Call,
+    CallRecord,
+    Outcome,
+    Priority,
+    Usage,
+)
 from headway_scheduler.model.quotas import (
     MOST_ODD_FIELDS,
     Observation,
@@ -31,6 +38,58 @@ def test_what_is_no_count_is_not_counted(count: Any) -> None:
     with pytest.raises(ValueError, match="tokens: not a whole number"):
         Usage(1, count)
     assert Usage(0, LARGEST_COUNT).total == LARGEST_COUNT
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"cache_read_tokens": 11},
+        {"cache_read_tokens": 6, "cache_write_tokens": 5},
+        {"cache_write_1h_tokens": 1},
+        {"output_reasoning_tokens": 4},
+        {"input_image_tokens": -1},
+        {"output_audio_tokens": 1.0},
+    ],
+)
+def test_a_part_lies_in_its_total(parts: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="no part of them"):
+        Usage(10, 3, **parts)
+
+
+def test_two_answers_together_have_the_parts_of_both() -> None:
+    first = Usage(10, 3, cache_read_tokens=4, output_reasoning_tokens=1)
+    second = Usage(5, 2, cache_read_tokens=1, has_odd_parts=True)
+    both = first.plus(second)
+    assert both == Usage(15, 5, cache_read_tokens=5, output_reasoning_tokens=1, has_odd_parts=True)
+    assert both.parts() == {
+        "cache_read_tokens": 5,
+        "output_reasoning_tokens": 1,
+        "has_odd_parts": 1,
+    }
+    assert Usage(1, 1).parts() == {}
+
+
+def settled(*outcomes: Outcome) -> CallRecord:
+    call = Call("r.0", "r", "w", "m", (), Priority.NORMAL, 1, 0.0)
+    record = CallRecord(call, 0)
+    for outcome in outcomes:
+        record.admit(1.0)
+        record.settle(outcome, 2.0)
+    return record
+
+
+def test_a_row_adds_up_all_its_answers_that_were_paid() -> None:
+    refused = Outcome(
+        CallState.QUEUED, Usage(10, 5), error="no", usd=0.5, usd_source="stated", tier="flex"
+    )
+    done = Outcome(CallState.DONE, Usage(10, 1), "{}", usd=0.25, usd_source="stated")
+    record = settled(refused, Outcome(CallState.QUEUED, error="500", usd=0.0), done)
+    assert (record.usage, record.usd, record.usd_source) == (Usage(20, 6), 0.75, "stated")
+    assert record.tier is None
+    unknown = settled(refused, Outcome(CallState.DONE, Usage(1, 1), "{}"))
+    assert (unknown.usd, unknown.usd_source) == (None, "unknown")
+    unpaid = settled(Outcome(CallState.FAILED, error="400", usd=0.0))
+    assert (unpaid.usage, unpaid.usd, unpaid.usd_source) == (None, None, None)
 
 
 def told(**header: float) -> dict[str, Observation]:

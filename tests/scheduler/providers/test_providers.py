@@ -453,16 +453,19 @@ def test_what_is_charged_when_a_request_arrives(
 
 
 @pytest.mark.parametrize(
-    ("name", "tokens"),
+    ("name", "tokens", "cached"),
     [
-        ("openai", None),
-        ("azure", None),
-        ("anthropic", 15),
-        ("gemini", 10),
-        ("bedrock", 15),
-        ("local", 15),
-        ("other", 15),
+        ("openai", None, None),
+        ("azure", None, None),
+        ("anthropic", 15, 11),
+        ("gemini", 10, 10),
+        ("bedrock", 15, 11),
+        ("local", 15, 15),
+        ("other", 15, 15),
     ],
 )
-def test_what_is_charged_when_the_answer_is_there(name: str, tokens: int | None) -> None:
+def test_what_is_charged_when_the_answer_is_there(
+    name: str, tokens: int | None, cached: int | None
+) -> None:
     assert PROVIDERS[name].settled_tokens(Usage(10, 5)) == tokens
+    assert PROVIDERS[name].settled_tokens(Usage(10, 5, cache_read_tokens=4)) == cached

@@ -18,7 +18,7 @@ def show(args: Namespace) -> int:
     if args.json:
         say_json([asdict(cost) for cost in costs])
         return 0
-    headers = (args.by.upper(), "CALLS", "IN", "OUT", "COST", "POSSIBLY PAID")
+    headers = (args.by.upper(), "CALLS", "IN", "CACHED", "OUT", "COST", "SAVED", "POSSIBLY PAID")
     say(table(headers, [_row(cost) for cost in costs]))
     return 0
 
@@ -31,12 +31,15 @@ async def _read(config: Config, by: str, since_seconds: float | None) -> list[Co
 
 def _row(cost: Cost) -> tuple[str, ...]:
     lost = f"{cost.possibly_paid:,}" if cost.possibly_paid else ""
-    tokens = (f"{cost.input_tokens:,}", f"{cost.output_tokens:,}")
-    return cost.key or "(no run)", f"{cost.calls:,}", *tokens, _dollars(cost), lost
+    counts = (cost.input_tokens, cost.cached_tokens, cost.output_tokens)
+    tokens = (f"{count:,}" for count in counts)
+    saved = f"${cost.saved_usd:,.4f}" if cost.saved_usd else ""
+    return cost.key or "(no run)", f"{cost.calls:,}", *tokens, _dollars(cost), saved, lost
 
 
 def _dollars(cost: Cost) -> str:
     unknown = f"{cost.unpriced:,} of unknown price" if cost.unpriced else ""
     if cost.usd is None:
         return unknown
-    return f"${cost.usd:,.4f}{' and ' if unknown else ''}{unknown}"
+    bound = "at most " if cost.at_most else ""
+    return f"{bound}${cost.usd:,.4f}{' and ' if unknown else ''}{unknown}"

@@ -46,7 +46,7 @@ async def _read(config: Config, run_id: str) -> dict[str, Any]:
         if run is None:
             raise RunNotFound(f"no run {run_id!r}: `headway runs list` shows them")
         run = reader.as_it_is(run)
-        data = await exported(reader.store, run, Prices(config).cost)
+        data = await exported(reader.store, run, Prices(config).usd_of)
         facts = [call_facts(record, reader.now) for record in data.records]
         answers = (record.answer for record in data.records)
         calls = [

@@ -13,7 +13,7 @@ from headway_scheduler.model.runs import LIVES, Run
 from headway_scheduler.model.states import RunState
 
 from ...config import Config, load
-from ...runs.results import unpacked
+from ...runs.journal import unpacked
 from ..database import Reader, reading
 from ..json_views import call_facts, run_facts
 from ..output import one_line, say, say_json, shortened, table

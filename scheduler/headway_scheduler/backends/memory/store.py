@@ -13,7 +13,7 @@ from typing import Self
 
 from ...errors import KeyTaken, StoreError, StoreReadOnly, StoreTakenOver
 from ...model.batch import Batch, Lesson, Letter, OutboxRow, Snapshot
-from ...model.calls import Call, CallRecord, Route, Spent, Usage
+from ...model.calls import Call, CallRecord, Charge, Route, Spent, Usage
 from ...model.changes import Change
 from ...model.prompts import ChainNode
 from ...model.quotas import BucketState, Resource
@@ -218,16 +218,24 @@ class MemoryStore:
 
     async def spent(self, by: str, since: float) -> Sequence[Spent]:
         """What calls took that came at ``since`` or later, by model, team, workflow, run or day."""
-        calls: Counter[tuple[str, str, Usage | None]] = Counter()
-        lost: Counter[tuple[str, str, Usage | None]] = Counter()
+        calls: Counter[tuple[str, str, Usage | None, Charge | None]] = Counter()
+        lost: Counter[tuple[str, str, Usage | None, Charge | None]] = Counter()
+        last_at: dict[tuple[str, str, Usage | None, Charge | None], float] = {}
         for record in self.tables.calls.values():
             call, usage = record.call, record.usage
             is_done = record.state is CallState.DONE or usage is not None
             if call.is_paid and call.submitted_at >= since and (is_done or record.lost_attempts):
-                alike = (self._key(call, by), call.model, usage)
+                source = record.usd_source
+                charge = None if source is None else Charge(record.usd, source)
+                alike = (self._key(call, by), call.model, usage, charge)
                 calls[alike] += is_done
                 lost[alike] += record.lost_attempts
-        return [Spent(*alike, calls[alike], lost[alike]) for alike in calls]
+                last_at[alike] = max(last_at.get(alike, 0.0), record.finished_at or 0.0)
+        return [
+            Spent(key, model, usage, count, lost[alike], charge, last_at[alike])
+            for alike, count in calls.items()
+            for key, model, usage, charge in [alike]
+        ]
 
     def _key(self, call: Call, by: str) -> str:
         run = self.tables.runs.get(call.run_id)

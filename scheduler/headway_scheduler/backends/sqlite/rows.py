@@ -17,7 +17,16 @@ from math import isfinite
 from typing import Any, Final, NoReturn
 
 from ...model.batch import Batch, Lesson
-from ...model.calls import LARGEST_COUNT, Call, CallRecord, Priority, Spent, Usage
+from ...model.calls import (
+    LARGEST_COUNT,
+    PARTS,
+    Call,
+    CallRecord,
+    Charge,
+    Priority,
+    Spent,
+    Usage,
+)
 from ...model.changes import Change, hold_of, quota_of, weight_of
 from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Worker
@@ -33,7 +42,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         *("submitted_at", "request_hash", "occurrence", "state", "attempts", "not_before"),
         *("admitted_at", "sent_at", "finished_at", "input_tokens", "output_tokens", "answer"),
         *("error", "arrival", "losses", "input_estimate", "output_estimate", "usd_estimate"),
-        "worker",
+        *("worker", "usage_parts", "usd", "usd_source", "tier", "served_model"),
     ),
     "runs": (
         *("id", "workflow", "task", "priority", "state", "created_at", "key", "component"),
@@ -60,7 +69,8 @@ TEXTS: Final = frozenset(
         *("id", "run_id", "kind", "path", "model", "quotas", "request_hash", "state", "answer"),
         *("error", "workflow", "task", "key", "component", "result", "parameters", "version"),
         *("history", "parent", "waits_for", "team", "worker", "quota", "resource", "text"),
-        *("target", "value", "subject", "label", "workflows"),
+        *("target", "value", "subject", "label", "workflows", "usage_parts", "usd_source", "tier"),
+        "served_model",
     }
 )
 """Columns of text. Only in ``runs`` is ``parent`` one: in ``links`` it is bytes, so that statement
@@ -121,7 +131,7 @@ REALS: Final = frozenset(
     {
         *("submitted_at", "not_before", "admitted_at", "sent_at", "finished_at", "created_at"),
         *("started_at", "resumed_at", "deadline", "budget_usd", "usd_estimate", "available"),
-        *("as_of", "paused_until", "at", "since"),
+        *("as_of", "paused_until", "at", "since", "usd", "last_at"),
     }
 )
 """Columns of numbers with a fraction. All that are neither these nor text are whole numbers."""
@@ -131,7 +141,8 @@ MAYBE: Final = frozenset(
         *("not_before", "admitted_at", "sent_at", "finished_at", "input_tokens", "output_tokens"),
         *("answer", "error", "arrival", "worker", "key", "component", "started_at", "result"),
         *("parameters", "version", "history", "parent", "parent_until", "deadline", "budget_usd"),
-        *("waits_for", "resumed_at", "team", "paused_until"),
+        *("waits_for", "resumed_at", "team", "paused_until", "usage_parts", "usd", "usd_source"),
+        *("tier", "served_model"),
     }
 )
 """Columns that may be NULL."""
@@ -236,7 +247,17 @@ def _call_row(record: CallRecord) -> Row:
         # Below 0 for a call that may cost more: it needs no column of its own.
         -call.usd if call.unbounded else call.usd,
         record.worker,
+        None if usage is None else _parts_text(usage),
+        record.usd,
+        record.usd_source,
+        record.tier,
+        record.served_model,
     )
+
+
+def _parts_text(usage: Usage) -> str | None:
+    parts = usage.parts()
+    return json.dumps(parts) if parts else None
 
 
 def _bucket_row(bucket: BucketState) -> Row:
@@ -321,6 +342,10 @@ def call_record(row: Any) -> CallRecord:
         arrival=row.arrival,
         lost_attempts=row.losses,
         worker=row.worker,
+        usd=row.usd,
+        usd_source=row.usd_source,
+        tier=row.tier,
+        served_model=row.served_model,
     )
 
 
@@ -385,7 +410,8 @@ def worker(row: Any) -> Worker:
 def spent(row: Any) -> Spent:
     """Return a group of calls that took the same."""
     checked(row)
-    return Spent(row.key, row.model, _usage(row), row.calls, row.lost)
+    charge = None if row.usd_source is None else Charge(row.usd, row.usd_source)
+    return Spent(row.key, row.model, _usage(row), row.calls, row.lost, charge, row.last_at)
 
 
 def _usage(row: Any) -> Usage | None:
@@ -393,7 +419,13 @@ def _usage(row: Any) -> Usage | None:
         return None
     if row.output_tokens is None:
         raise ValueError("output_tokens is missing")
-    return Usage(row.input_tokens, row.output_tokens)
+    if row.usage_parts is None:
+        return Usage(row.input_tokens, row.output_tokens)
+    parts = json_of("usage_parts", row.usage_parts)
+    if type(parts) is not dict or not parts.keys() <= set(PARTS):
+        raise ValueError("usage_parts are none that a usage has")
+    is_odd = bool(parts.pop("has_odd_parts", False))
+    return Usage(row.input_tokens, row.output_tokens, has_odd_parts=is_odd, **parts)
 
 
 READERS: Final = {

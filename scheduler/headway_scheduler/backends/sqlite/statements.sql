@@ -206,13 +206,14 @@ SELECT
         WHEN 'day' THEN date(calls.submitted_at, 'unixepoch')
         WHEN 'model' THEN calls.model
     END AS "key",
-    calls.model, calls.input_tokens, calls.output_tokens,
+    calls.model, calls.input_tokens, calls.output_tokens, calls.usage_parts, calls.usd, calls.usd_source,
+    coalesce(max(calls.finished_at), 0.0) AS last_at,
     sum(calls.state = 'done' OR calls.input_tokens IS NOT NULL) AS calls,
     sum(calls.losses) AS lost
 FROM calls LEFT JOIN runs ON runs.id = calls.run_id
 WHERE calls.kind IN ('model', 'sdk') AND calls.submitted_at >= :since
     AND (calls.state = 'done' OR calls.input_tokens IS NOT NULL OR calls.losses > 0)
-GROUP BY 1, 2, 3, 4
+GROUP BY 1, 2, 3, 4, 5, 6, 7
 ORDER BY 1, 2, 3, 4;
 
 -- waiting_requests: Requests without an answer that are not in hand (JSON list), oldest first.

@@ -165,7 +165,7 @@ class Bucket:
             case Resource.TOKENS | Resource.TOKENS_PER_DAY if outcome.used_tokens is not None:
                 return outcome.used_tokens
             case Resource.INPUT_TOKENS if outcome.usage is not None:
-                return outcome.usage.input_tokens
+                return outcome.usage.input_tokens - outcome.free_input_tokens
             case Resource.OUTPUT_TOKENS if outcome.usage is not None:
                 return outcome.usage.output_tokens
             case Resource.USD_PER_DAY if outcome.usd is not None:

@@ -25,11 +25,17 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer. ``output_tokens`` defaults to a quarter of its characters, rounded up."""
+    """An answer. ``output_tokens`` defaults to a quarter of its characters, rounded up.
+
+    ``cached_tokens`` are those of the prompt that were in the provider's cache, ``tier`` is the
+    service tier that the answer names.
+    """
 
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     output_tokens: int | None = None
+    cached_tokens: int = 0
+    tier: str | None = None
 
 
 ReplyFunction = Callable[[Body], "str | Reply | None"]
@@ -70,14 +76,18 @@ class Answer:
         if (self.asked.body.get("stream_options") or {}).get("include_usage"):
             yield self._envelope("chat.completion.chunk", []) | {"usage": self.usage()}
 
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> Body:
         """Token counts."""
         prompt, completion = self.asked.prompt_tokens, self.completion_tokens
-        return {
+        usage: Body = {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
         }
+        if self.reply.cached_tokens:
+            cached = min(prompt, self.reply.cached_tokens)
+            usage["prompt_tokens_details"] = {"cached_tokens": cached}
+        return usage
 
     def _envelope(self, kind: str, choices: list[Body]) -> Body:
         return {
@@ -86,6 +96,7 @@ class Answer:
             "created": self.created,
             "model": self.asked.model,
             "choices": choices,
+            **({} if self.reply.tier is None else {"service_tier": self.reply.tier}),
         }
 
     def _chunk(self, delta: Body, finish_reason: str | None = None) -> Body:
