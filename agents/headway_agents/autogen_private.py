@@ -8,15 +8,17 @@ A client whose class is not looked for here is used through AutoGen's public con
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from autogen_agentchat.agents import CodeExecutorAgent, UserProxyAgent
+from autogen_agentchat.agents import AssistantAgent, CodeExecutorAgent, UserProxyAgent
 from autogen_agentchat.agents._user_proxy_agent import cancellable_input
 from autogen_agentchat.base import ChatAgent, Team
+from autogen_core import FunctionCall
 from autogen_core._component_config import WELL_KNOWN_PROVIDERS
 from autogen_core.code_executor import CodeExecutor
-from autogen_core.models import ChatCompletionClient, ModelInfo
+from autogen_core.models import ChatCompletionClient, FunctionExecutionResult, ModelInfo
 from autogen_core.tools import BaseTool, FunctionTool, StaticWorkbench, Workbench
 
 if sys.version_info >= (3, 13):  # as AutoGen does
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 __all__ = [
+    "RESULT_PROCESSOR",
     "WELL_KNOWN_PROVIDERS",
     "QueueShutDown",
     "approval_of",
@@ -47,6 +50,7 @@ __all__ = [
     "original_name",
     "participant_names",
     "read_with",
+    "result_processor",
     "sdk_of",
     "status_error",
     "tools_of",
@@ -155,6 +159,33 @@ def approve_with(agent: CodeExecutorAgent, function: Callable[..., Any]) -> None
     """Have the agent await ``function`` before it executes code."""
     agent._approval_func = function
     agent._approval_func_is_async = True
+
+
+ToolCallResult = tuple[FunctionCall, FunctionExecutionResult]
+"""What AssistantAgent makes of one tool call."""
+
+ExecuteToolCall = Callable[..., Awaitable[ToolCallResult]]
+"""Executes one tool call; ``tool_call`` is one of its keyword arguments."""
+
+
+RESULT_PROCESSOR = "_process_model_result"
+"""The attribute by which AssistantAgent goes on with an answer of a model."""
+
+
+@lru_cache
+def result_processor(
+    kind: type[AssistantAgent], guard: Callable[[ExecuteToolCall], ExecuteToolCall]
+) -> Callable[..., Any]:
+    """Return what an agent of ``kind`` may have as its ``RESULT_PROCESSOR``.
+
+    It executes tool calls by what ``guard`` makes of the kind's own way to do so.
+    """
+    # Methods of the class call one another, so it takes another class. No agent is of it: to
+    # everybody else the class of an agent is what it was.
+    execute = staticmethod(guard(kind._execute_tool_call))
+    guarded: Any = type(kind.__name__, (kind,), {"_execute_tool_call": execute})
+    processor: Callable[..., Any] = guarded._process_model_result
+    return processor
 
 
 # Tools

@@ -22,12 +22,16 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Gene
 from contextlib import aclosing, suppress
 from typing import Any, Self, TypeVar, cast
 
+from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.base import ChatAgent, Response, Team
 from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage
-from autogen_core import CancellationToken
+from autogen_core import CancellationToken, FunctionCall
+from autogen_core.models import FunctionExecutionResult
 
 from headway_scheduler.errors import CallerError, WorkflowExited
 
+from .autogen_private import RESULT_PROCESSOR, ExecuteToolCall, ToolCallResult, result_processor
+from .calls.errors import described, text_of
 from .scope import acting_step, current_scope
 
 BLOCKED_SECONDS = 2.0
@@ -56,7 +60,7 @@ def contained(error: BaseException) -> Exception:
     # The last frame is the one that raised; the first ones are ours and AutoGen's.
     where = traceback.extract_tb(error.__traceback__)[-1:]
     place = "".join(f", raised in {each.filename}:{each.lineno} ({each.name})" for each in where)
-    exited = WorkflowExited(f"{type(error).__name__}: {error}{place}")
+    exited = WorkflowExited(f"{type(error).__name__}: {text_of(error)}{place}")
     exited.__cause__ = error
     return exited
 
@@ -86,6 +90,30 @@ def contain_agent(agent: ChatAgent) -> None:
             raise contained(error) from error
 
     vars(agent)["on_messages_stream"] = contained_stream
+
+
+def contain_tool_calls(agent: AssistantAgent) -> None:
+    """Have the model told what a tool call of ``agent`` raises.
+
+    Such an agent waits for ever for a tool call that raised: AutoGen expects arguments that are no
+    JSON, and no others, such as a number of 5,000 digits, or a list for a handoff.
+    """
+    vars(agent)[RESULT_PROCESSOR] = result_processor(type(agent), _told)
+
+
+def _told(execute: ExecuteToolCall) -> ExecuteToolCall:
+    async def contained_call(*, tool_call: FunctionCall, **more: Any) -> ToolCallResult:
+        try:
+            return await contain(execute(tool_call=tool_call, **more))
+        except Exception as error:
+            return tool_call, FunctionExecutionResult(
+                content=f"Error: {described(error)}",
+                call_id=tool_call.id,
+                is_error=True,
+                name=tool_call.name,
+            )
+
+    return contained_call
 
 
 class LoopTime:
@@ -198,6 +226,10 @@ class _Guarded(Coroutine[Any, Any, Any]):
     def __init__(self, coro: Any, what: str = "") -> None:
         self._coro = coro
         self._what = what
+
+    def __getattr__(self, name: str) -> Any:
+        # So that asyncio and debuggers can say where a task waits: names, frame, what it awaits.
+        return getattr(self._coro, name)
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return cast(Generator[Any, Any, Any], self)

@@ -7,9 +7,9 @@ Inputs are answers, streams and vectors with odd heads, bodies, bytes and packin
 client and ``hw.openai``, real HTTP on loopback), faults of tools, agents and factories, arguments
 of the Python API, rows and requests written into the database by hand. A bystander is harmed if its
 transcript, or the number of its calls that the provider was paid for, differs from those of runs
-that are alone. Every 4,000 inputs the database is opened again, checked, repaired, checked, and a
-fresh one begins. Exit status 1 if a bystander was harmed, anything hung, an error was none that a
-caller should get, or the journal cannot be read.
+that are alone. Every 80 blocks of 50 inputs the database is opened again, checked, repaired,
+checked, and a fresh one begins. Exit status 1 if a bystander was harmed, anything hung, an error
+was none that a caller should get, or the journal cannot be read.
 """
 
 import argparse
@@ -49,7 +49,7 @@ async def fuzz(args: argparse.Namespace) -> Report:
             left = -(-(args.inputs - seen) // BLOCK)
             many = min(left, BLOCKS_OF_CHAPTER)
             with TemporaryDirectory() as folder:
-                chapter = Chapter(args.seed, Path(folder), report)
+                chapter = Chapter(args.seed, Path(folder), report, latency_seconds=0.1)
                 await chapter.play(list(range(block, block + many)), other)
             block += many
             found = [*report.harmed, *report.hangs, *report.faults]

@@ -18,6 +18,9 @@ from .runs.options import new_run_id
 if TYPE_CHECKING:
     from headway_agents import AdHocScope, RunScope
 
+AD_HOC = "(ad hoc)"
+"""The workflow of the run, which takes no slot of its worker."""
+
 
 class AdHocRun:
     """Has the scope of ``Headway.model`` and ``Headway.openai`` outside of runs."""
@@ -37,7 +40,7 @@ class AdHocRun:
             now = self._scheduler.now()
             run = Run(
                 id=new_run_id(),
-                workflow="(ad hoc)",
+                workflow=AD_HOC,
                 task="",
                 priority=Priority.BACKGROUND,  # nobody waits for it as a whole
                 state=RunState.RUNNING,

@@ -4,7 +4,9 @@ Behind this door values meet the scheduler of all runs, and a row that a databas
 check returns the value; it raises CallerError, which names the argument and what is permitted.
 """
 
+from collections.abc import Mapping
 from math import isfinite
+from typing import Any
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Priority
@@ -52,6 +54,13 @@ def amount(argument: str, value: object, *, least: float | None = None) -> float
             return number
     bound = "above 0" if least is None else f"from {least:g}"
     raise CallerError(f"{argument} must be a finite number {bound}, not {_spoken(value)}")
+
+
+def mapping(argument: str, value: object) -> Mapping[str, Any]:
+    """Check a mapping, such as a dict."""
+    if isinstance(value, Mapping):
+        return value
+    raise CallerError(f"{argument} must be a mapping, not {_spoken(value)}")
 
 
 def count(argument: str, value: object, *, least: int = 0) -> int:

@@ -30,10 +30,7 @@ class Limits:
 
         The others are as configured. Raises ConfigError.
         """
-        if not isinstance(limits, Mapping):
-            raise CallerError(
-                f"limits must be a mapping of settings, not a {type(limits).__name__}"
-            )
+        limits = arguments.mapping("limits", limits)
         quota = arguments.text("quota", quota)
         nested = [name for name, value in limits.items() if isinstance(value, dict | list)]
         if nested:

@@ -19,9 +19,14 @@ from autogen_agentchat.agents import (
 from autogen_agentchat.conditions import MaxMessageTermination
 from autogen_agentchat.messages import TextMessage
 from autogen_agentchat.teams import RoundRobinGroupChat
-from autogen_core import CancellationToken, ComponentLoader, SingleThreadedAgentRuntime
+from autogen_core import (
+    CancellationToken,
+    ComponentLoader,
+    FunctionCall,
+    SingleThreadedAgentRuntime,
+)
 from autogen_core.code_executor import CodeBlock
-from autogen_core.models import ChatCompletionClient, UserMessage
+from autogen_core.models import ChatCompletionClient, CreateResult, RequestUsage, UserMessage
 from autogen_core.tools import FunctionTool, StaticWorkbench, ToolOverride
 from autogen_ext.code_executors.local import LocalCommandLineCodeExecutor
 from autogen_ext.models.anthropic import AnthropicChatCompletionClient
@@ -205,6 +210,29 @@ async def test_a_team_says_whether_it_has_run_and_who_takes_part() -> None:
 def test_an_agent_is_no_team() -> None:
     agent = AssistantAgent("a", ReplayChatCompletionClient([]))
     assert private.participant_names(agent) == ()
+
+
+async def test_an_assistant_calls_tools_through_what_it_is_given() -> None:
+    asked = []
+
+    def guard(execute: private.ExecuteToolCall) -> private.ExecuteToolCall:
+        async def guarded(*, tool_call: FunctionCall, **more: Any) -> private.ToolCallResult:
+            asked.append(tool_call)
+            return await execute(tool_call=tool_call, **more)
+
+        return guarded
+
+    call = FunctionCall("1", '{"word": "hm"}', "shout")
+    usage = RequestUsage(1, 1)
+    answer = CreateResult(finish_reason="function_calls", content=[call], usage=usage, cached=False)
+    client = ReplayChatCompletionClient([answer], model_info=gpt().model_info)
+    agent = AssistantAgent("a", client, tools=[shout])
+    assert hasattr(agent, private.RESULT_PROCESSOR)
+    setattr(agent, private.RESULT_PROCESSOR, private.result_processor(type(agent), guard))
+    result = await agent.run(task="go")
+    assert result.messages[-1].to_text() == "hm!"
+    assert asked == [call]
+    assert type(agent) is AssistantAgent
 
 
 async def test_a_user_proxy_reads_with_what_it_is_given() -> None:

@@ -30,10 +30,12 @@ async def headway() -> AsyncIterator[Headway]:
 
 
 class Rude:
-    """An object without words."""
+    """An object without words, or anything else that it could be asked for."""
 
-    def __repr__(self) -> str:
+    def _raise(self, *_: object) -> Any:
         raise RuntimeError("rude")
+
+    __str__ = __repr__ = __len__ = __iter__ = __bool__ = _raise
 
 
 def deep() -> dict[str, Any]:
@@ -56,7 +58,7 @@ WRONG_OPTIONS: dict[str, list[Any]] = {
     "priority": PRIORITIES,
     "budget_usd": AMOUNTS,
     "deadline_seconds": AMOUNTS,
-    "parameters": [{"x": NAN}, {"x": object()}, {"x": b"y"}, {1: {2}}, 5, deep()],
+    "parameters": [{"x": NAN}, {"x": object()}, {"x": b"y"}, {1: {2}}, 5, deep(), Rude()],
 }
 
 WRONG_CALLS: dict[str, tuple[list[Any], Callable[[Headway, Any], Awaitable[object]]]] = {

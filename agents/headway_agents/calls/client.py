@@ -14,7 +14,6 @@ wrapped client and adds its usage to the client that it was made from.
 import copy
 import json
 import logging
-import re
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -54,6 +53,7 @@ from ..requests.codec import Request, ToolChoice
 from ..requests.prompts import PromptEncoder, RequestDigest, estimated_tokens
 from ..scope import RunScope, asking_agent, scope_of_context
 from ..secrets import without_masked_keys
+from .errors import AnswerRefused
 from .exchange import Exchange, observe
 from .live_call import LiveCall, attached, recorded
 from .models import Candidate, Model
@@ -63,11 +63,6 @@ _log = logging.getLogger("headway")
 
 MODEL = "model"
 """The kind of a call that a model client makes; steps have other kinds."""
-
-DEEPEST_ARGUMENTS = 200
-"""How deep the arguments of a tool may nest. Python parses about five times as much."""
-
-_SIGNS = re.compile(r'\\.|["\[\]{}]', re.DOTALL)
 
 NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
@@ -443,7 +438,7 @@ async def answer(live: LiveCall, request: Request, token: CancellationToken | No
             finally:
                 exchange.stop()
             if not isinstance(result.content, str):
-                _check_depth(result.content)
+                _check_calls(result.content)
         except Exception as error:
             await live.failed(exchange.refusal or error)
         else:
@@ -473,7 +468,7 @@ async def answer_stream(
             if result is None:
                 raise ProviderError("the stream ended without a result")
             if not isinstance(result.content, str):
-                _check_depth(result.content)
+                _check_calls(result.content)
         except Exception as error:
             await live.failed(exchange.refusal or error)
         else:
@@ -498,22 +493,15 @@ async def _recorded(live: LiveCall, result: CreateResult, exchange: Exchange) ->
     return result
 
 
-def _check_depth(calls: Sequence[FunctionCall]) -> None:
-    """Raise RecursionError for arguments of a tool that nest too deep to be parsed.
+def _check_calls(calls: Sequence[FunctionCall]) -> None:
+    """Raise AnswerRefused unless ids, names and arguments are texts, as AutoGen declares them.
 
-    AutoGen's agent would wait for ever: it expects no other error than that they are no JSON.
+    Its clients pass on what the provider wrote. Such an answer could not be read back.
     """
     for call in calls:
-        depth, quoted = 0, False
-        for sign in _SIGNS.findall(call.arguments):
-            if sign == '"':
-                quoted = not quoted
-            elif not quoted and sign in ("[", "{"):
-                depth += 1
-            elif not quoted and sign in ("]", "}"):
-                depth -= 1
-            if depth > DEEPEST_ARGUMENTS:
-                raise RecursionError("arguments of a tool nest too deep")
+        for name, value in vars(call).items():
+            if not isinstance(value, str):
+                raise AnswerRefused(f"the {name} of a tool call is no text: {value!r:.100}")
 
 
 def dump_result(result: CreateResult) -> str:

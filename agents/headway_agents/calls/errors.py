@@ -183,12 +183,16 @@ def described(error: Exception) -> str:
 
     Half of a surrogate pair, which no terminal shows, becomes its escape.
     """
-    try:
-        text = str(error)
-    except Exception as problem:  # the error's own __str__, which may be a user's
-        text = f"its text raised {type(problem).__name__}"
-    text = f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()
+    text = f"{type(error).__name__}: {text_of(error)}".encode(errors="backslashreplace").decode()
     return scrubbed(text[:LONGEST_LOOKED_AT])[:LONGEST_ERROR_CHARACTERS]
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an error, whose own ``__str__`` may be a user's, and raise."""
+    try:
+        return str(error)
+    except Exception as problem:
+        return f"its text raised {type(problem).__name__}"
 
 
 def is_free(error: BaseException) -> bool:

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from autogen_agentchat.agents import CodeExecutorAgent, UserProxyAgent
+from autogen_agentchat.agents import AssistantAgent, CodeExecutorAgent, UserProxyAgent
 from autogen_agentchat.base import ChatAgent, Team, TerminationCondition
 from autogen_agentchat.teams import MagenticOneGroupChat, SelectorGroupChat
 from autogen_core.code_executor import CodeExecutor
@@ -36,7 +36,7 @@ from headway_scheduler.errors import CallerError
 
 from ..autogen_private import has_run
 from ..calls.client import ScheduledClient
-from ..containment import contain_agent
+from ..containment import contain_agent, contain_tool_calls
 from ..journal.recorded import NESTED
 from ..scope import RunScope
 from ..steps.effects import Effects
@@ -101,6 +101,8 @@ class _Binder:
                 setattr(holder, name, swapped)
         if isinstance(holder, ChatAgent):
             contain_agent(holder)
+        if isinstance(holder, AssistantAgent):
+            contain_tool_calls(holder)
         if isinstance(holder, UserProxyAgent):
             ask_through(holder, self._scope, "/".join(path))
         if isinstance(holder, CodeExecutorAgent):

@@ -22,8 +22,9 @@ from autogen_core.tools import (
     Workbench,
 )
 
-from headway_scheduler.errors import RunClosed, WorkflowExited
+from headway_scheduler.errors import RunClosed
 
+from ..calls.errors import text_of
 from ..containment import contain, is_asked_for
 from ..scope import RunScope
 from ..steps.effects import Effect, effect_of
@@ -62,11 +63,7 @@ class JournaledWorkbench(LazyWrapper, Workbench):
             await self._lazy_start.start()
             token = linked(cancellation_token)
             work = self.wrapped.call_tool(name, arguments, token, call_id)
-            try:
-                result = await contained_result(name, work)
-            except Exception as error:
-                result = failure(name, str(error))
-            return result.model_dump(mode="json")
+            return (await contained_result(name, work)).model_dump(mode="json")
 
         with ending(self._scope):
             return ToolResult.model_validate(await self._called(name, name, arguments, act=act))
@@ -117,16 +114,17 @@ def ending(scope: RunScope) -> Iterator[None]:
             raise  # this task is cancelled; else the run's token cancelled the call alone
     except RunClosed:
         pass
-    except Exception:
+    except Exception as error:
+        scope.error = error
         scope.close(interrupted=True)
 
 
 async def contained_result(name: str, work: Awaitable[ToolResult]) -> ToolResult:
-    """Return the result of a tool: an error, if it raised what would have ended the process."""
+    """Return the result of a tool: an error, if it raised, or if AutoGen did over its error."""
     try:
         return await contain(work)
-    except WorkflowExited as error:
-        return failure(name, str(error))
+    except Exception as error:
+        return failure(name, text_of(error))
 
 
 ENDED = "The run has ended."

@@ -6,7 +6,7 @@ it takes milliseconds: every command does.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -200,13 +200,13 @@ def load(
 
 
 def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
-    models = {name: ModelConfig(**values) for name, values in _tables(settings, "models")}
+    models = {name: ModelConfig(**values) for name, values in _tables(settings, "models").items()}
     local = {model.quotas[0] for model in models.values() if model.provider == Local.name}
     quotas = {
         name: replace(_quota(name, values), is_local=name in local)
-        for name, values in _tables(settings, "quotas")
+        for name, values in _tables(settings, "quotas").items()
     }
-    teams = dict(_tables(settings, "teams"))
+    teams = _tables(settings, "teams")
     workflows = {path[1]: s.value for path, s in settings.items() if path[0] == "workflows"}
     tools = {path[1]: s.value for path, s in settings.items() if path[0] == "tools"}
     return Config(
@@ -230,12 +230,13 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
     )
 
 
-def _tables(
-    settings: Mapping[KeyPath, Setting], table: str
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the named tables inside a table: each name with its keys and values."""
-    for name in dict.fromkeys(path[1] for path in settings if path[0] == table):
-        yield name, {p[2]: s.value for p, s in settings.items() if p[:2] == (table, name)}
+def _tables(settings: Mapping[KeyPath, Setting], table: str) -> dict[str, dict[str, Any]]:
+    """Return the named tables inside a table: by name, keys and values."""
+    tables: dict[str, dict[str, Any]] = {}
+    for path, setting in settings.items():
+        if path[0] == table:
+            tables.setdefault(path[1], {})[path[2]] = setting.value
+    return tables
 
 
 def _quota(name: str, values: Mapping[str, Any]) -> Quota:

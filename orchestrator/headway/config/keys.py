@@ -326,10 +326,13 @@ KEYS: dict[KeyPath, Key] = {
 }
 
 
+_NAMED = {key[0] for key in KEYS if key[1] == "*"}
+"""Tables whose keys, or tables in them, have names that the user chose."""
+
+
 def pattern(path: KeyPath) -> KeyPath:
     """Return the path with ``*`` for the name that the user chose, if its table has such names."""
-    has_names = any(key[:2] == (path[0], "*") for key in KEYS)
-    return (path[0], "*", *path[2:]) if has_names and len(path) > 1 else path
+    return (path[0], "*", *path[2:]) if path[0] in _NAMED and len(path) > 1 else path
 
 
 def variable(path: KeyPath) -> str:

@@ -116,7 +116,7 @@ def with_options(
 
 def _json(parameters: Mapping[str, Any]) -> str:
     try:
-        text = json.dumps(dict(parameters), allow_nan=False)
+        text = json.dumps(dict(arguments.mapping("parameters", parameters)), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise CallerError(f"parameters of a run must be JSON values: {error}") from None
     return arguments.long_text("parameters as JSON", text)

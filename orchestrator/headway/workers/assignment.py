@@ -20,6 +20,7 @@ from headway_scheduler.ports import Store
 from headway_scheduler.protocol.commands import ExecuteRun, Order
 from headway_scheduler.runtime.local import LocalScheduler
 
+from ..ad_hoc import AD_HOC
 from ..runs.handle import RunHandle
 from ..workflows import is_portable
 from .leader_commands import LeaderCommands
@@ -108,7 +109,8 @@ class RunAssigner:
 
     async def _assign(self) -> None:
         async with self._commands.claims:
-            assigned = await self._store.assigned()
+            # The run of calls outside of runs ends with its process: it would take a slot for good.
+            assigned = [run for run in await self._store.assigned() if run.workflow != AD_HOC]
             busy = Counter(run.worker for run in assigned)
             # A run that waits for another one gives its slot back: the other one may need it.
             resting = self._scheduler.waiting_runs

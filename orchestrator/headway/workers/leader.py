@@ -115,10 +115,12 @@ class Leader:
             stack.push_async_callback(mailbox.close)
             server = RequestServer(mailbox, self._notifier, self.scheduler, self.commands)
             monitor = WorkerMonitor(self.scheduler, self.store, backend.workers(), mailbox, own=own)
-            # In this order: what a worker posted before it died stands, and only then is it dead;
-            # what the living were granted is counted before anything else is admitted.
+            # In this order: what a worker posted before it died stands, and only then is it dead,
+            # and nobody waits for it to end a run; what the living were granted is counted before
+            # anything else is admitted.
             await server.take_all()
             await monitor.reap_dead_workers()
+            await server.end_runs()
             await self.scheduler.workers.begin_term()
             self.scheduler.admit_from_here()
             await stack.enter_async_context(self._notifier)

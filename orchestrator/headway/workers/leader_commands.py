@@ -14,7 +14,7 @@ from typing import assert_never
 import anyio
 import msgspec
 
-from headway_scheduler.errors import RunNotResumable, StoreTakenOver, WorkerEvicted
+from headway_scheduler.errors import RunNotResumable, SchedulerClosed, WorkerEvicted
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.changes import Change
 from headway_scheduler.model.runs import Run
@@ -40,6 +40,10 @@ from ..config import Config
 from ..runs.handle import RunHandle
 from ..runs.options import permitted
 from ..runs.stopped import StoppedRuns, being_executed, find_run, require_open
+
+
+class StillExecuted(Exception):
+    """A worker was told to end a run, and has not let go of it. For whoever may not wait."""
 
 
 class LeaderCommands:
@@ -72,16 +76,21 @@ class LeaderCommands:
         Two commands, or a command and the assignment of runs, would otherwise give a run twice.
         """
 
-    async def execute(self, command: Command) -> Change | None:  # noqa: C901  # one case for each
-        """Carry a command out. Raises what each of the methods below does, or StoreError."""
+    async def execute(  # noqa: C901  # one case for each
+        self, command: Command, *, waits: bool = True
+    ) -> Change | None:
+        """Carry a command out. Raises what each of the methods below does, or StoreError.
+
+        Without ``waits``, StillExecuted where it would wait for a worker of another process.
+        """
         scheduler = self._scheduler
         match command:
             case QueueRun():
                 await self._queue(permitted(command.run, self._config))
             case CancelRun():
-                await self._end(command, self._stopped.cancel)
+                await self._end(command, self._stopped.cancel, waits)
             case PauseRun():
-                await self._end(command, self._stopped.pause)
+                await self._end(command, self._stopped.pause, waits)
             case SetPriority():
                 await self._set_priority(command)
             case SetHold():
@@ -115,11 +124,14 @@ class LeaderCommands:
                 await self._scheduler.save_run(run)
 
     async def _end(
-        self, command: CancelRun | PauseRun, stopped: Callable[[Run], Awaitable[Run]]
+        self,
+        command: CancelRun | PauseRun,
+        stopped: Callable[[Run], Awaitable[Run]],
+        waits: bool,
     ) -> None:
         """Have the worker that executes a run end it; ``stopped`` ends a run without one.
 
-        Raises RunNotFound or RunNotResumable.
+        Raises RunNotFound or RunNotResumable; SchedulerClosed once this process leads no more.
         """
         while True:
             async with self.claims:
@@ -138,10 +150,12 @@ class LeaderCommands:
                 if handle.run.state is RunState.QUEUED:
                     continue  # its start failed, and it waits for a worker again
                 return
+            if not waits:
+                raise StillExecuted
             # Outside of the lock: other commands go on until the worker has let go of the run.
             await released.wait()
             if self._is_over:
-                raise StoreTakenOver(f"run {run.id}: this process leads no more")
+                raise SchedulerClosed(f"run {run.id}: this process leads no more")
             if (await find_run(self._store, run.id)).state is not RunState.INTERRUPTED:
                 return
 

@@ -36,7 +36,7 @@ from headway_scheduler.protocol.envelopes import WORKER, Done, MessageBatch
 from headway_scheduler.runtime.local import LocalScheduler
 from headway_scheduler.runtime.pending import Completion, answering
 
-from .leader_commands import LeaderCommands
+from .leader_commands import LeaderCommands, StillExecuted
 
 RETRY_SECONDS = 1.0
 """How long to wait before a request is tried again, if the database could not be written."""
@@ -56,7 +56,9 @@ _log = logging.getLogger("headway")
 
 
 class RequestServer:
-    """Takes the requests that wait with :meth:`take_all`, and then, with :meth:`serve`, all."""
+    """Takes the requests that wait with :meth:`take_all` and :meth:`end_runs`; then :meth:`serve`
+    takes all.
+    """
 
     def __init__(
         self,
@@ -70,10 +72,19 @@ class RequestServer:
         self._scheduler = scheduler
         self._commands = commands
         self._in_hand: set[int] = set()
+        self._ending: list[Letter] = []
 
     async def take_all(self) -> None:
-        """Take the requests that wait, before this process admits anything. Raises StoreError."""
-        while requests := await self._read():
+        """Take the requests that wait, before this process admits anything. Raises StoreError.
+
+        Commands that end runs are left to :meth:`end_runs`.
+        """
+        while waiting := await self._read():
+            # They may wait for the worker of a run, which may be dead, and is not found dead yet.
+            self._ending += [each for each in waiting if isinstance(_read(each), LongRunning)]
+            requests = [each for each in waiting if each not in self._ending]
+            if not requests:
+                continue
             fresh = [request for request in requests if not request.tries]
             # In their order: of one sender, none may pass another. Together only if all are fresh.
             parts = [requests] if len(fresh) == len(requests) else [[each] for each in requests]
@@ -83,13 +94,27 @@ class RequestServer:
                 else:
                     await self._begin_with(part)
 
+    async def end_runs(self) -> None:
+        """End the runs that are to be ended, once dead workers have been found. Raises StoreError.
+
+        A leader that begins waits for no worker: those that live are told, and :meth:`serve` waits.
+        """
+        for request in self._ending:
+            if request.tries >= MOST_TRIES:
+                await self._set_aside(request)
+                continue
+            with suppress(StillExecuted):
+                await self._begin_with([request])
+            self._in_hand.discard(request.id)
+        self._ending = []
+
     async def _begin_with(self, requests: Sequence[Letter]) -> None:
         """Take requests as the first thing that this leader does: each may be its last."""
         await self._scheduler.begin_with(*((each.id, each.tries + 1) for each in requests))
         try:
             await self._take(requests, None)
         except BaseException:
-            # Closed, or the database cannot be written: that is no fault of theirs.
+            # Closed, not done yet, or the database cannot be written: that is no fault of theirs.
             with anyio.CancelScope(shield=True), suppress(HeadwayError):
                 await self._scheduler.begin_with(*((each.id, each.tries) for each in requests))
             raise
@@ -146,7 +171,7 @@ class RequestServer:
         self, request: Letter, command: Command | InternalError, group: TaskGroup | None
     ) -> None:
         if group is None:
-            await self._settle(request, command)
+            await self._settle(request, command, waits=False)
         elif isinstance(command, LongRunning):
             group.start_soon(self._settle_at_last, request, command)
         else:
@@ -182,8 +207,11 @@ class RequestServer:
         _log.error("a batch of worker %s cannot be read: %s", request.sender, batch)
         return self._scheduler.workers.deliver_unreadable(request.id, request.sender, str(batch))
 
-    async def _settle(self, request: Letter, command: Command | InternalError) -> None:
-        await self._scheduler.answer(Answer(request.id, await self._outcome(request, command)))
+    async def _settle(
+        self, request: Letter, command: Command | InternalError, *, waits: bool = True
+    ) -> None:
+        outcome = await self._outcome(request, command, waits)
+        await self._scheduler.answer(Answer(request.id, outcome))
         # Not before its answer is on disk: until then a read would find the request again.
         self._in_hand.discard(request.id)
 
@@ -199,13 +227,13 @@ class RequestServer:
             except StoreError:
                 await anyio.sleep(RETRY_SECONDS)
 
-    async def _outcome(self, request: Letter, command: Command | InternalError) -> str:
+    async def _outcome(self, request: Letter, command: Command | InternalError, waits: bool) -> str:
         try:
             if isinstance(command, InternalError):
                 raise command
             with answering(lambda change: Answer(request.id, dump(Done(change)))):
-                return dump(Done(await self._commands.execute(command)))
-        except (StoreError, SchedulerClosed):
+                return dump(Done(await self._commands.execute(command, waits=waits)))
+        except (StoreError, SchedulerClosed, StillExecuted):
             raise
         except HeadwayError as error:
             return dump(refused(error))

@@ -18,16 +18,24 @@ RETRY_SECONDS = 1.0
 
 
 class Contact:
-    """This worker's contact with the others, by its ``presence``."""
+    """This worker's contact with the others, by its ``presence``.
 
-    def __init__(self, presence: Presence, has_joined: Callable[[], bool]) -> None:
+    ``joined_at`` says when it asked to be listed, by ``time.monotonic()``; None: it did not yet.
+    """
+
+    def __init__(self, presence: Presence, joined_at: Callable[[], float | None]) -> None:
         self._presence = presence
-        self._has_joined = has_joined
+        self._joined_at = joined_at
 
     def is_old(self) -> bool:
-        """Whether others may have taken this worker for dead, for all that it knows."""
-        age = time.monotonic() - self._presence.contact_at
-        return age > CONTACT_SECONDS and self._has_joined()
+        """Whether others may have taken this worker for dead, for all that it knows.
+
+        Not right after it joined, however long its process was open before: until the leader has
+        taken its first batch no heartbeat finds it listed, and that says nothing.
+        """
+        if (joined_at := self._joined_at()) is None:
+            return False
+        return time.monotonic() - max(self._presence.contact_at, joined_at) > CONTACT_SECONDS
 
     async def renew(self) -> None:
         """Wait for an answered heartbeat if contact is old. Raises StoreTakenOver, StoreError."""

@@ -12,8 +12,10 @@ after it, the leader carries out what was.
 
 import logging
 import secrets
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from ..core.views import ProviderHealth
 from ..errors import HeadwayError, InternalError, StoreError, StoreTakenOver, own_copy
@@ -77,6 +79,8 @@ class Posting:
         self.lost: StoreError | None = None
         """Why nothing of this worker counts any more: others took it for dead, or the database is
         gone."""
+        self.joined_at: float = -inf
+        """When the batch was posted by which the worker joined; ``time.monotonic()``."""
         self._mailbox = mailbox
         self._worker_id = worker_id
         self._clock = clock
@@ -146,12 +150,14 @@ class Posting:
     async def _post(self, pendings: list[Pending]) -> None:
         pendings, batch, text = readable(pendings, self._batch)
         is_durable = any(map(is_end, batch.messages))
+        began = time.monotonic()
         try:
             request_id = await self._mailbox.post(self._worker_id, text, durable=is_durable)
         except StoreError as error:
             self._fail(pendings, error)
             return
         if batch.joins is not None:
+            self.joined_at = began
             self._callbacks.on_join()
         # No await since the post: what comes of it can only be taken in after this.
         self._outstanding.add(request_id, pendings)

@@ -51,7 +51,6 @@ class RemoteScheduler(PumpedClient):
         super().__init__(clock, callers)
         self.worker = worker
         self._presence = presence
-        self._contact = Contact(self._presence, lambda: callbacks.joins() is None)
         self._mailbox = backend.mailbox()
         self._notifier = backend.notifier(worker)
         eviction = StoreTakenOver(
@@ -59,6 +58,9 @@ class RemoteScheduler(PumpedClient):
             "was written; they go on there, or with `headway resume`"
         )
         self._posting = Posting(self._mailbox, worker, clock, self._callers, callbacks, eviction)
+        self._contact = Contact(
+            presence, lambda: self._posting.joined_at if callbacks.joins() is None else None
+        )
         self._watching = anyio.CancelScope()
         self._resources = AsyncExitStack()
 

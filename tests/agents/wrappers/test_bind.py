@@ -101,7 +101,8 @@ async def test_nothing_else_changes(scope: RunScope, serve: Any, models: Any) ->
         bind(team, scope, models)
         assert team._participants is participants
         changed = {name for name, value in vars(writer).items() if before.get(name) is not value}
-        assert changed == {"_model_client", "on_messages_stream"}  # it has no tools
+        # It has no tools.
+        assert changed == {"_model_client", "on_messages_stream", "_process_model_result"}
 
 
 class Judge(BaseChatAgent):

@@ -3,8 +3,9 @@
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
+from io import StringIO
 from typing import Any
 
 import anyio
@@ -14,7 +15,16 @@ from autogen_agentchat.base import Response, Team
 from autogen_agentchat.conditions import MaxMessageTermination
 from autogen_agentchat.messages import BaseChatMessage, StructuredMessage, TextMessage
 from autogen_agentchat.teams import RoundRobinGroupChat, SelectorGroupChat
-from autogen_core import CancellationToken
+from autogen_core import CancellationToken, FunctionCall
+from autogen_core.models import (
+    CreateResult,
+    FunctionExecutionResultMessage,
+    LLMMessage,
+    ModelFamily,
+    ModelInfo,
+    RequestUsage,
+)
+from autogen_ext.models.replay import ReplayChatCompletionClient
 from pydantic import BaseModel
 
 from headway import Headway, Models, RunFailed, RunState
@@ -24,6 +34,14 @@ from headway_scheduler.errors import WorkflowExited
 from headway_scheduler.testing.provider.replies import Reply, ToolCall
 
 pytestmark = pytest.mark.anyio
+
+INFO = ModelInfo(
+    vision=False,
+    function_calling=True,
+    json_output=False,
+    family=ModelFamily.UNKNOWN,
+    structured_output=False,
+)
 
 
 class Strange(BaseException):
@@ -179,32 +197,104 @@ async def test_a_tool_that_cancels_its_own_task_is_told_to_the_model(headway: He
     assert "by itself" in text or "it went on" in text
 
 
-async def test_arguments_that_nest_too_deep_count_as_no_answer() -> None:
-    answers = 0
+DEEP = "[" * 20_000 + "]" * 20_000
 
-    def deep_at_first(body: dict[str, Any]) -> Reply | None:
-        nonlocal answers
-        answers += 1
-        deep: dict[str, Any] = {}
-        for _ in range(300):
-            deep = {"in": deep}
-        if answers == 1:
-            return Reply(tool_calls=(ToolCall("tool", deep),))
-        return reply(body)
+
+class Calls(ReplayChatCompletionClient):
+    """Answers with tool calls, then with what came of the last one."""
+
+    def __init__(self, *calls: FunctionCall) -> None:
+        usage = RequestUsage(1, 1)
+        asked = CreateResult(
+            finish_reason="function_calls", content=list(calls), usage=usage, cached=False
+        )
+        super().__init__([asked], model_info=INFO)
+        self.answers = 0
+
+    async def create(self, messages: Sequence[LLMMessage], **arguments: Any) -> CreateResult:
+        self.answers += 1
+        if isinstance(last := messages[-1], FunctionExecutionResultMessage):
+            said = " | ".join(result.content for result in last.content)
+            usage = RequestUsage(1, 1)
+            return CreateResult(finish_reason="stop", content=said, usage=usage, cached=False)
+        return await super().create(messages, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [("9" * 5_000, "ValueError"), (DEEP, "RecursionError"), ("[" * 300 + "]" * 300, "valid dict")],
+    ids=["digits", "too deep", "deep"],
+)
+async def test_arguments_that_nobody_can_read_are_told_to_the_model(
+    headway: Headway, arguments: str, said: str
+) -> None:
+    done = []
 
     async def tool() -> str:
         """Do it."""
-        return "{[" * 300
+        await asyncio.sleep(0.05)
+        done.append(1)
+        return "done"
 
-    async with simulated_headway(reply=deep_at_first) as headway:
+    client = Calls(FunctionCall("1", arguments, "tool"), FunctionCall("2", "{}", "tool"))
 
-        @headway.workflow("agent")
-        def agent(models: Models) -> AssistantAgent:
-            return AssistantAgent("writer", models(MODEL), tools=[tool], reflect_on_tool_use=True)
+    def factory(models: Models) -> Team:
+        writer = AssistantAgent("writer", client, tools=[tool], reflect_on_tool_use=True)
+        return RoundRobinGroupChat([writer], max_turns=1)
 
-        with anyio.fail_after(30):
-            result = await headway.run("agent", task="x")
-    assert (result.text, answers) == ("{[" * 300, 3)
+    text, failed = await beside(headway, factory)
+    assert failed is None
+    assert said in text
+    assert text.endswith(" | done")
+    assert (client.answers, done) == (2, [1])
+
+
+async def test_a_handoff_with_odd_arguments_is_told_to_the_model(headway: Headway) -> None:
+    client = Calls(FunctionCall("1", "[1]", "transfer_to_other"))
+
+    def factory(models: Models) -> Team:
+        writer = AssistantAgent("writer", client, handoffs=["other"], reflect_on_tool_use=True)
+        return RoundRobinGroupChat([writer], max_turns=1)
+
+    text, failed = await beside(headway, factory)
+    assert failed is None
+    assert "ValidationError" in text
+
+
+async def test_a_tool_call_with_an_id_that_is_no_text_is_no_answer(headway: Headway) -> None:
+    odd: Any = 5
+    client = Calls(FunctionCall(odd, "{}", "tool"))
+
+    async def tool() -> str:
+        """Do it."""
+        return "done"
+
+    def factory(models: Models) -> Team:
+        writer = AssistantAgent("writer", client, tools=[tool], reflect_on_tool_use=True)
+        return RoundRobinGroupChat([writer], max_turns=1)
+
+    _, failed = await beside(headway, factory)
+    assert "id of a tool call" in str(failed)
+
+
+async def test_a_tool_s_error_whose_text_cannot_be_made_is_told_to_the_model(
+    headway: Headway,
+) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise LookupError("no text")
+
+    async def tool() -> str:
+        """Do it."""
+        raise ExceptionGroup("several", [Mute()])
+
+    def factory(models: Models) -> Team:
+        writer = AssistantAgent("writer", models(MODEL), tools=[tool], reflect_on_tool_use=True)
+        return RoundRobinGroupChat([writer], max_turns=1)
+
+    text, failed = await beside(headway, factory)
+    assert failed is None
+    assert text == "no text"
 
 
 @each_error
@@ -309,9 +399,37 @@ async def test_an_error_whose_text_cannot_be_made_is_told_all_the_same(headway: 
     assert "Mute: its text raised ValueError" in str(failed)
 
 
+async def test_what_is_no_exception_and_has_no_text_is_told_all_the_same(headway: Headway) -> None:
+    class Silent(BaseException):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    _, failed = await beside(headway, lambda models: Raising(Silent()))
+    assert "Silent: its text raised ValueError" in str(failed)
+
+
 async def test_an_error_with_half_a_character_is_told(headway: Headway) -> None:
     _, failed = await beside(headway, lambda models: Raising(ValueError("half \ud83d")))
     assert "\\ud83d" in str(failed)
+
+
+async def test_a_task_of_a_run_says_where_it_waits(headway: Headway) -> None:
+    said = ""
+
+    class Waiting(Raising):
+        async def on_messages(self, messages: Any, token: CancellationToken) -> Response:
+            nonlocal said
+            task = asyncio.create_task(asyncio.sleep(60))
+            await asyncio.sleep(0)
+            written = StringIO()
+            task.print_stack(file=written)
+            said = repr(task) + written.getvalue()
+            task.cancel()
+            return Response(chat_message=TextMessage(content="x", source=self.name))
+
+    await beside(headway, lambda models: Waiting(ValueError()))
+    assert "coro=<sleep() running at" in said
+    assert "No stack" not in said
 
 
 @pytest.mark.filterwarnings("error")

@@ -20,10 +20,10 @@ from headway_scheduler.runtime.workers import Workers
 
 execute, deliver = LeaderCommands.execute, Workers.deliver
 
-async def deadly(self, command):
+async def deadly(self, command, **more):
     if getattr(command, "team", "") == "deadly":
         os._exit(9)
-    return await execute(self, command)
+    return await execute(self, command, **more)
 
 def deadly_batch(self, request_id, batch, **more):
     if batch.messages:

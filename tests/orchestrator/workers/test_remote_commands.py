@@ -40,11 +40,14 @@ from headway_scheduler.errors import (
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, Priority
 from headway_scheduler.model.changes import Change, HoldState
-from headway_scheduler.model.runs import Run
+from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.protocol.codec import dump
 from headway_scheduler.protocol.commands import (
+    CancelRun,
     ClaimRun,
     Command,
+    PauseRun,
     QueueRun,
     RegisterWorker,
     SetHold,
@@ -390,6 +393,84 @@ async def test_runs_of_workers_whom_nobody_knows_are_given_to_others(tmp_path: P
     }
 
 
+def dead_worker_s_run() -> Batch:
+    """A run that a worker executes of which no process is left."""
+    run = Run("r-1", "a:b", "x", Priority.LOW, RunState.RUNNING, 1.0, worker="w-dead")
+    return Batch(runs=(run,), joined=(Worker("w-dead", 1, 1.0),))
+
+
+@pytest.mark.parametrize("order", [CancelRun("r-1"), PauseRun("r-1")])
+async def test_a_request_to_end_the_run_of_a_dead_worker_holds_up_no_start(
+    tmp_path: Path, order: CancelRun | PauseRun
+) -> None:
+    """It waits for the worker to let go of the run, and only a leader finds the worker dead."""
+    config = load(environ={"HEADWAY_DATABASE": str(tmp_path / "headway.db")})
+    async with SqliteStore(tmp_path / "headway.db") as store:
+        await store.commit(dead_worker_s_run())
+    mailbox = open_backend(config.database).mailbox()
+    request_id = await mailbox.post("c-1", dump(order))
+    with anyio.fail_after(20):
+        async with Headway(config) as headway:
+            while (answer := await mailbox.answer(request_id)) is None:  # noqa: ASYNC110 (a row)
+                await anyio.sleep(0.01)
+            run = await headway.get_run("r-1")
+    await mailbox.close()
+    assert "Done" in answer
+    assert run.state is (RunState.CANCELLED if isinstance(order, CancelRun) else RunState.PAUSED)
+
+
+async def test_whoever_stands_in_for_a_leader_ends_the_run_of_a_dead_worker(tmp_path: Path) -> None:
+    config = load(environ={"HEADWAY_DATABASE": str(tmp_path / "headway.db")})
+    async with SqliteStore(tmp_path / "headway.db") as store:
+        await store.commit(dead_worker_s_run())
+    backend, stand_in = open_backend(config.database), Headway(config)._opener._lead_briefly
+    commands = RemoteCommands(backend, lambda vacancy: stand_in("w-test", vacancy))
+    with anyio.fail_after(20):
+        await commands.execute(CancelRun("r-1"))
+    async with backend.reader() as reader:
+        assert [run.state for run in await reader.runs()] == [RunState.CANCELLED]
+
+
+async def test_a_request_to_end_the_run_of_a_living_worker_waits_for_it_and_not_the_start(
+    tmp_path: Path,
+) -> None:
+    config = load(environ={"HEADWAY_DATABASE": str(tmp_path / "headway.db")})
+    async with SqliteStore(tmp_path / "headway.db") as store:
+        await store.commit(dead_worker_s_run())
+    backend = open_backend(config.database)
+    mailbox = backend.mailbox()
+    with anyio.fail_after(20):
+        async with backend.workers().present("w-dead"):
+            request_id = await mailbox.post("c-1", dump(CancelRun("r-1")))
+            for _ in range(4):  # no leader counts it as one that takes leaders down
+                async with Headway(config):
+                    assert await mailbox.answer(request_id) is None
+        async with Headway(config) as headway:
+            while await mailbox.answer(request_id) is None:  # noqa: ASYNC110 (a row)
+                await anyio.sleep(0.01)
+            assert (await headway.get_run("r-1")).state is RunState.CANCELLED
+    await mailbox.close()
+
+
+async def test_a_leader_that_closes_while_a_run_is_to_be_ended_has_not_lost_its_place(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = load(environ={"HEADWAY_DATABASE": str(tmp_path / "headway.db")})
+    backend = open_backend(config.database)
+    async with SqliteStore(tmp_path / "headway.db") as store:
+        await store.commit(dead_worker_s_run())
+    mailbox = backend.mailbox()
+    async with backend.workers().present("w-dead"), Headway(config) as headway:
+        assert headway.is_leader
+        await mailbox.post("c-1", dump(CancelRun("r-1")))
+        with closing(connect(tmp_path / "headway.db", "mode=ro")) as db:
+            ordered = "SELECT count(*) FROM outbox WHERE worker = 'w-dead'"
+            while not db.execute(ordered).fetchone()[0]:  # noqa: ASYNC110 (a row)
+                await anyio.sleep(0.01)
+    await mailbox.close()
+    assert "another process leads" not in caplog.text
+
+
 async def test_one_that_fails_to_lead_leaves_the_place_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -599,6 +680,20 @@ async def test_a_follower_whose_leader_left_leads_for_its_letters(tmp_path: Path
             await left.wait()  # it may have heard the letter while it was leaving
             async with Headway(config) as next_one:
                 assert next_one.is_leader
+
+
+@pytest.mark.parametrize("lives_lost", [0, 1])
+async def test_calls_outside_of_runs_take_no_slot(
+    leader: SimulatedHeadway, lives_lost: int
+) -> None:
+    """Their run goes on until Headway closes, and a suspect waits for a worker that is idle."""
+    await leader.model(MODEL).create([UserMessage(content="x", source="user")])
+    run = await leader.submit("agent", task="x")
+    suspect = replace(run.run, lives_lost=lives_lost)
+    await leader.scheduler.save_run(suspect)
+    with anyio.fail_after(30):
+        await leader.work(slots=1)
+    assert (await leader.get_run(run.id)).state is RunState.COMPLETED
 
 
 @pytest.mark.parametrize("who", ["leader", "follower"])

@@ -55,7 +55,7 @@ class Served:
     commanded: list[Command] = field(default_factory=list)
     act: Callable[[Command], Awaitable[None]] = nothing
 
-    async def execute(self, command: Command) -> Change | None:
+    async def execute(self, command: Command, *, waits: bool = True) -> Change | None:
         self.commanded.append(command)
         await self.act(command)
         return None
@@ -82,6 +82,7 @@ async def serving(engine: Engine) -> AsyncIterator[Served]:
         served = Served(engine, term.store, service, sender)
         server = RequestServer(mailbox, notifier, service, cast(LeaderCommands, served))
         await server.take_all()
+        await server.end_runs()
         group.start_soon(server.serve, group)
         try:
             yield served
@@ -184,6 +185,7 @@ async def taken_over(engine: Engine) -> None:
             served = Served(engine, term.store, service, mailbox)
             server = RequestServer(mailbox, notifier, service, cast(LeaderCommands, served))
             await server.take_all()
+            await server.end_runs()
             group.start_soon(server.serve, group)
             async with await leadership.campaign("w-2", vacancy):
                 sender = engine.process().mailbox()

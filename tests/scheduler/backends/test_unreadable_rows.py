@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,48 @@ async def test_any_other_row_that_cannot_be_read_is_named_and_set_aside(
     (problem,) = await open_backend(path).maintenance().problems()
     assert "cannot be read" in problem
     assert await repaired(path) == [problem]
+
+
+async def test_an_answer_that_is_not_there_is_asked_for_again(path: Path) -> None:
+    spoil(path, "UPDATE calls SET state = 'done' WHERE id = 'r-bad.1'")
+    (problem,) = await open_backend(path).maintenance().problems()
+    assert problem == "an answer is marked as done and is not there: call r-bad.1"
+    why = "it is marked as done, and its answer is not there"
+    assert await repaired(path) == [f"call r-bad.1 cannot be read ({why})"]
+    ((kind, name, _, row),) = aside(path)
+    assert (kind, name, json.loads(row)["run_id"]) == ("call", "r-bad.1", "r-bad")
+    await check_the_rest(path)
+    async with SqliteStore(path, read_only=True) as store:
+        assert await store.run("r-bad") == run("r-bad", NOW + 1)
+        assert await store.calls("r-bad") == []
+
+
+async def test_a_call_that_waits_in_a_run_that_has_ended_is_set_aside(path: Path) -> None:
+    spoil(path, "UPDATE runs SET state = 'completed' WHERE id = 'r-bad'")
+    (problem,) = await open_backend(path).maintenance().problems()
+    assert problem == "a call waits in a run that has ended: call r-bad.1"
+    why = "it waits in a run that has ended"
+    assert await repaired(path) == [f"call r-bad.1 cannot be read ({why})"]
+    async with SqliteStore(path, read_only=True) as store:
+        assert (await store.run("r-bad")).state is RunState.COMPLETED  # type: ignore[union-attr]
+
+
+async def test_a_copy_of_a_run_that_is_gone_is_set_aside_with_its_copies(path: Path) -> None:
+    copies = tuple(
+        replace(run(f"r-copy{n}", NOW + 2), parent=parent)
+        for n, parent in enumerate(("r-bad", "r-copy0", "r-good"))
+    )
+    async with SqliteStore(path) as store:
+        await store.commit(Batch(runs=copies))
+    spoil(path, "UPDATE runs SET priority = 99 WHERE id = 'r-bad'")
+    found = await repaired(path)
+    assert [each.partition(" cannot")[0] for each in found] == [
+        *("run r-bad", "run r-copy0", "run r-copy1")
+    ]
+    assert found[1].endswith("(it is a copy of a run that is gone)")
+    await check_the_rest(path)
+    async with SqliteStore(path, read_only=True) as store:
+        assert {each.id for each in await store.runs()} == {"r-good", "r-copy2", "r-new"}
 
 
 async def test_a_worker_whose_batch_is_set_aside_is_told(path: Path) -> None:

@@ -45,19 +45,25 @@ def old() -> float:
 
 async def test_nobody_is_asked_while_contact_is_young(line: Line) -> None:
     line.contact_at = time.monotonic() - CONTACT_SECONDS + 5
-    await Contact(line, lambda: True).renew()
+    await Contact(line, old).renew()
     assert line.confirmed == 0
 
 
 async def test_one_that_has_not_joined_is_in_contact(line: Line) -> None:
     line.contact_at = old()
-    await Contact(line, lambda: False).renew()
+    await Contact(line, lambda: None).renew()
+    assert line.confirmed == 0
+
+
+async def test_one_that_joined_just_now_is_in_contact(line: Line) -> None:
+    line.contact_at = old()
+    await Contact(line, time.monotonic).renew()
     assert line.confirmed == 0
 
 
 async def test_old_contact_is_renewed(line: Line) -> None:
     line.contact_at = old()
-    await Contact(line, lambda: True).renew()
+    await Contact(line, old).renew()
     assert line.confirmed == 1
 
 
@@ -65,7 +71,7 @@ async def test_an_answer_that_is_old_when_it_comes_is_none(line: Line) -> None:
     """A process may be stopped while it waits for it."""
     answers = iter([old(), old(), time.monotonic()])
     line.contact_at, line.answer = old(), lambda: next(answers)
-    await Contact(line, lambda: True).renew()
+    await Contact(line, old).renew()
     assert line.confirmed == 3
 
 
@@ -82,5 +88,5 @@ async def test_the_watch_ends_when_others_took_it_for_dead_and_not_before(
 
     line.answer = fail_at_first
     with pytest.raises(StoreTakenOver):
-        await Contact(line, lambda: True).watch()
+        await Contact(line, old).watch()
     assert line.confirmed == 3

@@ -1,5 +1,6 @@
 """A worker's calls through the scheduler of another process: here in one, over a real database."""
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ from headway_scheduler.model.prompts import NO_PROMPT
 from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import CallState, RunState
-from headway_scheduler.ports import LEADER, Backend, Store
+from headway_scheduler.ports import CONTACT_SECONDS, LEADER, Backend, Store
 from headway_scheduler.protocol.codec import load_request
 from headway_scheduler.protocol.commands import Order, PauseRun
 from headway_scheduler.protocol.envelopes import MessageBatch
@@ -163,6 +164,12 @@ async def office(engine: Engine) -> AsyncIterator[Office]:
 async def remote(office: Office) -> AsyncIterator[RemoteScheduler]:
     async with follower(office) as remote:
         yield remote
+
+
+def stopped_for_long(remote: RemoteScheduler) -> None:
+    """As if this process had been stopped for 60 s, and its heartbeats with it."""
+    remote._presence.contact_at -= 60  # type: ignore[misc]
+    remote._posting.joined_at -= 60
 
 
 async def test_a_call_goes_all_its_way(office: Office, remote: RemoteScheduler) -> None:
@@ -336,7 +343,7 @@ async def dead_with_two_in_flight(office: Office) -> None:
         await remote.acquire(call(1))
         await office.service.workers.drop(ME.id)
         assert [(await office.row(n)).state for n in (0, 1)] == [CallState.UNKNOWN] * 2
-        remote._presence.contact_at -= 60  # as if it had been stopped for so long
+        stopped_for_long(remote)
         with pytest.raises(StoreTakenOver, match="showed no life"):
             await remote.sent("r-1.0")
         with pytest.raises(StoreTakenOver):
@@ -362,7 +369,7 @@ async def test_one_that_others_may_have_taken_for_dead_asks_before_it_sends(
 
     monkeypatch.setattr(presence, "confirm", confirm_late)
     office.engine.stop(presence)  # it is cut off: no heartbeat is answered
-    presence.contact_at -= 60
+    stopped_for_long(remote)
     async with anyio.create_task_group() as group:
         group.start_soon(send)
         await anyio.sleep(0.05)
@@ -372,6 +379,19 @@ async def test_one_that_others_may_have_taken_for_dead_asks_before_it_sends(
     await remote.settle(granted.id, DONE)
     await office.until_done(1)
     assert (await office.row(0)).sent_at is not None
+
+
+async def test_one_whose_first_batch_is_on_its_way_is_not_taken_for_dead(office: Office) -> None:
+    """A process that asked nothing for long is in no list: it joins with what it asks first."""
+    office.is_open = False
+    async with follower(office) as remote, anyio.create_task_group() as group:
+        remote._presence.contact_at = time.monotonic() - CONTACT_SECONDS - 1  # type: ignore[misc]
+        group.start_soon(remote.acquire, call(0))
+        await until(lambda: office.joined)
+        await remote._contact.renew()  # as the watch does
+        office.is_open = True
+        await until(lambda: CallState.ADMITTED in office.states(0))
+        await remote.sent(call(0).id)
 
 
 async def test_letters_of_the_dead_are_refused_and_its_calls_parked(office: Office) -> None:
@@ -535,7 +555,7 @@ async def test_each_that_waits_when_it_is_taken_for_dead_gets_an_error_of_its_ow
                     group.start_soon(ask, remote, number)
                 await until(lambda: len(office.service.queued()) == 1000)
                 await office.service.workers.drop(ME.id)
-                remote._presence.contact_at -= 60  # as if it had been stopped for so long
+                stopped_for_long(remote)
                 for _ in range(2):
                     with pytest.raises(StoreTakenOver) as caught:
                         await remote.sent("r-1.0")

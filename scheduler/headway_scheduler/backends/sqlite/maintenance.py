@@ -57,7 +57,7 @@ class SqliteMaintenance:
         return await to_thread.run_sync(problems, self._path)
 
     async def repair(self) -> Sequence[UnreadableRow]:
-        """Set aside every row that cannot be read, and return them. StoreBusy if it is in use."""
+        """Set aside rows that cannot be read or contradict others. StoreBusy if it is in use."""
         return await to_thread.run_sync(repair, self._path)
 
     async def set_aside(self) -> Sequence[UnreadableRow]:
@@ -143,7 +143,7 @@ def rows_set_aside(path: Path) -> list[UnreadableRow]:
 
 
 def repair(path: Path) -> list[UnreadableRow]:
-    """Set aside every row that cannot be read, and return them. Raises StoreError.
+    """Set aside rows that cannot be read or contradict others, and return them. Raises StoreError.
 
     StoreBusy while a process leads: it is to end first.
     """
@@ -163,6 +163,9 @@ def repair(path: Path) -> list[UnreadableRow]:
                     "backup; `sqlite3 FILE .recover` may save what is left"
                 )
             moved = [_moved(db, *each) for each in _unreadable(db)]
+            # A run that is set aside may have copies, and those may have some.
+            while more := [_moved(db, *each) for each in _contradicting(db)]:
+                moved += more
             db.execute(STATEMENTS["begin_term"])
             db.execute("COMMIT")
             return moved
@@ -195,6 +198,26 @@ def _unreadable(db: Connection) -> Iterator[tuple[UnreadableRow, str, dict[str, 
                 UnreadableRow("notification", name, why),
                 "outbox",
                 row._asdict() | {"rowid": row.id},
+            )
+
+
+def _contradicting(db: Connection) -> Iterator[tuple[UnreadableRow, str, dict[str, Any]]]:
+    """Find what can be read and contradicts other rows, as :func:`_unreadable` does."""
+    for statement, table, why in (
+        ("answers_not_there", "calls", "it is marked as done, and its answer is not there"),
+        ("calls_of_the_ended", "calls", "it waits in a run that has ended"),
+        ("copies_of_none", "runs", "it is a copy of a run that is gone"),
+    ):
+        kind, key, _ = rows.READERS[table]
+        names = rows.COLUMNS[table]
+        for (rowid,) in db.execute(STATEMENTS[statement]).fetchall():
+            asked = f"SELECT {', '.join(names)} FROM {table} WHERE rowid = ?"
+            values = db.execute(asked, (rowid,)).fetchone()
+            stored = dict(zip(names, values, strict=True)) | {"rowid": rowid}
+            yield (
+                UnreadableRow(kind, rows.id_of(rows.named_row(names, values), key), why),
+                table,
+                stored,
             )
 
 

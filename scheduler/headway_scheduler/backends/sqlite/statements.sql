@@ -254,6 +254,17 @@ FROM runs LEFT JOIN runs AS parents ON parents.id = runs.parent
 WHERE runs.parent IS NOT NULL AND parents.id IS NULL
 LIMIT :limit;
 
+-- answers_not_there: Calls that are marked as done and have no answer.
+SELECT rowid FROM calls WHERE state = 'done' AND answer IS NULL;
+
+-- calls_of_the_ended: Calls that wait, or are in flight, in runs that have ended.
+SELECT calls.rowid FROM calls JOIN runs ON runs.id = calls.run_id
+WHERE calls.state IN ('queued', 'admitted', 'sent') AND runs.state IN ('completed', 'cancelled');
+
+-- copies_of_none: Runs that began as a copy of one that is gone.
+SELECT runs.rowid FROM runs LEFT JOIN runs AS parents ON parents.id = runs.parent
+WHERE runs.parent IS NOT NULL AND parents.id IS NULL;
+
 -- every_request: Requests that are not answered.
 SELECT id, sender, event FROM inbox WHERE answer IS NULL ORDER BY id;
 
