@@ -14,7 +14,7 @@ from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import IN_FLIGHT, UNDER_WAY, RunState
 from headway_scheduler.ports import Backend, Holder, Store
-from headway_scheduler.runtime.workers import bereaved, got_further, released
+from headway_scheduler.runtime.workers import bereaved, evidence, released
 
 from ..config import Config
 from .output import complain
@@ -74,11 +74,11 @@ async def reading(config: Config, *, names: bool = True) -> AsyncIterator[Reader
 async def _corrected(store: Store, alive: Collection[str], now: float) -> dict[str, Run]:
     """Return what the next leader will make of the runs of workers that are dead."""
     left = [run for run in await store.assigned() if run.worker not in alive]
-    further = await got_further(store, left)
+    found = await evidence(store, left)
     lost = [
         each
         for _, runs in groupby(left, key=lambda run: run.worker)
-        for each in bereaved(list(runs), further, now)
+        for each in bereaved(list(runs), found, now)
     ]
     running = await store.runs({RunState.RUNNING})
     orphans = [released(run) for run in running if run.worker is None]

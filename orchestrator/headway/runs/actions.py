@@ -123,7 +123,9 @@ class Actions:
         """Go on with a failed run from its failure."""
         run = await self._find_to_build(run_id)
         require_failed(run)
-        run = replace(with_options(run, self._scheduler.now(), **options), lives_lost=0)
+        run = replace(
+            with_options(run, self._scheduler.now(), **options), lives_lost=0, lost_waiting=0
+        )
         return await self._execute(run, ReplayOptions(retry_failed=True))
 
     async def fork(self, run_id: str, at: str, task: str | None) -> RunHandle:

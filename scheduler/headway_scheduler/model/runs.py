@@ -65,6 +65,9 @@ class Run:
     """The id of the worker that executes the run, or is about to; None if nobody does."""
     lives_lost: int = 0
     """How many workers in a row died while they executed it, and left no new answer of it."""
+    lost_waiting: int = 0
+    """How many workers died while it waited for an answer, since it last lost a life: as a rule its
+    code was at rest then, so ``LIVES`` of them count as one life."""
 
     def check(self, state: RunState) -> None:
         """Raise IllegalTransition unless a run may go from its state to ``state``."""

@@ -5,7 +5,7 @@ then takes what is not. What a worker is told goes with the commit that makes it
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import inf
 from types import MappingProxyType
 from typing import assert_never
@@ -19,7 +19,7 @@ from ..model.calls import Outcome
 from ..model.formulas import LONGEST_STATED_SECONDS
 from ..model.quotas import Observation
 from ..model.runs import LIVES, Run, Worker
-from ..model.states import CallState, RunState
+from ..model.states import LIVE_CALLS, CallState, RunState
 from ..ports import Clock, Store
 from ..protocol.codec import refused
 from ..protocol.commands import Order
@@ -118,7 +118,7 @@ class Workers:
         self._listed.pop(worker_id, None)
         runs = [run for run in await self._store.assigned() if run.worker == worker_id]
         if died:
-            left = bereaved(runs, await got_further(self._store, runs), self._clock())
+            left = bereaved(runs, await evidence(self._store, runs), self._clock())
         else:
             left = [released(run) for run in runs]
         messages: list[Message] = [DropWorker(worker_id), *(SaveRun(run) for run in left)]
@@ -162,34 +162,53 @@ def released(run: Run) -> Run:
     return replace(run, state=state, worker=None)
 
 
-async def got_further(store: Store, runs: Iterable[Run]) -> set[str]:
-    """Return the ids of those runs of which a new answer came in their last life."""
-    found = set[str]()
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the calls of a dead worker's runs say of its death. Ids of runs."""
+
+    further: Collection[str] = ()
+    """Those of which a new answer came in their last life."""
+    waiting: Collection[str] = ()
+    """Those that waited for an answer when it died."""
+
+
+async def evidence(store: Store, runs: Iterable[Run]) -> Evidence:
+    """Read what the calls of runs say of the death of their worker."""
+    further, waiting = set[str](), set[str]()
     for run in runs:
         if run.state is RunState.RUNNING and run.resumed_at is not None:
             try:
-                done = await store.calls(run.id, {CallState.DONE})
+                calls = await store.calls(run.id, {CallState.DONE, *LIVE_CALLS})
             except StoreError:
                 continue  # rows of it that cannot be read must not keep others from being released
-            if any((record.finished_at or 0.0) >= run.resumed_at for record in done):
-                found.add(run.id)
-    return found
+            if any((each.finished_at or 0.0) >= run.resumed_at for each in calls):
+                further.add(run.id)
+            if any(each.state in LIVE_CALLS and each.call.is_paid for each in calls):
+                waiting.add(run.id)
+    return Evidence(further, waiting)
 
 
-def bereaved(runs: Sequence[Run], further: Collection[str], now: float) -> list[Run]:
+def bereaved(runs: Sequence[Run], found: Evidence, now: float) -> list[Run]:
     """Return the runs of one worker as they are once it has died: each has lost a life.
 
-    Lives are lost in a row: a run of ``further`` got further in this one, and has lost one only.
-    The last life counts only if nobody else can be to blame: no other run of this worker was
-    suspect. So a run that was beside one that takes workers down is not quarantined.
+    Lives are lost in a row: a run that got further in this one has lost one only. One that waited
+    for an answer loses a life the third time: most likely somebody killed the process. The last
+    life counts only if nobody else can be to blame: no other run of this worker was suspect. So a
+    run that was beside one that takes workers down is not quarantined.
     """
-    suspects = sum(run.is_suspect and run.id not in further for run in runs)
+    suspects = sum(run.is_suspect and run.id not in found.further for run in runs)
     most = LIVES if suspects == 1 else LIVES - 1
-    return [_bereaved(run, 0 if run.id in further else run.lives_lost, most, now) for run in runs]
+    return [_bereaved(run, found, most, now) for run in runs]
 
 
-def _bereaved(run: Run, lost_before: int, most: int, now: float) -> Run:
-    left = replace(released(run), lives_lost=min(lost_before + 1, most))
+def _bereaved(run: Run, found: Evidence, most: int, now: float) -> Run:
+    lost_before = 0 if run.id in found.further else run.lives_lost
+    lost_waiting = run.lost_waiting + 1 if run.id in found.waiting else 0
+    if run.id in found.waiting and lost_waiting < LIVES:
+        lives_lost = max(1, lost_before)  # it is alone from here on, until it gets further
+    else:
+        lives_lost, lost_waiting = min(lost_before + 1, most), 0
+    left = replace(released(run), lives_lost=lives_lost, lost_waiting=lost_waiting)
     if left.lives_lost < LIVES:
         return left
     return replace(

@@ -6,6 +6,8 @@ from math import inf
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.odd import unchecked
 
 from headway_scheduler.backends import open_backend
@@ -21,7 +23,7 @@ from headway_scheduler.protocol.codec import load_notification
 from headway_scheduler.protocol.envelopes import MessageBatch
 from headway_scheduler.protocol.messages import MarkSent, Message, Observe, SaveRun, Settle, Submit
 from headway_scheduler.runtime.local import LocalScheduler
-from headway_scheduler.runtime.workers import bereaved, got_further
+from headway_scheduler.runtime.workers import Evidence, bereaved, evidence
 
 pytestmark = pytest.mark.anyio
 
@@ -145,7 +147,7 @@ async def test_what_a_database_refuses_of_a_batch_is_refused_alone(tmp_path: Pat
 
 def lost(*runs: Run, further: tuple[str, ...] = ()) -> list[tuple[RunState, int]]:
     """How runs of one worker are once it has died."""
-    return [(run.state, run.lives_lost) for run in bereaved(runs, further, NOW)]
+    return [(run.state, run.lives_lost) for run in bereaved(runs, Evidence(further), NOW)]
 
 
 def executed(run_id: str, lives_lost: int) -> Run:
@@ -160,7 +162,7 @@ def test_a_run_that_loses_its_last_life_alone_is_quarantined() -> None:
         [(interrupted, 2)],
         [(failed, 3)],
     ]
-    (run,) = bereaved([executed("a", 2)], (), NOW)
+    (run,) = bereaved([executed("a", 2)], Evidence(), NOW)
     assert (run.worker, run.finished_at, run.is_quarantined) == (None, NOW, True)
     assert "`headway runs retry a`" in (run.error or "")
 
@@ -178,12 +180,48 @@ def test_of_two_suspects_neither_is_blamed_and_what_is_beside_one_is_not() -> No
     assert both == [(RunState.FAILED, 3), (interrupted, 1)]
 
 
+def deaths(run: Run, waits: list[bool]) -> list[int]:
+    """Lives lost after each death; whether it waited for an answer when it died."""
+    lives = []
+    for is_waiting in waits:
+        found = Evidence(waiting=(run.id,) if is_waiting else ())
+        (run,) = bereaved([replace(run, state=RunState.RUNNING)], found, NOW)
+        lives.append(run.lives_lost)
+        if run.is_quarantined:
+            break
+    return lives
+
+
+def test_a_run_that_waited_for_an_answer_loses_a_life_the_third_time() -> None:
+    assert deaths(executed("a", 0), [True] * 9) == [1, 1, 2, 2, 2, 3]
+    assert deaths(executed("a", 0), [True, True, False, False]) == [1, 1, 2, 3]
+    assert deaths(executed("a", 2), [True, True, True]) == [2, 2, 3]
+
+
+@given(st.lists(st.booleans(), min_size=7, max_size=7))
+def test_whatever_it_does_it_takes_no_more_than_seven_workers_down(waits: list[bool]) -> None:
+    lives = deaths(executed("a", 0), waits)
+    assert lives[-1] == 3
+    assert len(lives) >= 3
+
+
 async def test_a_new_answer_since_the_run_was_resumed_is_how_it_got_further() -> None:
     store, run = MemoryStore(), replace(executed("r", 1), resumed_at=NOW)
     old = CallRecord(call(), 0, CallState.DONE, finished_at=NOW - 1)
     await store.commit(Batch(new=(old,)))
-    assert await got_further(store, [run]) == set()
+    assert await evidence(store, [run]) == Evidence(set(), set())
     await store.commit(Batch(changed=(replace(old, finished_at=NOW + 1),)))
-    assert await got_further(store, [run]) == {"r"}
+    assert await evidence(store, [run]) == Evidence({"r"}, set())
     # A run that had not begun did nothing in this life.
-    assert await got_further(store, [replace(run, state=RunState.INTERRUPTED)]) == set()
+    begun = replace(run, state=RunState.INTERRUPTED)
+    assert await evidence(store, [begun]) == Evidence(set(), set())
+
+
+async def test_a_call_that_lives_is_how_it_waited_and_a_step_is_none() -> None:
+    store, run = MemoryStore(), replace(executed("r", 1), resumed_at=NOW)
+    sent = CallRecord(call(), 0, CallState.SENT)
+    step = replace(sent, seq=1, call=replace(call(), id="r.1", kind="tool"))
+    await store.commit(Batch(new=(step,)))
+    assert await evidence(store, [run]) == Evidence(set(), set())
+    await store.commit(Batch(new=(sent,)))
+    assert await evidence(store, [run]) == Evidence(set(), {"r"})

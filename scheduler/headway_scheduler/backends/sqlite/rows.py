@@ -48,7 +48,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         *("id", "workflow", "task", "priority", "state", "created_at", "key", "component"),
         *("started_at", "finished_at", "result", "error", "parameters", "version", "history"),
         *("parent", "parent_until", "deadline", "budget_usd", "waits_for", "attempts"),
-        *("resumed_at", "team", "worker", "lives_lost"),
+        *("resumed_at", "team", "worker", "lives_lost", "lost_waiting"),
     ),
     "buckets": ("quota", "resource", "available", "as_of", "paused_until"),
     "pieces": ("hash", "text"),
@@ -292,6 +292,7 @@ def _run_row(run: Run) -> Row:
         run.team,
         run.worker,
         run.lives_lost,
+        run.lost_waiting,
     )
 
 
