@@ -51,7 +51,7 @@ def test_every_option_is_a_keyword_with_its_meaning_and_default() -> None:
 
 async def test_the_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """As printed, in one namespace, but on a simulated provider."""
-    async with simulated_headway() as simulated:
+    async with simulated_headway(usd_per_million=1) as simulated:
         names: dict[str, Any] = {"__name__": "page", "_simulated": simulated}
         for block in BLOCKS:
             code = re.sub(r"\bHeadway\(\)", "_simulated", block, count=1)

@@ -45,10 +45,12 @@ async def simulated_headway(
     *,
     latency_seconds: float = 0.0,
     reply: ReplyFunction | None = None,
+    usd_per_million: float | None = None,
 ) -> AsyncIterator[SimulatedHeadway]:
     """Open a Headway on a temporary database, with a simulated provider behind model ``sim``.
 
-    ``limits`` are the provider's and the quota's; without them there is room for any call. While it
+    ``limits`` are the provider's and the quota's; without them there is room for any call.
+    ``usd_per_million`` is the price of tokens, which runs with a budget need. While it
     is open, OPENAI_BASE_URL and OPENAI_API_KEY lead to the provider, so that clients of component
     files never reach a real account.
     """
@@ -57,12 +59,13 @@ async def simulated_headway(
     async with simulated_provider(settings) as provider:
         address = {"OPENAI_BASE_URL": provider.base_url, "OPENAI_API_KEY": "not-a-key"}
         with TemporaryDirectory(prefix="headway-") as folder, _environment(address):
-            config = _config(Path(folder), limits, provider.base_url)
+            config = _config(Path(folder), limits, provider.base_url, usd_per_million)
             async with SimulatedHeadway(config, provider) as headway:
                 yield headway
 
 
-def _config(folder: Path, limits: Limits, base_url: str) -> Config:
+def _config(folder: Path, limits: Limits, base_url: str, usd_per_million: float | None) -> Config:
+    price = "" if usd_per_million is None else f"usd_per_million_{{}}_tokens = {usd_per_million}"
     stated = {
         "requests_per_minute": limits.requests_per_minute,
         "tokens_per_minute": limits.tokens_per_minute,
@@ -79,6 +82,8 @@ model = "{MODEL}"
 [models.{MODEL}]
 base_url = "{base_url}"
 quotas = ["{QUOTA}"]
+{price.format("input")}
+{price.format("output")}
 [quotas.{QUOTA}]
 """
         + "\n".join(f"{name} = {value}" for name, value in stated.items() if value is not None)
