@@ -136,6 +136,12 @@ class Workflows:
         except (TypeError, OSError, UnicodeDecodeError):
             return None  # typed into a shell, or built in
 
+    def is_imported(self, run: Run) -> bool:
+        """Whether the code of the run's team is imported, if it has any."""
+        target = self._config.workflows.get(run.workflow, run.workflow)
+        is_known = run.component is not None or run.workflow in self._factories
+        return is_known or target.partition(":")[0] in sys.modules
+
     def knows(self, run: Run) -> bool:
         """Whether the run's workflow was registered in this process."""
         return run.workflow in self._factories

@@ -111,7 +111,8 @@ class Workers:
     async def drop(self, worker_id: str, *, died: bool = False) -> list[Run]:
         """Take the runs of a worker that is gone away from it; on disk when this returns.
 
-        They are interrupted, or queued as they were. If it ``died``, each has lost a life.
+        They are interrupted, or queued as they were. If it ``died``, each that it executed has lost
+        a life.
         Everything that it told must have been delivered. Raises StoreError; it may be said again
         then.
         """
@@ -189,16 +190,19 @@ async def evidence(store: Store, runs: Iterable[Run]) -> Evidence:
 
 
 def bereaved(runs: Sequence[Run], found: Evidence, now: float) -> list[Run]:
-    """Return the runs of one worker as they are once it has died: each has lost a life.
+    """Return the runs of one worker as they are once it has died: those executed lost a life.
 
     Lives are lost in a row: a run that got further in this one has lost one only. One that waited
     for an answer loses a life the third time: most likely somebody killed the process. The last
     life counts only if nobody else can be to blame: no other run of this worker was suspect. So a
     run that was beside one that takes workers down is not quarantined.
     """
-    suspects = sum(run.is_suspect and run.id not in found.further for run in runs)
+    executed = {run.id for run in runs if run.state is RunState.RUNNING}
+    suspects = sum(run.is_suspect for run in runs if run.id in executed - {*found.further})
     most = LIVES if suspects == 1 else LIVES - 1
-    return [_bereaved(run, found, most, now) for run in runs]
+    return [
+        _bereaved(run, found, most, now) if run.id in executed else released(run) for run in runs
+    ]
 
 
 def _bereaved(run: Run, found: Evidence, most: int, now: float) -> Run:
