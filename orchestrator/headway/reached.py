@@ -63,7 +63,7 @@ def reached(
     if address is None or _is_paired(str(address), own):
         _remember(own.key_variable)
         return {}
-    if is_here(str(address)):
+    if is_loopback(str(address)):
         return {"api_key": NO_KEY}
     raise CallerError(
         f"model {model!r} of {file} asks {_shown(str(address))}, and no key is paired with it: set "
@@ -96,7 +96,7 @@ def _origin(address: str) -> tuple[str, str, int | None]:
         return "", address, None
 
 
-def is_here(address: str) -> bool:
+def is_loopback(address: str) -> bool:
     """Whether an address is on this machine."""
     host = _origin(address)[1]
     try:

@@ -133,8 +133,8 @@ class MemoryStore:
         tables = self.tables
         tables.starts = 0 if batch.begins else tables.starts
         for request_id, tries in batch.tried:
-            if (letter := tables.inbox.get(request_id)) is not None:
-                tables.inbox[request_id] = replace(letter, tries=tries)
+            if (request := tables.inbox.get(request_id)) is not None:
+                tables.inbox[request_id] = replace(request, tries=tries)
         for request_id, why in batch.set_aside:
             name = f"{request_id} of {tables.inbox[request_id].sender}"
             tables.set_aside.append(UnreadableRow("request", name, why))
