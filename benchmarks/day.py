@@ -70,8 +70,8 @@ class Timed:
 
 
 class Day:
-    def __init__(self, service: LocalScheduler, store: SqliteStore, calls: int) -> None:
-        self.service = service
+    def __init__(self, scheduler: LocalScheduler, store: SqliteStore, calls: int) -> None:
+        self.scheduler = scheduler
         self.store = store
         self.calls = calls
         self.done = 0
@@ -86,14 +86,14 @@ class Day:
 
     async def run(self, run_id: str) -> None:
         priority = self.random.choice(list(Priority))
-        now = self.service.now()
+        now = self.scheduler.now()
         run = Run(run_id, f"workflow {self.begun % 20}", "task", priority, RunState.RUNNING, now)
-        self.service.note_run(run)
+        self.scheduler.note_run(run)
         node: ChainNode | None = None
         for number in range(CALLS_OF_RUN):
             node = await self.call(run, number, node)
-        ended = replace(run, state=RunState.COMPLETED, finished_at=self.service.now())
-        await self.service.save_run(ended)
+        ended = replace(run, state=RunState.COMPLETED, finished_at=self.scheduler.now())
+        await self.scheduler.save_run(ended)
 
     async def call(self, run: Run, number: int, before: ChainNode | None) -> ChainNode:
         call_id = f"{run.id}.{number}"
@@ -113,21 +113,21 @@ class Day:
             ("org", "model"),
             run.priority,
             900,
-            self.service.now(),
+            self.scheduler.now(),
             node.hash.hex(),
         )
-        await self.service.acquire(call, Prompt((chunk,), (node,)))
+        await self.scheduler.acquire(call, Prompt((chunk,), (node,)))
         chance = self.random.random()
         if chance < 0.01:
-            self.service.abandon(call_id, Outcome(CallState.CANCELLED))
+            self.scheduler.abandon(call_id, Outcome(CallState.CANCELLED))
         else:
-            await self.service.sent(call_id)
+            await self.scheduler.sent(call_id)
             if chance < 0.03:
-                await self.service.retry(call_id, Outcome(CallState.QUEUED, error="again"))
-                await self.service.sent(call_id)
+                await self.scheduler.retry(call_id, Outcome(CallState.QUEUED, error="again"))
+                await self.scheduler.sent(call_id)
             state = CallState.FAILED if chance > 0.99 else CallState.DONE
             outcome = Outcome(state, Usage(800, 100), ANSWER, arrival=number)
-            await self.service.settle(call_id, outcome)
+            await self.scheduler.settle(call_id, outcome)
         self.done += 1
         return node
 
@@ -185,7 +185,7 @@ class Clerk:
 
     async def prune(self) -> None:
         start = time.perf_counter()
-        await StoppedRuns(self.day.service, self.day.store).prune(float("inf"), keep=self.keep)
+        await StoppedRuns(self.day.scheduler, self.day.store).prune(float("inf"), keep=self.keep)
         self.pruning += time.perf_counter() - start
 
     def tell(self, hour: int) -> None:
@@ -242,8 +242,8 @@ async def lived(folder: Path, calls: int, keep: int) -> bool:
     store.commit = timed.commit  # type: ignore[method-assign]
     over = threading.Event()
     reader = threading.Thread(target=look, args=(path, over))
-    async with store, LocalScheduler(store, QUOTAS, clock=clock) as service:
-        day = Day(service, store, calls)
+    async with store, LocalScheduler(store, QUOTAS, clock=clock) as scheduler:
+        day = Day(scheduler, store, calls)
         clerk = Clerk(day, path, timed, keep)
         reader.start()
         try:

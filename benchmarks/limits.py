@@ -159,8 +159,8 @@ ROWS = [
         ("right, burst 1 s", 1.0, 1.0, 1.0, True),
         ("x 4, burst 60 s", 4.0, 1.0, 60.0, True),
         ("x 4, burst 10 s", 4.0, 1.0, 10.0, True),
-        ("x .25, burst 60 s", 0.25, 1.0, 60.0, True),
-        ("x .25, burst 10 s", 0.25, 1.0, 10.0, True),
+        ("x 0.25, burst 60 s", 0.25, 1.0, 60.0, True),
+        ("x 0.25, burst 10 s", 0.25, 1.0, 10.0, True),
         ("halved, burst 60 s", 1.0, 0.5, 60.0, True),
         ("doubled, burst 60 s", 1.0, 2.0, 60.0, True),
         ("x 4, stated for good", 4.0, 1.0, 60.0, False),
@@ -171,7 +171,7 @@ ROWS = [
 
 def main() -> None:
     """Print the table, its bar beside each figure."""
-    print(f"{'limits':38}{'utilisation (.95)':>20}{'429s in 1,000':>16}{'bar':>6}")
+    print(f"{'limits':38}{'utilisation (0.95)':>20}{'429s in 1,000':>16}{'bar':>6}")
     for row in ROWS:
         tallies = [World(row, seed).run() for seed in range(3)]
         seconds = SECONDS - (60.0 if row.after == 1.0 else CHANGE_AT + 60.0)

@@ -220,7 +220,7 @@ def throughput() -> None:
         print(
             f"throughput, round {number}: one process {alone:,.0f}, two {both:,.0f} calls a second"
         )
-    print(f"  two : one = {statistics.median(ratios):.2f} (bar .5)")
+    print(f"  two : one = {statistics.median(ratios):.2f} (bar 0.5)")
 
 
 # Nothing to do

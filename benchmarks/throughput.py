@@ -64,17 +64,17 @@ async def measure(callers: int, each: int, one: Callable[[str], Awaitable[None]]
 async def headway(folder: Path, callers: int, each: int) -> float:
     async with (
         SqliteStore(folder / "headway.db") as store,
-        LocalScheduler(store, [QUOTA]) as service,
+        LocalScheduler(store, [QUOTA]) as scheduler,
     ):
 
         async def one(call_id: str) -> None:
-            now = service.now()
+            now = scheduler.now()
             call = Call(
                 call_id, "run", "writer", "model", ("fast",), Priority.NORMAL, 900, now, "hash"
             )
-            await service.acquire(call)
-            await service.sent(call_id)
-            await service.settle(
+            await scheduler.acquire(call)
+            await scheduler.sent(call_id)
+            await scheduler.settle(
                 call_id, Outcome(CallState.DONE, usage=Usage(800, 100), answer=ANSWER)
             )
 

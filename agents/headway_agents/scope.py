@@ -96,13 +96,13 @@ class RunScope:
 
     def __init__(
         self,
-        service: SchedulerClient,
+        scheduler: SchedulerClient,
         run_id: str,
         priority: Priority,
         *,
         journal: Journal | None = None,
     ) -> None:
-        self.service = service
+        self.scheduler = scheduler
         self.run_id = run_id
         self.priority = priority
         self.highest = Priority.INTERACTIVE
@@ -250,8 +250,8 @@ class AdHocScope(RunScope):
     are delivered as they come, for the order of parallel ones need not be the same a second time.
     """
 
-    def __init__(self, service: SchedulerClient, run_id: str, priority: Priority) -> None:
-        super().__init__(service, run_id, priority)
+    def __init__(self, scheduler: SchedulerClient, run_id: str, priority: Priority) -> None:
+        super().__init__(scheduler, run_id, priority)
         self._calls = count()
 
     def open_slot(self, kind: str, path: str, digest: RequestDigest) -> JournalSlot:

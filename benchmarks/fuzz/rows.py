@@ -106,7 +106,7 @@ def write(path: Path, seed: int, numbers: Iterable[int], guilty: list[str]) -> C
 def _statement(rng: Random, guilty: list[str]) -> tuple[str, str, tuple[Any, ...]]:
     odd = rng.random()
     if odd < 0.35:
-        return "letters", "INSERT INTO inbox (sender, event) VALUES (?, ?)", _request(rng)
+        return "requests", "INSERT INTO inbox (sender, event) VALUES (?, ?)", _request(rng)
     run_id = rng.choice(guilty) if guilty else ""
     if odd < 0.6:
         column, value = _column(rng, RUN_COLUMNS)

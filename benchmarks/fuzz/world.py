@@ -199,7 +199,7 @@ class Participant:
     shares: bool = False
     guilty: list[str] = field(default_factory=list)
     recent: deque[str] = field(default_factory=lambda: deque(maxlen=30))
-    _turn: int = 0
+    _asked_models: int = 0
     _works: bool = False
     _sdks: dict[int, AsyncOpenAI] = field(default_factory=dict)
 
@@ -374,8 +374,8 @@ class Participant:
         )
 
     def _next_model(self) -> int:
-        self._turn += 1
-        return self._turn % MODELS
+        self._asked_models += 1
+        return self._asked_models % MODELS
 
     async def _ask(self, client: Any, number: int, block: int) -> None:
         rng = Random(f"{self.seed} asked {number}")
@@ -508,14 +508,14 @@ _AWAITED = ("cr_await", "ag_await", "gi_yieldfrom")
 def watched(report: Report) -> Iterator[None]:
     """Measure how long the event loop of this process is blocked; end it if that is for good."""
     loop, ended = asyncio.get_running_loop(), threading.Event()
-    beat = [time.monotonic()]
+    turned_at = [time.monotonic()]
 
     def touch() -> None:
-        beat[0] = time.monotonic()
+        turned_at[0] = time.monotonic()
 
     def watch() -> None:
         while not ended.wait(0.05):
-            late = time.monotonic() - beat[0]
+            late = time.monotonic() - turned_at[0]
             report.longest_pause_seconds = max(report.longest_pause_seconds, late)
             if late > HANG_SECONDS / 2:
                 faulthandler.dump_traceback()

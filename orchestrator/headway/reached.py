@@ -68,7 +68,7 @@ def reached(
     if address is None or _is_paired(str(address), own):
         _remember(own.key_variable)
         return {}
-    if is_here(str(address)) or (configured is not None and configured.keyless):
+    if is_loopback(str(address)) or (configured is not None and configured.keyless):
         return {"api_key": NO_KEY}
     raise CallerError(
         f"model {model!r} of {file} asks {_shown(str(address))}, and no key is paired with it: set "
@@ -105,7 +105,7 @@ def key_variable(config: Config, name: str) -> str | None:
         return None
     if address is None or _states_key(config, name) or _is_paired(address, _OWN["openai"]):
         return configured.api_key_env
-    if is_here(address):
+    if is_loopback(address):
         return None
     raise CallerError(
         f"model {name!r} asks {_shown(address)}, and no key is paired with it: set api_key_env in "
@@ -138,7 +138,7 @@ def _origin(address: str) -> tuple[str, str, int | None]:
         return "", address, None
 
 
-def is_here(address: str) -> bool:
+def is_loopback(address: str) -> bool:
     """Whether an address is on this machine."""
     host = _origin(address)[1]
     try:

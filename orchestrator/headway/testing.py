@@ -1,7 +1,7 @@
 """Opens a Headway that needs no key: a simulated provider in this process answers its models.
 
-For tests, examples, the demo and benchmarks. Law of this file: nothing of the user is read, and
-nothing is left behind: no headway.toml, no HEADWAY_* variable, no database, no key.
+For tests, examples, the demo and benchmarks. Law of this file: it reads nothing of the user's (no
+headway.toml, no HEADWAY_* variable, no key) and leaves nothing behind (no database).
 """
 
 import os
@@ -26,7 +26,7 @@ MODEL = "sim"
 """The configured model. Other names lead to the same provider, on the same quota."""
 
 QUOTA = "small"
-"""The one quota: it has the limits of the provider."""
+"""The name of the only quota. It has the limits of the provider."""
 
 _ROOMY = Limits(requests_per_minute=6000, tokens_per_minute=1_000_000, concurrency=32)
 
@@ -49,10 +49,12 @@ async def simulated_headway(
 ) -> AsyncIterator[SimulatedHeadway]:
     """Open a Headway on a temporary database, with a simulated provider behind model ``sim``.
 
-    ``limits`` are the provider's and the quota's; without them there is room for any call.
-    ``usd_per_million`` is the price of tokens, which runs with a budget need. While it
-    is open, OPENAI_BASE_URL and OPENAI_API_KEY lead to the provider, so that clients of component
-    files never reach a real account.
+    ``limits`` are the provider's and the quota's; by default there is room for any call.
+    ``latency_seconds``: how long each answer takes. ``reply``: returns the text of an answer to a
+    request; None leaves it to the provider. ``usd_per_million``: the price of tokens, input and
+    output alike, which runs with a budget need. While it is open, OPENAI_BASE_URL and
+    OPENAI_API_KEY lead to the provider, so that clients of component files never reach a real
+    account.
     """
     limits = limits or _ROOMY
     settings = Settings(limits=limits, latency=Latency(latency_seconds), reply=reply)

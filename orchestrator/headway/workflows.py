@@ -178,9 +178,13 @@ class Workflows:
 
         # A client that does not show its model draws on the limits of unlisted models.
         name = model_name(client) or type(client).__name__
-        level = _priority(priority)
         return ScheduledClient(
-            client, self._model(name), None, path=None, priority=level, others=self._others(name)
+            client,
+            self._model(name),
+            None,
+            path=None,
+            priority=_priority(priority),
+            others=self._others(name),
         )
 
     def openai(

@@ -1,36 +1,36 @@
 """Every error that Headway raises, by whose fault it is.
 
 * HeadwayError
-  x CallerError              what was asked for cannot be done as asked
-    - InvalidQuota
-    - UnknownQuota
-    - CallTooLarge           above a limit: no wait can help
+  x CallerError              the caller must ask for something else
+    - InvalidQuota           a quota states a limit that cannot be kept
+    - UnknownQuota           no quota has this name
+    - CallTooLarge           the call is above a limit: no wait can help
     - QueueFull              as many calls wait as the configuration permits
-    - RunNotFound
+    - RunNotFound            no run has this id
     - KeyTaken               another row has this id or idempotency key
-    - RowRefused             the database does not take a value of it
-    - RunNotResumable        its state does not allow what was asked
+    - RowRefused             the database takes no row with this value
+    - RunNotResumable        the run's state does not allow the request
     - WorkflowNotHere        another program registers the run's workflow
     - WorkerEvicted          others took this worker for dead, and took its runs
     - NothingToAnswer        the run waits for no person
     - BudgetExceeded         the run's own dollars do not cover its next call
     - DeadlineExceeded       the run's own time is over
-    - RunClosed              the run has ended; its agents may ask for nothing more
+    - RunClosed              the run has ended: its agents may ask for nothing more
     - WorkflowExited         code of a run tried to end the process
-    - SchedulerClosed        so has the process's scheduler
+    - SchedulerClosed        the scheduler of this process was closed
   x ProviderError            the provider said no, and waiting cannot mend it
   x StoreError               the database cannot be used as it is
-    - StoreFull              no room; goes on when there is
-    - StoreBusy              another process has it open
+    - StoreFull              there is no room to write; work goes on once there is
+    - StoreBusy              another process has the database open
     - StoreTakenOver         this process was stopped, and another one leads now
     - StoreReplaced          the file is gone, or another one is in its place
-    - StoreReadOnly
-    - StoreCorrupt
-    - StoreForeign           not a Headway database
-    - StoreTooNew            written by a newer Headway
+    - StoreReadOnly          the file or its folder may not be written
+    - StoreCorrupt           the file is damaged
+    - StoreForeign           the file is no database of Headway
+    - StoreTooNew            a newer Headway wrote the file
     - StoreOnNetwork         SQLite's locks do not hold on a network file system
   x InternalError            our fault, please report it
-    - IllegalTransition
+    - IllegalTransition      a state was to change in a way that its table forbids
 
 A message says what happened, to what, and what to do next. None holds a key or a prompt.
 """
@@ -41,7 +41,7 @@ class HeadwayError(Exception):
 
 
 class CallerError(HeadwayError):
-    """What was asked for cannot be done as asked."""
+    """The request cannot be carried out as it was made: the caller has to change it."""
 
 
 class InvalidQuota(CallerError):
@@ -57,7 +57,10 @@ class CallTooLarge(CallerError):
 
 
 class QueueFull(CallerError):
-    """As many calls wait, or as much text, as the configuration permits. Nothing was queued."""
+    """As many calls wait as ``[defaults] waiting`` permits, or as much text as ``waiting_bytes``.
+
+    Nothing was queued.
+    """
 
 
 class RunNotFound(CallerError):
@@ -73,15 +76,15 @@ class RowRefused(CallerError):
 
 
 class RunNotResumable(CallerError):
-    """The state of the run does not allow what was asked of it."""
+    """The state of the run does not allow the request: a completed run cannot be resumed, say."""
 
 
 class WorkflowNotHere(CallerError):
-    """The run's workflow is registered by another program. The run was left as it is."""
+    """Another program registers the run's workflow. The run was left as it is."""
 
 
 class WorkerEvicted(CallerError):
-    """Others took this worker for dead: it is given no runs any more."""
+    """Others took this worker for dead, and took its runs: it is given no runs any more."""
 
 
 class NothingToAnswer(CallerError):
@@ -124,7 +127,7 @@ class StoreError(HeadwayError):
 
 
 class StoreFull(StoreError):
-    """There is no room to write. Nothing was promised; free some space and ask again."""
+    """There is no room to write. Nothing was written; free some space and ask again."""
 
 
 class StoreBusy(StoreError):
@@ -148,7 +151,7 @@ class StoreCorrupt(StoreError):
 
 
 class StoreForeign(StoreError):
-    """The file is a database of something else."""
+    """The file is the database of another program, or no database."""
 
 
 class StoreTooNew(StoreError):
@@ -164,18 +167,18 @@ class InternalError(HeadwayError):
 
 
 class IllegalTransition(InternalError):
-    """A state was to change along an arrow that its table does not have."""
+    """A state was to change in a way that its table of transitions forbids. Nothing changed."""
 
 
 def own_copy(error: Exception) -> Exception:
-    """Return the same error as another object, for one of several callers who are to raise it.
+    """Return a copy of an error: each of several callers raises an object of its own.
 
-    A raise adds frames to the traceback of its object, and an object that each of 1,000 callers
-    raises takes minutes to report.
+    Each raise adds frames to the traceback of the object. If 1,000 callers raised the same object,
+    reporting it would take minutes.
     """
     own: Exception
     if isinstance(error, HeadwayError):
-        # Without ``__init__``, which may take something else than what the error is made of.
+        # ``__init__`` is passed by: its parameters may differ from ``args``.
         own = type(error).__new__(type(error), *error.args)
         vars(own).update(vars(error))
     else:

@@ -33,16 +33,16 @@ def store() -> MemoryStore:
 
 
 @pytest.fixture
-async def service(store: MemoryStore) -> AsyncIterator[LocalScheduler]:
+async def scheduler(store: MemoryStore) -> AsyncIterator[LocalScheduler]:
     quota = Quota.per_minute("q", requests=60_000, tokens=60_000_000, concurrency=100)
     narrow = Quota.per_minute("narrow", concurrency=1)
-    async with LocalScheduler(store, [quota, narrow]) as service:
-        yield service
+    async with LocalScheduler(store, [quota, narrow]) as scheduler:
+        yield scheduler
 
 
 @pytest.fixture
-def scope(service: LocalScheduler) -> RunScope:
-    return RunScope(service, "run", Priority.NORMAL)
+def scope(scheduler: LocalScheduler) -> RunScope:
+    return RunScope(scheduler, "run", Priority.NORMAL)
 
 
 @pytest.fixture
@@ -90,13 +90,13 @@ def records(store: MemoryStore) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def idle(service: LocalScheduler) -> Callable[..., Any]:
+def idle(scheduler: LocalScheduler) -> Callable[..., Any]:
     """Wait until the scheduler has taken in what it was told, and show that nothing is held."""
 
-    async def check(service: LocalScheduler = service) -> None:
+    async def check(scheduler: LocalScheduler = scheduler) -> None:
         for _ in range(20):
             await anyio.lowlevel.checkpoint()
-        statistics = service.statistics()
+        statistics = scheduler.statistics()
         assert statistics.in_flight == 0
         assert sum(statistics.waiting) == 0
         slots = [gauge for gauge in statistics.gauges if gauge.resource == "concurrency"]

@@ -55,15 +55,15 @@ async def test_a_call_that_is_cancelled_while_it_is_recorded_holds_up_no_other(
 
 
 async def test_an_answer_whose_turn_never_comes_shows_that_the_workflow_changed(
-    service: LocalScheduler, question: Any, records: Any
+    scheduler: LocalScheduler, question: Any, records: Any
 ) -> None:
     """The first answer is of an agent that is gone; the second one waits for it, and nothing else
     goes on."""
-    scope = RunScope(service, "run", Priority.NORMAL)
+    scope = RunScope(scheduler, "run", Priority.NORMAL)
     for path in ("gone", "w"):
         await asking(scope, path).create(question())
     scope.close()
-    again = RunScope(service, "run", Priority.NORMAL, journal=Journal(await records()))
+    again = RunScope(scheduler, "run", Priority.NORMAL, journal=Journal(await records()))
     with pytest.raises(RunClosed):
         await asking(again, "w").create(question())
     assert isinstance(again.stopped, NonDeterminism)
@@ -90,12 +90,12 @@ async def test_a_stream_that_is_first_looked_at_when_its_run_has_ended_asks_noth
     ids=["task", "token"],
 )
 async def test_a_call_that_is_cancelled_anywhere_holds_up_no_other(
-    means: Callable[..., Any], service: LocalScheduler, question: Any
+    means: Callable[..., Any], scheduler: LocalScheduler, question: Any
 ) -> None:
     """Two agents at once, one of them cancelled after k turns of the loop, for every k."""
     finished = 0
     for turns in range(1000):
-        scope = RunScope(service, f"run-{turns}", Priority.NORMAL)
+        scope = RunScope(scheduler, f"run-{turns}", Priority.NORMAL)
         token = CancellationToken()
         first = asking(scope, "first").create(question(), cancellation_token=token)
         task, other = (
@@ -125,13 +125,13 @@ def things_in(holder: object) -> int:
 
 
 async def test_a_scope_of_no_run_keeps_nothing_of_calls_that_have_ended(
-    service: LocalScheduler, question: Any, records: Any, monkeypatch: pytest.MonkeyPatch
+    scheduler: LocalScheduler, question: Any, records: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program may ask through it for as long as it lives."""
     monkeypatch.setattr(live_call, "KNOWN_NODES", 3)
     scope, run = (
-        AdHocScope(service, "ad-hoc", Priority.NORMAL),
-        RunScope(service, "run", Priority.LOW),
+        AdHocScope(scheduler, "ad-hoc", Priority.NORMAL),
+        RunScope(scheduler, "run", Priority.LOW),
     )
     for number in range(20):
         for each in (scope, run):
@@ -144,9 +144,9 @@ async def test_a_scope_of_no_run_keeps_nothing_of_calls_that_have_ended(
 
 
 async def test_a_scope_of_no_run_that_is_closed_asks_nothing(
-    service: LocalScheduler, question: Any, records: Any
+    scheduler: LocalScheduler, question: Any, records: Any
 ) -> None:
-    scope = AdHocScope(service, "ad-hoc", Priority.NORMAL)
+    scope = AdHocScope(scheduler, "ad-hoc", Priority.NORMAL)
     scope.close()
     with pytest.raises(RunClosed):
         await asking(scope, "w").create(question())

@@ -163,10 +163,10 @@ async def test_no_key_reaches_the_database(
 ) -> None:
     async with SqliteStore(tmp_path / "h.db") as store:
         async with (
-            LocalScheduler(store, [Quota.per_minute("q", requests=1000)]) as service,
+            LocalScheduler(store, [Quota.per_minute("q", requests=1000)]) as scheduler,
             serve(faults=lambda *_: Fault(FaultKind.UNAUTHORIZED)) as (_, inner),
         ):
-            client = models(inner).bound(RunScope(service, "run", Priority.NORMAL), "w")
+            client = models(inner).bound(RunScope(scheduler, "run", Priority.NORMAL), "w")
             with pytest.raises(Exception, match="key"):
                 await client.create(question())
         (record,) = await store.calls("run")

@@ -308,7 +308,7 @@ async def acquire(
     routes = estimated()
     first = routes[0]
     if first.usd:
-        scope.service.reestimates[slot.id] = slot.agent, estimated
+        scope.scheduler.reestimates[slot.id] = slot.agent, estimated
     call = Call(
         id=slot.id,
         run_id=scope.run_id,
@@ -317,7 +317,7 @@ async def acquire(
         quotas=first.quotas,
         priority=priority,
         tokens=first.tokens,
-        submitted_at=scope.service.now(),
+        submitted_at=scope.scheduler.now(),
         request_hash=slot.request_hash,
         occurrence=slot.occurrence,
         kind=slot.kind,
@@ -364,7 +364,7 @@ def choices_of(arguments: Mapping[str, Any]) -> int:
 
 def _route(live: LiveCall, candidate: Candidate, output_cap: int | None) -> Route:
     model, scope, characters = candidate.model, live.scope, live.digest.characters
-    expected = scope.service.expected(live.slot.agent, model.name, characters, output_cap)
+    expected = scope.scheduler.expected(live.slot.agent, model.name, characters, output_cap)
     usd, unbounded = 0.0, False
     if model.counts_usd or scope.counts_usd:
         usd, unbounded = _reserved_usd(live, candidate, output_cap)
@@ -393,7 +393,7 @@ def _reserved_usd(
             f"run {scope.run_id} counts dollars, and no price is known for model {model.name!r}: "
             f"state its prices in [models.{model.name}]"
         )
-    most, is_bound = scope.service.most(
+    most, is_bound = scope.scheduler.most(
         live.slot.agent, model.name, digest.characters, digest.most_tokens, output_cap
     )
     usd = max(model.price(most), 0.0 if model.write_price is None else model.write_price(most))

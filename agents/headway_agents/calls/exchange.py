@@ -42,7 +42,7 @@ LONGEST_LINE = 16 * MIB
 """The longest line, and event, of a stream, in bytes."""
 MOST_LINES = 1_000
 """The most lines of one event of a stream. Real ones have three."""
-PIECE = 65_536
+PART_BYTES = 65_536
 """How many bytes of a body are unpacked, and given on, at once."""
 
 OFFERED = "gzip, deflate"
@@ -54,12 +54,12 @@ _WHOLE = "application/json"
 """The content type of bodies that nobody reads before their end. A stream of any other, which some
 servers send, is given on as it comes."""
 _EVENTS = _LINES[0]
-LONGEST_TOLD = 4 * MIB
+LONGEST_READ = 4 * MIB
 """The longest body that is read for its usage, in bytes. Of a longer one the client's counts do."""
-MOST_TOLD = 8
+MOST_USAGE_EVENTS = 8
 """The most events of a stream that are kept for their usage."""
-_TELLING = (b"usage", b"eval_count")
-_UNTOLD = re.compile(rb'"usage" ?: ?null')
+_USAGE_WORDS = (b"usage", b"eval_count")
+_NO_USAGE = re.compile(rb'"usage" ?: ?null')
 _EVENT_END = re.compile(rb"\n\n|\r\r|\r\n\r\n")
 
 
@@ -79,7 +79,7 @@ class BodyReader:
     content_type: str
     most: int
     """Bytes that the body may have, packed and unpacked."""
-    held: bytearray = field(default_factory=bytearray)
+    unread: bytearray = field(default_factory=bytearray)
     """What came and was not given on: at the end, a last line without an end."""
     _inflate: Any = None
     _head: bytes = b""
@@ -100,12 +100,12 @@ class BodyReader:
             self._unpacked += len(part)
             if self._unpacked > self.most:
                 raise TooMuch
-            self.held += part
+            self.unread += part
             if self.content_type.startswith(_LINES):
                 yield from self._lines(len(part))
-            elif len(self.held) >= PIECE or not self.content_type.startswith(_WHOLE):
-                yield bytes(self.held)
-                self.held.clear()
+            elif len(self.unread) >= PART_BYTES or not self.content_type.startswith(_WHOLE):
+                yield bytes(self.unread)
+                self.unread.clear()
 
     def _parts(self, data: bytes) -> Iterator[bytes]:
         """Unpack in pieces."""
@@ -121,7 +121,7 @@ class BodyReader:
             self._inflate = zlib.decompressobj(bits)
         while not self._inflate.eof:
             try:
-                part = self._inflate.decompress(data, PIECE)
+                part = self._inflate.decompress(data, PART_BYTES)
             except zlib.error as error:
                 raise ValueError(f"the body is not packed as it says: {error}") from None
             if not part:
@@ -131,15 +131,15 @@ class BodyReader:
 
     def _lines(self, new: int) -> Iterator[bytes]:
         """Yield whole lines of what is held, of which the last ``new`` bytes just came."""
-        start = len(self.held) - new
-        end = max(self.held.rfind(b"\n", start), self.held.rfind(b"\r", start)) + 1
+        start = len(self.unread) - new
+        end = max(self.unread.rfind(b"\n", start), self.unread.rfind(b"\r", start)) + 1
         if end:
-            given = bytes(memoryview(self.held)[:end])
-            del self.held[:end]
+            given = bytes(memoryview(self.unread)[:end])
+            del self.unread[:end]
             if self.content_type.startswith(_EVENTS):
                 self._count_events(given)
             yield given
-        if len(self.held) > LONGEST_LINE:
+        if len(self.unread) > LONGEST_LINE:
             raise TooMuch("a line of the stream")
 
     def _count_events(self, lines: bytes) -> None:
@@ -171,7 +171,7 @@ class Exchange:
     """The call that the attempt is of. It has a candidate."""
     refusal: AnswerRefused | None = None
     """Why an answer was refused here. It goes before what the client raised."""
-    told: list[bytes] = field(default_factory=list[bytes])
+    usage_events: list[bytes] = field(default_factory=list[bytes])
     """Of the last answer that is a stream: events that tell its usage."""
     whole: bytearray = field(default_factory=bytearray)
     """The last answer that is none, as far as it is looked at."""
@@ -292,8 +292,8 @@ class Exchange:
     def served(self, odd: list[Odd], *, has_output: bool = True) -> Served:
         """Read what the last answer told of itself. Fields out of range are added to ``odd``."""
         bodies: list[Any] = []
-        texts: list[bytes | bytearray] = [*self.told]
-        if len(self.whole) <= LONGEST_TOLD:
+        texts: list[bytes | bytearray] = [*self.usage_events]
+        if len(self.whole) <= LONGEST_READ:
             texts.append(self.whole)
         for text in texts:
             with suppress(ValueError, RecursionError):  # the client reads it, and judges it
@@ -303,16 +303,16 @@ class Exchange:
     def _note(self, given: bytes, *, has_lines: bool) -> None:
         """Keep what may tell the usage of the answer, and no more than that."""
         if not has_lines:
-            if len(self.whole) <= LONGEST_TOLD:
+            if len(self.whole) <= LONGEST_READ:
                 self.whole += given
             return
-        if not any(name in given for name in _TELLING):
+        if not any(name in given for name in _USAGE_WORDS):
             return
         for line in given.splitlines():
-            if any(name in line for name in _TELLING) and _UNTOLD.search(line) is None:
-                self.told.append(line.removeprefix(b"data:"))
+            if any(name in line for name in _USAGE_WORDS) and _NO_USAGE.search(line) is None:
+                self.usage_events.append(line.removeprefix(b"data:"))
         # Some servers count anew with each chunk. The first event tells input, the last one all.
-        del self.told[MOST_TOLD // 2 : -MOST_TOLD // 2]
+        del self.usage_events[MOST_USAGE_EVENTS // 2 : -MOST_USAGE_EVENTS // 2]
 
     async def body(self, raw: Any, reader: BodyReader, broken: type[Exception]) -> Any:
         """Yield what may be given on of a body, of which ``raw`` is what comes.
@@ -320,7 +320,7 @@ class Exchange:
         Raises AnswerRefused, or ``broken`` for a body that is not packed as its head says.
         """
         has_lines = reader.content_type.startswith(_LINES)
-        self.told.clear()
+        self.usage_events.clear()
         self.whole.clear()
         try:
             async for data in raw:
@@ -332,8 +332,8 @@ class Exchange:
                     yield given
                     self._waits_since = self.loop.time()
             self._waits_since = None
-            if reader.held:
-                self._note(rest := bytes(reader.held), has_lines=has_lines)
+            if reader.unread:
+                self._note(rest := bytes(reader.unread), has_lines=has_lines)
                 yield rest
         except TooMuch as error:
             raise self.too_much(str(error)) from None

@@ -92,8 +92,8 @@ async def attached(
     finally:
         # No await from here on: this also runs while the task is being cancelled.
         live.abandon()
-        scope.service.on_preempt.pop(slot.id, None)
-        scope.service.reestimates.pop(slot.id, None)
+        scope.scheduler.on_preempt.pop(slot.id, None)
+        scope.scheduler.reestimates.pop(slot.id, None)
         scope.live_calls.pop(slot.id, None)
 
 
@@ -224,7 +224,7 @@ class LiveCall:
         self.slot = slot
         self.digest = digest
         self.candidate = NO_CANDIDATE
-        self._service = scope.service
+        self._scheduler = scope.scheduler
         self._phase = Phase.NEW
         self.interruption = Interruption()
         self.wait = self.interruption.wait
@@ -270,9 +270,9 @@ class LiveCall:
         known = self.scope.known_nodes
         prompt = self.digest.missing(known)
         if self.slot.record is None:
-            granted = await self._service.acquire(call, prompt, self._routes)
+            granted = await self._scheduler.acquire(call, prompt, self._routes)
         else:
-            granted = await self._service.reacquire(self.slot.record, self._routes)
+            granted = await self._scheduler.reacquire(self.slot.record, self._routes)
         known.update(node.hash for node in prompt.nodes)
         if len(known) > KNOWN_NODES:
             known.clear()
@@ -285,17 +285,17 @@ class LiveCall:
         # An old row may name a model that the configuration no longer has.
         self.candidate = self._candidates.get(call.model, self.candidate)
         self._phase = Phase.ADMITTED
-        self._service.on_preempt[call.id] = self.preempt
+        self._scheduler.on_preempt[call.id] = self.preempt
 
     # While it is sent
 
     async def record_sent(self) -> None:
         """Note that a request leaves now. Raises StoreTakenOver if it must not."""
         self._head, self.interruption.once = None, None
-        await self._service.sent(self.slot.id)
+        await self._scheduler.sent(self.slot.id)
         # Only now: whoever is cancelled while this process asks whether it may send sent nothing.
         self._attempts += 1
-        self._sent_at = self._service.now()
+        self._sent_at = self._scheduler.now()
         self._phase = Phase.SENT
 
     def record_head(self, status: int, headers: Mapping[str, str]) -> None:
@@ -305,13 +305,13 @@ class LiveCall:
         self._head = ResponseHead(is_garbled)
         if (quota := self._quota) is not None:
             event = ProviderEvent.ANSWERED if status < 400 and not is_garbled else None
-            now, odd = self._service.now(), list[Odd]()
+            now, odd = self._scheduler.now(), list[Odd]()
             limits = self.candidate.provider.rate_limits(headers, now, odd)
             if status >= 400:
                 retry_after_seconds(headers, now, odd)
             noted = self._noted(odd) if odd else ()
             signals = Observation(event=event, headers=limits, odd=noted)
-            self._service.observed(self.slot.id, quota, signals)
+            self._scheduler.observed(self.slot.id, quota, signals)
 
     def preempt(self) -> None:
         """Make room for a more urgent call, if the request is out. Called by the scheduler."""
@@ -339,7 +339,7 @@ class LiveCall:
         if usage is not None and self._call is not None:
             provider = self.candidate.provider
             characters = self.digest.characters
-            self._service.learn(self.slot.agent, self._call.model, characters, usage)
+            self._scheduler.learn(self.slot.agent, self._call.model, characters, usage)
             used = provider.settled_tokens(usage)
             free = usage.cache_read_tokens if provider.caches_are_free else 0
         # Its head, if it came by itself, told that the provider answers.
@@ -359,9 +359,9 @@ class LiveCall:
             self._overruns += 1
             if self._overruns > 1:
                 error = TimedOut(error.model, error.setting, error.seconds, is_final=True)
-        now, quota, head = self._service.now(), self._quota, self._head
+        now, quota, head = self._scheduler.now(), self._quota, self._head
         verdict = judged(error, self.candidate.provider, self._attempts, now=now, head=head)
-        text, health = described(error), self._service.provider_health()
+        text, health = described(error), self._scheduler.provider_health()
         if verdict.error_class in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
             self._faults += quota not in health.unanswered
         if verdict.error_class is ErrorClass.ACCOUNT and quota and quota not in health.locked_out:
@@ -415,7 +415,7 @@ class LiveCall:
         about = self._about_quota(observation)
         if self.slot.is_unordered:
             self._phase = Phase.SETTLING
-            await self._service.settle(self.slot.id, outcome, about)
+            await self._scheduler.settle(self.slot.id, outcome, about)
             self._end()
             return
         arrival = self.scope.number()
@@ -425,7 +425,7 @@ class LiveCall:
         self._phase = Phase.SETTLING
         try:
             numbered = replace(outcome, arrival=arrival)
-            await self._service.settle(self.slot.id, numbered, about)
+            await self._scheduler.settle(self.slot.id, numbered, about)
             self.interruption.check()
         except BaseException:
             self.scope.tell(Skipped(arrival))
@@ -442,7 +442,7 @@ class LiveCall:
             is_unknown = self.scope.machine.is_interrupted or self.interruption.is_cut_off
             state = CallState.UNKNOWN if is_unknown else CallState.CANCELLED
             is_lost = isinstance(self.interruption.reason, TimedOut)
-            self._service.abandon(self.slot.id, Outcome(state, sent=True, lost=is_lost))
+            self._scheduler.abandon(self.slot.id, Outcome(state, sent=True, lost=is_lost))
         self._end()
 
     def _end(self) -> None:
@@ -453,7 +453,9 @@ class LiveCall:
     async def _queue_again(self, outcome: Outcome, observation: Observation | None = None) -> None:
         self._phase = Phase.QUEUED
         about = self._about_quota(observation)
-        self._admitted(await self.wait(partial(self._service.retry, self.slot.id, outcome, about)))
+        self._admitted(
+            await self.wait(partial(self._scheduler.retry, self.slot.id, outcome, about))
+        )
 
     def _noted(self, odd: Sequence[Odd]) -> tuple[str, ...]:
         """Warn of odd fields, of each once in this process, and return them for the scheduler."""

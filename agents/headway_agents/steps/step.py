@@ -69,7 +69,7 @@ async def ask_person(scope: RunScope, path: str, question: str) -> str:
             return _words(answered)
         await live.wait(partial(scope.replay_barrier, live.slot))
         if live.slot.record is None:
-            await scope.service.ask(_row(scope, step, live.slot), live.digest.missing(set()))
+            await scope.scheduler.ask(_row(scope, step, live.slot), live.digest.missing(set()))
         if scope.person is None:
             await live.for_person()
         live.begin()
@@ -109,7 +109,7 @@ def _row(scope: RunScope, step: Step, slot: JournalSlot) -> Call:
         quotas=(),
         priority=scope.priority,
         tokens=0,
-        submitted_at=scope.service.now(),
+        submitted_at=scope.scheduler.now(),
         request_hash=slot.request_hash,
         occurrence=slot.occurrence,
         kind=step.kind,

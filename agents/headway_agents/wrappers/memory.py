@@ -83,12 +83,12 @@ class JournaledMemory(Wrapper, Memory):
     async def _step(
         self, method: str, request: str, effect: Effect, *, act: Callable[[], Awaitable[Any]]
     ) -> dict[str, Any]:
-        async def acting(key: str) -> str:
+        async def act_with_key(key: str) -> str:
             with keyed(key):
                 return _dumps(await act())
 
         step = Step(INPUT, self._path, self._name(method), request, effect)
-        answer = await perform(self._scope, step, acting)
+        answer = await perform(self._scope, step, act_with_key)
         # A person who answers for it only says that it is over.
         return {} if by_person(answer) is not None else json.loads(answer) or {}
 

@@ -134,11 +134,11 @@ async def data_of(
 ) -> Any:
     """Perform a step whose answer is JSON data, or made of a person's words in its place."""
 
-    async def acting(key: str) -> str:
+    async def act_with_key(key: str) -> str:
         with keyed(key):
             return json.dumps(await act())
 
-    answer = await perform(scope, step, acting)
+    answer = await perform(scope, step, act_with_key)
     words = by_person(answer)
     return json.loads(answer) if words is None else by_words(words)
 

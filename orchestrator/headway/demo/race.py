@@ -60,16 +60,16 @@ class Race:
         return sum_up(self.plan.limits, self.ours, self.stock)
 
     async def _play_ours(self, headway: SimulatedHeadway, arrival: Arrival) -> None:
-        asking = partial(self.ours.asking, arrival)
+        recording = partial(self.ours.recording, arrival)
         headway.workflow(arrival.team)(
-            lambda models: build(arrival.priority, models(MODEL), asking)
+            lambda models: build(arrival.priority, models(MODEL), recording)
         )
         run = await headway.start(arrival.team, task=_task(arrival), priority=arrival.priority)
         await run.result()
 
     async def _play_stock(self, client: "ChatCompletionClient", arrival: Arrival) -> None:
-        asking = partial(self.stock.asking, arrival)
-        await build(arrival.priority, client, asking).run(task=_task(arrival))
+        recording = partial(self.stock.recording, arrival)
+        await build(arrival.priority, client, recording).run(task=_task(arrival))
 
 
 async def _play(side: Side, play_team: PlayTeam) -> None:

@@ -84,8 +84,8 @@ def _seconds(value: float | None) -> str:
 
 def frame(race: Race, seconds: float) -> RenderableType:
     """Draw both sides beside each other."""
-    service = race.headway.scheduler if race.headway is not None else None
-    ours = _panel("with Headway", _gauges(service), race.ours, _next(service))
+    scheduler = race.headway.scheduler if race.headway is not None else None
+    ours = _panel("with Headway", _gauges(scheduler), race.ours, _next(scheduler))
     stock = _panel("without: stock AutoGen clients", _no_gauges(), race.stock, "nobody knows")
     title = Text.assemble(("headway demo", "bold"), f"  {seconds:.0f} s")
     return Group(title, Columns([ours, stock]))
@@ -103,8 +103,8 @@ def _panel(
     return Panel(table, title=title, title_align="left", width=_PANEL_WIDTH)
 
 
-def _gauges(service: LocalScheduler | None) -> Iterator[tuple[str, RenderableType]]:
-    for gauge in service.statistics().gauges if service is not None else ():
+def _gauges(scheduler: LocalScheduler | None) -> Iterator[tuple[str, RenderableType]]:
+    for gauge in scheduler.statistics().gauges if scheduler is not None else ():
         yield gauge.resource, _gauge(gauge)
 
 
@@ -153,14 +153,14 @@ def _alarm(count: int, word: str) -> Text:
     return Text(f"{count} {word}", "bold red" if count else "")
 
 
-def _next(service: LocalScheduler | None) -> str:
+def _next(scheduler: LocalScheduler | None) -> str:
     """Return the head of the queue and what it waits for."""
-    queued = service.queued() if service is not None else []
-    if service is None or not queued:
+    queued = scheduler.queued() if scheduler is not None else []
+    if scheduler is None or not queued:
         return "nothing waits"
     call = queued[0].call
-    explained = service.explain(call.id)
-    return f"{call.path}: {_why(explained, service.now())}"
+    explained = scheduler.explain(call.id)
+    return f"{call.path}: {_why(explained, scheduler.now())}"
 
 
 def _why(explained: Explanation | None, now: float) -> str:

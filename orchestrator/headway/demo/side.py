@@ -89,7 +89,7 @@ class Side:
         record.error = "" if error is None else f"{type(error).__name__}: {error}"
 
     @contextmanager
-    def asking(self, arrival: Arrival) -> Iterator[str]:
+    def recording(self, arrival: Arrival) -> Iterator[str]:
         """Record a call from the request of its agent to its answer or error. Yields its mark."""
         mark = f"{arrival.team}.{len(self._asked)}"
         asked = self._asked[mark] = _Asked(arrival.team, arrival.priority, time.monotonic())

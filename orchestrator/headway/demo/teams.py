@@ -28,7 +28,7 @@ from headway_scheduler.testing.provider import Body
 from ..testing import MODEL
 from .plan import BACKGROUND
 
-SchedulerClient = Callable[[], AbstractContextManager[str]]
+Recording = Callable[[], AbstractContextManager[str]]
 """Entered when an agent asks, left when it has its answer or an error; gives the call's mark."""
 
 _SOME_TEXT = "Noted. What was asked, what was found and what is to be done, in a few words. " * 3
@@ -41,20 +41,20 @@ class Stopwatch(ChatCompletionClient):
     The wrapped client is in ``client``, as in AutoGen's cache, so that Headway finds and binds it.
     """
 
-    def __init__(self, client: ChatCompletionClient, asking: SchedulerClient) -> None:
+    def __init__(self, client: ChatCompletionClient, recording: Recording) -> None:
         self.client = client
-        self._asking = asking
+        self._recording = recording
 
     async def create(self, messages: Sequence[LLMMessage], **options: Any) -> CreateResult:
         """Ask the wrapped client; the mark goes out as the request's ``user``."""
-        with self._asking() as mark:
+        with self._recording() as mark:
             return await self.client.create(messages, **_marked(options, mark))
 
     async def create_stream(
         self, messages: Sequence[LLMMessage], **options: Any
     ) -> AsyncGenerator[str | CreateResult, None]:
         """Ask the wrapped client for a stream, with a mark too."""
-        with self._asking() as mark:
+        with self._recording() as mark:
             stream = self.client.create_stream(messages, **_marked(options, mark))
             async with aclosing(stream):
                 async for item in stream:
@@ -95,9 +95,9 @@ def _marked(options: Mapping[str, Any], mark: str) -> dict[str, Any]:
     return {**options, "extra_create_args": extra}
 
 
-def build(priority: Priority, client: ChatCompletionClient, asking: SchedulerClient) -> Team:
-    """Build a fresh team of a class; ``asking`` notes its calls."""
-    watched = Stopwatch(client, asking)
+def build(priority: Priority, client: ChatCompletionClient, recording: Recording) -> Team:
+    """Build a fresh team of a class; ``recording`` notes its calls."""
+    watched = Stopwatch(client, recording)
     return _labelers(watched) if priority is BACKGROUND else _triage(watched)
 
 

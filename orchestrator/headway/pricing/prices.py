@@ -15,7 +15,7 @@ from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import UNPRICED, CallRecord, Charge, Served, Usage
 
 from ..config import Config, ModelConfig
-from ..reached import is_here
+from ..reached import is_loopback
 
 if TYPE_CHECKING:
     import genai_prices.types
@@ -129,7 +129,7 @@ def _seller(model: ModelConfig) -> str | None:
 
     Without an address or a provider, whoever is known for the model's name.
     """
-    if model.base_url is not None and is_here(model.base_url):
+    if model.base_url is not None and is_loopback(model.base_url):
         return None
     from genai_prices.data_snapshot import get_snapshot  # takes a fifth of a second
 

@@ -19,9 +19,9 @@ class Export:
     """Calls and steps by arrival, those of parents first."""
 
     prompts: tuple[tuple[int, ...], ...]
-    """For each record the indexes of its texts in ``pieces``."""
+    """For each record the indexes of its texts in ``chunks``."""
 
-    pieces: tuple[str, ...]
+    chunks: tuple[str, ...]
     """Every text of a prompt, once."""
 
     costs: tuple[float | None, ...]
@@ -42,12 +42,12 @@ async def exported(store: Store, run: Run, usd_of: UsdOf) -> Export:
     indexes: dict[str, int] = {}
     prompts = []
     for record in records:
-        pieces = await store.prompt(record.call.request_hash) or ()
-        prompts.append(tuple(indexes.setdefault(piece, len(indexes)) for piece in pieces))
+        chunks = await store.prompt(record.call.request_hash) or ()
+        prompts.append(tuple(indexes.setdefault(chunk, len(indexes)) for chunk in chunks))
     return Export(
         records=records,
         prompts=tuple(prompts),
-        pieces=tuple(indexes),
+        chunks=tuple(indexes),
         costs=tuple(_usd(record, usd_of) for record in records),
         messages=[] if run.result is None else unpacked(run.result, own)["messages"],
         receipt=asdict(receipt(run, own, inherited, usd_of)),

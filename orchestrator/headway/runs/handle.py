@@ -171,7 +171,7 @@ class RunHandle:
         scope = asking_scope()
         if scope is None or scope.run_id == self.id:
             return nullcontext()
-        return scope.service.waiting(scope.run_id, on=self.id)
+        return scope.scheduler.waiting(scope.run_id, on=self.id)
 
     async def result(self) -> RunResult:
         """Wait for the end. Raises RunFailed unless the run completed."""

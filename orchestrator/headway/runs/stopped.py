@@ -212,9 +212,9 @@ def _hint(run: Run) -> str:
     return _HINTS[run.state].format(id=run.id)
 
 
-def question_text(record: CallRecord, pieces: Sequence[str]) -> str:
+def question_text(record: CallRecord, chunks: Sequence[str]) -> str:
     """Return what a call asks of a person: a step's question, or the request that was cut off."""
-    text = "".join(pieces)
+    text = "".join(chunks)
     if record.call.is_paid:
         return text
     _, request = json.loads(text)

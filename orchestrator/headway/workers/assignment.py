@@ -108,7 +108,7 @@ class RunAssigner:
         self._changed = anyio.Event()
 
     async def _assign(self) -> None:
-        async with self._commands.claims:
+        async with self._commands.claim_lock:
             # The run of calls outside of runs ends with its process: it would take a slot for good.
             assigned = [run for run in await self._store.assigned() if run.workflow != AD_HOC]
             busy = Counter(run.worker for run in assigned)

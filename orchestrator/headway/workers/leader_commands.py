@@ -70,7 +70,7 @@ class LeaderCommands:
         self._keys = anyio.Lock()
         self._released: dict[str, anyio.Event] = {}
         self._is_over = False
-        self.claims: anyio.Lock = anyio.Lock()
+        self.claim_lock: anyio.Lock = anyio.Lock()
         """Held from a look whether a run is executed until the row that follows from it is written.
 
         Two commands, or a command and the assignment of runs, would otherwise give a run twice.
@@ -110,7 +110,7 @@ class LeaderCommands:
             case ClaimRun():
                 await self._claim(command.run, command.worker_id)
             case RetireWorker():
-                async with self.claims:
+                async with self.claim_lock:
                     await scheduler.workers.drop(command.worker_id, died=command.died)
             case _:
                 assert_never(command)
@@ -134,7 +134,7 @@ class LeaderCommands:
         Raises RunNotFound or RunNotResumable; SchedulerClosed once this process leads no more.
         """
         while True:
-            async with self.claims:
+            async with self.claim_lock:
                 run = await find_run(self._store, command.run_id)
                 order = msgspec.structs.replace(command, run_id=run.id)
                 handle = self.handles.get(run.id)
@@ -162,7 +162,7 @@ class LeaderCommands:
     async def _set_priority(self, command: SetPriority) -> None:
         """Change a class. Raises RunNotFound, RunNotResumable or IllegalTransition."""
         run_id, is_call, number = command.target.partition(".")
-        async with self.claims:
+        async with self.claim_lock:
             run = await find_run(self._store, run_id)
             require_open(run)
             bumped = permitted(replace(run, priority=command.priority), self._config)
@@ -183,7 +183,7 @@ class LeaderCommands:
 
         Raises RunNotResumable; WorkerEvicted for a worker that others took for dead.
         """
-        async with self.claims:
+        async with self.claim_lock:
             now = await find_run(self._store, run.id)
             if now.worker == worker:
                 return  # the leader gave it to this worker meanwhile, and the order is on its way

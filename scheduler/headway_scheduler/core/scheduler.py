@@ -43,7 +43,7 @@ from ..protocol.messages import (
     Submit,
 )
 from . import recovery
-from .admission.lanes import Blocker, Claims, Lane, too_large
+from .admission.lanes import Blocker, ClaimedBuckets, Lane, too_large
 from .admission.preemption import URGENT
 from .admission.queue import Rank, Waiter
 from .admission.routing import routed
@@ -142,7 +142,7 @@ class Scheduler:
         for pool in state.lanes.pools:
             pool.advance(now)
         grants: list[CallRecord] = []
-        claims = Claims()
+        claimed = ClaimedBuckets()
         asks: list[float] = []
         lanes = [lane for lane in state.lanes.lanes if lane.line.waiting]
         heads = [lane.line.head() for lane in lanes]
@@ -166,9 +166,9 @@ class Scheduler:
                 if head is not None:
                     heappush(heap, (head[0], index))
                 continue
-            if blocked := lane.blockers(call, now, claims, headroom):
-                self._make_room(waiter, blocked, claims, now)
-                asks.extend(lane.claim(call, now, claims, headroom, blocked))
+            if blocked := lane.blockers(call, now, claimed, headroom):
+                self._make_room(waiter, blocked, claimed, now)
+                asks.extend(lane.claim(call, now, claimed, headroom, blocked))
                 continue
             grants.append(self._grant(lane, waiter, rank, now))
             heads[index] = head = lane.line.head()
@@ -226,13 +226,13 @@ class Scheduler:
         return record
 
     def _make_room(
-        self, waiter: Waiter, blocked: list[Blocker], claims: Claims, now: float
+        self, waiter: Waiter, blocked: list[Blocker], claimed: ClaimedBuckets, now: float
     ) -> None:
         """Name a young background call to give its slot to an urgent call that lacks only that."""
         if waiter.effective_priority not in URGENT or len(blocked) != 1:
             return
         (bucket,) = blocked
-        if not isinstance(bucket, Bucket) or bucket in claims.claimed:
+        if not isinstance(bucket, Bucket) or bucket in claimed.blocking:
             return
         is_slot = bucket.limit.resource is Resource.CONCURRENCY
         if is_slot and self.state.lanes.quota(bucket.quota).is_local:

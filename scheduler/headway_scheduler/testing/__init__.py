@@ -1,1 +1,1 @@
-"""What tests, the demo and benchmarks need, shipped: a steered clock and a simulated provider."""
+"""Parts for tests that are shipped, because the demo and users' tests need them as well."""

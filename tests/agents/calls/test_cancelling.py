@@ -83,8 +83,8 @@ async def test_no_slot_is_lost_at_any_await(
         inner = Pausing(["one two three"])
         inner.faults = faults
         # A fresh one each time: faults without answers would make the quota pause.
-        async with LocalScheduler(MemoryStore(), [narrow]) as service:
-            scope = RunScope(service, f"run-{turns}", Priority.NORMAL)
+        async with LocalScheduler(MemoryStore(), [narrow]) as scheduler:
+            scope = RunScope(scheduler, f"run-{turns}", Priority.NORMAL)
             client = ScheduledClient(inner, NARROW, scope, path="w")
             token = CancellationToken()
             task = asyncio.ensure_future(ask(client, question, token))
@@ -95,7 +95,7 @@ async def test_no_slot_is_lost_at_any_await(
             MEANS[means](task, token, scope)
             (outcome,) = await asyncio.gather(task, return_exceptions=True)
             assert isinstance(outcome, (CreateResult, *ENDED))
-            await idle(service)
+            await idle(scheduler)
         if finished == 3:
             break
     assert finished == 3
@@ -107,14 +107,14 @@ async def test_a_queued_call_leaves_the_queue(
     means: str, ask: Any, scope: RunScope, question: Any, idle: Any, records: Any
 ) -> None:
     inner = ReplayChatCompletionClient(["never"])
-    async with holding_the_only_slot(scope.service, question):
+    async with holding_the_only_slot(scope.scheduler, question):
         token = CancellationToken()
         client = ScheduledClient(inner, NARROW, scope, path="w")
         task = asyncio.ensure_future(ask(client, question, token))
-        await until(lambda: sum(scope.service.statistics().waiting) == 1)
+        await until(lambda: sum(scope.scheduler.statistics().waiting) == 1)
         MEANS[means](task, token, scope)
         await ended(task)
-        await until(lambda: sum(scope.service.statistics().waiting) == 0)
+        await until(lambda: sum(scope.scheduler.statistics().waiting) == 0)
         (record,) = await records(scope.run_id)
         assert (record.state, record.attempts) == (CallState.CANCELLED, 0)
     await idle()
@@ -134,7 +134,7 @@ async def test_a_request_in_flight_is_dropped(
         MEANS[means](task, token, scope)
         await ended(task)
         await until(lambda: provider.ledger.entries[0].finished_at is not None)
-        await until(lambda: scope.service.statistics().in_flight == 0)
+        await until(lambda: scope.scheduler.statistics().in_flight == 0)
         (record,) = await records()
         assert record.state is CallState.CANCELLED
 
@@ -147,7 +147,7 @@ async def test_a_call_that_waits_for_its_retry_ends(
         token = CancellationToken()
         client = ScheduledClient(inner, NARROW, scope, path="w")
         task = asyncio.ensure_future(create(client, question, token))
-        await until(lambda: any(r.not_before for r in scope.service.queued()))
+        await until(lambda: any(r.not_before for r in scope.scheduler.queued()))
         MEANS[means](task, token, scope)
         await ended(task)
         await idle()
@@ -163,7 +163,7 @@ async def test_a_stream_that_is_left_gives_its_slot_back(
         client = ScheduledClient(inner, NARROW, scope, path="w")
         items = client.create_stream(question())
         await anext(items)
-        assert scope.service.statistics().in_flight == 1
+        assert scope.scheduler.statistics().in_flight == 1
         if by == "aclose":
             await items.aclose()
         elif by == "closing the run":
@@ -171,7 +171,7 @@ async def test_a_stream_that_is_left_gives_its_slot_back(
         else:
             del items
             gc.collect()
-        await until(lambda: scope.service.statistics().in_flight == 0)
+        await until(lambda: scope.scheduler.statistics().in_flight == 0)
         (record,) = await records()
         assert record.state is CallState.CANCELLED
         if by == "closing the run":
@@ -200,11 +200,11 @@ async def test_a_stream_is_dropped_in_the_middle(
         await ended(task)
         await until(lambda: provider.ledger.entries[0].finished_at is not None)
         assert provider.ledger.entries[0].why == "client_left"
-        await until(lambda: scope.service.statistics().in_flight == 0)
+        await until(lambda: scope.scheduler.statistics().in_flight == 0)
 
 
 async def test_a_connection_is_not_lost_with_the_call(
-    service: LocalScheduler, question: Any, serve: Any
+    scheduler: LocalScheduler, question: Any, serve: Any
 ) -> None:
     """The pool of the shared client is as large after many drops as after one."""
     hang = {"on": True}
@@ -212,13 +212,13 @@ async def test_a_connection_is_not_lost_with_the_call(
     async with serve(faults=lambda *_: fault if hang["on"] else None) as (provider, inner):
         client = ScheduledClient(inner, Model("m", ("q",)))
         for number in range(20):
-            scope = RunScope(service, f"run-{number}", Priority.NORMAL)
+            scope = RunScope(scheduler, f"run-{number}", Priority.NORMAL)
             task = asyncio.ensure_future(client.bound(scope, "w").create(question()))
             await until(lambda n=number: len(provider.ledger) == n + 1)
             scope.close()
             await ended(task)
         hang["on"] = False
-        scope = RunScope(service, "last", Priority.NORMAL)
+        scope = RunScope(scheduler, "last", Priority.NORMAL)
         assert (await client.bound(scope, "w").create(question())).content
         pool = inner._client._client._transport._pool
         assert len(pool.connections) == 1
@@ -248,10 +248,10 @@ async def test_an_answer_that_is_being_recorded_stays_recorded(
 async def test_who_cancels_the_task_goes_before_the_end_of_the_run(
     scope: RunScope, question: Any
 ) -> None:
-    async with holding_the_only_slot(scope.service, question):
+    async with holding_the_only_slot(scope.scheduler, question):
         client = ScheduledClient(ReplayChatCompletionClient([]), NARROW, scope, path="w")
         task = asyncio.ensure_future(client.create(question()))
-        await until(lambda: sum(scope.service.statistics().waiting) == 1)
+        await until(lambda: sum(scope.scheduler.statistics().waiting) == 1)
         scope.close()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -259,13 +259,13 @@ async def test_who_cancels_the_task_goes_before_the_end_of_the_run(
 
 
 async def test_closing_does_not_hide_why_a_run_failed(scope: RunScope, question: Any) -> None:
-    async with holding_the_only_slot(scope.service, question):
+    async with holding_the_only_slot(scope.scheduler, question):
         task = asyncio.ensure_future(
             ScheduledClient(ReplayChatCompletionClient([]), NARROW, scope, path="w").create(
                 question()
             )
         )
-        await until(lambda: sum(scope.service.statistics().waiting) == 1)
+        await until(lambda: sum(scope.scheduler.statistics().waiting) == 1)
         broken = ScheduledClient(
             ReplayChatCompletionClient([]), Model("m", ("q",)), scope, path="x"
         )
@@ -289,7 +289,7 @@ async def test_a_token_that_was_cancelled_before_asks_nothing(
 
 
 async def test_an_outer_timeout_is_still_a_timeout(scope: RunScope, question: Any) -> None:
-    async with holding_the_only_slot(scope.service, question):
+    async with holding_the_only_slot(scope.scheduler, question):
         client = ScheduledClient(ReplayChatCompletionClient(["never"]), NARROW, scope, path="w")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.02):
@@ -302,9 +302,9 @@ async def test_an_outer_timeout_is_still_a_timeout(scope: RunScope, question: An
 class holding_the_only_slot:
     """Another run's call that is in flight on the quota with one slot."""
 
-    def __init__(self, service: LocalScheduler, question: Any) -> None:
+    def __init__(self, scheduler: LocalScheduler, question: Any) -> None:
         inner = ReplayChatCompletionClient(["a b c"])
-        scope = RunScope(service, "other", Priority.NORMAL)
+        scope = RunScope(scheduler, "other", Priority.NORMAL)
         self._items = ScheduledClient(inner, NARROW, scope, path="w").create_stream(question())
 
     async def __aenter__(self) -> None:

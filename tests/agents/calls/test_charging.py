@@ -49,10 +49,13 @@ async def test_no_request_is_refused(charging: Charging, serve: Any, question: A
         client={"max_tokens": 700}, limits=limits_of(charging), reply=lambda body: WORDS
     )
     model = Model("m", ("q",), provider=PROVIDERS[charging.value])
-    async with LocalScheduler(store, [quota_of(charging)]) as service, serving as (provider, inner):
+    async with (
+        LocalScheduler(store, [quota_of(charging)]) as scheduler,
+        serving as (provider, inner),
+    ):
         async with anyio.create_task_group() as group:
             for n in range(CALLS):
-                scope = RunScope(service, f"r{n}", Priority.INTERACTIVE)
+                scope = RunScope(scheduler, f"r{n}", Priority.INTERACTIVE)
                 client = ScheduledClient(inner, model, scope, path="w")
                 group.start_soon(client.create, question(PROMPT))
         assert {entry.status for entry in provider.ledger.entries} == {200}

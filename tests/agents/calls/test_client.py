@@ -161,9 +161,9 @@ async def test_a_handle_does_not_close_what_it_shares(scope: RunScope) -> None:
 
 
 async def test_priority_of_the_agent_goes_before_the_run_s(
-    service: LocalScheduler, records: Any, question: Any
+    scheduler: LocalScheduler, records: Any, question: Any
 ) -> None:
-    scope = RunScope(service, "run", Priority.BACKGROUND)
+    scope = RunScope(scheduler, "run", Priority.BACKGROUND)
     inner = ReplayChatCompletionClient(["a", "b"])
     await ScheduledClient(inner, MODEL, scope, path="w").create(question())
     urgent = ScheduledClient(inner, MODEL, priority=Priority.INTERACTIVE)
@@ -216,10 +216,10 @@ async def test_a_closed_run_asks_for_nothing(scope: RunScope, records: Any, ques
 
 
 async def test_an_attempt_of_a_changed_workflow_stops_before_it_asks(
-    service: LocalScheduler, question: Any, records: Any
+    scheduler: LocalScheduler, question: Any, records: Any
 ) -> None:
     for number in range(2):
-        scope = RunScope(service, "run", Priority.NORMAL, journal=Journal(await records()))
+        scope = RunScope(scheduler, "run", Priority.NORMAL, journal=Journal(await records()))
         client = ScheduledClient(ReplayChatCompletionClient(["a"]), MODEL, scope, path="w")
         with pytest.raises(RunClosed) if number else nullcontext():
             await client.create(question(f"question {number}"))
@@ -228,8 +228,8 @@ async def test_an_attempt_of_a_changed_workflow_stops_before_it_asks(
 
 
 async def test_a_call_above_its_limit_is_refused_and_kept_on_the_run(question: Any) -> None:
-    async with LocalScheduler(MemoryStore(), [Quota.per_minute("q", tokens=100)]) as service:
-        scope = RunScope(service, "run", Priority.NORMAL)
+    async with LocalScheduler(MemoryStore(), [Quota.per_minute("q", tokens=100)]) as scheduler:
+        scope = RunScope(scheduler, "run", Priority.NORMAL)
         client = ScheduledClient(ReplayChatCompletionClient(["a"]), MODEL, scope, path="w")
         with pytest.raises(CallTooLarge) as caught:
             await client.create(question("x" * 4000))

@@ -40,14 +40,14 @@ def once(fault: Fault) -> Any:
 
 
 async def test_a_429_pauses_the_quota_and_is_paid_once(
-    scope: RunScope, serve: Any, question: Any, records: Any, service: LocalScheduler
+    scope: RunScope, serve: Any, question: Any, records: Any, scheduler: LocalScheduler
 ) -> None:
     paused: list[float] = []
 
     def faults(number: int, _: Any) -> Fault | None:
         if number == 1:
             return Fault(FaultKind.RATE_LIMIT, retry_after_seconds=0.05)
-        paused.extend(g.paused_until or 0.0 for g in service.statistics().gauges)
+        paused.extend(g.paused_until or 0.0 for g in scheduler.statistics().gauges)
         return None
 
     async with serve(faults=faults) as (provider, inner):
@@ -65,10 +65,10 @@ async def test_a_429_gives_its_tokens_back(serve: Any, question: Any) -> None:
     """Else the retry would wait most of a minute for tokens that nobody used."""
     fault = Fault(FaultKind.RATE_LIMIT, retry_after_seconds=0.01)
     async with (
-        LocalScheduler(MemoryStore(), [Quota.per_minute("q", tokens=1000)]) as service,
+        LocalScheduler(MemoryStore(), [Quota.per_minute("q", tokens=1000)]) as scheduler,
         serve(client={"max_tokens": 900}, faults=once(fault)) as (_, inner),
     ):
-        scope = RunScope(service, "run", Priority.NORMAL)
+        scope = RunScope(scheduler, "run", Priority.NORMAL)
         with anyio.fail_after(30):  # below most of a minute
             await ScheduledClient(inner, MODEL, scope, path="w").create(question())
 
@@ -161,7 +161,7 @@ async def test_what_no_wait_mends_reaches_the_agent_as_it_came(
 
 
 async def test_a_bad_key_fails_its_call_and_holds_the_others_until_it_is_mended(
-    scope: RunScope, serve: Any, question: Any, service: LocalScheduler, caplog: Any
+    scope: RunScope, serve: Any, question: Any, scheduler: LocalScheduler, caplog: Any
 ) -> None:
     caplog.set_level(logging.WARNING, "headway")
     async with serve(faults=once(Fault(FaultKind.UNAUTHORIZED))) as (provider, inner):
@@ -173,10 +173,10 @@ async def test_a_bad_key_fails_its_call_and_holds_the_others_until_it_is_mended(
         async with anyio.create_task_group() as group:
             group.start_soon(client.create, question())
             group.start_soon(client.create, question())
-            await until(lambda: sum(service.statistics().waiting) >= 2)
+            await until(lambda: sum(scheduler.statistics().waiting) >= 2)
             await anyio.sleep(0.05)
             assert len(provider.ledger) == 1
-            await service.resume_quota("q")
+            await scheduler.resume_quota("q")
         assert [entry.status for entry in provider.ledger.entries] == [401, 200, 200]
 
 
@@ -441,16 +441,16 @@ async def test_200_streams_at_once_of_which_every_fifth_is_cut_leave_no_slot_tak
     store = MemoryStore()
     quota = Quota.per_minute("q", concurrency=200)
     async with (
-        LocalScheduler(store, [quota]) as service,
+        LocalScheduler(store, [quota]) as scheduler,
         serve(faults=faults, latency=Latency(0.01)) as (provider, inner),
         anyio.create_task_group() as group,
     ):
         for n in range(200):
             client = ScheduledClient(
-                inner, MODEL, RunScope(service, f"r{n}", Priority.NORMAL), path="w"
+                inner, MODEL, RunScope(scheduler, f"r{n}", Priority.NORMAL), path="w"
             )
             group.start_soon(streamed, client, question(str(n)))
     assert {row.state for row in await store.calls()} == {CallState.DONE}
     assert len(provider.ledger) > 240
-    (slots,) = service.statistics().gauges
+    (slots,) = scheduler.statistics().gauges
     assert slots.available == slots.capacity == 200

@@ -25,7 +25,7 @@ from headway_agents.calls.exchange import (
     LONGEST_LINE,
     MIB,
     MOST_LINES,
-    PIECE,
+    PART_BYTES,
     BodyReader,
     TooMuch,
 )
@@ -50,7 +50,7 @@ HELLO: Any = [{"role": "user", "content": "hi"}]
 FEW = {"first_byte_timeout": 30.0, "idle_timeout": 30.0, "call_timeout": 60.0}
 
 
-class Asking:
+class Asker:
     """Asks a provider in one of three ways, and keeps what is needed to judge."""
 
     def __init__(self, how: str, base_url: str, scope: RunScope, limits: CallLimits) -> None:
@@ -94,9 +94,9 @@ STREAMS = ["stream", "sdk stream"]
 @asynccontextmanager
 async def asking(
     how: str, scope: RunScope, faults: Any, **limits: Any
-) -> AsyncIterator[tuple[Any, Asking]]:
+) -> AsyncIterator[tuple[Any, Asker]]:
     async with simulated_provider(Settings(faults=faults, reply=lambda _: "hello")) as provider:
-        client = Asking(how, provider.base_url, scope, CallLimits(**{**FEW, **limits}))
+        client = Asker(how, provider.base_url, scope, CallLimits(**{**FEW, **limits}))
         try:
             yield provider, client
         finally:
@@ -125,7 +125,7 @@ async def test_the_answer_stays_and_its_odd_usage_is_unknown_and_said_once(
     question: Any,
     records: Any,
     idle: Any,
-    service: LocalScheduler,
+    scheduler: LocalScheduler,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -141,7 +141,7 @@ async def test_the_answer_stays_and_its_odd_usage_is_unknown_and_said_once(
         f"model 'm': {field} is out of range: counted as unknown"
         for field in ("prompt_tokens", "completion_tokens")
     ]
-    gauges = [each for each in service.statistics().gauges if each.quota == "q"]
+    gauges = [each for each in scheduler.statistics().gauges if each.quota == "q"]
     assert gauges[0].odd == {"m: prompt_tokens": 3, "m: completion_tokens": 3}
     await idle()
 
@@ -164,14 +164,14 @@ async def test_a_count_that_is_a_fraction_is_rounded_up(
 @pytest.mark.parametrize("value", ["1e300", "nan", "-5", "1" * 10_000 + "x", "1.1" * 3_000])
 @pytest.mark.parametrize("how", WAYS)
 async def test_an_odd_header_tells_nothing(
-    how: str, value: str, scope: RunScope, question: Any, service: LocalScheduler, idle: Any
+    how: str, value: str, scope: RunScope, question: Any, scheduler: LocalScheduler, idle: Any
 ) -> None:
-    before = service.statistics().gauges
+    before = scheduler.statistics().gauges
     fault = Fault(FaultKind.ODD_HEADER, value=value)
     async with asking(how, scope, always(fault)) as (_, client):
         assert await client.ask(question) == "hello"
     await idle()
-    gauges = service.statistics().gauges
+    gauges = scheduler.statistics().gauges
     assert [g.capacity for g in gauges] == [g.capacity for g in before]
     assert gauges[0].odd["m: x-ratelimit-limit-tokens"] == 1
 
@@ -366,7 +366,7 @@ async def test_the_second_answer_that_takes_too_long_fails_the_call_with_the_set
 
 @pytest.mark.usefixtures("fast_pauses")
 async def test_answers_that_drip_leave_their_slot_to_others(
-    service: LocalScheduler, question: Any, idle: Any
+    scheduler: LocalScheduler, question: Any, idle: Any
 ) -> None:
     """Two of them kept an urgent call out for as long as anybody looked."""
     from headway_scheduler.model.calls import Priority
@@ -375,8 +375,8 @@ async def test_answers_that_drip_leave_their_slot_to_others(
         is_slow = body["messages"][-1]["content"] == "slow"
         return Fault(FaultKind.DRIP, every_seconds=0.05) if is_slow else None
 
-    background = RunScope(service, "slow", Priority.BACKGROUND)
-    urgent = RunScope(service, "urgent", Priority.INTERACTIVE)
+    background = RunScope(scheduler, "slow", Priority.BACKGROUND)
+    urgent = RunScope(scheduler, "urgent", Priority.INTERACTIVE)
     limits = CallLimits(call_timeout=0.5)
     model = Model("m", ("narrow",), limits=limits)  # one at once
     async with simulated_provider(Settings(faults=faults)) as provider:
@@ -390,7 +390,7 @@ async def test_answers_that_drip_leave_their_slot_to_others(
 
         async with anyio.create_task_group() as group:
             group.start_soon(drip)
-            await until(lambda: service.statistics().in_flight)
+            await until(lambda: scheduler.statistics().in_flight)
             answer = await ScheduledClient(inner, model, urgent, path="w").create(question())
             assert answer.content
         await inner.close()
@@ -404,7 +404,7 @@ async def test_a_stream_that_rests_with_its_agent_for_too_long_gives_its_slot_ba
     async with serve() as (_, inner):
         stream = ScheduledClient(inner, model, scope, path="w").create_stream(question())
         await anext(stream)
-        await until(lambda: not scope.service.statistics().in_flight)  # type: ignore[attr-defined]
+        await until(lambda: not scope.scheduler.statistics().in_flight)  # type: ignore[attr-defined]
         with pytest.raises(ProviderError, match="call_timeout"):
             await anext(stream)
         await idle()
@@ -419,7 +419,7 @@ async def test_a_stream_of_the_sdk_that_stops_after_its_first_chunk_passes_the_e
     async with simulated_provider(
         Settings(reply=lambda _: "hello " * 50, latency=Latency(0, 0, 0.2))
     ) as provider:
-        client = Asking("sdk stream", provider.base_url, scope, CallLimits(idle_timeout=0.3))
+        client = Asker("sdk stream", provider.base_url, scope, CallLimits(idle_timeout=0.3))
         with pytest.raises(ProviderError, match=r"no more of the answer in 0\.3 s"):
             await client.ask(question)
         await client.close()
@@ -432,9 +432,9 @@ async def test_a_stream_of_the_sdk_that_stops_after_its_first_chunk_passes_the_e
 @pytest.mark.parametrize("how", ["create", "sdk"])
 async def test_a_request_that_never_left_is_not_charged(how: str, question: Any) -> None:
     store, quota = MemoryStore(), Quota.per_minute("q", requests=10, burst_seconds=60)
-    async with LocalScheduler(store, [quota]) as service:
-        scope = RunScope(service, "run", Priority.NORMAL)
-        client = Asking(how, "http://127.0.0.1:9/v1", scope, CallLimits())
+    async with LocalScheduler(store, [quota]) as scheduler:
+        scope = RunScope(scheduler, "run", Priority.NORMAL)
+        client = Asker(how, "http://127.0.0.1:9/v1", scope, CallLimits())
         async with anyio.create_task_group() as group:
             group.start_soon(client.ask, question)
             # More often than the quota would permit in a minute, had it charged them.
@@ -470,7 +470,7 @@ async def test_what_is_offered_and_how_long_connecting_may_take_is_ours_unless_s
 
 
 def fed(reader: BodyReader, pieces: Iterable[bytes]) -> list[bytes]:
-    return [given for piece in pieces for given in reader.feed(piece)] + [bytes(reader.held)]
+    return [given for piece in pieces for given in reader.feed(piece)] + [bytes(reader.unread)]
 
 
 def cut(data: bytes, size: int) -> list[bytes]:
@@ -505,8 +505,8 @@ def test_a_stream_is_given_on_line_by_line_and_a_body_in_pieces() -> None:
         b"data",
     ]
     reader = BodyReader("", "application/json", 10 * MIB)
-    given = fed(reader, [b"x"] * (2 * PIECE + 1))
-    assert [len(each) for each in given] == [PIECE, PIECE, 1]
+    given = fed(reader, [b"x"] * (2 * PART_BYTES + 1))
+    assert [len(each) for each in given] == [PART_BYTES, PART_BYTES, 1]
     reader = BodyReader("", "text/plain", MIB)  # a stream without its type
     assert fed(reader, [b"da", b"ta: 1\n"]) == [b"da", b"ta: 1\n", b""]
 
@@ -514,7 +514,7 @@ def test_a_stream_is_given_on_line_by_line_and_a_body_in_pieces() -> None:
 @pytest.mark.parametrize("encoding", ["", "gzip", "deflate"])
 def test_a_body_is_counted_before_and_after_it_is_unpacked(encoding: str) -> None:
     reader, given = BodyReader(encoding, "application/json", MIB), list[bytes]()
-    large = cut(packed(encoding, b" " * (50 * MIB)), PIECE)
+    large = cut(packed(encoding, b" " * (50 * MIB)), PART_BYTES)
     with pytest.raises(TooMuch):
         given.extend(each for piece in large for each in reader.feed(piece))
     assert sum(map(len, given)) <= MIB

@@ -33,12 +33,12 @@ async def test_the_urgent_call_goes_at_once_and_the_other_again(
     gpu = replace(Quota.per_minute("gpu", concurrency=1), is_local=True)
     ended: list[str] = []
     async with (
-        LocalScheduler(store, [gpu]) as service,
+        LocalScheduler(store, [gpu]) as scheduler,
         serve(latency=Latency(0.3)) as (provider, inner),
     ):
 
         async def run(name: str, priority: Priority) -> None:
-            scope = RunScope(service, name, priority)
+            scope = RunScope(scheduler, name, priority)
             client = ScheduledClient(inner, Model("m", ("gpu",)), scope, path="w")
             assert (await ask(client, question(name))).content
             ended.append(name)
@@ -51,7 +51,7 @@ async def test_the_urgent_call_goes_at_once_and_the_other_again(
         rows = {row.call.run_id: row for row in await store.calls()}
         assert {row.state for row in rows.values()} == {CallState.DONE}
         assert (rows["background"].attempts, rows["urgent"].attempts) == (2, 1)
-        (slots,) = service.statistics().gauges
+        (slots,) = scheduler.statistics().gauges
         assert slots.available == 1
 
 
@@ -59,12 +59,12 @@ async def test_one_that_made_room_can_still_be_cancelled(serve: Any, question: A
     store = MemoryStore()
     gpu = replace(Quota.per_minute("gpu", concurrency=1), is_local=True)
     async with (
-        LocalScheduler(store, [gpu]) as service,
+        LocalScheduler(store, [gpu]) as scheduler,
         serve(latency=Latency(0.3)) as (provider, inner),
     ):
 
         def asked(name: str, priority: Priority) -> "asyncio.Task[Any]":
-            scope = RunScope(service, name, priority)
+            scope = RunScope(scheduler, name, priority)
             client = ScheduledClient(inner, Model("m", ("gpu",)), scope, path="w")
             return asyncio.ensure_future(client.create(question(name)))
 

@@ -37,7 +37,7 @@ async def world(serve: Any) -> AsyncIterator[World]:
     world = World()
     quotas = [Quota.per_minute(name, concurrency=2) for name in ("east", "west", "small")]
     async with AsyncExitStack() as stack:
-        service = await stack.enter_async_context(LocalScheduler(world.store, quotas))
+        scheduler = await stack.enter_async_context(LocalScheduler(world.store, quotas))
         inners = {}
         for name in ("east", "west", "small"):
 
@@ -51,7 +51,7 @@ async def world(serve: Any) -> AsyncIterator[World]:
             (inners["west"], Model("m-west", ("west",)), 0),
             (inners["small"], Model("m-small", ("small",)), 1),
         ]
-        scope = RunScope(service, "run", Priority.NORMAL)
+        scope = RunScope(scheduler, "run", Priority.NORMAL)
         model = Model("m-east", ("east",))
         world.client = ScheduledClient(
             inners["east"], model, scope, path="w", priority=None, others=others

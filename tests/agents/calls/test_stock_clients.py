@@ -266,11 +266,11 @@ async def server() -> AsyncIterator[Server]:
 
 
 @dataclass
-class SchedulerClient:
+class Setup:
     """A wrapped client, and the scheduler and journal behind it."""
 
     client: ScheduledClient
-    service: LocalScheduler
+    scheduler: LocalScheduler
     store: MemoryStore
 
     async def row(self) -> Any:
@@ -284,12 +284,12 @@ def stock(request: pytest.FixtureRequest) -> tuple[str, Stock]:
 
 
 @pytest.fixture
-async def asking(server: Server, stock: tuple[str, Stock]) -> AsyncIterator[SchedulerClient]:
+async def setup(server: Server, stock: tuple[str, Stock]) -> AsyncIterator[Setup]:
     store = MemoryStore()
-    async with LocalScheduler(store, [GUESS]) as service:
-        scope = RunScope(service, "run", Priority.INTERACTIVE)
+    async with LocalScheduler(store, [GUESS]) as scheduler:
+        scope = RunScope(scheduler, "run", Priority.INTERACTIVE)
         client = ScheduledClient(stock[1].make(server.url), Model("m", ("q",)), scope, path="w")
-        yield SchedulerClient(client, service, store)
+        yield Setup(client, scheduler, store)
         await client.close()
 
 
@@ -306,48 +306,48 @@ def saying(stock: Stock, how: str) -> Said:
 
 @pytest.mark.parametrize("how", ASK)
 async def test_it_says_what_the_bare_client_says_and_its_usage_is_recorded(
-    asking: SchedulerClient, server: Server, stock: tuple[str, Stock], question: Any, how: str
+    setup: Setup, server: Server, stock: tuple[str, Stock], question: Any, how: str
 ) -> None:
     server.says = [saying(stock[1], how), saying(stock[1], how)]
-    bare = await ASK[how](asking.client.wrapped, question())
-    wrapped = await ASK[how](asking.client, question())
+    bare = await ASK[how](setup.client.wrapped, question())
+    wrapped = await ASK[how](setup.client, question())
     assert wrapped.content == bare.content == "Hello."
     assert wrapped.finish_reason == bare.finish_reason
-    row = await asking.row()
+    row = await setup.row()
     assert (row.state, row.usage) == (CallState.DONE, Usage(12, 3))
-    assert asking.client._candidates[0].provider.name == stock[0]
+    assert setup.client._candidates[0].provider.name == stock[0]
 
 
 @pytest.mark.parametrize("how", ASK)
 async def test_one_that_is_busy_is_asked_again_by_us_and_not_by_the_sdk(
-    asking: SchedulerClient, server: Server, stock: tuple[str, Stock], question: Any, how: str
+    setup: Setup, server: Server, stock: tuple[str, Stock], question: Any, how: str
 ) -> None:
     server.says = [stock[1].busy, stock[1].busy, saying(stock[1], how)]
-    assert (await ASK[how](asking.client, question())).content == "Hello."
-    row = await asking.row()
+    assert (await ASK[how](setup.client, question())).content == "Hello."
+    row = await setup.row()
     assert (row.state, row.attempts, len(server.asked)) == (CallState.DONE, 3, 3)
 
 
 @pytest.mark.parametrize("stock", [n for n, s in STOCK.items() if s.busy_in_stream], indirect=True)
 async def test_an_error_inside_a_stream_is_asked_again(
-    asking: SchedulerClient, server: Server, stock: tuple[str, Stock], question: Any
+    setup: Setup, server: Server, stock: tuple[str, Stock], question: Any
 ) -> None:
     assert stock[1].busy_in_stream is not None
     server.says = [stock[1].busy_in_stream, stock[1].stream]
-    assert (await streamed(asking.client, question())).content == "Hello."
-    assert (await asking.row()).attempts == 2
+    assert (await streamed(setup.client, question())).content == "Hello."
+    assert (await setup.row()).attempts == 2
 
 
 @pytest.mark.parametrize("how", ASK)
 async def test_what_no_wait_mends_keeps_its_type_and_the_providers_words(
-    asking: SchedulerClient, server: Server, stock: tuple[str, Stock], question: Any, how: str
+    setup: Setup, server: Server, stock: tuple[str, Stock], question: Any, how: str
 ) -> None:
     server.says = [stock[1].locked]
     with pytest.raises(stock[1].error) as caught:
-        await ASK[how](asking.client, question())
+        await ASK[how](setup.client, question())
     words = {"openai": "no such key", "azure": "no such key", "anthropic": "bad x-api-key"}
     assert words.get(stock[0], "not found") in str(caught.value)
-    row = await asking.row()
+    row = await setup.row()
     assert (row.state, row.attempts) == (CallState.FAILED, 1)
     assert KEY not in (row.error or "")
 
@@ -355,45 +355,45 @@ async def test_what_no_wait_mends_keeps_its_type_and_the_providers_words(
 @pytest.mark.parametrize("stock", [n for n, s in STOCK.items() if s.limit], indirect=True)
 @pytest.mark.parametrize("how", ASK)
 async def test_headers_tell_the_scheduler_of_limits(
-    asking: SchedulerClient, server: Server, stock: tuple[str, Stock], question: Any, how: str
+    setup: Setup, server: Server, stock: tuple[str, Stock], question: Any, how: str
 ) -> None:
     said = saying(stock[1], how)
     assert stock[1].limit is not None
     assert stock[1].remaining is not None
     told = {stock[1].limit: "1200", stock[1].remaining: "3"}
     server.says = [Said(said.status, said.body, told, said.lines, said.content_type)]
-    await ASK[how](asking.client, question())
-    gauge = asking.service.statistics().gauges[0]
+    await ASK[how](setup.client, question())
+    gauge = setup.scheduler.statistics().gauges[0]
     assert gauge.per_second == 20.0
     assert gauge.available < 10
 
 
 @pytest.mark.parametrize("how", ASK)
 async def test_an_answer_that_the_exchange_refuses_fails_the_call_with_its_words(
-    asking: SchedulerClient, server: Server, stock: tuple[str, Stock], question: Any, how: str
+    setup: Setup, server: Server, stock: tuple[str, Stock], question: Any, how: str
 ) -> None:
     """Whatever each client makes of it."""
     said = saying(stock[1], how)
     packed = Said(200, said.body, {"content-encoding": "br"}, said.lines, said.content_type)
     server.says = [packed, Said(307, "", {"location": f"{server.url}/other"})]
     with pytest.raises(ProviderError, match="answer in encoding 'br'"):
-        await ASK[how](asking.client, question())
+        await ASK[how](setup.client, question())
     with pytest.raises(ProviderError, match=f"redirects to {server.url}/other, and no redirect"):
-        await ASK[how](asking.client, question())
+        await ASK[how](setup.client, question())
     assert len(server.asked) == 2
-    rows = await asking.store.calls()
+    rows = await setup.store.calls()
     assert [(row.state, row.attempts) for row in rows] == [(CallState.FAILED, 1)] * 2
 
 
 async def test_a_stream_that_is_closed_early_leaves_no_slot_taken(
-    asking: SchedulerClient, server: Server, stock: tuple[str, Stock], question: Any
+    setup: Setup, server: Server, stock: tuple[str, Stock], question: Any
 ) -> None:
     server.says = [stock[1].stream]
-    stream = asking.client.create_stream(question())
+    stream = setup.client.create_stream(question())
     await anext(stream)
     await stream.aclose()
-    await until(lambda: not asking.service.statistics().in_flight)
-    (slots,) = [g for g in asking.service.statistics().gauges if g.resource == "concurrency"]
+    await until(lambda: not setup.scheduler.statistics().in_flight)
+    (slots,) = [g for g in setup.scheduler.statistics().gauges if g.resource == "concurrency"]
     assert slots.available == slots.capacity
 
 

@@ -52,7 +52,7 @@ def test_an_image_has_a_flat_rate() -> None:
     assert small.digest.characters == large.digest.characters > 3000
 
 
-def test_a_conversation_that_grows_shares_its_pieces() -> None:
+def test_a_conversation_that_grows_shares_its_chunks() -> None:
     told = [{"role": "user", "content": f"line {number} " + "x" * 500} for number in range(20)]
     first, second = asked(messages=told[:16]), asked(messages=told)
     known = {node.hash for node, _ in first.digest.chain}

@@ -82,9 +82,9 @@ class Hanging:
         return Fault(FaultKind.HANG) if number == 1 else None
 
 
-def again(service: LocalScheduler, rows: Sequence[CallRecord]) -> RunScope:
+def again(scheduler: LocalScheduler, rows: Sequence[CallRecord]) -> RunScope:
     """The run's next attempt."""
-    return RunScope(service, "run", Priority.NORMAL, journal=Journal(rows))
+    return RunScope(scheduler, "run", Priority.NORMAL, journal=Journal(rows))
 
 
 # What a call is
@@ -188,11 +188,11 @@ async def test_a_stream_is_recorded_before_its_end_is_seen(scope: RunScope, reco
 
 
 async def test_a_recorded_stream_says_the_same(
-    scope: RunScope, service: LocalScheduler, records: Any
+    scope: RunScope, scheduler: LocalScheduler, records: Any
 ) -> None:
     async with serving(scope) as (_, sdk):
         first = await streamed(sdk)
-    async with serving(again(service, await records())) as (provider, sdk):
+    async with serving(again(scheduler, await records())) as (provider, sdk):
         assert await streamed(sdk) == first
         assert not provider.ledger.entries
 
@@ -425,12 +425,12 @@ async def test_what_no_wait_mends_is_the_sdk_s_own_error_with_the_provider_s_wor
 
 
 async def test_a_recorded_failure_is_given_back(
-    scope: RunScope, service: LocalScheduler, records: Any
+    scope: RunScope, scheduler: LocalScheduler, records: Any
 ) -> None:
     async with serving(scope, faults=lambda *_: Fault(FaultKind.UNAUTHORIZED)) as (_, sdk):
         with pytest.raises(openai.AuthenticationError):
             await embed(sdk)
-    async with serving(again(service, await records())) as (provider, sdk):
+    async with serving(again(scheduler, await records())) as (provider, sdk):
         with pytest.raises(ProviderError, match="Incorrect API key"):
             await embed(sdk)
         assert not provider.ledger.entries
@@ -464,8 +464,8 @@ async def test_what_is_learned_in_a_step_is_learned_of_the_agent(
 
 
 async def test_a_call_above_its_limit_is_refused_before_it_is_sent() -> None:
-    async with LocalScheduler(MemoryStore(), [Quota.per_minute("q", tokens=100)]) as service:
-        scope = RunScope(service, "run", Priority.NORMAL)
+    async with LocalScheduler(MemoryStore(), [Quota.per_minute("q", tokens=100)]) as scheduler:
+        scope = RunScope(scheduler, "run", Priority.NORMAL)
         async with serving(scope) as (provider, sdk):
             with pytest.raises(CallTooLarge):
                 await embed(sdk, "x" * 4000)
@@ -511,7 +511,7 @@ async def test_the_end_of_its_run_ends_a_call(
 
 
 async def test_what_was_cut_off_is_sent_again_under_its_own_row(
-    scope: RunScope, service: LocalScheduler, records: Any
+    scope: RunScope, scheduler: LocalScheduler, records: Any
 ) -> None:
     hangs = Hanging()
     async with (
@@ -523,7 +523,7 @@ async def test_what_was_cut_off_is_sent_again_under_its_own_row(
         scope.close(interrupted=True)
         with pytest.raises(RunClosed):
             await task
-        following = again(service, await records())
+        following = again(scheduler, await records())
         assert (await embed(scheduled(plain, MODEL, lambda: following))).data
     (record,) = await records()
     assert (record.state, record.attempts, record.lost_attempts) == (CallState.DONE, 2, 1)

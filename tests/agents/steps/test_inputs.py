@@ -48,10 +48,10 @@ class Actor(BaseChatAgent):
 
 
 @pytest.fixture
-def begin(store: MemoryStore, service: LocalScheduler, models: Any) -> Callable[..., Any]:
+def begin(store: MemoryStore, scheduler: LocalScheduler, models: Any) -> Callable[..., Any]:
     async def beginning(act: Act) -> Attempt:
         rows = Journal(records=await store.calls("run"))
-        scope = RunScope(service, "run", Priority.NORMAL, journal=rows)
+        scope = RunScope(scheduler, "run", Priority.NORMAL, journal=rows)
         team = RoundRobinGroupChat([Actor(act)], termination_condition=MaxMessageTermination(2))
         bind(team, scope, models)
         return Attempt(team, scope)
@@ -124,7 +124,7 @@ async def test_outside_of_a_run_it_is_refused() -> None:
 
 @pytest.mark.parametrize("effect", list(Effect))
 async def test_a_step_that_was_cut_off(
-    effect: Effect, begin: Any, records: Any, service: LocalScheduler
+    effect: Effect, begin: Any, records: Any, scheduler: LocalScheduler
 ) -> None:
     acts, keys = asyncio.Event(), list[str]()
 
@@ -155,6 +155,6 @@ async def test_a_step_that_was_cut_off(
     assert await said(second) is None
     assert second.stopped == NeedsInput(row.call.id)
     given = Outcome(CallState.DONE, answer=person_answer("It went out."), arrival=0)
-    await service.decide(row, given)
+    await scheduler.decide(row, given)
     assert await said(await begin(act)) == "'It went out.'"
     assert len(keys) == 1

@@ -74,14 +74,14 @@ async def test_one_client_shared_by_all_keeps_its_sum(
 
 
 async def test_two_teams_with_equal_names_are_told_apart(
-    service: LocalScheduler, serve: Any, records: Any, models: Any
+    scheduler: LocalScheduler, serve: Any, records: Any, models: Any
 ) -> None:
     async with serve() as (provider, inner):
         shared = models(inner)
 
         async def run(number: int) -> None:
             team = round_robin(shared)
-            bind(team, RunScope(service, f"run-{number}", Priority.NORMAL), models)
+            bind(team, RunScope(scheduler, f"run-{number}", Priority.NORMAL), models)
             await team.run(task=f"Go, {number}.")
 
         await asyncio.gather(*(run(number) for number in range(8)))
@@ -222,14 +222,14 @@ def lookup(word: str) -> str:
 
 
 async def test_what_an_agent_asks_of_the_world_is_stood_in_for_and_once_only(
-    scope: RunScope, service: LocalScheduler, serve: Any, models: Any
+    scope: RunScope, scheduler: LocalScheduler, serve: Any, models: Any
 ) -> None:
     async with serve() as (_, inner):
         inside = agent("inside", inner, tools=[lookup])
         writer = agent("writer", inner, tools=[lookup, AgentTool(inside)])
         tools, handoffs = writer._tools, writer._handoff_tools
         for run in ("first", "second"):
-            bind(writer, RunScope(service, run, Priority.NORMAL), models)
+            bind(writer, RunScope(scheduler, run, Priority.NORMAL), models)
             for holder in (writer, inside):
                 (stand_in,) = holder._workbench
                 assert isinstance(stand_in, JournaledWorkbench)
@@ -303,11 +303,11 @@ async def test_a_team_that_has_run_is_refused(scope: RunScope, serve: Any, model
 
 
 async def test_binding_again_moves_the_handles_to_the_new_run(
-    service: LocalScheduler, serve: Any, records: Any, models: Any
+    scheduler: LocalScheduler, serve: Any, records: Any, models: Any
 ) -> None:
     async with serve() as (_, inner):
         team = round_robin(ScheduledClient(inner, Model("m", ("q",))))
         for run in ("first", "second"):
-            bind(team, RunScope(service, run, Priority.NORMAL), models)
+            bind(team, RunScope(scheduler, run, Priority.NORMAL), models)
         await team.run(task="Go.")
         assert {record.call.run_id for record in await records()} == {"second"}

@@ -83,10 +83,10 @@ class Diary(Memory):
 
 
 @pytest.fixture
-def begin(store: MemoryStore, service: LocalScheduler, models: Any) -> Begin:
+def begin(store: MemoryStore, scheduler: LocalScheduler, models: Any) -> Begin:
     async def beginning(agent: AssistantAgent, kinds: Any = None) -> Attempt:
         rows = Journal(records=await store.calls("run"))
-        scope = RunScope(service, "run", Priority.NORMAL, journal=rows)
+        scope = RunScope(scheduler, "run", Priority.NORMAL, journal=rows)
         bind(agent, scope, models, effects=kinds)
         return Attempt(agent, scope)
 
@@ -172,7 +172,7 @@ async def test_additions_happen_once(begin: Begin) -> None:
 
 @pytest.mark.parametrize("kind", ["once", "marked", "configured"])
 async def test_an_addition_that_was_cut_off(
-    kind: str, begin: Begin, records: Any, service: LocalScheduler
+    kind: str, begin: Begin, records: Any, scheduler: LocalScheduler
 ) -> None:
     note = MemoryContent(content="x", mime_type="text/plain")
     diary = Diary()
@@ -198,7 +198,7 @@ async def test_an_addition_that_was_cut_off(
         assert task.exception() is not None
         assert attempt.stopped == NeedsInput(row.call.id)
         given = Outcome(CallState.DONE, answer=person_answer("It was."), arrival=0)
-        await service.decide(row, given)
+        await scheduler.decide(row, given)
         agent = writer(diary)
         attempt = await begin(agent)
     await stand_in(agent).add(note)

@@ -46,10 +46,10 @@ MODEL_INFO: Any = {
 
 
 @pytest.fixture
-def begin(store: MemoryStore, service: LocalScheduler, models: Any) -> Begin:
+def begin(store: MemoryStore, scheduler: LocalScheduler, models: Any) -> Begin:
     async def beginning(team: Team | ChatAgent) -> Attempt:
         rows = Journal(records=await store.calls("run"))
-        scope = RunScope(service, "run", Priority.NORMAL, journal=rows)
+        scope = RunScope(scheduler, "run", Priority.NORMAL, journal=rows)
         bind(team, scope, models)
         return Attempt(team, scope)
 
@@ -57,7 +57,7 @@ def begin(store: MemoryStore, service: LocalScheduler, models: Any) -> Begin:
 
 
 @pytest.fixture
-def answer(store: MemoryStore, service: LocalScheduler) -> Callable[[str], Awaitable[None]]:
+def answer(store: MemoryStore, scheduler: LocalScheduler) -> Callable[[str], Awaitable[None]]:
     """Answer the open question of the run, as another process would."""
 
     async def answering(words: str) -> None:
@@ -65,7 +65,7 @@ def answer(store: MemoryStore, service: LocalScheduler) -> Callable[[str], Await
         (row,) = (row for row in rows if row.state is CallState.QUEUED)
         arrival = 1 + max((r.arrival for r in rows if r.arrival is not None), default=-1)
         given = Outcome(CallState.DONE, answer=person_answer(words), arrival=arrival)
-        await service.decide(row, given)
+        await scheduler.decide(row, given)
 
     return answering
 

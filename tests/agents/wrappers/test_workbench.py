@@ -61,14 +61,14 @@ MODEL_INFO: Any = {
 
 
 @pytest.fixture
-def begin(store: MemoryStore, service: LocalScheduler, models: Any) -> Begin:
+def begin(store: MemoryStore, scheduler: LocalScheduler, models: Any) -> Begin:
     """Begin an attempt at the run, with all that is recorded of it."""
 
     async def beginning(
         team: Team | ChatAgent, kinds: Mapping[str, Effect] | None = None, **journal: Any
     ) -> Attempt:
         rows = Journal(records=await store.calls("run"), **journal)
-        scope = RunScope(service, "run", Priority.NORMAL, journal=rows)
+        scope = RunScope(scheduler, "run", Priority.NORMAL, journal=rows)
         bind(team, scope, models, effects=kinds)
         return Attempt(team, scope)
 
@@ -352,7 +352,7 @@ async def test_a_repeatable_tool_is_called_again_with_its_key(
 
 @pytest.mark.parametrize("declared", [True, False])
 async def test_a_tool_that_happens_once_waits_for_a_person(
-    declared: bool, begin: Begin, records: Any, service: LocalScheduler
+    declared: bool, begin: Begin, records: Any, scheduler: LocalScheduler
 ) -> None:
     acts, keys = asyncio.Event(), list[str]()
     tool = keyed_tool(acts, keys)
@@ -364,19 +364,19 @@ async def test_a_tool_that_happens_once_waits_for_a_person(
     rows = await records("run")
     arrival = 1 + max(row.arrival for row in rows if row.arrival is not None)
     answer = Outcome(CallState.DONE, answer=person_answer("It was sent."), arrival=arrival)
-    await service.decide(step, answer)
+    await scheduler.decide(step, answer)
     assert last(await result_of(await begin(writer(tools=[tool])))) == "It was sent."
     assert len(keys) == 1
 
 
 async def test_a_person_may_have_it_done_again(
-    begin: Begin, records: Any, service: LocalScheduler
+    begin: Begin, records: Any, scheduler: LocalScheduler
 ) -> None:
     acts, keys = asyncio.Event(), list[str]()
     tool = keyed_tool(acts, keys)
     await cut_off(await begin(writer(tool_calls(("act", {"n": 1})), tools=[tool])), acts)
     (step,) = await steps(records)
-    await service.decide(step, Outcome(CallState.QUEUED))
+    await scheduler.decide(step, Outcome(CallState.QUEUED))
     assert last(await result_of(await begin(writer(tools=[tool])))) == "done 1"
     assert keys == [step.call.id] * 2
 
@@ -598,7 +598,7 @@ async def test_an_mcp_server_is_not_started_for_a_replay(begin: Begin, mcp: Any)
 
 
 async def test_an_mcp_call_that_was_cut_off(
-    begin: Begin, mcp: Any, records: Any, service: LocalScheduler
+    begin: Begin, mcp: Any, records: Any, scheduler: LocalScheduler
 ) -> None:
     make, log = mcp
     acts = asyncio.Event()
@@ -668,7 +668,7 @@ async def test_an_executor_is_started_for_what_is_not_replayed(
 
 
 async def test_code_that_was_cut_off_waits_for_a_person(
-    begin: Begin, records: Any, service: LocalScheduler, tmp_path: Path
+    begin: Begin, records: Any, scheduler: LocalScheduler, tmp_path: Path
 ) -> None:
     acts = asyncio.Event()
     log = tmp_path / "log"
@@ -683,7 +683,7 @@ async def test_code_that_was_cut_off_waits_for_a_person(
     await task
     (step,) = await steps(records)
     assert await stop_of(await begin(team())) == NeedsInput(step.call.id)
-    await service.decide(step, Outcome(CallState.DONE, answer=person_answer("42"), arrival=1))
+    await scheduler.decide(step, Outcome(CallState.DONE, answer=person_answer("42"), arrival=1))
     assert last(await result_of(await begin(team()))) == "42"
     assert log.read_text() == "run\n"
 

@@ -171,7 +171,7 @@ def side() -> Side:
     side = Side("any", Plan(background_teams=1))
     arrival = next(side.plan.arrivals())
     team = side.arrive(arrival)
-    with side.asking(arrival) as first, side.asking(arrival) as second:
+    with side.recording(arrival) as first, side.recording(arrival) as second:
         started = side.started_at
     side.ledger = Ledger(
         [
@@ -180,7 +180,7 @@ def side() -> Side:
             entry(3, second, started + 14),
         ]
     )
-    with side.asking(arrival):
+    with side.recording(arrival):
         assert side.waiting(BACKGROUND) == 1
     side.end(team, RuntimeError("refused"))
     return side
@@ -204,10 +204,10 @@ def test_who_asked_earlier_and_went_later_was_overtaken() -> None:
     background, urgent = side.plan.arrivals()
     at = side.started_at
     with (
-        side.asking(background) as first,
-        side.asking(background) as passed,
-        side.asking(urgent) as question,
-        side.asking(background) as later,
+        side.recording(background) as first,
+        side.recording(background) as passed,
+        side.recording(urgent) as question,
+        side.recording(background) as later,
     ):
         pass
     order = (first, question, passed, later)

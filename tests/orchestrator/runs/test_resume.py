@@ -678,8 +678,8 @@ async def test_an_export_has_every_text_once(world: World) -> None:
         (run,) = await headway.list_runs()
         data = await exported(store, run, Prices(headway.config).usd_of)
     assert len(data.records) == len(data.prompts) == MESSAGES - 1
-    assert len(set(data.pieces)) == len(data.pieces)
-    last = "".join(data.pieces[index] for index in data.prompts[-1])
+    assert len(set(data.chunks)) == len(data.chunks)
+    last = "".join(data.chunks[index] for index in data.prompts[-1])
     for record in data.records[:-1]:
         assert record.answer is not None
         assert json.loads(record.answer)["content"] in last

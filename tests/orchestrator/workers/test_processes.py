@@ -117,7 +117,7 @@ def test_a_refusal_comes_back_in_the_same_words(
     assert worker.poll() is None
 
 
-def waiting_letter(
+def waiting_request(
     world: World, leader: subprocess.Popen[str], *command: str
 ) -> subprocess.Popen[str]:
     """Freeze the leader, and have a command wait for it."""
@@ -129,7 +129,7 @@ def waiting_letter(
 
 def test_when_the_leader_is_killed_whoever_waits_leads_and_goes_on(world: World) -> None:
     worker = world.worker()
-    follower = waiting_letter(world, worker, "queue", "pause", "class:low")
+    follower = waiting_request(world, worker, "queue", "pause", "class:low")
     worker.kill()
     _, err = follower.communicate()
     assert (follower.returncode, without_slowness(err)) == (0, "")
@@ -139,7 +139,7 @@ def test_when_the_leader_is_killed_whoever_waits_leads_and_goes_on(world: World)
 
 def test_a_submitter_that_is_killed_while_it_waits_has_submitted(world: World) -> None:
     worker = world.worker()
-    follower = waiting_letter(world, worker, "submit", "agent", "task")
+    follower = waiting_request(world, worker, "submit", "agent", "task")
     follower.kill()
     follower.wait()
     worker.send_signal(signal.SIGCONT)
@@ -329,7 +329,7 @@ def replace_leader(world: World, workers: list[subprocess.Popen[str]], end: sign
     workers.remove(leader)
 
 
-def test_every_letter_is_carried_out_once_whoever_is_killed_or_frozen(world: World) -> None:
+def test_every_request_is_carried_out_once_whoever_is_killed_or_frozen(world: World) -> None:
     workers = [world.worker(), world.start("work", "--forever")]
     asker = world.start("-c", ASKER, "60")
     for number, end in enumerate((signal.SIGKILL, signal.SIGSTOP) * 3):
@@ -346,7 +346,7 @@ def test_every_letter_is_carried_out_once_whoever_is_killed_or_frozen(world: Wor
     assert 60 <= len(world.ledger.paid) <= 60 + lost_attempts
 
 
-# A worker that is killed where its next answer would be written by itself: whatever the letter
+# A worker that is killed where its next answer would be written by itself: whatever the request
 # changed is written then, and its answer too, if they are one commit.
 KILLED = """
 import os, signal, sys
@@ -373,8 +373,8 @@ told, checked = Path("stop"), reads.assert_epoch
 
 def stopped(db, path, epoch):
     checked(db, path, epoch)
-    letters = "SELECT 1 FROM inbox WHERE answer IS NULL AND event LIKE '%QueueRun%'"
-    if db.in_transaction and told.exists() and db.execute(letters).fetchall():
+    requests = "SELECT 1 FROM inbox WHERE answer IS NULL AND event LIKE '%QueueRun%'"
+    if db.in_transaction and told.exists() and db.execute(requests).fetchall():
         told.unlink()
         # This thread, which commits: of a signal to the process it may be told too late, after
         # it has committed, and then nobody has a reason to continue the process.
@@ -465,7 +465,7 @@ def killed_worker(world: World) -> subprocess.Popen[str]:
         (["submit", "agent", "task"], "runs"),
     ],
 )
-def test_what_a_letter_changes_and_its_answer_are_one_commit(
+def test_what_a_request_changes_and_its_answer_are_one_commit(
     world: World, command: list[str], table: str
 ) -> None:
     worker = killed_worker(world)
@@ -486,7 +486,7 @@ def test_a_cancel_whose_leader_dies_between_end_and_answer_is_done(slow_world: W
     assert len(world.rows("SELECT 1 FROM inbox")) == 1
 
 
-def test_a_letter_that_nobody_understands_is_answered_and_hurts_nobody(world: World) -> None:
+def test_a_request_that_nobody_understands_is_answered_and_hurts_nobody(world: World) -> None:
     worker = world.worker()
     answers = world.answers(worker, "", '{"verb": "fly"}', '{"verb": "cancel"}')
     assert all("InternalError" in answer for answer in answers)

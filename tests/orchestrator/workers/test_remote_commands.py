@@ -660,7 +660,7 @@ def stop_pulse(store: object) -> None:
     lock._heartbeat_thread.join()
 
 
-async def test_a_follower_whose_leader_left_leads_for_its_letters(tmp_path: Path) -> None:
+async def test_a_follower_whose_leader_left_leads_for_its_requests(tmp_path: Path) -> None:
     config = load(environ={"HEADWAY_DATABASE": str(tmp_path / "headway.db")})
     leaving, left = anyio.Event(), anyio.Event()
 
@@ -677,7 +677,7 @@ async def test_a_follower_whose_leader_left_leads_for_its_letters(tmp_path: Path
             await follower.queue.pause("class:low")
             assert len(await follower.limits.log()) == 1
             assert not follower.is_leader
-            await left.wait()  # it may have heard the letter while it was leaving
+            await left.wait()  # it may have heard the request while it was leaving
             async with Headway(config) as next_one:
                 assert next_one.is_leader
 

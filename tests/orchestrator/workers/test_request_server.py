@@ -50,7 +50,7 @@ class Served:
 
     engine: Engine
     store: Store
-    service: LocalScheduler
+    scheduler: LocalScheduler
     sender: Mailbox
     commanded: list[Command] = field(default_factory=list)
     act: Callable[[Command], Awaitable[None]] = nothing
@@ -74,13 +74,13 @@ async def serving(engine: Engine) -> AsyncIterator[Served]:
     backend = engine.process()
     async with (
         await backend.leadership().campaign("w-leader") as term,
-        LocalScheduler(term.store, QUOTAS) as service,
+        LocalScheduler(term.store, QUOTAS) as scheduler,
         backend.notifier(LEADER) as notifier,
         anyio.create_task_group() as group,
     ):
         mailbox, sender = backend.mailbox(term.epoch), engine.process().mailbox()
-        served = Served(engine, term.store, service, sender)
-        server = RequestServer(mailbox, notifier, service, cast(LeaderCommands, served))
+        served = Served(engine, term.store, scheduler, sender)
+        server = RequestServer(mailbox, notifier, scheduler, cast(LeaderCommands, served))
         await server.take_all()
         await server.end_runs()
         group.start_soon(server.serve, group)
@@ -178,12 +178,12 @@ async def taken_over(engine: Engine) -> None:
         vacancy = await leadership.vacant()
         mailbox = backend.mailbox(term.epoch)
         async with (
-            LocalScheduler(term.store, QUOTAS) as service,
+            LocalScheduler(term.store, QUOTAS) as scheduler,
             backend.notifier(LEADER) as notifier,
             anyio.create_task_group() as group,
         ):
-            served = Served(engine, term.store, service, mailbox)
-            server = RequestServer(mailbox, notifier, service, cast(LeaderCommands, served))
+            served = Served(engine, term.store, scheduler, mailbox)
+            server = RequestServer(mailbox, notifier, scheduler, cast(LeaderCommands, served))
             await server.take_all()
             await server.end_runs()
             group.start_soon(server.serve, group)

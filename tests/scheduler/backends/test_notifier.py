@@ -15,33 +15,33 @@ from headway_scheduler.backends.sqlite.store import SqliteStore
 
 def test_who_waits_is_woken_and_what_rang_before_is_heard_once(tmp_path: Path) -> None:
     path = pipe_of(tmp_path / "headway.db", "w-1")
-    bell = NamedPipe(path)
+    pipe = NamedPipe(path)
     try:
-        assert not bell.wait(0)
+        assert not pipe.wait(0)
         for _ in range(3):
             ring(path)
-        assert bell.wait(0)
-        assert not bell.wait(0)
+        assert pipe.wait(0)
+        assert not pipe.wait(0)
         ringer = threading.Timer(0.01, ring, [path])
         ringer.start()
-        assert bell.wait(30)
+        assert pipe.wait(30)
         ringer.join()
     finally:
-        bell.close()
+        pipe.close()
     assert not path.exists()
 
 
 def test_nobody_need_be_there(tmp_path: Path) -> None:
     path = pipe_of(tmp_path / "headway.db", "leader")
     ring(path)
-    bell = NamedPipe(path)
-    bell.close()
-    bell.close()
+    pipe = NamedPipe(path)
+    pipe.close()
+    pipe.close()
     ring(path)
     assert not path.exists()
 
 
-def test_who_comes_later_is_rung_and_keeps_its_bell(tmp_path: Path) -> None:
+def test_who_comes_later_is_rung_and_keeps_its_pipe(tmp_path: Path) -> None:
     """A leader that was frozen and replaced closes when it wakes up."""
     path = pipe_of(tmp_path / "headway.db", "leader")
     frozen, leader = NamedPipe(path), NamedPipe(path)
@@ -56,20 +56,20 @@ def test_who_comes_later_is_rung_and_keeps_its_bell(tmp_path: Path) -> None:
 
 def test_one_that_is_rung_too_often_still_rings(tmp_path: Path) -> None:
     path = pipe_of(tmp_path / "headway.db", "leader")
-    bell = NamedPipe(path)
+    pipe = NamedPipe(path)
     for _ in range(70_000):  # more than a pipe holds
         ring(path)
-    assert bell.wait(0)
-    bell.close()
+    assert pipe.wait(0)
+    pipe.close()
 
 
 def test_without_pipes_one_looks_from_time_to_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "POLL_SECONDS_WITHOUT_PIPE", 0.001)
-    bell = NamedPipe(tmp_path / "no folder" / "bell")
-    assert bell.wait(60)
-    bell.close()
+    pipe = NamedPipe(tmp_path / "no folder" / "pipe")
+    assert pipe.wait(60)
+    pipe.close()
 
 
 @pytest.mark.anyio
@@ -90,7 +90,7 @@ def test_a_process_with_many_open_files_is_woken_too(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, hard), hard))
         for _ in range(1024):
             stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
-        bell = stack.enter_context(closing(NamedPipe(path)))
-        assert not bell.wait(0)
+        pipe = stack.enter_context(closing(NamedPipe(path)))
+        assert not pipe.wait(0)
         ring(path)
-        assert bell.wait(0)
+        assert pipe.wait(0)

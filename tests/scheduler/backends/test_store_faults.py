@@ -1,6 +1,6 @@
-"""A fault at every store call of a service's life: no promise is broken, and nothing sticks.
+"""A fault at every store call of a scheduler's life: no promise is broken, and nothing sticks.
 
-A service does everything that a batch can hold. It is run once without faults, to count the
+A scheduler does everything that a batch can hold. It is run once without faults, to count the
 statements that it has executed on its database, by its writer, its readers, its inbox and while it
 opens; then once for each of them, with a fault there. Faults are made up, so that there is one for
 each statement; or real, where SQLite can be brought to fail by itself: another connection has the
@@ -207,7 +207,7 @@ LEFT = ("r-1.6", "r-1.7", "r-1.8")
 
 
 class World:
-    """One service on one database, and what became of each thing that it was asked."""
+    """One scheduler on one database, and what became of each thing that it was asked."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -245,18 +245,20 @@ class World:
     async def life(self, tasks: TaskGroup) -> None:
         async with (
             SqliteStore(self.path) as store,
-            self.opened(store) as service,
+            self.opened(store) as scheduler,
         ):
-            self.service = service
+            self.scheduler = scheduler
             for name, step in self.steps().items():
                 await self.do(name, step)
             # Before the others ask: it reads, and two threads take turns in no certain order.
-            await self.until_done("lost", partial(service.workers.drop, LOST))
+            await self.until_done("lost", partial(scheduler.workers.drop, LOST))
             for call_id in LEFT:
                 tasks.start_soon(self.do, call_id, partial(self.left, call_id))
             await anyio.lowlevel.checkpoint()
             # Whatever was not written yet is written with what comes next.
-            await self.until_done("last", partial(service.save_run, run("r-last", RunState.QUEUED)))
+            await self.until_done(
+                "last", partial(scheduler.save_run, run("r-last", RunState.QUEUED))
+            )
             await anyio.lowlevel.checkpoint()  # whoever was granted with it goes on too
             if not self.is_taken_over:
                 self.check_in_flight()
@@ -269,16 +271,16 @@ class World:
         """Memory and disk agree on what may have been sent."""
         rows = states(self.path)
         assert {call_id for call_id, state in rows.items() if state in IN_FLIGHT} == self.flying
-        assert self.service.statistics().in_flight == len(self.flying)
+        assert self.scheduler.statistics().in_flight == len(self.flying)
         for call_id in self.flying:
-            explanation = self.service.explain(call_id)
+            explanation = self.scheduler.explain(call_id)
             assert explanation is not None
             assert explanation.state in IN_FLIGHT
 
     def steps(self) -> dict[str, Callable[[], Awaitable[object]]]:
-        service = self.service
+        scheduler = self.scheduler
         return {
-            "run": partial(service.save_run, run("r-1", RunState.RUNNING)),
+            "run": partial(scheduler.save_run, run("r-1", RunState.RUNNING)),
             "answered": self.answered,
             "retried": self.retried,
             "abandoned": self.abandoned,
@@ -286,13 +288,13 @@ class World:
             "question": self.question,
             "amended": self.amended,
             "bumped": self.bumped,
-            "limits": partial(service.set_limits, "q", WIDER),
-            "weight": partial(service.set_weight, "team", 2.0),
-            "gate": partial(service.set_hold, "class:low", HoldState.PAUSED),
-            "resumed": partial(service.resume_quota, "q"),
+            "limits": partial(scheduler.set_limits, "q", WIDER),
+            "weight": partial(scheduler.set_weight, "team", 2.0),
+            "hold": partial(scheduler.set_hold, "class:low", HoldState.PAUSED),
+            "resumed": partial(scheduler.resume_quota, "q"),
             "noted": self.noted,
             "learned": self.learned,
-            "letters": self.letters,
+            "requests": self.requests,
             "worker": self.worker,
             "forgotten": self.forgotten,
         }
@@ -300,7 +302,7 @@ class World:
     async def granted(self, asked: Call, prompt: Prompt = NO_PROMPT) -> None:
         """Whoever may send is on disk as one who may; whoever was refused is not on disk."""
         try:
-            await self.service.acquire(asked, prompt)
+            await self.scheduler.acquire(asked, prompt)
         except StoreError:
             assert asked.id not in states(self.path)
             raise
@@ -308,37 +310,37 @@ class World:
 
     async def answered(self) -> None:
         await self.granted(call("r-1.0"), prompt(LONG))
-        await self.service.sent("r-1.0")
-        await self.service.settle("r-1.0", DONE)
+        await self.scheduler.sent("r-1.0")
+        await self.scheduler.settle("r-1.0", DONE)
 
     async def retried(self) -> None:
         await self.granted(call("r-1.1"))
-        await self.service.retry("r-1.1", Outcome(CallState.QUEUED, error="again"))
+        await self.scheduler.retry("r-1.1", Outcome(CallState.QUEUED, error="again"))
         assert states(self.path)["r-1.1"] == "admitted"
-        await self.service.settle("r-1.1", FAILED)
+        await self.scheduler.settle("r-1.1", FAILED)
 
     async def abandoned(self) -> None:
         await self.granted(call("r-1.2"))
-        self.service.abandon("r-1.2", Outcome(CallState.CANCELLED))
+        self.scheduler.abandon("r-1.2", Outcome(CallState.CANCELLED))
 
     async def reacquired(self) -> None:
         await self.granted(call("r-1.5"))
-        await self.service.settle("r-1.5", FAILED)
+        await self.scheduler.settle("r-1.5", FAILED)
         (row,) = await self.rows(CallState.FAILED, "r-1.5")
-        await self.service.reacquire(row)
+        await self.scheduler.reacquire(row)
         assert states(self.path)["r-1.5"] == "admitted"
-        await self.service.settle("r-1.5", DONE)
+        await self.scheduler.settle("r-1.5", DONE)
 
     async def question(self) -> None:
-        await self.service.ask(call("r-1.3", ()))
-        (asked,) = [r for r in self.service.queued() if r.call.id == "r-1.3"]
-        await self.service.decide(asked, Outcome(CallState.DONE, answer="words", arrival=1))
+        await self.scheduler.ask(call("r-1.3", ()))
+        (asked,) = [r for r in self.scheduler.queued() if r.call.id == "r-1.3"]
+        await self.scheduler.decide(asked, Outcome(CallState.DONE, answer="words", arrival=1))
 
     async def amended(self) -> None:
         rows = await self.rows(CallState.DONE)
         for row in rows:
             row.answer = f"{row.answer}, amended"
-        await self.service.amend(*rows)
+        await self.scheduler.amend(*rows)
 
     async def rows(self, state: CallState, call_id: str | None = None) -> list[CallRecord]:
         async with SqliteStore(self.path, read_only=True) as store:
@@ -346,18 +348,18 @@ class World:
         return [row for row in rows if call_id in (None, row.call.id)]
 
     async def bumped(self) -> None:
-        await self.service.ask(call("r-1.4", ()))
-        await self.service.bump("r-1.4", Priority.HIGH)
+        await self.scheduler.ask(call("r-1.4", ()))
+        await self.scheduler.bump("r-1.4", Priority.HIGH)
 
     async def noted(self) -> None:
-        self.service.note_run(run("r-noted", RunState.QUEUED))
-        await self.service.save_run(run("r-next", RunState.QUEUED))
+        self.scheduler.note_run(run("r-noted", RunState.QUEUED))
+        await self.scheduler.save_run(run("r-next", RunState.QUEUED))
 
     async def learned(self) -> None:
-        self.service.learn("writer", "model", 400, Usage(100, 10))
-        await self.service.save_run(run("r-1", RunState.COMPLETED))
+        self.scheduler.learn("writer", "model", 400, Usage(100, 10))
+        await self.scheduler.save_run(run("r-1", RunState.COMPLETED))
 
-    async def letters(self) -> None:
+    async def requests(self) -> None:
         """Another process asks for two things: one is done, one is refused."""
         mailbox = SqliteMailbox(self.path, self.epochs[-1])
         try:
@@ -365,8 +367,8 @@ class World:
                 await mailbox.post("sender", event)
             first, second = await mailbox.waiting(())
             with answering(lambda change: Answer(first.id, "done")):
-                await self.service.set_hold("model:other", HoldState.DRAINED)
-            await self.service.answer(Answer(second.id, "no"))
+                await self.scheduler.set_hold("model:other", HoldState.DRAINED)
+            await self.scheduler.answer(Answer(second.id, "no"))
             assert [await mailbox.answer(each.id) for each in (first, second)] == ["done", "no"]
         finally:
             await mailbox.close()
@@ -380,21 +382,21 @@ class World:
         batch = load_request(dump(MessageBatch(LOST, messages, joins=Worker(LOST, 1, NOW))))
         assert isinstance(batch, MessageBatch)
         try:
-            await self.service.workers.deliver(7, batch).wait()
-        except StoreError:  # the letter is still there, and whoever leads takes it again
-            await self.service.workers.deliver(7, batch).wait()
+            await self.scheduler.workers.deliver(7, batch).wait()
+        except StoreError:  # the request is still there, and whoever leads takes it again
+            await self.scheduler.workers.deliver(7, batch).wait()
         assert table(self.path, "SELECT id FROM workers") == [(LOST,)]
         (notice,) = table(self.path, "SELECT text FROM outbox WHERE worker = 'w-lost'")[-1]
         assert [grant.call_id for grant in load_notification(notice).grants] == ["r-w.0"]
 
     async def forgotten(self) -> None:
-        await self.service.save_run(run("r-gone", RunState.COMPLETED))
-        await self.service.forget("r-gone")
+        await self.scheduler.save_run(run("r-gone", RunState.COMPLETED))
+        await self.scheduler.forget("r-gone")
 
     async def left(self, call_id: str) -> None:
-        """There is room for one of them; the others wait until the service is closed."""
+        """There is room for one of them; the others wait until the scheduler is closed."""
         try:
-            await self.service.acquire(call(call_id, ("narrow",)))
+            await self.scheduler.acquire(call(call_id, ("narrow",)))
             self.flying.add(call_id)
         except SchedulerClosed:
             self.parked.append(call_id)
@@ -426,11 +428,11 @@ def facts(path: Path) -> dict[str, Any]:
         "bumped": table(path, "SELECT priority FROM calls WHERE id = 'r-1.4'"),
         "limits": changes.count(("limits", "q")),
         "weight": changes.count(("weight", "team")),
-        "gate": changes.count(("gate", "class:low")),
+        "hold": changes.count(("gate", "class:low")),
         "resumed": changes.count(("resume", "q")),
         "noted": runs.get("r-noted"),
         "learned": (runs.get("r-1"), table(path, "SELECT count(*) > 0 FROM lessons")),
-        "letters": (
+        "requests": (
             table(path, "SELECT event, answer FROM inbox ORDER BY id"),
             changes.count(("gate", "model:other")),
         ),
@@ -451,11 +453,11 @@ EXPECTED = {
     "bumped": [(1,)],
     "limits": 1,
     "weight": 1,
-    "gate": 1,
+    "hold": 1,
     "resumed": 1,
     "noted": "queued",
     "learned": ("completed", [(1,)]),
-    "letters": ([("do this", "done"), ("do that", "no")], 1),
+    "requests": ([("do this", "done"), ("do that", "no")], 1),
     "worker": "unknown",
     "lost": ([(0,)], "interrupted"),
     "forgotten": None,
@@ -496,23 +498,23 @@ async def reopened(path: Path) -> None:
 async def gone_on(
     path: Path, before: dict[str, str], queued: list[tuple[Any, ...]], owned: set[str]
 ) -> None:
-    async with SqliteStore(path) as store, LocalScheduler(store, [QUOTA, NARROW]) as service:
+    async with SqliteStore(path) as store, LocalScheduler(store, [QUOTA, NARROW]) as scheduler:
         after = states(path)
         for call_id, state in before.items():
             is_known = state not in IN_FLIGHT or call_id in owned
             assert after[call_id] == (state if is_known else "unknown")
-        waiting = sorted(service.queued(), key=lambda record: record.seq)
+        waiting = sorted(scheduler.queued(), key=lambda record: record.seq)
         assert [(record.call.id, record.seq) for record in waiting] == queued
         assert all(record.parked for record in waiting)
-        statistics = service.statistics()
+        statistics = scheduler.statistics()
         assert statistics.in_flight == len(owned)
         for gauge in statistics.gauges:
             assert gauge.available <= gauge.capacity
             if gauge.resource is Resource.CONCURRENCY:
                 taken = len(owned) if gauge.quota == "q" else 0
                 assert gauge.available == gauge.capacity - taken
-        await service.acquire(call("r-after.0"))
-        await service.settle("r-after.0", DONE)
+        await scheduler.acquire(call("r-after.0"))
+        await scheduler.settle("r-after.0", DONE)
 
 
 async def lived(path: Path, faults: Faults) -> World:
@@ -533,8 +535,8 @@ async def check(world: World, faults: Faults) -> None:
             assert found[name] == EXPECTED[name], (name, faults.failing)
     for name in ("answered", "retried", "abandoned", "reacquired"):
         assert str(found[name]) not in LIVE_CALLS
-    letters, gates = found["letters"]
-    assert gates == (("do this", "done") in letters), "carried out with its answer, or not at all"
+    requests, holds = found["requests"]
+    assert holds == (("do this", "done") in requests), "carried out with its answer, or not at all"
     rows = states(world.path)
     assert {rows[call_id] for call_id in world.parked} <= {"queued"}
     assert {call_id for call_id, state in rows.items() if state in IN_FLIGHT} == world.flying
@@ -663,7 +665,7 @@ async def test_what_could_not_be_made_leaves_nothing_half_made(tmp_path: Path) -
 
 
 def dumped_of(path: Path) -> list[str]:
-    """All tables, but for the letters: whoever posts them does not lead."""
+    """All tables, but for the requests: whoever posts them does not lead."""
     with closing(sqlite3.connect(path)) as db:
         return [row for row in db.iterdump() if "inbox" not in row]
 

@@ -289,7 +289,7 @@ async def test_a_watcher_counts_only_what_it_has_seen(
     assert monitor.look() == LockVacancy()
 
 
-async def test_a_letter_is_posted_whole_or_not_at_all(
+async def test_a_request_is_posted_whole_or_not_at_all(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BUSY_SECONDS", 0.01)

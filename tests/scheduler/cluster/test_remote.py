@@ -54,19 +54,19 @@ def call(number: int, priority: Priority = Priority.NORMAL, tokens: int = 10) ->
     return Call(f"r-1.{number}", "r-1", "writer", "m", ("q",), priority, tokens, 1.0, "hash")
 
 
-def batch_of(letter: Letter) -> MessageBatch:
-    request = load_request(letter.event)
+def batch_of(row: Letter) -> MessageBatch:
+    request = load_request(row.event)
     assert isinstance(request, MessageBatch)
     return request
 
 
 @dataclass
 class Office:
-    """A leader that takes letters while it is open, and a worker."""
+    """A leader that takes requests while it is open, and a worker."""
 
     engine: Engine
     backend: Backend
-    service: LocalScheduler
+    scheduler: LocalScheduler
     store: Store
     epoch: int
     is_open: bool = True
@@ -79,12 +79,12 @@ class Office:
         mailbox = self.backend.mailbox(self.epoch)
         try:
             while True:
-                for letter in await mailbox.waiting(()) if self.is_open else ():
+                for request in await mailbox.waiting(()) if self.is_open else ():
                     if self.reads:
-                        await self.service.workers.deliver(letter.id, batch_of(letter)).wait()
+                        await self.scheduler.workers.deliver(request.id, batch_of(request)).wait()
                         continue
-                    workers, why = self.service.workers, "from the future"
-                    await workers.deliver_unreadable(letter.id, letter.sender, why).wait()
+                    workers, why = self.scheduler.workers, "from the future"
+                    await workers.deliver_unreadable(request.id, request.sender, why).wait()
                 await anyio.sleep(0.002)
         finally:
             await mailbox.close()
@@ -129,10 +129,10 @@ async def led(engine: Engine, quotas: Sequence[Quota] = QUOTAS) -> AsyncIterator
 
     async with (
         await backend.leadership().campaign("w-leader") as term,
-        LocalScheduler(term.store, quotas, on_change=rung) as service,
+        LocalScheduler(term.store, quotas, on_change=rung) as scheduler,
         anyio.create_task_group() as group,
     ):
-        office = Office(engine, backend, service, term.store, term.epoch)
+        office = Office(engine, backend, scheduler, term.store, term.epoch)
         group.start_soon(office.take_requests)
         yield office
         group.cancel_scope.cancel()
@@ -239,12 +239,12 @@ async def cut_off_after_an_end(
     await remote.settle(granted.id, DONE)
 
     path = disk[-1].put(tmp_path / "after the cut" / "headway.db")
-    async with SqliteStore(path) as store, LocalScheduler(store, QUOTAS, admits=False) as service:
+    async with SqliteStore(path) as store, LocalScheduler(store, QUOTAS, admits=False) as scheduler:
         after = SqliteMailbox(path)
-        letters = await after.waiting(())
+        requests = await after.waiting(())
         await after.close()
-        for letter in letters:
-            await service.workers.deliver(letter.id, batch_of(letter)).wait()
+        for request in requests:
+            await scheduler.workers.deliver(request.id, batch_of(request)).wait()
         (row,) = await store.calls("r-1")
     assert (row.state, row.usage, row.answer, row.arrival) == (CallState.DONE, *_told(DONE))
 
@@ -258,17 +258,17 @@ async def test_an_urgent_call_goes_before_those_of_the_leader(
 ) -> None:
     here = [Call(f"here.{n}", "here", "a", "m", ("q",), Priority.LOW, 1, 1.0) for n in range(3)]
     for each in here[:2]:
-        await office.service.acquire(each)
+        await office.scheduler.acquire(each)
     async with anyio.create_task_group() as group:
-        group.start_soon(office.service.acquire, here[2])
+        group.start_soon(office.scheduler.acquire, here[2])
         group.start_soon(remote.acquire, call(0, Priority.INTERACTIVE))
-        await until(lambda: sum(office.service.statistics().waiting) == 2)
-        await office.service.settle("here.0", DONE)
+        await until(lambda: sum(office.scheduler.statistics().waiting) == 2)
+        await office.scheduler.settle("here.0", DONE)
         await until(lambda: office.states(0)[-1:] == [CallState.ADMITTED])
-        assert sum(office.service.statistics().waiting) == 1
+        assert sum(office.scheduler.statistics().waiting) == 1
         await remote.settle("r-1.0", DONE)
     for call_id in ("here.1", "here.2"):
-        await office.service.settle(call_id, DONE)
+        await office.scheduler.settle(call_id, DONE)
 
 
 async def test_one_that_is_tried_again_keeps_its_place_and_one_that_is_cancelled_leaves(
@@ -280,13 +280,13 @@ async def test_one_that_is_tried_again_keeps_its_place_and_one_that_is_cancelled
     await remote.acquire(call(1))
     async with anyio.create_task_group() as group:
         group.start_soon(remote.acquire, call(2))  # which finds no slot
-        await until(lambda: sum(office.service.statistics().waiting) == 1)
+        await until(lambda: sum(office.scheduler.statistics().waiting) == 1)
         group.cancel_scope.cancel()
     await until(lambda: office.states(2)[-1:] == [CallState.CANCELLED])
     await remote.save_run(Run("r-1", "w", "t", Priority.LOW, RunState.RUNNING, 1.0))
     assert (await office.row(2)).state is CallState.CANCELLED
     remote.abandon("r-1.0", Outcome(CallState.CANCELLED))
-    await until(lambda: office.service.statistics().in_flight == 1)
+    await until(lambda: office.scheduler.statistics().in_flight == 1)
 
 
 async def test_the_end_of_a_call_is_durable_whether_anybody_leads_or_not(engine: Engine) -> None:
@@ -305,9 +305,9 @@ async def test_the_next_leader_goes_on_with_what_waits_and_flies(engine: Engine)
     async with anyio.create_task_group() as group:
         async with led(engine) as first:
             group.start_soon(_work, follower(first), 6)
-            await until(lambda: sum(first.service.statistics().waiting) == 4)
+            await until(lambda: sum(first.scheduler.statistics().waiting) == 4)
         async with led(engine) as second:
-            statistics = second.service.statistics()
+            statistics = second.scheduler.statistics()
             assert (statistics.in_flight, sum(statistics.waiting)) == (2, 4)
             await until(lambda: _done(first.seen) == 6)
             await second.until_done(6)
@@ -341,7 +341,7 @@ async def dead_with_two_in_flight(office: Office) -> None:
     async with follower(office) as remote:
         await remote.acquire(call(0))
         await remote.acquire(call(1))
-        await office.service.workers.drop(ME.id)
+        await office.scheduler.workers.drop(ME.id)
         assert [(await office.row(n)).state for n in (0, 1)] == [CallState.UNKNOWN] * 2
         stopped_for_long(remote)
         with pytest.raises(StoreTakenOver, match="showed no life"):
@@ -394,14 +394,14 @@ async def test_one_whose_first_batch_is_on_its_way_is_not_taken_for_dead(office:
         await remote.sent(call(0).id)
 
 
-async def test_letters_of_the_dead_are_refused_and_its_calls_parked(office: Office) -> None:
+async def test_requests_of_the_dead_are_refused_and_its_calls_parked(office: Office) -> None:
     with pytest.raises(ExceptionGroup) as raised:
         await dead_with_one_waiting(office)
     assert raised.group_contains(StoreTakenOver)
     assert (await office.row(0)).state is CallState.UNKNOWN
-    again = await office.service.reacquire(await office.row(2))
+    again = await office.scheduler.reacquire(await office.row(2))
     assert (await office.row(2)).worker is None
-    await office.service.settle(again.id, DONE)
+    await office.scheduler.settle(again.id, DONE)
 
 
 async def dead_with_one_waiting(office: Office) -> None:
@@ -413,11 +413,11 @@ async def dead_with_one_waiting(office: Office) -> None:
         await remote.save_run(run)
         for number in range(3):
             group.start_soon(remote.acquire, call(number))
-        await until(lambda: sum(office.service.statistics().waiting) == 1)
-        (lost,) = await office.service.workers.drop(ME.id)
+        await until(lambda: sum(office.scheduler.statistics().waiting) == 1)
+        (lost,) = await office.scheduler.workers.drop(ME.id)
         assert (lost.state, lost.worker) == (RunState.INTERRUPTED, None)
-        assert office.service.statistics().parked == 1
-        await remote.settle("r-1.0", DONE)  # its letter is written, and not taken
+        assert office.scheduler.statistics().parked == 1
+        await remote.settle("r-1.0", DONE)  # its request is written, and not taken
         await anyio.sleep_forever()
 
 
@@ -444,8 +444,8 @@ async def test_it_goes_where_its_routes_lead_and_knows_who_answers_nobody(
 async def test_orders_and_what_is_learned_pass(office: Office, remote: RemoteScheduler) -> None:
     remote.learn("writer", "m", 400, Usage(100, 7))
     await remote.save_run(Run("r-1", "w", "t", Priority.LOW, RunState.RUNNING, 1.0))
-    assert office.service.expected("writer", "m", 400, None).output_tokens == 7
-    await office.service.workers.order(ME.id, PauseRun("r-1"))
+    assert office.scheduler.expected("writer", "m", 400, None).output_tokens == 7
+    await office.scheduler.workers.order(ME.id, PauseRun("r-1"))
     await until(lambda: office.orders == [PauseRun("r-1")])
     presence = office.backend.workers().present("w-other")
     other = RemoteScheduler(
@@ -467,7 +467,7 @@ async def test_a_young_call_gives_its_slot_back_when_it_is_told(engine: Engine) 
                 await remote.acquire(call(number, Priority.BACKGROUND))
                 remote.on_preempt[f"r-1.{number}"] = preempted.set
             urgent = Call("u.0", "u", "a", "m", ("q",), Priority.INTERACTIVE, 1, 1.0)
-            group.start_soon(office.service.acquire, urgent)
+            group.start_soon(office.scheduler.acquire, urgent)
             await preempted.wait()
         group.cancel_scope.cancel()
 
@@ -519,20 +519,20 @@ async def test_a_batch_that_the_leader_cannot_read_is_raised_at_everyone_who_wai
             await remote.acquire(call(number))
         errors.append(caught.value)
 
-    await office.service.set_hold("all", HoldState.PAUSED)
+    await office.scheduler.set_hold("all", HoldState.PAUSED)
     async with anyio.create_task_group() as group:
         for number in range(2):
             group.start_soon(ask, number)
-        await until(lambda: len(office.service.queued()) == 2)
+        await until(lambda: len(office.scheduler.queued()) == 2)
         office.reads = False
         group.start_soon(ask, 2)
         await until(lambda: len(errors) == 3)
     assert len({id(error) for error in errors}) == 3
     office.reads = True
-    await office.service.set_hold("all", HoldState.OPEN)
+    await office.scheduler.set_hold("all", HoldState.OPEN)
     assert (await remote.acquire(call(3))).id == "r-1.3"
     await remote.settle("r-1.3", DONE)
-    await until(lambda: not office.service.queued())  # what was granted to nobody is given back
+    await until(lambda: not office.scheduler.queued())  # what was granted to nobody is given back
 
 
 async def test_each_that_waits_when_it_is_taken_for_dead_gets_an_error_of_its_own(
@@ -547,14 +547,14 @@ async def test_each_that_waits_when_it_is_taken_for_dead_gets_an_error_of_its_ow
         except StoreTakenOver as error:
             errors.append(error)
 
-    await office.service.set_hold("all", HoldState.PAUSED)
+    await office.scheduler.set_hold("all", HoldState.PAUSED)
     async with anyio.create_task_group() as group:
         with pytest.raises(ExceptionGroup):  # noqa: PT012 - the pump raises where it ends
             async with follower(office) as remote:
                 for number in range(1000):
                     group.start_soon(ask, remote, number)
-                await until(lambda: len(office.service.queued()) == 1000)
-                await office.service.workers.drop(ME.id)
+                await until(lambda: len(office.scheduler.queued()) == 1000)
+                await office.scheduler.workers.drop(ME.id)
                 stopped_for_long(remote)
                 for _ in range(2):
                     with pytest.raises(StoreTakenOver) as caught:
@@ -576,11 +576,11 @@ async def test_closing_lets_nobody_wait(office: Office) -> None:
             errors.append(error)
 
     errors: list[Exception] = []
-    await office.service.set_hold("all", HoldState.PAUSED)
+    await office.scheduler.set_hold("all", HoldState.PAUSED)
     async with anyio.create_task_group() as group:
         async with follower(office) as remote:
             group.start_soon(ask, remote, errors)
-            await until(lambda: len(office.service.queued()) == 1)
+            await until(lambda: len(office.scheduler.queued()) == 1)
         await until(lambda: len(errors) == 1)
 
 
@@ -589,22 +589,22 @@ async def test_what_is_granted_to_nobody_while_it_closes_is_given_back(office: O
         with pytest.raises(InternalError, match="could not read"):
             await remote.acquire(call(0))
 
-    await office.service.set_hold("all", HoldState.PAUSED)
+    await office.scheduler.set_hold("all", HoldState.PAUSED)
     async with anyio.create_task_group() as group:
         async with follower(office) as remote:
             group.start_soon(ask, remote)
-            await until(lambda: len(office.service.queued()) == 1)
+            await until(lambda: len(office.scheduler.queued()) == 1)
             office.reads = False
             remote.note_run(Run("r-1", "w", "t", Priority.LOW, RunState.RUNNING, 1.0))
             await until(lambda: not remote.waiting_calls)
             office.reads = True
             remote._watching.cancel()  # it reads nothing from here on but what the next lines give
-            await office.service.set_hold("all", HoldState.OPEN)
+            await office.scheduler.set_hold("all", HoldState.OPEN)
             granted = await remote._mailbox.notifications(ME.id, after=0)
             remote._posting._notifications += granted  # for the iteration that closing does
-        await until(lambda: not office.service.statistics().in_flight)
+        await until(lambda: not office.scheduler.statistics().in_flight)
         await (
-            office.service.amend()
+            office.scheduler.amend()
         )  # the commit that gave it back may run yet; this is a later one
     assert (await office.row(0)).state is CallState.CANCELLED
 
@@ -625,9 +625,9 @@ async def test_a_notification_that_cannot_be_read_lets_nobody_wait_for_what_it_s
 
     async with anyio.create_task_group() as group:
         group.start_soon(wait)
-        await until(lambda: sum(office.service.statistics().waiting) == 1)
+        await until(lambda: sum(office.scheduler.statistics().waiting) == 1)
         broken = Batch(outbox=(OutboxRow(ME.id, "{broken"),))
-        await office.service._callers.written(Pending((), broken))
+        await office.scheduler._callers.written(Pending((), broken))
     assert "could not read what the leader told it" in str(errors[0])
     await remote.settle("r-1.0", DONE)
     assert (await remote.acquire(call(3))).id == "r-1.3"

@@ -1,10 +1,10 @@
 """The clock steps by hours while calls wait, fly, are paused: budgets neither burst nor freeze.
 
-What a provider allows is counted in time that has really gone by: in no stretch of it more than a
-full bucket and what refills meanwhile. ``Machine`` has such a time, and a wall clock that is set.
-A service keeps its time by the first, restarts or not; where it must go by the second (the machine
-was started anew, or it was given a clock that does), a step forward may fill the bucket once, and a
-step back may cost what was about to refill, and no more.
+A provider counts time that has really gone by: no stretch of it may see more requests than a full
+bucket and its refill meanwhile. ``Machine`` has that time, and beside it a wall clock that the
+tests set. A scheduler keeps its time by the first, restarts or not. Where it must go by the second
+(the machine was started anew, or the scheduler was given such a clock), a step forward may fill the
+bucket once, and a step back may cost the refill of that stretch, and no more.
 """
 
 import time
@@ -73,7 +73,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 class Life:
-    """A service in one process after another, and when each call was granted in real time."""
+    """A scheduler in one process after another, and when each call was granted in real time."""
 
     def __init__(self, path: Path, machine: Machine, quota: Quota) -> None:
         self.path, self.machine, self.quota = path, machine, quota
@@ -82,7 +82,7 @@ class Life:
         self.is_settling = True
         self.way, self.is_filled = "", False
         self.clock: Callable[[], float] | None = None
-        self.service: LocalScheduler
+        self.scheduler: LocalScheduler
         self.tasks: TaskGroup
 
     @asynccontextmanager
@@ -92,8 +92,8 @@ class Life:
             self.tasks = tasks
             async with LocalScheduler(
                 store, [self.quota], clock=clock, on_change=self.note
-            ) as service:
-                self.service = service
+            ) as scheduler:
+                self.scheduler = scheduler
                 yield
 
     def note(self, batch: Batch) -> None:
@@ -109,26 +109,26 @@ class Life:
         await self.turn()
 
     async def go(self, call_id: str) -> None:
-        call = Call(call_id, "r", "a", "m", ("q",), Priority.INTERACTIVE, 1, self.service.now())
+        call = Call(call_id, "r", "a", "m", ("q",), Priority.INTERACTIVE, 1, self.scheduler.now())
         with suppress(SchedulerClosed):
-            await self.service.acquire(call)
-            await self.service.sent(call_id)
+            await self.scheduler.acquire(call)
+            await self.scheduler.sent(call_id)
             if self.is_settling:
-                await self.service.settle(call_id, DONE)
+                await self.scheduler.settle(call_id, DONE)
 
     async def retry(self, call_id: str, again: Outcome) -> None:
         with suppress(SchedulerClosed):
-            await self.service.retry(call_id, again)
+            await self.scheduler.retry(call_id, again)
 
     async def resume(self, call_id: str) -> None:
-        (row,) = [r for r in self.service.queued() if r.call.id == call_id]
-        self.tasks.start_soon(self.service.reacquire, row)
+        (row,) = [r for r in self.scheduler.queued() if r.call.id == call_id]
+        self.tasks.start_soon(self.scheduler.reacquire, row)
 
     async def turn(self) -> None:
-        """Let the service look at its clock."""
+        """Let the scheduler look at its clock."""
         await anyio.lowlevel.checkpoint()
-        await self.service.save_run(RUN)
-        for gauge in self.service.statistics().gauges:
+        await self.scheduler.save_run(RUN)
+        for gauge in self.scheduler.statistics().gauges:
             assert gauge.available <= gauge.capacity
 
     async def pass_time(self, seconds: int) -> None:
@@ -137,7 +137,7 @@ class Life:
             await self.turn()
 
     async def tell(self, call_id: str, signals: Observation) -> None:
-        await self.service.settle(call_id, DONE, {"q": signals})
+        await self.scheduler.settle(call_id, DONE, {"q": signals})
 
 
 Situation = Callable[[Life], AsyncIterator[None]]
@@ -185,7 +185,7 @@ def way(request: pytest.FixtureRequest) -> str:
     return words
 
 
-# A service, and a wall clock that is set
+# A scheduler, and a wall clock that is set
 
 
 async def waiting(life: Life) -> AsyncIterator[None]:
@@ -215,8 +215,8 @@ async def flying(life: Life) -> AsyncIterator[None]:
     yield
     if life.way == "goes on":
         for number in range(4):
-            await life.service.settle(f"r.{number}", DONE)
-    slots = [g for g in life.service.statistics().gauges if g.resource is Resource.CONCURRENCY]
+            await life.scheduler.settle(f"r.{number}", DONE)
+    slots = [g for g in life.scheduler.statistics().gauges if g.resource is Resource.CONCURRENCY]
     assert [gauge.available for gauge in slots] == [gauge.capacity for gauge in slots]
     life.is_settling = True
     await life.ask(20)
@@ -239,7 +239,7 @@ async def never_sent(life: Life) -> AsyncIterator[None]:
     yield
     for number in range(CAPACITY):
         outcome = Outcome(CallState.CANCELLED, sent=False)
-        await life.service.settle(f"r.{number}", outcome)
+        await life.scheduler.settle(f"r.{number}", outcome)
     life.grants.clear()
     life.is_settling = True
     await life.ask(15)
@@ -284,7 +284,7 @@ async def parked(life: Life) -> AsyncIterator[None]:
 async def begin_delay(life: Life) -> None:
     life.is_settling = False
     await life.ask(1)
-    again = Outcome(CallState.QUEUED, error="500", not_before=life.service.now() + 20)
+    again = Outcome(CallState.QUEUED, error="500", not_before=life.scheduler.now() + 20)
     life.tasks.start_soon(life.retry, "r.0", again)
     await life.turn()
 
@@ -301,7 +301,7 @@ async def paused(life: Life) -> AsyncIterator[None]:
     """The provider wants to be left alone for twenty seconds."""
     life.is_settling = False
     await life.ask(1)
-    await life.tell("r.0", Observation(pause_until=life.service.now() + 20))
+    await life.tell("r.0", Observation(pause_until=life.scheduler.now() + 20))
     life.is_settling = True
     yield
     await life.ask(1)
@@ -389,7 +389,7 @@ async def test_a_step_over_midnight_gives_a_day_at_most_once_more(
     await lived(life, past_midnight, hours * HOUR, way)
 
 
-# A service whose own clock steps: forward at any time, back only while it is not there
+# A scheduler whose own clock steps: forward at any time, back only while it is not there
 
 
 WALL = [(5 * HOUR, "goes on"), (5 * HOUR, "restarts"), (-5 * HOUR, "restarts")]

@@ -46,7 +46,7 @@ QUOTAS = (
 NAMES = [quota.name for quota in QUOTAS]
 TEAMS = {"r0": "a", "r1": "a", "r2": "b", "r3": "c"}
 POLICIES = [STRICT, Policy(), Policy(weights={"b": 2.0}, patience_seconds=30.0, credit_seconds=2.0)]
-GATES = ["all", "model:m", *(f"class:{priority.label}" for priority in Priority)]
+HOLD_TARGETS = ["all", "model:m", *(f"class:{priority.label}" for priority in Priority)]
 ENDS = [CallState.DONE, CallState.FAILED, CallState.CANCELLED]
 DECISIONS = [CallState.DONE, CallState.QUEUED, CallState.CANCELLED]
 
@@ -202,7 +202,7 @@ class Lives(RuleBasedStateMachine):
         self.reclass(name, priority)
         self.stand()
 
-    @rule(what=st.sampled_from(GATES), state=st.sampled_from(HoldState))
+    @rule(what=st.sampled_from(HOLD_TARGETS), state=st.sampled_from(HoldState))
     def gate(self, what: str, state: HoldState) -> None:
         self.change(changes.hold(what, state, self.core.state.next_seq, self.now))
         self.stand()
@@ -393,7 +393,7 @@ class Lives(RuleBasedStateMachine):
     def everything_goes_in_the_end(self) -> None:
         for quota in QUOTAS:
             self.change_limits(quota, 1.0)
-        for target in GATES:
+        for target in HOLD_TARGETS:
             self.gate(target, "open")
         for name in list(self.parked):
             self.resubmit(replace(self.rows[name]))

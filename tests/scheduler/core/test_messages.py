@@ -72,7 +72,7 @@ def scheduler() -> Scheduler:
     return core
 
 
-def picture(core: Scheduler) -> object:
+def visible_state(core: Scheduler) -> object:
     """All that callers can see of a scheduler."""
     names = ("flying", "waiting", "question", "new", "old")
     return (
@@ -113,11 +113,11 @@ def test_a_message_that_is_refused_changes_nothing(
     message: Message, error: type[HeadwayError]
 ) -> None:
     core = scheduler()
-    before = picture(core)
+    before = visible_state(core)
     with pytest.raises(error):
         core.handle(message, NOW)
     assert not core.take_batch(NOW)
-    assert picture(core) == before
+    assert visible_state(core) == before
 
 
 Written = Callable[[Batch], object]

@@ -103,7 +103,7 @@ def test_a_class_is_lifted_once_it_has_earned_its_next_call() -> None:
     low, high = Priority.BACKGROUND, Priority.INTERACTIVE
     queue = filled(line(POLICY), waiter(0, low), *(waiter(seq, high) for seq in range(1, 5)))
     assert serve(queue, now=19.0) == 1
-    assert serve(queue, now=20.1) == 0  # .05 of 20 seconds is its cost of 1
+    assert serve(queue, now=20.1) == 0  # 0.05 of 20 seconds is its cost of 1
     assert serve(queue, now=20.1) == 2
 
 

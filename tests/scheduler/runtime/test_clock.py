@@ -77,28 +77,28 @@ async def test_all_processes_on_a_database_have_the_same_time_until_the_next_boo
         assert third.clock() == time.time()
 
 
-async def spend(service: LocalScheduler, name: str) -> int:
+async def spend(scheduler: LocalScheduler, name: str) -> int:
     """Ask for calls as long as they are granted at once, and say how many were."""
     for number in range(20):
         call_id = f"{name}.{number}"
-        call = Call(call_id, name, "a", "m", ("q",), Priority.INTERACTIVE, 1, service.now())
+        call = Call(call_id, name, "a", "m", ("q",), Priority.INTERACTIVE, 1, scheduler.now())
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(cancel_once_queued, service, call_id, scope)
-                await service.acquire(call)
+                tasks.start_soon(cancel_once_queued, scheduler, call_id, scope)
+                await scheduler.acquire(call)
                 tasks.cancel_scope.cancel()
         if scope.cancelled_caught:
             return number
-        await service.sent(call_id)
-        await service.settle(call_id, Outcome(CallState.DONE, Usage(1, 0), "x"))
+        await scheduler.sent(call_id)
+        await scheduler.settle(call_id, Outcome(CallState.DONE, Usage(1, 0), "x"))
     return 20
 
 
 async def cancel_once_queued(
-    service: LocalScheduler, call_id: str, scope: anyio.CancelScope
+    scheduler: LocalScheduler, call_id: str, scope: anyio.CancelScope
 ) -> None:
     """Cancel when the core has looked at a call and left it in its queue."""
-    await until(lambda: any(r.call.id == call_id for r in service.queued()))
+    await until(lambda: any(r.call.id == call_id for r in scheduler.queued()))
     scope.cancel()
 
 
@@ -107,9 +107,9 @@ async def opened(path: Path) -> AsyncIterator[LocalScheduler]:
     quota = Quota.per_minute("q", requests=60, burst_seconds=10)
     async with (
         SqliteStore(path) as store,
-        LocalScheduler(store, [quota], clock=store.clock) as service,
+        LocalScheduler(store, [quota], clock=store.clock) as scheduler,
     ):
-        yield service
+        yield scheduler
 
 
 @pytest.mark.anyio
@@ -119,18 +119,18 @@ async def test_a_step_by_hours_neither_fills_a_budget_nor_freezes_it(
     tmp_path: Path, machine: Machine, step: float, restarts: bool
 ) -> None:
     path = tmp_path / "headway.db"
-    async with opened(path) as service:
-        assert await spend(service, "full") == 10
+    async with opened(path) as scheduler:
+        assert await spend(scheduler, "full") == 10
         machine.error = step
         machine.gone_by += 5
         if not restarts:
-            assert 4 <= await spend(service, "stepped") <= 5
+            assert 4 <= await spend(scheduler, "stepped") <= 5
     if restarts:
-        async with opened(path) as service:
-            assert 4 <= await spend(service, "stepped") <= 5
+        async with opened(path) as scheduler:
+            assert 4 <= await spend(scheduler, "stepped") <= 5
     machine.gone_by += HOUR  # asleep, say
-    async with opened(path) as service:
-        assert await spend(service, "rested") == 10
+    async with opened(path) as scheduler:
+        assert await spend(scheduler, "rested") == 10
 
 
 @pytest.mark.anyio
@@ -140,10 +140,10 @@ async def test_a_daily_budget_is_full_again_when_its_day_begins_after_a_long_sle
     quota = Quota.stated("q", {Resource.REQUESTS_PER_DAY: 3})
     async with (
         SqliteStore(tmp_path / "headway.db") as store,
-        LocalScheduler(store, [quota], clock=store.clock) as service,
+        LocalScheduler(store, [quota], clock=store.clock) as scheduler,
     ):
-        assert await spend(service, "today") == 3
+        assert await spend(scheduler, "today") == 3
         machine.gone_by += HOUR
-        assert await spend(service, "later") == 0
+        assert await spend(scheduler, "later") == 0
         machine.gone_by += 24 * HOUR
-        assert await spend(service, "tomorrow") == 3
+        assert await spend(scheduler, "tomorrow") == 3

@@ -73,7 +73,7 @@ async def leader() -> AsyncIterator[Leader]:
         (NOW + YEAR, 10.0, NOW),
     ],
 )
-async def test_a_time_that_has_passed_is_between_the_letter_and_now(
+async def test_a_time_that_has_passed_is_between_the_request_and_now(
     leader: Leader, told: float, age: float, stamped: float
 ) -> None:
     assert (await leader.told(Submit(call(told)), age=age)).call.submitted_at == stamped
@@ -112,9 +112,9 @@ async def test_what_a_database_refuses_of_a_batch_is_refused_alone(tmp_path: Pat
     calls = [replace(call(), id=f"r.{number}") for number in range(4)]
     async with (
         SqliteStore(tmp_path / "headway.db") as store,
-        LocalScheduler(store, [WIDE]) as service,
+        LocalScheduler(store, [WIDE]) as scheduler,
     ):
-        deliver = service.workers.deliver
+        deliver = scheduler.workers.deliver
         batch = MessageBatch(WORKER.id, tuple(map(Submit, calls)), joins=WORKER)
         await deliver(1, batch).wait()
         run = Run("r", "w", "t", Priority.LOW, RunState.RUNNING, 1.0)
@@ -134,7 +134,7 @@ async def test_what_a_database_refuses_of_a_batch_is_refused_alone(tmp_path: Pat
         assert rows["r.1"] == (CallState.FAILED, None)
         assert "r.9" not in rows
         assert await store.run("r") == run
-        assert service.statistics().in_flight == 1
+        assert scheduler.statistics().in_flight == 1
         mailbox = open_backend(str(tmp_path / "headway.db")).mailbox()
         notifications = [
             load_notification(text) for _, text in await mailbox.notifications("w-1", 0)

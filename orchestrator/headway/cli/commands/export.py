@@ -63,7 +63,7 @@ async def _read(config: Config, run_id: str) -> dict[str, Any]:
         return {
             "run": run_facts(run),
             "messages": data.messages,
-            "pieces": data.pieces,
+            "chunks": data.chunks,
             "calls": calls,
             "receipt": data.receipt,
         }

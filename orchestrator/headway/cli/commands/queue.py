@@ -123,10 +123,10 @@ def _only(wanted: str, known: dict[str, CallRecord], queue: StoredQueue) -> Call
 def queue_row(queue: StoredQueue, record: CallRecord, now: float) -> tuple[str, ...]:
     """Return the line of a waiting call in the table of ``HEADERS``."""
     call, why = record.call, explain(queue.scheduler.state, record.call.id, now)
-    level = None if why is None else why.effective_priority
+    raised = None if why is None else why.effective_priority
     return (
         call.id,
-        (call.priority if level is None else level).label,
+        (call.priority if raised is None else raised).label,
         call.path,
         call.model,
         f"{call.tokens:,}",

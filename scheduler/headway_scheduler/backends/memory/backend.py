@@ -35,7 +35,7 @@ POLL_SECONDS = 0.25
 
 
 class MemoryBackend:
-    """A database that its users share by sharing this object."""
+    """A database in memory. Its processes are tasks that share this object."""
 
     def __init__(self, name: str = "memory") -> None:
         self.name = name
@@ -49,23 +49,23 @@ class MemoryBackend:
         return MemoryStore(self.tables, name=self.name, read_only=True)
 
     def leadership(self) -> Leadership:
-        """Return a watcher of the leader."""
+        """Return the port to lead, or to watch who leads."""
         return MemoryLeadership(self)
 
     def workers(self) -> WorkerRegistry:
-        """Return a watcher of the workers."""
+        """Return the port that tells which workers are alive."""
         return MemoryWorkers(self)
 
     def mailbox(self, epoch: int | None = None) -> Mailbox:
-        """Return requests and notifications."""
+        """Return the mailbox; with ``epoch``, each read asserts that it still is the leader's."""
         return MemoryMailbox(self, epoch)
 
     def notifier(self, owner: str) -> Notifier:
-        """Rings for ``owner``."""
+        """Return the notifier on which ``owner`` waits."""
         return MemoryNotifier(self, owner)
 
     def maintenance(self) -> Maintenance:
-        """Nothing is to be looked after."""
+        """Return the maintenance of this database."""
         return MemoryMaintenance(self)
 
     def ring(self, owner: str) -> None:
@@ -76,13 +76,13 @@ class MemoryBackend:
 
 @dataclass(frozen=True, slots=True)
 class _Silence(Vacancy):
-    """Which leader is silent."""
+    """A vacancy whose leader, of this epoch, is silent: only its term may be taken over."""
 
     epoch: int
 
 
 class MemoryLeadership:
-    """Who leads: whose term has begun and not ended."""
+    """The leader is the candidate whose term has begun and not ended."""
 
     leads_beside = False
 
@@ -90,14 +90,14 @@ class MemoryLeadership:
         self._backend = backend
 
     def look(self) -> Vacancy | None:
-        """Look once: None if somebody alive leads."""
+        """Look once. Returns None if somebody alive leads."""
         term = self._backend.term
         if term is None:
             return Vacancy()
         return _Silence(term.epoch) if term.is_silent else None
 
     async def vacant(self) -> Vacancy:
-        """Look until nobody alive leads."""
+        """Return once nobody alive leads. Looks every 0.25 s."""
         while (vacancy := self.look()) is None:  # noqa: ASYNC110 (as other processes would)
             await anyio.sleep(POLL_SECONDS)
         return vacancy
@@ -113,13 +113,13 @@ class MemoryLeadership:
         return backend.term
 
     async def holder(self) -> Holder | None:
-        """Who leads now, alive or silent; None if nobody does."""
+        """Return the leader, alive or silent; None if nobody leads."""
         term = self._backend.term
         return None if term is None else Holder(term.candidate, f"worker {term.candidate}")
 
 
 class MemoryTerm:
-    """The time for which somebody leads."""
+    """The time for which a candidate leads."""
 
     def __init__(self, backend: MemoryBackend, candidate: str, epoch: int) -> None:
         self.candidate = candidate
@@ -149,31 +149,31 @@ class MemoryTerm:
 
 
 class MemoryWorkers:
-    """The workers that are there."""
+    """The workers whose presence is open."""
 
     def __init__(self, backend: MemoryBackend) -> None:
         self._backend = backend
 
     def present(self, worker_id: str) -> "MemoryPresence":
-        """Be there as this worker."""
+        """Return the presence of this worker, which is not open yet."""
         return MemoryPresence(self._backend, worker_id)
 
     async def expired(self, worker_ids: Collection[str]) -> frozenset[str]:
-        """Which of these workers are gone, or silent."""
+        """Return those of these workers that are gone or silent."""
         alive = {key for key, each in self._backend.present.items() if not each.is_silent}
         return frozenset(worker_ids) - alive
 
     async def silent_seconds(self, worker_id: str) -> float | None:
-        """How long ago a worker's last heartbeat was; None if it is gone."""
+        """Return the seconds since a worker's last heartbeat; None if the worker is gone."""
         presence = self._backend.present.get(worker_id)
         return None if presence is None else presence.silent_seconds()
 
     async def tidy(self, keep: Collection[str]) -> None:
-        """Nothing is left behind."""
+        """Do nothing: a worker that is gone leaves nothing behind."""
 
 
 class MemoryPresence:
-    """A worker, there. Its heart beats whenever it is asked for."""
+    """The presence of a worker: a heartbeat happens whenever somebody asks for the last one."""
 
     def __init__(self, backend: MemoryBackend, worker_id: str) -> None:
         self._backend = backend
@@ -183,12 +183,12 @@ class MemoryPresence:
 
     @property
     def is_silent(self) -> bool:
-        """Whether it shows no life."""
+        """Whether :meth:`fall_silent` stopped the heartbeats."""
         return self._silent_since is not None
 
     @property
     def contact_at(self) -> float:
-        """When the last heartbeat began that found the worker listed."""
+        """When the last heartbeat began that found the worker listed, by the monotonic clock."""
         if not self.is_silent and self._is_listed():
             self._contact_at = time.monotonic()
         return self._contact_at
@@ -202,7 +202,7 @@ class MemoryPresence:
         self._silent_since = time.monotonic()
 
     def silent_seconds(self) -> float:
-        """How long ago its last heartbeat was."""
+        """Return the seconds since the last heartbeat."""
         return 0.0 if self._silent_since is None else time.monotonic() - self._silent_since
 
     async def confirm(self) -> None:
@@ -214,7 +214,7 @@ class MemoryPresence:
         self._contact_at, self._silent_since = began, None
 
     async def __aenter__(self) -> Self:
-        """Be there. Raises StoreBusy if a worker of this id is."""
+        """Begin to be present. Raises StoreBusy if another worker has this id."""
         if self._worker_id in self._backend.present:
             raise StoreBusy(f"{self._backend.name}: worker {self._worker_id} is there already")
         self._backend.present[self._worker_id] = self
@@ -222,7 +222,7 @@ class MemoryPresence:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Be gone."""
+        """Stop being present."""
         if self._backend.present.get(self._worker_id) is self:
             del self._backend.present[self._worker_id]
 
@@ -231,7 +231,7 @@ class MemoryPresence:
 
 
 class MemoryMailbox:
-    """The requests and notifications of a backend in memory."""
+    """Requests to the leader and notifications to workers, in the shared tables."""
 
     def __init__(self, backend: MemoryBackend, epoch: int | None) -> None:
         self._backend = backend
@@ -239,7 +239,9 @@ class MemoryMailbox:
         self._epoch = epoch
 
     async def post(self, sender: str, text: str, *, durable: bool = False) -> int:
-        """Append a request. Nothing outlives the process, ``durable`` or not."""
+        """Append a request and return its id. Here ``durable`` means nothing: no row outlives the
+        process.
+        """
         await checkpoint()
         request_id = self._tables.next_id()
         self._tables.inbox[request_id] = Letter(request_id, sender, text)
@@ -249,14 +251,20 @@ class MemoryMailbox:
     async def waiting(
         self, in_hand: Collection[int], limit: int = READ_AT_ONCE
     ) -> Sequence[Letter]:
-        """Return requests that have no answer and are not in hand, oldest first."""
+        """Return requests that have no answer and are not in hand, oldest first.
+
+        Raises StoreTakenOver if another process leads since.
+        """
         await checkpoint()
         self._tables.assert_epoch(self._epoch, self._backend.name)
         inbox = self._tables.inbox
         return [inbox[each] for each in sorted(inbox) if each not in in_hand][:limit]
 
     async def answer(self, request_id: int) -> str | None:
-        """Return the answer to a request, None as long as there is none."""
+        """Return the answer to a request; None as long as there is none.
+
+        Raises StoreError if the answer was deleted: the last 1,000 are kept.
+        """
         await checkpoint()
         if request_id in self._tables.inbox:
             return None
@@ -273,17 +281,17 @@ class MemoryMailbox:
         return request_id in self._tables.inbox
 
     async def notifications(self, worker_id: str, after: int) -> Sequence[tuple[int, str]]:
-        """Return a worker's notifications after ``after``, in order."""
+        """Return the (id, text) of a worker's notifications whose id is above ``after``."""
         await checkpoint()
         told = self._tables.outbox.items()
         return [(n, each.text) for n, each in told if each.worker == worker_id and n > after]
 
     async def close(self) -> None:
-        """Nothing is to be closed."""
+        """Do nothing."""
 
 
 class MemoryNotifier:
-    """Rings for one owner."""
+    """The notifier of one owner."""
 
     def __init__(self, backend: MemoryBackend, owner: str) -> None:
         self._backend = backend
@@ -291,17 +299,17 @@ class MemoryNotifier:
         self._come = anyio.Event()
 
     async def __aenter__(self) -> Self:
-        """Listen, instead of whoever listened for this owner before."""
+        """Begin to listen; an earlier listener of this owner hears no more rings."""
         self._backend.listeners[self._owner] = self
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self._backend.listeners.get(self._owner) is self:
             del self._backend.listeners[self._owner]
 
     async def wait(self) -> None:
-        """Return after a ring, or after 0.25 s without."""
+        """Return at the next ring, after 0.25 s at the latest."""
         with anyio.move_on_after(POLL_SECONDS):
             await self._come.wait()
         self._come = anyio.Event()
@@ -316,17 +324,17 @@ class MemoryNotifier:
 
 
 class MemoryMaintenance:
-    """Nothing is to be looked after."""
+    """The maintenance of a database that needs none: it is always sound and never on a disk."""
 
     def __init__(self, backend: MemoryBackend) -> None:
         self._backend = backend
 
     async def problems(self) -> Sequence[str]:
-        """Nothing can be wrong."""
+        """Return no problem: rows in memory are always readable."""
         return ()
 
     async def repair(self) -> Sequence[UnreadableRow]:
-        """Nothing is to be set aside. Raises StoreBusy if it is in use."""
+        """Set no row aside. Raises StoreBusy while somebody leads, as every backend does."""
         async with await self._backend.leadership().campaign("maintenance"):
             return ()
 
@@ -339,15 +347,15 @@ class MemoryMaintenance:
         raise StoreError(f"{self._backend.name}: is in memory, and cannot be copied to {to}")
 
     async def compact(self) -> int:
-        """Give nothing back. Raises StoreBusy if it is in use."""
+        """Return 0: no byte was freed. Raises StoreBusy while somebody leads."""
         async with await self._backend.leadership().campaign("maintenance"):
             return 0
 
     async def migrate(self) -> Sequence[str]:
-        """There is one format. Raises StoreBusy if it is in use."""
+        """Apply no migration: there is one format. Raises StoreBusy while somebody leads."""
         async with await self._backend.leadership().campaign("maintenance"):
             return ()
 
     async def findings(self) -> Sequence[Finding]:
-        """What there is to say."""
+        """Return the line that `headway doctor` shows."""
         return (Finding("database", True, f"{self._backend.name}: ends with this process"),)

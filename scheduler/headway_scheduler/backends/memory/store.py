@@ -23,7 +23,7 @@ from ...ports import Clock, UnreadableRow
 from ..lookup import CANDIDATES, node_hash, only_run
 
 KEPT_ANSWERS = 1000
-"""How many answers are kept, for senders that have not looked yet."""
+"""How many answers to requests are kept, for senders that have not read them yet."""
 
 _OFFSET = time.time() - time.monotonic()
 
@@ -53,9 +53,9 @@ class Tables:
     set_aside: list[UnreadableRow] = field(default_factory=list[UnreadableRow])
     epoch: int = 0
     starts: int = 0
-    """Terms in a row that have not begun."""
+    """How many terms in a row ended before their leader was ready."""
     last_id: int = 0
-    """The last id of a row of the inbox or the outbox: no id is used twice."""
+    """The last id that a row of the inbox or the outbox got: no id is used twice."""
 
     def next_id(self) -> int:
         """Return the id of a new row of the inbox or the outbox."""
@@ -63,15 +63,15 @@ class Tables:
         return self.last_id
 
     def assert_epoch(self, epoch: int | None, name: str) -> None:
-        """Raise StoreTakenOver if another one has come to lead since ``epoch``, if there is one."""
+        """Raise StoreTakenOver if ``epoch`` is not the current one. None passes."""
         if epoch not in (None, self.epoch):
             raise StoreTakenOver(f"{name}: another process took over: nothing was written")
 
 
 class MemoryStore:
-    """Keeps everything in dictionaries. What was committed stays when it is closed.
+    """Keeps all rows in dictionaries. They stay when the store is closed.
 
-    ``epoch``: every commit asserts that it still is the leader's.
+    With ``epoch``, every commit asserts that it still is the leader's.
     """
 
     def __init__(
@@ -86,16 +86,16 @@ class MemoryStore:
         self.name = name
         self.clock: Clock = _clock
         self.unreadable: tuple[UnreadableRow, ...] = ()
-        """Nobody else writes to memory."""
+        """Always empty: only this code writes rows to memory."""
         self._epoch = epoch
         self._read_only = read_only
 
     async def __aenter__(self) -> Self:
-        """Nothing is to be opened."""
+        """Do nothing: memory needs no opening."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Nothing is to be closed."""
+        """Do nothing: the rows stay."""
 
     async def commit(self, batch: Batch) -> None:
         """Write all of ``batch``. Raises StoreError or KeyTaken, and writes nothing then."""
@@ -133,8 +133,8 @@ class MemoryStore:
         tables = self.tables
         tables.starts = 0 if batch.begins else tables.starts
         for request_id, tries in batch.tried:
-            if (letter := tables.inbox.get(request_id)) is not None:
-                tables.inbox[request_id] = replace(letter, tries=tries)
+            if (request := tables.inbox.get(request_id)) is not None:
+                tables.inbox[request_id] = replace(request, tries=tries)
         for request_id, why in batch.set_aside:
             name = f"{request_id} of {tables.inbox[request_id].sender}"
             tables.set_aside.append(UnreadableRow("request", name, why))
@@ -153,41 +153,41 @@ class MemoryStore:
         tables.outbox |= {tables.next_id(): row for row in batch.outbox}
 
     async def snapshot(self) -> Snapshot:
-        """Load the buckets, every call that is not finished, and what was changed and learned."""
+        """Return the buckets, every call that has not ended, operators' changes and lessons."""
         buckets = tuple(self.tables.buckets[key] for key in sorted(self.tables.buckets))
         calls = tuple(map(replace, self._in_states(None, LIVE_CALLS)))
         last: dict[tuple[str, str], Change] = {}
         for change in self.tables.changes:
-            last.pop((change.action, change.target), None)  # the order is that of the last ones
+            last.pop((change.action, change.target), None)  # a dict keeps the first one's place
             last[change.action, change.target] = change
         next_seq = max(self.tables.seqs, default=-1) + 1
         lessons = tuple(await self.lessons())
         return Snapshot(buckets, calls, next_seq, tuple(last.values()), lessons)
 
     async def assigned(self) -> Sequence[Run]:
-        """Runs that a worker executes, or is about to."""
+        """Return the runs that a worker executes or is about to execute."""
         found = [run for run in self.tables.runs.values() if run.worker is not None]
         return sorted(found, key=lambda run: run.worker or "")
 
     async def workers(self) -> Sequence[Worker]:
-        """Who executes runs, the first one to come first."""
+        """Return the processes that execute runs, the oldest first."""
         return sorted(self.tables.workers.values(), key=lambda worker: (worker.since, worker.id))
 
     async def lessons(self) -> Sequence[Lesson]:
-        """What was learned."""
+        """Return every lesson, by kind and subject."""
         return tuple(self.tables.lessons[key] for key in sorted(self.tables.lessons))
 
     async def changes(self, *, limit: int | None = None) -> Sequence[Change]:
-        """What operators changed, newest first."""
+        """Return what operators changed, newest first."""
         return self.tables.changes[::-1][:limit]
 
     async def run(self, run_id: str) -> Run | None:
-        """The run with this id, or the only one whose id starts with it."""
+        """Return the run with this id, or the only run whose id starts with it; None for none."""
         found = sorted(key for key in self.tables.runs if key.startswith(run_id))
         return only_run(run_id, [self.tables.runs[key] for key in found[: CANDIDATES + 1]])
 
     async def run_with_key(self, key: str) -> Run | None:
-        """The run that was submitted under this idempotency key."""
+        """Return the run that was submitted under this idempotency key; None for none."""
         return next((run for run in self.tables.runs.values() if run.key == key), None)
 
     async def runs(
@@ -197,11 +197,11 @@ class MemoryStore:
         limit: int | None = None,
         urgent_first: bool = False,
     ) -> Sequence[Run]:
-        """Runs in any of ``states`` (all, if empty), newest first or the most urgent first."""
+        """Return runs in any of ``states`` (all, if empty), newest first or most urgent first."""
         found = [run for run in self.tables.runs.values() if not states or run.state in states]
         if urgent_first:
             return sorted(found, key=lambda run: (run.priority, run.created_at))[:limit]
-        # Of runs of one instant, the one that was written later is newer.
+        # Of runs that were made at the same instant, the run that was written later is newer.
         found.reverse()
         found.sort(key=lambda run: run.created_at, reverse=True)
         return found[:limit]
@@ -213,11 +213,16 @@ class MemoryStore:
         *,
         limit: int | None = None,
     ) -> Sequence[CallRecord]:
-        """Calls of a run (of all, if None) in any of ``states`` (all, if empty), by arrival."""
+        """Return the calls of a run (of all, if None) in any of ``states`` (all, if empty), by
+        arrival.
+        """
         return [replace(record) for record in islice(self._in_states(run_id, states), limit)]
 
     async def spent(self, by: str, since: float) -> Sequence[Spent]:
-        """What calls took that came at ``since`` or later, by model, team, workflow, run or day."""
+        """Return the usage of calls that came at ``since`` (epoch seconds) or later.
+
+        ``by`` groups them: model, team, workflow, run or day.
+        """
         calls: Counter[tuple[str, str, Usage | None, Charge | None]] = Counter()
         lost: Counter[tuple[str, str, Usage | None, Charge | None]] = Counter()
         last_at: dict[tuple[str, str, Usage | None, Charge | None], float] = {}
@@ -248,12 +253,12 @@ class MemoryStore:
         return {"run": run.id, "workflow": run.workflow, "team": run.share}[by]
 
     async def prompt(self, request_hash: str) -> Sequence[str] | None:
-        """The texts of a recorded request, in order; None if it is not recorded."""
+        """Return the texts of a recorded request, in order; None if it is not recorded."""
         nodes = self._nodes_of([request_hash])
         return [self.tables.texts[node.chunk] for node in reversed(nodes)] or None
 
     def _nodes_of(self, request_hashes: Iterable[str]) -> list[ChainNode]:
-        """Every node of some requests once, last ones first."""
+        """Return every node of some requests once, the last node of each first."""
         found: dict[bytes, ChainNode] = {}
         for request_hash in request_hashes:
             node = self.tables.nodes.get(node_hash(request_hash))
@@ -280,7 +285,7 @@ class MemoryStore:
         self.tables.texts = {key: text for key, text in self.tables.texts.items() if key in used}
 
     def _forgettable(self, run_ids: Sequence[str]) -> set[str]:
-        """Those that have ended, but for the ancestors of runs that stay."""
+        """Return the runs that have ended, without the ancestors of runs that stay."""
         named = set(run_ids).intersection(self.tables.runs)
         found = {run_id for run_id in named if self.tables.runs[run_id].state in ENDED_RUNS}
         for run in self.tables.runs.values():
@@ -319,7 +324,7 @@ class MemoryStore:
 
 
 def _routed(old: Call, new: Call) -> Call:
-    """What of a call may change: its class, and the way that it goes."""
+    """Return ``old`` with the class and the route of ``new``: nothing else of a call changes."""
     usage = (new.tokens, new.input_tokens, new.output_tokens, new.usd)
     route = Route(new.model, new.quotas, *usage, unbounded=new.unbounded)
     return replace(route.taken_by(old), priority=new.priority)

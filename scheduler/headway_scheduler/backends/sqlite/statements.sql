@@ -1,99 +1,99 @@
--- Every statement that is run on an open database, by name.
--- $calls are the columns of a table, as rows.py declares them; $calls_values places for their values,
--- by number; $calls_excluded sets all of them to what was refused. Texts are cast because one with a
--- lone surrogate is handed over as bytes. LIMIT -1 is no limit.
+-- Every statement that runs on an open database, by name.
+-- rows.py declares the columns of each table: $calls lists those of table calls, $calls_values their
+-- numbered placeholders, and $calls_excluded sets each to the value of the row that was refused.
+-- Texts are cast because a text with a lone surrogate is bound as bytes. LIMIT -1 means no limit.
 
--- writer_settings: A commit is on the disk when it returns.
+-- writer_settings: Has each commit return only when it is on the disk.
 PRAGMA synchronous = FULL;
 PRAGMA fullfsync = ON; -- without it, fsync on macOS leaves the data in the drive's cache
 PRAGMA foreign_keys = ON;
 PRAGMA cache_size = -32768; -- KiB: ids are random, so a commit touches pages all over the indexes
 PRAGMA journal_size_limit = 67108864; -- one huge batch must not leave a huge log behind
 
--- insert_call: A call as it arrives.
+-- insert_call: Writes a call as it arrives.
 INSERT INTO calls ($calls) VALUES ($calls_values);
 
--- update_call: How far a call has come. Of what it asks for, its class and its route may change.
+-- update_call: Writes how far a call has come. Of its request, only class and route may change.
 UPDATE calls SET $calls_changed WHERE seq = ?1;
 
--- save_bucket: What is free of one limit; overwrites what was known before.
+-- save_bucket: Writes what is free of one limit, over the older value.
 INSERT INTO buckets ($buckets) VALUES ($buckets_values)
 ON CONFLICT (quota, resource) DO UPDATE SET
     available = excluded.available, as_of = excluded.as_of, paused_until = excluded.paused_until;
 
--- save_run: A run as it is now; overwrites what was known before.
+-- save_run: Writes a run as it is now, over the older row.
 INSERT INTO runs ($runs) VALUES ($runs_values)
 ON CONFLICT (id) DO UPDATE SET $runs_excluded;
 
--- insert_change: What an operator changed.
+-- insert_change: Appends what an operator changed.
 INSERT INTO changes ($changes) VALUES ($changes_values);
 
--- save_lesson: What was learned; overwrites what was known before.
+-- save_lesson: Writes what was learned of a subject, over the older value.
 INSERT INTO lessons ($lessons) VALUES ($lessons_values)
 ON CONFLICT (kind, subject) DO UPDATE SET value = excluded.value;
 
--- raise_epoch: A new leader. What those before it write is refused from here on.
+-- raise_epoch: Begins the term of a new leader: commits of earlier leaders are refused from here on.
 UPDATE leadership SET epoch = epoch + 1, starts = starts + 1 RETURNING epoch, starts;
 
--- begin_term: The start of a leader has come to its end.
+-- begin_term: Notes that the leader's start succeeded: no failed starts in a row any more.
 UPDATE leadership SET starts = 0;
 
--- anchor: What wall time is, since which boot.
+-- anchor: The boot that seconds are counted from, and the offset from there to wall time.
 SELECT boot, clock_offset FROM leadership;
 
--- set_anchor: Agree on wall time anew.
+-- set_anchor: Has all processes agree on a new boot and offset.
 UPDATE leadership SET boot = ?, clock_offset = ?;
 
--- epoch: Whose turn it is to lead.
+-- epoch: The epoch of the current leader.
 SELECT epoch FROM leadership;
 
--- post_request: Something that another process asks of the leader.
+-- post_request: Appends a request of another process to the leader.
 INSERT INTO inbox (sender, event) VALUES (?, ?);
 
--- answer_request: What became of a request. The first answer stays.
+-- answer_request: Writes the answer to a request, unless it has one.
 UPDATE inbox SET answer = CAST(? AS TEXT) WHERE id = ? AND answer IS NULL;
 
--- forget_requests: Answered requests, but for the last thousand: their senders may still look.
+-- forget_requests: Deletes answered requests but the last 1,000, whose senders may still look.
 DELETE FROM inbox WHERE id <= (SELECT max(id) FROM inbox) - 1000 AND answer IS NOT NULL;
 
--- try_request: How many leaders have begun with a request.
+-- try_request: Writes how many leaders have begun to carry out a request.
 UPDATE inbox SET tries = ? WHERE id = ?;
 
--- set_request_aside: Keep a request that ended one leader after the other.
+-- set_request_aside: Copies a request that ended one leader after the other, for `headway db`.
 INSERT INTO set_aside (at, kind, name, why, row)
 SELECT
     (julianday('now') - 2440587.5) * 86400.0, 'request', id || ' of ' || sender, CAST(?2 AS TEXT),
     json_object('id', id, 'sender', sender, 'event', event)
 FROM inbox WHERE id = ?1;
 
--- take_request: A request that was carried out, and that its sender is notified of.
+-- take_request: Deletes a request that was carried out; a notification tells its sender.
 DELETE FROM inbox WHERE id = ?;
 
--- notify: What a worker is told.
+-- notify: Appends a notification to a worker.
 INSERT INTO outbox (worker, text) VALUES (CAST(? AS TEXT), CAST(? AS TEXT));
 
--- forget_notifications: What a worker has read.
+-- forget_notifications: Deletes what a worker has read.
 DELETE FROM outbox WHERE worker = CAST(? AS TEXT) AND id <= ?;
 
--- save_worker: A process that executes runs, and how many it takes now.
+-- save_worker: Lists a process that executes runs, with how many it takes at once.
 INSERT INTO workers ($workers) VALUES ($workers_values)
 ON CONFLICT (id) DO UPDATE SET
     slots = excluded.slots, takes_interrupted = excluded.takes_interrupted,
     workflows = excluded.workflows;
 
--- forget_worker: A process that executes runs no more.
+-- forget_worker: Deletes a process that executes no more runs.
 DELETE FROM workers WHERE id = CAST(? AS TEXT);
 
--- forget_lost_notifications: What was told to processes that are gone.
+-- forget_lost_notifications: Deletes notifications to processes that are gone.
 DELETE FROM outbox WHERE worker NOT IN (SELECT id FROM workers);
 
--- insert_piece: A text, unless it is there.
+-- insert_piece: Writes a text of a prompt, unless it is there.
 INSERT INTO pieces ($pieces) VALUES ($pieces_values) ON CONFLICT DO NOTHING;
 
--- insert_link: A prompt, unless it is there.
+-- insert_link: Writes a node of a prompt's chain, unless it is there.
 INSERT INTO links ($links) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
 
--- forget_runs: Runs of a JSON list that have ended, but for the ancestors of runs that stay.
+-- forget_runs: Deletes the ended runs of a JSON list, but not the ancestors of runs that stay.
 WITH RECURSIVE
 named (id) AS (SELECT value FROM json_each(CAST(? AS TEXT))),
 ended (id) AS (SELECT id FROM runs WHERE state IN ('completed', 'failed', 'cancelled')),
@@ -106,18 +106,18 @@ kept (id) AS (
 DELETE FROM runs
 WHERE id IN (SELECT id FROM named) AND id IN (SELECT id FROM ended) AND id NOT IN kept;
 
--- forget_calls: The calls of those runs of a JSON list that are gone.
+-- forget_calls: Deletes the calls of those runs of a JSON list that are gone.
 DELETE FROM calls
 WHERE run_id IN (SELECT value FROM json_each(CAST(? AS TEXT)))
     AND run_id NOT IN (SELECT id FROM runs);
 
--- forget_budgets: What was spent of the budgets of those runs of a JSON list that are gone.
+-- forget_budgets: Deletes the spent dollars of those runs of a JSON list that are gone.
 DELETE FROM buckets
 WHERE resource = 'dollars'
     AND quota IN (SELECT 'run ' || value FROM json_each(CAST(?1 AS TEXT)))
     AND quota NOT IN (SELECT 'run ' || id FROM runs);
 
--- forget_links: Prompts that no call asked, in whole or as a part.
+-- forget_links: Deletes nodes that no call's prompt passes through.
 DELETE FROM links WHERE hash NOT IN (
     WITH RECURSIVE kept (hash) AS (
         SELECT hash FROM links WHERE lower(hex(hash)) IN (SELECT request_hash FROM calls)
@@ -127,7 +127,7 @@ DELETE FROM links WHERE hash NOT IN (
     SELECT hash FROM kept WHERE hash IS NOT NULL
 );
 
--- forget_pieces: Texts of no prompt.
+-- forget_pieces: Deletes texts that no node names.
 DELETE FROM pieces WHERE hash NOT IN (SELECT piece FROM links);
 
 -- prompt: The texts of a prompt, the last one first.
@@ -142,13 +142,13 @@ SELECT pieces.text FROM chain JOIN pieces ON pieces.hash = chain.piece ORDER BY 
 -- probe: Reads the schema and one path down the largest table, to notice damage early.
 SELECT max(seq) FROM calls;
 
--- next_seq: The place of the next call to arrive; a number that no Headway gives counts for nothing.
+-- next_seq: The arrival number of the next call. Numbers that no Headway gives are passed over.
 SELECT coalesce(max(seq) + 1, 0) FROM calls WHERE seq < 1000000000000;
 
 -- buckets: Every bucket.
 SELECT $buckets FROM buckets ORDER BY quota, resource;
 
--- standing_changes: The last change of each kind and target, in their order.
+-- standing_changes: The last change of each kind and target, oldest first.
 SELECT $changes FROM changes
 WHERE id IN (SELECT max(id) FROM changes GROUP BY kind, target) ORDER BY id;
 
@@ -158,9 +158,9 @@ SELECT $changes FROM changes ORDER BY id DESC LIMIT coalesce(:limit, -1);
 -- lessons: Everything that was learned.
 SELECT $lessons FROM lessons ORDER BY kind, subject;
 
--- live_calls: Calls that are not finished, in some states (JSON list), by arrival.
+-- live_calls: Calls that have not ended, in some states (JSON list), by arrival.
 SELECT $calls FROM calls INDEXED BY calls_live
-WHERE (state = 'queued' OR state = 'admitted' OR state = 'sent') -- in the words of the index
+WHERE (state = 'queued' OR state = 'admitted' OR state = 'sent') -- as the index words it
     AND state IN (SELECT value FROM json_each(:states))
 ORDER BY seq LIMIT coalesce(:limit, -1);
 
@@ -169,7 +169,7 @@ SELECT $calls FROM calls
 WHERE :states = '[]' OR state IN (SELECT value FROM json_each(:states))
 ORDER BY seq LIMIT coalesce(:limit, -1);
 
--- calls_of_run: The same of one run.
+-- calls_of_run: Calls of one run in some states (JSON list; all, if empty), by arrival.
 SELECT $calls FROM calls INDEXED BY calls_by_run
 WHERE run_id = CAST(:run_id AS TEXT)
     AND (:states = '[]' OR state IN (SELECT value FROM json_each(:states)))
@@ -186,7 +186,7 @@ SELECT $runs FROM runs WHERE key = CAST(:key AS TEXT);
 -- runs: Every run, newest first.
 SELECT $runs FROM runs ORDER BY created_at DESC, rowid DESC LIMIT coalesce(:limit, -1);
 
--- urgent_runs: Runs in some states (JSON list), the best priority first, then the oldest.
+-- urgent_runs: Runs in some states (JSON list), the most urgent class first, the oldest of it first.
 SELECT $runs FROM runs WHERE state IN (SELECT value FROM json_each(:states))
 ORDER BY priority, created_at, rowid LIMIT coalesce(:limit, -1);
 
@@ -194,10 +194,10 @@ ORDER BY priority, created_at, rowid LIMIT coalesce(:limit, -1);
 SELECT $runs FROM runs WHERE state IN (SELECT value FROM json_each(:states))
 ORDER BY created_at DESC, rowid DESC LIMIT coalesce(:limit, -1);
 
--- assigned_runs: Runs that a process executes, or is about to.
+-- assigned_runs: Runs that a worker executes, or is about to execute.
 SELECT $runs FROM runs WHERE worker IS NOT NULL ORDER BY worker, rowid;
 
--- spent: What calls took that were answered, billed or lost, those alike counted together.
+-- spent: Usage of the calls that were answered, billed or lost: a row for all calls that are alike.
 SELECT
     CASE CAST(:by AS TEXT)
         WHEN 'run' THEN coalesce(runs.id, '')
@@ -220,19 +220,19 @@ ORDER BY 1, 2, 3, 4;
 SELECT id, sender, event, tries FROM inbox INDEXED BY inbox_waiting
 WHERE answer IS NULL AND id NOT IN (SELECT value FROM json_each(:in_hand)) ORDER BY id LIMIT :limit;
 
--- request_answer: The answer to a request; no row if it is kept no longer.
+-- request_answer: The answer to a request, NULL before it has one; no row if it was deleted.
 SELECT answer FROM inbox WHERE id = :id;
 
--- notifications: What a worker was told after what it has read.
+-- notifications: The notifications to a worker that it has not read.
 SELECT id, text FROM outbox WHERE worker = :worker AND id > :after ORDER BY id LIMIT :limit;
 
--- is_listed: Whether a worker is known; not, if others took it for dead.
+-- is_listed: Whether a worker has a row. It loses its row when others take it for dead.
 SELECT EXISTS (SELECT 1 FROM workers WHERE id = :worker) AS is_listed;
 
--- workers: Who executes runs, the first one to come first.
+-- workers: The processes that execute runs, oldest first.
 SELECT $workers FROM workers ORDER BY since, id;
 
--- oddities: What no journal has: rows that lack what they need, and calls alive in runs that ended.
+-- oddities: Rows that contradict others: they lack what they need, or are alive in an ended run.
 SELECT 'a prompt lacks a text of its own: link' AS what, hex(links.hash) AS subject
 FROM links LEFT JOIN pieces ON pieces.hash = links.piece
 WHERE pieces.hash IS NULL
@@ -254,29 +254,29 @@ FROM runs LEFT JOIN runs AS parents ON parents.id = runs.parent
 WHERE runs.parent IS NOT NULL AND parents.id IS NULL
 LIMIT :limit;
 
--- answers_not_there: Calls that are marked as done and have no answer.
+-- answers_not_there: Calls that are done and have no answer.
 SELECT rowid FROM calls WHERE state = 'done' AND answer IS NULL;
 
--- calls_of_the_ended: Calls that wait, or are in flight, in runs that have ended.
+-- calls_of_the_ended: Calls that wait or are in flight in a run that has ended.
 SELECT calls.rowid FROM calls JOIN runs ON runs.id = calls.run_id
 WHERE calls.state IN ('queued', 'admitted', 'sent') AND runs.state IN ('completed', 'cancelled');
 
--- copies_of_none: Runs that began as a copy of one that is gone.
+-- copies_of_none: Runs that began as a copy of a run that is gone.
 SELECT runs.rowid FROM runs LEFT JOIN runs AS parents ON parents.id = runs.parent
 WHERE runs.parent IS NOT NULL AND parents.id IS NULL;
 
--- every_request: Requests that are not answered.
+-- every_request: Requests that have no answer.
 SELECT id, sender, event FROM inbox WHERE answer IS NULL ORDER BY id;
 
--- every_notification: What workers have not read.
+-- every_notification: All notifications that workers have not read.
 SELECT id, worker, text FROM outbox ORDER BY id;
 
--- set_aside: Keep a row that could not be read.
+-- set_aside: Copies a row that could not be read, for `headway db`.
 INSERT INTO set_aside (at, kind, name, why, row) VALUES (?, ?, ?, ?, ?);
 
 -- rows_set_aside: Rows that could not be read, in the order in which they were set aside.
 SELECT kind, name, why FROM set_aside ORDER BY id;
 
--- end_calls: The calls of a run that was set aside leave the queue.
+-- end_calls: Cancels the queued calls of a run that was set aside.
 UPDATE calls SET state = 'cancelled', error = 'its run could not be read, and was set aside'
 WHERE run_id = CAST(? AS TEXT) AND state = 'queued';

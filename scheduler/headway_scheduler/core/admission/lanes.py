@@ -23,17 +23,17 @@ Blocker = Bucket | QuotaState
 
 
 @dataclass(slots=True)
-class Claims:
-    """Keeps places of blocked heads from later calls, in one round of admission."""
+class ClaimedBuckets:
+    """What blocked heads keep from later calls, in one round of admission."""
 
-    claimed: set[Blocker] = field(default_factory=set)
+    blocking: set[Blocker] = field(default_factory=set)
     """The blockers of blocked heads: no later call may take from them."""
     kept: dict[Bucket, list[tuple[float, float]]] = field(default_factory=dict)
     """Of other buckets: amounts that blocked heads need, and when; epoch seconds."""
 
     def leave(self, bucket: Bucket, amount: float, now: float) -> bool:
-        """Whether ``amount`` taken from ``bucket`` leaves better calls what they claimed."""
-        return bucket not in self.claimed and all(
+        """Whether a later call may take ``amount`` and leave blocked heads what they claimed."""
+        return bucket not in self.blocking and all(
             bucket.spares(amount, need, at, now) for need, at in self.kept.get(bucket, ())
         )
 
@@ -81,7 +81,9 @@ class Lane:
         passing = [bucket for bucket in self.buckets if not bucket.is_daily]
         return max((bucket.cost(call) for bucket in passing or self.buckets), default=0.0)
 
-    def blockers(self, call: Call, now: float, claims: Claims, headroom: float) -> list[Blocker]:
+    def blockers(
+        self, call: Call, now: float, claimed: ClaimedBuckets, headroom: float
+    ) -> list[Blocker]:
         """Return what blocks ``call``: quotas that are shut, buckets that are short or claimed."""
         blocked: list[Blocker] = [quota for quota in self.quotas if quota.breaker.is_shut(now)]
         for bucket in self.buckets:
@@ -89,34 +91,39 @@ class Lane:
             if (
                 not bucket.passes(amount, now, headroom)
                 or (call.unbounded and bucket.waits_for_another(call))
-                or (claims.claimed and not claims.leave(bucket, amount, now))
+                or (claimed.blocking and not claimed.leave(bucket, amount, now))
             ):
                 blocked.append(bucket)
         return blocked
 
     def claim(
-        self, call: Call, now: float, claims: Claims, headroom: float, blocked: list[Blocker]
+        self,
+        call: Call,
+        now: float,
+        claimed: ClaimedBuckets,
+        headroom: float,
+        blocked: list[Blocker],
     ) -> list[float]:
         """Keep the place of a blocked head; return when its blockers end by time alone.
 
         Each time matters, not only the last: once a bucket suffices, it is free for later calls,
         even if the head still waits for another bucket.
         """
-        times = [_ready_at(call, b, now, headroom) for b in blocked if b not in claims.claimed]
+        times = [_ready_at(call, b, now, headroom) for b in blocked if b not in claimed.blocking]
         # A bucket that is ready now blocks only because it is kept for a better call: the time of
         # that call is known already.
         known = [at for at in times if at is not None and at > now]
         if len(known) == len(blocked):
-            self._keep(call, max(known), claims, headroom)
-        claims.claimed.update(blocked)
+            self._keep(call, max(known), claimed, headroom)
+        claimed.blocking.update(blocked)
         return known
 
-    def _keep(self, call: Call, at: float, claims: Claims, headroom: float) -> None:
+    def _keep(self, call: Call, at: float, claimed: ClaimedBuckets, headroom: float) -> None:
         for bucket in self.buckets:
             # A slot is not kept: it would stand idle, while a bucket refills what it lends.
             if bucket.limit.per_second:
                 need = bucket.need(bucket.amount(call), headroom)
-                claims.kept.setdefault(bucket, []).append((need, at))
+                claimed.kept.setdefault(bucket, []).append((need, at))
 
     def obstacles(
         self, call: Call, before: list[Call], now: float, headroom: float

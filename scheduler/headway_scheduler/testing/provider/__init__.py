@@ -1,9 +1,9 @@
 """A simulated provider: an OpenAI-compatible HTTP server on loopback with limits and a ledger.
 
-It is the oracle of our tests, so it shares no code with what is tested: it imports nothing else of
-this project. ``limits``, ``gate`` and ``refusals`` say who gets in, ``replies``, ``vectors`` and
-``faults`` what comes back, ``frontend`` decides, ``server`` carries it out, ``ledger`` remembers
-and judges.
+It is the oracle of the project's tests, so it shares no code with the rest of the project and
+imports nothing of it. ``limits``, ``gate`` and ``refusals`` admit or refuse a request; ``replies``,
+``vectors`` and ``faults`` make the answer. ``frontend`` decides which, ``server`` sends it, and
+``ledger`` records every request and checks the limits against its records.
 """
 
 from .delivery import Latency

@@ -1,6 +1,6 @@
 """``python -m headway_scheduler.testing.provider``: the provider as a process of its own.
 
-Prints its base URL on one line when it is ready, and ends at SIGINT or SIGTERM.
+It prints its base URL on one line when it is ready, and ends at SIGINT or SIGTERM.
 """
 
 import argparse

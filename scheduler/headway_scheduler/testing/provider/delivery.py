@@ -1,4 +1,4 @@
-"""What goes over the wire, and when. Pure: an answer, a latency and a fault in, timed bytes out."""
+"""Turns an answer into bytes and times. Pure: answer, latency and fault in, a ``Delivery`` out."""
 
 import gzip
 import json
@@ -20,7 +20,7 @@ _STREAM_ERROR = (
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long an answer takes, in seconds; a stream spreads its output time over its chunks."""
+    """The seconds that an answer takes. A stream spreads its output time over its chunks."""
 
     base_seconds: float = 0.0
     seconds_per_input_token: float = 0.0
@@ -28,11 +28,11 @@ class Latency:
 
 
 class Ending(Enum):
-    """What happens after the last part."""
+    """What the server does after the last part."""
 
-    WHOLE = auto()
-    CUT = auto()
-    HANG = auto()
+    WHOLE = auto()  # end the response
+    CUT = auto()  # close the connection, although more was announced
+    HANG = auto()  # send nothing until the client leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A response. ``finish`` is told once why it ended: empty for as planned."""
+    """A response. At its end the server calls ``finish`` with the reason, "" for as planned."""
 
     status: int
     headers: Mapping[str, str]
@@ -57,7 +57,7 @@ class Delivery:
 def error_delivery(
     refusal: Refusal, headers: Mapping[str, str], finish: Callable[[str], None]
 ) -> Delivery:
-    """A refusal or an error, sent at once."""
+    """Return the delivery of a refusal or an error, which is sent at once."""
     data = json.dumps(refusal.body()).encode()
     told = {**headers, **refusal.headers(), **_json_headers(data)}
     return Delivery(refusal.status, told, (Part(0.0, data),), Ending.WHOLE, finish)
@@ -66,7 +66,7 @@ def error_delivery(
 def answer_delivery(
     answer: Answer, latency: Latency, fault: Fault | None, finish: Callable[[str], None]
 ) -> Delivery:
-    """An answer, as its latency and its fault let it arrive. Rate headers are the caller's."""
+    """Return the delivery of an answer under a latency and a fault, without rate limit headers."""
     if fault is not None and fault.kind is FaultKind.HANG:
         return Delivery(200, {}, (), Ending.HANG, finish)
     if fault is not None and fault.kind is FaultKind.REDIRECT:
@@ -95,7 +95,7 @@ _MIB = 2**20
 
 
 def _odd_delivery(answer: Answer, fault: Fault, finish: Callable[[str], None]) -> Delivery:
-    """An answer whose body is odd, or comes oddly."""
+    """Return an answer whose body is odd, or arrives in an odd way."""
     make = _streamed if answer.asked.streamed else _single
     parts, headers = make(answer, Latency(), malformed=False)
     headers.pop("content-length", None)
@@ -109,20 +109,20 @@ def _odd_delivery(answer: Answer, fault: Fault, finish: Callable[[str], None]) -
         data = b": " * answer.asked.streamed + b" " * (fault.size_mb * _MIB) + b"\n" + data
     elif fault.kind is FaultKind.FOREIGN_PACKING:
         headers["content-encoding"] = "zstd"
-    pieces = [data]
+    portions = [data]
     if fault.kind is FaultKind.PACKED:
         headers["content-encoding"] = "gzip"
-        pieces = [gzip.compress(data)]
+        portions = [gzip.compress(data)]
     elif fault.kind is FaultKind.DRIP:
-        pieces = [data[n : n + 1] for n in range(len(data))]
+        portions = [data[n : n + 1] for n in range(len(data))]
     elif fault.kind is FaultKind.STALL:
-        pieces, ending = [data[:1]], Ending.HANG
+        portions, ending = [data[:1]], Ending.HANG
     wait = fault.every_seconds if fault.kind is FaultKind.DRIP else 0.0
-    return Delivery(200, headers, tuple(Part(wait, piece) for piece in pieces), ending, finish)
+    return Delivery(200, headers, tuple(Part(wait, each) for each in portions), ending, finish)
 
 
 def _with_usage(data: bytes, count: str) -> bytes:
-    """Put ``count``, as it is, in the place of the two counts of an answer."""
+    """Replace both token counts of an answer by the text ``count``."""
     return re.sub(rb'("(?:prompt|completion)_tokens": )\d+', rb"\g<1>" + count.encode(), data)
 
 
@@ -149,7 +149,7 @@ def _streamed(
 
 
 def _cut(parts: tuple[Part, ...], after_chunks: int) -> tuple[Part, ...]:
-    """What is sent before the connection closes; never all of it."""
+    """Return the parts that are sent before the connection closes; never all of them."""
     if len(parts) > 1:
         return parts[: min(after_chunks, len(parts) - 1)]
     half = parts[0].data[: len(parts[0].data) // 2]

@@ -1,7 +1,7 @@
-"""Failures on request: which there are, how a header asks for one, what they answer. Pure.
+"""Faults on request: their kinds, the header that asks for one, their error answers. Pure.
 
-A fault with a 4xx status comes before admission: the request is refused and charges nothing. Every
-other comes after it: the request is charged, and the fault is in what is sent back.
+A fault with a 4xx status comes before admission: the request is refused and charges nothing. Any
+other fault comes after it: the request is charged, and its answer is faulty.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,16 @@ FAULT_HEADER = "x-simulate-fault"
 
 
 class FaultKind(StrEnum):
-    """What goes wrong; the value is the word in the header and in the ledger."""
+    """What goes wrong. The value is the word in the header and in the ledger.
+
+    *Charged*: the request counts against the limits. *Paid*: its answer was generated and is on
+    the bill, too.
+    """
 
     RATE_LIMIT = "rate_limit"
     """429 although the budget is free."""
     INSUFFICIENT_QUOTA = "insufficient_quota"
-    """429 that waiting does not mend."""
+    """429 that waiting does not mend: the account has no credit."""
     SERVER_ERROR = "server_error"
     """500; charged, not paid."""
     OVERLOADED = "overloaded"
@@ -31,7 +35,7 @@ class FaultKind(StrEnum):
     CUT_STREAM = "cut_stream"
     """The connection closes before the answer is complete; paid."""
     STREAM_ERROR = "stream_error"
-    """An error event inside a stream, after HTTP 200; paid. What is not streamed is cut."""
+    """An error event inside a stream, after HTTP 200; paid. An answer in one body is cut."""
     OVERLOADED_529 = "overloaded_529"
     """529, as Anthropic has it; charged, not paid."""
     HANG = "hang"
@@ -39,9 +43,9 @@ class FaultKind(StrEnum):
     MALFORMED = "malformed"
     """200 with a body that is not JSON; paid."""
     ODD_USAGE = "odd_usage"
-    """Counts of tokens that are ``value``, as JSON; paid."""
+    """Both token counts of the usage are the JSON text ``value``; paid."""
     ODD_HEADER = "odd_header"
-    """Rate headers that are ``value``; paid."""
+    """All rate limit headers are ``value``; paid."""
     ODD_PAUSE = "odd_pause"
     """429 whose ``retry-after`` is ``value``."""
     DEEP_ERROR = "deep_error"
@@ -49,26 +53,26 @@ class FaultKind(StrEnum):
     DEEP = "deep"
     """200 with JSON that nests 50,000 objects; paid."""
     LARGE = "large"
-    """An answer of ``size_mb`` MiB; paid. A stream has one line of it."""
+    """An answer with ``size_mb`` MiB of spaces, in a stream as one line; paid."""
     PACKED = "packed"
-    """The same, of spaces, packed with gzip; paid."""
+    """The same, compressed with gzip; paid."""
     FOREIGN_PACKING = "foreign_packing"
-    """An answer in an encoding that nobody asked for; paid."""
+    """An answer that claims an encoding that was not offered, zstd; paid."""
     DRIP = "drip"
-    """A byte of the answer each ``every_seconds``; paid."""
+    """One byte of the answer each ``every_seconds``; paid."""
     STALL = "stall"
-    """The head and the first byte of an answer, and nothing more; paid."""
+    """The head and the first byte of an answer; then silence until the client leaves; paid."""
     REDIRECT = "redirect"
     """307 to ``value``; charged, not paid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One failure.
+    """One fault.
 
-    ``retry_after_seconds`` goes into the headers of an error answer. ``after_chunks`` is for
-    CUT_STREAM and STREAM_ERROR: events that are sent first. An answer that is not streamed is cut
-    in the middle of its body, or before its first byte if ``after_chunks`` is 0. ``value``,
+    ``retry_after_seconds`` goes into the headers of an error answer. ``after_chunks``, for
+    CUT_STREAM and STREAM_ERROR, is how many events are sent first; an answer that is not streamed
+    is cut in the middle of its body, or before its first byte if ``after_chunks`` is 0. ``value``,
     ``size_mb`` and ``every_seconds`` are for the kinds that name them.
     """
 
@@ -95,7 +99,7 @@ class Fault:
         return fault
 
     def refusal(self, model: str) -> Refusal | None:
-        """The error answer of this fault; None if it is no error status."""
+        """Return the error answer of this fault; None if its status is no error."""
         known = _ERRORS.get(self.kind)
         if known is None:
             return None

@@ -1,7 +1,8 @@
-"""Decides what every request gets: a refusal, a fault or an answer, and enters it in the ledger.
+"""Decides whether a request gets a refusal, a fault or an answer, and enters it in the ledger.
 
-Order: a request that cannot be read, then a fault that refuses, then the limits, then any other
-fault. No I/O but the ledger's file: what comes out is a ``Delivery`` for the server to carry out.
+It decides in this order: a malformed request is refused, then a fault may refuse, then the limits,
+and then any other fault applies. It does no I/O but the ledger's file: it returns a ``Delivery``,
+which the server sends.
 """
 
 import time
@@ -19,20 +20,25 @@ from .replies import ReplyFunction, answer
 from .request import Asked, Body
 
 FaultSchedule = Callable[[int, Body], Fault | None]
-"""Gets the request's number, from 1, and its body; says what goes wrong with it."""
+"""Gets the request's number, from 1, and its body; returns its fault, or None for none."""
 ODD_HEADERS = tuple(
     f"x-ratelimit-{part}-{what}"
     for part in ("limit", "remaining", "reset")
     for what in ("requests", "tokens")
 )
-"""The headers that the fault of this name sets."""
+"""The headers that ``FaultKind.ODD_HEADER`` sets."""
 Read = Callable[[bytes, Mapping[str, str]], Asked]
-"""Understands a request by its body and headers; raises ValueError if it cannot."""
+"""Reads a request from its body and headers; raises ValueError if it is malformed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a provider behaves; by default it has no limits, answers at once and never fails."""
+    """How a provider behaves. By default it has no limits, answers at once and never fails.
+
+    ``limits``: of all models together, or of each by name (``"*"`` for any other).
+    ``reply``: returns the text of an answer; without it, or for None, the provider answers.
+    ``faults``: returns what goes wrong; a header ``x-simulate-fault`` goes before it.
+    """
 
     limits: Limits | Mapping[str, Limits] = field(default_factory=Limits)
     latency: Latency = field(default_factory=Latency)
@@ -53,7 +59,7 @@ class Frontend:
         return self._gates.names()
 
     def take(self, raw: bytes, headers: Mapping[str, str], read: Read) -> Delivery:
-        """Decide one request, understood by ``read``; from here on it is in the ledger."""
+        """Decide about one request, which ``read`` reads, and enter it in the ledger."""
         entry = self._blank_entry()
         try:
             asked = read(raw, headers)
@@ -100,7 +106,7 @@ class Frontend:
         return error_delivery(refusal, headers, partial(self._finish, entry.index, None))
 
     def _fail(self, entry: Entry, error: Refusal, gate: Gate) -> Delivery:
-        """Answer a request that was admitted with an error of ours."""
+        """Answer an admitted, and thus charged, request with an error of the server."""
         self.ledger.open(replace(entry, status=error.status, why=error.why))
         finish = partial(self._finish, entry.index, gate)
         return error_delivery(error, self._headers(entry, gate), finish)
@@ -125,14 +131,14 @@ class Frontend:
         return {"x-request-id": f"req_{entry.index}", **rates}
 
     def _settle(self, entry: Entry, gate: Gate, why: str) -> None:
-        """An answer ended: only now is known what it took."""
+        """Settle the charge of an answer that ended: only now is its output known."""
         if entry.paid:
             output, now = entry.completion_tokens, time.monotonic()
             gate.settle(entry.charged_tokens, entry.prompt_tokens, output, now)
         self._finish(entry.index, gate, why)
 
     def _finish(self, index: int, gate: Gate | None, why: str) -> None:
-        """A delivery ended; ``gate`` is where it held a place."""
+        """Close the entry of a delivery that ended, and give its slot back to ``gate``."""
         if gate is not None:
             gate.leave()
         self.ledger.finish(index, why, wall=time.time(), monotonic=time.monotonic())

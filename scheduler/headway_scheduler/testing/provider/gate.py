@@ -1,7 +1,7 @@
-"""Who gets in: one gate holds the buckets and the requests in flight of one limit scope.
+"""Admits or refuses requests: a gate has the buckets and the requests in flight of one scope.
 
-A request is charged when it is admitted, 1 request and its tokens, as ``Charging`` counts them;
-where output is counted apart, or settled, that is done at its end.
+A request is charged at its admission: 1 request, and tokens as ``Charging`` counts them. A provider
+that counts output apart, or settles, does so at the end of the answer.
 """
 
 from collections.abc import Mapping
@@ -32,11 +32,11 @@ class Gate:
             self._output = Bucket.full(limits.output_per_minute, capacity, now)
 
     def charge(self, prompt: int, cap: int | None) -> int:
-        """The tokens that a request takes when it is admitted."""
+        """Return the tokens that a request is charged at its admission."""
         return self._limits.charging.admitted(prompt, cap)
 
     def settle(self, charged: int, prompt: int, output: int, now: float) -> None:
-        """Take or give back what the end of an answer changes."""
+        """Settle an answer that ended: charge its output, or correct what was charged for it."""
         charging, tokens = self._limits.charging, self._buckets.get("tokens")
         if charging is Charging.BEDROCK and tokens is not None:
             self._buckets["tokens"] = tokens.taken(prompt + output - charged, now)
@@ -44,10 +44,10 @@ class Gate:
             self._output = self._output.taken(output, now)
 
     def admit(self, model: str, tokens: int, now: float) -> Refusal | None:
-        """Charge the request and count it in flight, or say why not."""
+        """Charge the request and count it in flight, or return why it is refused."""
         if self._refusal(model, tokens, now) is not None:
             self.count_refused(now)
-            return self._refusal(model, tokens, now)  # its waiting time, now that it counted
+            return self._refusal(model, tokens, now)  # its wait, now that the refusal was charged
         for resource, cost in _costs(tokens).items():
             if resource in self._buckets:
                 self._buckets[resource] = self._buckets[resource].taken(cost, now)
@@ -55,16 +55,16 @@ class Gate:
         return None
 
     def leave(self) -> None:
-        """An admitted request is over."""
+        """Give back the slot of an admitted request."""
         self._in_flight -= 1
 
     def count_refused(self, now: float) -> None:
-        """Take what a refused request costs, if it costs anything."""
+        """Charge a refused request, where refused requests are charged."""
         if self._limits.refused_count and "requests" in self._buckets:
             self._buckets["requests"] = self._buckets["requests"].spilled(now)
 
     def headers(self, now: float) -> dict[str, str]:
-        """What answers tell of the limits that exist: ``x-ratelimit-*``, or as Anthropic's."""
+        """Return the rate limit headers of an answer: ``x-ratelimit-*``, or Anthropic's."""
         if self._limits.charging is Charging.ANTHROPIC:
             return self._dated_headers(now)
         found: dict[str, str] = {}
@@ -99,7 +99,7 @@ class Gate:
         return None if short is None else rate_limited(model, short)
 
     def _shortage(self, tokens: int, now: float) -> Shortage | None:
-        """The bucket that makes the request wait longest; None if it may go."""
+        """Return the bucket that makes the request wait longest; None if it may go."""
         found = [
             Shortage(
                 resource,
@@ -110,7 +110,7 @@ class Gate:
             )
             for resource, bucket in self._buckets.items()
         ]
-        if self._output is not None:  # what the answer will take is not known yet: 1 must be there
+        if self._output is not None:  # the answer's output is not known yet: 1 token must be there
             wait = self._output.wait_seconds(1, now)
             limit = self._output.per_minute
             found.append(Shortage("tokens", limit, limit, 1, wait))
@@ -125,8 +125,8 @@ def _costs(tokens: int) -> dict[str, int]:
 class Gates:
     """The gate of each model.
 
-    One ``Limits`` is one gate for all models. A mapping gives every model its own; ``"*"`` in it
-    is for each model that is not named, and without it those have no limit.
+    One ``Limits`` is one gate for all models. A mapping gives each model a gate of its own:
+    ``"*"`` has the limits of each model that it does not name; without ``"*"`` those have none.
     """
 
     def __init__(self, limits: Limits | Mapping[str, Limits], now: float) -> None:
@@ -135,7 +135,7 @@ class Gates:
         self._gates: dict[str, Gate] = {}
 
     def of(self, model: str, now: float) -> Gate:
-        """The gate that requests for ``model`` pass; a new one starts full."""
+        """Return the gate of ``model``. The buckets of a new gate are full."""
         if self._shared is not None:
             return self._shared
         if model not in self._gates:
@@ -143,7 +143,7 @@ class Gates:
         return self._gates[model]
 
     def names(self) -> tuple[str, ...]:
-        """Models that have limits of their own, in their order."""
+        """Return the models that have limits of their own, in the order of the settings."""
         if isinstance(self._limits, Limits):
             return ()
         return tuple(name for name in self._limits if name != ANY_MODEL)

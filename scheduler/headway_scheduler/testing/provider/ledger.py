@@ -1,7 +1,7 @@
-"""What the provider saw, request by request. Law of this file: no bucket code.
+"""Records every request that the provider saw. Law of this file: no bucket code.
 
-The ledger is the oracle of the tests, so it judges from its entries alone. It forgets nothing and
-thus grows with every request (some hundred bytes each): it is for tests, not for a service.
+The ledger is the oracle of the tests, so it judges by its entries alone, and not by the buckets
+that admitted them. It forgets nothing: it grows by some hundred bytes with each request.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple
 
 from .limits import Limits
 
-# Thousandths of a request or token: what float arithmetic on a clock may add up to.
+# Requests or tokens: the error that float arithmetic on a clock may add up to.
 _NOISE = 1e-3
 
 
@@ -47,7 +47,7 @@ class Entry:
 
 
 class Load(NamedTuple):
-    """The largest numbers seen, each for itself."""
+    """The largest number of requests, and of tokens: each may be of another window."""
 
     requests: float
     tokens: float
@@ -57,13 +57,13 @@ class Ledger:
     """The entries in order of arrival; ``index`` counts from 1."""
 
     def __init__(self, entries: Iterable[Entry] = (), *, path: Path | None = None) -> None:
-        """With ``path``, every finished entry is appended there as a JSON line and flushed."""
+        """With ``path``, append each finished entry there as a JSON line, and flush it."""
         self._entries = list(entries)
         self._file: IO[str] | None = None if path is None else path.open("a", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> "Ledger":
-        """The ledger of a provider in another process, in order of arrival."""
+        """Read the file of another process's ledger: its finished entries, in order of arrival."""
         lines = path.read_text(encoding="utf-8").splitlines()
         return cls(sorted((Entry(**json.loads(line)) for line in lines), key=lambda e: e.index))
 
@@ -72,7 +72,7 @@ class Ledger:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """All requests, those in flight too."""
+        """All requests, also those in flight."""
         return tuple(self._entries)
 
     @property
@@ -91,12 +91,12 @@ class Ledger:
         return tuple(entry for entry in self._entries if entry.paid)
 
     def duplicates(self) -> dict[str, int]:
-        """Digests of requests that were paid more than once, and how often."""
+        """Return the digests of requests that were paid more than once, and how often each was."""
         times = Counter(entry.digest for entry in self.paid)
         return {digest: count for digest, count in times.items() if count > 1}
 
     def worst_window(self, seconds: float) -> Load:
-        """The most accepted requests, and tokens, in any half-open window of ``seconds`` > 0."""
+        """Return the most accepted requests, and tokens, in any half-open window of ``seconds``."""
         window: deque[Entry] = deque()
         requests, tokens, charged = 0, 0, 0
         for entry in self.accepted:
@@ -108,7 +108,7 @@ class Ledger:
         return Load(requests, tokens)
 
     def most_at_once(self) -> int:
-        """The most accepted requests in flight at the same time."""
+        """Return the most accepted requests that were in flight at the same time."""
         starts = [(entry.received_monotonic, 1) for entry in self.accepted]
         ends = [
             (entry.finished_monotonic, -1)
@@ -122,9 +122,9 @@ class Ledger:
         return most
 
     def excess(self, limits: Limits, model: str | None = None) -> Load:
-        """By how much any window broke ``limits``, for one model or all; 0.0 when none did.
+        """Return by how much the worst window is above ``limits``; 0.0 if none is.
 
-        See ``worst_excess`` for what a window may hold.
+        It counts requests for ``model``, or all. See ``worst_excess`` for what a window may hold.
         """
         chosen = [entry for entry in self.accepted if model in (None, entry.model)]
         requests = [(entry.received_monotonic, 1.0) for entry in chosen]
@@ -141,7 +141,7 @@ class Ledger:
         self._entries.append(entry)
 
     def finish(self, index: int, why: str, *, wall: float, monotonic: float) -> None:
-        """A request is over. ``why`` is kept if it is empty."""
+        """Close the entry of a request that is over. An empty ``why`` leaves the entry's reason."""
         entry = self._entries[index - 1]
         done = replace(entry, why=why or entry.why, finished_at=wall, finished_monotonic=monotonic)
         self._entries[index - 1] = done
@@ -150,7 +150,7 @@ class Ledger:
             self._file.flush()
 
     def as_json(self) -> dict[str, Any]:
-        """What ``GET /ledger`` answers."""
+        """Return the body of ``GET /ledger``."""
         return {"entries": [asdict(entry) for entry in self._entries]}
 
     def close(self) -> None:
@@ -162,7 +162,9 @@ class Ledger:
 def worst_excess(
     charges: Iterable[tuple[float, float]], capacity: float, per_second: float
 ) -> float:
-    """How far any window of ``(second, amount)`` charges, in order, is above its allowance.
+    """Return by how much the worst window of charges is above its allowance; 0.0 if none is.
+
+    ``charges`` are ``(second, amount)`` in order of time.
 
     A window from charge j to charge i may hold ``capacity + per_second * (t_i - t_j)``; charge i
     alone may be above the capacity if all before it is paid back. The largest sum over all j at i

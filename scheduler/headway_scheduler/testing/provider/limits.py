@@ -1,4 +1,4 @@
-"""What a provider allows, as token buckets. Law of this file: pure; time is an argument.
+"""The limits of a provider, as token buckets. Law of this file: pure; time is an argument.
 
 A bucket holds at most ``capacity`` and refills continuously. A cost above the capacity passes when
 the bucket is full and leaves it in debt, so that a long request is slow rather than impossible.
@@ -8,30 +8,31 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-# In requests or tokens: what float arithmetic may lose between "wait x" and being back after x.
+# Requests or tokens that float arithmetic may lose: a client that waits as long as it was told
+# must not find the bucket a rounding error too empty.
 ROUNDING = 1e-6
 
 
 DEFAULT_CAP_TOKENS = 4096
-"""What Bedrock takes for the output of a request that names no cap."""
+"""Tokens that Bedrock charges for the output of a request that states no cap."""
 
 
 class Charging(StrEnum):
-    """Whose way of counting tokens holds, as each documents it."""
+    """The provider whose way of counting tokens applies, as that provider documents it."""
 
     OPENAI = "openai"  # the larger of prompt and output cap, at admission, for good
     AZURE = "azure"  # prompt and output cap, at admission, for good
-    ANTHROPIC = "anthropic"  # the prompt at admission; the output at its end, of a limit of its own
+    ANTHROPIC = "anthropic"  # the prompt at admission; the output at its end, from its own limit
     GEMINI = "gemini"  # the prompt at admission
     BEDROCK = "bedrock"  # prompt and output cap at admission, settled to what was used at the end
 
     @property
     def has_headers(self) -> bool:
-        """Whether answers tell of limits."""
+        """Whether answers have rate limit headers."""
         return self not in (Charging.GEMINI, Charging.BEDROCK)
 
     def admitted(self, prompt: int, cap: int | None) -> int:
-        """The tokens that a request takes when it arrives."""
+        """Return the tokens that a request is charged when it is admitted."""
         match self:
             case Charging.OPENAI:
                 return max(prompt, cap or 0)
@@ -44,11 +45,12 @@ class Charging(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one bucket set allows; None means that there is no such limit.
+    """The limits of one scope; None for no limit.
 
-    ``burst_seconds`` is how long unused budget piles up. ``concurrency`` counts requests in flight.
-    With ``refused_count`` a refused request takes one request too, as OpenAI documents.
-    ``output_per_minute`` is only for ``charging`` that counts output apart.
+    ``burst_seconds``: for how long unused budget piles up, so the capacity of a bucket.
+    ``concurrency``: requests in flight. ``refused_count``: whether a refused request is charged one
+    request too, as OpenAI documents. ``output_per_minute``: tokens of answers, for a ``charging``
+    that counts them apart.
 
     Raises ValueError for a limit or a burst that is not above 0.
     """
@@ -74,7 +76,7 @@ class Limits:
 
     @property
     def request_capacity(self) -> float:
-        """Requests in a full bucket; at least 1, or nothing would ever pass. Infinite if none."""
+        """Requests in a full bucket, at least 1. Infinite without a request limit."""
         return max(1.0, _capacity(self.requests_per_minute, self.burst_seconds))
 
     @property
@@ -98,48 +100,49 @@ class Bucket:
 
     @classmethod
     def full(cls, per_minute: float, capacity: float, now: float) -> "Bucket":
-        """A bucket that nobody has drawn on."""
+        """Return a full bucket; ``now`` in seconds of the caller's clock, as everywhere below."""
         return cls(per_minute, capacity, capacity, now)
 
     def refilled(self, now: float) -> "Bucket":
-        """The same bucket at ``now``, in seconds of the caller's clock."""
+        """Return the bucket as it is at ``now``."""
         fill = self.fill + (now - self.at) * self.per_minute / 60
         return replace(self, fill=min(self.capacity, fill), at=now)
 
     def wait_seconds(self, cost: float, now: float) -> float:
-        """Seconds until ``cost`` passes if nobody else draws; 0.0 if it passes now."""
+        """Return the seconds until ``cost`` passes if nobody else draws; 0.0 if it passes now."""
         short = min(cost, self.capacity) - self.refilled(now).fill
         return 0.0 if short <= ROUNDING else short * 60 / self.per_minute
 
     def taken(self, cost: float, now: float) -> "Bucket":
-        """The bucket after ``cost`` passed."""
+        """Return the bucket after ``cost`` was taken."""
         filled = self.refilled(now)
         return replace(filled, fill=filled.fill - cost)
 
     def spilled(self, now: float) -> "Bucket":
-        """The bucket after a refusal that counts as a request.
+        """Return the bucket after a refusal that is charged as a request.
 
-        It empties but never owes: who hammers stays out, and gets in again once he stops.
+        It empties but never goes into debt: a client that hammers is refused as long as it hammers,
+        and gets in again soon after it stops.
         """
         filled = self.refilled(now)
         return replace(filled, fill=min(filled.fill, max(0.0, filled.fill - 1)))
 
     def remaining(self, now: float) -> int:
-        """Whole units that are left."""
+        """Return the whole requests or tokens that are left."""
         return max(0, math.floor(self.refilled(now).fill + ROUNDING))
 
     def reset_seconds(self, now: float) -> float:
-        """Seconds until the bucket is full again."""
+        """Return the seconds until the bucket is full again."""
         return (self.capacity - self.refilled(now).fill) * 60 / self.per_minute
 
 
 def milliseconds(seconds: float) -> int:
-    """Whole milliseconds, rounded up: who waits that long has waited enough."""
+    """Return whole milliseconds, rounded up, so that waiting for that long is enough."""
     return math.ceil(round(seconds * 1000, 6))
 
 
 def format_duration(seconds: float) -> str:
-    """A duration as in OpenAI's ``x-ratelimit-reset-*``: ``120ms``, ``1.5s``, ``6m0s``."""
+    """Format a duration as OpenAI's ``x-ratelimit-reset-*``: ``120ms``, ``1.5s``, ``6m0s``."""
     total = milliseconds(seconds)
     if 0 < total < 1000:
         return f"{total}ms"

@@ -21,7 +21,7 @@ class Refusal:
     retry_seconds: float | None = None
     details: Any = None
     odd_pause: str | None = None
-    """Stands in ``retry-after`` as it is."""
+    """Replaces the value of ``retry-after``, whatever it says."""
 
     def body(self) -> dict[str, Any]:
         """The JSON body."""
@@ -41,7 +41,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """A bucket that is too empty: its resource and what the message tells about it."""
+    """A bucket that is too empty: its resource, and the numbers of the message."""
 
     resource: str
     limit: float
@@ -51,7 +51,7 @@ class Shortage:
 
 
 def rate_limited(model: str, short: Shortage) -> Refusal:
-    """The budget does not allow it now; it does in ``short.wait_seconds``."""
+    """Refuse a request that the bucket will allow in ``short.wait_seconds``."""
     message = (
         f"Rate limit reached for {model} on {_UNITS[short.resource]}: Limit {short.limit:.10g}, "
         f"Used {short.used:.10g}, Requested {short.requested:.10g}. "
@@ -62,7 +62,7 @@ def rate_limited(model: str, short: Shortage) -> Refusal:
 
 
 def too_large(model: str, limit: float, requested: float) -> Refusal:
-    """The request alone is above the limit: waiting cannot help, so no time is named."""
+    """Refuse a request that is above the limit by itself: no wait helps, so none is named."""
     message = (
         f"Request too large for {model} on tokens per min (TPM): Limit {limit:.10g}, "
         f"Requested {requested:.10g}. The input or output tokens must be reduced in order to run "
@@ -72,11 +72,11 @@ def too_large(model: str, limit: float, requested: float) -> Refusal:
 
 
 def too_many_at_once(model: str, limit: int) -> Refusal:
-    """Too many requests in flight. Nobody knows when one ends, so no time is named."""
+    """Refuse a request because of those in flight. Their ends are unknown: no wait is named."""
     message = f"Too many concurrent requests for {model}: Limit {limit}."
     return Refusal(429, "concurrency", message, "requests", "rate_limit_exceeded")
 
 
 def bad_request(message: str) -> Refusal:
-    """The caller sent something that is no chat completion request."""
+    """Refuse a malformed request."""
     return Refusal(400, "bad_request", message, "invalid_request_error")

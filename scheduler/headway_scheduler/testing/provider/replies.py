@@ -1,4 +1,4 @@
-"""What the simulated model says, and its form on the wire. Pure and deterministic."""
+"""Makes the simulated model's answers, and their JSON bodies. Pure and deterministic."""
 
 import json
 import math
@@ -10,9 +10,10 @@ from .request import Asked, Body
 from .schemas import example
 from .vectors import embeddings
 
-# So that a long answer does not become thousands of events.
-_MOST_PIECES = 20
-_SHORTEST_PIECE = 4
+_MOST_CHUNKS = 20
+"""A streamed text has at most so many chunks: a long answer would become thousands of events."""
+_SHORTEST_CHUNK = 4
+"""Characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +26,11 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer. ``output_tokens`` defaults to a quarter of its characters, rounded up.
+    """What the model says.
 
-    ``cached_tokens`` are those of the prompt that were in the provider's cache, ``tier`` is the
-    service tier that the answer names.
+    ``output_tokens`` defaults to a quarter of the characters, rounded up. ``cached_tokens`` are
+    tokens of the prompt that the provider had in its cache. ``tier`` is the service tier that the
+    answer names.
     """
 
     text: str = ""
@@ -44,7 +46,7 @@ ReplyFunction = Callable[[Body], "str | Reply | None"]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A reply to one request: everything that its bodies are built from."""
+    """A reply to one request, with all that its bodies need. ``created``: epoch seconds."""
 
     index: int
     created: int
@@ -54,7 +56,7 @@ class Answer:
     finish_reason: str
 
     def completion(self) -> Body:
-        """The body of an answer that is not streamed."""
+        """Return the body of an answer that is not streamed."""
         if self.asked.inputs is not None:
             return embeddings(self.asked)
         message: Body = {"role": "assistant", "content": self.reply.text or None}
@@ -66,10 +68,10 @@ class Answer:
         return self._envelope("chat.completion", [choice]) | {"usage": self.usage()}
 
     def chunks(self) -> Iterator[Body]:
-        """The bodies of a streamed answer, without the end mark."""
+        """Yield the bodies of a streamed answer, without the end mark."""
         yield self._chunk({"role": "assistant", "content": ""})
-        for piece in _pieces(self.reply.text):
-            yield self._chunk({"content": piece})
+        for text in _chunks_of(self.reply.text):
+            yield self._chunk({"content": text})
         for number in range(len(self.reply.tool_calls)):
             yield self._chunk({"tool_calls": [{"index": number, **self._call(number)}]})
         yield self._chunk({}, self.finish_reason)
@@ -77,7 +79,7 @@ class Answer:
             yield self._envelope("chat.completion.chunk", []) | {"usage": self.usage()}
 
     def usage(self) -> Body:
-        """Token counts."""
+        """Return the ``usage`` of the answer."""
         prompt, completion = self.asked.prompt_tokens, self.completion_tokens
         usage: Body = {
             "prompt_tokens": prompt,
@@ -106,13 +108,13 @@ class Answer:
     def _call(self, number: int) -> Body:
         call = self.reply.tool_calls[number]
         function = {"name": call.name, "arguments": json.dumps(call.arguments)}
-        # From the request, not from a counter: the same question gets the same answer.
+        # Made from the request, not from a counter: the same question gets the same answer.
         identity = f"call_{self.asked.digest[:12]}_{number}"
         return {"id": identity, "type": "function", "function": function}
 
 
 def answer(asked: Asked, index: int, created: int, reply: ReplyFunction | None) -> Answer:
-    """Let the script answer, or the provider itself; never more than the output cap."""
+    """Answer with ``reply``, or as the provider does by default; cut at the output cap."""
     if asked.inputs is not None:
         return Answer(index, created, asked, Reply(), 0, "")
     scripted = None if reply is None else reply(asked.body)
@@ -126,7 +128,7 @@ def answer(asked: Asked, index: int, created: int, reply: ReplyFunction | None) 
 
 
 def default_reply(asked: Asked) -> Reply:
-    """The required tool, the wanted JSON or a sentence; a function of the request alone."""
+    """Call the required tool, or say the wanted JSON or a sentence, by the request alone."""
     tool = _required_tool(asked.body)
     if tool is not None:
         return Reply(tool_calls=(ToolCall(tool["name"], example(tool.get("parameters") or {})),))
@@ -155,6 +157,6 @@ def _count(reply: Reply) -> int:
     return math.ceil((len(reply.text) + calls) / 4)
 
 
-def _pieces(text: str) -> Iterator[str]:
-    length = max(_SHORTEST_PIECE, math.ceil(len(text) / _MOST_PIECES))
+def _chunks_of(text: str) -> Iterator[str]:
+    length = max(_SHORTEST_CHUNK, math.ceil(len(text) / _MOST_CHUNKS))
     return (text[start : start + length] for start in range(0, len(text), length))

@@ -1,4 +1,4 @@
-"""What a client asked for. Pure: bytes and headers in, an ``Asked`` out.
+"""Reads requests. Pure: bytes and headers in, an ``Asked`` out.
 
 A chat completion has ``messages``, embeddings have ``input``: texts, or lists of token numbers.
 """
@@ -16,7 +16,11 @@ Input = str | tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request as the provider counts it; of embeddings, ``inputs`` is what. Holds no key."""
+    """A request as the provider counts it. Holds no key.
+
+    ``who`` names the caller: the header ``x-headway-call``, else the body's ``user``. ``digest`` is
+    the SHA-256 of its content. ``inputs`` are the texts or tokens to embed; None for a chat.
+    """
 
     body: Body
     model: str
@@ -32,15 +36,12 @@ class Asked:
 
     @property
     def output_cap(self) -> int | None:
-        """The most tokens that the client wants back."""
+        """The cap that the client sets on the tokens of the answer; None without a cap."""
         return output_cap(self.body)
 
 
 def read_chat(raw: bytes, headers: Mapping[str, str]) -> Asked:
-    """Understand a request for a chat completion.
-
-    Raises ValueError if it is none.
-    """
+    """Read a request for a chat completion. Raises ValueError if it is malformed."""
     body = _body(raw)
     messages = body.get("messages")
     if not isinstance(messages, list) or not all(isinstance(part, dict) for part in messages):
@@ -56,10 +57,7 @@ def read_chat(raw: bytes, headers: Mapping[str, str]) -> Asked:
 
 
 def read_embeddings(raw: bytes, headers: Mapping[str, str]) -> Asked:
-    """Understand a request for embeddings.
-
-    Raises ValueError if it is none.
-    """
+    """Read a request for embeddings. Raises ValueError if it is malformed."""
     body = _body(raw)
     given = body.get("input")
     several: list[Any] = given if isinstance(given, list) and not _is_tokens(given) else [given]
@@ -93,14 +91,14 @@ def _who(body: Body, headers: Mapping[str, str]) -> str:
 
 
 def output_cap(body: Body) -> int | None:
-    """``max_completion_tokens`` or its older name; None if there is no cap."""
+    """Return ``max_completion_tokens``, or ``max_tokens``; None if there is no cap."""
     return body.get("max_completion_tokens") or body.get("max_tokens")
 
 
 def estimate_tokens(messages: list[Body]) -> int:
-    """Tokens of a prompt: a quarter of its characters, rounded up.
+    """Return the tokens of a prompt: a quarter of its characters, rounded up.
 
-    Characters are those of texts, and of the names and arguments of tool calls; not of images.
+    Texts count, and the names and arguments of tool calls; images do not.
     """
     return math.ceil(sum(len(text) for message in messages for text in _texts(message)) / 4)
 
@@ -117,6 +115,9 @@ def _texts(message: Body) -> Iterator[str]:
 
 
 def digest(messages: list[Body], tools: list[Body] | None) -> str:
-    """SHA-256 of messages and tools as canonical JSON; model and settings do not count."""
+    """Return the SHA-256 of messages and tools as canonical JSON, in hex.
+
+    The model and the settings are left out, so a digest names a question, whoever answers it.
+    """
     text = json.dumps([messages, tools or []], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""A value that a JSON schema accepts: the plainest one, always the same. Pure.
+"""Makes a plain value that a JSON schema accepts, always the same. Pure.
 
-Knows what structured outputs use: objects, arrays, strings, numbers, booleans, enums, ``$ref``,
-``anyOf``. Patterns and formats are ignored.
+It knows the part of JSON schema that structured outputs use: objects, arrays, strings, numbers,
+booleans, enums, ``$ref``, ``anyOf``. It ignores patterns and formats.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ _DEEP = 6
 
 
 def example(schema: Schema, root: Schema | None = None, depth: int = 0) -> Any:
-    """A value that ``schema`` accepts; ``root`` is where its ``$ref`` point into."""
+    """Return a value that ``schema`` accepts. Each ``$ref`` points into ``root``."""
     root = schema if root is None else root
     if "$ref" in schema:
         return example(_resolve(schema["$ref"], root), root, depth + 1)
@@ -35,7 +35,7 @@ def _resolve(reference: str, root: Schema) -> Schema:
 
 
 def _choose(options: list[Schema], depth: int) -> Schema:
-    """The first option; deep down the one that ends."""
+    """Return the first option; from ``_DEEP`` on, null if it is an option, so that this ends."""
     if depth >= _DEEP:
         return next((option for option in options if option.get("type") == "null"), options[0])
     return options[0]

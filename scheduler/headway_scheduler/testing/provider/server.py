@@ -1,8 +1,8 @@
-"""The provider's network: one loopback socket, starlette for the routes, uvicorn for HTTP.
+"""Serves the provider over HTTP: one loopback socket, starlette for the routes, uvicorn for HTTP.
 
-uvicorn's own ``serve`` takes over the process's signals and ends in tenths of a second at best.
-So its startup is used and the end is ours: connections are closed, each handler sees its client
-leave, and the last task is awaited before the context ends.
+uvicorn's own ``serve`` takes over the process's signals and takes tenths of a second to end. So
+this file uses uvicorn's startup and ends by itself: it closes the connections, each handler sees
+its client leave, and the context ends when the last task has.
 """
 
 import asyncio
@@ -33,7 +33,8 @@ CLIENT_LEFT = "client_left"
 # Longer than clients keep an idle connection: the provider never closes one under a request.
 _KEEP_ALIVE_SECONDS = 75
 
-# A connection that was just accepted gets its protocol some loop iterations later.
+# The event loop gives an accepted connection its protocol some iterations later. `stop` waits for
+# that, or it would leave such a connection open.
 _ACCEPT_SECONDS = 0.002
 
 HangUp = Callable[[Scope], None]
@@ -41,14 +42,14 @@ HangUp = Callable[[Scope], None]
 
 @dataclass(frozen=True, slots=True)
 class SimulatedProvider:
-    """A provider that is up. ``base_url`` is what an OpenAI client is given; it ends in ``/v1``."""
+    """A running provider. ``base_url`` is for OpenAI clients: it ends in ``/v1``."""
 
     base_url: str
     ledger: Ledger
 
     @property
     def ledger_url(self) -> str:
-        """Where ``GET`` answers the ledger as JSON."""
+        """The URL whose ``GET`` returns the ledger as JSON."""
         return self.base_url.removesuffix("/v1") + "/ledger"
 
 
@@ -56,9 +57,10 @@ class SimulatedProvider:
 async def simulated_provider(
     settings: Settings | None = None, *, port: int = 0, ledger_path: Path | None = None
 ) -> AsyncIterator[SimulatedProvider]:
-    """Run a provider on loopback until the context ends. Port 0 is any free one.
+    """Run a provider on loopback until the context ends. Port 0 takes any free port.
 
-    Raises OSError if the port is taken.
+    ``ledger_path``: a file to which each finished request is appended. Raises OSError if the port
+    is taken or the file cannot be written.
     """
     with (
         _listen(port) as listener,
@@ -83,7 +85,7 @@ def _listen(port: int) -> socket.socket:
 
 
 class _Site:
-    """The routes of one frontend, and the uvicorn server that they are served by."""
+    """The routes of one frontend, and the uvicorn server that serves them."""
 
     def __init__(self, frontend: Frontend) -> None:
         self._frontend = frontend
@@ -178,7 +180,7 @@ class _Played(Response):
             await anyio.sleep(part.wait_seconds)
             last = number == len(parts) - 1
             if last and ending is Ending.WHOLE:
-                self._finish("")  # first: who has the answer must find it in the ledger
+                self._finish("")  # before it is sent: a client that has it finds it in the ledger
             if number == 0:
                 await send({**start, "headers": self.raw_headers})
             more = not last or ending is not Ending.WHOLE

@@ -1,6 +1,6 @@
-"""Embeddings that mean something: texts that share words lie close together. Pure.
+"""Makes embeddings in which texts that share words lie close together. Pure.
 
-A word is a direction that its hash picks, a text the sum of its words, scaled to length 1.
+The hash of a word picks a direction; a text is the sum of its words, scaled to length 1.
 """
 
 import base64
@@ -16,7 +16,7 @@ DIMENSIONS = 64
 
 
 def embeddings(asked: Asked) -> Body:
-    """The body of an answer to a request for embeddings."""
+    """Return the body of an answer to a request for embeddings."""
     assert asked.inputs is not None
     dimensions = asked.body.get("dimensions") or DIMENSIONS
     is_packed = asked.body.get("encoding_format") == "base64"
@@ -30,7 +30,7 @@ def embeddings(asked: Asked) -> Body:
 
 
 def vector(given: Input, dimensions: int = DIMENSIONS) -> list[float]:
-    """The embedding of a text, or of tokens."""
+    """Return the embedding of a text, or of tokens."""
     words = re.findall(r"\w+", given.lower()) if isinstance(given, str) else map(str, given)
     total = [0.0] * dimensions
     for word in words:
@@ -41,7 +41,7 @@ def vector(given: Input, dimensions: int = DIMENSIONS) -> list[float]:
 
 
 def _direction(word: str, dimensions: int) -> list[tuple[int, float]]:
-    """Eight places with a sign each."""
+    """Return eight (place, sign) pairs, which may name a place twice."""
     digest = hashlib.sha256(word.encode()).digest()
     threes = zip(digest[::4], digest[1::4], digest[2::4], strict=False)
     return [((a * 256 + b) % dimensions, 1.0 if sign % 2 else -1.0) for a, b, sign in threes]
