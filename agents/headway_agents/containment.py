@@ -75,6 +75,10 @@ def contain_agent(agent: ChatAgent) -> None:
     async def contained_stream(
         messages: Sequence[BaseChatMessage], cancellation_token: CancellationToken
     ) -> AsyncGenerator[BaseAgentEvent | BaseChatMessage | Response, None]:
+        # AutoGen's own agents hand the token on. Others may await something that knows none, and
+        # the team's runtime could not stop before they end.
+        if (task := asyncio.current_task()) is not None:
+            cancellation_token.link_future(task)
         try:
             async with aclosing(stream(messages, cancellation_token)) as events:
                 name = f"agent {agent.name!r}"
@@ -84,7 +88,6 @@ def contain_agent(agent: ChatAgent) -> None:
         except Exception:
             raise
         except BaseException as error:
-            # The token of a run that ends cancels what its agents await, and not their tasks.
             if is_asked_for(error) or cancellation_token.is_cancelled():
                 raise
             raise contained(error) from error
