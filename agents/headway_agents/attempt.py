@@ -159,7 +159,7 @@ class TeamWork:
         self._token = token
         self._events: asyncio.Queue[Message | TaskResult | None] = asyncio.Queue()
         self._driver = asyncio.create_task(self._drive(task))
-        self._driver.add_done_callback(lambda _: self._events.put_nowait(None))
+        self._driver.add_done_callback(self._end)
 
     def __aiter__(self) -> Self:
         return self
@@ -179,8 +179,11 @@ class TeamWork:
             with anyio.CancelScope(shield=True):
                 await asyncio.wait([self._driver], timeout=GRACE_SECONDS)
             self._driver.cancel()  # its code ignores the token; AutoGen's runtime is given up
-        if self._driver.done() and not self._driver.cancelled():
-            self._driver.exception()  # asyncio logs what nobody asks for
+
+    def _end(self, driver: asyncio.Task[None]) -> None:
+        if not driver.cancelled():
+            driver.exception()  # whoever stops early does not ask for it, and asyncio would log it
+        self._events.put_nowait(None)
 
     async def _drive(self, task: Task) -> None:
         stream = self._team.run_stream(task=task, cancellation_token=self._token)
@@ -193,8 +196,8 @@ class _ClosedRuns(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, asyncio.CancelledError):
-            return False
+        if isinstance(error, asyncio.CancelledError) and current_scope.get() is not None:
+            return False  # what code of a run raises by itself was made a WorkflowExited
         while error is not None:
             if isinstance(error, RunClosed | QueueShutDown) or "GroupChatError" in str(error):
                 return False
