@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from anyio import to_thread
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from headway_agents import Attempt, Journal, Model, RunScope, ScheduledClient
 
+Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 KEY_COMMAND_SECONDS = 30.0
 """How long a command may take to print a key; a password manager may ask a person first."""
@@ -68,11 +69,12 @@ class Workflows:
         self._run_clients: dict[str, list[ChatCompletionClient]] = {}
         self._sdks: dict[str, AsyncOpenAI] = {}
 
-    def register(self, name: str, factory: Callable[..., Any]) -> None:
-        """Name a factory. Raises CallerError if the name is taken."""
+    def register(self, name: str, factory: Factory) -> Factory:
+        """Name a factory, and return it. Raises CallerError if the name is taken."""
         if name in self._factories or name in self._config.workflows:
             raise CallerError(f"workflow {name!r} is registered already: choose another name")
         self._factories[name] = factory
+        return factory
 
     def describe(self, reference: str) -> tuple[str, str | None]:
         """Resolve the reference of a user to what a row keeps: (workflow, component text or None).

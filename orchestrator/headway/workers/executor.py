@@ -15,6 +15,7 @@ from anyio.abc import TaskGroup
 
 from headway_scheduler.errors import RunNotResumable, SchedulerClosed, StoreError, WorkerEvicted
 from headway_scheduler.model.batch import Batch
+from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.ports import Store
@@ -105,11 +106,22 @@ class Executor:
             existing = await self._store.run_with_key(key) if key is not None else None
         return existing or run
 
-    async def start(self, new: Run) -> RunHandle:
+    async def submit(self, new: Run, asked_priority: Priority) -> RunHandle:
+        """Queue a run for any worker, and return its handle. Raises StoreError."""
+        handle = self.handle(await self.queue(new))
+        handle.asked_priority = asked_priority
+        return handle
+
+    async def start(self, new: Run, asked_priority: Priority) -> RunHandle:
         """Queue a run and execute it. If its key was used before, go on with that run, or show it.
 
         Raises StoreError.
         """
+        handle = await self._started(new)
+        handle.asked_priority = asked_priority
+        return handle
+
+    async def _started(self, new: Run) -> RunHandle:
         await self.join()
 
         async def queued() -> tuple[Run, RunHandle | None]:
