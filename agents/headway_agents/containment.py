@@ -219,6 +219,9 @@ def _take_back(task: asyncio.Task[Any], asked: int) -> None:
         task.uncancel()
 
 
+_EXITS = (SystemExit, KeyboardInterrupt)
+
+
 class _Guarded(Coroutine[Any, Any, Any]):
     """A coroutine that lets out neither SystemExit, KeyboardInterrupt nor its own cancellation.
 
@@ -244,25 +247,22 @@ class _Guarded(Coroutine[Any, Any, Any]):
         return self.send(None)
 
     def send(self, value: Any) -> Any:
-        task = asyncio.current_task()
-        asked = 0 if task is None else task.cancelling()
-        with LoopTime(self._what):
-            try:
-                return self._coro.send(value)
-            # `close` throws GeneratorExit in, by `throw`: here the code itself raised it.
-            except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
-                raise contained(error) from error
-            finally:
-                if task is not None and task.cancelling() > asked:
-                    _take_back(task, asked)
+        # Who closes a coroutine throws GeneratorExit in. Here the code raises it by itself.
+        return self._step((*_EXITS, GeneratorExit), self._coro.send, value)
 
     def throw(self, *raised: Any) -> Any:
+        return self._step(_EXITS, self._coro.throw, *raised)
+
+    def _step(
+        self, exits: tuple[type[BaseException], ...], step: Callable[..., Any], *given: Any
+    ) -> Any:
+        """Take one step, timed; contain ``exits`` and a cancellation of the task by itself."""
         task = asyncio.current_task()
         asked = 0 if task is None else task.cancelling()
         with LoopTime(self._what):
             try:
-                return self._coro.throw(*raised)
-            except (SystemExit, KeyboardInterrupt) as error:
+                return step(*given)
+            except exits as error:
                 raise contained(error) from error
             finally:
                 if task is not None and task.cancelling() > asked:
