@@ -1,16 +1,17 @@
 """Keeps what the code of a run raises inside that run. Law: no run ends the event loop.
 
 Theory of operation. asyncio ends its loop, and with it every run of the process, when a task raises
-SystemExit or KeyboardInterrupt: argparse does so in a tool that is given a wrong option. A
-CancelledError that nobody asked for looks like the end of the process to whoever awaits the task; a
-task that cancels itself asks for nothing.
-So wherever code of a workflow is awaited, what is no ``Exception`` becomes :class:`WorkflowExited`.
-AutoGen runs agents in tasks of its own: those get it from the task factory of the loop.
+SystemExit or KeyboardInterrupt: argparse does so in a tool that gets a wrong option. A stray
+CancelledError looks like the end of the process to every task that awaits; it is stray if nobody
+but the task itself asked for it.
+So wherever code of a workflow is awaited, any error that is no ``Exception`` becomes a
+:class:`WorkflowExited`. AutoGen runs agents in tasks of its own: the loop's task factory guards
+those.
 
-Ctrl-C is not lost: asyncio's runner answers it by cancelling the main task, which is asked for.
+Ctrl-C still works: asyncio's runner answers it by cancelling the main task from outside.
 
 Code that blocks the event loop cannot be interrupted, and all runs of the process wait for it. So
-the time of each step of these tasks is taken, and what blocked is named in the log.
+each step of these tasks is timed, and the log names the code that blocked.
 """
 
 import asyncio
@@ -35,12 +36,12 @@ from .calls.errors import described, text_of
 from .scope import acting_step, current_scope
 
 BLOCKED_SECONDS = 2.0
-"""How long code of a run may keep the event loop busy without being named in the log. By then a
-leader has been replaced. Less is what an import or a large team takes on a busy machine."""
+"""Code of a run that keeps the event loop busy for so long is named in the log. By then a leader
+has been replaced; imports and large teams take less, even on a busy machine."""
 
 T = TypeVar("T")
 Factory = Callable[[Any], Team | ChatAgent | Awaitable[Team | ChatAgent]]
-"""Makes a fresh team for each attempt of a run, from what makes clients of models."""
+"""Makes a fresh team for each attempt of a run. Its argument makes clients of models."""
 
 _log = logging.getLogger("headway")
 
@@ -57,7 +58,7 @@ def contained(error: BaseException) -> Exception:
     """Return an error that ends nothing but the run: itself, or a WorkflowExited in its place."""
     if isinstance(error, Exception):
         return error
-    # The last frame is the one that raised; the first ones are ours and AutoGen's.
+    # The last frame raised; the first ones are Headway's and AutoGen's.
     where = traceback.extract_tb(error.__traceback__)[-1:]
     place = "".join(f", raised in {each.filename}:{each.lineno} ({each.name})" for each in where)
     exited = WorkflowExited(f"{type(error).__name__}: {text_of(error)}{place}")
@@ -66,9 +67,9 @@ def contained(error: BaseException) -> Exception:
 
 
 def contain_agent(agent: ChatAgent) -> None:
-    """Contain what ``agent`` raises, in a team or alone.
+    """Contain the errors of ``agent``, in a team or alone.
 
-    A team waits for ever for an agent of which it caught no ``Exception``.
+    AutoGen catches each ``Exception`` of an agent. After any other error its team waits for ever.
     """
     stream = agent.on_messages_stream
 
@@ -96,15 +97,16 @@ def contain_agent(agent: ChatAgent) -> None:
 
 
 def contain_tool_calls(agent: AssistantAgent) -> None:
-    """Have the model told what a tool call of ``agent`` raises.
+    """Turn each error of a tool call of ``agent`` into a result that its model reads.
 
-    Such an agent waits for ever for a tool call that raised: AutoGen expects arguments that are no
-    JSON, and no others, such as a number of 5,000 digits, or a list for a handoff.
+    Without that, the agent waits for ever for a tool call that raised: AutoGen handles arguments
+    that are no JSON, but no other wrong ones, such as a number of 5,000 digits, or a list for a
+    handoff.
     """
-    vars(agent)[RESULT_PROCESSOR] = result_processor(type(agent), _told)
+    vars(agent)[RESULT_PROCESSOR] = result_processor(type(agent), _contained_tool_calls)
 
 
-def _told(execute: ExecuteToolCall) -> ExecuteToolCall:
+def _contained_tool_calls(execute: ExecuteToolCall) -> ExecuteToolCall:
     async def contained_call(*, tool_call: FunctionCall, **more: Any) -> ToolCallResult:
         try:
             return await contain(execute(tool_call=tool_call, **more))
@@ -120,9 +122,9 @@ def _told(execute: ExecuteToolCall) -> ExecuteToolCall:
 
 
 class LoopTime:
-    """Name in the log what keeps the event loop busy in this block for 2 s or more.
+    """Warns in the log if this block keeps the event loop busy for 2 s or more.
 
-    The step that acts is named, else ``what``.
+    The warning names the step that acts, else ``what``.
     """
 
     __slots__ = ("_began", "_what")
@@ -136,7 +138,7 @@ class LoopTime:
 
     def __exit__(self, *_: object) -> None:
         now = time.monotonic()
-        # Blocks are nested, and the innermost one knows best.
+        # Blocks are nested. The innermost names the code best, and leaves first.
         if now - self._began < BLOCKED_SECONDS or LoopTime.named_at > self._began:
             return
         LoopTime.named_at = now
@@ -151,7 +153,7 @@ class LoopTime:
 
 
 async def contain(work: Awaitable[T]) -> T:
-    """Await what code of a workflow does. Raises WorkflowExited for what is no Exception."""
+    """Await code of a workflow. Raises WorkflowExited for an error that is no Exception."""
     try:
         return await (_Guarded(work) if isinstance(work, Coroutine) else work)
     except Exception:
@@ -186,7 +188,7 @@ def checked_team(made: object, what: str) -> Team | ChatAgent:
 
 
 def contain_tasks() -> None:
-    """Contain, from here on, what tasks of this loop raise that code of a run starts."""
+    """Guard, from here on, each task of this loop that code of a run starts."""
     loop = asyncio.get_running_loop()
     before = loop.get_task_factory()
     if not isinstance(before, _ContainingFactory):
@@ -194,7 +196,7 @@ def contain_tasks() -> None:
 
 
 class _ContainingFactory:
-    """Makes tasks as ``make`` does, or asyncio. Outside of runs it changes nothing."""
+    """A task factory that guards tasks of runs, and else does as ``make``, or as asyncio."""
 
     def __init__(self, make: Callable[..., asyncio.Future[Any]] | None) -> None:
         self._make = make
@@ -210,20 +212,23 @@ class _ContainingFactory:
 
 
 def _take_back(task: asyncio.Task[Any], asked: int) -> None:
-    """Take back what a step added to the cancellations of its own task.
+    """Take back the cancellations of a task that one step of it added.
 
-    Nobody else acts during a step. Counted as asked for, it would leave the run, and end all others
-    with it.
+    No other task acts during a step, so the step cancelled its own task. If that counted as asked
+    for, the CancelledError would leave the run and end all others with it.
     """
     while task.cancelling() > asked:
         task.uncancel()
 
 
-class _Guarded(Coroutine[Any, Any, Any]):
-    """A coroutine that neither SystemExit, KeyboardInterrupt nor its own cancellation leaves.
+_EXITS = (SystemExit, KeyboardInterrupt)
 
-    No ``async def`` around it: a task that is cancelled before its first step would never start
-    what is inside, and Python warns of coroutines that were never awaited.
+
+class _Guarded(Coroutine[Any, Any, Any]):
+    """A coroutine that lets out neither SystemExit, KeyboardInterrupt nor its own cancellation.
+
+    It is no ``async def`` around the guarded coroutine: if a task were cancelled before its first
+    step, the inner coroutine would never start, and Python warns of those.
     """
 
     def __init__(self, coro: Any, what: str = "") -> None:
@@ -231,7 +236,7 @@ class _Guarded(Coroutine[Any, Any, Any]):
         self._what = what
 
     def __getattr__(self, name: str) -> Any:
-        # So that asyncio and debuggers can say where a task waits: names, frame, what it awaits.
+        # asyncio and debuggers read the coroutine's name, frame and awaited object here.
         return getattr(self._coro, name)
 
     def __await__(self) -> Generator[Any, Any, Any]:
@@ -244,25 +249,22 @@ class _Guarded(Coroutine[Any, Any, Any]):
         return self.send(None)
 
     def send(self, value: Any) -> Any:
-        task = asyncio.current_task()
-        asked = 0 if task is None else task.cancelling()
-        with LoopTime(self._what):
-            try:
-                return self._coro.send(value)
-            # Closing throws a GeneratorExit: one that comes by itself was raised by the code.
-            except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
-                raise contained(error) from error
-            finally:
-                if task is not None and task.cancelling() > asked:
-                    _take_back(task, asked)
+        # Who closes a coroutine throws GeneratorExit in. Here the code raises it by itself.
+        return self._step((*_EXITS, GeneratorExit), self._coro.send, value)
 
     def throw(self, *raised: Any) -> Any:
+        return self._step(_EXITS, self._coro.throw, *raised)
+
+    def _step(
+        self, exits: tuple[type[BaseException], ...], step: Callable[..., Any], *given: Any
+    ) -> Any:
+        """Take one step, timed; contain ``exits`` and a cancellation of the task by itself."""
         task = asyncio.current_task()
         asked = 0 if task is None else task.cancelling()
         with LoopTime(self._what):
             try:
-                return self._coro.throw(*raised)
-            except (SystemExit, KeyboardInterrupt) as error:
+                return step(*given)
+            except exits as error:
                 raise contained(error) from error
             finally:
                 if task is not None and task.cancelling() > asked:

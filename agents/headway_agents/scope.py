@@ -8,11 +8,12 @@ asks. So between two awaits the tasks of the agents, of the scheduler and of tim
 futures and live calls in agreement; after each await anything may have changed, the end of the
 attempt included.
 
-Whose request it is is not guessed where it is known. Binding a team gives every holder of a client
-a handle that knows its scope and path, whatever task, runtime or thread asks. A client that was not
-bound (in a closure, say) falls back on the context: the runner sets ``current_scope`` before
-``run_stream``, AutoGen's runtime copies the context once, and AutoGen says whose message it is
-handling. On a runtime that several teams share, the context is that of whoever started it.
+A request belongs to the scope and path of the client that makes it. Binding a team gives every
+holder of a client a handle that knows both, whatever task, runtime or thread asks. A client that
+was not bound (in a closure, say) falls back on the context: the runner sets ``current_scope``
+before ``run_stream``, AutoGen's runtime copies the context once, and AutoGen says which agent's
+message it is handling. If several teams share a runtime, its context is that of the team that
+started it.
 """
 
 import asyncio
@@ -68,12 +69,12 @@ from .requests.prompts import RequestDigest
 SETTLING_ITERATIONS = 16
 """Iterations of the event loop between two deliveries, in which AutoGen passes an answer on.
 
-With 0, 20 to 38 % of replays with parallel branches went otherwise than before; with 16, none of
-40.
+With 0 iterations, 20 to 38 % of replays with parallel branches differed from the recorded run; with
+16, none of 40 did.
 """
 
 LiveCalls = dict[str, Callable[[BaseException], None]]
-"""By id of each call that lives, the function that cancels it, given the reason."""
+"""By the id of each live call, the function that cancels it for a given reason."""
 
 UNKNOWN_AGENT = "caller"
 """The path of a request that no agent made, such as a script's own."""
@@ -83,15 +84,15 @@ _TEAM_SUFFIX = re.compile(r"_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
 
 class RunScope:
-    """One attempt of a run: its machine, its live calls, and what they have in common.
+    """One attempt of a run: its machine, its live calls, and the settings that they share.
 
-    ``error``: the last one that went to an agent; AutoGen only passes its text on. ``stopped``: why
-    the attempt was ended from inside; ``on_stop`` is called when it is. ``person`` asks somebody
-    who is there, None if nobody is. ``quotas``: what all calls draw on, beside the quotas of their
-    models; ``counts_usd``: one of them is of dollars, or the run has a budget.
-    ``highest``: the most urgent class that its calls may ask for by themselves; ``lowered``: agents
-    whose calls asked for more. ``known_nodes``: chain nodes that are on disk.
-    ``is_closed``: nothing more may be asked.
+    ``error``: the last error that an agent got; AutoGen passes on its text alone. ``stopped``: why
+    the attempt was ended from inside, None if it was not; ``on_stop`` is called then. ``person``
+    asks a person who is present, None if nobody is. ``quotas``: quotas that all calls draw on,
+    beside those of their models; ``counts_usd``: whether one of them counts dollars or the run has
+    a budget. ``highest``: the most urgent class that its calls may ask for; ``lowered``: agents
+    whose calls asked for a more urgent one. ``known_nodes``: hashes of chain nodes that are on
+    disk. ``is_closed``: whether every further request is refused.
     """
 
     def __init__(
@@ -116,8 +117,9 @@ class RunScope:
         self.quotas: tuple[str, ...] = ()
         self.counts_usd = False
         self.known_nodes: set[bytes] = set()
-        # By id of what is wrapped. In a table of its own it would outlive the attempt: an MCP
-        # server holds a client, and that holds this scope.
+        # By the id() of the wrapped part. They are kept here, and not in a table of the wrappers'
+        # module, so that they end with the attempt: an MCP server holds a client, and the client
+        # holds this scope.
         self.lazy_starts: dict[int, Any] = {}
         self.live_calls: LiveCalls = {}
         self.is_closed: bool = False
@@ -136,7 +138,7 @@ class RunScope:
         return opened.slot
 
     async def replay_barrier(self, slot: JournalSlot) -> None:
-        """Wait until the run may ask something new: every recorded answer was delivered."""
+        """Wait until the run may make a new request: every recorded answer was delivered."""
         if slot.is_unordered:
             return
         try:
@@ -149,7 +151,7 @@ class RunScope:
             raise
 
     async def for_person(self, slot: JournalSlot) -> None:
-        """Wait for a person who is not there, until the attempt ends because all else is quiet."""
+        """Wait for a person who is not there. The attempt ends once nothing else goes on."""
         self.tell(PersonNeeded(slot))
         await asyncio.Event().wait()  # the end of the attempt cancels the call
 
@@ -163,8 +165,8 @@ class RunScope:
     async def deliver(self, arrival: int, *events: ReplayEvent) -> None:
         """Wait for the turn of answer ``arrival``; its agent gets it when this returns.
 
-        ``events`` happened right before the answer was ready. Left in any other way, the answer is
-        skipped: the next one would wait for it for ever.
+        ``events`` happened right before the answer was ready. If this raises, the answer is
+        skipped, because the next answer would wait for it for ever.
         """
         if Deliver(arrival) in self.tell(*events, Ready(arrival)):
             return
@@ -189,8 +191,8 @@ class RunScope:
     def close(self, *, interrupted: bool = False) -> None:
         """End every live call, queued or in flight, and let no other begin. Idempotent.
 
-        AutoGen alone would go on asking for a team whose stream is left. ``interrupted``: the run
-        is not over, so what is in flight becomes unknown instead of cancelled.
+        AutoGen alone would go on making requests for a team whose stream is left. ``interrupted``:
+        the run is not over, so calls in flight become unknown instead of cancelled.
         """
         self.tell(CloseAsked(interrupted))
 
@@ -199,7 +201,7 @@ class RunScope:
         self.tell(change)
 
     def tell(self, *events: ReplayEvent) -> list[ReplayEffect]:  # noqa: C901 - one match over all effects
-        """Tell the machine what happened, do what it asks for, and return that.
+        """Tell the machine what happened, do what it asks for, and return its effects.
 
         Raises RunClosed for a request to a closed run.
         """
@@ -209,14 +211,14 @@ class RunScope:
         for effect in effects:
             match effect:
                 case Opened() | Pass() | Numbered():
-                    pass  # for whoever told the event
+                    pass  # the caller reads these
                 case Deliver(arrival):
                     delivery = self._deliveries.get(arrival)
-                    if delivery is None:  # its agent need not wait: it has the answer by now
+                    if delivery is None:  # `deliver` has not waited yet: it returns at once
                         effects += self.machine.handle(Delivered(arrival))
                     elif not delivery.done():
-                        # Else its task was cancelled in this iteration of the loop, has not run
-                        # since, and will skip the number.
+                        # A delivery that is done was cancelled in this iteration of the loop: its
+                        # task has not run since, and will skip the answer.
                         delivery.set_result(None)
                 case Settle():
                     settled: Callable[[], object] = partial(self.tell, Settled())
@@ -235,7 +237,7 @@ class RunScope:
                     self.on_stop()
                 case CancelCalls():
                     self.is_closed = True
-                    # A call that is cancelled may leave the table at once.
+                    # A copy, because a call that is cancelled may leave the table at once.
                     for cancel in list(self.live_calls.values()):
                         cancel(run_closed(self.run_id))
                 case _:
@@ -246,8 +248,8 @@ class RunScope:
 class AdHocScope(RunScope):
     """The calls of a program that belong to no run. They are never replayed.
 
-    So it keeps nothing of a call that has ended: a program may make any number of them. Answers
-    are delivered as they come, for the order of parallel ones need not be the same a second time.
+    A program may make any number of them, so this scope keeps nothing of a call that has ended.
+    Without a replay, the order of parallel answers need not repeat: each is delivered as it comes.
     """
 
     def __init__(self, scheduler: SchedulerClient, run_id: str, priority: Priority) -> None:
@@ -274,12 +276,12 @@ class AdHocScope(RunScope):
         )
 
     def note_work(self, change: WorkBegan | WorkEnded) -> None:
-        """Nobody waits for its calls to be over."""
+        """Do nothing: no timer waits until these calls are over."""
 
 
 @contextmanager
 def inside_step(scope: RunScope, slot: JournalSlot, name: str) -> Iterator[None]:
-    """Nest what is asked for in here: it belongs to the step that acts."""
+    """Nest the requests of this block: they belong to the step that acts."""
     token = _inside.set((scope, slot.id, name))
     try:
         yield

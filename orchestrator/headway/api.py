@@ -4,9 +4,9 @@ Everything that imports AutoGen is imported when the first team is built, not be
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from os import PathLike
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import CallRecord, Priority
@@ -29,13 +29,11 @@ from .runs.receipt import Receipt, receipt_of
 from .runs.runner import Person
 from .runs.stopped import find_run
 from .session import Opener, Session
-from .workflows import Workflows
+from .workflows import Factory, Workflows
 
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
     from openai import AsyncOpenAI
-
-Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
 class Headway:
@@ -60,12 +58,7 @@ class Headway:
 
     def workflow(self, name: str) -> Callable[[Factory], Factory]:
         """Register a factory: it gets ``models`` and returns a fresh AutoGen team or agent."""
-
-        def register(factory: Factory) -> Factory:
-            self.workflows.register(name, factory)
-            return factory
-
-        return register
+        return partial(self.workflows.register, name)
 
     async def open(self) -> Self:
         """Open the database, and lead; if another process does, follow it. Raises StoreError.
@@ -79,26 +72,18 @@ class Headway:
         self._owner = owner
         return self
 
-    async def close(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> bool | None:
+    async def close(self, error: BaseException | None = None) -> bool | None:
         """Wait for the runs, or interrupt them if there is an ``error``, and close."""
-        return None if self._owner is None else await self._owner.close((kind, error, trace))
+        return None if self._owner is None else await self._owner.close(error)
 
     async def __aenter__(self) -> Self:
         """Open as :meth:`open` does."""
         return await self.open()
 
     async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: object, error: BaseException | None, trace: object
     ) -> bool | None:
-        return await self.close(kind, error, trace)
+        return await self.close(error)
 
     @property
     def _opened(self) -> Session:
@@ -118,21 +103,15 @@ class Headway:
         It goes on if it was interrupted; if another process executes it, it is waited for. Raises
         CallerError for a workflow that does not exist, StoreError if it is not on disk.
         """
-        asked = self._new_run(workflow, task, options)
-        handle = await self._opened.executor.start(permitted(asked, self.config))
-        handle.asked_priority = asked.priority
-        return handle
+        run, asked_priority = self._new_run(workflow, task, options)
+        return await self._opened.executor.start(run, asked_priority)
 
     async def submit(
         self, workflow: str, *, task: str, **options: Unpack[StartOptions]
     ) -> RunHandle:
         """Queue a run for any worker; the handle's ``run`` is its row. Else as :meth:`start`."""
-        executor = self._opened.executor
-        asked = self._new_run(workflow, task, options)
-        run = await executor.queue(permitted(asked, self.config))
-        handle = executor.handle(run)
-        handle.asked_priority = asked.priority
-        return handle
+        run, asked_priority = self._new_run(workflow, task, options)
+        return await self._opened.executor.submit(run, asked_priority)
 
     async def handle(self, run_id: str) -> RunHandle:
         """Return a handle of a run, by whatever process it is executed. Raises RunNotFound."""
@@ -270,8 +249,7 @@ class Headway:
 
         Its calls are those of an ad-hoc run, which cannot be resumed.
         """
-        client = self.workflows.client(model, priority=priority)
-        return client.bound(self._opened.ad_hoc.scope())
+        return self.workflows.client(model, priority=priority).bound(self._opened.ad_hoc.scope())
 
     def openai(self, model: str, *, priority: Priority | str | None = None) -> "AsyncOpenAI":
         """Make OpenAI's own client, scheduled, for memory stores and tools that use the SDK.
@@ -314,6 +292,8 @@ class Headway:
         """How many calls of this process wait to be admitted."""
         return self._opened.scheduler.waiting_calls
 
-    def _new_run(self, workflow: str, task: str, options: StartOptions) -> Run:
+    def _new_run(self, workflow: str, task: str, options: StartOptions) -> tuple[Run, Priority]:
+        """Return a run in a class that is permitted, and the class that was asked for."""
         default, now = self.config.priority, self._opened.scheduler.now()
-        return new_run(self.workflows, default, now, workflow, task, **options)
+        asked = new_run(self.workflows, default, now, workflow, task, **options)
+        return permitted(asked, self.config), asked.priority

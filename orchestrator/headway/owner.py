@@ -10,7 +10,6 @@ is cancelled, as by a task group, and gets that error where it closes.
 
 import asyncio
 import os
-from types import TracebackType
 
 import anyio
 
@@ -19,8 +18,6 @@ from headway_scheduler.errors import CallerError
 from .session import Opener, Session
 
 NOT_OPEN = "Headway is not open: use it inside `async with Headway() as hw:`"
-
-Leaving = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
 
 
 class SessionOwner:
@@ -38,7 +35,7 @@ class SessionOwner:
         self._pid = os.getpid()
         self._host = asyncio.current_task()
         self._opened: asyncio.Future[Session] = self._loop.create_future()
-        self._leaving: asyncio.Future[Leaving] = self._loop.create_future()
+        self._leaving: asyncio.Future[BaseException | None] = self._loop.create_future()
         self._is_host_cancelled = False
         self._task: asyncio.Task[bool | None]
 
@@ -63,8 +60,11 @@ class SessionOwner:
         if not self._opened.done():
             self._task.result()  # raises why it has not opened
 
-    async def close(self, leaving: Leaving) -> bool | None:
-        """Close it as ``AsyncExitStack.__aexit__`` does. Raises what it ended with by itself."""
+    async def close(self, error: BaseException | None) -> bool | None:
+        """Close the session as ``AsyncExitStack.__aexit__`` does, after an ``error`` if given.
+
+        Raises the error that the session ended with, if it ended by itself.
+        """
         self._check_here()
         # Closing waits for the runs: a run that waited for that would wait for itself.
         if self.is_open and (run_id := self._opened.result().asking_run()) is not None:
@@ -73,8 +73,8 @@ class SessionOwner:
                 "opened"
             )
         if not self._leaving.done():
-            self._leaving.set_result(leaving)
-        if self._is_host_cancelled and isinstance(leaving[1], asyncio.CancelledError):
+            self._leaving.set_result(error)
+        if self._is_host_cancelled and isinstance(error, asyncio.CancelledError):
             self._is_host_cancelled = False
             if self._host is not None:
                 self._host.uncancel()
@@ -104,13 +104,14 @@ class SessionOwner:
     async def _own(self) -> bool | None:
         session = await self._opener.open()
         self._opened.set_result(session)
-        leaving: Leaving
+        error: BaseException | None
         try:
-            # The shield: whoever cancels the wait of another task for this must not cancel it.
-            leaving = await asyncio.shield(self._leaving)
-        except asyncio.CancelledError as error:
-            leaving = (type(error), error, error.__traceback__)
-        return await session.close(*leaving)
+            # Shielded: a cancellation of this task must leave the future, which `close` and
+            # `_ended` look at, as it is.
+            error = await asyncio.shield(self._leaving)
+        except asyncio.CancelledError as cancelled:
+            error = cancelled
+        return await session.close(error)
 
     def _ended(self, task: asyncio.Task[bool | None]) -> None:
         """End the block of a session that has ended by itself."""

@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
 
 import anyio
 from anyio.abc import TaskStatus
@@ -128,15 +127,11 @@ class Session:
         """Refuse what is asked from here on: the scheduler and the database close next."""
         self.is_open = False
 
-    async def close(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool | None:
+    async def close(self, error: BaseException | None) -> bool | None:
         """Wait for the runs, or interrupt them if there is an ``error``, and close everything."""
+        raised = (None, None, None) if error is None else (type(error), error, error.__traceback__)
         try:
-            return await self._stack.__aexit__(kind, error, trace)
+            return await self._stack.__aexit__(*raised)
         except BaseExceptionGroup as group:
             # Task groups wrap even the error of their own block: it leaves as it came.
             raise_store_error(group, StoreReplaced)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from anyio import to_thread
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
     from headway_agents import Attempt, Journal, Model, RunScope, ScheduledClient
+
+Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
 class Models(Protocol):
@@ -61,11 +63,12 @@ class Workflows:
         self._run_clients: dict[str, list[ChatCompletionClient]] = {}
         self._sdks: dict[str, AsyncOpenAI] = {}
 
-    def register(self, name: str, factory: Callable[..., Any]) -> None:
-        """Name a factory. Raises CallerError if the name is taken."""
+    def register(self, name: str, factory: Factory) -> Factory:
+        """Name a factory, and return it. Raises CallerError if the name is taken."""
         if name in self._factories or name in self._config.workflows:
             raise CallerError(f"workflow {name!r} is registered already: choose another name")
         self._factories[name] = factory
+        return factory
 
     def describe(self, reference: str) -> tuple[str, str | None]:
         """Resolve the reference of a user to what a row keeps: (workflow, component text or None).

@@ -14,7 +14,7 @@ from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import IN_FLIGHT, UNDER_WAY, RunState
 from headway_scheduler.ports import Backend, Holder, Store
-from headway_scheduler.runtime.workers import bereaved, evidence, released
+from headway_scheduler.runtime.workers import after_death, evidence, released
 
 from ..config import Config
 from .output import complain
@@ -78,7 +78,7 @@ async def _corrected(store: Store, alive: Collection[str], now: float) -> dict[s
     lost = [
         each
         for _, runs in groupby(left, key=lambda run: run.worker)
-        for each in bereaved(list(runs), found, now)
+        for each in after_death(list(runs), found, now)
     ]
     running = await store.runs({RunState.RUNNING})
     orphans = [released(run) for run in running if run.worker is None]

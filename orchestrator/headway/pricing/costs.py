@@ -1,4 +1,4 @@
-"""Adds up what was spent. Law of this file: an unknown price is unknown, never 0."""
+"""Adds up the costs of calls. Law of this file: an unknown price is unknown, never 0."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Cost:
     """The calls of one model, team, workflow, run or day, and what they cost."""
 
     key: str
-    """The name of the model, team or workflow, the run's id, the day; ``total`` for the sum."""
+    """The name of the model, team or workflow, the run's id or the day; ``total`` for the sum."""
 
     calls: int = 0
     """Calls that were answered, or billed without an answer."""
@@ -25,7 +25,7 @@ class Cost:
     """Tokens that providers counted in requests."""
 
     cached_tokens: int = 0
-    """Of these, what providers had in their caches."""
+    """How many of the input tokens providers had in their caches."""
 
     output_tokens: int = 0
     """Tokens that providers counted in answers."""
@@ -37,17 +37,17 @@ class Cost:
     """How many of the calls have no known price, or no usage: ``usd`` leaves them out."""
 
     saved_usd: float = 0.0
-    """Dollars that cached input cost less, by the prices of today's list."""
+    """How many dollars less cached input cost, by the prices of today's list."""
 
     at_most: int = 0
-    """How many of the priced calls cost no more than is counted here: their provider told parts of
-    its tokens that cannot be."""
+    """How many of the priced calls cost at most what is counted here: the parts of their tokens
+    contradict the totals."""
 
     possibly_paid: int = 0
     """Attempts that were cut off in flight: their cost is unknown, and in no other field."""
 
     def add(self, spent: Spent, usd: float | None, saved_usd: float) -> None:
-        """Count a group of equal calls; of one of them, ``usd`` is the cost."""
+        """Count a group of equal calls. ``usd`` and ``saved_usd`` are of one of them."""
         self.calls += spent.calls
         self.possibly_paid += spent.lost
         if spent.usage is not None:
@@ -67,9 +67,9 @@ class Cost:
 async def costs_by(
     by: str, since_seconds: float | None, store: Store, prices: Prices
 ) -> list[Cost]:
-    """Read and add up what was spent, by one of ``SPENT_BY``. Raises CallerError for another key.
+    """Add up the costs of calls, by one of ``SPENT_BY``. Raises CallerError for another key.
 
-    ``since_seconds``: only calls that came no longer ago.
+    ``since_seconds``: only calls that came no longer ago than that.
     """
     if arguments.text("by", by) not in SPENT_BY:
         raise CallerError(f"costs are counted by {', '.join(SPENT_BY)}, not by {by!r:.100}")
@@ -80,9 +80,9 @@ async def costs_by(
 
 
 def spent(records: Iterable[CallRecord], prices: Prices) -> float:
-    """Return the dollars that rows of a run show to be spent, lost attempts at what they reserved.
+    """Return the dollars that the rows of a run show to be spent.
 
-    Calls of unknown price cost nothing here.
+    A lost attempt counts with the dollars that it reserved, a call of unknown price with none.
     """
     usd = 0.0
     for record in records:
@@ -97,7 +97,8 @@ def added_up(spent: Iterable[Spent], prices: Prices) -> list[Cost]:
     found: dict[str, Cost] = {}
     total = Cost("total")
     for each in spent:
-        # Call by call: the list price of some models depends on the size of the prompt.
+        # `each` has calls of equal usage only, so pricing one of them prices all. The list price
+        # of some models depends on the size of the prompt.
         usd, saved = None, 0.0
         if each.charge is not None:
             usd = each.charge.usd

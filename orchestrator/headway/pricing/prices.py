@@ -1,15 +1,15 @@
 """Prices answers. Law: an unknown price is unknown, never 0, and nothing is fetched.
 
-The first that applies: prices that the configuration states; none for a server of one's own
-(``provider = "local"``); the list price (genai-prices) of whoever sells at the model's address, as
-of when the request was sent, in the tier that the answer names.
+The first of these that applies: the prices that the configuration states; 0 for a server of the
+user's own (``provider = "local"``); the list price (genai-prices) of the seller at the model's
+address, at the time of the request, in the tier that the answer names.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import UNPRICED, CallRecord, Charge, Served, Usage
@@ -22,24 +22,27 @@ if TYPE_CHECKING:
 
 _MILLION = 1_000_000
 FREE = Charge(0.0, "local")
-"""What an answer of a server of one's own costs."""
+"""The charge of each answer of a server of the user's own."""
 _SELLERS = {
     **{"openai": "openai", "azure": "azure", "anthropic": "anthropic"},
     **{"gemini": "google", "bedrock": "aws"},
 }
-"""Who sells what a provider serves at its own address, as genai-prices names them."""
+"""By provider: the seller at its own address, as genai-prices names it."""
 _STANDARD = frozenset({"auto", "default", "standard"})
-"""Service tiers whose price is the model's own."""
+"""Service tiers that have the model's ordinary price."""
 
 
 class Prices:
-    """Knows dollars by model, by its name in the configuration."""
+    """Prices usage. Models go by their names in the configuration."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
 
     def charge_of(self, model: str) -> Callable[[Served, float], Charge] | None:
-        """Return what tells the charge of an answer; None if no answer of the model has a price."""
+        """Return the function that charges an answer; None if no answer of the model has a price.
+
+        It takes what the answer tells of itself, and when it was asked for, in epoch seconds.
+        """
         configured = self._config.model(model)
         if not (_is_stated(configured) or configured.provider == "local"):
             seller = _seller(configured)
@@ -49,7 +52,7 @@ class Prices:
         return partial(self.charge, model)
 
     def charge(self, model: str, served: Served, at: float) -> Charge:
-        """Return what an answer cost. ``at`` is when it was asked for, in epoch seconds."""
+        """Return the charge of an answer. ``at``: when it was asked for, in epoch seconds."""
         configured, usage = self._config.model(model), served.usage
         if usage is None:
             return UNPRICED
@@ -60,27 +63,27 @@ class Prices:
         return _list_charge(configured, served, usage, at)
 
     def cost(self, model: str, usage: Usage, at: float) -> float | None:
-        """Return dollars for ``usage`` of a model in its standard tier; None without a price."""
+        """Return the dollars for ``usage`` in the model's standard tier; None without a price."""
         return self.charge(model, Served(usage), at).usd
 
     def usd_of(self, record: CallRecord) -> float | None:
-        """Return dollars of a row with a usage: as it was charged, or, if it is older, as of then.
+        """Return the dollars of a call with a usage; None for an unknown price.
 
-        None for an unknown price.
+        Rows from before charges were kept are priced as of the call's end.
         """
         if record.usd_source is not None or record.usage is None:
             return record.usd
         return self.cost(record.call.model, record.usage, record.finished_at or 0.0)
 
     def saved(self, model: str, usage: Usage, at: float) -> float:
-        """Return how much less ``usage`` cost for the input that the provider had in its cache."""
+        """Return how many dollars less ``usage`` cost because of the provider's cache."""
         if not usage.cache_read_tokens:
             return 0.0
         less, full = self.cost(model, usage, at), self.cost(model, _uncached(usage), at)
         return 0.0 if less is None or full is None else full - less
 
     def stated_cost(self, model: str, usage: Usage) -> float:
-        """Return dollars to reserve for ``usage``. Raises CallerError if no price is known."""
+        """Return the dollars to reserve for ``usage``. Raises CallerError without a price."""
         usd = self.cost(model, usage, datetime.now(UTC).timestamp())
         if usd is None:
             raise CallerError(
@@ -92,7 +95,10 @@ class Prices:
         return usd
 
     def write_cost(self, model: str, usage: Usage) -> float:
-        """As :meth:`stated_cost`, with all input written to the provider's cache; 0 if unknown."""
+        """Return the dollars for ``usage`` if all its input is written to the provider's cache.
+
+        0 without a price.
+        """
         written = replace(_uncached(usage), cache_write_tokens=usage.input_tokens)
         return self.cost(model, written, datetime.now(UTC).timestamp()) or 0.0
 
@@ -125,9 +131,10 @@ def _stated(model: ModelConfig, usage: Usage) -> float:
 
 
 def _seller(model: ModelConfig) -> str | None:
-    """Return who sells at a model's address, as genai-prices names them; None if it lists nobody.
+    """Return the seller at a model's address, as genai-prices names it; None if it lists none.
 
-    Without an address or a provider, whoever is known for the model's name.
+    Without an address the seller is the provider's own; without both, the one known for the
+    model's name.
     """
     if model.base_url is not None and is_loopback(model.base_url):
         return None
@@ -158,23 +165,15 @@ def _listed(seller: str, name: str) -> "genai_prices.types.ModelInfo | None":
 def _list_charge(model: ModelConfig, served: Served, usage: Usage, at: float) -> Charge:
     import genai_prices
 
-    seller = _seller(model)
-    names = (model.name, served.model)
-    found = (_listed(seller, name) for name in names if seller is not None and name is not None)
-    listed = next((each for each in found if each is not None), None)
-    tier = None if served.tier is None else served.tier.lower()
+    listed, when, conditions = _listed_of(model, served), datetime.fromtimestamp(at, UTC), None
     if listed is None:
         return UNPRICED
-    when, context = datetime.fromtimestamp(at, UTC), None
-    if tier is not None and tier not in _STANDARD:
-        # A tier that the list did not know then would be priced as the standard one.
-        for variant in listed.price_variants or ():
-            is_active = variant.constraint is None or variant.constraint.active(when)
-            if is_active and variant.when.get("service_tier") == tier:
-                context = variant.when
-        if context is None:
+    tier = "standard" if served.tier is None else served.tier.lower()
+    if tier not in _STANDARD:
+        conditions = _conditions_of(tier, listed, when)
+        if conditions is None:  # the list would give the price of the standard tier
             return UNPRICED
-    prices = listed.get_prices(when, context)
+    prices = listed.get_prices(when, conditions)
     parts = {name: value for name, value in usage.parts().items() if name != "has_odd_parts"}
     tokens = genai_prices.Usage(
         input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, **parts
@@ -182,3 +181,26 @@ def _list_charge(model: ModelConfig, served: Served, usage: Usage, at: float) ->
     usd = float(prices.calc_price(tokens)["total_price"])
     bound = " at most" if usage.has_odd_parts else ""
     return Charge(usd, f"list {genai_prices.__version__}{bound}")
+
+
+def _listed_of(model: ModelConfig, served: Served) -> "genai_prices.types.ModelInfo | None":
+    """Return a model on its seller's list, by its configured name, else by that of its answer."""
+    seller = _seller(model)
+    if seller is None:
+        return None
+    names = (name for name in (model.name, served.model) if name is not None)
+    found = (_listed(seller, name) for name in names)
+    return next((each for each in found if each is not None), None)
+
+
+def _conditions_of(
+    tier: str, listed: "genai_prices.types.ModelInfo", when: datetime
+) -> Mapping[str, Any] | None:
+    """Return the conditions of the price that a tier had at ``when``; None if it had none."""
+    found = [
+        variant.when
+        for variant in listed.price_variants or ()
+        if variant.when.get("service_tier") == tier
+        and (variant.constraint is None or variant.constraint.active(when))
+    ]
+    return found[-1] if found else None

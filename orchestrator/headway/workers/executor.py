@@ -15,6 +15,7 @@ from anyio.abc import TaskGroup
 
 from headway_scheduler.errors import RunNotResumable, SchedulerClosed, StoreError, WorkerEvicted
 from headway_scheduler.model.batch import Batch
+from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.ports import Store
@@ -96,20 +97,35 @@ class Executor:
     # Runs that are started here
 
     async def queue(self, run: Run) -> Run:
-        """Queue a run, and return its row; if one has its key already, that one's. StoreError."""
+        """Queue a run and return its row, or the row of the run that has its key already.
+
+        Raises StoreError.
+        """
         key = run.key
         existing = await self._store.run_with_key(key) if key is not None else None
         if existing is None:
             await self._commands.execute(QueueRun(run))
-            # Another process may have queued one with this key meanwhile: then that one counts.
+            # Another process may have queued a run with this key meanwhile. Then the leader left
+            # this one out.
             existing = await self._store.run_with_key(key) if key is not None else None
         return existing or run
 
-    async def start(self, new: Run) -> RunHandle:
+    async def submit(self, new: Run, asked_priority: Priority) -> RunHandle:
+        """Queue a run for any worker, and return its handle. Raises StoreError."""
+        handle = self.handle(await self.queue(new))
+        handle.asked_priority = asked_priority
+        return handle
+
+    async def start(self, new: Run, asked_priority: Priority) -> RunHandle:
         """Queue a run and execute it. If its key was used before, go on with that run, or show it.
 
         Raises StoreError.
         """
+        handle = await self._started(new)
+        handle.asked_priority = asked_priority
+        return handle
+
+    async def _started(self, new: Run) -> RunHandle:
         await self.join()
 
         async def queued() -> tuple[Run, RunHandle | None]:
@@ -126,20 +142,13 @@ class Executor:
         return self.handle(run)
 
     async def claim(self, run: Run, replay: ReplayOptions | None = None) -> RunHandle:
-        """Have a run for this worker, and execute it. Raises RunNotResumable if another does.
+        """Claim a run for this worker, and execute it. Raises RunNotResumable if another does.
 
-        One in its last life is alone among suspects: this waits until the others got further, or
-        for 60 s.
+        A run in its last life waits first, for 60 s at most, until the suspects that this worker
+        executes got further.
         """
         await self.join()
-        if run.has_last_life:
-            async with self._suspicion:  # one waits at a time, so that no two begin together
-                with anyio.move_on_after(LAST_ALONE_SECONDS):
-                    for cleared in tuple(self._suspects.values()):
-                        await cleared.wait()
-                self._suspects[run.id] = anyio.Event()
-        elif run.is_suspect:
-            self._suspects[run.id] = anyio.Event()
+        await self._note_suspect(run)
 
         async def claimed() -> RunHandle:
             with self.expecting(replace(run, worker=self.worker.id), replay) as handle:
@@ -149,13 +158,24 @@ class Executor:
                 except RunNotResumable:
                     if self.is_expected(handle):
                         raise
-                    # The leader gave it to this worker by itself, and it has ended by now.
+                    # The leader gave the run to this worker by itself, and it has ended by now.
                 return self.execute(handle)
 
         return await self.to_its_end(claimed)
 
+    async def _note_suspect(self, run: Run) -> None:
+        """Note that this worker will execute a suspect; in its last life, only once it is alone."""
+        if run.has_last_life:
+            async with self._suspicion:  # one run waits at a time, so that no two begin together
+                with anyio.move_on_after(LAST_ALONE_SECONDS):
+                    for cleared in tuple(self._suspects.values()):
+                        await cleared.wait()
+                self._suspects[run.id] = anyio.Event()
+        elif run.is_suspect:
+            self._suspects[run.id] = anyio.Event()
+
     async def take_up(self, runs: Sequence[Run]) -> None:
-        """Go on with interrupted runs; one after the other with those in their last life."""
+        """Go on with interrupted runs; with those in their last life one after the other."""
         for run in runs:
             if not run.has_last_life:
                 await self.claim(run)
@@ -168,17 +188,17 @@ class Executor:
                 await self.claim(run)
 
     def handle(self, run: Run) -> RunHandle:
-        """Return the handle of a run that is executed here; else one that reads the database."""
+        """Return the handle of a run: the one that executes it here, or one that reads its row."""
         return self.handles.get(run.id) or RemoteRunHandle(run, self._store)
 
     @contextmanager
     def expecting(self, run: Run, replay: ReplayOptions | None = None) -> Iterator[RunHandle]:
-        """Have a handle for a run while its row is being written; execute it in the block.
+        """Keep a handle for a run while its row is being written; the block executes the run.
 
         Raises RunNotResumable for a run that is executed here.
         """
-        # The leader reads the row before this worker hears that it is written. Its orders come
-        # meanwhile: they find this handle, and an order to execute the run executes it.
+        # The leader may read the row and send orders before this worker hears that the row is
+        # written. They find this handle, and an order to execute the run executes it.
         if run.id in self.handles:
             raise being_executed(run.id)
         self.handles[run.id] = handle = RunHandle(run, replay)
@@ -194,10 +214,10 @@ class Executor:
                 self._tell()
 
     async def to_its_end(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Wait for ``work``, which goes on if the wait is cancelled, until Headway closes.
+        """Wait for ``work``. It goes on if the wait is cancelled, until Headway closes.
 
-        A caller that is cancelled between a row and its run would leave a row that names this
-        worker, and that no worker executes as long as this one lives.
+        If a cancellation came between writing a row and executing its run, the row would name this
+        worker, and no worker would execute the run as long as this one lives.
         """
         results: list[T] = []
         errors: list[Exception] = []
@@ -206,7 +226,7 @@ class Executor:
         async def carry_out() -> None:
             try:
                 results.append(await work())
-            except Exception as error:  # the caller's, not the task group's
+            except Exception as error:  # for the caller: it must not end the task group
                 errors.append(error)
             finally:
                 is_over.set()
@@ -218,11 +238,11 @@ class Executor:
         raise errors[0] if errors else SchedulerClosed("Headway was closed meanwhile")
 
     def is_expected(self, handle: RunHandle) -> bool:
-        """Whether the run of a handle is still to be executed."""
+        """Whether the run of a handle has not been executed yet."""
         return handle in self._expected
 
     def execute(self, handle: RunHandle) -> RunHandle:
-        """Execute an expected run, now that its row names this worker; a second time is nothing."""
+        """Execute an expected run, now that its row names this worker. Idempotent."""
         if self.is_expected(handle):
             self._expected.remove(handle)
             self._runs.start_soon(self._run_to_end, handle, name=f"headway run {handle.id}")

@@ -1,11 +1,10 @@
-"""Reads every foreign number and text of an answer. Law: pure; a value in range, or None.
+"""Reads every number and text of a provider's answer. Law: pure; a value in range, or None.
 
-Theory of operation. An answer comes from outside, so any text or number in it may be anything. A
-function here takes one and returns a value in its documented range, or None for whatever else it
-was given: nothing raises, and each is linear in what it reads, because texts above
-``LONGEST_TEXT`` are not looked at and no pattern here can backtrack over a longer one.
-:func:`read` also notes which field was odd: there, but without a value. So no caller checks twice,
-and core and store never see a number out of range.
+Theory of operation. An answer comes from outside, so its fields may hold anything. Each function
+here takes a field and returns a value in its documented range, or None. None of them raises. Each
+takes time in proportion to its input: texts longer than ``LONGEST_TEXT`` are not read, and no
+pattern backtracks. :func:`read` also notes an *odd* field, which is there and has no value in its
+range. So no caller checks again, and core and store never see a number out of range.
 """
 
 import math
@@ -34,35 +33,34 @@ LONGEST_TEXT = 64
 LONGEST_MODEL_NAME = 200
 
 _SECONDS = {"d": DAY_SECONDS, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
-# At most 9 digits before the point and 9 after it, and a unit after each amount: what may follow
-# an amount is known from its next character, so there is nothing to go back to.
+# At most 9 digits before the point and 9 after it, then a unit: the next character always decides
+# how the pattern goes on, so it never backtracks.
 _AMOUNT = r"(\d{1,9}(?:\.\d{1,9})?)(ms|us|µs|[dhms])"
 _AMOUNTS = re.compile(_AMOUNT, re.ASCII)
 _DURATION = re.compile(f"(?:{_AMOUNT})+", re.ASCII)
 _PRINTABLE = re.compile(r"[!-~](?:[ -~]*[!-~])?", re.ASCII)
 _FIRST_EPOCH_SECONDS = 1e9
-"""A number from here on is a date since 1970: as a duration it would be 31 years."""
+"""A number from here on is a date, in seconds since 1970: as a duration it would be 31 years."""
 _FIRST_EPOCH_MILLISECONDS = 1e11
 _UNTOLD = ("", "-1")
-"""What some servers send where a limit is not counted. It is no odd reading: it tells nothing."""
-_NOTHING_TOLD = [None] * 3
+"""Texts that some servers send for a limit that they do not count. Such a field is not odd."""
 NO_DAYS: Mapping[Resource, Resource] = MappingProxyType({})
 _LONGER_THAN_A_MINUTE = 2.0
-"""How many times longer than a minute's limit could take a reset is that of a day's limit."""
+"""A reset so many times longer than a limit of a minute could need is of a limit of a day."""
 
 
 @dataclass(frozen=True, slots=True)
 class Odd:
-    """A field of an answer that was there, but held nothing in its range."""
+    """A field of an answer that was there, with no value in its range."""
 
     field: str
     """Its name as the provider writes it, as in ``completion_tokens``. Never its value."""
 
 
 def read(field: str, raw: Any, parse: Callable[[Any], T | None], odd: list[Odd]) -> T | None:
-    """Return what ``parse`` makes of ``raw``; if that is None, note that the field was odd.
+    """Return ``parse(raw)``; if that is None, add the field to ``odd``.
 
-    None, an empty text and ``-1`` tell nothing, and are not odd.
+    None, an empty text and ``-1`` tell nothing: they are None, and not odd.
     """
     if raw is None or raw in _UNTOLD:
         return None
@@ -82,19 +80,19 @@ def count(raw: Any) -> int | None:
 
 
 def served(bodies: Sequence[Any], odd: list[Odd], *, has_output: bool = True) -> Served:
-    """Read what an answer tells of itself: usage, tier and model.
+    """Read usage, tier and model from an answer.
 
-    ``bodies`` is the parsed body; of a stream, the events that tell any of it, the first one first.
-    A later event goes before an earlier one, field by field. Providers are told apart by the names
-    that they use, because a gateway may pass on any of them.
+    ``bodies``: the parsed body; of a stream, the events that tell any of these, in their order. A
+    field of a later event replaces the same field of an earlier one. The names of the fields tell
+    the provider, because a gateway may pass on the answers of any.
     """
     counts: dict[str, Any] = {}
     tier = model = None
     for body in bodies:
         for part in _holders(body):
             for name in ("usage", "usageMetadata"):
-                if isinstance(told := part.get(name), Mapping):
-                    counts |= {key: value for key, value in told.items() if value is not None}
+                if isinstance(stated := part.get(name), Mapping):
+                    counts |= {key: value for key, value in stated.items() if value is not None}
             if "prompt_eval_count" in part or "eval_count" in part:
                 counts |= {name: part[name] for name in _OLLAMA if name in part}
             tier = word(part.get("service_tier")) or tier
@@ -104,12 +102,12 @@ def served(bodies: Sequence[Any], odd: list[Odd], *, has_output: bool = True) ->
 
 
 MOST_MODALITIES = 20
-"""How many modalities of a count are looked at. Gemini has five."""
+"""How many modalities of a count are read at most. Gemini has five."""
 _OLLAMA = ("prompt_eval_count", "eval_count")
 
 
 def _holders(body: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the objects of a body that may tell usage: of an event, what it is about first."""
+    """Yield the objects of a body that may have usage, the one inside of an event first."""
     if isinstance(body, Mapping):
         inner = (body.get("response"), body.get("message"), body)
         yield from (each for each in inner if isinstance(each, Mapping))
@@ -117,20 +115,20 @@ def _holders(body: Any) -> Iterator[Mapping[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class _Protocol:
-    """The names under which a provider tells its counts; a name inside an object has a dot."""
+    """The names of a provider's counts. A name inside of an object is written ``object.name``."""
 
     totals: tuple[str, str]
-    """Of input and of output."""
+    """The names of the totals of input and of output."""
     beside_input: tuple[str, ...] = ()
-    """Counts of input that its total does not hold."""
+    """Counts of input that the total of input leaves out."""
     beside_output: tuple[str, ...] = ()
-    """Counts of output that its total does not hold."""
+    """Counts of output that the total of output leaves out."""
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
-    """By the field of a Usage: the names that it may have."""
+    """By the field of a Usage: the names that this part may have. The first one found counts."""
     names: tuple[str, ...] = field(init=False)
-    """All of these names."""
+    """All of the names above, each once."""
     holders: frozenset[str] = field(init=False)
-    """Names of the objects that counts lie in."""
+    """The names of objects that have counts inside."""
 
     def __post_init__(self) -> None:
         parts = chain.from_iterable(self.parts.values())
@@ -210,58 +208,58 @@ def _protocol_of(counts: Mapping[str, Any]) -> _Protocol:
     for protocol in (_CHAT, _GEMINI, _BEDROCK, _OLLAMA_OWN):
         if not counts.keys().isdisjoint(protocol.totals):
             return protocol
-    # Both have the same totals. Only Anthropic's leave cached input out.
+    # Both name their totals alike, but only Anthropic counts cached input beside them.
     return _RESPONSES if counts.keys().isdisjoint(_ANTHROPIC.beside_input) else _ANTHROPIC
 
 
 def usage(counts: Mapping[str, Any], odd: list[Odd], *, has_output: bool = True) -> Usage | None:
-    """Read the counts of an answer, whichever provider wrote them: totals, and what lies in them.
+    """Read the counts of an answer, whichever provider wrote them: two totals and their parts.
 
-    None if a total is unknown, or if both are 0: clients report that where they do not know. Parts
-    that cannot be are left out, and the totals kept. Without output (``has_output`` False:
-    embeddings, moderations) a missing output is 0.
+    Returns None if a total is unknown, or if both are 0, which clients report for unknown counts.
+    If a part is odd, or the parts contradict the totals, the totals alone are returned. Without
+    output (``has_output`` False: embeddings, moderations) a missing output is 0.
     """
     protocol, noted = _protocol_of(counts), len(odd)
     known = _known(counts, protocol, odd)
-    given, made = (known.get(name) for name in protocol.totals)
-    if made is None and not has_output and counts.get(protocol.totals[1]) is None:
-        made = 0
-    if given is None or made is None:
+    input_tokens, output_tokens = (known.get(name) for name in protocol.totals)
+    if output_tokens is None and not has_output and counts.get(protocol.totals[1]) is None:
+        output_tokens = 0
+    if input_tokens is None or output_tokens is None:
         return None
     for name in protocol.beside_input:
-        given += known.get(name, 0)
+        input_tokens += known.get(name, 0)
     for name in protocol.beside_output:
-        made += known.get(name, 0)
-    if not 0 < max(given, made) <= LARGEST_READ_COUNT:
+        output_tokens += known.get(name, 0)
+    if not 0 < max(input_tokens, output_tokens) <= LARGEST_READ_COUNT:
         return None
     parts = _parts(known, protocol)
-    # xAI alone leaves reasoning out of its output; the sum of all tells.
+    # xAI alone leaves reasoning out of its output. Its total of all tokens shows that.
     reasoning = parts.get("output_reasoning_tokens", 0)
-    if reasoning and counts.get("total_tokens") == given + made + reasoning:
-        made += reasoning
+    if reasoning and counts.get("total_tokens") == input_tokens + output_tokens + reasoning:
+        output_tokens += reasoning
     if len(odd) == noted:
         try:
-            return Usage(given, made, **parts)
+            return Usage(input_tokens, output_tokens, **parts)
         except ValueError:
             odd.append(Odd("usage"))
-    return Usage(given, made, has_odd_parts=True)
+    return Usage(input_tokens, output_tokens, has_odd_parts=True)
 
 
 def _known(counts: Mapping[str, Any], protocol: _Protocol, odd: list[Odd]) -> dict[str, int]:
-    """Return every count that is told, by its name."""
-    told = dict(counts)
+    """Return the counts that are there and in range, by the names of the protocol."""
+    flat = dict(counts)
     for name in protocol.holders:
         holder = counts.get(name)
         if isinstance(holder, Mapping):
-            told |= {f"{name}.{inner}": value for inner, value in holder.items()}
+            flat |= {f"{name}.{inner}": value for inner, value in holder.items()}
         elif isinstance(holder, list):  # Gemini's: one object for each modality
             for each in holder[:MOST_MODALITIES]:
                 if isinstance(each, Mapping):
-                    told[f"{name}.{each.get('modality')}"] = each.get("tokenCount")
+                    flat[f"{name}.{each.get('modality')}"] = each.get("tokenCount")
     known: dict[str, int] = {}
     for name in protocol.names:
-        raw = told.get(name)
-        if type(raw) is int and 0 <= raw <= LARGEST_READ_COUNT:
+        raw = flat.get(name)
+        if type(raw) is int and 0 <= raw <= LARGEST_READ_COUNT:  # by far most often: saves a call
             known[name] = raw
         elif raw is not None and (value := read(name, raw, count, odd)) is not None:
             known[name] = value
@@ -269,7 +267,7 @@ def _known(counts: Mapping[str, Any], protocol: _Protocol, odd: list[Odd]) -> di
 
 
 def _parts(known: Mapping[str, int], protocol: _Protocol) -> dict[str, Any]:
-    """Return the parts that are not 0; of several names the first one counts."""
+    """Return the parts that are not 0, by the fields of a Usage."""
     parts: dict[str, Any] = {}
     for part, names in protocol.parts.items():
         for name in names:
@@ -288,33 +286,46 @@ def rate_limits(
     odd: list[Odd] | None = None,
     of_a_day: Mapping[Resource, Resource] = NO_DAYS,
 ) -> dict[Resource, RateLimitHeader]:
-    """Read the headers of limits: each limit (1 to 10^12), what remains of it, when it is full.
+    """Read the headers of limits: the limit (1 to 10^12), the rest of it, the time until its reset.
 
-    ``names`` are those of the three headers of each resource, ``reset`` reads the third. A resource
-    of which they tell nothing is left out. Fields out of range are added to ``odd``. ``of_a_day``:
-    resources whose limit of a day has the same names; its reset is longer than a minute's may be.
+    ``names``: for each resource the names of the three headers. ``reset`` reads the third. A
+    resource without any of them is left out. Fields out of range are added to ``odd``.
+    ``of_a_day``: the daily resource of each resource whose daily limit has the same header names;
+    the reset is longer then than a minute's limit could need.
     """
+    noted: list[Odd] = [] if odd is None else odd
     found = {}
     for resource, (limit, remaining, full) in names.items():
-        told: list[float | None] = []
-        for name, least in ((limit, 1), (remaining, 0), (full, None)):
-            raw, value = headers.get(name), None
-            if raw is not None and raw not in _UNTOLD:
-                value = _number(raw) if least is not None else reset(raw)
-                if value is None or (least is not None and not least <= value <= LARGEST_LIMIT):
-                    value = None
-                    if odd is not None:
-                        odd.append(Odd(name))
-            told.append(value)
-        if told == _NOTHING_TOLD:
+        header = RateLimitHeader(
+            read(limit, headers.get(limit), _limit, noted),
+            read(remaining, headers.get(remaining), _remaining, noted),
+            read(full, headers.get(full), reset, noted),
+        )
+        if header == _NO_HEADER:
             continue
-        if of_a_day and None not in told and _is_of_a_day(*told):  # type: ignore[arg-type]
+        if of_a_day and _is_of_a_day(header):
             resource = of_a_day[resource]
-        found[resource] = RateLimitHeader(*told)
+        found[resource] = header
     return found
 
 
-def _is_of_a_day(limit: float, remaining: float, reset_seconds: float) -> bool:
+_NO_HEADER = RateLimitHeader(None, None, None)
+
+
+def _limit(raw: str) -> float | None:
+    value = _number(raw)
+    return value if value is not None and 1 <= value <= LARGEST_LIMIT else None
+
+
+def _remaining(raw: str) -> float | None:
+    value = _number(raw)
+    return value if value is not None and 0 <= value <= LARGEST_LIMIT else None
+
+
+def _is_of_a_day(header: RateLimitHeader) -> bool:
+    limit, remaining, reset_seconds = header.limit, header.remaining, header.reset_seconds
+    if limit is None or remaining is None or reset_seconds is None:
+        return False
     missing_share = max(0.0, 1 - remaining / limit)
     return reset_seconds > _LONGER_THAN_A_MINUTE * (1 + 60 * missing_share)
 
@@ -334,7 +345,7 @@ def seconds_until(raw: str | None, now: float) -> float | None:
     """Read seconds until a date: 0 if it has passed, at most 31 days.
 
     The date is RFC 3339, HTTP's, or a number of seconds or milliseconds since 1970. ``now`` is the
-    answer's own time (:func:`answered_at`), so a clock that is wrong on one side does no harm.
+    answer's own time (:func:`answered_at`), so a wrong clock on either side does no harm.
     """
     at = _date(_short(raw))
     seconds = None if at is None else max(0.0, at - now)
@@ -342,7 +353,7 @@ def seconds_until(raw: str | None, now: float) -> float | None:
 
 
 def answered_at(headers: Mapping[str, str], now: float) -> float:
-    """Return when an answer was given by the clock of its server; without ``Date``, by ours."""
+    """Return the time of an answer by its server's clock; without a ``Date`` header, ``now``."""
     at = _date(_short(headers.get("date")))
     return now if at is None else at
 
@@ -350,9 +361,9 @@ def answered_at(headers: Mapping[str, str], now: float) -> float:
 def retry_after_seconds(
     headers: Mapping[str, str], now: float, odd: list[Odd] | None = None
 ) -> float | None:
-    """Read ``retry-after-ms``, then ``retry-after`` as seconds or as a date; None without any.
+    """Read ``retry-after-ms``, else ``retry-after`` as seconds or as a date; None without both.
 
-    Never negative; 0 for a time that has gone by. The longest pause is for the caller to cut.
+    Never negative; 0 for a time that has passed. The caller limits the length of the pause.
     """
     noted: list[Odd] = [] if odd is None else odd
     milliseconds = read("retry-after-ms", headers.get("retry-after-ms"), _pause_number, noted)
@@ -390,12 +401,12 @@ def served_model(raw: Any) -> str | None:
 
 
 def _short(raw: object) -> str:
-    """Return a text that is worth a look, else an empty one."""
+    """Return ``raw`` without spaces around it, if it is a text of bounded length; else ""."""
     return raw.strip() if isinstance(raw, str) and len(raw) <= LONGEST_TEXT else ""
 
 
 def _number(raw: object) -> float | None:
-    """Read a finite number. A text of one is ASCII: other scripts have digits, too."""
+    """Read a finite number, or the ASCII text of one: Python reads digits of all scripts."""
     if isinstance(raw, str) and (len(raw) > LONGEST_TEXT or not raw.isascii() or "_" in raw):
         return None
     try:
@@ -406,7 +417,7 @@ def _number(raw: object) -> float | None:
 
 
 def _date(text: str) -> float | None:
-    """Return the seconds since 1970 of a date in any of its forms; of no zone, in UTC."""
+    """Return the seconds since 1970 of a date in any of its forms; one without a zone is UTC."""
     if (value := _number(text)) is not None:
         if value >= _FIRST_EPOCH_MILLISECONDS:
             return value / 1000
@@ -416,5 +427,5 @@ def _date(text: str) -> float | None:
             date = parse(text)
             return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
         except (ValueError, TypeError, IndexError, AttributeError, ArithmeticError):
-            continue  # whatever the parser stumbles over, it is no date
+            continue  # the parsers raise any of these for a text that is no date
     return None

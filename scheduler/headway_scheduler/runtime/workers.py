@@ -1,7 +1,8 @@
 """The workers, as the leader sees them. Law: no worker's clock is believed.
 
-What a worker tells is taken in its order and written with the row that says so; whoever leads by
-then takes what is not. What a worker is told goes with the commit that makes it true.
+The leader takes the messages of a worker in their order. The commit that writes their consequences
+also deletes their request, so a leader that dies before leaves the request to the next leader. The
+same commit writes the notification that tells the worker.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -48,10 +49,10 @@ from .pending import Callers, Completion, Decided, Pending, answer_here
 
 
 class Workers:
-    """The listed workers, and what is done with them.
+    """The listed workers, and the messages from and to them.
 
-    A worker is listed from its first batch, or from a command, until it is dropped: then nothing
-    that it tells is taken any more.
+    A worker is listed from its first batch, or from a command, until it is dropped. After that the
+    leader takes none of its messages.
     """
 
     def __init__(self, store: Store, clock: Clock, callers: Callers) -> None:
@@ -60,30 +61,31 @@ class Workers:
         self._callers = callers
         self._listed: dict[str, Worker] = {}
         self.listed: Mapping[str, Worker] = MappingProxyType(self._listed)
-        """By id, as it is at any time."""
+        """A live view, by worker id."""
 
     async def begin(self) -> None:
-        """List those that the store knows. Raises StoreError."""
+        """List the workers that the store knows. Raises StoreError."""
         self._listed |= {worker.id: worker for worker in await self._store.workers()}
 
     async def enlist(self, worker: Worker) -> None:
-        """List a process that executes runs, or what it states anew. Raises StoreError."""
+        """List a process that executes runs, or replace its row. Raises StoreError."""
         await self._callers.written(Pending((), Batch(joined=(worker,))))
         self._listed[worker.id] = worker
 
     async def begin_term(self) -> None:
-        """Write that this leader has begun. Raises StoreError."""
+        """Write that this leader's start succeeded. Raises StoreError."""
         await self._callers.written(Pending((), Batch(begins=True)))
 
     def deliver(self, request_id: int, batch: MessageBatch, *, age: float = inf) -> Completion:
-        """Take what a worker tells, at once; the completion is set when it is on disk.
+        """Take a worker's batch of messages; the completion is set when it is on disk.
 
-        What of it is refused goes back in a notification. ``age`` is how old the request is, in
-        seconds, where the engine can tell.
+        A notification tells the worker which messages were refused. ``age``: seconds since the
+        request was posted, where the engine can tell.
         """
         now, worker_id = self._clock(), batch.worker_id
         joined = () if batch.joins is None else (batch.joins,)
-        # Before its first messages are on disk: its next batch may be delivered while they are not.
+        # The worker is listed before its first batch is on disk, because its next batch may be
+        # delivered before that.
         self._listed |= {each.id: each for each in joined}
         is_listed = worker_id in self._listed
         return self._callers.waited(
@@ -99,9 +101,9 @@ class Workers:
     def deliver_unreadable(
         self, request_id: int, worker_id: str, why: str, *, is_kept: bool = False
     ) -> Completion:
-        """Tell a worker that nothing of its batch could be read; on disk when it is completed.
+        """Tell a worker that its batch could not be read; the completion is set when it is on disk.
 
-        ``is_kept``: its batch is set aside, for people to look at.
+        ``is_kept``: the batch is set aside, so that people can look at it.
         """
         also = Batch(taken=(request_id,), set_aside=((request_id, why),) if is_kept else ())
         return self._callers.waited(
@@ -109,17 +111,16 @@ class Workers:
         )
 
     async def drop(self, worker_id: str, *, died: bool = False) -> list[Run]:
-        """Take the runs of a worker that is gone away from it; on disk when this returns.
+        """Release the runs of a worker that is gone; on disk when this returns.
 
-        They are interrupted, or queued as they were. If it ``died``, each that it executed has lost
-        a life.
-        Everything that it told must have been delivered. Raises StoreError; it may be said again
-        then.
+        Running runs become interrupted, queued ones stay queued. If the worker ``died``, each run
+        that it executed has lost a life. All batches that the worker posted must have been
+        delivered before. Raises StoreError, after which this may be called again.
         """
         self._listed.pop(worker_id, None)
         runs = [run for run in await self._store.assigned() if run.worker == worker_id]
         if died:
-            left = bereaved(runs, await evidence(self._store, runs), self._clock())
+            left = after_death(runs, await evidence(self._store, runs), self._clock())
         else:
             left = [released(run) for run in runs]
         messages: list[Message] = [DropWorker(worker_id), *(SaveRun(run) for run in left)]
@@ -127,10 +128,7 @@ class Workers:
         return left
 
     async def order(self, worker_id: str, order: Order, run: Run | None = None) -> None:
-        """Tell a worker what to do with a run, and write the row that changes for it, if one does.
-
-        Raises StoreError.
-        """
+        """Send a worker an order. ``run`` is written in the same commit. Raises StoreError."""
         messages = () if run is None else (SaveRun(run),)
         also = NOTHING if run is None else answer_here()
         await self._callers.written(Pending(messages, also, orders=((worker_id, order),)))
@@ -139,7 +137,7 @@ class Workers:
 def notifications(
     told: Iterable[Pending], decided: Decided, health: ProviderHealth
 ) -> tuple[OutboxRow, ...]:
-    """What a commit tells workers: what became of what they told, and what they are to do."""
+    """Return the notifications of a commit: results of workers' batches, grants and orders."""
     outbox = OutboxBuilder()
     for pending in told:
         for worker, order in pending.orders:
@@ -158,30 +156,30 @@ def notifications(
 
 
 def released(run: Run) -> Run:
-    """Return a run as it is once nobody executes it any more."""
+    """Return a run without its worker: interrupted, if it was running."""
     state = RunState.INTERRUPTED if run.state is RunState.RUNNING else run.state
     return replace(run, state=state, worker=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the calls of a dead worker's runs say of its death. Ids of runs."""
+    """Ids of a dead worker's runs whose calls tell something of its death."""
 
     further: Collection[str] = ()
-    """Those of which a new answer came in their last life."""
+    """Runs that got a new answer since they were last resumed."""
     waiting: Collection[str] = ()
-    """Those that waited for an answer when it died."""
+    """Runs that waited for a model's answer when the worker died."""
 
 
 async def evidence(store: Store, runs: Iterable[Run]) -> Evidence:
-    """Read what the calls of runs say of the death of their worker."""
+    """Read from the calls of a dead worker's runs which got further, and which waited."""
     further, waiting = set[str](), set[str]()
     for run in runs:
         if run.state is RunState.RUNNING and run.resumed_at is not None:
             try:
                 calls = await store.calls(run.id, {CallState.DONE, *LIVE_CALLS})
             except StoreError:
-                continue  # rows of it that cannot be read must not keep others from being released
+                continue  # unreadable rows of one run must not keep the others from being released
             if any((each.finished_at or 0.0) >= run.resumed_at for each in calls):
                 further.add(run.id)
             if any(each.state in LIVE_CALLS and each.call.is_paid for each in calls):
@@ -189,31 +187,33 @@ async def evidence(store: Store, runs: Iterable[Run]) -> Evidence:
     return Evidence(further, waiting)
 
 
-def bereaved(runs: Sequence[Run], found: Evidence, now: float) -> list[Run]:
-    """Return the runs of one worker as they are once it has died: those executed lost a life.
+def after_death(runs: Sequence[Run], found: Evidence, now: float) -> list[Run]:
+    """Return the runs of one worker as they are once it has died: those executed lost one.
 
-    Lives are lost in a row: a run that got further in this one has lost one only. One that waited
-    for an answer loses a life the third time: most likely somebody killed the process. The last
-    life counts only if nobody else can be to blame: no other run of this worker was suspect. So a
-    run that was beside one that takes workers down is not quarantined.
+    Lives are lost in a row: a run that got further in this life has lost this one alone. A run that
+    waited for an answer loses a life only the third time, because most likely somebody killed the
+    process. A run loses its last life only if it was the only suspect among the worker's runs, so
+    a run is not quarantined for having been beside another one that takes workers down.
     """
     executed = {run.id for run in runs if run.state is RunState.RUNNING}
     suspects = sum(run.is_suspect for run in runs if run.id in executed - {*found.further})
     most = LIVES if suspects == 1 else LIVES - 1
     return [
-        _bereaved(run, found, most, now) if run.id in executed else released(run) for run in runs
+        _after_death(run, found, most, now) if run.id in executed else released(run) for run in runs
     ]
 
 
-def _bereaved(run: Run, found: Evidence, most: int, now: float) -> Run:
+def _after_death(run: Run, found: Evidence, most: int, now: float) -> Run:
+    """Take a life from a run whose worker died; ``most`` is how many it may have lost then."""
     lost_before = 0 if run.id in found.further else run.lives_lost
     lost_waiting = run.lost_waiting + 1 if run.id in found.waiting else 0
-    if run.id in found.waiting and lost_waiting < LIVES:
-        lives_lost = max(1, lost_before)  # it is alone from here on, until it gets further
+    if 0 < lost_waiting < LIVES:
+        # No life is lost. But the run is a suspect, executed alone until it gets further.
+        lives_lost = max(1, lost_before)
     else:
         lives_lost, lost_waiting = min(lost_before + 1, most), 0
     left = replace(released(run), lives_lost=lives_lost, lost_waiting=lost_waiting)
-    if left.lives_lost < LIVES:
+    if lives_lost < LIVES:
         return left
     return replace(
         left,
@@ -225,12 +225,12 @@ def _bereaved(run: Run, found: Evidence, most: int, now: float) -> Run:
 
 
 def restamped(message: Message, now: float, age: float = inf) -> Message:
-    """Return a worker's message with its times as the leader's clock allows them.
+    """Return a worker's message with its times corrected by the leader's clock.
 
-    A time that has passed lies between ``now - age`` and ``now``, where ``age`` is how old the
-    request is, in seconds by the database's clock; unbounded where the engine has none. A time to
-    come is at most ``LONGEST_STATED_SECONDS`` ahead. On one machine all processes have the same
-    time, and nothing changes.
+    Past times are moved between ``now - age`` and ``now``, where ``age`` is the seconds since the
+    request was posted, by the database's clock; infinite where the engine has none. Future times
+    are moved to at most ``LONGEST_STATED_SECONDS`` ahead. On one machine all processes have the
+    same time, so nothing changes.
     """
     match message:
         case Submit(call=call):
@@ -280,13 +280,11 @@ def _sooner(outcome: Outcome, now: float) -> Outcome:
 
 
 def _bounded(signals: Mapping[str, Observation], now: float) -> dict[str, Observation] | None:
-    """The signals with pauses that are not too long; None if they are so already."""
+    """Return the signals with their pauses cut to the longest; None if none is too long."""
     latest = now + LONGEST_STATED_SECONDS
-    if all(each.pause_until is None or each.pause_until <= latest for each in signals.values()):
-        return None
-    return {
-        quota: replace(each, pause_until=min(each.pause_until, latest))
-        if each.pause_until is not None
-        else each
+    cut = {
+        quota: replace(each, pause_until=latest)
         for quota, each in signals.items()
+        if each.pause_until is not None and each.pause_until > latest
     }
+    return {**signals, **cut} if cut else None

@@ -201,9 +201,8 @@ async def test_a_run_that_another_process_is_about_to_execute_is_not_taken_from_
     leader: SimulatedHeadway, is_begun: bool
 ) -> None:
     """Its row is there before it begins, and what others want of it by then is heeded."""
-    new = replace(
-        leader._new_run("agent", "x", {"key": "k"}), worker=leader._opened.executor.worker.id
-    )
+    run, _ = leader._new_run("agent", "x", {"key": "k"})
+    new = replace(run, worker=leader._opened.executor.worker.id)
     async with second(leader) as follower, anyio.create_task_group() as group:
         with leader._opened.executor.expecting(new) as expected:
             await leader._opened.executor.queue(new)

@@ -23,7 +23,7 @@ from headway_scheduler.protocol.codec import load_notification
 from headway_scheduler.protocol.envelopes import MessageBatch
 from headway_scheduler.protocol.messages import MarkSent, Message, Observe, SaveRun, Settle, Submit
 from headway_scheduler.runtime.local import LocalScheduler
-from headway_scheduler.runtime.workers import Evidence, bereaved, evidence
+from headway_scheduler.runtime.workers import Evidence, after_death, evidence
 
 pytestmark = pytest.mark.anyio
 
@@ -147,7 +147,7 @@ async def test_what_a_database_refuses_of_a_batch_is_refused_alone(tmp_path: Pat
 
 def lost(*runs: Run, further: tuple[str, ...] = ()) -> list[tuple[RunState, int]]:
     """How runs of one worker are once it has died."""
-    return [(run.state, run.lives_lost) for run in bereaved(runs, Evidence(further), NOW)]
+    return [(run.state, run.lives_lost) for run in after_death(runs, Evidence(further), NOW)]
 
 
 def executed(run_id: str, lives_lost: int) -> Run:
@@ -162,7 +162,7 @@ def test_a_run_that_loses_its_last_life_alone_is_quarantined() -> None:
         [(interrupted, 2)],
         [(failed, 3)],
     ]
-    (run,) = bereaved([executed("a", 2)], Evidence(), NOW)
+    (run,) = after_death([executed("a", 2)], Evidence(), NOW)
     assert (run.worker, run.finished_at, run.is_quarantined) == (None, NOW, True)
     assert "`headway runs retry a`" in (run.error or "")
 
@@ -193,7 +193,7 @@ def deaths(run: Run, waits: list[bool]) -> list[int]:
     lives = []
     for is_waiting in waits:
         found = Evidence(waiting=(run.id,) if is_waiting else ())
-        (run,) = bereaved([replace(run, state=RunState.RUNNING)], found, NOW)
+        (run,) = after_death([replace(run, state=RunState.RUNNING)], found, NOW)
         lives.append(run.lives_lost)
         if run.is_quarantined:
             break

@@ -1,16 +1,16 @@
-"""Keeps the dollar budgets of runs. Law: what is spent, lost or in flight is not promised again.
+"""Keeps the dollar budgets of runs. Law: dollars spent, lost or in flight are not promised again.
 
 Theory of operation. The budget of a run is a quota of its own, ``run ID``, of dollars, and it never
 refills. It knows no prices: a call comes with the dollars to reserve (``Call.usd``), and its end
-with what it cost (``Outcome.usd``). A call goes while spent, reserved and its own dollars stay
-within the budget. If they would within what is spent alone, it waits for the end of a call in
-flight, aside from its lane, so that it holds up no other run; else it is refused.
+with its cost (``Outcome.usd``). A call may go while spent, reserved and its own dollars together
+stay within the budget. If only spent and its own dollars do, it waits for the end of a call in
+flight, outside of its lane, so that it holds up no other run. If they do not either, it is refused.
 
-So a budget is passed by no more than what calls in flight cost above what they reserved. Calls
-whose cost nothing bounds go one at a time.
+So spending passes a budget by no more than calls in flight cost above what they reserved. Calls
+whose cost is not bounded go one at a time.
 
-What is spent is stored as a bucket that is below 0 by as much, reservations included: the limit
-itself is in the run's row, and may be raised.
+Spent and reserved dollars are stored as a bucket that is below 0 by as much. The limit is in the
+run's row, because a retry may raise it.
 """
 
 from ...errors import BudgetExceeded
@@ -23,30 +23,31 @@ _EPSILON = 1e-9
 
 
 class Budget:
-    """The budget of one run, and what its calls took of it. Amounts are US dollars."""
+    """The budget of one run, and the US dollars that its calls took of it."""
 
     __slots__ = ("limit_usd", "reserved_usd", "run_id", "spent_usd", "unbounded", "waiting")
 
     def __init__(self, run_id: str) -> None:
         self.run_id: str = run_id
         self.limit_usd: float | None = None
-        """None where the run was not under way since this process leads, and without a budget."""
+        """None for a run without a budget, or not under way since this process leads."""
         self.spent_usd: float = 0.0
-        """What its calls cost; their reserve where nobody knows, or where they were lost."""
+        """The cost of its calls; the dollars that a call reserved if it was lost, or if its cost is
+        unknown."""
         self.reserved_usd: float = 0.0
-        """What its calls in flight reserve."""
+        """The dollars that its calls in flight reserve."""
         self.unbounded: int = 0
-        """How many of those may cost more than they reserve."""
+        """How many of its calls in flight may cost more than they reserve."""
         self.waiting: set[str] = set()
-        """Ids of calls that wait for the end of another one."""
+        """Ids of calls that wait for the end of a call in flight."""
 
     @property
     def quota(self) -> str:
-        """The name under which it is shown and stored."""
+        """The name under which the budget is shown and stored."""
         return f"{_PREFIX}{self.run_id}"
 
     def free_usd(self) -> float:
-        """Return what a new call may reserve; below 0 once the budget is passed."""
+        """Return the dollars that a new call may reserve; below 0 once the budget is passed."""
         assert self.limit_usd is not None
         return self.limit_usd - self.spent_usd - self.reserved_usd
 
@@ -64,7 +65,7 @@ class Budget:
         return self.limit_usd is None or usd <= self.limit_usd * (1 + _EPSILON)
 
     def exceeded(self, call: Call) -> BudgetExceeded:
-        """The error of a call that the budget does not cover."""
+        """Return the error of a call that the budget does not cover."""
         run, total = self.run_id, self.spent_usd + call.usd
         return BudgetExceeded(
             f"run {run} may spend ${self.limit_usd or 0:.4f}, and with its next call (model "
@@ -73,38 +74,38 @@ class Budget:
         )
 
     def reserve(self, call: Call) -> None:
-        """Set the dollars of a call aside that is about to be sent."""
+        """Reserve the dollars of a call that is admitted."""
         self.reserved_usd += call.usd
         self.unbounded += call.unbounded
 
     def adopt(self, call: Call) -> None:
-        """Take over a call that was in flight when the stored state was written, as spent."""
+        """Reserve for a call in flight whose dollars the stored state counts as spent."""
         self.spent_usd -= call.usd
         self.reserve(call)
 
     def settle(self, call: Call, outcome: Outcome) -> None:
-        """Charge what an attempt cost: nothing unsent, its reserve where nobody knows."""
+        """Charge the cost of an attempt: 0 if it was not sent, its reserve for an unknown cost."""
         self.reserved_usd -= call.usd
         self.unbounded -= call.unbounded
         if outcome.sent and not outcome.refused:
             self.spent_usd += call.usd if outcome.usd is None else max(0.0, outcome.usd)
 
     def state(self, now: float) -> BucketState:
-        """Return what to store: reservations count as spent, because a crash cannot tell."""
+        """Return the row to store. Reservations count as spent: a crash cannot tell them apart."""
         return BucketState(self.quota, Resource.USD, -self.spent_usd - self.reserved_usd, now)
 
 
 class Budgets:
-    """The budgets of runs, and what was spent of them. Runs that have none are not in it."""
+    """The budgets of the runs that have one, and what was spent of each."""
 
     def __init__(self) -> None:
         self.by_run: dict[str, Budget] = {}
-        """By the id of the run; kept until the run is forgotten, for it may be retried."""
+        """By the id of the run. Kept until the run is deleted, because it may be retried."""
         self.short: set[str] = set()
-        """Runs whose waiting calls are to be looked at again."""
+        """Runs whose waiting calls must be looked at again."""
 
     def limit(self, run_id: str, limit_usd: float | None) -> None:
-        """Note the budget of a run that is under way; None: it has none."""
+        """Note the budget of a run that is under way; None for a run without one."""
         budget = self.by_run.get(run_id)
         if budget is None:
             if limit_usd is None:
@@ -114,9 +115,9 @@ class Budgets:
         self.short.add(run_id)
 
     def note_spent(self, run_id: str, least_usd: float) -> bool:
-        """Take in what the rows of a run show to be spent. Return whether more was than is known.
+        """Take in the dollars that a run's rows show to be spent; return whether more was spent.
 
-        So it is with runs of a Headway that kept no budgets.
+        It is for runs of an older Headway, which kept no budgets.
         """
         budget = self.by_run.get(run_id)
         if budget is None or budget.spent_usd >= least_usd:

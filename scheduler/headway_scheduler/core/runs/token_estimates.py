@@ -1,8 +1,8 @@
 """Estimates the tokens of a call, from the usage of earlier calls. Law: pure arithmetic.
 
-Learned for each agent on each model: tokens per character of prompt, and the size of answers. A new
-agent gets its model's averages; a new model, 4 characters per token and the output cap. Averages
-are exponential, over about the last 12 calls.
+For each agent on each model it learns tokens per character of prompt, and the size of answers. A
+new agent gets its model's averages; a new model gets 4 characters per token and the output cap.
+Averages are exponential, over about the last 12 calls.
 """
 
 import json
@@ -19,9 +19,9 @@ TOKENS = "tokens"
 UNKNOWN_OUTPUT = 1_000
 """Output tokens of a call of a new model, without an output cap."""
 PROVEN = 3
-"""From how many answers of an agent on a model on its averages bound what its next call costs."""
+"""After so many answers of an agent on a model, its averages bound the cost of its next call."""
 _INPUT_MARGIN = 1.25
-"""How many times the learned tokens a prompt is taken to have, where a bound is asked for."""
+"""A bound on the tokens of a prompt is so many times the learned tokens."""
 _SHARE = 1 / 12
 """The weight of a new call in the averages."""
 _WORTH_KEEPING = 0.02
@@ -72,12 +72,12 @@ class Estimates:
     def most(
         self, path: str, model: str, characters: int, most_tokens: int, cap: int | None
     ) -> tuple[Usage, bool]:
-        """Return what a call takes at most, and whether that is to be relied on.
+        """Return the most that a call takes, and whether that is a bound.
 
-        Its output is the cap; without one, three standard deviations above the mean of three or
-        more answers. Its input is ``most_tokens`` of the prompt, or, after as many answers, a
-        quarter above what is learned. With neither cap nor answers the output is what the few
-        answers tell, or 0, and not to be relied on.
+        Output is the cap; without a cap, three standard deviations above the mean of at least three
+        answers. Input is ``most_tokens`` of the prompt; after three answers, a quarter above what
+        is learned, if that is less. With neither a cap nor three answers the output is only a
+        guess, from fewer answers or those of other agents, else 0.
         """
         seen = self._seen.get(_subject(path, model))
         if seen is None or seen.count < PROVEN:
@@ -95,7 +95,7 @@ class Estimates:
         return seen is not None and seen.count >= PROVEN
 
     def learn(self, path: str, model: str, characters: int, usage: Usage) -> list[Lesson]:
-        """Learn from what a call took. Return the lessons that are worth writing down."""
+        """Learn from the usage of a call. Return the lessons that are worth writing down."""
         if not (characters and usage.input_tokens):
             return []
         lessons = []
@@ -110,7 +110,7 @@ class Estimates:
         return lessons
 
     def load(self, lesson: Lesson) -> None:
-        """Go on from what was written down. Raises an error, and changes nothing."""
+        """Go on from a stored lesson. If the lesson is malformed, raises and changes nothing."""
         told = {name: float(number) for name, number in json.loads(lesson.value).items()}
         count = int(told.pop("count", 0))
         seen = _Seen(told.pop("ratio"), told.pop("output"), told.pop("variance", 0.0), count)
@@ -122,7 +122,7 @@ class Estimates:
 
 
 def _usage(given: float, made: int) -> Usage:
-    """An estimate: like a count that is read, at most 10^9."""
+    """Return an estimate. Its counts are at most 10^9, as counts of answers are."""
     return Usage(max(1, ceil(min(given, LARGEST_READ_COUNT))), min(made, LARGEST_READ_COUNT))
 
 
