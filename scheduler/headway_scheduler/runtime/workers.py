@@ -152,7 +152,7 @@ def notifications(
         outbox.preempt(record)
     for record, error in decided.refused:
         outbox.refuse(record, refused(error))
-    return outbox.rows(health.unanswered, health.locked_out)
+    return outbox.rows(health.unanswered, health.locked_out, health.one_fails)
 
 
 def released(run: Run) -> Run:
