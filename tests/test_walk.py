@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-pytestmark = pytest.mark.timeout(180)  # 25 walks of each kind, in three processes
+pytestmark = pytest.mark.timeout(600)  # 25 walks of each kind, in three processes
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ from pydantic import BaseModel
 
 from headway_scheduler.errors import CallerError, ProviderError
 from headway_scheduler.model.calls import LARGEST_READ_COUNT, Call, Priority, Route
-from headway_scheduler.providers import PROVIDERS, readings
+from headway_scheduler.providers import PROVIDERS, of_host, readings
 from headway_scheduler.providers.readings import Odd
 
 from ..autogen_private import create_arguments
@@ -61,6 +61,7 @@ from .models import Candidate, Model
 from .wrapped_client import (
     context_tokens,
     disable_sdk_retries,
+    host_of,
     provider_name,
     refuses_usage,
     stream_arguments,
@@ -411,7 +412,7 @@ def _candidate(client: ChatCompletionClient, model: Model, rank: int) -> Candida
     """Switch a client's own retries off, hook into its HTTP, and return it with its provider."""
     if (sdk := disable_sdk_retries(client)) is not None:
         observe(sdk)
-    provider = model.provider or PROVIDERS[provider_name(client)]
+    provider = model.provider or of_host(host_of(client)) or PROVIDERS[provider_name(client)]
     return Candidate(model, provider, client, rank)
 
 

@@ -106,8 +106,19 @@ def refuses_usage(client: ChatCompletionClient, status: int | None, text: str) -
     return is_refused
 
 
+def host_of(client: ChatCompletionClient) -> str:
+    """Return the host name of the server that a client asks; empty if it does not show it."""
+    return getattr(_address(client), "host", "")
+
+
 def _server_of(client: ChatCompletionClient) -> tuple[str | None, str]:
-    return model_name(client), str(getattr(sdk_of(client), "base_url", ""))
+    return model_name(client), str(_address(client))
+
+
+def _address(client: ChatCompletionClient) -> Any:
+    """The ``base_url`` of OpenAI's or Anthropic's SDK below a client, an httpx URL; else None."""
+    has_sdk = is_openai(client) or provider_name(client) == "anthropic"
+    return getattr(sdk_of(client), "base_url", None) if has_sdk else None
 
 
 def context_tokens(client: ChatCompletionClient) -> int:

@@ -21,7 +21,7 @@ import anyio
 import openai
 
 from headway_scheduler.model.calls import Priority
-from headway_scheduler.providers import PROVIDERS
+from headway_scheduler.providers import PROVIDERS, of_host
 from headway_scheduler.providers.readings import Odd
 
 from ..autogen_private import http_client, http_library, status_error
@@ -64,7 +64,8 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
         self._wrapped: Any = http_client(sdk)
         observe(sdk)
         self._model = model
-        self._candidates = [Candidate(model, model.provider or PROVIDERS["openai"])]
+        provider = model.provider or of_host(sdk.base_url.host) or PROVIDERS["openai"]
+        self._candidates = [Candidate(model, provider)]
         self._scope = scope
         self._priority = priority
 

@@ -10,7 +10,7 @@ import re
 from ..model.calls import Usage
 from .base import Failure
 from .openai import OpenAI, characters_in_tokens
-from .readings import duration_seconds, retry_after_seconds
+from .readings import duration_seconds
 
 _IN_THE_TEXT = re.compile(
     r"(?:retry after|try again in) (\d{1,9}(?:\.\d{1,9})?) seconds?", re.IGNORECASE
@@ -29,7 +29,7 @@ class Azure(OpenAI):
 
     def stated_seconds(self, failure: Failure, now: float) -> float | None:
         """Return the seconds of the headers, else of the text."""
-        stated = retry_after_seconds(failure.headers, now)
+        stated = super().stated_seconds(failure, now)
         if stated is None and (found := _IN_THE_TEXT.search(failure.message)):
             return duration_seconds(found[1])
         return stated

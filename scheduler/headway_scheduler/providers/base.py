@@ -18,7 +18,7 @@ from ..model.calls import Usage
 from ..model.formulas import LONGEST_STATED_SECONDS, backoff_seconds
 from ..model.quotas import RateLimitHeader, Resource
 from . import readings
-from .readings import Odd, retry_after_seconds, word
+from .readings import Odd, duration_seconds, retry_after_seconds, word
 
 # And everything from 500, as in OpenAI's SDK.
 _TRANSIENT_STATUS = frozenset({408, 409, 425})
@@ -36,6 +36,8 @@ _STATUS_OF_CODE = {
 }
 """The status that an error would have had that comes inside an answer, after HTTP 200."""
 
+_OF_ANY_ACCOUNT = frozenset({"api_key_invalid", "invalid_api_key"})
+"""Codes that mean the same of whoever they come, if there are accounts at all."""
 _OF_THE_ACCOUNT = frozenset({"key", "workspace", "guardrail"})
 """OpenRouter's ``limit_source`` of a 403 that is about the account."""
 _IN_FLIGHT_BUDGET = "openrouter_in_flight_budget"
@@ -187,7 +189,8 @@ class Provider:
 
     def stated_seconds(self, failure: Failure, now: float) -> float | None:
         """Return the seconds that the provider says to wait; None or 0 if it does not say."""
-        return retry_after_seconds(failure.headers, now)
+        stated = retry_after_seconds(failure.headers, now)
+        return google_delay_seconds(failure) if stated is None else stated
 
     def judge(self, failure: Failure, attempt: int, now: float) -> Verdict:
         """Judge a failed attempt, the ``attempt``-th of its call from 1, at ``now``."""
@@ -228,9 +231,21 @@ class Provider:
 
     def _is_about_the_account(self, failure: Failure) -> bool:
         words = failure.message.lower()
-        return not self.account_codes.isdisjoint(failure.codes) or any(
+        codes = {*self.account_codes, *_OF_ANY_ACCOUNT} if self.account_codes else ()
+        return not failure.codes.isdisjoint(codes) or any(
             part in words for part in self.account_words
         )
+
+
+def google_delay_seconds(failure: Failure) -> float | None:
+    """Return ``retryDelay`` of Google's ``RetryInfo``, in seconds; None without one.
+
+    No other field has this name, so it is read whoever the provider is said to be: Gemini is asked
+    through clients and gateways of OpenAI's protocol.
+    """
+    delays = (part.get("retryDelay") for part in failure.parts())
+    delay = next((each for each in delays if isinstance(each, str)), None)
+    return duration_seconds(delay)
 
 
 def _said(failure: Failure) -> str:

@@ -6,8 +6,8 @@ minute are counted for each project. No header tells of them; the body of a 429 
 """
 
 from ..model.calls import Usage
-from .base import ErrorClass, Failure, Provider, Verdict
-from .readings import duration_seconds, retry_after_seconds
+from .base import ErrorClass, Failure, Provider, Verdict, google_delay_seconds
+from .readings import retry_after_seconds
 
 
 class Gemini(Provider):
@@ -33,7 +33,5 @@ class Gemini(Provider):
 
     def stated_seconds(self, failure: Failure, now: float) -> float | None:
         """Return ``retryDelay`` of the body, as in ``34.07s``, in seconds; else the headers'."""
-        for part in failure.parts():
-            if isinstance(delay := part.get("retryDelay"), str):
-                return duration_seconds(delay)
-        return retry_after_seconds(failure.headers, now)
+        delay = google_delay_seconds(failure)
+        return retry_after_seconds(failure.headers, now) if delay is None else delay

@@ -27,6 +27,7 @@ from headway_scheduler.errors import ProviderError
 from headway_scheduler.model.calls import Priority, Usage
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.states import CallState
+from headway_scheduler.providers import PROVIDERS
 from headway_scheduler.runtime.local import LocalScheduler
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("fast_pauses")]
@@ -398,6 +399,28 @@ async def test_a_stream_that_is_closed_early_leaves_no_slot_taken(
     await until(lambda: not setup.scheduler.statistics().in_flight)
     (slots,) = [g for g in setup.scheduler.statistics().gauges if g.resource == "concurrency"]
     assert slots.available == slots.capacity
+
+
+@pytest.mark.parametrize(
+    ("model", "address", "stated", "provider"),
+    [
+        ("gemini-2.0-flash", {}, None, "gemini"),  # AutoGen sets Google's address itself
+        ("gemini-2.0-flash", {"base_url": "http://127.0.0.1:9/v1"}, None, "openai"),
+        ("gpt-4o", {"base_url": "https://ours.openai.azure.com/openai/v1"}, None, "azure"),
+        ("gpt-4o", {}, None, "openai"),
+        ("gpt-4o", {}, "other", "other"),
+    ],
+)
+async def test_a_providers_own_address_goes_before_the_class_of_the_client(
+    model: str, address: dict[str, Any], stated: str | None, provider: str
+) -> None:
+    asked = Model("m", ("q",), provider=None if stated is None else PROVIDERS[stated])
+    client = OpenAIChatCompletionClient(
+        model=model, api_key="no-key", model_info=CAPABLE, **address
+    )
+    scheduled = ScheduledClient(client, asked)
+    assert [each.provider.name for each in scheduled._candidates] == [provider]
+    await client.close()
 
 
 async def test_the_replay_client_needs_no_provider(scope: RunScope, question: Any) -> None:

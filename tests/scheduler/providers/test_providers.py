@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from headway_scheduler.model.calls import Usage
 from headway_scheduler.model.formulas import LONGEST_STATED_SECONDS
 from headway_scheduler.model.quotas import RateLimitHeader, Resource
-from headway_scheduler.providers import PROVIDERS, ErrorClass, Failure, Verdict
+from headway_scheduler.providers import PROVIDERS, ErrorClass, Failure, Verdict, of_host
 from headway_scheduler.providers.readings import (
     duration_seconds,
     retry_after_seconds,
@@ -101,6 +101,10 @@ def error(message: str = "", **fields: Any) -> dict[str, Any]:
     return {"error": {"message": message, **fields}}
 
 
+RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.07s"}
+ERROR_INFO = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
+
+
 # status, headers, body, message, what it is to us after a first attempt
 OF_ANY: list[Row] = [
     (429, {}, None, "", LIMITED),
@@ -132,6 +136,7 @@ OF_ANY: list[Row] = [
     (403, {}, error(metadata={"limit_source": "workspace"}), "", ACCOUNT),
     (403, {}, error(metadata={"limit_source": "endpoint"}), "", FINAL),
     (200, {}, None, "the client could not read it", FINAL),
+    (429, {}, [error(code=429, details=[RETRY_INFO])], "", limited(34.07)),
     # inside of an answer, after HTTP 200, as gateways send it
     (None, {}, error(code=429), "", LIMITED),
     (None, {}, error(code="429"), "", LIMITED),
@@ -176,6 +181,7 @@ OPENAI: list[Row] = [
     (None, {}, {"code": "context_length_exceeded"}, "", FINAL),
     (None, {}, {"code": "content_filter"}, "", FINAL),
     (None, {}, {"code": "insufficient_quota"}, "", ACCOUNT),
+    (400, {}, [error(code=400, status="INVALID_ARGUMENT", details=[ERROR_INFO])], "", ACCOUNT),
 ]
 AZURE_ROWS: list[Row] = [
     (429, {"retry-after-ms": "1500", "retry-after": "2"}, error(code="429"), "", limited(1.5)),
@@ -226,8 +232,6 @@ ANTHROPIC_ROWS: list[Row] = [
     (None, {}, {"type": "error", **error(type="api_error")}, "", TRANSIENT),
     (None, {}, {"type": "error", **error(type="invalid_request_error")}, "", FINAL),
 ]
-RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.07s"}
-ERROR_INFO = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
 GEMINI_ROWS: list[Row] = [
     (429, {}, [error(code=429, status="RESOURCE_EXHAUSTED")], "", LIMITED),
     (
@@ -513,3 +517,25 @@ def test_what_a_server_that_works_said_is_kept_without_digits(name: str) -> None
     for proxied in (502, 504, 520, 529, 503, 429, 400):
         assert said(proxied, error(code="x"), "x") == ""
     assert said(500, None, "<html>") == said(None, None, "connection refused") == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("api.openai.com", "openai"),
+        ("API.OpenAI.com.", "openai"),
+        ("ours.openai.azure.com", "azure"),
+        ("api.anthropic.com", "anthropic"),
+        ("generativelanguage.googleapis.com", "gemini"),
+        ("europe-west4-aiplatform.googleapis.com", "gemini"),
+        ("bedrock-runtime.us-east-1.amazonaws.com", "bedrock"),
+        ("api.openai.com.evil.example", None),
+        ("openai.azure.com.example", None),
+        ("127.0.0.1", None),
+        ("openrouter.ai", None),
+        ("", None),
+    ],
+)
+def test_a_providers_own_host_tells_it(host: str, name: str | None) -> None:
+    found = of_host(host)
+    assert (found and found.name) == name
