@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.processes import WarmProcess
 from tests.waiting import without_slowness
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -83,27 +84,28 @@ ESSENTIAL: dict[str, list[str]] = {
 """Beginnings of lines that must come in this order."""
 
 
-def run(path: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(path: Path, cwd: Path) -> tuple[int, str, str]:
     paths = [os.path.abspath(entry) for entry in sys.path if entry]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    return subprocess.run(
+    with WarmProcess(
         [sys.executable, "-W", "error::ResourceWarning", str(path)],
         cwd=cwd,
-        env=environment,
-        capture_output=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-    )
+    ) as process:
+        out, err = process.communicate()
+    return process.returncode, out, err
 
 
 @pytest.mark.parametrize("name", ESSENTIAL)
 def test_an_example_says_what_it_shows(name: str, tmp_path: Path) -> None:
-    done = run(EXAMPLES / name, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert without_slowness(done.stderr) == ""
-    lines = iter(done.stdout.splitlines())
+    status, out, err = run(EXAMPLES / name, tmp_path)
+    assert status == 0, err
+    assert without_slowness(err) == ""
+    lines = iter(out.splitlines())
     for beginning in ESSENTIAL[name]:
-        assert any(line.startswith(beginning) for line in lines), (beginning, done.stdout)
+        assert any(line.startswith(beginning) for line in lines), (beginning, out)
     assert list(tmp_path.iterdir()) == [], "an example leaves nothing behind"
 
 

@@ -5,7 +5,6 @@ machine. What a test says about time, it says by itself.
 """
 
 import re
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -42,20 +41,6 @@ async def until(is_so: Callable[[], object], *, look_every_seconds: float = 0.00
     """Wait for something that has no event, as rows and counts: the test's bound ends it."""
     while not is_so():  # noqa: ASYNC110 - whoever calls this has nothing to wait on
         await anyio.sleep(look_every_seconds)
-
-
-class Process(subprocess.Popen[str]):
-    """A process that is killed where an error leaves its block.
-
-    Else the block would wait for a process that waits for the test, as one with ``--forever``
-    does, and what had failed would hang.
-    """
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
-        """Wait for its end."""
-        if kind is not None:
-            self.kill()
-        super().__exit__(kind, *rest)
 
 
 SLOW = re.compile(r"blocked the event loop for|^Executing <.* took [0-9.]+ seconds$")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from anyio import to_thread
 from autogen_agentchat.agents import AssistantAgent
+from tests.processes import WarmProcess
 
 from headway import Headway, RunFailed
 from headway.config import ConfigError
@@ -244,16 +245,17 @@ async def test_a_team_that_counts_dollars_needs_a_price_and_no_other_does(teams:
 
 
 def headway_command(folder: Path, *words: str, status: int = 0) -> str:
-    done = subprocess.run(
+    with WarmProcess(
         [sys.executable, "-m", "headway", *words],
         cwd=folder,
         env=os.environ | {"HEADWAY_DATABASE": str(folder / "headway.db")},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-    )
-    assert done.returncode == status, done.stderr
-    return done.stdout + done.stderr
+    ) as process:
+        out, err = process.communicate()
+    assert process.returncode == status, err
+    return out + err
 
 
 def test_the_commands_write_what_they_say(tmp_path: Path) -> None:

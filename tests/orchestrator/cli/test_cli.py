@@ -16,7 +16,8 @@ from typing import Any
 import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
-from tests.waiting import Process, without_slowness
+from tests.processes import WarmProcess
+from tests.waiting import without_slowness
 
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.model.states import CallState, RunState
@@ -102,11 +103,11 @@ def environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": os.pathsep.join(sorted(roots)), "TEST_KEY": KEY, "TZ": "UTC"}
 
 
-def started(folder: Path, *arguments: str, **options: Any) -> Process:
+def started(folder: Path, *arguments: str, **options: Any) -> WarmProcess:
     # Without -P the folder would be on the path anyway, and hide that the command puts it there.
     command = [sys.executable, "-P", "-m", "headway", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
-    return Process(command, cwd=folder, env=environment(), **pipes)
+    return WarmProcess(command, cwd=folder, env=environment(), **pipes)
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:

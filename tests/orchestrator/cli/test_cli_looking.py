@@ -13,7 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.waiting import Process
+from tests.processes import Process
 
 import headway
 from headway.cli import main

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from anyio.from_thread import start_blocking_portal
-from tests.waiting import Process, without_slowness
+from tests.processes import WarmProcess
+from tests.waiting import without_slowness
 
 from headway_scheduler.testing.provider import Latency, Settings, simulated_provider
 
@@ -66,11 +67,11 @@ def folder(tmp_path: Path, base_url: str) -> Path:
     return tmp_path
 
 
-def started(folder: Path, *arguments: str) -> Process:
+def started(folder: Path, *arguments: str) -> WarmProcess:
     roots = {str(Path(spec.origin or "").parents[1]) for p in PACKAGES if (spec := find_spec(p))}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADWAY_")}
     environment |= {"PYTHONPATH": os.pathsep.join(sorted(roots)), "TEST_KEY": "not-a-key"}
-    return Process(
+    return WarmProcess(
         [sys.executable, "-P", "-m", "headway", *arguments],
         cwd=folder,
         env=environment,

@@ -12,7 +12,8 @@ from typing import Any
 import anyio
 import pytest
 from rich.console import Console
-from tests.waiting import Process, without_slowness
+from tests.processes import WarmProcess
+from tests.waiting import without_slowness
 
 from headway.demo.plan import BACKGROUND, URGENT, Plan
 from headway.demo.policy import comparisons, picture
@@ -140,7 +141,7 @@ def test_the_frame_shows_both_sides(race: Race) -> None:
 
 
 def test_ctrl_c_leaves_no_traceback_and_no_file(tmp_path: Path) -> None:
-    with Process(
+    with WarmProcess(
         [sys.executable, "-c", DEMO],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+from tests.processes import Process, WarmProcess
 from tests.scheduler.backends.writers import is_stopped
 
 from headway_scheduler.backends import open_backend
@@ -56,10 +57,10 @@ class World:
     def ledger(self) -> Ledger:
         return Ledger.read(self.folder / "ledger.jsonl")
 
-    def start(self, *command: str) -> subprocess.Popen[str]:
+    def start(self, *command: str, kind: type[Process] = WarmProcess) -> Process:
         """Start ``headway COMMAND``, or a program if it begins with ``-c``."""
         program = command if command[0] == "-c" else ("-m", "headway", *command)
-        process = subprocess.Popen(
+        process = kind(
             [sys.executable, *program],
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -148,7 +149,7 @@ def world_in(folder: Path, *, base_seconds: float = 0.0) -> Iterator[World]:
     """Make the folder's configuration, and end every process that was started, at the end."""
     provider = [sys.executable, "-m", "headway_scheduler.testing.provider"]
     provider += ["--ledger", str(folder / "ledger.jsonl"), "--base-seconds", str(base_seconds)]
-    with subprocess.Popen(provider, stdout=subprocess.PIPE, text=True) as running:
+    with WarmProcess(provider, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         url = running.stdout.readline().strip()
         (folder / "headway.toml").write_text(CONFIG.format(url=url))

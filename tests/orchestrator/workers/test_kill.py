@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.processes import WarmProcess
 from tests.scheduler.backends.writers import is_stopped
-from tests.waiting import Process
 
 from headway import Headway
 from headway.config import load
@@ -79,7 +79,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     limits = ["--requests-per-minute", str(LIMITS.requests_per_minute)]
     limits += ["--burst-seconds", str(LIMITS.burst_seconds), "--base-seconds", "0.4"]
     command = [sys.executable, "-m", "headway_scheduler.testing.provider", "--ledger", str(ledger)]
-    with subprocess.Popen([*command, *limits], stdout=subprocess.PIPE, text=True) as provider:
+    with WarmProcess([*command, *limits], stdout=subprocess.PIPE, text=True) as provider:
         assert provider.stdout is not None
         (tmp_path / "headway.toml").write_text(
             f"""
@@ -111,7 +111,7 @@ def flood_and_kill(world: World) -> None:
 
     It is stopped when it is looked at, so that this is what it dies with.
     """
-    with Process([sys.executable, "-c", CHILD], cwd=world.folder, text=True) as child:
+    with WarmProcess([sys.executable, "-c", CHILD], cwd=world.folder, text=True) as child:
         try:
             while not is_in_the_middle(world.database):
                 child.send_signal(signal.SIGCONT)

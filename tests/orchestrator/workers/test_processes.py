@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.orchestrator.workers.processes import World, world_in
+from tests.processes import Process
 from tests.scheduler.backends.writers import WRITER, is_pending, is_stopped, needs_locks
 from tests.waiting import without_slowness
 
@@ -228,7 +229,7 @@ anyio.run(main)
 
 
 def test_no_loop_is_blocked_by_an_import_of_autogen_or_the_sdk(world: World) -> None:
-    importer = world.start("-c", IMPORTER)
+    importer = world.start("-c", IMPORTER, kind=Process)
     out, err = importer.communicate()
     assert importer.returncode == 0, err
     assert sorted(out.splitlines()) == [
