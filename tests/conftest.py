@@ -1,6 +1,10 @@
+import logging
 import os
+import sys
 from collections.abc import Generator
 from inspect import iscoroutinefunction
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,6 +22,29 @@ settings.register_profile(
     print_blob=True,  # a failure says how to have the same examples again
 )
 settings.load_profile("busy machine")
+
+
+class Unraised(logging.Handler):
+    """Hands over to pytest, as exceptions of destructors, what asyncio can only log.
+
+    That is exceptions of tasks that nobody retrieved, and tasks that were destroyed while they were
+    pending. The test in which it is noticed fails; the cause may be in an earlier one.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        told: Any = SimpleNamespace(
+            exc_type=type(error),
+            exc_value=error,
+            exc_traceback=error and error.__traceback__,
+            err_msg=f"{record.name}: {record.getMessage()}",
+            object=None,
+        )
+        sys.unraisablehook(told)
+
+
+def pytest_configure() -> None:
+    logging.getLogger("asyncio").addHandler(Unraised(logging.ERROR))
 
 
 @pytest.fixture

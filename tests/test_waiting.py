@@ -1,6 +1,10 @@
-"""A test that hangs fails, and says where; it takes no other test with it."""
+"""A test that hangs fails, and says where; what asyncio can only log fails a test as well."""
 
+import asyncio
+import gc
+import sys
 import traceback
+from typing import Any
 
 import anyio
 import pytest
@@ -29,3 +33,24 @@ async def test_what_a_test_fails_with_is_what_is_told() -> None:
     with pytest.raises(AssertionError, match="no"):
         await bounded(fails)(number=1)
     await bounded(fails)(number=2)
+
+
+def test_what_asyncio_can_only_log_reaches_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+
+    async def fails() -> None:
+        raise ValueError("no")
+
+    async def waits() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def forgets() -> None:
+        tasks = [asyncio.create_task(fails()), asyncio.create_task(waits())]
+        await until(tasks[0].done)
+        del tasks
+        gc.collect()
+
+    asyncio.run(forgets())
+    assert {each.exc_type for each in told} == {ValueError, type(None)}
+    assert any("was destroyed but it is pending" in each.err_msg for each in told)

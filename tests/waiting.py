@@ -4,6 +4,7 @@ The bound measures nothing: it is far above what any test takes beside other sui
 machine. What a test says about time, it says by itself.
 """
 
+import re
 import subprocess
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -56,7 +57,11 @@ class Process(subprocess.Popen[str]):
         super().__exit__(kind, *rest)
 
 
+SLOW = re.compile(r"blocked the event loop for|^Executing <.* took [0-9.]+ seconds$")
+"""Lines in which Headway, and asyncio in its debug mode, name what keeps an event loop busy."""
+
+
 def without_slowness(err: str) -> str:
     """What a process said on stderr, but for how long its code kept a busy machine busy."""
     lines = err.splitlines(keepends=True)
-    return "".join(line for line in lines if "blocked the event loop for" not in line)
+    return "".join(line for line in lines if not SLOW.search(line))

@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Self
 
 import anyio
 from autogen_agentchat.base import ChatAgent, TaskResult, Team
@@ -128,9 +128,9 @@ class Attempt:
                 self._latest = TaskResult(messages=messages, stop_reason=result.stop_reason)
 
     async def _stream(self, task: Task) -> AsyncGenerator[Message | TaskResult, None]:
-        stream = self._team.run_stream(task=task, cancellation_token=self._token)
+        work = TeamWork(self._team, task, self._token)
         try:
-            async for event in stream:
+            async for event in work:
                 if self.scope.stopped is None:
                     yield event
         except BaseException as error:
@@ -143,17 +143,58 @@ class Attempt:
             if self.scope.stopped is None or not _is_of_autogen(error):
                 raise
         finally:
-            # The shield: where this task is being cancelled, AutoGen's clean-up would be cut off at
-            # its first await, and the team's runtime would go on. It is given up after the grace.
-            with anyio.move_on_after(GRACE_SECONDS, shield=True):
-                await _ended(stream)
+            await work.stop()
+
+
+class TeamWork:
+    """A team at work on one task. Iterate it once for its messages and its result; then stop it.
+
+    The team works in an asyncio task of its own. A cancelled scope of anyio cancels its tasks again
+    and again: AutoGen's clean-up would be cut off at its first await, and the team's runtime would
+    go on, with nobody left who could stop it.
+    """
+
+    def __init__(self, team: Team | ChatAgent, task: Task, token: CancellationToken) -> None:
+        self._team = team
+        self._token = token
+        self._events: asyncio.Queue[Message | TaskResult | None] = asyncio.Queue()
+        self._driver = asyncio.create_task(self._drive(task))
+        self._driver.add_done_callback(lambda _: self._events.put_nowait(None))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message | TaskResult:
+        """Return the next message, at last the result. Raises what the team raises."""
+        event = await self._events.get()
+        if event is None:
+            self._driver.result()
+            raise StopAsyncIteration
+        return event
+
+    async def stop(self) -> None:
+        """Cancel what is left of the work, and wait for it, 2 s at most."""
+        if not self._driver.done():
+            self._token.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([self._driver], timeout=GRACE_SECONDS)
+            self._driver.cancel()  # its code ignores the token; AutoGen's runtime is given up
+        if self._driver.done() and not self._driver.cancelled():
+            self._driver.exception()  # asyncio logs what nobody asks for
+
+    async def _drive(self, task: Task) -> None:
+        stream = self._team.run_stream(task=task, cancellation_token=self._token)
+        async for event in stream:
+            self._events.put_nowait(event)
 
 
 class _ClosedRuns(logging.Filter):
-    """Drops the tracebacks that AutoGen logs of agents whose run was closed."""
+    """Drops the tracebacks that AutoGen logs of agents whose run was closed or cancelled."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, asyncio.CancelledError):
+            return False
         while error is not None:
             if isinstance(error, RunClosed | QueueShutDown) or "GroupChatError" in str(error):
                 return False
@@ -162,17 +203,6 @@ class _ClosedRuns(logging.Filter):
 
 
 logging.getLogger("autogen_core").addFilter(_ClosedRuns())
-
-
-async def _ended(stream: AsyncGenerator[Any, None]) -> None:
-    """Wait for AutoGen's runtime to stop. What it raises of its agents is known by then."""
-    try:
-        await stream.aclose()
-    except Exception:
-        return
-    except asyncio.CancelledError as error:
-        if not _is_of_autogen(error):
-            raise
 
 
 def _is_of_autogen(error: BaseException) -> bool:

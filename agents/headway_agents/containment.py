@@ -76,6 +76,10 @@ def contain_agent(agent: ChatAgent) -> None:
     async def contained_stream(
         messages: Sequence[BaseChatMessage], cancellation_token: CancellationToken
     ) -> AsyncGenerator[BaseAgentEvent | BaseChatMessage | Response, None]:
+        # AutoGen's own agents hand the token on. Others may await something that knows none, and
+        # the team's runtime could not stop before they end.
+        if (task := asyncio.current_task()) is not None:
+            cancellation_token.link_future(task)
         try:
             async with aclosing(stream(messages, cancellation_token)) as events:
                 name = f"agent {agent.name!r}"
@@ -85,8 +89,6 @@ def contain_agent(agent: ChatAgent) -> None:
         except Exception:
             raise
         except BaseException as error:
-            # When a run ends, its token cancels the futures that agents await, not their tasks: no
-            # task was asked to cancel, and yet this error is no stray.
             if is_asked_for(error) or cancellation_token.is_cancelled():
                 raise
             raise contained(error) from error

@@ -8,11 +8,14 @@ its looks anywhere.
 
 import base64
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator
 from traceback import format_exception
 from typing import Any
 from urllib.parse import quote, quote_plus, urlsplit, urlunsplit
+
+from headway_scheduler.errors import CallerError
 
 REDACTED = "[key]"
 MASKED = frozenset({"", "**********"})
@@ -37,6 +40,8 @@ _PLAIN = frozenset(
     | {"anthropic-beta", "openai-beta", "openai-organization", "openai-project"}
     | {"path", "home", "lang", "lc_all", "tz", "pythonpath", "pythonunbuffered", "log_level"}
 )
+_REFERENCE = re.compile(r"((?:Bearer |Basic )?)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+"""A text of a component that stands for a variable of the environment."""
 _FLAG = re.compile(r"--?[\w-]*(key|token|secret|pass|auth|cred)[\w-]*", re.IGNORECASE)
 _known: dict[str, None] = {}
 """Every form of every key that this process read, longest first."""
@@ -88,6 +93,7 @@ def without_secret_fields(data: Any) -> Any:
 
     As :func:`without_keys`, and: values of headers and of environments, long texts in fields whose
     names speak of keys, what follows such a flag on a command line, user and query of addresses.
+    What names a variable (:func:`with_variables`) is no secret, and stays.
     """
     if isinstance(data, str):
         return without_whole_keys(_without_credentials(data))
@@ -97,7 +103,9 @@ def without_secret_fields(data: Any) -> Any:
         return data
     kept: dict[Any, Any] = {}
     for name, value in data.items():
-        if _is_secret(name, value) or (
+        if _names_variable(value):
+            kept[name] = value
+        elif _is_secret(name, value) or (
             isinstance(value, str)
             and len(value) >= SHORTEST_KEY
             and _MAY_BE_SECRET.search(str(name))
@@ -107,7 +115,7 @@ def without_secret_fields(data: Any) -> Any:
             kept[name] = _plain_entries(value)
         elif isinstance(value, list) and _MAY_BE_SECRET.search(str(name)):
             _remember_likely(*value)
-            kept[name] = [each for each in value if not isinstance(each, str)]
+            kept[name] = [x for x in value if not isinstance(x, str) or _names_variable(x)]
         else:
             kept[name] = without_secret_fields(value)
     return kept
@@ -117,7 +125,8 @@ def _plain_entries(entries: dict[Any, Any]) -> dict[Any, Any]:
     kept = {}
     for name, value in entries.items():
         is_long = not isinstance(value, str) or len(value) >= SHORTEST_KEY
-        if str(name).lower() not in _PLAIN and (is_long or _is_secret(name, value)):
+        is_kept = str(name).lower() in _PLAIN or _names_variable(value)
+        if not is_kept and (is_long or _is_secret(name, value)):
             _remember_likely(value)
         else:
             kept[name] = without_secret_fields(value)
@@ -134,7 +143,7 @@ def _without_secret_flags(items: list[Any]) -> Iterator[Any]:
     is_value = False
     for item in items:
         flag = _FLAG.match(item) if isinstance(item, str) else None
-        if is_value and flag is None and isinstance(item, str):
+        if is_value and flag is None and isinstance(item, str) and not _names_variable(item):
             _remember_likely(item)
             yield REDACTED
         elif flag is not None and item[flag.end() :].startswith("="):
@@ -179,6 +188,29 @@ def _scrub_record(record: logging.LogRecord) -> bool:
     if record.exc_info and record.exc_info[1] is not None:
         record.exc_text = without_known_keys("".join(format_exception(record.exc_info[1])))
     return True
+
+
+def with_variables(data: Any) -> Any:
+    """Return a component with the values of the variables that its texts stand for.
+
+    Such a text is ``${NAME}``, or that after ``Bearer`` or ``Basic``, and nothing else. Raises
+    CallerError for a variable that is not set.
+    """
+    if isinstance(data, list):
+        return [with_variables(item) for item in data]
+    if isinstance(data, dict):
+        return {name: with_variables(value) for name, value in data.items()}
+    if not isinstance(data, str) or (reference := _REFERENCE.fullmatch(data)) is None:
+        return data
+    scheme, variable = reference.groups()
+    if not (value := os.environ.get(variable)):
+        raise CallerError(f"{data} is not set in the environment: export {variable}")
+    remember(value)
+    return scheme + value
+
+
+def _names_variable(value: object) -> bool:
+    return isinstance(value, str) and _REFERENCE.fullmatch(value) is not None
 
 
 def without_masked_keys(data: Any) -> Any:

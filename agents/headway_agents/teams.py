@@ -20,7 +20,13 @@ from headway_scheduler.errors import CallerError
 from .autogen_private import WELL_KNOWN_PROVIDERS
 from .calls.wrapped_client import provider_of
 from .containment import Factory, checked_team
-from .secrets import scrubbed, without_masked_keys, without_secret_fields, without_whole_keys
+from .secrets import (
+    scrubbed,
+    with_variables,
+    without_masked_keys,
+    without_secret_fields,
+    without_whole_keys,
+)
 
 Reach = Callable[[str, Mapping[str, Any], str], Mapping[str, Any]]
 """Says what a client of a component file is to be built with instead of what its config says, from
@@ -34,7 +40,10 @@ def load_component(text: str, *, name: str, reach: Reach | None = None) -> Team 
     empty are left to the environment. ``name`` is for messages; ``reach`` decides which server and
     key each client of it gets. Raises CallerError.
     """
-    data = without_masked_keys(_parsed(text, name))
+    try:
+        data = with_variables(without_masked_keys(_parsed(text, name)))
+    except CallerError as error:
+        raise CallerError(f"{name}: {error}") from None
     for place, component in _components(data, ""):
         where = f"{name}: {place or 'the component'}"
         kind = _check_provider(component["provider"], where)

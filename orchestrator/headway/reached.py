@@ -1,11 +1,14 @@
-"""Says which server and which key a client of a component file gets.
+"""Says which server and which key a client gets.
 
 Law of this file: a key goes only to an address that the user paired it with. A component file may
-come from anybody, and its address too; so it names no key, and its address gets none by default.
+come from anybody, and its address too; so it names no key, and its address gets none by default. A
+server of the configuration gets the key that its own table names, and no other provider's.
 """
 
 import os
-from collections.abc import Callable, Mapping
+import shlex
+import subprocess
+from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -34,12 +37,14 @@ _ADDRESSES = ("base_url", "azure_endpoint")
 """The fields of a client's config that say where it asks."""
 
 NO_KEY = "no-key"
-"""What a server on this machine gets in the place of a key."""
+"""What a server gets in the place of a key if it needs none."""
+
+KEY_COMMAND_SECONDS = 30.0
+"""How long a command may take to print a key; a password manager may ask a person first."""
 
 
 def reached(
     config: Config,
-    key_of: Callable[[str], str],
     provider: str,
     client: Mapping[str, Any],
     file: str,
@@ -56,18 +61,55 @@ def reached(
     if configured is not None and configured.base_url is not None:
         assert isinstance(model, str)
         field = "azure_endpoint" if "azure_endpoint" in client else "base_url"
-        return {field: configured.base_url, "api_key": key_of(model)}
+        return {field: configured.base_url, "api_key": key_of(config, model)}
     address = next((client[name] for name in _ADDRESSES if client.get(name)), None)
     if configured is not None and address is None and _states_key(config, str(model)):
-        return {"api_key": key_of(str(model))}
+        return {"api_key": key_of(config, str(model))}
     if address is None or _is_paired(str(address), own):
         _remember(own.key_variable)
         return {}
-    if is_loopback(str(address)):
+    if is_loopback(str(address)) or (configured is not None and configured.keyless):
         return {"api_key": NO_KEY}
     raise CallerError(
         f"model {model!r} of {file} asks {_shown(str(address))}, and no key is paired with it: set "
-        f'base_url and api_key_env in [models."{model}"]'
+        f'base_url and api_key_env in [models."{model}"], or keyless = true'
+    )
+
+
+def key_of(config: Config, name: str) -> str:
+    """Return the key of a model of the configuration. Raises CallerError if there is none."""
+    from headway_agents import remember
+
+    command = config.model(name).api_key_command
+    if command is not None:
+        key = _printed_key(name, command)
+    elif (variable := key_variable(config, name)) is None:
+        return NO_KEY
+    elif not (key := os.environ.get(variable, "")):
+        raise CallerError(
+            f"model {name!r} needs {variable} in the environment: "
+            f"export it (`headway demo` runs without any key)"
+        )
+    remember(key)
+    return key
+
+
+def key_variable(config: Config, name: str) -> str | None:
+    """Return the variable that holds a model's key; None if its server is asked without one.
+
+    Raises CallerError if the configuration names another server and says nothing of a key.
+    """
+    configured = config.model(name)
+    address = configured.base_url
+    if configured.keyless:
+        return None
+    if address is None or _states_key(config, name) or _is_paired(address, _OWN["openai"]):
+        return configured.api_key_env
+    if is_loopback(address):
+        return None
+    raise CallerError(
+        f"model {name!r} asks {_shown(address)}, and no key is paired with it: set api_key_env in "
+        f'[models."{name}"], or keyless = true'
     )
 
 
@@ -117,3 +159,26 @@ def _remember(variable: str) -> None:
     from headway_agents import remember
 
     remember(os.environ.get(variable))
+
+
+def _printed_key(model: str, command: str) -> str:
+    """Run a command that prints a key. No message repeats its output, which may be the key."""
+    try:
+        done = subprocess.run(  # the command is the user's own configuration
+            shlex.split(command),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=KEY_COMMAND_SECONDS,
+            check=False,
+        )
+        problem = "" if done.returncode == 0 else f"ended with status {done.returncode}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        problem = f"cannot be run: {type(error).__name__}"
+    else:
+        if not problem and (key := done.stdout.strip()):
+            return key
+    raise CallerError(
+        f"model {model!r}: its api_key_command {problem or 'printed nothing'}: "
+        f"run it by hand to see why"
+    )

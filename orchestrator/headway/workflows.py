@@ -8,9 +8,6 @@ import gc
 import hashlib
 import inspect
 import json
-import os
-import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -30,7 +27,7 @@ from . import arguments
 from .config import Config
 from .config.keys import COMPONENT_SUFFIXES
 from .pricing.prices import Prices
-from .reached import reached
+from .reached import key_of, reached
 
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
@@ -39,9 +36,6 @@ if TYPE_CHECKING:
     from headway_agents import Attempt, Journal, Model, RunScope, ScheduledClient
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
-
-KEY_COMMAND_SECONDS = 30.0
-"""How long a command may take to print a key; a password manager may ask a person first."""
 
 
 class Models(Protocol):
@@ -115,7 +109,7 @@ class Workflows:
         scope.counts_usd = self._count_usd(scope.quotas) or run.budget_usd is not None
         current_scope.set(scope)  # a factory may take the time as a step
         if run.component is not None:
-            reach = partial(reached, self._config, self._key)
+            reach = partial(reached, self._config)
             team = load_component(run.component, name=run.workflow, reach=reach)
         else:
             parameters = json.loads(run.parameters or "{}")
@@ -137,6 +131,12 @@ class Workflows:
             return _hash(Path(inspect.getfile(factory)).read_text(encoding="utf-8"))
         except (TypeError, OSError, UnicodeDecodeError):
             return None  # typed into a shell, or built in
+
+    def is_imported(self, run: Run) -> bool:
+        """Whether the code of the run's team is imported, if it has any."""
+        target = self._config.workflows.get(run.workflow, run.workflow)
+        is_known = run.component is not None or run.workflow in self._factories
+        return is_known or target.partition(":")[0] in sys.modules
 
     def knows(self, run: Run) -> bool:
         """Whether the run's workflow was registered in this process."""
@@ -198,7 +198,9 @@ class Workflows:
 
         model = self._model(name)
         if name not in self._sdks:
-            self._sdks[name] = openai_sdk(self._key(name), self._config.model(name).base_url)
+            self._sdks[name] = openai_sdk(
+                key_of(self._config, name), self._config.model(name).base_url
+            )
         return scheduled(self._sdks[name], model, scope, priority=_priority(priority))
 
     def _others(self, name: str) -> "list[tuple[ChatCompletionClient, Model, int]]":
@@ -283,51 +285,14 @@ class Workflows:
         if name not in self._wrapped:
             from headway_agents import openai_client
 
-            configured, key = self._config.model(name), self._key(name)
+            configured, key = self._config.model(name), key_of(self._config, name)
             self._wrapped[name] = openai_client(configured.name, key, configured.base_url)
         return self._wrapped[name]
-
-    def _key(self, name: str) -> str:
-        from headway_agents import remember
-
-        configured = self._config.model(name)
-        if configured.api_key_command is not None:
-            key = _printed_key(name, configured.api_key_command)
-        elif not (key := os.environ.get(variable := configured.api_key_env, "")):
-            raise CallerError(
-                f"model {name!r} needs {variable} in the environment: "
-                f"export it (`headway demo` runs without any key)"
-            )
-        remember(key)
-        return key
 
 
 def is_portable(run: Run) -> bool:
     """Whether any process that has the code can build a run: no registered factory is named."""
     return run.component is not None or ":" in run.workflow
-
-
-def _printed_key(model: str, command: str) -> str:
-    """Run a command that prints a key. No message repeats its output, which may be the key."""
-    try:
-        done = subprocess.run(  # the command is the user's own configuration
-            shlex.split(command),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=KEY_COMMAND_SECONDS,
-            check=False,
-        )
-        problem = "" if done.returncode == 0 else f"ended with status {done.returncode}"
-    except (OSError, subprocess.TimeoutExpired) as error:
-        problem = f"cannot be run: {type(error).__name__}"
-    else:
-        if not problem and (key := done.stdout.strip()):
-            return key
-    raise CallerError(
-        f"model {model!r}: its api_key_command {problem or 'printed nothing'}: "
-        f"run it by hand to see why"
-    )
 
 
 async def import_autogen() -> None:

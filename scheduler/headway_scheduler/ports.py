@@ -311,6 +311,9 @@ class Mailbox(Protocol):
         Raises StoreError, also for an answer that is kept no longer.
         """
 
+    async def is_waiting(self, request_id: int) -> bool:
+        """Whether no leader has taken a request yet. Raises StoreError."""
+
     async def notifications(self, worker_id: str, after: int) -> Sequence[tuple[int, str]]:
         """Return a worker's notifications after the one with id ``after``: ids and texts, in order.
 

@@ -1,16 +1,19 @@
 import asyncio
+import logging
+from collections.abc import AsyncGenerator
 from typing import Any
 
+import anyio
 import openai
 import pytest
 from autogen_agentchat.agents import AssistantAgent
-from autogen_agentchat.base import Team
+from autogen_agentchat.base import ChatAgent, Team
 from autogen_agentchat.conditions import MaxMessageTermination
 from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_core.models import ChatCompletionClient
 
 from headway_agents import Attempt, RunScope, bind, dump_result, load_result
-from headway_scheduler.testing.provider import Fault, FaultKind, Latency
+from headway_scheduler.testing.provider import Fault, FaultKind, Latency, Reply, ToolCall
 
 pytestmark = pytest.mark.anyio
 
@@ -62,3 +65,71 @@ async def test_the_error_keeps_the_type_that_teams_lose(
             async for _ in attempt.events("Go."):
                 pass
         assert isinstance(attempt.error, openai.AuthenticationError)
+
+
+class Waiting(AssistantAgent):
+    """An agent of a user that heeds no token."""
+
+    wait: Any
+
+    async def on_messages_stream(self, *_: Any) -> AsyncGenerator[Any, None]:
+        yield await self.wait()
+
+
+def alone(tool: Any, client: ChatCompletionClient) -> ChatAgent:
+    return AssistantAgent("writer", client, tools=[tool])
+
+
+def in_a_team(tool: Any, client: ChatCompletionClient) -> Team:
+    return RoundRobinGroupChat([alone(tool, client)])
+
+
+def in_an_inner_team(tool: Any, client: ChatCompletionClient) -> Team:
+    return RoundRobinGroupChat([in_a_team(tool, client)])
+
+
+def without_token(tool: Any, client: ChatCompletionClient) -> ChatAgent:
+    agent = Waiting("writer", client)
+    agent.wait = tool
+    return agent
+
+
+def without_token_in_an_inner_team(tool: Any, client: ChatCompletionClient) -> Team:
+    return RoundRobinGroupChat([RoundRobinGroupChat([without_token(tool, client)])])
+
+
+MADE = [alone, in_a_team, in_an_inner_team, without_token, without_token_in_an_inner_team]
+
+
+@pytest.mark.parametrize("made", MADE)
+async def test_an_attempt_that_is_cancelled_leaves_no_task(
+    made: Any, scope: RunScope, serve: Any, models: Any, idle: Any, caplog: Any
+) -> None:
+    acts, ended = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> str:
+        """Wait."""
+        acts.set()
+        try:
+            await asyncio.sleep(600)
+        finally:
+            ended.set()
+        return "never"
+
+    async with serve(reply=lambda _: Reply(tool_calls=(ToolCall("wait"),))) as (_, inner):
+        made = made(wait, inner)
+        bind(made, scope, models)
+        before = asyncio.all_tasks()
+
+        async def attempt() -> None:
+            async for _ in Attempt(made, scope).events("Go."):
+                pass
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(attempt)
+            await acts.wait()
+            group.cancel_scope.cancel()
+        assert ended.is_set()
+        await idle()
+        assert [task.get_coro() for task in asyncio.all_tasks() - before] == []
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

@@ -13,10 +13,12 @@ from headway_agents import secrets
 from headway_agents.secrets import (
     remember,
     scrubbed,
+    with_variables,
     without_known_keys,
     without_secret_fields,
     without_whole_keys,
 )
+from headway_scheduler.errors import CallerError
 
 KEY = "tr0ub4dor&3/plain+words"
 
@@ -112,3 +114,34 @@ def test_no_field_of_a_component_keeps_a_secret(config: dict[str, Any]) -> None:
 )
 def test_what_holds_none_stays(config: dict[str, Any]) -> None:
     assert without_secret_fields(config) == config
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"api_key": "VALUE"},
+        {"keys": ["VALUE"]},
+        {"headers": {"X-Custom": "VALUE", "authorization": "Bearer VALUE"}},
+        {"env": {"ANY_NAME": "VALUE"}},
+        {"args": ["--api-key", "VALUE", "--port", "1"]},
+        {"participants": [{"config": {"server_params": {"env": {"A": "VALUE"}}}}]},
+    ],
+    ids=json.dumps,
+)
+def test_what_names_a_variable_stays_and_is_filled_in_when_it_is_built(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANTED_KEY", "0123-planted-value")
+    named = json.loads(json.dumps(config).replace("VALUE", "${PLANTED_KEY}"))
+    assert without_secret_fields(named) == named
+    filled = json.loads(json.dumps(config).replace("VALUE", "0123-planted-value"))
+    assert with_variables(named) == filled
+    assert scrubbed("it said 0123-planted-value") == "it said [key]"
+
+
+def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PLANTED_KEY", raising=False)
+    with pytest.raises(CallerError, match="export PLANTED_KEY"):
+        with_variables({"a": [{"b": "${PLANTED_KEY}"}]})
+    prompt = {"system_message": "Use ${PLANTED_KEY} and ${x}."}
+    assert with_variables(prompt) == prompt

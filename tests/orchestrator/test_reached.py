@@ -13,7 +13,7 @@ from autogen_ext.models.openai import OpenAIChatCompletionClient
 
 from headway import Headway, RunFailed
 from headway.config import Config, load
-from headway.reached import NO_KEY, reached
+from headway.reached import NO_KEY, key_of, reached
 from headway_scheduler.errors import CallerError
 
 pytestmark = pytest.mark.anyio
@@ -129,9 +129,9 @@ def test_which_addresses_get_the_key_of_the_environment(
     asked = {"model": "m", **client}
     if is_refused:
         with pytest.raises(CallerError, match="no key is paired with it"):
-            reached(config(tmp_path), str, provider, asked, "team.json")
+            reached(config(tmp_path), provider, asked, "team.json")
     else:
-        assert OURS not in reached(config(tmp_path), str, provider, asked, "t.json").values()
+        assert OURS not in reached(config(tmp_path), provider, asked, "t.json").values()
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,44 @@ def test_a_key_and_an_address_of_the_environment_belong_together(
     asked = {"model": "m", "base_url": address}
     if is_refused:
         with pytest.raises(CallerError):
-            reached(config(tmp_path), str, "openai", asked, "t.json")
+            reached(config(tmp_path), "openai", asked, "t.json")
     else:
-        assert reached(config(tmp_path), str, "openai", asked, "t.json") == {}
+        assert reached(config(tmp_path), "openai", asked, "t.json") == {}
+
+
+OTHER_SERVER = '[models.m]\nbase_url = "{url}"\n'
+
+
+@pytest.mark.parametrize("url", ["https://llm.example.com/v1", "http://api.openai.com/v1"])
+async def test_a_server_of_the_configuration_never_gets_the_openai_key_unasked(
+    tmp_path: Path, url: str
+) -> None:
+    settings = config(tmp_path, OTHER_SERVER.format(url=url))
+    async with Headway(settings) as headway:
+        said = rf"asks {url}, and no key is paired with it: set api_key_env in \[models.\"m\"\]"
+        for ask in (headway.model, headway.openai):
+            with pytest.raises(CallerError, match=said):
+                ask("m")
+
+
+@pytest.mark.parametrize(
+    ("url", "more", "key"),
+    [
+        ("https://llm.example.com/v1", "keyless = true", NO_KEY),
+        ("https://llm.example.com/v1", 'api_key_env = "OTHER_KEY"', OTHERS),
+        ("https://llm.example.com/v1", 'api_key_env = "OPENAI_API_KEY"', OURS),
+        ("https://api.openai.com/v1", "", OURS),
+        ("http://127.0.0.1:4000/v1", "", NO_KEY),
+        ("http://127.0.0.1:4000/v1", 'api_key_env = "OTHER_KEY"', OTHERS),
+    ],
+)
+def test_the_key_of_a_server_is_the_one_that_its_table_names(
+    tmp_path: Path, url: str, more: str, key: str
+) -> None:
+    assert key_of(config(tmp_path, OTHER_SERVER.format(url=url) + more), "m") == key
+
+
+def test_a_server_of_a_component_file_may_need_none(tmp_path: Path) -> None:
+    settings = config(tmp_path, "[models.m]\nkeyless = true")
+    asked = {"model": "m", "base_url": "https://llm.example.com/v1"}
+    assert reached(settings, "openai", asked, "t.json") == {"api_key": NO_KEY}

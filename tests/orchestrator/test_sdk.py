@@ -89,6 +89,7 @@ base_url = "{provider.base_url}"
 [models.embed]
 quotas = ["vectors"]
 base_url = "{provider.base_url}"
+api_key_env = "OPENAI_API_KEY"
 {prices}
 """
         )

@@ -66,9 +66,8 @@ async def test_a_key_is_in_nothing_that_is_kept_or_shown(
     kept.write_text(KEY)
     reading = f"import pathlib; print(pathlib.Path({str(kept)!r}).read_text())"
     command = json.dumps(shlex.join([sys.executable, "-c", reading]))
-    file = written(
-        tmp_path, provider.base_url, f"api_key_command = {command}" if by_command else ""
-    )
+    stated = f"api_key_command = {command}" if by_command else 'api_key_env = "OPENAI_API_KEY"'
+    file = written(tmp_path, provider.base_url, stated)
     seen: list[str] = []
     async with Headway(file) as headway:
 

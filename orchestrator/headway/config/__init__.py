@@ -46,6 +46,9 @@ class ModelConfig:
     api_key_command: str | None = None
     """A command that prints the key; wins over ``api_key_env``."""
 
+    keyless: bool = False
+    """Whether its server is asked without a key."""
+
     idempotency_header: str | None = None
     """The header in which the server takes an idempotency key, if it takes one."""
 

@@ -304,6 +304,7 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "base_url"): Key("http(s) address", _url, unset="the provider's"),
     ("models", "*", "api_key_env"): Key("variable", _variable_name, "OPENAI_API_KEY"),
     ("models", "*", "api_key_command"): Key("command", _command, unset="none"),
+    ("models", "*", "keyless"): Key("true or false", _truth, False),
     ("models", "*", "idempotency_header"): Key("header", _header, unset="none"),
     ("models", "*", "deployments"): Key("list of models", _model_names, (), "none"),
     ("models", "*", "fallbacks"): Key("list of models", _model_names, (), "none"),

@@ -34,6 +34,7 @@ quotas = ["openai"]             # a call waits until all of these have room
 # base_url = "http://localhost:8000/v1"    # another server
 api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never stands in here
 # api_key_command = "pass show openai"     # prints the key instead; run once, when it is needed
+# keyless = true                # its server needs none
 # idempotency_header = "Idempotency-Key"   # if the server has one: a call sent again is known by it
 
 # deployments = []              # models that are as good: the one with most room takes the call

@@ -16,7 +16,7 @@ from ..testing import MODEL, SimulatedHeadway, simulated_headway
 from .plan import URGENT, Arrival, Plan
 from .report import Report, sum_up
 from .side import Side
-from .teams import answer, build, stock_client
+from .teams import answer, build, run_stock, stock_client
 
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
@@ -69,7 +69,7 @@ class Race:
 
     async def _play_stock(self, client: "ChatCompletionClient", arrival: Arrival) -> None:
         recording = partial(self.stock.recording, arrival)
-        await build(arrival.priority, client, recording).run(task=_task(arrival))
+        await run_stock(build(arrival.priority, client, recording), _task(arrival))
 
 
 async def _play(side: Side, play_team: PlayTeam) -> None:

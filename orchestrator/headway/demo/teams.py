@@ -12,6 +12,7 @@ from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.base import Team
 from autogen_agentchat.conditions import MaxMessageTermination
 from autogen_agentchat.teams import RoundRobinGroupChat, SelectorGroupChat
+from autogen_core import CancellationToken
 from autogen_core.models import (
     ChatCompletionClient,
     CreateResult,
@@ -22,6 +23,7 @@ from autogen_core.models import (
 )
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 
+from headway_agents.attempt import TeamWork
 from headway_scheduler.model.calls import Priority
 from headway_scheduler.testing.provider import Body
 
@@ -99,6 +101,16 @@ def build(priority: Priority, client: ChatCompletionClient, recording: Recording
     """Build a fresh team of a class; ``recording`` notes its calls."""
     watched = Stopwatch(client, recording)
     return _labelers(watched) if priority is BACKGROUND else _triage(watched)
+
+
+async def run_stock(team: Team, task: str) -> None:
+    """Run a team without Headway. Raises what it raises; cancelled, it leaves nothing running."""
+    work = TeamWork(team, task, CancellationToken())
+    try:
+        async for _ in work:
+            pass
+    finally:
+        await work.stop()
 
 
 def _labelers(client: ChatCompletionClient) -> Team:

@@ -2,11 +2,11 @@
 
 Law of this file: a state is in the run's row before anybody relies on it.
 
-Theory of operation. A run is *queued* when its row is on disk, *running* before its team is built,
-and ends as *completed*, *failed* or *cancelled* with its result in the same row. If its task is
-cancelled from outside (Ctrl-C, the end of the process), it becomes *interrupted*. If the process
-dies on any line, the next leader finds the row *running* and makes it *interrupted*. Every end
-closes the run's scope first: AutoGen alone would go on buying calls.
+Theory of operation. A run is *queued* when its row is on disk, *running* before its code is
+imported or executed, and ends as *completed*, *failed* or *cancelled* with its result in the same
+row. If its task is cancelled from outside (Ctrl-C, the end of the process), it becomes
+*interrupted*. If the process dies on any line, the next leader finds the row *running* and makes it
+*interrupted*. Every end closes the run's scope first: AutoGen alone would go on buying calls.
 """
 
 import asyncio
@@ -67,10 +67,13 @@ class Runner:
         """Drive one run to its end. Errors of the run are kept in its handle, ours are raised."""
         await import_autogen()
         before, now = handle.run, self._scheduler.now()
+        # To import a workflow executes the user's code. If that ends the process, the row must say
+        # that the run was executed: only such a run loses a life.
+        is_imported = self._workflows.is_imported(before)
         await self._enter(
             handle,
             RunState.RUNNING,
-            version=before.version or self._version(before),
+            version=before.version or (self._version(before) if is_imported else None),
             started_at=before.started_at or now,
             resumed_at=now,
             attempts=before.attempts + 1,
@@ -175,13 +178,17 @@ class Runner:
         )
         attempt = await self._workflows.build(run, self._scheduler, journal)
         attempt.scope.person = self.person
+        version = self._version(run)
         if handle is not None:
+            if run.version is None and version is not None:
+                handle.run = replace(handle.run, version=version)
+                await self._scheduler.save_run(handle.run)
             handle.begin(attempt, journal.records)
             if run.budget_usd is not None:
                 spent_usd = spent(journal.records, self._prices)
                 self._scheduler.note_run(handle.run, spent_usd=spent_usd)
             answers = len(answered([*journal.inherited, *journal.records]))
-            is_changed = run.version not in (None, self._version(run))
+            is_changed = run.version not in (None, version)
             handle.publish(Started(run.id, self._scheduler.now(), answers, is_changed))
         return attempt
 

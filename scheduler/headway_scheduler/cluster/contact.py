@@ -3,11 +3,13 @@
 Theory of operation. A worker that shows no life for 10 s loses its runs: they are begun anew
 elsewhere, and what it still sends is paid twice. It may have been stopped, or cut off from the
 database, and cannot see that by its own clock alone. So it goes by its last heartbeat that was
-answered. A worker that has not joined yet has no runs to lose, and counts as in contact.
+answered. A worker that has not joined yet has no runs to lose, and counts as in contact: so it does
+while the request by which it joins waits for a busy leader, or for one to lead.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from math import inf
 
 import anyio
 
@@ -21,11 +23,20 @@ class Contact:
     """This worker's contact with the others, by its ``presence``.
 
     ``joined_at`` says when it asked to be listed, by ``time.monotonic()``; None: it did not yet.
+    ``is_joining`` says whether what it asked still waits in the mailbox; may raise StoreError.
     """
 
-    def __init__(self, presence: Presence, joined_at: Callable[[], float | None]) -> None:
+    def __init__(
+        self,
+        presence: Presence,
+        joined_at: Callable[[], float | None],
+        is_joining: Callable[[], Awaitable[bool]],
+    ) -> None:
         self._presence = presence
         self._joined_at = joined_at
+        self._is_joining = is_joining
+        self._not_listed_at = -inf
+        """When it was last seen to wait to be listed; ``time.monotonic()``."""
 
     def is_old(self) -> bool:
         """Whether others may have taken this worker for dead, for all that it knows.
@@ -35,13 +46,20 @@ class Contact:
         """
         if (joined_at := self._joined_at()) is None:
             return False
-        return time.monotonic() - max(self._presence.contact_at, joined_at) > CONTACT_SECONDS
+        last = max(self._presence.contact_at, joined_at, self._not_listed_at)
+        return time.monotonic() - last > CONTACT_SECONDS
 
     async def renew(self) -> None:
         """Wait for an answered heartbeat if contact is old. Raises StoreTakenOver, StoreError."""
         # Again, if the answer took so long that it is old by now.
         while self.is_old():
-            await self._presence.confirm()
+            # The time before the look, as of a heartbeat. The look at the mailbox before that at
+            # the list: one commit of the leader moves this worker from the first to the second.
+            began = time.monotonic()
+            if await self._is_joining():
+                self._not_listed_at = began
+            else:
+                await self._presence.confirm()
 
     async def watch(self) -> None:
         """Renew whenever contact gets old, until that raises StoreTakenOver."""

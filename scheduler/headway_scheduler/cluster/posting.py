@@ -81,6 +81,7 @@ class Posting:
         gone."""
         self.joined_at: float = -inf
         """When the batch was posted by which the worker joined; ``time.monotonic()``."""
+        self._join_request: int | None = None
         self._mailbox = mailbox
         self._worker_id = worker_id
         self._clock = clock
@@ -116,6 +117,13 @@ class Posting:
             self.lost = why or self._eviction
             self.complete_all(self.lost)
             self._callers.wake()
+
+    async def is_joining(self) -> bool:
+        """Whether the batch by which the worker joins still waits for a leader to take it."""
+        request_id = self._join_request
+        if request_id is not None and not await self._mailbox.is_waiting(request_id):
+            self._join_request = None  # it is not asked for again
+        return self._join_request is not None
 
     def complete_all(self, error: Exception) -> None:
         """Let nobody wait any more."""
@@ -157,7 +165,7 @@ class Posting:
             self._fail(pendings, error)
             return
         if batch.joins is not None:
-            self.joined_at = began
+            self.joined_at, self._join_request = began, request_id
             self._callbacks.on_join()
         # No await since the post: what comes of it can only be taken in after this.
         self._outstanding.add(request_id, pendings)

@@ -59,7 +59,9 @@ class RemoteScheduler(PumpedClient):
         )
         self._posting = Posting(self._mailbox, worker, clock, self._callers, callbacks, eviction)
         self._contact = Contact(
-            presence, lambda: self._posting.joined_at if callbacks.joins() is None else None
+            presence,
+            lambda: self._posting.joined_at if callbacks.joins() is None else None,
+            self._posting.is_joining,
         )
         self._watching = anyio.CancelScope()
         self._resources = AsyncExitStack()

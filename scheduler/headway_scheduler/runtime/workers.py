@@ -114,8 +114,8 @@ class Workers:
         """Release the runs of a worker that is gone; on disk when this returns.
 
         Running runs become interrupted, queued ones stay queued. If the worker ``died``, each run
-        has lost a life. All batches that the worker posted must have been delivered before. Raises
-        StoreError, after which this may be called again.
+        that it executed has lost a life. All batches that the worker posted must have been
+        delivered before. Raises StoreError, after which this may be called again.
         """
         self._listed.pop(worker_id, None)
         runs = [run for run in await self._store.assigned() if run.worker == worker_id]
@@ -188,16 +188,19 @@ async def evidence(store: Store, runs: Iterable[Run]) -> Evidence:
 
 
 def after_death(runs: Sequence[Run], found: Evidence, now: float) -> list[Run]:
-    """Return the runs of one worker as they are once it has died: each has lost a life.
+    """Return the runs of one worker as they are once it has died: those executed lost a life.
 
     Lives are lost in a row: a run that got further in this life has lost this one alone. A run that
     waited for an answer loses a life only the third time, because most likely somebody killed the
     process. A run loses its last life only if it was the only suspect among the worker's runs, so
     a run is not quarantined for having been beside another one that takes workers down.
     """
-    suspects = sum(run.is_suspect and run.id not in found.further for run in runs)
+    executed = {run.id for run in runs if run.state is RunState.RUNNING}
+    suspects = sum(run.is_suspect for run in runs if run.id in executed - {*found.further})
     most = LIVES if suspects == 1 else LIVES - 1
-    return [_after_death(run, found, most, now) for run in runs]
+    return [
+        _after_death(run, found, most, now) if run.id in executed else released(run) for run in runs
+    ]
 
 
 def _after_death(run: Run, found: Evidence, most: int, now: float) -> Run:

@@ -330,6 +330,26 @@ def test_doctor_says_what_is_wrong_and_what_to_do(
     assert "BAD  model m        TEST_KEY is not set: export it" in shown("doctor", status=1)
 
 
+def test_doctor_says_which_servers_get_no_key(folder: Path, shown: Shown) -> None:
+    (folder / "headway.toml").write_text("""
+[models.far]
+base_url = "https://llm.example.com/v1"
+[models.free]
+base_url = "https://llm.example.com/v1"
+keyless = true
+[models.here]
+base_url = "http://127.0.0.1:8000/v1"
+""")
+    found = findings(shown, status=1)
+    assert found["model far"] == (
+        False,
+        "model 'far' asks https://llm.example.com/v1, and no key is paired with it: "
+        'set api_key_env in [models."far"], or keyless = true',
+    )
+    without = (True, "its server is asked without a key")
+    assert (found["model free"], found["model here"]) == (without, without)
+
+
 def test_odd_numbers_of_a_provider_are_shown(database: Path, shown: Shown) -> None:
     odd = {"m: completion_tokens": 3, "m: x-ratelimit-limit-tokens": 40}
 

@@ -59,6 +59,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
     with world_in(tmp_path, base_seconds=0.3) as world:
         (tmp_path / "poison_workflows.py").write_text(WORKFLOWS)
+        (tmp_path / "import_poison.py").write_text("import os; os._exit(7)")
         (tmp_path / "how").write_text("exit")
         yield world
 
@@ -123,7 +124,7 @@ def test_a_run_that_takes_three_workers_down_is_quarantined_and_honest_runs_comp
 
 @pytest.mark.timeout(120)
 def test_two_such_runs_are_both_found_and_nobody_else_is(world: World) -> None:
-    poisons = submitted(world, "poison_workflows:poison", 2)
+    poisons = [*submitted(world, "poison_workflows:poison"), *submitted(world, "import_poison:any")]
     honest = submitted(world, "agent", 6)
     supervisor = Supervisor(world, 2)
     supervisor.until([*honest, *poisons])

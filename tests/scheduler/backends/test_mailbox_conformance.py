@@ -77,6 +77,8 @@ async def test_an_answer_ends_the_wait_and_the_first_one_stays(
 ) -> None:
     request_id, other = await sender.post("c-1", "please"), await sender.post("c-1", "and this")
     assert await sender.answer(request_id) is None
+    assert await sender.is_waiting(request_id)
+    assert await sender.is_waiting(other)
     await term.store.commit(Batch(answers=(Answer(request_id, "done"),)))
     await term.store.commit(Batch(answers=(Answer(request_id, "refused"),)))
     assert await sender.answer(request_id) == "done"
@@ -85,6 +87,8 @@ async def test_an_answer_ends_the_wait_and_the_first_one_stays(
     assert await ids(leader) == []
     with pytest.raises(StoreError, match="kept no longer"):
         await sender.answer(other)
+    assert not await sender.is_waiting(request_id)
+    assert not await sender.is_waiting(other)
 
 
 async def test_answers_are_kept_for_a_while(term: Term, sender: Mailbox) -> None:

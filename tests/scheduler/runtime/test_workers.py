@@ -180,6 +180,14 @@ def test_of_two_suspects_neither_is_blamed_and_what_is_beside_one_is_not() -> No
     assert both == [(RunState.FAILED, 3), (interrupted, 1)]
 
 
+def test_a_run_that_was_claimed_and_not_executed_loses_no_life_and_is_no_suspect() -> None:
+    waiting = [
+        replace(executed("b", 2), state=state) for state in (RunState.QUEUED, RunState.INTERRUPTED)
+    ]
+    assert lost(*waiting) == [(RunState.QUEUED, 2), (RunState.INTERRUPTED, 2)]
+    assert lost(executed("a", 2), *waiting)[0] == (RunState.FAILED, 3)
+
+
 def deaths(run: Run, waits: list[bool]) -> list[int]:
     """Lives lost after each death; whether it waited for an answer when it died."""
     lives = []

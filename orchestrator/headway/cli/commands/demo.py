@@ -10,9 +10,8 @@ from rich.console import Console
 from ..output import complain, say_json
 from ..parser import FAILED, INTERRUPTED
 
-_NOISY_LOGGERS = ("autogen_core", "asyncio")
-"""Loggers that print a traceback for each team that dies, or that a Ctrl-C cuts off. Teams that die
-are the demo's subject, and are counted."""
+_NOISY_LOGGER = "autogen_core"
+"""It prints a traceback for each team that dies. They are the demo's subject, and are counted."""
 
 
 class _Console(Console):
@@ -23,8 +22,7 @@ class _Console(Console):
 
 def run(args: Namespace) -> int:
     """Run the demo; with ``args.json`` print one JSON document and nothing else."""
-    for name in _NOISY_LOGGERS:
-        logging.getLogger(name).addHandler(logging.NullHandler())
+    logging.getLogger(_NOISY_LOGGER).addHandler(logging.NullHandler())
     try:
         return anyio.run(_demo, bool(args.json), _Console())
     except KeyboardInterrupt:

@@ -16,6 +16,7 @@ from headway_scheduler.ports import Finding
 
 from ... import __version__
 from ...config import Config, ConfigError, load
+from ...reached import key_variable
 from ..database import load_queue, reading
 from ..output import one_line, say, say_json
 from ..parser import FAILED
@@ -103,9 +104,16 @@ def _listed(fields: Mapping[str, int]) -> str:
 def _models(config: Config) -> Iterator[Finding]:
     names = list(config.models) or ["any"]
     for name in names:
-        variable = config.model(name).api_key_env
         if config.model(name).api_key_command is not None:
             yield Finding(f"model {name}", True, "a command prints its key; it was not run")
+            continue
+        try:
+            variable = key_variable(config, name)
+        except CallerError as error:
+            yield Finding(f"model {name}", False, str(error))
+            continue
+        if variable is None:
+            yield Finding(f"model {name}", True, "its server is asked without a key")
         elif os.environ.get(variable):
             yield Finding(f"model {name}", True, f"{variable} is set")
         else:

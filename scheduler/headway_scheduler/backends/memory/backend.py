@@ -275,6 +275,11 @@ class MemoryMailbox:
             )
         return self._tables.answers[request_id]
 
+    async def is_waiting(self, request_id: int) -> bool:
+        """Whether no leader has taken a request yet."""
+        await checkpoint()
+        return request_id in self._tables.inbox
+
     async def notifications(self, worker_id: str, after: int) -> Sequence[tuple[int, str]]:
         """Return the (id, text) of a worker's notifications whose id is above ``after``."""
         await checkpoint()

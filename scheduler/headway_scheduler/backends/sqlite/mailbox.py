@@ -131,15 +131,23 @@ class SqliteMailbox:
         return await to_thread.run_sync(self._answer, request_id)
 
     def _answer(self, request_id: int) -> str | None:
-        with self._posting, explained(self._path):
-            self._outgoing = db = self._outgoing or self._connect()
-            rows = list(named(db.execute(STATEMENTS["request_answer"], {"id": request_id})))
-        if not rows:
+        answers = self._answers(request_id)
+        if not answers:
             raise StoreError(
                 f"{self._path}: the answer was given, and is kept no longer: see what became of it"
             )
-        answer: str | None = rows[0].answer
-        return answer
+        return answers[0]
+
+    async def is_waiting(self, request_id: int) -> bool:
+        """Whether no leader has taken a request yet. Raises StoreError."""
+        return await to_thread.run_sync(self._answers, request_id) == [None]
+
+    def _answers(self, request_id: int) -> list[str | None]:
+        """The answer to a request, None as long as there is none; empty if it is not kept."""
+        with self._posting, explained(self._path):
+            self._outgoing = db = self._outgoing or self._connect()
+            rows = named(db.execute(STATEMENTS["request_answer"], {"id": request_id}))
+            return [row.answer for row in rows]
 
     # What a reader is told
 
