@@ -63,14 +63,14 @@ class Verdict:
     """The meaning of an error."""
 
     error_class: ErrorClass
-    """What can be done about it."""
+    """The class of the error: what can be done about it."""
     pause_seconds: float = 0.0
     """How long to wait before the next attempt; 0 where none helps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a failed attempt brought instead of an answer."""
+    """The parts of an error that came instead of an answer."""
 
     status: int | None = None
     """The HTTP status. None for no answer (timeout, refused or cut connection), and for an error
