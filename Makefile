@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 LOCK := requirements-dev.lock
 
-.PHONY: demo test check bench wheel-test lock clean
+.PHONY: demo test test-dev check bench wheel-test lock clean
 
 demo: $(STAMP)  ## urgent and background teams on a simulated provider; no key needed
 	$(BIN)/headway demo
@@ -14,6 +14,9 @@ test: $(STAMP)  ## the whole suite, and which share of the lines it executes
 	mkdir -p build
 	$(BIN)/python -m slipcover -m pytest
 	$(BIN)/python tools/covered_share.py
+
+test-dev: $(STAMP)  ## the suite in Python's development mode, which is asyncio's debug mode too
+	PYTHONDEVMODE=1 $(BIN)/python -m pytest --timeout 600
 
 check: $(STAMP)  ## format, lint, types, public types, layers, docs, lock
 	$(BIN)/ruff format --check .

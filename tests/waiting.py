@@ -6,16 +6,17 @@ machine. What a test says about time, it says by itself.
 
 import re
 import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any
 
 import anyio
 
-HANG_SECONDS = 120.0
-"""How long an async test may take. pytest's own ``timeout`` is above it: its signal raises out of
-the event loop and leaves the test's task there, and the fixtures, which run in the same task, then
-wait for it for ever."""
+HANG_SECONDS = 480.0 if sys.flags.dev_mode else 120.0
+"""How long an async test may take; asyncio's debug mode takes up to twice as long. pytest's own
+``timeout`` is above it: its signal raises out of the event loop and leaves the test's task there,
+and the fixtures, which run in the same task, then wait for it for ever."""
 
 
 def bounded(

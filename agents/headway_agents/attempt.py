@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any, Self
+from typing import Any
 
 import anyio
 from autogen_agentchat.base import ChatAgent, TaskResult, Team
@@ -130,7 +130,7 @@ class Attempt:
     async def _stream(self, task: Task) -> AsyncGenerator[Message | TaskResult, None]:
         work = TeamWork(self._team, task, self._token)
         try:
-            async for event in work:
+            async for event in work.events():
                 if self.scope.stopped is None:
                     yield event
         except BaseException as error:
@@ -147,7 +147,7 @@ class Attempt:
 
 
 class TeamWork:
-    """A team at work on one task. Iterate it once for its messages and its result; then stop it.
+    """A team at work on one task. Take its events once, then stop it.
 
     The team works in an asyncio task of its own. A cancelled scope of anyio cancels its tasks again
     and again: AutoGen's clean-up would be cut off at its first await, and the team's runtime would
@@ -159,18 +159,13 @@ class TeamWork:
         self._token = token
         self._events: asyncio.Queue[Message | TaskResult | None] = asyncio.Queue()
         self._driver = asyncio.create_task(self._drive(task))
-        self._driver.add_done_callback(lambda _: self._events.put_nowait(None))
+        self._driver.add_done_callback(self._end)
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Message | TaskResult:
-        """Return the next message, at last the result. Raises what the team raises."""
-        event = await self._events.get()
-        if event is None:
-            self._driver.result()
-            raise StopAsyncIteration
-        return event
+    async def events(self) -> AsyncGenerator[Message | TaskResult, None]:
+        """Yield the messages, at last the result. Raises what the team raises."""
+        while (event := await self._events.get()) is not None:
+            yield event
+        self._driver.result()
 
     async def stop(self) -> None:
         """Cancel what is left of the work, and wait for it, 2 s at most."""
@@ -179,8 +174,11 @@ class TeamWork:
             with anyio.CancelScope(shield=True):
                 await asyncio.wait([self._driver], timeout=GRACE_SECONDS)
             self._driver.cancel()  # its code ignores the token; AutoGen's runtime is given up
-        if self._driver.done() and not self._driver.cancelled():
-            self._driver.exception()  # asyncio logs what nobody asks for
+
+    def _end(self, driver: asyncio.Task[None]) -> None:
+        if not driver.cancelled():
+            driver.exception()  # whoever stops early does not ask for it, and asyncio would log it
+        self._events.put_nowait(None)
 
     async def _drive(self, task: Task) -> None:
         stream = self._team.run_stream(task=task, cancellation_token=self._token)
@@ -193,8 +191,8 @@ class _ClosedRuns(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, asyncio.CancelledError):
-            return False
+        if isinstance(error, asyncio.CancelledError) and current_scope.get() is not None:
+            return False  # what code of a run raises by itself was made a WorkflowExited
         while error is not None:
             if isinstance(error, RunClosed | QueueShutDown) or "GroupChatError" in str(error):
                 return False

@@ -26,6 +26,7 @@ from collections.abc import (
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
@@ -53,11 +54,17 @@ from ..requests.codec import Request, ToolChoice
 from ..requests.prompts import PromptEncoder, RequestDigest, estimated_tokens
 from ..scope import RunScope, asking_agent, scope_of_context
 from ..secrets import without_masked_keys
-from .errors import AnswerRefused
+from .errors import AnswerRefused, text_of
 from .exchange import Exchange, observe
-from .live_call import LiveCall, attached, recorded
+from .live_call import NOTHING, LiveCall, attached, recorded
 from .models import Candidate, Model
-from .wrapped_client import context_tokens, disable_sdk_retries, provider_name, stream_arguments
+from .wrapped_client import (
+    context_tokens,
+    disable_sdk_retries,
+    provider_name,
+    refuses_usage,
+    stream_arguments,
+)
 
 _log = logging.getLogger("headway")
 
@@ -440,7 +447,7 @@ async def answer(live: LiveCall, request: Request, token: CancellationToken | No
             if not isinstance(result.content, str):
                 _check_calls(result.content)
         except Exception as error:
-            await live.failed(exchange.refusal or error)
+            await _failed(live, exchange, error)
         else:
             return await _recorded(live, result, exchange)
 
@@ -465,15 +472,27 @@ async def answer_stream(
                         result = item
                     else:
                         yield item
-            if result is None:
-                raise ProviderError("the stream ended without a result")
+            if result is None or exchange.is_cut:
+                raise ProviderError("the stream ended without its end")
             if not isinstance(result.content, str):
                 _check_calls(result.content)
         except Exception as error:
-            await live.failed(exchange.refusal or error)
+            status = exchange.responses[-1].status_code if exchange.responses else None
+            if "include_usage" in arguments and refuses_usage(client, status, text_of(error)):
+                await live.again(error)
+            else:
+                await _failed(live, exchange, error)
         else:
             yield await _recorded(live, result, exchange)
             return
+
+
+async def _failed(live: LiveCall, exchange: Exchange, error: Exception) -> None:
+    """Have an attempt judged by what came over the wire. A whole answer was paid for."""
+    failure = exchange.failure(text_of(error))
+    is_whole = failure is not None and failure.status == HTTPStatus.OK
+    served = exchange.served([]) if is_whole else NOTHING
+    await live.failed(exchange.refusal or error, failure, served)
 
 
 async def _recorded(live: LiveCall, result: CreateResult, exchange: Exchange) -> CreateResult:

@@ -31,6 +31,10 @@ MAX_ATTEMPTS = 8
 """Faults of one call before its error goes to the agent, while the provider answers other calls.
 A call waits as long as it takes for a provider that answers nobody, or that limits its rate."""
 
+SAME_FAULT_SECONDS = 900.0
+"""How long a server may say the same error to several calls, and answer none, before those that
+heard it ``MAX_ATTEMPTS`` times are given up."""
+
 _BROKEN_CONNECTION = frozenset({"APIConnectionError", "TransportError", "ClientConnectionError"})
 """Classes of openai and anthropic; httpx and httpx2; aiohttp. Their subclasses are timeouts too."""
 
@@ -118,20 +122,24 @@ def judged(
     *,
     now: float,
     head: ResponseHead | None = None,
+    failure: Failure | None = None,
 ) -> Verdict:
     """Judge a failed attempt, the ``attempt``-th of its call from 1.
 
-    Each client stumbles in its own way over a page that is neither JSON nor a stream: such an
-    answer (``head``) counts as one that did not come.
+    What came over the wire (``failure``) goes before what the client made of it. Each client
+    stumbles in its own way over a page that is neither JSON nor a stream: such an answer (``head``)
+    counts as one that did not come.
     """
     if isinstance(error, AnswerRefused) or (isinstance(error, TimedOut) and error.is_final):
         return Verdict(ErrorClass.FINAL)
     if isinstance(error, TimedOut):
         return provider.judge(Failure(), attempt, now)
+    if failure is not None:
+        return provider.judge(failure, attempt, now)
     for cause in _causes(error):
-        failure = _failure(cause)
-        if failure.status is not None or failure.body is not None or _is_broken(cause):
-            verdict = provider.judge(failure, attempt, now)
+        raised = _failure(cause)
+        if raised.status is not None or raised.body is not None or _is_broken(cause):
+            verdict = provider.judge(raised, attempt, now)
             break
     else:
         verdict = Verdict(ErrorClass.FINAL)
@@ -149,19 +157,21 @@ def next_step(
     quota: str | None,
     routes: Sequence[Route],
     faults: int,
+    is_own: bool = False,
 ) -> NextStep:
     """Return what becomes of a call whose attempt failed with ``text``. Pure.
 
     ``head`` is None if no answer came at all. ``quota``: the one that the answer speaks of.
     ``routes``: the models that may be asked instead, empty if there are none. ``faults``: of this
-    call, while the provider answered others.
+    call, while the provider answered others. ``is_own``: a server that works has said the same so
+    often that the request must be to blame.
     """
     if verdict.error_class is ErrorClass.FINAL:
         return Refuse(None if head is None else Observation(event=ProviderEvent.ANSWERED))
     event = _EVENTS[verdict.error_class]
     if event is ProviderEvent.LOCKED_OUT and not routes:
         return LockOut(Observation(event=event, error=text))
-    if faults >= MAX_ATTEMPTS:
+    if faults >= MAX_ATTEMPTS or is_own:
         return Refuse(Observation(event=event))
     until = now + verdict.pause_seconds
     if event is ProviderEvent.REFUSED and quota is not None:

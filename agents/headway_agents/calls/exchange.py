@@ -28,7 +28,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from headway_scheduler.model.calls import Served
-from headway_scheduler.providers import readings
+from headway_scheduler.providers import Failure, readings
 from headway_scheduler.providers.readings import LONGEST_MODEL_NAME, Odd, word
 
 from ..autogen_private import http_client
@@ -58,6 +58,16 @@ LONGEST_READ = 4 * MIB
 """The longest body that is read for its usage, in bytes. Of a longer one the client's counts do."""
 MOST_USAGE_EVENTS = 8
 """The most events of a stream that are kept for their usage."""
+_FINISHED = re.compile(
+    rb'"(?:finish_reason|stop_reason)"\s*:\s*"|"done"\s*:\s*true|\[DONE\]'
+    rb'|"type"\s*:\s*"(?:message_stop|response\.(?:completed|incomplete))"'
+)
+"""What the last events of a stream have: of OpenAI's two APIs, Anthropic's, Ollama's. Quotes inside
+of a text are escaped, so no text of an answer looks so."""
+_FAILED = re.compile(rb'"error"\s*:\s*[{"]|"type"\s*:\s*"error"')
+"""What an event has that is an error."""
+_ANSWERING = ("choices", "output", "content", "data", "message", "embeddings")
+"""Fields of whole answers, of each API."""
 _USAGE_WORDS = (b"usage", b"eval_count")
 _NO_USAGE = re.compile(rb'"usage" ?: ?null')
 _EVENT_END = re.compile(rb"\n\n|\r\r|\r\n\r\n")
@@ -175,9 +185,14 @@ class Exchange:
     """Of the last answer that is a stream: events that tell its usage."""
     whole: bytearray = field(default_factory=bytearray)
     """The last answer that is none, as far as it is looked at."""
+    is_finished: bool = False
+    """Whether the end of the last answer came, if it is a stream."""
+    error: bytes = b""
+    """Of the last answer that is a stream: an event that is an error."""
     responses: list[Any] = field(default_factory=list[Any])
     """Every response of this attempt, open or closed."""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    _has_lines: bool = False
     _timer: asyncio.TimerHandle | None = None
     _began_at: float = 0.0
     _asked_at: float | None = None
@@ -300,12 +315,41 @@ class Exchange:
                 bodies.append(json.loads(text))
         return readings.served(bodies, odd, has_output=has_output)
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the last answer is a stream that ended without its end."""
+        return self._has_lines and not self.is_finished
+
+    def failure(self, text: str) -> Failure | None:
+        """Return what came over the wire instead of an answer that the client takes.
+
+        ``text`` is that of the client's error. None: nothing came, or it is too long to be read.
+        """
+        if not self.responses or len(self.whole) > LONGEST_READ:
+            return None
+        response = self.responses[-1]
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        body = _parsed(self.error or self.whole)
+        if response.status_code >= 400:
+            return Failure(response.status_code, headers, body, text)
+        fields = body if isinstance(body, dict) else {}
+        is_error = bool(self.error or fields.get("error"))
+        is_answer = not is_error and any(fields.get(name) for name in _ANSWERING)
+        if self.is_finished or is_answer:
+            return Failure(200, headers, None, text)
+        return Failure(None, headers, body if is_error else None, text)
+
     def _note(self, given: bytes, *, has_lines: bool) -> None:
-        """Keep what may tell the usage of the answer, and no more than that."""
+        """Keep what may tell the usage of the answer, and what became of it; no more than that."""
         if not has_lines:
             if len(self.whole) <= LONGEST_READ:
                 self.whole += given
             return
+        if not self.is_finished:
+            self.is_finished = _FINISHED.search(given) is not None
+        if not self.error and _FAILED.search(given) is not None:
+            lines = given.splitlines()
+            self.error = next((x for x in lines if _FAILED.search(x)), b"").removeprefix(b"data:")
         if not any(name in given for name in _USAGE_WORDS):
             return
         for line in given.splitlines():
@@ -322,6 +366,7 @@ class Exchange:
         has_lines = reader.content_type.startswith(_LINES)
         self.usage_events.clear()
         self.whole.clear()
+        self._has_lines, self.is_finished, self.error = has_lines, False, b""
         try:
             async for data in raw:
                 if not has_lines:  # of a stream, only a whole line is a sign of life
@@ -339,8 +384,20 @@ class Exchange:
             raise self.too_much(str(error)) from None
         except ValueError as error:
             raise broken(str(error)) from None
+        except Exception:
+            if not self.is_finished:
+                raise  # else all of the answer is here, however its connection ended
         finally:
             self._waits_since = None
+
+
+def _parsed(text: bytes | bytearray) -> Any:
+    """Return the object or list of a JSON text; None for anything else."""
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return body if isinstance(body, dict | list) else None
 
 
 @cache

@@ -26,17 +26,20 @@ from typing import Never, TypeVar, assert_never
 import anyio
 from autogen_core import CancellationToken
 
+from headway_scheduler.core.views import ProviderHealth
 from headway_scheduler.errors import ProviderError
 from headway_scheduler.model.calls import UNPRICED, Call, Outcome, Route, Served
 from headway_scheduler.model.quotas import Observation, ProviderEvent
 from headway_scheduler.model.states import CallState
-from headway_scheduler.providers import ErrorClass
+from headway_scheduler.providers import ErrorClass, Failure, Verdict
 from headway_scheduler.providers.readings import Odd, retry_after_seconds
 
 from ..journal.events import JournalSlot, Skipped, WorkBegan, WorkEnded
 from ..requests.prompts import RequestDigest
 from ..scope import LiveCalls, RunScope
 from .errors import (
+    MAX_ATTEMPTS,
+    SAME_FAULT_SECONDS,
     LockOut,
     Refuse,
     ResponseHead,
@@ -235,6 +238,7 @@ class LiveCall:
         self._attempts = 0
         self._sent_at = 0.0
         self._faults = 0
+        self._said, self._said_since, self._said_times = "", 0.0, 0
         self._overruns = 0
 
     # Before it is sent
@@ -348,8 +352,13 @@ class LiveCall:
         outcome = Outcome(CallState.DONE, usage, answer, used_tokens=used, free_input_tokens=free)
         await self.settle(self._charged(outcome, served), told)
 
-    async def failed(self, error: Exception) -> None:
-        """Queue the call again until it may be sent, if that can mend ``error``; else raise it."""
+    async def failed(
+        self, error: Exception, failure: Failure | None = None, served: Served = NOTHING
+    ) -> None:
+        """Queue the call again until it may be sent, if that can mend ``error``; else raise it.
+
+        ``failure``: what came over the wire, if that is known; ``served``: what it told of itself.
+        """
         self.interruption.check()
         if isinstance(error, Preempted):
             text = "made room for a more urgent call"
@@ -360,14 +369,22 @@ class LiveCall:
             if self._overruns > 1:
                 error = TimedOut(error.model, error.setting, error.seconds, is_final=True)
         now, quota, head = self._scheduler.now(), self._quota, self._head
-        verdict = judged(error, self.candidate.provider, self._attempts, now=now, head=head)
+        provider = self.candidate.provider
+        verdict = judged(error, provider, self._attempts, now=now, head=head, failure=failure)
         text, health = described(error), self._scheduler.provider_health()
         if verdict.error_class in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
             self._faults += quota not in health.unanswered
         if verdict.error_class is ErrorClass.ACCOUNT and quota and quota not in health.locked_out:
             _log.warning(_ALERT, quota, text)  # whoever asked next would get the same error
         step = next_step(
-            verdict, text, now, head=head, quota=quota, routes=self._routes, faults=self._faults
+            verdict,
+            text,
+            now,
+            head=head,
+            quota=quota,
+            routes=self._routes,
+            faults=self._faults,
+            is_own=self._is_own_fault(verdict, now, health),
         )
         match step:
             case Retry(outcome, observation):
@@ -378,15 +395,37 @@ class LiveCall:
                 outcome = replace(outcome, lost=is_lost, sent=is_sent, usd=usd)
                 await self._queue_again(outcome, observation)
             case Refuse(refusal) | LockOut(refusal):
-                await self.refused(error, refusal)
+                await self.refused(error, refusal, served)
             case _:
                 assert_never(step)
 
-    async def refused(self, error: Exception, observation: Observation | None = None) -> Never:
+    async def again(self, error: Exception) -> None:
+        """Queue the call again, to go at once: its request will be another one."""
+        self.interruption.check()
+        outcome = Outcome(CallState.QUEUED, error=described(error), sent=True, usd=0.0)
+        await self._queue_again(outcome, Observation(event=ProviderEvent.ANSWERED))
+
+    def _is_own_fault(self, verdict: Verdict, now: float, health: ProviderHealth) -> bool:
+        """Whether a server has said the same so often that this request must be to blame.
+
+        If it says so to other calls too, and answers none, it is down, for some time at least.
+        """
+        if verdict.said != self._said:
+            self._said, self._said_since, self._said_times = verdict.said, now, 0
+        self._said_times += 1
+        if not verdict.said or self._said_times < MAX_ATTEMPTS:
+            return False
+        is_down = self._quota in health.unanswered and self._quota not in health.one_fails
+        return not is_down or now - self._said_since >= SAME_FAULT_SECONDS
+
+    async def refused(
+        self, error: Exception, observation: Observation | None = None, served: Served = NOTHING
+    ) -> Never:
         """Record ``error`` as what the agent gets, and raise it; but a cancelled call's reason."""
         self.interruption.check()
         odd = list[Odd]()
-        served = Served(paid_usage(error, odd))
+        if served.usage is None:
+            served = replace(served, usage=paid_usage(error, odd))
         if odd:
             observation = replace(observation or Observation(), odd=self._noted(odd))
         is_lost, usage = isinstance(error, TimedOut), served.usage

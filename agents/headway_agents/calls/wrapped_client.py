@@ -32,6 +32,11 @@ _PROVIDERS = {
 }
 """The provider of each class of AutoGen's clients, subclasses first."""
 
+_UNKNOWN_PARAMETER = (400, 422)
+"""What servers answer to a parameter that they do not know."""
+_tell_no_usage: set[tuple[str | None, str]] = set()
+"""Models and addresses that refused ``stream_options``: older API versions, strict proxies."""
+
 _NEW_MODEL = ModelInfo(
     vision=True,
     function_calling=True,
@@ -89,7 +94,20 @@ def stream_arguments(client: ChatCompletionClient, request: Request) -> dict[str
     chosen = "stream_options" in create_arguments(client) or "stream_options" in (
         request.extra or {}
     )
-    return {"include_usage": True} if is_openai(client) and not chosen else {}
+    is_asked = is_openai(client) and not chosen and _server_of(client) not in _tell_no_usage
+    return {"include_usage": True} if is_asked else {}
+
+
+def refuses_usage(client: ChatCompletionClient, status: int | None, text: str) -> bool:
+    """Whether an error says that a server takes no ``stream_options``; it is noted if so."""
+    is_refused = status in _UNKNOWN_PARAMETER and "stream_options" in text
+    if is_refused:
+        _tell_no_usage.add(_server_of(client))
+    return is_refused
+
+
+def _server_of(client: ChatCompletionClient) -> tuple[str | None, str]:
+    return model_name(client), str(getattr(sdk_of(client), "base_url", ""))
 
 
 def context_tokens(client: ChatCompletionClient) -> int:

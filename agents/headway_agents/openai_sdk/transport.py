@@ -123,7 +123,11 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
         exchange.stop()
         if response.is_success:
             if _content_type(response).startswith("application/json"):
-                loads(response.content)  # raises for broken JSON, which is asked for again
+                body = loads(response.content)  # raises for broken JSON, which is asked for again
+                if isinstance(error := body.get("error"), dict) and not body.get("choices"):
+                    # Gateways answer 200 with an error inside: it is no answer to be kept.
+                    message = str(error.get("message") or "an error in the place of an answer")
+                    raise openai.APIError(message, request, body=error)
             return response
         raise status_error(self._sdk, response)
 

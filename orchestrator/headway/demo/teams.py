@@ -107,7 +107,7 @@ async def run_stock(team: Team, task: str) -> None:
     """Run a team without Headway. Raises what it raises; cancelled, it leaves nothing running."""
     work = TeamWork(team, task, CancellationToken())
     try:
-        async for _ in work:
+        async for _ in work.events():
             pass
     finally:
         await work.stop()

@@ -74,7 +74,7 @@ class Posting:
         callbacks: FollowerCallbacks,
         eviction: StoreTakenOver,
     ) -> None:
-        self.health = ProviderHealth((), (), ())
+        self.health = ProviderHealth((), (), (), ())
         """Which quotas' providers did not answer as they should when the leader last wrote."""
         self.lost: StoreError | None = None
         """Why nothing of this worker counts any more: others took it for dead, or the database is
@@ -190,7 +190,7 @@ class Posting:
         if told.evicted:
             self.lose()
             return
-        self.health = ProviderHealth((), told.unanswered, told.locked_out)
+        self.health = ProviderHealth((), told.unanswered, told.one_fails, told.locked_out)
         for handled in told.handled:
             for call_id in self._outstanding.handled(handled):
                 self._mirror.record_refusal(call_id)

@@ -109,6 +109,7 @@ def provider_health(state: SchedulerState) -> ProviderHealth:
     return ProviderHealth(
         probing=tuple(name for name, breaker in breakers.items() if breaker.is_open),
         unanswered=tuple(name for name, breaker in breakers.items() if breaker.is_unanswered),
+        one_fails=tuple(name for name, breaker in breakers.items() if breaker.fails_one_alone),
         locked_out=tuple(name for name, breaker in breakers.items() if breaker.stopped is not None),
     )
 

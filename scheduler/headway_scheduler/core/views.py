@@ -92,4 +92,5 @@ class ProviderHealth(NamedTuple):
 
     probing: tuple[str, ...]  #: calls go only to try, one after the other
     unanswered: tuple[str, ...]  #: nobody got an answer since the last fault
+    one_fails: tuple[str, ...]  #: since its last answer all faults were of one call
     locked_out: tuple[str, ...]  #: the account is refused: a bad key, no money

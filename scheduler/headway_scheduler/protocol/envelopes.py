@@ -107,3 +107,5 @@ class Notification(Tagged, frozen=True, tag=True, omit_defaults=True):
     """Whether others took the worker's runs, because it showed no life."""
     refused: tuple[CallRefusal, ...] = ()
     """Calls that waited and can never be sent."""
+    one_fails: tuple[str, ...] = ()
+    """All the quotas whose faults since the provider's last answer were of one call."""

@@ -63,7 +63,10 @@ class OutboxBuilder:
         return self._workers[record.worker]
 
     def rows(
-        self, unanswered: tuple[str, ...], locked_out: tuple[str, ...]
+        self,
+        unanswered: tuple[str, ...],
+        locked_out: tuple[str, ...],
+        one_fails: tuple[str, ...],
     ) -> tuple[OutboxRow, ...]:
         """The notification of each worker, with how the providers stand."""
         return tuple(
@@ -79,6 +82,7 @@ class OutboxBuilder:
                         locked_out,
                         told.evicted,
                         tuple(told.refused),
+                        one_fails,
                     )
                 ),
             )

@@ -6,6 +6,7 @@ An error is about the pace of requests (wait, and all others with it), about the
 later), about the call alone (no wait mends it), or about the account (no wait mends it for anyone).
 """
 
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,11 +17,14 @@ from typing import Any
 from ..model.calls import Usage
 from ..model.formulas import LONGEST_STATED_SECONDS, backoff_seconds
 from ..model.quotas import RateLimitHeader, Resource
+from . import readings
 from .readings import Odd, retry_after_seconds, word
 
 # And everything from 500, as in OpenAI's SDK.
-_TRANSIENT_STATUS = frozenset({408, 409})
+_TRANSIENT_STATUS = frozenset({408, 409, 425})
 _OVERLOADED_STATUS = frozenset({503, 529})
+_OF_THE_WAY = frozenset({502, 504, *range(520, 531)})
+"""What proxies answer when the server behind them does not."""
 _STATUS_OF_CODE = {
     "rate_limit_exceeded": 429,
     "rate_limit_error": 429,
@@ -30,7 +34,14 @@ _STATUS_OF_CODE = {
     "api_error": 500,
     "timeout_error": 504,
 }
-"""The status that an error inside a stream would have had: it comes after HTTP 200."""
+"""The status that an error would have had that comes inside an answer, after HTTP 200."""
+
+_OF_THE_ACCOUNT = frozenset({"key", "workspace", "guardrail"})
+"""OpenRouter's ``limit_source`` of a 403 that is about the account."""
+_IN_FLIGHT_BUDGET = "openrouter_in_flight_budget"
+"""OpenRouter's ``limit_source`` of a 402 that ends when calls in flight do."""
+_TOO_HEAVY = "weight_exceeds_budget"
+"""The code of a 402 that one request alone is to blame for."""
 
 _ABOUT_THE_CALL = frozenset(
     {
@@ -44,8 +55,16 @@ _ABOUT_THE_CALL = frozenset(
 )
 
 
+_INNER = ("error", "innererror", "details", "metadata", "violations", "response")
+"""Fields that hold a part of an error."""
+
 MOST_PARTS = 1_000
 """How many objects and lists of an error's body are looked at. Real ones have a dozen."""
+
+
+LONGEST_SAID = 500
+"""How many characters of two answers are compared."""
+_DIGITS = re.compile(r"\d+")
 
 
 class ErrorClass(StrEnum):
@@ -66,6 +85,9 @@ class Verdict:
     """The class of the error: what can be done about it."""
     pause_seconds: float = 0.0
     """How long to wait before the next attempt; 0 where none helps."""
+    said: str = ""
+    """What a server that works said, without digits: the same again and again is the request's own
+    fault. Empty: the answer does not show that it works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +95,8 @@ class Failure:
     """The parts of an error that came instead of an answer."""
 
     status: int | None = None
-    """The HTTP status. None for no answer (timeout, refused or cut connection), and for an error
-    inside a stream."""
+    """The HTTP status, from 400; 200 for a whole answer that the client refused. None for no answer
+    (timeout, refused or cut connection), and for an error inside an answer."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     """The headers, by lower-case names."""
     body: Any = None
@@ -85,9 +107,26 @@ class Failure:
     @property
     def codes(self) -> frozenset[str]:
         """Every code, type, status and reason in the body, in lower case."""
-        names = ("code", "type", "status", "reason")
+        return self.words("code", "type", "status", "reason")
+
+    def words(self, *names: str) -> frozenset[str]:
+        """Every word in the body under one of these names, in lower case."""
         found = (word(part.get(name)) for part in self.parts() for name in names)
         return frozenset(each.lower() for each in found if each is not None)
+
+    @property
+    def meant_status(self) -> int | None:
+        """The HTTP status, else the number that the body states in its place.
+
+        Gateways answer 200 with an error inside, in a stream or instead of an answer.
+        """
+        if self.status is not None:
+            return self.status
+        numbers = (
+            readings.status(part.get(name)) for part in self.parts() for name in ("code", "status")
+        )
+        by_code = (_STATUS_OF_CODE.get(each) for each in sorted(self.codes))
+        return next((each for each in (*numbers, *by_code) if each is not None), None)
 
     def parts(self) -> Iterator[Mapping[str, Any]]:
         """Yield the objects of the body that may describe the error, the outer ones first.
@@ -101,7 +140,7 @@ class Failure:
             inner: Iterator[Any] = iter(())
             if isinstance(part, Mapping):
                 yield part
-                inner = (part.get(name) for name in ("error", "innererror", "details"))
+                inner = (part.get(name) for name in _INNER)
             elif isinstance(part, list):
                 inner = iter(part)
             known = len(waiting)
@@ -152,14 +191,14 @@ class Provider:
 
     def judge(self, failure: Failure, attempt: int, now: float) -> Verdict:
         """Judge a failed attempt, the ``attempt``-th of its call from 1, at ``now``."""
-        codes = failure.codes
-        status = failure.status
-        if status is None:
-            status = next(map(_STATUS_OF_CODE.get, codes & _STATUS_OF_CODE.keys()), None)
-        stated = self.stated_seconds(failure, now)
+        status, stated = failure.meant_status, self.stated_seconds(failure, now)
         # A stated 0 (or a date that has passed) counts as none: retrying at once would hammer.
         pause = min(LONGEST_STATED_SECONDS, stated or backoff_seconds(attempt))
+        if status == 402:
+            return self._judge_unpaid(failure, stated, pause)
         if status == 401 or (not stated and self._is_about_the_account(failure)):
+            return Verdict(ErrorClass.ACCOUNT)
+        if status == 403 and failure.words("limit_source") & _OF_THE_ACCOUNT:
             return Verdict(ErrorClass.ACCOUNT)
         if status == 429:
             is_final = self.is_too_large(failure)
@@ -168,11 +207,20 @@ class Provider:
             )
         if status in _OVERLOADED_STATUS:
             return Verdict(ErrorClass.OVERLOADED, pause)
-        if status is None and not codes & _ABOUT_THE_CALL:
+        if status is None and not failure.codes & _ABOUT_THE_CALL:
             return Verdict(ErrorClass.TRANSIENT, pause)
         if status is not None and (status in _TRANSIENT_STATUS or status >= 500):
-            return Verdict(ErrorClass.TRANSIENT, pause)
+            has_words = status >= 500 and status not in _OF_THE_WAY and failure.body is not None
+            return Verdict(ErrorClass.TRANSIENT, pause, _said(failure) if has_words else "")
         return Verdict(ErrorClass.FINAL)
+
+    def _judge_unpaid(self, failure: Failure, stated: float | None, pause: float) -> Verdict:
+        """Judge a 402: no money, unless it says that time, or a lighter request, mends it."""
+        if _TOO_HEAVY in failure.codes:
+            return Verdict(ErrorClass.FINAL)
+        if stated or _IN_FLIGHT_BUDGET in failure.words("limit_source"):
+            return Verdict(ErrorClass.RATE_LIMITED, pause)
+        return Verdict(ErrorClass.ACCOUNT)
 
     def is_too_large(self, failure: Failure) -> bool:
         """Whether a 429 means that this request alone is above the limit: no wait mends that."""
@@ -183,3 +231,8 @@ class Provider:
         return not self.account_codes.isdisjoint(failure.codes) or any(
             part in words for part in self.account_words
         )
+
+
+def _said(failure: Failure) -> str:
+    """Return what tells an answer from others, without times and numbers of requests in it."""
+    return _DIGITS.sub("", f"{sorted(failure.codes)} {failure.message[:LONGEST_SAID]}")

@@ -6,7 +6,7 @@ minute are counted for each project. No header tells of them; the body of a 429 
 """
 
 from ..model.calls import Usage
-from .base import Failure, Provider
+from .base import ErrorClass, Failure, Provider, Verdict
 from .readings import duration_seconds, retry_after_seconds
 
 
@@ -24,6 +24,12 @@ class Gemini(Provider):
     def settled_tokens(self, usage: Usage) -> int | None:
         """Return the input: output does not count."""
         return usage.input_tokens
+
+    def judge(self, failure: Failure, attempt: int, now: float) -> Verdict:
+        """Judge a quota of 0 as one of the account: this key may not ask this model at all."""
+        if any(str(part.get("quotaValue")) == "0" for part in failure.parts()):
+            return Verdict(ErrorClass.ACCOUNT)
+        return super().judge(failure, attempt, now)
 
     def stated_seconds(self, failure: Failure, now: float) -> float | None:
         """Return ``retryDelay`` of the body, as in ``34.07s``, in seconds; else the headers'."""

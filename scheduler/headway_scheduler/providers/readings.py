@@ -389,6 +389,12 @@ def _pause(raw: str, now: float) -> float | None:
 # Words
 
 
+def status(raw: Any) -> int | None:
+    """Read the number of an HTTP error, 400 to 599, from a number or the text of one."""
+    value = None if isinstance(raw, bool) else _number(raw)
+    return int(value) if value is not None and 400 <= value <= 599 and value % 1 == 0 else None
+
+
 def word(raw: Any, longest: int = LONGEST_TEXT) -> str | None:
     """Read a code, a tier or a name: printable ASCII, at most ``longest`` characters."""
     is_word = isinstance(raw, str) and len(raw) <= longest and _PRINTABLE.fullmatch(raw)

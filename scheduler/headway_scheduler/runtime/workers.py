@@ -152,7 +152,7 @@ def notifications(
         outbox.preempt(record)
     for record, error in decided.refused:
         outbox.refuse(record, refused(error))
-    return outbox.rows(health.unanswered, health.locked_out)
+    return outbox.rows(health.unanswered, health.locked_out, health.one_fails)
 
 
 def released(run: Run) -> Run:
@@ -188,7 +188,7 @@ async def evidence(store: Store, runs: Iterable[Run]) -> Evidence:
 
 
 def after_death(runs: Sequence[Run], found: Evidence, now: float) -> list[Run]:
-    """Return the runs of one worker as they are once it has died: those executed lost a life.
+    """Return the runs of one worker as they are once it has died: those executed lost one.
 
     Lives are lost in a row: a run that got further in this life has lost this one alone. A run that
     waited for an answer loses a life only the third time, because most likely somebody killed the

@@ -1,3 +1,4 @@
+import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -126,13 +127,131 @@ async def test_a_provider_that_answers_nobody_is_waited_for(
     down = 3 * MAX_ATTEMPTS
 
     def faults(number: int, _: Any) -> Fault | None:
-        return Fault(FaultKind.SERVER_ERROR) if number <= down else None
+        return Fault(FaultKind.OVERLOADED) if number <= down else None
 
     async with serve(faults=faults) as (provider, inner):
         assert (await ScheduledClient(inner, MODEL, scope, path="w").create(question())).content
         assert len(provider.ledger) == down + 1
         (record,) = await records()
         assert (record.state, record.attempts) == (CallState.DONE, down + 1)
+
+
+@pytest.mark.usefixtures("fast_pauses")
+@pytest.mark.parametrize("inside", [False, True])
+async def test_a_lone_call_that_a_server_refuses_in_the_same_words_is_given_up(
+    inside: bool, scope: RunScope, serve: Any, question: Any, records: Any, idle: Any
+) -> None:
+    """An answer is a sign of life: a request that is always refused must not be asked for ever."""
+    value = json.dumps({"code": 500, "message": "cannot parse the schema of a tool"})
+    fault = Fault(FaultKind.ERROR_INSIDE, value=value) if inside else Fault(FaultKind.SERVER_ERROR)
+    async with serve(faults=lambda *_: fault) as (provider, inner):
+        with pytest.raises(Exception):  # noqa: B017, PT011  of which class is the client's affair
+            await ScheduledClient(inner, MODEL, scope, path="w").create(question())
+        assert len(provider.ledger) == MAX_ATTEMPTS
+    (record,) = await records()
+    assert (record.state, record.attempts) == (CallState.FAILED, MAX_ATTEMPTS)
+    await idle()
+
+
+@pytest.mark.usefixtures("fast_pauses")
+async def test_calls_that_a_server_refuses_alike_wait_for_it_at_first(
+    scope: RunScope, serve: Any, question: Any
+) -> None:
+    down = 4 * MAX_ATTEMPTS
+
+    def faults(number: int, _: Any) -> Fault | None:
+        return Fault(FaultKind.SERVER_ERROR) if number <= down else None
+
+    async with serve(faults=faults) as (provider, inner), anyio.create_task_group() as group:
+        for path in ("v", "w"):
+            client = ScheduledClient(inner, MODEL, scope, path=path)
+            group.start_soon(client.create, question(path))
+    assert len(provider.ledger) == down + 2
+
+
+INSIDE = [
+    ({"code": 429, "message": "slow down"}, None),
+    ({"code": "503", "message": "no instance"}, None),
+    ({"code": 502, "message": "upstream"}, None),
+    ({"message": "model runner has unexpectedly stopped"}, None),
+    ({"code": 400, "message": "context too long"}, "context too long"),
+    ({"code": "402", "message": "no credit"}, "no credit"),
+]
+
+
+@pytest.mark.usefixtures("fast_pauses")
+@pytest.mark.parametrize(("error", "is_final"), INSIDE, ids=str)
+@pytest.mark.parametrize("after_chunks", [None, 0, 1])
+async def test_an_error_inside_of_a_200_means_what_its_number_says(
+    error: dict[str, Any],
+    is_final: str | None,
+    after_chunks: int | None,
+    scope: RunScope,
+    serve: Any,
+    question: Any,
+    scheduler: LocalScheduler,
+) -> None:
+    fault = Fault(FaultKind.ERROR_INSIDE, value=json.dumps(error), after_chunks=after_chunks or 0)
+    ask = ScheduledClient.create if after_chunks is None else streamed
+    async with serve(faults=once(fault)) as (provider, inner):
+        client = ScheduledClient(inner, MODEL, scope, path="w")
+        if is_final is None:
+            assert await ask(client, question())
+            assert len(provider.ledger) == 2
+            return
+        with pytest.raises(Exception):  # noqa: B017, PT011  of which class is the client's affair
+            await ask(client, question())
+        assert len(provider.ledger) == 1
+        stopped = scheduler.statistics().gauges[0].stopped
+        assert (stopped is not None) == (error["code"] == "402")
+
+
+@pytest.mark.usefixtures("fast_pauses")
+async def test_a_stream_that_ends_without_its_finish_goes_again(
+    scope: RunScope, serve: Any, question: Any, records: Any
+) -> None:
+    """Its connection ended well, and AutoGen's client takes it for an answer."""
+    async with serve(faults=once(Fault(FaultKind.UNFINISHED, after_chunks=2))) as (provider, inner):
+        await streamed(ScheduledClient(inner, MODEL, scope, path="w"), question())
+        assert len(provider.ledger) == 2
+    (record,) = await records()
+    assert (record.state, record.attempts) == (CallState.DONE, 2)
+
+
+async def test_a_connection_that_breaks_after_the_end_mark_costs_nothing(
+    scope: RunScope, serve: Any, question: Any, records: Any
+) -> None:
+    async with serve(faults=once(Fault(FaultKind.CUT_AFTER_END))) as (provider, inner):
+        items = await streamed(ScheduledClient(inner, MODEL, scope, path="w"), question())
+        assert items[-1].content
+        assert len(provider.ledger) == 1
+    (record,) = await records()
+    assert (record.state, record.attempts) == (CallState.DONE, 1)
+
+
+async def test_a_server_that_takes_no_stream_options_is_asked_without(
+    scope: RunScope, serve: Any, question: Any, records: Any
+) -> None:
+    def faults(_: int, body: Any) -> Fault | None:
+        is_asked = "stream_options" in body
+        return Fault(FaultKind.UNKNOWN_PARAMETER, value="stream_options") if is_asked else None
+
+    async with serve(faults=faults) as (provider, inner):
+        client = ScheduledClient(inner, MODEL, scope, path="w")
+        for asked in (2, 3):
+            assert (await streamed(client, question(f"the {asked}")))[-1].content
+            assert len(provider.ledger) == asked  # the second time it is known
+    assert [row.state for row in await records()] == [CallState.DONE] * 2
+
+
+async def test_an_account_without_money_stops_the_quota(
+    scope: RunScope, serve: Any, question: Any, scheduler: LocalScheduler
+) -> None:
+    async with serve(faults=lambda *_: Fault(FaultKind.UNPAID)) as (provider, inner):
+        with pytest.raises(openai.APIStatusError):
+            await ScheduledClient(inner, MODEL, scope, path="w").create(question())
+        assert "Insufficient Balance" in (scheduler.statistics().gauges[0].stopped or "")
+        assert len(provider.ledger) == 1
 
 
 async def streamed(client: ScheduledClient, messages: Any) -> list[Any]:

@@ -385,6 +385,26 @@ async def test_a_429_keeps_its_place_and_is_paid_once(
 
 @pytest.mark.usefixtures("fast_pauses")
 @pytest.mark.parametrize(
+    ("error", "is_asked_again"),
+    [({"code": 429, "message": "slow"}, True), ({"code": 400, "message": "too long"}, False)],
+)
+async def test_an_error_in_the_place_of_an_answer_is_not_kept(
+    error: dict[str, Any], is_asked_again: bool, scope: RunScope, records: Any
+) -> None:
+    fault = Fault(FaultKind.ERROR_INSIDE, value=json.dumps(error))
+    async with serving(scope, faults=once(fault)) as (provider, sdk):
+        if is_asked_again:
+            assert await chat(sdk)
+        else:
+            with pytest.raises(openai.APIError, match="too long"):
+                await chat(sdk)
+        assert len(provider.ledger) == 1 + is_asked_again
+    (record,) = await records()
+    assert record.state is (CallState.DONE if is_asked_again else CallState.FAILED)
+
+
+@pytest.mark.usefixtures("fast_pauses")
+@pytest.mark.parametrize(
     "kind",
     [FaultKind.SERVER_ERROR, FaultKind.OVERLOADED, FaultKind.HANG, FaultKind.MALFORMED],
 )

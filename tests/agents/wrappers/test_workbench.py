@@ -672,7 +672,8 @@ async def test_code_that_was_cut_off_waits_for_a_person(
 ) -> None:
     acts = asyncio.Event()
     log = tmp_path / "log"
-    script = f"```sh\necho run >> {log}\nexec sleep 30\n```"
+    # More than fits in a pipe and asyncio's buffer: when the log is there, the executor reads.
+    script = f"```sh\nhead -c 300000 /dev/zero\necho run >> {log}\nexec sleep 30\n```"
 
     def team(*answers: str) -> RoundRobinGroupChat:
         executor = LocalCommandLineCodeExecutor(work_dir=tmp_path / "work")

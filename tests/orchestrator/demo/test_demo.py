@@ -22,10 +22,11 @@ from headway.demo.side import Side, TeamState
 from headway.demo.summary import show
 from headway_scheduler.testing.provider import Entry, Ledger, Limits
 
+# The limits allow its 28 calls within 15 s: a machine that is too busy to ask faster meets none.
 SMALL = Plan(
-    limits=Limits(requests_per_minute=180, tokens_per_minute=40_000, burst_seconds=5),
+    limits=Limits(requests_per_minute=90, tokens_per_minute=40_000, burst_seconds=4),
     latency_seconds=0.2,
-    background_teams=16,
+    background_teams=8,
     flood_seconds=1.5,
     urgent_at_seconds=5,
 )

@@ -148,6 +148,7 @@ NOTIFICATION = Notification(
     ("b",),
     True,
     (CallRefusal("r.2", Refused("BudgetExceeded", "words")),),
+    ("c",),
 )
 
 

@@ -44,6 +44,8 @@ class Breaker:
     """While it is open: ids of the calls in flight that probe."""
     failed_probe: str | None = None
     """The id of the last probe that failed."""
+    failed_calls: set[str] = field(default_factory=set[str])
+    """Ids of calls that failed by the provider's fault since its last answer, two at most."""
     stopped: str | None = None
     """The provider's words that no call of this account gets through; None: not stopped."""
 
@@ -56,6 +58,11 @@ class Breaker:
     def is_unanswered(self) -> bool:
         """Whether no call got an answer since the last pause for a fault."""
         return self.is_open and self.window == 1
+
+    @property
+    def fails_one_alone(self) -> bool:
+        """Whether the faults since the last answer were all of one call: perhaps its own."""
+        return len(self.failed_calls) == 1
 
     def paused(self, now: float) -> float | None:
         """Return when the pause ends, epoch seconds; None if there is none."""
@@ -80,6 +87,7 @@ class Breaker:
         """Record that the provider answered. Return whether that lets more calls go."""
         self.retries = min(MOST_RETRIES, self.retries + RETRIES_PER_ANSWER)
         was_open = self.is_open
+        self.failed_calls.clear()
         if self.is_open:
             self.window += 1
             self.stopped = None
@@ -90,6 +98,8 @@ class Breaker:
 
     def record_failure(self, call_id: str, now: float) -> bool:
         """Record a fault of the provider. Return whether the breaker is open now."""
+        if len(self.failed_calls) < 2:
+            self.failed_calls.add(call_id)
         if self.is_open and call_id not in self.probes:
             return True  # sent before the breaker opened: it tells nothing new
         if not self.is_open and self.retries >= 1:

@@ -79,12 +79,33 @@ def answer_delivery(
         parts, headers = _streamed(answer, latency, malformed=malformed)
     else:
         parts, headers = _single(answer, latency, malformed=malformed)
+    if fault is not None and fault.kind is FaultKind.ERROR_INSIDE:
+        return _with_error(answer, parts, headers, fault, finish)
+    if fault is not None and fault.kind is FaultKind.UNFINISHED and answer.asked.streamed:
+        return Delivery(200, headers, _cut(parts, fault.after_chunks), Ending.WHOLE, finish)
+    if fault is not None and fault.kind is FaultKind.CUT_AFTER_END:
+        return Delivery(200, headers, parts, Ending.CUT, finish)
     if fault is None or fault.kind not in (FaultKind.CUT_STREAM, FaultKind.STREAM_ERROR):
         return Delivery(200, headers, parts, Ending.WHOLE, finish)
     if fault.kind is FaultKind.STREAM_ERROR and answer.asked.streamed:
         begun = (*_cut(parts, fault.after_chunks), Part(0.0, _STREAM_ERROR))
         return Delivery(200, headers, begun, Ending.WHOLE, finish)
     return Delivery(200, headers, _cut(parts, fault.after_chunks), Ending.CUT, finish)
+
+
+def _with_error(
+    answer: Answer,
+    parts: tuple[Part, ...],
+    headers: dict[str, str],
+    fault: Fault,
+    finish: Callable[[str], None],
+) -> Delivery:
+    """Return an answer that is an error, or a stream that comes to one."""
+    error = json.dumps({"error": json.loads(fault.value)}).encode()
+    if not answer.asked.streamed:
+        return Delivery(200, _json_headers(error), (Part(0.0, error),), Ending.WHOLE, finish)
+    begun = (*_cut(parts, fault.after_chunks), Part(0.0, b"data: " + error + b"\n\n"))
+    return Delivery(200, headers, begun, Ending.WHOLE, finish)
 
 
 _ODD_BODIES = {

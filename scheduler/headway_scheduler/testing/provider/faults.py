@@ -64,6 +64,17 @@ class FaultKind(StrEnum):
     """The head and the first byte of an answer; then silence until the client leaves; paid."""
     REDIRECT = "redirect"
     """307 to ``value``; charged, not paid."""
+    ERROR_INSIDE = "error_inside"
+    """200 with the error object ``value`` (JSON) in the place of an answer; in a stream as an event
+    after ``after_chunks`` others. Paid."""
+    UNFINISHED = "unfinished"
+    """A stream that ends well, but before its finish; paid."""
+    CUT_AFTER_END = "cut_after_end"
+    """A stream whose connection breaks after its end mark; paid."""
+    UNKNOWN_PARAMETER = "unknown_parameter"
+    """422 that names the parameter ``value``."""
+    UNPAID = "unpaid"
+    """402: the account has no money."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +118,7 @@ class Fault:
         hint = ""
         if self.kind is FaultKind.RATE_LIMIT and self.retry_after_seconds is not None:
             hint = f" Please try again in {format_duration(self.retry_after_seconds)}."
-        text = message.format(model=model) + hint
+        text = message.format(model=model, value=self.value) + hint
         why, seconds = self.kind.value, self.retry_after_seconds
         details: Any = [[[{}] * 300] * 300] if self.kind is FaultKind.DEEP_ERROR else None
         pause = self.value if self.kind is FaultKind.ODD_PAUSE else None
@@ -150,6 +161,13 @@ _ERRORS: dict[FaultKind, tuple[int, str, str, str | None]] = {
     FaultKind.ODD_PAUSE: (429, "Slow down.", "requests", "rate_limit_exceeded"),
     FaultKind.DEEP_ERROR: (429, "Slow down.", "requests", "rate_limit_exceeded"),
     FaultKind.OVERLOADED_529: (529, "Overloaded", "overloaded_error", None),
+    FaultKind.UNKNOWN_PARAMETER: (
+        422,
+        "Extra inputs are not permitted: {value}",
+        "invalid_request_error",
+        None,
+    ),
+    FaultKind.UNPAID: (402, "Insufficient Balance", "unknown_error", None),
     FaultKind.UNAUTHORIZED: (
         401,
         "Incorrect API key provided.",
