@@ -106,7 +106,7 @@ ENGINES = {"sqlite3", "aiosqlite", "fcntl"}
 
 @pytest.mark.parametrize("package", ["headway_scheduler", "headway_agents", "headway"])
 def test_only_backends_knows_an_engine(package: str) -> None:
-    """Whoever else needs a database asks ``open_backend`` for one."""
+    """All other code gets its database from ``open_backend``."""
     for path, name in modules(package):
         if name.startswith("headway_scheduler.backends"):
             continue

@@ -1,4 +1,4 @@
-"""What is packed: `make wheel-test` runs these, and those that start commands, on the wheel."""
+"""The wheel is complete: `make wheel-test` runs these tests, and those of commands, on it."""
 
 import os
 import sys

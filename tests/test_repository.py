@@ -1,4 +1,4 @@
-"""What the repository's own files say of each other is true: lock, CI, hooks, templates."""
+"""The repository's own files agree with each other: lock, CI, hooks, templates."""
 
 import re
 import tomllib

@@ -162,7 +162,7 @@ def approve_with(agent: CodeExecutorAgent, function: Callable[..., Any]) -> None
 
 
 ToolCallResult = tuple[FunctionCall, FunctionExecutionResult]
-"""What AssistantAgent makes of one tool call."""
+"""The result of a tool call, as AssistantAgent makes it."""
 
 ExecuteToolCall = Callable[..., Awaitable[ToolCallResult]]
 """Executes one tool call; ``tool_call`` is one of its keyword arguments."""

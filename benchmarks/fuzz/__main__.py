@@ -1,4 +1,4 @@
-"""Odd inputs at random, beside four runs that must not notice; the seed has them again.
+"""Gives odd inputs at random to guilty runs, beside four bystanders; a seed repeats them.
 
     python -m benchmarks.fuzz [--inputs 100000] [--seed S] [--first-block B] [--processes 1|2]
         [--seconds N]
@@ -6,10 +6,10 @@
 Inputs are answers, streams and vectors with odd heads, bodies, bytes and packing (AutoGen's own
 client and ``hw.openai``, real HTTP on loopback), faults of tools, agents and factories, arguments
 of the Python API, rows and requests written into the database by hand. A bystander is harmed if its
-transcript, or the number of its calls that the provider was paid for, differs from those of runs
-that are alone. Every 80 blocks of 50 inputs the database is opened again, checked, repaired,
-checked, and a fresh one begins. Exit status 1 if a bystander was harmed, anything hung, an error
-was none that a caller should get, or the journal cannot be read.
+transcript, or the number of its paid calls, differs from that of the same run alone. After each 80
+blocks of 50 inputs the database is opened again, checked, repaired and checked, and the next blocks
+get a fresh one. Exit status 1 if a bystander was harmed, anything hung, a caller got an error that
+is no caller's, or the journal cannot be read.
 """
 
 import argparse

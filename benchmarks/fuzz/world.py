@@ -1,11 +1,11 @@
 """Four bystander runs beside guilty ones, chapter after chapter; each chapter has a database.
 
-Theory of operation. Inputs have numbers, and a number says, with the seed, what is odd. A *block*
-of inputs is of one kind and is given to one guilty run, or written by hand. A *chapter* is some
-blocks on a fresh database: the blocks one beside the other, and all the while four bystanders,
-again and again. Their transcripts and the number of their paid calls are compared with those of the
-chapter's first four, that are alone. Guilty models have quotas of their own, which an odd pause may
-stop, and share a quota with the bystanders: a reservation that is not given back stops everybody.
+Theory of operation. Inputs have numbers; the seed and the number make the input. A *block* of
+inputs is of one kind and goes to one guilty run, or is written by hand. A *chapter* plays some
+blocks on a fresh database, several at a time, and all the while four bystanders run again and
+again. Their transcripts and the number of their paid calls are compared with those of the chapter's
+first four, which ran alone. Guilty models have quotas of their own, which an odd pause may stop,
+and share a quota with the bystanders: a reservation that is not given back stops everybody.
 """
 
 import asyncio
@@ -64,13 +64,12 @@ MODELS = 1200
 SDK_MODELS = 60
 PROVIDERS = ("openai", "azure", "anthropic", "gemini", "other")
 KINDS = {"answers": 9, "sdk": 3, "tools": 3, "code": 1, "arguments": 7, "rows": 4}
-"""What blocks are of, and how many of each there are in turn."""
+"""The kinds of blocks, and how many blocks of each kind come in a turn."""
 BYSTANDERS = tuple(f"bystander {n}" for n in range(4))
 PATIENCE_SECONDS = 0.3
 HANG_SECONDS = 60.0
-"""Much more than anything here takes, on a busy machine too. Nothing that is asked of here has a
-reason to wait for long: answers are left after 0.3 or 3 s, and the quota of other models is never
-paused."""
+"""Anything that takes longer is a hang. Nothing here has a reason to wait for so long, on a busy
+machine either: callers leave answers after 0.3 or 3 s, and the shared quota is never paused."""
 
 CHAPTER_SECONDS = 900.0
 SETTINGS = ("max_answer_mb = 1", "connect_timeout = 1", "first_byte_timeout = 1.5")
@@ -78,7 +77,7 @@ SETTINGS = ("max_answer_mb = 1", "connect_timeout = 1", "first_byte_timeout = 1.
 
 @dataclass
 class Report:
-    """What came of it."""
+    """The findings of a process: counts, and a line for each bystander harmed, hang and fault."""
 
     inputs: Counter[str] = field(default_factory=Counter)
     not_delivered: int = 0
@@ -90,7 +89,7 @@ class Report:
     longest_pause_seconds: float = 0.0
 
     def merge(self, other: "Report") -> None:
-        """Take in what another process found."""
+        """Add the findings of another process."""
         self.inputs.update(other.inputs)
         self.not_delivered += other.not_delivered
         self.bystanders += other.bystanders
@@ -101,17 +100,17 @@ class Report:
 
     @classmethod
     def read(cls, line: str) -> "Report":
-        """Read what :meth:`line` wrote."""
+        """Read a report that :meth:`line` wrote."""
         found = json.loads(line)
         return cls(**(found | {"inputs": Counter(found["inputs"])}))
 
     def line(self) -> str:
-        """Write it for another process."""
+        """Return the report as a line for another process."""
         return json.dumps(vars(self))
 
 
 def kind_of(block: int) -> str:
-    """The kind of a block's inputs. Kinds take turns, mixed."""
+    """Return the kind of a block's inputs. Each turn has all kinds, shuffled."""
     kinds = [kind for kind, many in KINDS.items() for _ in range(many)]
     Random(f"kinds {block // len(kinds)}").shuffle(kinds)
     return kinds[block % len(kinds)]
@@ -137,7 +136,7 @@ def configuration(folder: Path, good_url: str, odd_url: str) -> None:
 
 
 def reply(body: dict[str, Any]) -> Reply | None:
-    """Agents with a tool call it once."""
+    """Answer an agent: with a call of its first tool, once, if it has tools."""
     tools = [tool["function"]["name"] for tool in body.get("tools") or ()]
     is_called = any(message["role"] == "tool" for message in body["messages"])
     return Reply(tool_calls=(ToolCall(tools[0]),)) if tools and not is_called else None
@@ -157,7 +156,7 @@ def bystander(models: Any) -> Team:
 
 
 class Quick(BaseChatAgent):
-    """Asks no model. What it does is given."""
+    """An agent that asks no model: it does what ``act`` does."""
 
     produced_message_types = (TextMessage,)
 
@@ -180,7 +179,7 @@ def _said(text: str) -> TextMessage:
 
 
 class Asker(Quick):
-    """Asks models that answer oddly. ``clients`` are bound to its run."""
+    """An agent that asks models with odd answers. ``clients`` are bound to its run."""
 
     def __init__(self, clients: list[Any], act: Callable[[list[Any]], Any]) -> None:
         super().__init__(lambda: act(self.clients))
@@ -189,7 +188,7 @@ class Asker(Quick):
 
 @dataclass
 class Participant:
-    """One process in one chapter. ``shares``: its runs may be executed by the other one."""
+    """A process in a chapter. ``shares``: the other process may execute its runs."""
 
     seed: int
     folder: Path
@@ -250,7 +249,7 @@ class Participant:
         return await hw.start(workflow, **options)
 
     async def bystanders(self, hw: Headway, expected: dict[str, Any] | None) -> dict[str, Any]:
-        """Execute four bystanders and compare what came of them with what is expected."""
+        """Execute four bystanders, and compare their results with the expected ones, if given."""
         found: dict[str, Any] = {}
 
         async def one(task: str) -> None:
@@ -307,7 +306,7 @@ class Participant:
         return range(block * BLOCK, (block + 1) * BLOCK)
 
     async def _run(self, workflow: str, block: int, number: int) -> None:
-        """Execute a guilty run; whatever it comes to is its own affair."""
+        """Execute a guilty run. Its end does not matter, but it must end."""
         parameters = {"block": block, "number": number}
         turn = block // 2 if workflow == "answers" else number // TOOLS_AT_ONCE
         try:
@@ -506,7 +505,7 @@ _AWAITED = ("cr_await", "ag_await", "gi_yieldfrom")
 
 @contextmanager
 def watched(report: Report) -> Iterator[None]:
-    """Measure how long the event loop of this process is blocked; end it if that is for good."""
+    """Measure for how long the event loop is blocked; end the process if that lasts 30 s."""
     loop, ended = asyncio.get_running_loop(), threading.Event()
     turned_at = [time.monotonic()]
 
@@ -534,7 +533,7 @@ def watched(report: Report) -> Iterator[None]:
 
 @dataclass
 class Chapter:
-    """The process that has the providers, and looks at the database in the end."""
+    """A chapter: this process has the providers, and checks the database in the end."""
 
     seed: int
     folder: Path
@@ -571,7 +570,7 @@ class Chapter:
         return sum(entry.who.startswith(f"{run_id}.") for entry in good.ledger.paid)
 
     async def _compare_paid(self, good: SimulatedProvider, paid: dict[str, int]) -> None:
-        """The provider's ledger, and not ours, says what a bystander was charged for."""
+        """Compare the paid calls of each bystander by the provider's ledger, not by our rows."""
         async with SqliteStore(self.folder / "headway.db", read_only=True) as store:
             for run in await store.runs():
                 if run.workflow != "bystander":
@@ -581,7 +580,7 @@ class Chapter:
                     self.report.harmed.append(said)
 
     async def _after(self, here: Participant, expected: dict[str, Any]) -> None:
-        """A restart on what was written; then the database is repaired, and read whole."""
+        """Run bystanders after a restart, repair the database, read it whole, run them again."""
         path = self.folder / "headway.db"
         async with here.headway() as hw:
             await here.bystanders(hw, expected)
@@ -600,7 +599,7 @@ class Chapter:
 
 
 class Other:
-    """A second process on the same database, that this one talks to by lines."""
+    """A second process on the same database. The two exchange lines."""
 
     def __init__(self, process: asyncio.subprocess.Process, report: Report) -> None:
         self._process = process
@@ -609,7 +608,7 @@ class Other:
     async def play(
         self, folder: Path, odd_url: str, blocks: Iterable[int], expected: dict[str, Any]
     ) -> None:
-        """Have it do its part of a chapter."""
+        """Have the second process play its part of a chapter."""
         asked = {"folder": str(folder), "odd_url": odd_url, "blocks": list(blocks)}
         line = json.dumps(asked | {"expected": expected})
         assert self._process.stdin is not None

@@ -54,6 +54,6 @@ class Limits:
         return await changed(self._commands, SetWeight(arguments.text("team", team), share))
 
     async def log(self, *, limit: int | None = None) -> Sequence[Change]:
-        """What was changed of limits, shares and the queue, newest first; at most ``limit``."""
+        """Return the changes of limits, shares and the queue, newest first; at most ``limit``."""
         most = None if limit is None else arguments.count("limit", limit, least=1)
         return await self._store.changes(limit=most)

@@ -37,7 +37,7 @@ _ADDRESSES = ("base_url", "azure_endpoint")
 """The fields of a client's config that say where it asks."""
 
 NO_KEY = "no-key"
-"""What a server gets in the place of a key if it needs none."""
+"""The key for a server that needs none: SDKs insist on a key."""
 
 KEY_COMMAND_SECONDS = 30.0
 """How long a command may take to print a key; a password manager may ask a person first."""

@@ -60,7 +60,7 @@ _log = logging.getLogger("headway")
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a process has of the scheduler: its own as the leader, the leader's as a follower."""
+    """A process's access to the scheduler: its own as the leader, the leader's as a follower."""
 
     store: Store
     scheduler: SchedulerClient
@@ -69,7 +69,7 @@ class Role:
 
 @dataclass(slots=True)
 class Session:
-    """What a Headway has while it is open."""
+    """The parts of an open Headway."""
 
     store: Store
     """The journal, to be read."""
@@ -93,7 +93,7 @@ class Session:
     """The run of calls outside of runs."""
 
     database: str
-    """What messages call the database."""
+    """The name of the database in messages."""
 
     is_open: bool = True
     """Whether it may be used: its runs have not all ended, or its block goes on."""

@@ -39,7 +39,7 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
 class Models(Protocol):
-    """What a factory is given: makes a client for a model of the configuration.
+    """The argument of a factory: makes a client for a model of the configuration.
 
     The client is bound to the run, and to the agent that holds it. With a ``priority`` of its own,
     its calls go by the more urgent of that and the run's.

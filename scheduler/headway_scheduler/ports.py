@@ -69,12 +69,12 @@ class UnreadableRow(NamedTuple):
     """A row that no Headway has written: it is left out of answers, and harms nobody else."""
 
     kind: str
-    """What it is a row of: ``run``, ``call``, ``limit``, ``change``, ``lesson``, ``worker``,
+    """The kind of the row: ``run``, ``call``, ``limit``, ``change``, ``lesson``, ``worker``,
     ``request`` or ``notification``."""
     id: str
     """Its id or key."""
     why: str
-    """What cannot be read."""
+    """Why it cannot be read."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id} cannot be read ({self.why})"
@@ -355,7 +355,7 @@ class Finding(NamedTuple):
     ok: bool
     """Whether it is as it should be."""
     says: str
-    """What was found; if not ``ok``, also what to do."""
+    """The finding; if not ``ok``, also what to do."""
 
 
 class Maintenance(Protocol):

@@ -1,4 +1,4 @@
-"""What these tests share: a scheduler in memory, a run, and a provider on loopback."""
+"""Fixtures of these tests: a scheduler in memory, a run, and a provider on loopback."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager

@@ -130,7 +130,7 @@ async def test_the_sdk_s_retries_and_hooks_are_in_reach(make: Any) -> None:
 
 
 async def test_a_request_runs_through_the_hooks() -> None:
-    """Nothing answers on the port, but a hook hears of the request."""
+    """No server answers on the port, but the hook gets the request."""
     client = gpt(base_url="http://127.0.0.1:9/v1", max_retries=0)
     heard: list[str] = []
 

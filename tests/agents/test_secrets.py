@@ -1,4 +1,4 @@
-"""What a process knows as a key leaves no text; component files keep no field that can hold one."""
+"""No text has a key that the process knows; component files keep no field that can hold one."""
 
 import base64
 import json

@@ -1,6 +1,6 @@
-"""The fuzzer, for a few seconds: whatever is odd, four runs beside it do not notice.
+"""The fuzzer plays for a few seconds: odd inputs of guilty runs do not harm four bystanders.
 
-``python -m benchmarks.fuzz`` is the longer one; a seed that fails here is replayed by it.
+``python -m benchmarks.fuzz`` plays for longer, and replays a seed that fails here.
 """
 
 import logging
@@ -37,14 +37,14 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("quiet")
 def test_nothing_odd_harms_a_bystander() -> None:
-    # Another one each time. It is told if anything fails, and has the same inputs again.
+    # Another seed each time. A failure names it, and the fuzzer makes the same inputs from it.
     seed = random.SystemRandom().randrange(10**6)
     report = world.Report()
     with TemporaryDirectory() as folder:
         anyio.run(world.Chapter(seed, Path(folder), report).play, list(BLOCKS))
     assert {world.kind_of(block) for block in BLOCKS} == set(world.KINDS)
     assert (report.harmed, report.hangs, report.faults) == ([], [], []), f"seed {seed}"
-    # The first four are alone, four are beside what is odd, four and four come after restarts.
+    # Four ran alone, at least four beside guilty runs, and four after each of two restarts.
     assert report.bystanders >= 16
     assert {"streams", "tool faults", "code", "arguments", "rows"} <= set(report.inputs)
 

@@ -1,4 +1,4 @@
-"""One odd answer of a run: four others complete, beside it and after a restart."""
+"""While one run gets an odd answer, four others complete, and again after a restart."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -267,7 +267,7 @@ def heard(body: Body) -> str:
 
 
 def reply(body: Body) -> str | Reply | None:
-    """What the model says: a function of what it hears."""
+    """The model's reply, a function of the messages that it gets."""
     text = heard(body)
     mark = hashlib.sha256(text.encode()).hexdigest()[:8]
     if (body.get("response_format") or {}).get("type", "").startswith("json"):

@@ -62,7 +62,7 @@ class Reasoner(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """What the server was asked. It stands in the configuration."""
+    """The requests that the server got. Its address stands in the configuration."""
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
     seen: list[Any] = []
     handler = type("Handler", (Reasoner,), {"requests": seen})

@@ -217,12 +217,12 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
 
     @property
     def capabilities(self) -> ModelCapabilities:
-        """What the model can do, as the wrapped client says (AutoGen's older form)."""
+        """The capabilities of the model, by the wrapped client (AutoGen's older form)."""
         return self.wrapped.capabilities
 
     @property
     def model_info(self) -> ModelInfo:
-        """What the model can do, as the wrapped client says."""
+        """The capabilities of the model, by the wrapped client."""
         return self.wrapped.model_info
 
     def _to_config(self) -> ScheduledClientConfig:

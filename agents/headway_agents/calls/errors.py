@@ -1,4 +1,4 @@
-"""What an exception of a model client means, and what becomes of its call.
+"""Reads exceptions of model clients: what each means, and whether its call goes again.
 
 Law of this file: no SDK is imported; its errors are known by their looks.
 

@@ -90,7 +90,7 @@ class BodyReader:
     most: int
     """Bytes that the body may have, packed and unpacked."""
     unread: bytearray = field(default_factory=bytearray)
-    """What came and was not given on: at the end, a last line without an end."""
+    """Bytes that came and were not given on yet: in the end, a last line without a line break."""
     _inflate: Any = None
     _head: bytes = b""
     _packed: int = 0

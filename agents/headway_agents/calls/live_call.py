@@ -62,7 +62,7 @@ KNOWN_NODES = 10_000
 """How many messages a scope knows to be on disk at most; others are only handed over again."""
 
 NOTHING = Served()
-"""What an answer tells of itself that tells nothing."""
+"""For an answer that says nothing of usage, tier or model."""
 _READABLE = ("json", "event-stream")
 _said: set[tuple[str, str]] = set()
 """The (model, field) pairs that this process has warned of."""

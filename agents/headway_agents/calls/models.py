@@ -12,12 +12,12 @@ Price = Callable[[Usage], float]
 """Dollars for usage."""
 
 ChargeOf = Callable[[Served, float], Charge]
-"""What an answer cost, by what it told of itself and when it was asked for, in epoch seconds."""
+"""Charges an answer: takes its Served, and when it was asked for, in epoch seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
-    """What one attempt at a call may take: seconds, and the size of its answer.
+    """The limits of one attempt at a call: its seconds, and the size of its answer.
 
     Named as the settings of ``models.NAME``, which have the same defaults. A shorter time of the
     client's own holds.
@@ -37,7 +37,7 @@ class CallLimits:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a model is called in workflows, and the quotas that its calls draw on.
+    """A model of the configuration: its name in workflows, and the quotas that its calls draw on.
 
     ``idempotency_header``: its name, if the server knows one; it carries the call's id, the same at
     every attempt. ``price``: dollars for usage, asked where a quota of this model (``counts_usd``)

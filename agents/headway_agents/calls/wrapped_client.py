@@ -1,4 +1,4 @@
-"""What must be known of a wrapped client: its provider, its model, its SDK.
+"""Finds out the provider, the model and the SDK of a wrapped client.
 
 Law of this file: it knows clients of OpenAI, Anthropic and Ollama, whose SDKs are built alike on
 httpx; it uses every other through AutoGen's contract alone.

@@ -1,4 +1,4 @@
-"""What the replay machine is told, what it asks for, and its states. Data only.
+"""The events, effects and states of the replay machine. Data only.
 
 All of them speak of a :class:`JournalSlot`: a request of the run, found in its journal or new.
 """
@@ -78,7 +78,7 @@ class Requested:
 
 @dataclass(frozen=True, slots=True)
 class ReachedBarrier:
-    """What has no recorded answer is about to be asked. Yields ``Pass``, or it waits.
+    """A request without a recorded answer is about to go out. Yields ``Pass``, or it waits.
 
     Told again when the barrier opens.
     """
@@ -88,7 +88,7 @@ class ReachedBarrier:
 
 @dataclass(frozen=True, slots=True)
 class LeftBarrier:
-    """Who waited at the barrier was cancelled."""
+    """A request that waited at the barrier was cancelled."""
 
     slot: JournalSlot
 
@@ -204,7 +204,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What has ``ReachedBarrier`` may be asked now."""
+    """The request that ``ReachedBarrier`` told of may go out now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ Such answers are given back only while their step has none: its answer stands fo
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """What is recorded of a run, and how an attempt takes it.
+    """The recorded rows of a run, and how an attempt uses them.
 
     ``records``: the run's rows. ``inherited``: answers of runs that it began as a copy of.
     ``retry_failed``: failed calls are made again. ``unknown_waits``: calls that were cut off in

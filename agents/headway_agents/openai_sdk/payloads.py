@@ -1,7 +1,7 @@
-"""What passes between OpenAI's SDK and a provider, as data. Law of this file: headers are not kept.
+"""Requests and answers of OpenAI's SDK, as data. Law of this file: headers are not kept.
 
-It knows no HTTP library. A request is its path below the provider's address and its body: so the
-journal holds no key, and a server that moved is asked the same.
+It knows no HTTP library. A request is its path below the provider's address and its body. So the
+journal holds no key, and a request stays the same when its server moves.
 """
 
 import base64

@@ -13,7 +13,7 @@ ToolChoice = Tool | Literal["auto", "required", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an agent asks, copied before anything is awaited: callers go on with their list."""
+    """A request of an agent, copied before any await, because callers may change their list."""
 
     messages: Sequence[LLMMessage]
     tools: Sequence[Tool | ToolSchema] = ()

@@ -44,14 +44,14 @@ LONG_TEXT = 400
 CHUNK_CHARACTERS = 2000
 """A chunk of a long text ends at the first line break after so many characters."""
 MESSAGE_CHARACTERS = 16
-"""What a message costs beside its text: about 4 tokens (OpenAI's cookbook on counting)."""
+"""Characters that a message counts beside its text: about 4 tokens (OpenAI's cookbook)."""
 IMAGE_CHARACTERS = 765 * CHARACTERS_PER_TOKEN
 """A square image in high detail (OpenAI's vision guide)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestDigest:
-    """What the journal needs of a request: ``chain`` is its nodes and chunks, first node first.
+    """The part of a request that the journal needs. ``chain``: its nodes and chunks, in order.
 
     ``characters`` is what it is charged for, ``most_tokens`` the most that it can come to: as many
     as its texts have bytes. Texts that leave it hold no keys: they are kept to be read and

@@ -30,7 +30,7 @@ Act = Callable[[str], Awaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a step asks. ``kind``: tool, person or input; ``request``: all that it asks, as text."""
+    """The request of a step. ``kind``: tool, person or input; ``request``: all of it, as text."""
 
     kind: str
     path: str

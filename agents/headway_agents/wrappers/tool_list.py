@@ -83,7 +83,7 @@ class JournaledTools(JournaledWorkbench, StaticWorkbench):
 
 
 class JournaledStreamTools(JournaledTools, StaticStreamWorkbench):
-    """The same for what AssistantAgent makes of its ``tools``: it streams."""
+    """Journals the workbench that AssistantAgent makes of its ``tools``, which streams."""
 
     async def call_tool_stream(
         self,

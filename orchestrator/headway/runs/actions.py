@@ -45,7 +45,7 @@ OnChange = Literal["abort", "fork", "accept"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What resuming a run would do."""
+    """The outcome of resuming a run, found out offline."""
 
     run_id: str
     """The run's id."""
@@ -179,7 +179,7 @@ class Actions:
         return await self._stopped.prune(before, keep=keep, is_dry=is_dry)
 
     async def _find_to_build(self, run_id: str) -> Run:
-        """The same, for a run that this process is to execute. Raises WorkflowNotHere."""
+        """Return the row of a run to execute here. Raises WorkflowNotHere, and as :meth:`_find`."""
         run = await self._find(run_id)
         self._runner.require_workflow(run)
         return run

@@ -34,7 +34,7 @@ class Queued:
     model: str
     priority: Priority
     tokens: int
-    """What the call reserves from its quotas of tokens."""
+    """The tokens that the call reserves from its quotas."""
     at: float
 
 

@@ -60,7 +60,7 @@ class ReplayOptions:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a completed run said, and what it took."""
+    """The result of a completed run, and the calls, tokens and waits that it took."""
 
     run_id: str
     """The run's id."""
@@ -100,7 +100,7 @@ class RunHandle:
         self.change: str | None = None
         """How the workflow differs from what it was, if the run stopped for that."""
         self.error: Exception | None = None
-        """What the run raised."""
+        """The error that the run raised; None without one."""
         self.task_result: TaskResult | None = None
         """The result of AutoGen, once the run is completed."""
         self.calls: dict[str, CallRecord] = {}

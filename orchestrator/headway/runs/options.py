@@ -30,7 +30,7 @@ class RunOptions(TypedDict, total=False):
     """Keyword arguments for the workflow's factory: JSON values. Default: none."""
 
     budget_usd: float | None
-    """What all calls of the run may cost together, in US dollars. Default: no limit."""
+    """Cap on the cost of all calls of the run together, in US dollars. Default: no limit."""
 
     deadline_seconds: float | None
     """How long the run may take, from when it is submitted or retried. Default: no limit."""

@@ -16,7 +16,7 @@ UsdOf = Callable[[CallRecord], float | None]
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What the last attempt at a run replayed, paid and saved."""
+    """Sums up how much the last attempt at a run replayed, paid and saved."""
 
     run_id: str
     """The run's id."""

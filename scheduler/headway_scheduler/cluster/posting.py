@@ -1,4 +1,4 @@
-"""What this process tells the leader, and what comes back: one request an iteration.
+"""Posts messages to the leader, one request an iteration, and takes in its notifications.
 
 Law: a caller goes on when the leader has written what it said; or, for the end of a call, when the
 request that says so is durable.
@@ -39,7 +39,7 @@ _log = logging.getLogger("headway")
 
 @dataclass(frozen=True, slots=True)
 class FollowerCallbacks:
-    """What a remote scheduler needs of its process."""
+    """Functions of the process that a remote scheduler calls."""
 
     joins: Callable[[], Worker | None]
     """Says which worker this is, if the leader does not know it yet."""

@@ -40,7 +40,7 @@ class LiveCall:
     routes: tuple[Route, ...] = ()
     """The routes that it may take; empty: only the one that its row names."""
     reservations: tuple[tuple[Bucket, Reservation], ...] = ()
-    """What it holds while it is in flight."""
+    """Its reservations while it is in flight."""
     waiter: Waiter | None = None
     """Its place, while it stands in a line."""
     due: float | None = None

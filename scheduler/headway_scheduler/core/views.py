@@ -20,14 +20,14 @@ class Blocker:
     """The limit that is short. None: the quota is paused until ``at``, or ``stopped``, or waits
     for the answer to a probe."""
     need: float
-    """What the call itself takes."""
+    """The amount that the call takes."""
     free: float
-    """What is available now."""
+    """The amount that is available now."""
     at: float | None
     """When this ends, if the calls before it go first; epoch seconds. None: only the end of a call
     in flight can tell."""
     kept: float = 0.0
-    """What the call must leave to more urgent classes: its headroom."""
+    """The headroom: the amount that the call must leave to more urgent classes."""
     stopped: str | None = None
     """The provider's words, if the account is locked out."""
 

@@ -1,4 +1,4 @@
-"""What the scheduler stores, as data: state tables, nouns, and formulas on plain numbers.
+"""The data that the scheduler stores: state tables, nouns, and formulas on plain numbers.
 
 Law: pure. Nothing here decides, reads a clock or does I/O; it imports ``errors`` and its siblings.
 """

@@ -13,12 +13,12 @@ from .runs import Run, Worker
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What a part of the core learned, as that part wrote it down."""
+    """A fact that a part of the core learned, in that part's own text."""
 
     kind: str
     """The part that learned it: ``limits``, ``breaker``, ``odd``, ``run size`` or ``tokens``."""
     subject: str
-    """What it is about: a quota, a workflow, or a model and an agent. With ``kind``, the row's key:
+    """The subject: a quota, a workflow, or a model and an agent. With ``kind``, the row's key:
     a later lesson overwrites an earlier one."""
     value: str
     """JSON that only its learner reads."""
@@ -63,7 +63,7 @@ class OutboxRow:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one commit writes, all or nothing. Empty by default."""
+    """The rows of one commit, which writes all of them or none. Empty by default."""
 
     new: tuple[CallRecord, ...] = ()
     """Calls to insert."""
@@ -120,12 +120,12 @@ class Batch:
 
 
 NOTHING = Batch()
-"""What there is no need to write."""
+"""A batch that writes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a new core needs of the store to go on."""
+    """The rows from which a new core goes on."""
 
     buckets: tuple[BucketState, ...] = ()
     """Every stored bucket."""

@@ -110,10 +110,10 @@ PARTS = tuple(each.name for each in fields(Usage)[2:])
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What an answer tells of itself."""
+    """Usage, tier and model, as an answer tells them."""
 
     usage: Usage | None = None
-    """What it took; None if it does not say, or says what cannot be."""
+    """The tokens that it took; None if it does not say, or says something impossible."""
     tier: str | None = None
     """The service tier that it is billed in, as its provider names it: it may differ from the one
     that was asked for."""
@@ -123,7 +123,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What an answer cost, as of when it came."""
+    """The cost of an answer, fixed when it came."""
 
     usd: float | None
     """US dollars; None if no price is known."""
@@ -323,7 +323,7 @@ class CallRecord:
 
 
 SPENT_BY = ("model", "team", "workflow", "run", "day")
-"""What ``Store.spent`` can group calls by."""
+"""The keys by which ``Store.spent`` can group calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +331,7 @@ class Spent:
     """A group of calls of one model that took the same."""
 
     key: str
-    """What they are grouped by: a model, team, workflow, run or day (``2026-03-01``, UTC); empty
+    """The key of the group: a model, team, workflow, run or day (``2026-03-01``, UTC); empty
     for calls outside of any run."""
     model: str
     """The model as the configuration names it."""
@@ -342,7 +342,7 @@ class Spent:
     lost: int
     """How many attempts ended *unknown*: possibly paid."""
     charge: Charge | None = None
-    """What each call cost; None for calls of a time when that was not recorded."""
+    """The charge of each call; None for calls from before charges were recorded."""
     last_at: float = 0.0
     """When the last of them ended."""
 
@@ -362,7 +362,7 @@ class Outcome:
     answer: str | None = None
     """The answer to record, as JSON; None unless the state is done."""
     error: str | None = None
-    """What went wrong, in words; None if nothing did."""
+    """The error of the last attempt, in words; None without an error."""
     sent: bool = True
     """False if no byte of the request left: then nothing is charged."""
     not_before: float | None = None

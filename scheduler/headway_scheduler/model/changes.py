@@ -24,7 +24,7 @@ class HoldState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an operator changed while Headway was running.
+    """A change that an operator made while Headway was running.
 
     The last change of each action and target overrides the configuration until it is taken back.
     """

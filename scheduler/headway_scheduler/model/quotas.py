@@ -49,9 +49,9 @@ class Limit:
     """One number that a provider enforces, as a token bucket."""
 
     resource: Resource
-    """What it counts."""
+    """The resource that the limit counts."""
     capacity: float
-    """What a full bucket holds, in the resource's unit; of concurrency, how many calls at once."""
+    """The content of a full bucket, in the resource's unit; for concurrency, calls at once."""
     per_second: float
     """Continuous refill, in units per second; 0 for daily limits and for concurrency."""
     largest: float
@@ -133,13 +133,13 @@ class RateLimitHeader:
     limit: float | None = None
     """The limit, per minute; of a daily resource per day."""
     remaining: float | None = None
-    """What was left of it after the request had been counted."""
+    """The part of it that was left after the request had been counted."""
     reset_seconds: float | None = None
     """Seconds until all of it is available again."""
 
 
 class ProviderEvent(StrEnum):
-    """What an attempt showed of the provider behind a quota."""
+    """How the provider behind a quota took an attempt."""
 
     ANSWERED = "answered"  # the provider lives, whatever it said of this call
     REFUSED = "refused"  # 429: requests come too fast
@@ -150,7 +150,7 @@ class ProviderEvent(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one attempt at a call showed of a quota."""
+    """The observations of a quota by one attempt at a call."""
 
     pause_until: float | None = None
     """The quota sends nothing before this time; epoch seconds. None: no pause."""
@@ -173,9 +173,9 @@ class BucketState:
     quota: str
     """The name of its quota."""
     resource: Resource
-    """What its limit counts; with ``quota``, the key of the row."""
+    """The resource that its limit counts; with ``quota``, the key of the row."""
     available: float
-    """What was free at ``as_of``, in the resource's unit; below 0 in debt."""
+    """The free amount at ``as_of``, in the resource's unit; below 0 in debt."""
     as_of: float
     """From when on it refills; epoch seconds."""
     paused_until: float | None = None

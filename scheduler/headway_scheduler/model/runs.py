@@ -19,7 +19,7 @@ class Run:
     workflow: str
     """How the team is built again: a name, ``module:factory``, or the path of a component file."""
     task: str
-    """What the team is given to do."""
+    """The task of the team."""
     priority: Priority
     """The class of its calls, unless a call has a class of its own."""
     state: RunState

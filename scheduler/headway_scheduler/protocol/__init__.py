@@ -1,4 +1,4 @@
-"""What processes on one database tell each other: the messages, their text, a follower's copies.
+"""The language of processes on one database: messages, their text, a follower's copies.
 
 Law: no I/O. Types and text only; nothing here waits, reads a clock or opens a file.
 """

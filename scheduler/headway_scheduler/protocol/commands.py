@@ -1,4 +1,4 @@
-"""What any process asks of the leader, and the leader of a worker: commands and orders.
+"""Commands of any process to the leader, and orders of the leader to a worker.
 
 Law: data only, and every value can be written as JSON. A command that is asked twice changes
 nothing the second time, or is refused.
@@ -110,13 +110,13 @@ Command = (
     | ClaimRun
     | RetireWorker
 )
-"""What any process asks of the leader."""
+"""A command of any process to the leader."""
 
 LongRunning = CancelRun | PauseRun
 """Commands that may wait for the end of a run. Other commands pass them."""
 
 RunOrder = CancelRun | PauseRun | SetPriority
-"""What is to become of a run that a process executes."""
+"""Commands about a run, which the leader may pass on to the worker that executes it."""
 
 Order = ExecuteRun | RunOrder
-"""What the leader asks of a worker."""
+"""An order of the leader to a worker."""

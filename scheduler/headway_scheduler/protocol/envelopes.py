@@ -1,4 +1,4 @@
-"""What travels between a follower and the leader: batches of messages, answers, notifications.
+"""The rows between a follower and the leader: batches of messages, answers, notifications.
 
 Law: data only. Each is one row: a request in table ``inbox``, its answer beside it, a notification
 in table ``outbox``.
@@ -18,18 +18,18 @@ from .tagged import Tagged
 
 
 class MessageBatch(Tagged, frozen=True, tag=True, omit_defaults=True):
-    """What a worker tells the leader at once, in order."""
+    """All messages that a worker sends the leader at once, in order."""
 
     worker_id: str
     messages: tuple[Message, ...]
     seen: int = 0
     """The id of the last notification that the worker has read: older ones are deleted."""
     joins: Worker | None = None
-    """Who the worker is, in its first batch. Default: the leader knows it."""
+    """The worker's row, in its first batch. Default: the leader knows it."""
 
 
 Request = MessageBatch | Command
-"""What is written to the leader."""
+"""A request to the leader."""
 
 WORKER, ASKER = "w-", "c-"
 """How the sender of a request begins: of a batch the id of the worker, of a command another one."""
@@ -48,11 +48,11 @@ class Done(Tagged, frozen=True, tag=True, omit_defaults=True):
     """A command was carried out."""
 
     change: Change | None = None
-    """What an operator changed by it. Default: it was no command of limits, weights or holds."""
+    """The change that it made. Default: it was no command of limits, weights or holds."""
 
 
 Answer = Done | Refused
-"""What becomes of a command."""
+"""The answer to a command."""
 
 
 class Grant(Tagged, frozen=True, tag=True, omit_defaults=True):
@@ -92,7 +92,7 @@ class Handled(Tagged, frozen=True, tag=True, omit_defaults=True):
 
 
 class Notification(Tagged, frozen=True, tag=True, omit_defaults=True):
-    """What the leader tells a worker at once."""
+    """All that the leader tells a worker at once."""
 
     grants: tuple[Grant, ...] = ()
     handled: tuple[Handled, ...] = ()

@@ -1,4 +1,4 @@
-"""What happened, told to the scheduler's core: the messages.
+"""Messages, which tell the scheduler's core what happened.
 
 Law: data only. A message does not say who tells it; its envelope does, so no worker can speak for
 another. A message is taken whole or refused whole.
@@ -25,7 +25,7 @@ class Submit(Tagged, frozen=True, tag=True, omit_defaults=True):
 
     call: Call
     prompt: Prompt | None = None
-    """What of its prompt may not be on disk yet. Default: all of it is, or it has none."""
+    """The part of its prompt that may not be on disk yet. Default: none."""
     routes: tuple[Route, ...] = ()
     """The models that may answer it. Default: only the one that ``call`` names."""
     parked: bool = False
@@ -50,7 +50,7 @@ class MarkSent(Tagged, frozen=True, tag=True, omit_defaults=True):
 
 
 class Observe(Tagged, frozen=True, tag=True, omit_defaults=True):
-    """What an attempt at a call told of its quotas, before the call has ended."""
+    """An attempt at a call showed something of its quotas, and the call has not ended yet."""
 
     call_id: str
     signals: Mapping[str, Observation]
@@ -83,7 +83,7 @@ class SetCallPriority(Tagged, frozen=True, tag=True, omit_defaults=True):
 
 
 class Reestimate(Tagged, frozen=True, tag=True, omit_defaults=True):
-    """What a queued call takes, estimated anew, because more is known of its agent's calls."""
+    """A queued call takes other amounts than estimated: more is known of its agent's calls."""
 
     call_id: str
     routes: tuple[Route, ...]
@@ -103,7 +103,7 @@ class SaveRun(Tagged, frozen=True, tag=True, omit_defaults=True):
 
     run: Run
     spent_usd: float = 0.0
-    """What its rows show to be spent of its budget, in US dollars: the least that counts."""
+    """US dollars of its budget that its rows show to be spent: at least so many count."""
 
 
 class ApplyChange(Tagged, frozen=True, tag=True, omit_defaults=True):
@@ -123,7 +123,7 @@ class ProbeStopped(Tagged, frozen=True, tag=True, omit_defaults=True):
 
 
 class Learn(Tagged, frozen=True, tag=True, omit_defaults=True):
-    """What a process learned, to be written. Nothing is decided."""
+    """A process learned something: write it. The core decides nothing by it."""
 
     lessons: tuple[Lesson, ...]
 

@@ -101,7 +101,7 @@ class Mirror:
         self._settled(call_id, Outcome(CallState.FAILED, error=error, sent=False), now)
 
     def take_batch(self) -> Batch | None:
-        """What changed since the last time; None if nothing did."""
+        """Return the changes since the last time; None for none."""
         if not (self._new or self._changed or self._runs):
             return None
         batch = Batch(tuple(self._new), tuple(self._changed), runs=tuple(self._runs))

@@ -16,7 +16,7 @@ from .envelopes import CallRefusal, Grant, Handled, Notification, Refused
 
 @dataclass(slots=True)
 class _Gathered:
-    """What one worker is told."""
+    """The parts of a notification to one worker."""
 
     grants: list[Grant] = field(default_factory=list[Grant])
     handled: list[Handled] = field(default_factory=list[Handled])
@@ -27,7 +27,7 @@ class _Gathered:
 
 
 class OutboxBuilder:
-    """What a commit tells each worker."""
+    """Collects what a commit tells each worker."""
 
     def __init__(self) -> None:
         self._workers: dict[str, _Gathered] = defaultdict(_Gathered)

@@ -84,7 +84,7 @@ class Verdict:
     """The meaning of an error."""
 
     error_class: ErrorClass
-    """What can be done about it."""
+    """The class of the error: what can be done about it."""
     pause_seconds: float = 0.0
     """How long to wait before the next attempt; 0 where none helps."""
     said: str = ""
@@ -94,7 +94,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a failed attempt brought instead of an answer."""
+    """The parts of an error that came instead of an answer."""
 
     status: int | None = None
     """The HTTP status, from 400; 200 for a whole answer that the client refused. None for no answer

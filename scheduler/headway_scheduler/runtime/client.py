@@ -1,9 +1,9 @@
-"""What callers ask of the scheduler, and how they wait. Law: nobody goes on before it is on disk.
+"""The verbs of callers, and how they wait. Law: no caller goes on before its message is on disk.
 
 Theory of operation. Callers leave messages in a list and wake the pump, which takes all that have
-gathered at once. Where they go from there is for the subclass to say: to the core of this process
-(``local``), or to the process that has one (``remote``). A process that leads and loses the lead
-goes from the one to the other, and its callers wait on: they hold a :class:`SessionClient`.
+gathered at once. The subclass says where they go from there: to the core of this process
+(``local``), or to the leader's (``remote``). A process that loses the lead goes from the one to the
+other while its callers wait on: they hold a :class:`SessionClient`.
 """
 
 import logging
@@ -44,7 +44,7 @@ _log = logging.getLogger("headway")
 
 
 class Iterates(Protocol):
-    """What the pump of a client drives."""
+    """The object that a pump drives."""
 
     def next_at(self) -> float | None:
         """When to iterate although nobody told anything; None for never."""
@@ -61,7 +61,7 @@ class SchedulerClient(ABC):
         """The scheduler's time, epoch seconds."""
         self._callers = callers or Callers()
         self.on_preempt: dict[str, Callable[[], None]] = self._callers.on_preempt
-        """What cancels the request of a call in flight, to be queued again, by the call's id."""
+        """By call id: the function that cancels a request in flight and queues its call again."""
         self._estimates = Estimates()
         self.reestimates: dict[str, tuple[str, Callable[[], tuple[Route, ...]]]] = {}
         """By the id of a call that may wait for dollars: its agent, and what estimates it anew."""
@@ -168,7 +168,7 @@ class SchedulerClient(ABC):
                 self._callers.post(self._callers.awaiting(run_id))
 
     def expected(self, path: str, model: str, characters: int, cap: int | None) -> Usage:
-        """What a call of an agent to a model will take, as its earlier calls show."""
+        """Return the expected usage of a call of an agent to a model, by its earlier calls."""
         return self._estimates.of(path, model, characters, cap)
 
     def most(
@@ -300,12 +300,12 @@ class SessionClient(SchedulerClient):
         self.worker: str | None = worker
         """The worker that the rows of its calls name; None if this process executes no runs."""
         self.callers: Callers = callers
-        """Everybody in this process who told something or waits for something."""
+        """The callers whose messages it takes."""
         self.through: SchedulerClient = through
-        """What carries it out: the scheduler of this process, or that of another one."""
+        """The scheduler that is used now: of this process, or of the leader."""
 
     def close(self) -> None:
-        """Take nothing more; whoever still waits is answered when the scheduler closes."""
+        """Take no more messages. Callers that still wait are answered when the scheduler closes."""
         self.callers.is_closed = True
 
     async def sent(self, call_id: str) -> None:

@@ -49,7 +49,7 @@ class LocalScheduler(PumpedClient):
         self._closing_seconds = CLOSING_SECONDS
         of_calls = self._callers if worker is None else Callers(self._callers.wakeup)
         self.session: SessionClient = SessionClient(self.now, self, of_calls, worker)
-        """What the runs of this process ask of the scheduler, whoever leads."""
+        """The client that the runs of this process use, whichever process leads."""
         self.workers: Workers = Workers(store, self.now, self._callers)
         self._pump = Pump(
             store,
@@ -165,7 +165,7 @@ class LocalScheduler(PumpedClient):
     # Questions
 
     def explain(self, call_id: str) -> Explanation | None:
-        """What a queued call waits for; None if it is not live."""
+        """Return why a queued call waits; None if it is not live."""
         return inspection.explain(self._pump.core.state, call_id, self.now())
 
     def queued(self) -> list[CallRecord]:

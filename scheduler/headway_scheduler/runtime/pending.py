@@ -1,7 +1,7 @@
-"""What callers told that is not committed yet, and how they learn that it is. Law: decides nothing.
+"""Messages that are not committed yet, and the callers that wait for it. Law: decides nothing.
 
-A *pending* is one or several messages that were told together, and the *completion* that whoever
-told them waits for.
+A *pending* has messages that a caller told together, and a *completion*, for which the caller
+waits.
 """
 
 import asyncio
@@ -45,13 +45,13 @@ def answering(answer: Answering) -> Iterator[None]:
 
 
 def answer_here(change: Change | None = None) -> Batch:
-    """What a commit of this task answers: the request that the task carries out, if it does."""
+    """Return a batch that answers the request that this task carries out; empty for none."""
     answer = _answering.get()
     return NOTHING if answer is None else Batch(answers=(answer(change),))
 
 
 class Completion:
-    """What a caller waits for: set once, after the commit."""
+    """The end of a wait: set once, after the commit, with or without an error."""
 
     __slots__ = ("_error",)
 
@@ -76,7 +76,7 @@ class Pending:
 
     messages: Sequence[Message]
     also: Batch = NOTHING
-    """What is written with them and does not concern the core."""
+    """Rows that are written with the messages and do not concern the core."""
     completion: Completion | None = None
     """Set once the messages are on disk. None: nobody waits for that."""
     sender: str | None = None
@@ -88,7 +88,7 @@ class Pending:
     evicted: bool = False
     """Whether the sender was taken for dead: nothing that it tells is taken any more."""
     orders: tuple[tuple[str, Order], ...] = ()
-    """What goes to other workers with the commit: the worker's id, and the order."""
+    """Orders that the commit sends to workers: the worker's id, and the order."""
     until_granted: bool = False
     """Whether the caller waits on until its call is admitted."""
     granted: Call | None = None
@@ -130,22 +130,22 @@ class Pending:
 
 @dataclass(slots=True)
 class Decided:
-    """What the core decided about calls in one iteration."""
+    """The core's decisions about calls in one iteration."""
 
     grants: list[CallRecord]
-    """Those that may be sent."""
+    """Calls that may be sent."""
     preempted: list[CallRecord]
-    """Those whose requests are to be cancelled and queued again."""
+    """Calls in flight to cancel and queue again."""
     refused: list[tuple[CallRecord, CallerError]]
-    """Those that waited and can never go, each with its error."""
+    """Calls that waited and can never go, each with its error."""
     batch: Batch = NOTHING
-    """What was committed."""
+    """The rows that were committed."""
 
 
 def failed_end(message: Message, error: Exception) -> Settle | None:
-    """Return what is told of a call whose end cannot be recorded; None for other messages.
+    """Return the message that fails a call whose end cannot be recorded; None for other messages.
 
-    None too for one that was told so already: nothing can be recorded of that call.
+    None too if the message is such a one already: no end of that call can be recorded.
     """
     if not isinstance(message, Settle) or (message.outcome.error or "").startswith(NOT_RECORDED):
         return None
@@ -172,19 +172,19 @@ class Wakeup:
 
 
 class Callers:
-    """Everybody in this process who told something or waits for something.
+    """The callers of this process: their messages, and the completions that they wait for.
 
-    ``wakeup``: of the pump that serves others as well.
+    ``wakeup`` wakes the pump, which may serve other Callers as well.
     """
 
     def __init__(self, wakeup: Wakeup | None = None) -> None:
         self.wakeup: Wakeup = wakeup or Wakeup()
         self.pending: list[Pending] = []
-        """What was told and is not taken, in order."""
+        """Messages that callers told and the pump has not taken, in order."""
         self.waiting: dict[str, Pending] = {}
-        """Who waits until a call is admitted, by the call's id."""
+        """By call id: the completion of the caller that waits for its admission."""
         self.on_preempt: dict[str, Callable[[], None]] = {}
-        """What cancels the request of a call in flight, by the call's id."""
+        """By call id: the function that cancels a request in flight."""
         self.waits: Counter[tuple[str, str]] = Counter()
         """How many tasks of a run wait for another run, by the ids of both."""
         self.is_closed: bool = False

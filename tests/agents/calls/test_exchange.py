@@ -1,4 +1,4 @@
-"""One answer, whatever it is, harms at most the call that it answers: over real HTTP on loopback.
+"""An odd answer harms at most the call that it answers: over real HTTP on loopback.
 
 Through AutoGen's own client, asked at once and as a stream, and through OpenAI's SDK.
 """

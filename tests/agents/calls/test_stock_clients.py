@@ -43,7 +43,7 @@ GUESS = Quota(
 
 @dataclass
 class Said:
-    """One answer: as JSON, or as lines of a stream."""
+    """An answer of the server: JSON, or the lines of a stream."""
 
     status: int = 200
     body: Any = None
@@ -376,7 +376,7 @@ async def test_headers_tell_the_scheduler_of_limits(
 async def test_an_answer_that_the_exchange_refuses_fails_the_call_with_its_words(
     setup: Setup, server: Server, stock: tuple[str, Stock], question: Any, how: str
 ) -> None:
-    """Whatever each client makes of it."""
+    """The error has the exchange's words, and not those of the client's own error."""
     said = saying(stock[1], how)
     packed = Said(200, said.body, {"content-encoding": "br"}, said.lines, said.content_type)
     server.says = [packed, Said(307, "", {"location": f"{server.url}/other"})]

@@ -149,7 +149,7 @@ def closed() -> Given:
 
 @dataclass(frozen=True)
 class Cell:
-    """What an event does in a state. ``event`` may depend on the slots that are known."""
+    """The effects of an event in a state. ``event`` may depend on the slots that are known."""
 
     given: Callable[[], Given]
     event: Callable[[Given], ReplayEvent]

@@ -1,4 +1,4 @@
-"""What holds of the replay machine whatever comes, in any order."""
+"""Properties that the replay machine keeps for all events in any order."""
 
 from collections import Counter
 from copy import copy

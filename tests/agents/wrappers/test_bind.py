@@ -1,4 +1,4 @@
-"""What binding changes, what it leaves alone, and what it refuses."""
+"""Binding changes some parts of a team, leaves others alone, and refuses a few."""
 
 import asyncio
 from collections.abc import Sequence

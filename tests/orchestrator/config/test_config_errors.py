@@ -1,4 +1,4 @@
-"""Whatever is wrong with a configuration, one line says where, what, and what is permitted."""
+"""For each mistake in a configuration one line says where, what, and what is permitted."""
 
 from pathlib import Path
 

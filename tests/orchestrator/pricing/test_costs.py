@@ -1,4 +1,4 @@
-"""What was spent: added up from the journal, priced call by call, unknown where it is unknown."""
+"""Costs are added up from the journal, call by call; an unknown price stays unknown."""
 
 import json
 from pathlib import Path

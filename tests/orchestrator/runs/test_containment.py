@@ -1,4 +1,4 @@
-"""Whatever the code of one run raises, other runs of the process go on, and that one says why."""
+"""Errors of one run's code fail that run, which says why; other runs of the process go on."""
 
 import asyncio
 import gc
@@ -45,7 +45,7 @@ INFO = ModelInfo(
 
 
 class Strange(BaseException):
-    """What no ``except Exception`` sees."""
+    """An error that no ``except Exception`` catches."""
 
 
 RAISED = [

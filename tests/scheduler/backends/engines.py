@@ -39,7 +39,7 @@ class Engine(Protocol):
 
 
 class Memory:
-    """One backend object for all processes."""
+    """The engine in memory: all processes share one backend object."""
 
     def __init__(self) -> None:
         self.backend = MemoryBackend()

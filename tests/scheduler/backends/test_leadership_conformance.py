@@ -1,4 +1,4 @@
-"""What leadership and terms of every engine do. One suite, run on each of them."""
+"""Conformance of leadership and terms: one suite, run on every engine."""
 
 import anyio
 import pytest

@@ -1,4 +1,4 @@
-"""What mailboxes of every engine do. One suite, run on each of them."""
+"""Conformance of mailboxes: one suite, run on every engine."""
 
 from collections.abc import AsyncIterator, Collection
 

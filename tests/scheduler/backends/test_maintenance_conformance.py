@@ -1,4 +1,4 @@
-"""What maintenance of every engine does. One suite, run on each of them."""
+"""Conformance of maintenance: one suite, run on every engine."""
 
 from pathlib import Path
 

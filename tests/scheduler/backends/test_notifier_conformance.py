@@ -1,4 +1,4 @@
-"""What notifiers of every engine do. One suite, run on each of them, also where rings are lost."""
+"""Conformance of notifiers: one suite, run on every engine, also where rings are lost."""
 
 from collections.abc import AsyncIterator
 

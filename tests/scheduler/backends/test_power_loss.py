@@ -147,7 +147,7 @@ def first_difference(before: bytes, after: bytes) -> int:
 
 
 def cuts(before: bytes, after: bytes, random: Random) -> Iterator[bytes]:
-    """What may be of a file that was being written and not yet synced."""
+    """The contents that a file may have after a power cut, if it was written and not yet synced."""
     start = first_difference(before, after)
     ends = {start, start + 1, start + SECTOR, len(after) - 1}
     ends |= {random.randint(start, len(after)) for _ in range(2)}

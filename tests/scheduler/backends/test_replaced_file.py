@@ -160,7 +160,7 @@ async def test_space_that_is_given_back_while_nobody_leads_is_no_loss(path: Path
 
 
 async def test_a_copy_back_in_place_does_not_bring_it_back(path: Path) -> None:
-    """What others wrote meanwhile is not known, so the process has to start again."""
+    """Others may have written to another file meanwhile, so the process has to start again."""
     kept = path.with_name("kept.db")
     async with SqliteStore(path) as store:
         await store.commit(ONE)

@@ -1,4 +1,4 @@
-"""What every store does. One suite, run on each of them."""
+"""Conformance of stores: one suite, run on every engine."""
 
 import sqlite3
 from collections import Counter

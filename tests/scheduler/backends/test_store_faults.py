@@ -123,7 +123,7 @@ def meeting(faults: Faults) -> Iterator[None]:
 
 
 def raising(code: int, words: str) -> Fault:
-    """What SQLite raises, made up."""
+    """An error as SQLite raises it, put in by hand."""
 
     @contextmanager
     def fault(db: sqlite3.Connection) -> Iterator[None]:
@@ -207,7 +207,7 @@ LEFT = ("r-1.6", "r-1.7", "r-1.8")
 
 
 class World:
-    """One scheduler on one database, and what became of each thing that it was asked."""
+    """A scheduler on a database, and the outcome of each step that it was asked for."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -300,7 +300,7 @@ class World:
         }
 
     async def granted(self, asked: Call, prompt: Prompt = NO_PROMPT) -> None:
-        """Whoever may send is on disk as one who may; whoever was refused is not on disk."""
+        """A granted call is on disk as admitted; a refused call is not on disk."""
         try:
             await self.scheduler.acquire(asked, prompt)
         except StoreError:
@@ -374,7 +374,7 @@ class World:
             await mailbox.close()
 
     async def worker(self) -> None:
-        """What another process tells: who it is, a run and a call, granted by a notification."""
+        """Another process joins, and sends a run and a call, which a notification grants."""
         messages = (
             SaveRun(run("r-w", RunState.RUNNING, LOST)),
             Submit(Call("r-w.0", "r-w", "a", "model", ("q",), Priority.LOW, 10, NOW)),
@@ -413,7 +413,7 @@ def states(path: Path) -> dict[str, str]:
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """What the database says of each step, as far as the step alone decides it."""
+    """The rows of each step, as far as the step alone decides them."""
     calls = states(path)
     runs = dict(table(path, "SELECT id, state FROM runs"))
     changes = table(path, "SELECT kind, target FROM changes")
@@ -476,9 +476,9 @@ def check_buckets(path: Path) -> None:
 
 
 async def reopened(path: Path) -> None:
-    """Whatever happened: it opens, and what was alive is known, parked at its place, or a worker's.
+    """Open the database after a fault. Each call that was alive is unknown, parked, or a worker's.
 
-    All slots but those of a worker are free, all pages are well.
+    All slots but those of a worker are free, and all pages are sound.
     """
     before = states(path)
     queued = table(path, "SELECT id, seq FROM calls WHERE state = 'queued' ORDER BY seq")
@@ -525,7 +525,7 @@ async def lived(path: Path, faults: Faults) -> World:
 
 
 async def check(world: World, faults: Faults) -> None:
-    """What was done is on disk; what was not is told by its file, and has left nothing alive."""
+    """Steps that were done are on disk. The others raised a StoreError, and left nothing alive."""
     found = facts(world.path)
     for refusal in world.refusals:
         assert refusal.startswith("Store"), refusal
@@ -617,14 +617,14 @@ async def test_a_fault_of_sqlite_itself_costs_only_what_it_refused(
 async def test_a_fault_that_lasts_is_outlived(
     tmp_path: Path, statements: list[str], fault: str
 ) -> None:
-    """Nothing works for a while, at any time: whoever asks is told, and later it goes."""
+    """For a while every store call fails: callers get errors, and afterwards all steps work."""
     for n in range(0, len(statements), 31):
         faults = Faults(MADE_UP[fault], range(n, n + 14))
         await check(await lived(tmp_path / f"{n}.db", faults), faults)
 
 
 async def refusal(path: Path, faults: Faults) -> str | None:
-    """What is said of a database that cannot be opened, if it cannot."""
+    """The error of a database that cannot be opened; None if it can."""
     with meeting(faults):
         try:
             async with SqliteStore(path):

@@ -62,7 +62,7 @@ def on_disk(folder: Path) -> dict[str, bytes]:
 
 @contextmanager
 def refused(path: Path, kind: type[StoreError], words: str) -> Iterator[None]:
-    """What is inside raises ``kind``, naming the file in one line, and the disk stays as it was."""
+    """The block raises ``kind``, in one line that names the file, and leaves the disk as it was."""
     before = on_disk(path.parent)
     with pytest.raises(kind, match=words) as caught:
         yield

@@ -1,4 +1,4 @@
-"""What registries of workers of every engine do. One suite, run on each of them."""
+"""Conformance of registries of workers: one suite, run on every engine."""
 
 from collections.abc import AsyncIterator
 

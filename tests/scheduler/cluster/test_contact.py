@@ -44,7 +44,7 @@ def old() -> float:
 
 
 async def listed() -> bool:
-    """What asked to be listed was taken."""
+    """The leader took the request to list the worker."""
     return False
 
 

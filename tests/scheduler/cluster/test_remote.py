@@ -113,7 +113,7 @@ class Office:
             done = len(await self.store.calls("r-1", {CallState.DONE}))
 
     def states(self, number: int) -> list[CallState]:
-        """What the worker saw become of its call."""
+        """The states of its call as the worker saw them."""
         records = [r for batch in self.seen for r in (*batch.new, *batch.changed)]
         return [record.state for record in records if record.call.id == f"r-1.{number}"]
 

@@ -1,4 +1,4 @@
-"""One bucket, and the theorem of its module: it never believes more than the provider has."""
+"""A bucket keeps the theorem of its module: it never believes more than the provider has."""
 
 from dataclasses import dataclass
 from math import floor
@@ -343,7 +343,7 @@ class Provider:
 
 @dataclass(frozen=True)
 class Request:
-    """One call as drawn: amounts as shares of the capacity, times in seconds."""
+    """A call as hypothesis draws it: amounts as shares of the capacity, times in seconds."""
 
     gap: float
     amount: float
@@ -445,7 +445,7 @@ class Race:
             self.ours.settle(reservation, used, at)
 
     def hear(self, reservation: Reservation, remaining: float, at: float) -> None:
-        """Nothing is lost: our bucket has no more than the provider's, so no answer lowers it."""
+        """No refill is lost: our bucket has no more than the provider's, so no answer lowers it."""
         before = self.ours.available(at)
         self.ours.correct(reservation, remaining, at)
         slack = 1e-6 * self.provider.capacity

@@ -200,7 +200,7 @@ def test_a_call_that_leaves_its_place_lets_those_go_that_wait_behind_it() -> Non
 
 @dataclass
 class Disk:
-    """What was committed, as a store has it."""
+    """The committed rows, as a store has them."""
 
     rows: dict[str, CallRecord] = field(default_factory=dict)
     buckets: dict[tuple[str, Resource], BucketState] = field(default_factory=dict)

@@ -86,7 +86,7 @@ def copied(batch: Batch) -> Batch:
 
 
 class Disk:
-    """What a store would hold after each batch."""
+    """The rows that a store would have after each batch."""
 
     def __init__(self) -> None:
         self.calls: dict[str, CallRecord] = {}

@@ -53,7 +53,7 @@ DECISIONS = [CallState.DONE, CallState.QUEUED, CallState.CANCELLED]
 
 @dataclass
 class Spent:
-    """One attempt: what it took of each limit, corrected when it was settled."""
+    """An attempt: the amounts that it took of each limit, corrected when it was settled."""
 
     at: float
     call: Call
@@ -290,7 +290,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule()
     def restart_with_nobody_there(self) -> None:
-        """What was queued waits for its run to resume."""
+        """Queued calls wait until their runs are resumed."""
         self.restart(set())
         self.lose_what_flies()
         self.parked |= self.queue
@@ -455,7 +455,7 @@ class Lives(RuleBasedStateMachine):
         return any(call.tokens > each.largest for each in limits if each.resource == "tokens")
 
     def check_slots(self, call: Call) -> None:
-        """Whoever is admitted has a slot; who was before the slots became fewer may have none."""
+        """Each admitted call has a slot, unless it was admitted before the slots became fewer."""
         if "local" in call.quotas:
             assert self.in_slots() <= self.slots()
 
@@ -562,7 +562,7 @@ class Lives(RuleBasedStateMachine):
         self.buckets |= {(state.quota, state.resource): state for state in batch.buckets}
 
     def aside_again(self) -> dict[str, float]:
-        """Who waits for its own time after a restart: those whose rows say so.
+        """After a restart, calls whose rows name a time wait for it.
 
         That a call's time has come is not written by itself. So if the clock steps back before
         that time and the core is built anew, the call waits for it once more.

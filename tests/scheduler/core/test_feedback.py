@@ -1,4 +1,4 @@
-"""What answers do to a quota, through the core: pauses, probes, corrections, lessons."""
+"""Answers change a quota, through the core: pauses, probes, corrections, lessons."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What ``Scheduler.handle`` promises of every message: it is taken whole, or refused whole."""
+"""``Scheduler.handle`` takes every message whole, or refuses it whole."""
 
 from collections.abc import Callable
 

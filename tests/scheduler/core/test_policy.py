@@ -1,4 +1,4 @@
-"""What the policy promises, on the real core, with clocks that the tests turn.
+"""The policy keeps its promises, on the real core, with clocks that the tests turn.
 
 Sizes of calls are in tokens; the one quota refills 10 a second, so a call of 10 tokens costs one
 budget-second.
@@ -63,7 +63,7 @@ def hold(scheduler: Scheduler, target: str, state: HoldState) -> None:
 
 
 def occupied(policy: Policy | None = None) -> Scheduler:
-    """One slot, and it is taken: what is asked for next waits in order."""
+    """A quota whose only slot is taken: later calls wait in order."""
     scheduler = core(SLOT, policy=policy)
     scheduler.handle(Submit(replace(call("first"), quotas=("slot",))), NOW)
     assert [record.call.id for record in scheduler.admit(NOW)] == ["first"]

@@ -1,4 +1,4 @@
-"""Who is next: each rule of the order by itself, and all of them against a model without heaps."""
+"""The order of the queue: each rule by itself, and all of them against a model without heaps."""
 
 from dataclasses import replace
 

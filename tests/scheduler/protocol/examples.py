@@ -1,4 +1,4 @@
-"""One example of each type of the protocol: ``docs/protocol.md`` has their texts."""
+"""An example of each type of the protocol; ``docs/protocol.md`` has their texts."""
 
 from msgspec import Struct
 

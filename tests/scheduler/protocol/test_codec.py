@@ -1,4 +1,4 @@
-"""What processes write to each other comes back as it was, and is documented."""
+"""Every type that processes write to each other comes back as it was, and is documented."""
 
 import json
 import re
@@ -300,7 +300,7 @@ def required(kind: inspect.Type, found: dict[str, set[str]]) -> dict[str, set[st
 
 
 def test_a_field_that_is_added_has_a_default() -> None:
-    """What an older process wrote lacks it. These were without one from the beginning."""
+    """Texts of older processes lack a new field. The listed fields are as old as their types."""
     found: dict[str, set[str]] = {}
     for root in (Request, Answer, Notification):
         required(inspect.type_info(root), found)

@@ -1,4 +1,4 @@
-"""What every provider's documented headers and errors are to us: one table for each."""
+"""How each provider's documented headers and errors are read: a table for each."""
 
 import time
 from dataclasses import replace

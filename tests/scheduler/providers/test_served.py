@@ -1,4 +1,4 @@
-"""What an answer tells of itself, in the words of each provider."""
+"""Usage, tier and model are read from the answers of each provider."""
 
 from typing import Any
 

@@ -922,7 +922,7 @@ async def test_with_nothing_to_do_it_neither_commits_nor_turns(store: FaultyStor
 
 
 def remains(store: FaultyStore) -> MemoryStore:
-    """What is on disk if the process dies now."""
+    """The store that the next process finds if this one dies now."""
     return MemoryStore(deepcopy(store.tables))
 
 

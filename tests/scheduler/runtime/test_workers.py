@@ -1,4 +1,4 @@
-"""What workers tell the leader: their clocks are not believed."""
+"""The leader takes messages of workers, and does not believe their clocks."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace

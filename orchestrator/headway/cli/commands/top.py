@@ -44,7 +44,7 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
-    """What there was to see at one moment."""
+    """The state of the system at one moment."""
 
     database: str
     queue: StoredQueue

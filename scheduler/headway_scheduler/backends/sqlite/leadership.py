@@ -52,7 +52,7 @@ class SqliteLeadership:
         return SqliteTerm(store)
 
     async def holder(self) -> Holder | None:
-        """Who leads now, alive or silent; None if nobody does."""
+        """Return the leader, alive or silent; None if nobody leads."""
         return await to_thread.run_sync(holder_of, self._path)
 
 

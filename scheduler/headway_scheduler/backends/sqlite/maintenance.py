@@ -77,7 +77,7 @@ class SqliteMaintenance:
         return await to_thread.run_sync(migrate, self._path)
 
     async def findings(self) -> Sequence[Finding]:
-        """What ``headway doctor`` shows of SQLite, the file and its disk."""
+        """Return the lines of ``headway doctor`` on SQLite, the file and its disk."""
         return await to_thread.run_sync(lambda: list(_findings(self._path)))
 
 

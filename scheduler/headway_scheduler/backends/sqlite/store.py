@@ -183,15 +183,15 @@ class SqliteStore:
         return await self._read(reads.assigned)
 
     async def workers(self) -> Sequence[Worker]:
-        """Who executes runs, the first one to come first."""
+        """Return the processes that execute runs, the oldest first."""
         return await self._read(reads.workers)
 
     async def lessons(self) -> Sequence[Lesson]:
-        """What was learned."""
+        """Return every lesson, by kind and subject."""
         return await self._read(reads.lessons)
 
     async def changes(self, *, limit: int | None = None) -> Sequence[Change]:
-        """What operators changed, newest first."""
+        """Return what operators changed, newest first."""
         return await self._read(partial(reads.changes, limit=limit))
 
     async def calls(

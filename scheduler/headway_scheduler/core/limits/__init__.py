@@ -1,4 +1,4 @@
-"""What each quota still allows: buckets, breakers, and limits learned from answers.
+"""The state of each quota: buckets, breakers, and limits learned from answers.
 
 Law: pure, as all of ``core``.
 """

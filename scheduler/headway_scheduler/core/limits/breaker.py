@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from ...model.formulas import backoff_seconds
 
 RETRIES_PER_ANSWER = 0.1
-"""What an answer adds to the retry budget."""
+"""Retries that an answer adds to the retry budget."""
 FIRST_RETRIES = 3.0
 """The retry budget at the beginning."""
 MOST_RETRIES = 10.0
@@ -33,7 +33,7 @@ class Breaker:
     """The circuit breaker of one quota."""
 
     paused_until: float | None = None
-    """Nothing is sent before this time, epoch seconds; None: never paused."""
+    """No call is sent before this time, in epoch seconds; None: never paused."""
     retries: float = FIRST_RETRIES
     """The retry budget: how many failed calls may go again without opening the breaker."""
     pauses: int = 0

@@ -47,7 +47,7 @@ _AMOUNTS: Mapping[Resource, Callable[[Call], float]] = {
     Resource.OUTPUT_TOKENS: lambda call: call.output_tokens,
     Resource.USD_PER_DAY: lambda call: call.usd,
 }
-"""What a call takes of a limit; of all other limits, 1."""
+"""The amount of a call that each limit counts; any other limit counts 1 for a call."""
 
 _TRANSIT_SHARE = 0.05
 """The transit time is at first this share of the time in which the bucket fills, at most."""
@@ -62,10 +62,10 @@ late, so that it is later than now and finds the bucket filled."""
 
 @dataclass(slots=True, eq=False)
 class Reservation:
-    """What one call holds of one bucket. Amounts are in the resource's unit."""
+    """The part of a bucket that one call holds. Amounts are in the resource's unit."""
 
     amount: float
-    """What was set aside for the call."""
+    """The amount that is reserved for the call."""
     charge_at: float | None
     """When it becomes a charge; epoch seconds. None where nothing is ever charged, and until the
     request was sent."""
@@ -78,10 +78,11 @@ class Reservation:
     admitted_at: float | None = None
     """When the call was admitted; None for a call that was in flight at a restart."""
     after: float | None = None
-    """What was available when it was sent, itself left out, less what was set aside for others
-    until it became a charge: they may have arrived before it. None: no answer to it is compared."""
+    """The available amount when it was sent, without its own, less the amounts reserved for other
+    calls until it became a charge: those may have arrived before it. None: its answer is not
+    compared."""
     lost: float = 0.0
-    """What the bucket had lost by then, in all."""
+    """The sum of all that the bucket had lost by then."""
     unbounded: bool = False
     """Whether it is of money, and the call may cost more."""
 

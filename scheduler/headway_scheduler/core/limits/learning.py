@@ -58,12 +58,12 @@ WORTH_CHANGING = 0.02
 
 @dataclass(slots=True)
 class _Header:
-    """What headers said of one limit."""
+    """A limit as headers state it."""
 
     limit: float
     """Per minute; of a daily resource per day."""
     capacity: float | None = None
-    """What a full bucket holds; None if the headers do not show it."""
+    """The capacity of a full bucket; None if the headers do not show it."""
 
 
 @dataclass(slots=True)
@@ -87,7 +87,7 @@ class Learned:
     _at_once_since: float | None = None
     """When ``at_once`` last changed; None while it is not below what was stated."""
     _taken: dict[Resource, float] = field(default_factory=dict[Resource, float])
-    """What answered calls took since the last refusal, by resource."""
+    """The amounts that answered calls took since the last refusal, by resource."""
     _refused_at: float | None = None
     """When the last refusal came."""
     _stepped_at: float | None = None

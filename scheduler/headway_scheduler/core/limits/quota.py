@@ -34,7 +34,7 @@ class Attempt:
     admitted_at: float
     """When the attempt was admitted; epoch seconds."""
     reservations: Mapping[Bucket, Reservation] = field(default_factory=dict[Bucket, Reservation])
-    """What it holds, by bucket; empty once the call has ended."""
+    """Its reservations, by bucket; empty once the call has ended."""
     answered_from: float = math.inf
     """When its answer left at the earliest; epoch seconds. Infinite: just now."""
 

@@ -1,4 +1,4 @@
-"""What the scheduler knows of runs: who waits for whom, and what runs and agents usually take.
+"""Runs: which waits for which, their budgets, and what runs and agents usually take.
 
 Law: pure, as all of ``core``.
 """

@@ -16,7 +16,7 @@ from .sizes import Sizes
 
 @dataclass(slots=True)
 class _Entry:
-    """What is known of a run."""
+    """A run as the scheduler knows it."""
 
     run: Run | None = None
     """Its row; None if only its calls, or its waits, were told."""
