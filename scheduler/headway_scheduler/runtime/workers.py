@@ -192,8 +192,8 @@ def after_death(runs: Sequence[Run], found: Evidence, now: float) -> list[Run]:
 
     Lives are lost in a row: a run that got further in this life has lost this one alone. A run that
     waited for an answer loses a life only the third time, because most likely somebody killed the
-    process. A run loses its last life only if it was the only suspect among the worker's runs, so
-    a run is not quarantined for having been beside another one that takes workers down.
+    process. If another run of the worker was a suspect too, either may be to blame, and neither
+    loses its last life.
     """
     executed = {run.id for run in runs if run.state is RunState.RUNNING}
     suspects = sum(run.is_suspect for run in runs if run.id in executed - {*found.further})
