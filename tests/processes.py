@@ -167,7 +167,8 @@ def _serve(channel: socket.socket) -> dict[str, Any]:
 
 def _become(job: dict[str, Any]) -> None:
     """Make this process what a new one would be."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(job["folder"])
     os.environ.clear()
     os.environ.update(job["environment"])
@@ -212,7 +213,8 @@ def _set_path(own: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word
     for name in PRELOADED:
         importlib.import_module(name)
     # The HTTP client that its version is built on is imported by the first of these only.
