@@ -15,6 +15,7 @@ from typing import Any
 
 import anyio
 from tests.scheduler.backends.writers import is_stopped
+from tests.waiting import Process
 
 from headway_scheduler.backends import open_backend
 from headway_scheduler.ports import Mailbox
@@ -59,7 +60,7 @@ class World:
     def start(self, *command: str) -> subprocess.Popen[str]:
         """Start ``headway COMMAND``, or a program if it begins with ``-c``."""
         program = command if command[0] == "-c" else ("-m", "headway", *command)
-        process = subprocess.Popen(
+        process = Process(
             [sys.executable, *program],
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
