@@ -24,6 +24,7 @@ import gc
 import importlib
 import json
 import os
+import re
 import runpy
 import signal
 import socket
@@ -58,12 +59,24 @@ MOST_BYTES = 1 << 17
 """Of a request: its arguments and its environment."""
 
 
+LOST = re.compile(
+    r"^(?:.*Warning: |Exception ignored in|Task was destroyed|.* was never retrieved)", re.MULTILINE
+)
+"""What a process says on stderr of that which fails a test of pytest's own process."""
+
+
 class Process(subprocess.Popen[str]):
-    """A process that is killed where an error leaves its block.
+    """A process that is killed where an error leaves its block, and may lose no task and no file.
 
     Else the block would wait for a process that waits for the test, as one with ``--forever``
     does, and what had failed would hang.
     """
+
+    def communicate(self, *arguments: Any, **options: Any) -> tuple[str, str]:
+        """Read what it says to its end."""
+        out, err = super().communicate(*arguments, **options)
+        assert not LOST.search(err or ""), err
+        return out, err
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
         """Wait for its end."""

@@ -7,9 +7,9 @@ are carried out one by one, and only those that wait for the end of a run let ot
 request changes and its answer are one commit: a kill before it leaves a request that waits, a kill
 after it a request that is answered. If the database cannot be written, requests wait.
 
-A request may take the leader down, and each leader that meets it again. So a leader that starts
-first writes down that it begins with those that wait. One that an earlier leader began with is
-carried out alone: if this leader dies as well, there is no other to blame. After three it is
+A request may take the leader down, and each leader that meets it again. So each leader writes down,
+before anything else, that it begins with the requests that wait. One that an earlier leader began
+with is carried out alone: if this leader dies as well, there is no other to blame. After three it is
 answered with an error, and set aside.
 """
 
