@@ -132,4 +132,4 @@ async def test_an_attempt_that_is_cancelled_leaves_no_task(
         assert ended.is_set()
         await idle()
         assert [task.get_coro() for task in asyncio.all_tasks() - before] == []
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
