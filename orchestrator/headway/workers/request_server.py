@@ -9,8 +9,8 @@ after it a request that is answered. If the database cannot be written, requests
 
 A request may take the leader down, and each leader that meets it again. So each leader writes down,
 before anything else, that it begins with the requests that wait. One that an earlier leader began
-with is carried out alone: if this leader dies as well, there is no other to blame. After three it is
-answered with an error, and set aside.
+with is carried out alone: if this leader dies as well, there is no other to blame. After three it
+is answered with an error, and set aside.
 """
 
 import logging
