@@ -339,7 +339,12 @@ def test_every_request_is_carried_out_once_whoever_is_killed_or_frozen(world: Wo
         replace_leader(world, workers, end)
     _, err = asker.communicate()
     assert asker.returncode == 0, err
-    world.until(lambda: len(world.rows("SELECT 1 FROM runs WHERE state = 'completed'")) == 60)
+    world.until(lambda: not world.rows("SELECT 1 FROM runs WHERE finished_at IS NULL"))
+    # On a busy machine a run may be executed by three of the six that are killed, and nobody can
+    # tell that from a run that kills them.
+    for (quarantined,) in world.rows("SELECT id FROM runs WHERE lives_lost >= 3"):
+        world.headway("runs", "retry", quarantined)
+    assert len(world.rows("SELECT 1 FROM runs WHERE state = 'completed'")) == 60
     assert sorted(changes(world)) == sorted(("weight", f"team-{n}") for n in range(60))
     assert unanswered(world) == 0
     # What was paid twice is what a process had in flight when it ended.
