@@ -1,5 +1,6 @@
 import logging
 import os
+import signal
 import sys
 from collections.abc import Generator
 from inspect import iscoroutinefunction
@@ -18,6 +19,11 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # made 40 ms of CPU. A folder is looked into only when a server shows a certificate.
 os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = os.path.dirname(__file__)
+
+# A shell starts jobs in the background with SIGINT ignored, and what tests start would inherit it:
+# some tests press Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes, or is thought up, says how busy the machine is and not what holds.
 settings.register_profile(
