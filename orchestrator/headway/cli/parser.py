@@ -22,7 +22,7 @@ exit codes:
   3    the database cannot be used: busy, full, damaged, ...
   4    the run waits for a person: headway runs answer
   5    the workflow changed since the run began: nothing was asked or paid
-  130  interrupted: by Ctrl-C, or whoever read the output has left
+  130  interrupted by Ctrl-C, or because the reader of the output has left
 """
 
 _BARE = {"runs": "list", "queue": "list", "config": "show", "limits": "list"}

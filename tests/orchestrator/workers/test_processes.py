@@ -582,10 +582,12 @@ def test_a_follower_drains_at_sigterm_and_others_work_on(
         world.until(lambda: world.rows("SELECT 1 FROM workers"), leader)
         follower = world.start("work", "--forever", "--slots", "1", "--label", "night")
         world.until(lambda: world.rows("SELECT 1 FROM workers WHERE label = 'night'"), follower)
+        world.headway("queue", "pause")  # else they may all be over before anybody looks
         ids = [world.headway("submit", "agent", f"{n}").strip() for n in range(4)]
         mine = "SELECT runs.id FROM runs JOIN workers ON workers.id = worker WHERE label = 'night'"
         world.until(lambda: world.rows(mine), leader, follower)
         follower.send_signal(signal.SIGTERM)
+        world.headway("queue", "resume")
         _, err = follower.communicate()
         assert follower.returncode == 0, err
         assert world.rows("SELECT pid FROM workers") == [(leader.pid,)]
