@@ -150,7 +150,10 @@ def main() -> None:
     args = parser.parse_args()
     os.environ["OPENAI_API_KEY"] = "not-a-key"
     if args.folder is not None:
-        import autogen_ext.models.openai  # noqa: F401  imported once, before the forks
+        # Imported once, before the forks: else most kills would find a process that only imports.
+        import genai_prices.data_snapshot  # noqa: F401
+
+        import headway_agents  # noqa: F401
 
         print(json.dumps(crash(args.folder, args.kills, args.seed, args.runs)))
         return
