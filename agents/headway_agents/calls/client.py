@@ -44,7 +44,7 @@ from pydantic import BaseModel
 
 from headway_scheduler.errors import CallerError, ProviderError
 from headway_scheduler.model.calls import LARGEST_READ_COUNT, Call, Priority, Route
-from headway_scheduler.providers import PROVIDERS, of_host, readings
+from headway_scheduler.providers import PROVIDERS, Failure, of_host, readings
 from headway_scheduler.providers.readings import Odd
 
 from ..autogen_private import create_arguments
@@ -448,7 +448,7 @@ async def answer(live: LiveCall, request: Request, token: CancellationToken | No
             if not isinstance(result.content, str):
                 _check_calls(result.content)
         except Exception as error:
-            await _failed(live, exchange, error)
+            await _failed(live, exchange, error, exchange.failure(text_of(error)))
         else:
             return await _recorded(live, result, exchange)
 
@@ -478,19 +478,20 @@ async def answer_stream(
             if not isinstance(result.content, str):
                 _check_calls(result.content)
         except Exception as error:
-            status = exchange.responses[-1].status_code if exchange.responses else None
-            if "include_usage" in arguments and refuses_usage(client, status, text_of(error)):
+            failure = exchange.failure(text_of(error))
+            if "include_usage" in arguments and refuses_usage(client, failure):
                 await live.again(error)
             else:
-                await _failed(live, exchange, error)
+                await _failed(live, exchange, error, failure)
         else:
             yield await _recorded(live, result, exchange)
             return
 
 
-async def _failed(live: LiveCall, exchange: Exchange, error: Exception) -> None:
+async def _failed(
+    live: LiveCall, exchange: Exchange, error: Exception, failure: Failure | None
+) -> None:
     """Have an attempt judged by what came over the wire. A whole answer was paid for."""
-    failure = exchange.failure(text_of(error))
     is_whole = failure is not None and failure.status == HTTPStatus.OK
     served = exchange.served([]) if is_whole else NOTHING
     await live.failed(exchange.refusal or error, failure, served)

@@ -9,6 +9,8 @@ from typing import Any
 from autogen_core.models import ChatCompletionClient, ModelFamily, ModelInfo
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 
+from headway_scheduler.providers import Failure
+
 from ..autogen_private import (
     create_arguments,
     is_openai,
@@ -98,9 +100,11 @@ def stream_arguments(client: ChatCompletionClient, request: Request) -> dict[str
     return {"include_usage": True} if is_asked else {}
 
 
-def refuses_usage(client: ChatCompletionClient, status: int | None, text: str) -> bool:
-    """Whether an error says that a server takes no ``stream_options``; it is noted if so."""
-    is_refused = status in _UNKNOWN_PARAMETER and "stream_options" in text
+def refuses_usage(client: ChatCompletionClient, failure: Failure | None) -> bool:
+    """Whether a server says that it takes no ``stream_options``; it is noted if so."""
+    if failure is None or failure.status not in _UNKNOWN_PARAMETER:
+        return False
+    is_refused = "stream_options" in failure.message
     if is_refused:
         _tell_no_usage.add(_server_of(client))
     return is_refused

@@ -125,7 +125,8 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
         if response.is_success:
             if _content_type(response).startswith("application/json"):
                 body = loads(response.content)  # raises for broken JSON, which is asked for again
-                if isinstance(error := body.get("error"), dict) and not body.get("choices"):
+                error = body.get("error") if isinstance(body, dict) else None
+                if isinstance(error, dict) and not body.get("choices"):
                     # Gateways answer 200 with an error inside: it is no answer to be kept.
                     message = str(error.get("message") or "an error in the place of an answer")
                     raise openai.APIError(message, request, body=error)

@@ -178,8 +178,8 @@ class Runner:
         )
         attempt = await self._workflows.build(run, self._scheduler, journal)
         attempt.scope.person = self.person
-        version = self._version(run)
         if handle is not None:
+            version = self._version(run)
             if run.version is None and version is not None:
                 handle.run = replace(handle.run, version=version)
                 await self._scheduler.save_run(handle.run)

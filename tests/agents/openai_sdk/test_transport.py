@@ -403,6 +403,23 @@ async def test_an_error_in_the_place_of_an_answer_is_not_kept(
     assert record.state is (CallState.DONE if is_asked_again else CallState.FAILED)
 
 
+async def test_an_answer_that_is_a_list_is_given_back_as_it_is(scope: RunScope) -> None:
+    """Servers that speak OpenAI's protocol have paths of their own."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 6\r\n\r\n"
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head + b"[1, 2]")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1") as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        async with openai_sdk(KEY, url) as sdk:
+            asked = scheduled(sdk, MODEL, lambda: scope)
+            assert await asked.post("/rerank", cast_to=object, body={"q": "x"}) == [1, 2]
+
+
 @pytest.mark.usefixtures("fast_pauses")
 @pytest.mark.parametrize(
     "kind",
