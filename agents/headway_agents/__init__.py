@@ -7,7 +7,7 @@ Wrap a client in :class:`ScheduledClient`, :func:`bind` a freshly built team to 
 from .attempt import Attempt, dump_result, load_result
 from .calls.client import ScheduledClient, model_answer
 from .calls.models import CallLimits, Model
-from .calls.wrapped_client import model_name, openai_client
+from .calls.wrapped_client import model_name, openai_client, takes_tiers
 from .containment import build
 from .journal.mismatch import difference
 from .journal.outcomes import (
@@ -65,4 +65,5 @@ __all__ = [
     "release",
     "remember",
     "step",
+    "takes_tiers",
 ]

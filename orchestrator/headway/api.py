@@ -24,7 +24,7 @@ from .pricing.prices import Prices
 from .queue import Queue
 from .runs.actions import Check, OnChange, OnUnknown
 from .runs.handle import RunHandle, RunResult
-from .runs.options import RunOptions, StartOptions, new_run, permitted
+from .runs.options import RunOptions, StartOptions, check_lane, new_run, permitted
 from .runs.receipt import Receipt, receipt_of
 from .runs.runner import Person
 from .runs.stopped import find_run
@@ -296,4 +296,6 @@ class Headway:
         """Return a run in a class that is permitted, and the class that was asked for."""
         default, now = self.config.priority, self._opened.scheduler.now()
         asked = new_run(self.workflows, default, now, workflow, task, **options)
-        return permitted(asked, self.config), asked.priority
+        run = permitted(asked, self.config)
+        check_lane(run, self.config)
+        return run, asked.priority

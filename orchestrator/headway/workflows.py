@@ -10,6 +10,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from anyio import to_thread
 
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model.calls import Priority, Usage
+from headway_scheduler.model.calls import Priority, ServiceLane, Usage
 from headway_scheduler.model.quotas import Resource
 from headway_scheduler.model.runs import Run
 from headway_scheduler.providers import PROVIDERS
@@ -26,6 +27,7 @@ from headway_scheduler.runtime.client import SchedulerClient
 from . import arguments
 from .config import Config
 from .config.keys import COMPONENT_SUFFIXES
+from .config.reading import DEFAULT
 from .pricing.prices import Prices
 from .reached import key_of, reached
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
     from openai import AsyncOpenAI
 
-    from headway_agents import Attempt, Journal, Model, RunScope, ScheduledClient
+    from headway_agents import Attempt, CallLimits, Journal, Model, RunScope, ScheduledClient
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
@@ -107,6 +109,7 @@ class Workflows:
         scope.highest = config.highest_of_teams.get(run.share, config.highest_of_all)
         scope.quotas = self._config.team_quotas.get(run.share, ())
         scope.counts_usd = self._count_usd(scope.quotas) or run.budget_usd is not None
+        scope.lane = run.lane
         current_scope.set(scope)  # a factory may take the time as a step
         if run.component is not None:
             reach = partial(reached, self._config)
@@ -169,7 +172,8 @@ class Workflows:
         from headway_agents import ScheduledClient
 
         if name not in self._clients:
-            wrapped, others = self._wrapped_client(name), self._others(name)
+            wrapped = self._wrapped_client(name)
+            others = self._others(name, wrapped)
             self._clients[name] = ScheduledClient(wrapped, self._model(name), others=others)
         return self._clients[name].with_priority(_priority(priority))
 
@@ -187,7 +191,7 @@ class Workflows:
             None,
             path=None,
             priority=_priority(priority),
-            others=self._others(name),
+            others=self._others(name, client),
         )
 
     def openai(
@@ -201,25 +205,47 @@ class Workflows:
             self._sdks[name] = openai_sdk(
                 key_of(self._config, name), self._config.model(name).base_url
             )
-        return scheduled(self._sdks[name], model, scope, priority=_priority(priority))
+        return scheduled(
+            self._sdks[name],
+            model,
+            scope,
+            priority=_priority(priority),
+            lanes=[self._model(name, lane) for lane in self._lanes(name)],
+        )
 
-    def _others(self, name: str) -> "list[tuple[ChatCompletionClient, Model, int]]":
-        """List the stand-ins of a model, with their ranks: deployments, then fallbacks."""
+    def _lanes(self, name: str) -> list[ServiceLane]:
+        """List the lanes of a model beside the standard one."""
+        configured = self._config.model(name)
+        lanes = [ServiceLane(lane) for lane in configured.lanes]
+        return [*lanes, ServiceLane.PRIORITY] if configured.priority_for else lanes
+
+    def _others(
+        self, name: str, client: "ChatCompletionClient"
+    ) -> "list[tuple[ChatCompletionClient, Model, int]]":
+        """List what may answer for a model, with its rank: lanes, deployments, fallbacks."""
+        from headway_agents import takes_tiers
+
         configured = self._config.model(name)
         ranked = [(other, 0) for other in configured.deployments]
         ranked += [(other, rank) for rank, other in enumerate(configured.fallbacks, start=1)]
-        return [(self._wrapped_client(other), self._model(other), rank) for other, rank in ranked]
+        own = self._lanes(name) if takes_tiers(client) else ()
+        found = [(client, self._model(name, lane), 0) for lane in own]
+        for other, rank in ranked:
+            wrapped = self._wrapped_client(other)
+            lanes = (ServiceLane.STANDARD, *self._lanes(other))
+            found += [(wrapped, self._model(other, lane), rank) for lane in lanes]
+        return found
 
-    def _model(self, name: str) -> "Model":
-        """Return how calls of a model are scheduled.
+    def _model(self, name: str, lane: ServiceLane = ServiceLane.STANDARD) -> "Model":
+        """Return how calls of a model are scheduled by a lane.
 
         Raises CallerError if one of its quotas is in dollars and the model has no price.
         """
         from headway_agents import CallLimits, Model
 
         configured = self._config.model(name)
-        price = partial(self._prices.stated_cost, name)
-        write_price = partial(self._prices.write_cost, name)
+        price = partial(self._prices.stated_cost, name, lane=lane)
+        write_price = partial(self._prices.write_cost, name, lane=lane)
         counts_usd = self._count_usd(configured.quotas)
         if counts_usd:
             price(Usage(1, 1))
@@ -231,9 +257,17 @@ class Workflows:
             configured.idle_timeout,
             configured.call_timeout,
         )
+        quotas = configured.quotas
+        classes: tuple[Priority, ...] = ()
+        if lane is ServiceLane.FLEX:
+            quotas = (self._config.flex_quota(name), *quotas)
+            limits = self._flex_limits(name, limits)
+            classes = (Priority.BACKGROUND,)
+        elif lane is ServiceLane.PRIORITY:
+            classes = tuple(map(arguments.priority, configured.priority_for))
         return Model(
             name,
-            configured.quotas,
+            quotas,
             configured.idempotency_header,
             price=price,
             provider=provider,
@@ -241,7 +275,21 @@ class Workflows:
             limits=limits,
             write_price=write_price,
             charge_of=self._prices.charge_of(name),
+            lane=lane,
+            classes=classes,
         )
+
+    def _flex_limits(self, name: str, limits: "CallLimits") -> "CallLimits":
+        """Return the time limits of flex, which is slower: longer ones where none is stated."""
+        # OpenAI's advice for flex is 15 min.
+        longer: dict[str, Any] = {"first_byte_timeout": 900.0, "call_timeout": 3600.0}
+        settings = self._config.settings
+        unset = {
+            key: seconds
+            for key, seconds in longer.items()
+            if (found := settings.get(("models", name, key))) is None or found.source == DEFAULT
+        }
+        return replace(limits, **unset)
 
     def _count_usd(self, quotas: Iterable[str]) -> bool:
         limits = (limit for name in quotas for limit in self._config.quotas[name].limits)

@@ -28,7 +28,15 @@ from autogen_core import CancellationToken
 
 from headway_scheduler.core.views import ProviderHealth
 from headway_scheduler.errors import ProviderError
-from headway_scheduler.model.calls import UNPRICED, Call, Outcome, Route, Served
+from headway_scheduler.model.calls import (
+    UNPRICED,
+    Call,
+    Outcome,
+    Route,
+    Served,
+    ServiceLane,
+)
+from headway_scheduler.model.formulas import short_seconds
 from headway_scheduler.model.quotas import Observation, ProviderEvent
 from headway_scheduler.model.states import CallState
 from headway_scheduler.providers import ErrorClass, Failure, Verdict
@@ -218,9 +226,12 @@ class Interruption:
 class LiveCall:
     """A call of an agent: acquired, sent, then done, failed or refused; failed may queue it again.
 
-    ``candidate`` is the model that it goes to, once it is acquired. Whatever is awaited for it goes
-    through ``wait``, so that it can be interrupted; settling alone does not.
+    ``candidate`` is the model that it goes to, once it is acquired. ``asks_for_flex``: so its user
+    chose. Whatever is awaited for it goes through ``wait``, so that it can be interrupted; settling
+    alone does not.
     """
+
+    asks_for_flex = False
 
     def __init__(self, scope: RunScope, slot: JournalSlot, digest: RequestDigest) -> None:
         self.scope = scope
@@ -233,13 +244,13 @@ class LiveCall:
         self.wait = self.interruption.wait
         self._head: ResponseHead | None = None
         self._call: Call | None = None
-        self._candidates: Mapping[str, Candidate] = {}
+        self._candidates: Mapping[tuple[str, ServiceLane], Candidate] = {}
         self._routes: tuple[Route, ...] = ()
         self._attempts = 0
         self._sent_at = 0.0
         self._faults = 0
         self._said, self._said_since, self._said_times = "", 0.0, 0
-        self._overruns = 0
+        self._overruns = self._times_short = 0
 
     # Before it is sent
 
@@ -252,7 +263,7 @@ class LiveCall:
         name. Raises what ``SchedulerClient.acquire`` raises.
         """
         self._call, self._routes = call, routes
-        self._candidates = {each.model.name: each for each in candidates}
+        self._candidates = {(each.model.name, each.model.lane): each for each in candidates}
         if candidates:
             self.candidate = candidates[0]
         await self.wait(partial(self.scope.replay_barrier, self.slot))
@@ -287,7 +298,7 @@ class LiveCall:
             _log.info("call %s goes to model %r, not %r", call.id, call.model, self._call.model)
         self._call = call
         # An old row may name a model that the configuration no longer has.
-        self.candidate = self._candidates.get(call.model, self.candidate)
+        self.candidate = self._candidates.get((call.model, call.lane), self.candidate)
         self._phase = Phase.ADMITTED
         self._scheduler.on_preempt[call.id] = self.preempt
 
@@ -370,7 +381,15 @@ class LiveCall:
                 error = TimedOut(error.model, error.setting, error.seconds, is_final=True)
         now, quota, head = self._scheduler.now(), self._quota, self._head
         provider = self.candidate.provider
-        verdict = judged(error, provider, self._attempts, now=now, head=head, failure=failure)
+        lane = self.candidate.model.lane
+        is_flex = self.asks_for_flex or lane is ServiceLane.FLEX
+        verdict = judged(
+            error, provider, self._attempts, now=now, head=head, failure=failure, is_flex=is_flex
+        )
+        if verdict.error_class is ErrorClass.CAPACITY:
+            self._attempts -= 1
+            self._times_short += 1
+            verdict = replace(verdict, pause_seconds=short_seconds(self._times_short))
         text, health = described(error), self._scheduler.provider_health()
         if verdict.error_class in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
             self._faults += quota not in health.unanswered
@@ -385,6 +404,7 @@ class LiveCall:
             routes=self._routes,
             faults=self._faults,
             is_own=self._is_own_fault(verdict, now, health),
+            has_lane=self._call is not None and self._call.lane is ServiceLane.FLEX,
         )
         match step:
             case Retry(outcome, observation):

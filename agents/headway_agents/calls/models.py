@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from autogen_core.models import ChatCompletionClient
 
-from headway_scheduler.model.calls import Charge, Served, Usage
+from headway_scheduler.model.calls import Charge, Priority, Served, ServiceLane, Usage
 from headway_scheduler.providers import OTHER, Provider
 
 Price = Callable[[Usage], float]
@@ -44,7 +44,8 @@ class Model:
     or of the run is of dollars; ``write_price``: the same with all input written to the provider's
     cache; ``charge_of``: what an answer cost, None if none has a price. ``provider``: how calls are
     charged and answers read; None: as the class of the client tells. ``limits``: what one attempt
-    may take.
+    may take. ``lane``: by which it is asked; a model with several lanes is a Model for each. Only
+    calls that stand in one of ``classes`` go by it; empty for any.
     """
 
     name: str
@@ -56,6 +57,8 @@ class Model:
     limits: CallLimits = CallLimits()
     write_price: Price | None = None
     charge_of: ChargeOf | None = None
+    lane: ServiceLane = ServiceLane.STANDARD
+    classes: tuple[Priority, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

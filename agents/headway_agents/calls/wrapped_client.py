@@ -110,6 +110,11 @@ def refuses_usage(client: ChatCompletionClient, failure: Failure | None) -> bool
     return is_refused
 
 
+def takes_tiers(client: ChatCompletionClient) -> bool:
+    """Whether a client takes the argument ``service_tier``, as AutoGen's for OpenAI do."""
+    return is_openai(client)
+
+
 def host_of(client: ChatCompletionClient) -> str:
     """Return the host name of the server that a client asks; empty if it does not show it."""
     return getattr(_address(client), "host", "")

@@ -12,7 +12,14 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model.calls import UNPRICED, CallRecord, Charge, Served, Usage
+from headway_scheduler.model.calls import (
+    UNPRICED,
+    CallRecord,
+    Charge,
+    Served,
+    ServiceLane,
+    Usage,
+)
 
 from ..config import Config, ModelConfig
 from ..reached import is_loopback
@@ -82,9 +89,16 @@ class Prices:
         less, full = self.cost(model, usage, at), self.cost(model, _uncached(usage), at)
         return 0.0 if less is None or full is None else full - less
 
-    def stated_cost(self, model: str, usage: Usage) -> float:
-        """Return the dollars to reserve for ``usage``. Raises CallerError without a price."""
-        usd = self.cost(model, usage, datetime.now(UTC).timestamp())
+    def stated_cost(
+        self, model: str, usage: Usage, *, lane: ServiceLane = ServiceLane.STANDARD
+    ) -> float:
+        """Return the dollars to reserve for ``usage`` by a lane: the most that it may be billed.
+
+        A provider may serve a call by the standard lane all the same, so one by flex reserves as
+        much as by that. Raises CallerError without a price.
+        """
+        tier = lane.value if lane is ServiceLane.PRIORITY else None
+        usd = self.charge(model, Served(usage, tier), datetime.now(UTC).timestamp()).usd
         if usd is None:
             raise CallerError(
                 f"dollars are limited for model {model!r} (a quota of it, or the budget of the "
@@ -94,13 +108,16 @@ class Prices:
             )
         return usd
 
-    def write_cost(self, model: str, usage: Usage) -> float:
+    def write_cost(
+        self, model: str, usage: Usage, *, lane: ServiceLane = ServiceLane.STANDARD
+    ) -> float:
         """Return the dollars for ``usage`` if all its input is written to the provider's cache.
 
         0 without a price.
         """
         written = replace(_uncached(usage), cache_write_tokens=usage.input_tokens)
-        return self.cost(model, written, datetime.now(UTC).timestamp()) or 0.0
+        tier = lane.value if lane is ServiceLane.PRIORITY else None
+        return self.charge(model, Served(written, tier), datetime.now(UTC).timestamp()).usd or 0.0
 
 
 def _uncached(usage: Usage) -> Usage:

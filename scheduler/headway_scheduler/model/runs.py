@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..errors import IllegalTransition
-from .calls import Priority
+from .calls import Priority, ServiceLane
 from .states import RUN_TRANSITIONS, RunState
 
 LIVES = 3
@@ -68,6 +68,8 @@ class Run:
     lost_waiting: int = 0
     """How many workers died while it waited for an answer, since it last lost a life: as a rule its
     code was at rest then, so ``LIVES`` of them count as one life."""
+    lane: ServiceLane = ServiceLane.STANDARD
+    """The lane that its background calls may take, where their model has it."""
 
     def check(self, state: RunState) -> None:
         """Raise IllegalTransition unless a run may go from its state to ``state``."""

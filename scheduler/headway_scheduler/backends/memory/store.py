@@ -326,5 +326,5 @@ class MemoryStore:
 def _routed(old: Call, new: Call) -> Call:
     """Return ``old`` with the class and the route of ``new``: nothing else of a call changes."""
     usage = (new.tokens, new.input_tokens, new.output_tokens, new.usd)
-    route = Route(new.model, new.quotas, *usage, unbounded=new.unbounded)
+    route = Route(new.model, new.quotas, *usage, unbounded=new.unbounded, lane=new.lane)
     return replace(route.taken_by(old), priority=new.priority)
