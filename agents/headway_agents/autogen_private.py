@@ -7,6 +7,7 @@ imported where it is used.
 A client whose class is not looked for here is used through AutoGen's public contract alone.
 """
 
+import copy
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
@@ -55,6 +56,7 @@ __all__ = [
     "status_error",
     "tools_of",
     "with_function",
+    "with_sdk",
 ]
 
 _NOWHERE = object()
@@ -73,6 +75,13 @@ def is_openai(client: ChatCompletionClient) -> bool:
 def sdk_of(client: ChatCompletionClient) -> Any:
     """Return the SDK's client that one of AutoGen's for OpenAI or Anthropic sends through."""
     return vars(client)["_client"]
+
+
+def with_sdk(client: ChatCompletionClient, sdk: Any) -> ChatCompletionClient:
+    """Return a copy of one of AutoGen's clients for OpenAI that sends through ``sdk``."""
+    twin = copy.copy(client)
+    vars(twin)["_client"] = sdk
+    return twin
 
 
 def http_client(sdk: Any) -> Any:

@@ -89,11 +89,11 @@ class RunScope:
     ``error``: the last error that an agent got; AutoGen passes on its text alone. ``stopped``: why
     the attempt was ended from inside, None if it was not; ``on_stop`` is called then. ``person``
     asks a person who is present, None if nobody is. ``quotas``: quotas that all calls draw on,
-    beside those of their models; ``counts_usd``: whether one of them counts dollars or the run has
-    a budget. ``lane``: the lane that its background calls may take. ``highest``: the most urgent
-    class that its calls may ask for; ``lowered``: agents whose calls asked for a more urgent one.
-    ``known_nodes``: hashes of chain nodes that are on disk. ``is_closed``: whether every further
-    request is refused.
+    beside those of their models; ``money_quotas``: those of them that count dollars alone;
+    ``counts_usd``: whether one of them counts dollars or the run has a budget. ``lane``: the lane
+    that its background calls may take. ``highest``: the most urgent class that its calls may ask
+    for; ``lowered``: agents whose calls asked for a more urgent one. ``known_nodes``: hashes of
+    chain nodes that are on disk. ``is_closed``: whether every further request is refused.
     """
 
     def __init__(
@@ -117,6 +117,7 @@ class RunScope:
         self.person: Callable[[str], Awaitable[str]] | None = None
         self.quotas: tuple[str, ...] = ()
         self.counts_usd = False
+        self.money_quotas: tuple[str, ...] = ()
         self.lane = ServiceLane.STANDARD
         self.known_nodes: set[bytes] = set()
         # By the id() of the wrapped part. They are kept here, and not in a table of the wrappers'

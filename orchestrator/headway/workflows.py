@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, assert_never
 
 from anyio import to_thread
 
@@ -109,6 +109,7 @@ class Workflows:
         scope.highest = config.highest_of_teams.get(run.share, config.highest_of_all)
         scope.quotas = self._config.team_quotas.get(run.share, ())
         scope.counts_usd = self._count_usd(scope.quotas) or run.budget_usd is not None
+        scope.money_quotas = self._money_quotas(scope.quotas)
         scope.lane = run.lane
         current_scope.set(scope)  # a factory may take the time as a step
         if run.component is not None:
@@ -259,12 +260,21 @@ class Workflows:
         )
         quotas = configured.quotas
         classes: tuple[Priority, ...] = ()
-        if lane is ServiceLane.FLEX:
-            quotas = (self._config.flex_quota(name), *quotas)
-            limits = self._flex_limits(name, limits)
-            classes = (Priority.BACKGROUND,)
-        elif lane is ServiceLane.PRIORITY:
-            classes = tuple(map(arguments.priority, configured.priority_for))
+        match lane:
+            case ServiceLane.STANDARD:
+                pass
+            case ServiceLane.FLEX:
+                quotas = (self._config.lane_quota(name, lane), *quotas)
+                limits = self._flex_limits(name, limits)
+                classes = (Priority.BACKGROUND,)
+            case ServiceLane.BATCH:
+                # Nothing of a batch counts against the limits of requests and tokens a minute.
+                quotas = (self._config.lane_quota(name, lane), *self._money_quotas(quotas))
+                classes = (Priority.BACKGROUND,)
+            case ServiceLane.PRIORITY:
+                classes = tuple(map(arguments.priority, configured.priority_for))
+            case _:
+                assert_never(lane)
         return Model(
             name,
             quotas,
@@ -274,10 +284,15 @@ class Workflows:
             counts_usd=counts_usd,
             limits=limits,
             write_price=write_price,
-            charge_of=self._prices.charge_of(name),
+            charge_of=self._prices.charge_of(name, lane),
             lane=lane,
             classes=classes,
         )
+
+    def _money_quotas(self, quotas: Iterable[str]) -> tuple[str, ...]:
+        """Return those of some quotas that limit dollars, and nothing else."""
+        limits = {name: self._config.quotas[name].limits for name in quotas}
+        return tuple(k for k, v in limits.items() if all(each.resource.is_money for each in v))
 
     def _flex_limits(self, name: str, limits: "CallLimits") -> "CallLimits":
         """Return the time limits of flex, which is slower: longer ones where none is stated."""

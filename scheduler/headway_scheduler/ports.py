@@ -11,11 +11,12 @@ waits for it inside ``Store.commit``, ``Mailbox.post`` and ``Presence.confirm``,
 timeout for that reason; opening and reading raise the StoreError.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 
 from .model.batch import Batch, Lesson, Letter, Snapshot
+from .model.batches import BatchedRequest, Gathered, ProviderBatch
 from .model.calls import CallRecord, Spent
 from .model.changes import Change
 from .model.runs import Run, Worker
@@ -110,7 +111,7 @@ class Store(Protocol):
         """
 
     async def snapshot(self) -> Snapshot:
-        """Load the buckets and every call that is queued, admitted or sent, by arrival."""
+        """Load the buckets and every call that has not ended, by arrival."""
 
     async def run(self, run_id: str) -> Run | None:
         """The run with this id, or the only one whose id starts with it."""
@@ -163,6 +164,24 @@ class Store(Protocol):
 
         At most ``limit``, if given.
         """
+
+    async def provider_batches(self) -> Sequence[ProviderBatch]:
+        """Load the batches of the provider that have not ended, oldest first."""
+
+    async def batched_requests(self, batch_id: str | None) -> Sequence[BatchedRequest]:
+        """Load the requests of a batch; with None, those that are in none."""
+
+    async def gathered(self) -> Sequence[Gathered]:
+        """Count the requests that are in no batch, by model and endpoint."""
+
+    async def batch_answers(self, run_id: str) -> Mapping[str, str]:
+        """Load the provider's responses to the batched calls of a run, by call."""
+
+    async def runs_to_wake(self) -> Sequence[Run]:
+        """Load waiting runs whose call by batch is answered, or has left its batch."""
+
+    async def unwanted_calls(self) -> Sequence[str]:
+        """Load the ids of batched calls whose runs have ended for good."""
 
 
 class Vacancy:

@@ -129,7 +129,7 @@ async def test_flex_without_a_model_that_has_it_is_refused(tmp_path: Path) -> No
     async with opened(tmp_path) as hw:
         with pytest.raises(CallerError, match=r'lanes = \["flex"\]'):
             await hw.submit("a:b", task="t", lane="flex")
-        with pytest.raises(CallerError, match="lane must be one of standard, flex, not"):
+        with pytest.raises(CallerError, match="lane must be one of standard, flex, batch, not"):
             await hw.submit("a:b", task="t", lane="fast")
 
 
@@ -194,7 +194,7 @@ def test_a_lane_has_a_quota_of_its_own(tmp_path: Path) -> None:
 
 def test_a_model_that_is_not_listed_has_the_lane_of_the_default_one(tmp_path: Path) -> None:
     config = configured(tmp_path, '[defaults]\nmodel = "m"\n[models.m]\nlanes = ["flex"]\n')
-    assert config.flex_quota("other") == "m/flex" == config.flex_quota("m")
+    assert config.lane_quota("other", ServiceLane.FLEX) == "m/flex"
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_times_have_units(tmp_path: Path, value: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('[models.m]\nlanes = ["fast"]', "must be a list of lanes; permitted: flex"),
+        ('[models.m]\nlanes = ["fast"]', "must be a list of lanes; permitted: flex, batch"),
         ('[models.m]\nlanes = "flex"', "must be a list of lanes"),
         ('[models.m]\npriority_for = ["urgent"]', "'urgent' is not a priority"),
         ("[models.m]\npriority_for = 3", "must be a list of priorities"),
@@ -239,7 +239,10 @@ def test_a_call_is_priced_by_the_tier_that_served_it_and_reserves_the_most_it_ma
 ) -> None:
     text = '[quotas.q]\nusd_per_day = 5\n[models."gpt-5.4"]\nquotas = ["q"]\nlanes = ["flex"]\n'
     hw = Headway(configured(tmp_path, text + 'priority_for = ["high"]\n'))
-    standard, flex, fast = (hw.workflows._model("gpt-5.4", lane) for lane in ServiceLane)
+    standard, flex, fast = (
+        hw.workflows._model("gpt-5.4", lane)
+        for lane in (ServiceLane.STANDARD, ServiceLane.FLEX, ServiceLane.PRIORITY)
+    )
     prices = Prices(hw.config)
     tiers = (None, "flex", "priority")
     usd = {tier: prices.charge("gpt-5.4", Served(USAGE, tier), AT).usd for tier in tiers}

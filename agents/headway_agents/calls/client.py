@@ -50,6 +50,7 @@ from headway_scheduler.model.calls import (
     Route,
     ServiceLane,
 )
+from headway_scheduler.model.states import CallState
 from headway_scheduler.providers import PROVIDERS, Failure, of_host, readings
 from headway_scheduler.providers.readings import Odd
 
@@ -282,7 +283,9 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
                     yield item
                 return
             await self._acquire(live, request)
-            async with aclosing(answer_stream(live, request, token)) as stream:
+            is_by_batch = live.candidate.model.lane is ServiceLane.BATCH
+            streamed = whole_answer if is_by_batch else answer_stream
+            async with aclosing(streamed(live, request, token)) as stream:
                 async for item in stream:
                     if isinstance(item, CreateResult):
                         self._count(item)
@@ -324,8 +327,12 @@ async def acquire(
     elif priority < scope.highest:
         priority = _lowered(scope, slot.path, priority)
 
+    old, every = slot.record, candidates
     if len(candidates) > 1 or tier is not None:
-        candidates = _permitted(candidates, scope.lane, tier)
+        # A call inside of a step cannot end the attempt of its run, as one by batch does.
+        is_inside = slot.is_unordered and scope.lane is ServiceLane.BATCH
+        lane = ServiceLane.STANDARD if is_inside else scope.lane
+        candidates = _permitted(candidates, lane, tier)
         live.asks_for_flex = tier == ServiceLane.FLEX
 
     def estimated() -> tuple[Route, ...]:
@@ -353,8 +360,10 @@ async def acquire(
         unbounded=first.unbounded,
         lane=first.lane,
     )
+    if old is not None and old.state is CallState.BATCHED:
+        await live.take_up(old, every, routes)
+        return
     # A row of an earlier attempt has the prices and the lane of then: it gets the route of now.
-    old = slot.record
     is_old = old is not None and bool(first.usd or old.call.lane is not first.lane)
     has_choice = len(routes) > 1 or is_old or tier is not None
     await live.acquire(call, candidates, routes if has_choice else ())
@@ -411,9 +420,10 @@ def _route(live: LiveCall, candidate: Candidate, output_cap: int | None) -> Rout
     usd, unbounded = 0.0, False
     if model.counts_usd or scope.counts_usd:
         usd, unbounded = _reserved_usd(live, candidate, output_cap)
+    of_team = scope.money_quotas if model.lane is ServiceLane.BATCH else scope.quotas
     return Route(
         model.name,
-        tuple(dict.fromkeys((*model.quotas, *scope.quotas))),
+        tuple(dict.fromkeys((*model.quotas, *of_team))),
         candidate.provider.reserved_tokens(characters, output_cap, expected),
         expected.input_tokens,
         expected.output_tokens,
@@ -475,9 +485,12 @@ async def answer(live: LiveCall, request: Request, token: CancellationToken | No
         client = live.candidate.client
         assert client is not None
         lane = live.candidate.model.lane
-        asked = arguments if lane is ServiceLane.STANDARD else _in_lane(arguments, lane)
+        asked = arguments if lane in _UNTOLD else _in_lane(arguments, lane)
+        if lane is ServiceLane.BATCH:
+            client = await _by_batch(live, request, token)
+        else:
+            await live.record_sent()
         ask = partial(client.create, request.messages, cancellation_token=token, **asked)
-        await live.record_sent()
         exchange = Exchange(live)
         try:
             try:
@@ -492,6 +505,12 @@ async def answer(live: LiveCall, request: Request, token: CancellationToken | No
             return await _recorded(live, result, exchange)
 
 
+async def whole_answer(live: LiveCall, request: Request, token: CancellationToken | None) -> Stream:
+    """Yield the answer to ``request`` in one piece once it is recorded: a batch has no chunks."""
+    for item in _as_stream(await answer(live, request, token)):
+        yield item
+
+
 async def answer_stream(
     live: LiveCall, request: Request, token: CancellationToken | None
 ) -> Stream:
@@ -500,7 +519,7 @@ async def answer_stream(
         client = live.candidate.client
         assert client is not None
         arguments = _arguments(request)
-        if (lane := live.candidate.model.lane) is not ServiceLane.STANDARD:
+        if (lane := live.candidate.model.lane) not in _UNTOLD:
             arguments = _in_lane(arguments, lane)
         arguments |= stream_arguments(client, request)
         ask = partial(client.create_stream, request.messages, cancellation_token=token, **arguments)
@@ -593,6 +612,27 @@ def _arguments(request: Request) -> dict[str, Any]:
         "json_output": request.json_output,
         "extra_create_args": request.extra or {},
     }
+
+
+_UNTOLD = (ServiceLane.STANDARD, ServiceLane.BATCH)
+"""Lanes that no argument of a request asks for."""
+
+
+async def _by_batch(
+    live: LiveCall, request: Request, token: CancellationToken | None
+) -> ChatCompletionClient:
+    """Return a client that gets the answer of the call's batch; without one the attempt ends."""
+    from . import batched  # few calls go so, and it imports OpenAI's SDK
+
+    if live.batch_answer is None:
+        arguments = _arguments(request)
+        await batched.enter(
+            live,
+            lambda twin: twin.create(request.messages, cancellation_token=token, **arguments),
+        )
+    twin = batched.answering(live)
+    live.batch_answer = None  # if it goes again by batch, it is for another answer
+    return twin
 
 
 def _in_lane(arguments: dict[str, Any], lane: ServiceLane) -> dict[str, Any]:

@@ -27,10 +27,12 @@ import anyio
 from autogen_core import CancellationToken
 
 from headway_scheduler.core.views import ProviderHealth
-from headway_scheduler.errors import ProviderError
+from headway_scheduler.errors import ProviderError, StoreError
+from headway_scheduler.model.batches import BatchedRequest
 from headway_scheduler.model.calls import (
     UNPRICED,
     Call,
+    CallRecord,
     Outcome,
     Route,
     Served,
@@ -227,11 +229,12 @@ class LiveCall:
     """A call of an agent: acquired, sent, then done, failed or refused; failed may queue it again.
 
     ``candidate`` is the model that it goes to, once it is acquired. ``asks_for_flex``: so its user
-    chose. Whatever is awaited for it goes through ``wait``, so that it can be interrupted; settling
-    alone does not.
+    chose. ``batch_answer``: its answer, if it went by batch. Whatever is awaited for it goes
+    through ``wait``, so that it can be interrupted; settling alone does not.
     """
 
     asks_for_flex = False
+    batch_answer: str | None = None
 
     def __init__(self, scope: RunScope, slot: JournalSlot, digest: RequestDigest) -> None:
         self.scope = scope
@@ -301,6 +304,41 @@ class LiveCall:
         self.candidate = self._candidates.get((call.model, call.lane), self.candidate)
         self._phase = Phase.ADMITTED
         self._scheduler.on_preempt[call.id] = self.preempt
+
+    async def enter_batch(self, request: BatchedRequest) -> Never:
+        """Keep the request of the call for a batch, and wait until the attempt of its run ends.
+
+        Raises StoreError if it is not on disk.
+        """
+        # The scheduler is told before the first await: from then on the call needs nobody.
+        self._phase = Phase.SETTLING
+        try:
+            await self._scheduler.enter_batch(request)
+        except StoreError:
+            self._phase = Phase.ADMITTED
+            raise
+        self._end()
+        await self.wait(partial(self.scope.for_person, self.slot))
+        raise AssertionError  # that wait only ends by being cancelled
+
+    async def take_up(
+        self, record: CallRecord, candidates: Sequence[Candidate], routes: tuple[Route, ...]
+    ) -> None:
+        """Go on with a call that went by batch. It stays *batched* until its end is recorded.
+
+        Without an answer the attempt of the run ends.
+        """
+        self._candidates = {(each.model.name, each.model.lane): each for each in candidates}
+        self._call, self._routes = record.call, routes
+        self._admitted(record.call)
+        self._phase = Phase.NEW
+        await self.wait(partial(self.scope.replay_barrier, self.slot))
+        self.batch_answer = self.scope.journal.batch_answers.get(self.slot.id)
+        if self.batch_answer is None:
+            await self.for_person()
+        self._scheduler.adopt([record])
+        self.begin()
+        self._attempts, self._sent_at = 1, record.admitted_at or self._scheduler.now()
 
     # While it is sent
 

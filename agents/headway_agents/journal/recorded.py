@@ -8,8 +8,8 @@ and how often the path asked it before.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from headway_scheduler.model.calls import CallRecord
 from headway_scheduler.model.states import CallState
@@ -31,7 +31,8 @@ class Journal:
     ``records``: the run's rows. ``inherited``: answers of runs that it began as a copy of.
     ``retry_failed``: failed calls are made again. ``unknown_waits``: calls that were cut off in
     flight wait for a person. ``by_order``: inherited answers are matched by who asked and in which
-    order, not by what, for a fork with a task of its own asks in other words.
+    order, not by what, for a fork with a task of its own asks in other words. ``batch_answers``:
+    the provider's responses to calls of the run by batch, by the call's id.
     """
 
     records: Sequence[CallRecord] = ()
@@ -39,6 +40,7 @@ class Journal:
     retry_failed: bool = False
     unknown_waits: bool = False
     by_order: bool = False
+    batch_answers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def first_call(self) -> int:
         """Return the number of the next new call; ids are ``run_id.n``."""

@@ -99,6 +99,7 @@ async def load_queue(config: Config, reader: Reader) -> StoredQueue:
         weights=config.weights,
         flex_gives_up_seconds=config.flex_gives_up,
         flex_before_seconds=config.flex_before,
+        batch_before_seconds=config.batch_before,
     )
     scheduler = Scheduler({**named, **config.quotas}.values(), reader.now, policy)
     scheduler.restore(

@@ -20,7 +20,7 @@ exit codes:
   1    the run failed, or doctor found something
   2    wrong usage, configuration or input
   3    the database cannot be used: busy, full, damaged, ...
-  4    the run waits for a person: headway runs answer
+  4    the run waits for a person (headway runs answer), or for its batch
   5    the workflow changed since the run began: nothing was asked or paid
   130  interrupted by Ctrl-C, or because the reader of the output has left
 """
@@ -28,7 +28,7 @@ exit codes:
 _BARE = {"runs": "list", "queue": "list", "config": "show", "limits": "list"}
 COST_KEYS = ("model", "team", "workflow", "run", "day")
 """``SPENT_BY`` of the scheduler, whose module takes longer to import than ``--help`` to print."""
-RUN_LANES = ("standard", "flex")
+RUN_LANES = ("standard", "flex", "batch")
 """``LANES`` of the configuration, whose module takes as long, and the one that every model has."""
 _PRIORITIES = "interactive, high, normal, low or background"
 

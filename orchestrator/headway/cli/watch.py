@@ -104,7 +104,12 @@ class Watch:
             complain(_CHOICES.format(id=handle.id))
         elif handle.run.state is RunState.WAITING:
             asked = await self._headway.question(handle.id)
-            complain(f"{handle.id} waits for a person: {asked[1] if asked else ''}")
+            if asked is None:
+                complain(
+                    f"{handle.id} waits for its batch: `headway work --forever` goes on with it"
+                )
+                return
+            complain(f"{handle.id} waits for a person: {asked[1]}")
             complain(_ANSWERS[_is_question(asked)].format(id=handle.id))
         elif handle.run.state is not RunState.PAUSED:
             _tell_failure(handle)

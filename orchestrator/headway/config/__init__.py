@@ -141,6 +141,15 @@ class Config:
     flex_before: float
     """Seconds before a run's deadline from which on its calls do not go by flex."""
 
+    batch_before: float
+    """Seconds before a run's deadline from which on its calls do not go by batch."""
+
+    batch_wait: float
+    """Seconds for which requests are gathered until they are handed in as a batch."""
+
+    batch_usd_factor: float
+    """The price of a call by batch, as a share of that by the standard lane."""
+
     default_model: str | None
     """The model whose server and limits hold for models that are not listed."""
 
@@ -162,10 +171,10 @@ class Config:
             return replace(self.models[self.default_model], name=name)
         return ModelConfig(name, (DEFAULT_QUOTA,))
 
-    def flex_quota(self, name: str) -> str:
-        """Return the quota of the flex lane of ``models(name)``."""
+    def lane_quota(self, name: str, lane: ServiceLane) -> str:
+        """Return the quota of a lane of ``models(name)``."""
         listed = name if name in self.models else self.default_model
-        return flex_quota_of(listed or name)
+        return lane_quota_of(listed or name, lane.value)
 
     def highest(self, team: str) -> Priority:
         """Return the most urgent class that runs and calls of a team may ask for."""
@@ -229,7 +238,7 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
     }
     # A lane has a quota of its own, which pauses alone. Nobody knows its limits, unless they are
     # stated in a table of this name.
-    for name in (flex_quota_of(name) for name, each in models.items() if each.lanes):
+    for name in (lane_quota_of(n, lane) for n, each in models.items() for lane in each.lanes):
         quotas.setdefault(name, Quota(name, ()))
     teams = _tables(settings, "teams")
     workflows = {path[1]: s.value for path, s in settings.items() if path[0] == "workflows"}
@@ -251,15 +260,18 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
         waiting_bytes=settings["defaults", "waiting_bytes"].value,
         flex_gives_up=settings["lanes", "flex_gives_up"].value,
         flex_before=settings["lanes", "flex_before"].value,
+        batch_before=settings["lanes", "batch_before"].value,
+        batch_wait=settings["lanes", "batch_wait"].value,
+        batch_usd_factor=settings["lanes", "batch_usd_factor"].value,
         default_model=settings["defaults", "model"].value,
         file=file,
         settings=MappingProxyType(dict(settings)),
     )
 
 
-def flex_quota_of(listed: str) -> str:
-    """Return the quota of the flex lane of a model that is listed."""
-    return f"{listed}/{ServiceLane.FLEX.value}"
+def lane_quota_of(listed: str, lane: str) -> str:
+    """Return the quota of a lane of a model that is listed."""
+    return f"{listed}/{lane}"
 
 
 def _tables(settings: Mapping[KeyPath, Setting], table: str) -> dict[str, dict[str, Any]]:

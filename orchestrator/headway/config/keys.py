@@ -39,9 +39,10 @@ LIMITS = {
     "requests_per_day": Resource.REQUESTS_PER_DAY,
     "tokens_per_day": Resource.TOKENS_PER_DAY,
     "usd_per_day": Resource.USD_PER_DAY,
+    "enqueued_tokens": Resource.ENQUEUED_TOKENS,
 }
 COMPONENT_SUFFIXES = (".json", ".yaml", ".yml")
-LANES = (ServiceLane.FLEX.value,)
+LANES = (ServiceLane.FLEX.value, ServiceLane.BATCH.value)
 """The lanes that a model may have for the background calls of runs that opt in."""
 WITHOUT_LANES = ("anthropic", "bedrock", "gemini", "local")
 """Providers that take no service tier as OpenAI does."""
@@ -328,6 +329,7 @@ KEYS: dict[KeyPath, Key] = {
     ("quotas", "*", "requests_per_day"): _quota_key("requests_per_day", "number", _limit),
     ("quotas", "*", "tokens_per_day"): _quota_key("tokens_per_day", "number", _limit),
     ("quotas", "*", "usd_per_day"): _quota_key("usd_per_day", "number", _above_zero),
+    ("quotas", "*", "enqueued_tokens"): _quota_key("enqueued_tokens", "number", _limit),
     ("quotas", "*", "day_starts"): _quota_key("day_starts", "time (UTC)", _time_of_day, "00:00"),
     # A minute: providers state limits per minute, and OpenAI's buckets hold one.
     ("quotas", "*", "burst_seconds"): _quota_key("burst_seconds", "number", _above_zero, 60),
@@ -357,6 +359,9 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "call_timeout"): Key("seconds", _above_zero, 1800),
     ("lanes", "flex_gives_up"): Key("time", _duration, 900),
     ("lanes", "flex_before"): Key("time", _duration, 1800),
+    ("lanes", "batch_before"): Key("time", _duration, 21_600),
+    ("lanes", "batch_wait"): Key("time", _duration, 300),
+    ("lanes", "batch_usd_factor"): Key("number", _above_zero, 0.5),
     ("teams", "*", "weight"): Key("number", _above_zero, 1),
     ("teams", "*", "quotas"): Key("list of quotas", _quota_names, (), "none"),
     ("teams", "*", "highest"): Key("priority", _priority, unset="that of defaults"),

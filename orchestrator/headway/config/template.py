@@ -25,6 +25,7 @@ burst_seconds = 60              # how long unused budget piles up
 # requests_per_day = 10_000
 # tokens_per_day = 5_000_000
 # usd_per_day = 20.0
+# enqueued_tokens = 2_000_000   # input in batches at once: of a lane, [quotas."gpt-5.4/batch"]
 # day_starts = "00:00"          # when the daily limits are full again, UTC
 
 [models."gpt-5.4"]              # what workflows ask for: models("gpt-5.4")
@@ -39,7 +40,7 @@ api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never
 
 # deployments = []              # models that are as good: the one with most room takes the call
 # fallbacks = []                # models for while this one does not answer, or not in time
-# lanes = ["flex"]              # cheaper: for background calls of runs with --lane flex
+# lanes = ["flex", "batch"]     # cheaper: for background calls of runs with --lane flex, or batch
 # priority_for = ["interactive"]           # dearer, and faster: for calls of these classes
 # usd_per_million_input_tokens = 2.5       # else the list price, if there is one
 # usd_per_million_output_tokens = 10
@@ -55,6 +56,9 @@ api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never
 [lanes]
 # flex_gives_up = "15m"         # a call waits so long for capacity, then goes the standard way
 # flex_before = "30m"           # nor does it go by flex so near its run's deadline
+# batch_before = "6h"           # nor by batch
+# batch_wait = "5m"             # calls by batch are gathered so long
+# batch_usd_factor = 0.5        # and cost as much of the standard price
 
 [teams]                         # a run is of the team that its submitter names, else its workflow
 # research = { weight = 2, quotas = ["openai"], highest = "normal" }   # twice as much as another

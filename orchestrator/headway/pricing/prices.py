@@ -45,7 +45,9 @@ class Prices:
     def __init__(self, config: Config) -> None:
         self._config = config
 
-    def charge_of(self, model: str) -> Callable[[Served, float], Charge] | None:
+    def charge_of(
+        self, model: str, lane: ServiceLane = ServiceLane.STANDARD
+    ) -> Callable[[Served, float], Charge] | None:
         """Return the function that charges an answer; None if no answer of the model has a price.
 
         It takes what the answer tells of itself, and when it was asked for, in epoch seconds.
@@ -56,10 +58,19 @@ class Prices:
             # A deployment may have any name: its answers tell which model it is.
             if seller is None or (seller != "azure" and _listed(seller, configured.name) is None):
                 return None
-        return partial(self.charge, model)
+        return partial(self.charge, model, lane=lane)
 
-    def charge(self, model: str, served: Served, at: float) -> Charge:
-        """Return the charge of an answer. ``at``: when it was asked for, in epoch seconds."""
+    def charge(
+        self, model: str, served: Served, at: float, *, lane: ServiceLane = ServiceLane.STANDARD
+    ) -> Charge:
+        """Return the charge of an answer. ``at``: when it was asked for, in epoch seconds.
+
+        An answer by batch names no tier that is billed: it costs a share of the standard price.
+        """
+        if lane is ServiceLane.BATCH:
+            charge = self.charge(model, replace(served, tier=None), at)
+            usd = None if charge.usd is None else charge.usd * self._config.batch_usd_factor
+            return Charge(usd, charge.source if usd is None else f"{charge.source} by batch")
         configured, usage = self._config.model(model), served.usage
         if usage is None:
             return UNPRICED
@@ -98,7 +109,8 @@ class Prices:
         much as by that. Raises CallerError without a price.
         """
         tier = lane.value if lane is ServiceLane.PRIORITY else None
-        usd = self.charge(model, Served(usage, tier), datetime.now(UTC).timestamp()).usd
+        now, served = datetime.now(UTC).timestamp(), Served(usage, tier)
+        usd = self.charge(model, served, now, lane=lane).usd
         if usd is None:
             raise CallerError(
                 f"dollars are limited for model {model!r} (a quota of it, or the budget of the "
@@ -117,7 +129,8 @@ class Prices:
         """
         written = replace(_uncached(usage), cache_write_tokens=usage.input_tokens)
         tier = lane.value if lane is ServiceLane.PRIORITY else None
-        return self.charge(model, Served(written, tier), datetime.now(UTC).timestamp()).usd or 0.0
+        now, served = datetime.now(UTC).timestamp(), Served(written, tier)
+        return self.charge(model, served, now, lane=lane).usd or 0.0
 
 
 def _uncached(usage: Usage) -> Usage:

@@ -111,14 +111,14 @@ def of_batch(batch: Batch, clock: Clock) -> Iterator[Progress]:
         if record.state is not CallState.QUEUED:
             yield of_record(record, clock)
     for record in batch.changed:
-        if record.state is not CallState.SENT:
+        if record.state not in (CallState.SENT, CallState.BATCHED):
             yield of_record(record, clock)
 
 
 def of_record(record: CallRecord, clock: Clock) -> Progress:
     """Return the event that the state of a call stands for."""
     call, state = record.call, record.state
-    if state in (CallState.ADMITTED, CallState.SENT):
+    if state in (CallState.ADMITTED, CallState.SENT, CallState.BATCHED):
         at = record.admitted_at or clock()
         waited_seconds = at - call.submitted_at
         return Admitted(call.run_id, call.id, call.path, waited_seconds, at, call.model)

@@ -56,8 +56,14 @@ async def journal_of(
     inherited = await inherited_answers(store, run)
     own = await store.calls(run.id)
     by_order = await _has_other_task(store, run)
+    is_batched = any(record.state is CallState.BATCHED for record in own)
     return Journal(
-        own, inherited, retry_failed=retry_failed, unknown_waits=unknown_waits, by_order=by_order
+        own,
+        inherited,
+        retry_failed=retry_failed,
+        unknown_waits=unknown_waits,
+        by_order=by_order,
+        batch_answers=await store.batch_answers(run.id) if is_batched else {},
     )
 
 

@@ -36,8 +36,8 @@ class RunOptions(TypedDict, total=False):
     """How long the run may take, from when it is submitted or retried. Default: no limit."""
 
     lane: ServiceLane | str | None
-    """``flex``: its background calls go by that lane of their model, if it has it. Default:
-    ``standard``."""
+    """``flex`` or ``batch``: its background calls go by that lane of their model, if it has it.
+    Default: ``standard``."""
 
 
 class StartOptions(RunOptions, total=False):

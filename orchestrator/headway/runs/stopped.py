@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from headway_scheduler.errors import CallerError, NothingToAnswer, RunNotFound, RunNotResumable
-from headway_scheduler.model.calls import CallRecord, Outcome
+from headway_scheduler.model.calls import CallRecord, Outcome, ServiceLane
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import ENDED_RUNS, CallState, RunState
 from headway_scheduler.ports import Store
@@ -174,9 +174,15 @@ async def find_run(store: Store, run_id: str) -> Run:
 
 
 async def question_of(store: Store, run: Run) -> CallRecord | None:
-    """Return the call of a run that a person must answer or decide."""
+    """Return the call of a run that a person must answer or decide; None if it waits for none."""
     records = await store.calls(run.id)
-    return next((record for record in records if record.call.id == run.waits_for), None)
+    found = next((record for record in records if record.call.id == run.waits_for), None)
+    return None if found is None or is_by_batch(found) else found
+
+
+def is_by_batch(record: CallRecord) -> bool:
+    """Whether a call that a run waits for is in a batch, or has just left it: nobody is asked."""
+    return record.call.lane is ServiceLane.BATCH and record.state is not CallState.UNKNOWN
 
 
 def require_resumable(run: Run, *, with_person: bool) -> None:
@@ -210,6 +216,8 @@ def _require(run: Run, states: AbstractSet[RunState], what: str) -> None:
 
 
 def _hint(run: Run) -> str:
+    if run.state is _R.WAITING and run.lane is ServiceLane.BATCH:
+        return f"waits for its batch, or for a person: `headway runs show {run.id}`"
     return _HINTS[run.state].format(id=run.id)
 
 

@@ -15,6 +15,7 @@ import anyio
 from headway_scheduler.core.policy import Policy
 from headway_scheduler.errors import SchedulerClosed, StoreError, StoreTakenOver
 from headway_scheduler.model.batch import Batch
+from headway_scheduler.model.calls import ServiceLane
 from headway_scheduler.model.changes import Change
 from headway_scheduler.model.runs import Run
 from headway_scheduler.ports import LEADER, Backend, Store, Term, Vacancy
@@ -24,6 +25,7 @@ from headway_scheduler.runtime.local import LocalScheduler
 from ..config import Config
 from ..runs.stopped import StoppedRuns
 from .assignment import LocalWorker, RunAssigner
+from .batches import BatchLane
 from .commands import Commands
 from .leader_commands import LeaderCommands
 from .monitor import WorkerMonitor
@@ -129,6 +131,9 @@ class Leader:
             group.start_soon(server.serve, group, name="headway requests")
             group.start_soon(monitor.watch, name="headway workers")
             group.start_soon(self.assigner.assign_runs, name="headway runs")
+            if any(ServiceLane.BATCH in each.lanes for each in self._config.models.values()):
+                batches = BatchLane(self.scheduler, self.store, self._config)
+                group.start_soon(batches.run, name="headway batches")
             # From here on: to open a large database may keep the loop busy for longer than a leader
             # may be silent, and so it would for the next one.
             life.start_soon(self._show_life, term, name="headway life")
@@ -152,6 +157,7 @@ class Leader:
                 waiting_bytes=config.waiting_bytes,
                 flex_gives_up_seconds=config.flex_gives_up,
                 flex_before_seconds=config.flex_before,
+                batch_before_seconds=config.batch_before,
             ),
             clock=store.clock,
             on_change=self._committed,

@@ -88,9 +88,9 @@ class RemoteScheduler(PumpedClient):
         return self._posting.health
 
     def adopt(self, records: Iterable[CallRecord]) -> None:
-        """Take over callers of a process that led, before this is entered.
+        """Take over callers of a process that led, before this is entered; or calls of a batch.
 
-        ``records`` are its live calls, as they are on disk.
+        ``records`` are live calls, as they are on disk.
         """
         self._posting.adopt(records)
 

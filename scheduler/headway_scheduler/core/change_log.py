@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from ..model.batch import Lesson
+from ..model.batches import BatchedRequest
 from ..model.calls import CallRecord
 from ..model.changes import Change
 from ..model.prompts import ChainNode, Chunk
@@ -29,5 +30,6 @@ class ChangeLog:
     changes: list[Change] = field(default_factory=list[Change])
     lessons: dict[tuple[str, str], Lesson] = field(default_factory=dict[tuple[str, str], Lesson])
     """By kind and subject: the last one overwrites what was learned before it."""
+    requests: list[BatchedRequest] = field(default_factory=list[BatchedRequest])
     forget: list[str] = field(default_factory=list[str])
     """Ids of runs to delete."""

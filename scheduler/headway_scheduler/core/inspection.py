@@ -78,10 +78,12 @@ def queued(state: SchedulerState) -> list[CallRecord]:
 def statistics(state: SchedulerState, now: float) -> Statistics:
     """Count what waits and what is in flight, and read every gauge."""
     waiting = dict.fromkeys(Priority, 0)
-    in_flight = parked = 0
+    in_flight = parked = batched = 0
     for live in state.live.values():
         if live.record.state in IN_FLIGHT:
             in_flight += 1
+        elif live.record.state is CallState.BATCHED:
+            batched += 1
         elif live.record.parked:
             parked += 1
         else:
@@ -100,7 +102,7 @@ def statistics(state: SchedulerState, now: float) -> Statistics:
         for name, quota in state.lanes.quotas.items()
         for bucket in quota.buckets
     )
-    return Statistics(tuple(waiting.values()), in_flight, parked, gauges)
+    return Statistics(tuple(waiting.values()), in_flight, parked, gauges, batched)
 
 
 def provider_health(state: SchedulerState) -> ProviderHealth:

@@ -32,6 +32,8 @@ class Policy:
     """How long a call waits for a provider without capacity for flex until it goes standard."""
     flex_before_seconds: float = 1800.0
     """The time before its run's deadline from which on a call does not go by flex."""
+    batch_before_seconds: float = 21_600.0
+    """The time before its run's deadline from which on a call does not go by batch."""
     waiting: int | None = None
     """How many calls may wait or be in flight before new ones are refused; None: no limit."""
     waiting_bytes: int | None = None

@@ -5,13 +5,13 @@ from contextlib import contextmanager, suppress
 
 from ..errors import UnknownQuota
 from ..model.batch import Lesson, Snapshot
-from ..model.calls import CallRecord, Outcome
+from ..model.calls import CallRecord, Outcome, ServiceLane
 from ..model.formulas import LONGEST_STATED_SECONDS
 from ..model.quotas import BucketState, Resource
 from ..model.runs import Run
 from ..model.states import CallState
 from .limits.quota import BREAKER, LIMITS, ODD
-from .state import SIZES, SchedulerState
+from .state import NOT_BATCHED, SIZES, SchedulerState
 
 
 def restore(
@@ -95,7 +95,7 @@ def _place(state: SchedulerState, record: CallRecord, now: float, *, is_owned: b
         live = state.add(record)
         if is_owned:
             state.enqueue(live, now)
-    elif is_owned:
+    elif is_owned or record.state is CallState.BATCHED:
         live = state.add(record)
         known = tuple(name for name in record.call.quotas if name in state.lanes.quotas)
         buckets = state.lanes.of(known, now).buckets
@@ -106,6 +106,15 @@ def _place(state: SchedulerState, record: CallRecord, now: float, *, is_owned: b
         live.budget = state.budgets.of(record.call)
         if live.budget is not None:
             live.budget.adopt(record.call)
+    elif record.call.lane is ServiceLane.BATCH:  # nothing has left: its request was to be made
+        record.settle(NOT_BATCHED, now)
+        record.parked = True
+        state.add(record)
+        if (budget := state.budgets.of(record.call)) is not None:
+            budget.adopt(record.call)
+            budget.settle(record.call, NOT_BATCHED)
+            state.log.budgets.add(record.call.run_id)
+        state.change(record)
     else:
         record.settle(Outcome(CallState.UNKNOWN), now)
         state.change(record)

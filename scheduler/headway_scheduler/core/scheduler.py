@@ -19,6 +19,7 @@ from typing import assert_never
 
 from ..errors import CallerError, IllegalTransition, InternalError, QueueFull
 from ..model.batch import Batch, Lesson, Snapshot
+from ..model.batches import BatchedRequest
 from ..model.calls import Call, CallRecord, Outcome, ServiceLane
 from ..model.quotas import Observation, ProviderEvent, Quota, Resource
 from ..model.runs import Run
@@ -29,8 +30,10 @@ from ..protocol.messages import (
     AwaitRuns,
     Decide,
     DropWorker,
+    EnterBatch,
     ForgetRuns,
     Learn,
+    LeaveBatch,
     MarkSent,
     Message,
     Observe,
@@ -48,9 +51,9 @@ from .admission.preemption import URGENT
 from .admission.queue import Rank, Waiter
 from .admission.routing import routed
 from .limits.bucket import Bucket
-from .limits.quota import Attempt
+from .limits.quota import Attempt, QuotaState
 from .policy import Policy
-from .state import SIZES, LiveCall, SchedulerState
+from .state import NOT_BATCHED, SIZES, LiveCall, SchedulerState
 
 LARGEST_SHARE = 8
 """A single call may bring at most one in so many of the bytes that all may."""
@@ -91,6 +94,10 @@ class Scheduler:
                 self._submit(message, now, worker)
             case MarkSent():
                 self._mark_sent(message, now)
+            case EnterBatch():
+                self._enter_batch(message.request)
+            case LeaveBatch():
+                self._leave_batch(message, now)
             case Observe():
                 self._require_quotas(message.signals)
                 self._observe(message.call_id, message.signals, now, worker)
@@ -372,6 +379,21 @@ class Scheduler:
             self.state.change(live.record)
             self.state.ask_at = now  # what waits for a full bucket asks when they are charges
 
+    def _enter_batch(self, request: BatchedRequest) -> None:
+        live = self.state.live.get(request.call_id)
+        if live is None or live.record.state is not CallState.ADMITTED:
+            raise IllegalTransition(f"call {request.call_id} is not admitted: it joins no batch")
+        live.record.state = CallState.BATCHED
+        self.state.log.requests.append(request)
+        self.state.change(live.record)
+
+    def _leave_batch(self, message: LeaveBatch, now: float) -> None:
+        """Park a call whose batch had no answer to it. One that has ended meanwhile stays so."""
+        live = self.state.live.get(message.call_id)
+        if live is not None and live.record.state is CallState.BATCHED:
+            outcome = Outcome(CallState.QUEUED, error=message.error, sent=False)
+            self._end_attempt(live, outcome, now, is_parked=True)
+
     def _settle(self, message: Settle, now: float, worker: str | None) -> None:
         """End an attempt. A call that is not live has ended before: only ``signals`` count then."""
         if message.signals:
@@ -379,13 +401,20 @@ class Scheduler:
         live = self.state.live.get(message.call_id)
         if live is not None:
             live.record.check_end(message.outcome)
+            if live.record.state is CallState.BATCHED:  # its run went on elsewhere since
+                live.record.worker = worker
         if message.signals:
             self._observe(message.call_id, message.signals, now, worker)
         if live is not None:
             self._end_attempt(live, message.outcome, now)
 
-    def _end_attempt(self, live: LiveCall, outcome: Outcome, now: float) -> None:
-        """Settle the reservations, and end the call or queue it again."""
+    def _end_attempt(
+        self, live: LiveCall, outcome: Outcome, now: float, *, is_parked: bool = False
+    ) -> None:
+        """Settle the reservations, and end the call or queue it again.
+
+        ``is_parked``: nobody waits for it, so it stays aside until its run goes on.
+        """
         state, record = self.state, live.record
         call = record.call
         record.settle(outcome, now)
@@ -410,18 +439,25 @@ class Scheduler:
             live.budget = None
         state.change(record)
         state.ask_at = now
+        if is_parked:
+            record.parked = True
+            return
         if outcome.state is CallState.QUEUED:
-            opened = [quota.breaker for quota in quotas if quota.breaker.is_open]
-            if opened:
-                # The quota pauses as a whole, so calls need no pause of their own; but a probe that
-                # failed waits longer than the others, because the fault may be its own.
-                times = (breaker.not_before(call.id) or 0.0 for breaker in opened)
-                record.not_before = max(times) or None
-            state.enqueue(live, now)
+            self._queue_again(live, quotas, now)
             return
         state.remove(live, now)
         if state.preemption.times:
             state.preemption.ended(call.id)
+
+    def _queue_again(self, live: LiveCall, quotas: Iterable[QuotaState], now: float) -> None:
+        record = live.record
+        opened = [quota.breaker for quota in quotas if quota.breaker.is_open]
+        if opened:
+            # The quota pauses as a whole, so calls need no pause of their own; but a probe that
+            # failed waits longer than the others, because the fault may be its own.
+            times = (breaker.not_before(record.call.id) or 0.0 for breaker in opened)
+            record.not_before = max(times) or None
+        self.state.enqueue(live, now)
 
     def _require_quotas(self, signals: Mapping[str, Observation]) -> None:
         """Raise UnknownQuota if ``signals`` name a quota that is not configured."""
@@ -521,11 +557,16 @@ class Scheduler:
         for live in list(self.state.live.values()):
             if live.record.worker != worker:
                 continue
-            if live.record.state is CallState.QUEUED:
-                self.state.withdraw(live, now)
-                live.record.parked = True
-            else:
-                self._end_attempt(live, Outcome(CallState.UNKNOWN), now)
+            match live.record.state:
+                case CallState.QUEUED:
+                    self.state.withdraw(live, now)
+                    live.record.parked = True
+                case CallState.BATCHED:
+                    pass  # it needs no process
+                case CallState.ADMITTED if live.record.call.lane is ServiceLane.BATCH:
+                    self._end_attempt(live, NOT_BATCHED, now, is_parked=True)
+                case _:
+                    self._end_attempt(live, Outcome(CallState.UNKNOWN), now)
 
 
 def _bytes_of(text: str) -> int:

@@ -32,6 +32,10 @@ SIZES = "run size"
 """The kind of the lessons about how many budget-seconds runs of a workflow take."""
 
 
+NOT_BATCHED = Outcome(CallState.QUEUED, error="its process died before its request", sent=False)
+"""The end of an attempt by batch whose request was not made: nothing left."""
+
+
 @dataclass(slots=True)
 class LiveCall:
     """A call that has not ended."""
@@ -128,6 +132,7 @@ class SchedulerState:
             forget=tuple(log.forget),
             changes=tuple(log.changes),
             lessons=tuple(log.lessons.values()),
+            requests=tuple(log.requests),
         )
 
     def enqueue(self, live: LiveCall, now: float) -> None:

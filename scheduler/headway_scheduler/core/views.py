@@ -85,6 +85,7 @@ class Statistics(NamedTuple):
     in_flight: int  #: admitted and not settled
     parked: int  #: queued calls whose process died
     gauges: tuple[Gauge, ...]  #: every limit
+    batched: int = 0  #: calls in a batch of the provider, or waiting for one
 
 
 class ProviderHealth(NamedTuple):

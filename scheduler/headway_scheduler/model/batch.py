@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from itertools import chain
 
+from .batches import BatchedRequest, ProviderBatch
 from .calls import CallRecord
 from .changes import Change
 from .prompts import ChainNode, Chunk
@@ -102,6 +103,11 @@ class Batch:
     notifications are deleted."""
     joined: tuple[Worker, ...] = ()
     """Workers to insert, or to overwrite in what they take."""
+    requests: tuple[BatchedRequest, ...] = ()
+    """Requests of batched calls to insert or overwrite, by call. Those of calls that are batched no
+    more are deleted with the next batch of the provider that is saved."""
+    provider_batches: tuple[ProviderBatch, ...] = ()
+    """Batches of the provider to insert or overwrite, by id."""
     left: tuple[str, ...] = ()
     """Workers to delete, with the notifications of all workers that are not listed."""
 
@@ -130,7 +136,7 @@ class Snapshot:
     buckets: tuple[BucketState, ...] = ()
     """Every stored bucket."""
     calls: tuple[CallRecord, ...] = ()
-    """Calls that are queued, admitted or sent, by arrival."""
+    """Calls that have not ended, by arrival."""
     next_seq: int = 0
     """The arrival number of the next call."""
     changes: tuple[Change, ...] = ()

@@ -32,6 +32,7 @@ class ServiceLane(StrEnum):
     STANDARD = "standard"
     FLEX = "flex"  # cheaper, and refused while the provider has no capacity
     PRIORITY = "priority"  # dearer, and faster
+    BATCH = "batch"  # cheaper, in files that are answered within a day
 
 
 LARGEST_READ_COUNT = 10**9

@@ -17,6 +17,7 @@ class Resource(StrEnum):
     CONCURRENCY = "concurrency"
     REQUESTS_PER_DAY = "requests per day"
     TOKENS_PER_DAY = "tokens per day"
+    ENQUEUED_TOKENS = "enqueued tokens"
     USD_PER_DAY = "dollars per day"
     USD = "dollars"
 
@@ -30,7 +31,13 @@ class Resource(StrEnum):
         """Whether it counts dollars: such a limit is a cap, and no call leaves a debt on it."""
         return self in _MONEY
 
+    @property
+    def is_held(self) -> bool:
+        """Whether a call holds it until it ends, and nothing refills."""
+        return self in _HELD
 
+
+_HELD = {Resource.CONCURRENCY, Resource.ENQUEUED_TOKENS}
 _DAILY = {Resource.REQUESTS_PER_DAY, Resource.TOKENS_PER_DAY, Resource.USD_PER_DAY}
 _MONEY = {Resource.USD_PER_DAY, Resource.USD}
 
@@ -121,6 +128,8 @@ class Quota:
 def _limit(resource: Resource, number: float, burst_seconds: float, day_starts: float) -> Limit:
     if resource is Resource.CONCURRENCY:
         return Limit(resource, number, 0.0, 1)
+    if resource.is_held:
+        return Limit(resource, number, 0.0, number)
     if resource.is_daily:
         return Limit(resource, number, 0.0, number, day_starts)
     return Limit(resource, max(1.0, number * burst_seconds / 60), number / 60, number)

@@ -7,8 +7,10 @@ Theory of operation: a call is *queued* until all of its quotas admit it. *Admit
 durable permission to send. *Sent* is the only change that may precede its commit: it is written
 with whichever commit comes next. Safe, because after a crash *admitted* and *sent* both become
 *unknown*: possibly paid. If waiting can mend a failed attempt, the call goes back to *queued*, at
-its old place; so does a call without an answer when its run goes on. A question to a person is a
-*queued* call, which the person's answer ends; a person also decides on *unknown* steps.
+its old place; so does a call without an answer when its run goes on. A *batched* call waits in a
+batch of the provider, or for one: it outlives its process, so it never becomes *unknown*. A
+question to a person is a *queued* call, which the person's answer ends; a person also decides on
+*unknown* steps.
 """
 
 from collections.abc import Mapping
@@ -21,6 +23,7 @@ class CallState(StrEnum):
     QUEUED = "queued"
     ADMITTED = "admitted"
     SENT = "sent"
+    BATCHED = "batched"
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -43,8 +46,11 @@ class RunState(StrEnum):
 _C = CallState
 CALL_TRANSITIONS: Mapping[CallState, frozenset[CallState]] = {
     _C.QUEUED: frozenset({_C.ADMITTED, _C.DONE, _C.FAILED, _C.CANCELLED}),
-    _C.ADMITTED: frozenset({_C.SENT, _C.QUEUED, _C.DONE, _C.FAILED, _C.CANCELLED, _C.UNKNOWN}),
+    _C.ADMITTED: frozenset(
+        {_C.SENT, _C.BATCHED, _C.QUEUED, _C.DONE, _C.FAILED, _C.CANCELLED, _C.UNKNOWN}
+    ),
     _C.SENT: frozenset({_C.QUEUED, _C.DONE, _C.FAILED, _C.CANCELLED, _C.UNKNOWN}),
+    _C.BATCHED: frozenset({_C.QUEUED, _C.DONE, _C.FAILED, _C.CANCELLED}),
     _C.UNKNOWN: frozenset({_C.QUEUED, _C.DONE, _C.FAILED, _C.CANCELLED}),
     _C.DONE: frozenset(),
     _C.FAILED: frozenset({_C.QUEUED}),
@@ -67,6 +73,6 @@ RUN_TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
 }
 
 IN_FLIGHT = frozenset({CallState.ADMITTED, CallState.SENT})
-LIVE_CALLS = IN_FLIGHT | {CallState.QUEUED}
+LIVE_CALLS = IN_FLIGHT | {CallState.QUEUED, CallState.BATCHED}
 ENDED_RUNS = _ENDS
 UNDER_WAY = frozenset({RunState.RUNNING, RunState.WAITING})

@@ -12,6 +12,7 @@ the text of an older process lacks it.
 from collections.abc import Mapping
 
 from ..model.batch import Lesson
+from ..model.batches import BatchedRequest
 from ..model.calls import Call, CallRecord, Outcome, Priority, Route
 from ..model.changes import Change
 from ..model.prompts import Prompt
@@ -47,6 +48,20 @@ class MarkSent(Tagged, frozen=True, tag=True, omit_defaults=True):
     call_id: str
     at: float
     """When, in epoch seconds."""
+
+
+class EnterBatch(Tagged, frozen=True, tag=True, omit_defaults=True):
+    """The request of an admitted call is to go with the next batch: keep it, and hold the call."""
+
+    request: BatchedRequest
+
+
+class LeaveBatch(Tagged, frozen=True, tag=True, omit_defaults=True):
+    """A batched call was not answered: queue it again, for when its run goes on."""
+
+    call_id: str
+    error: str
+    """Why, in words."""
 
 
 class Observe(Tagged, frozen=True, tag=True, omit_defaults=True):
@@ -144,6 +159,8 @@ Message = (
     Submit
     | Resubmit
     | MarkSent
+    | EnterBatch
+    | LeaveBatch
     | Observe
     | Settle
     | Decide

@@ -18,8 +18,10 @@ from .messages import (
     AwaitRuns,
     Decide,
     DropWorker,
+    EnterBatch,
     ForgetRuns,
     Learn,
+    LeaveBatch,
     MarkSent,
     Message,
     Observe,
@@ -61,10 +63,13 @@ class Mirror:
                     self._resubmitted(message.record)
                 case Settle():
                     self._settled(message.call_id, message.outcome, now)
+                case EnterBatch():
+                    self._enter_batch(message.request.call_id)
                 case SaveRun():
                     self._runs.append(message.run)
                 case (
                     MarkSent()
+                    | LeaveBatch()
                     | Observe()
                     | Decide()
                     | SetCallPriority()
@@ -107,6 +112,11 @@ class Mirror:
         batch = Batch(tuple(self._new), tuple(self._changed), runs=tuple(self._runs))
         self._new, self._changed, self._runs = [], [], []
         return batch
+
+    def _enter_batch(self, call_id: str) -> None:
+        if (record := self._live.get(call_id)) is not None:
+            record.state = CallState.BATCHED
+            self._changed.append(record)
 
     def _resubmitted(self, record: CallRecord) -> None:
         again = replace(record)

@@ -22,6 +22,7 @@ from ..core.runs.token_estimates import TOKENS, Estimates
 from ..core.views import ProviderHealth
 from ..errors import SchedulerClosed
 from ..model.batch import Lesson
+from ..model.batches import BatchedRequest
 from ..model.calls import Call, CallRecord, Outcome, Route, Usage
 from ..model.prompts import NO_PROMPT, Prompt
 from ..model.quotas import Observation
@@ -30,6 +31,7 @@ from ..ports import Clock
 from ..protocol.messages import (
     Amend,
     Decide,
+    EnterBatch,
     ForgetRuns,
     Learn,
     Reestimate,
@@ -102,6 +104,18 @@ class SchedulerClient(ABC):
         Raises IllegalTransition, or StoreError if it is not on disk.
         """
         await self._callers.tell(Decide(record, outcome))
+
+    async def enter_batch(self, request: BatchedRequest) -> None:
+        """Keep the request of an admitted call for the next batch; on disk when this returns.
+
+        The call needs nobody any more then. Raises StoreError.
+        """
+        await self._callers.tell(EnterBatch(request))
+
+    def adopt(self, records: Iterable[CallRecord]) -> None:
+        """Take over live calls that this process did not ask for: of a batch."""
+        # A process that leads has them in its core.
+        del records
 
     async def amend(self, *records: CallRecord) -> None:
         """Write rows of finished calls anew. Raises StoreError if they are not on disk."""
@@ -311,6 +325,10 @@ class SessionClient(SchedulerClient):
     async def sent(self, call_id: str) -> None:
         """Note that the request leaves now. Raises StoreTakenOver; it must not leave then."""
         await self.through.sent(call_id)
+
+    def adopt(self, records: Iterable[CallRecord]) -> None:
+        """Take over live calls that this process did not ask for: of a batch."""
+        self.through.adopt(records)
 
     def observed(self, call_id: str, quota: str, signals: Observation) -> None:
         """Take in what the head of an answer told of a quota. Written with the next commit."""

@@ -12,7 +12,7 @@ from ..model.calls import CallRecord, Priority
 from ..model.changes import Change, HoldState
 from ..model.quotas import Observation, Quota
 from ..ports import CONTACT_SECONDS, Clock, Presence, Store
-from ..protocol.messages import ApplyChange, MarkSent, Observe, SetCallPriority
+from ..protocol.messages import ApplyChange, MarkSent, Message, Observe, SetCallPriority
 from .client import Iterates, PumpedClient, SessionClient
 from .clock import system_clock
 from .pending import Callers, Pending, answer_here
@@ -138,6 +138,13 @@ class LocalScheduler(PumpedClient):
         """
         change = changes.hold(target, state, self._pump.core.state.next_seq, self.now())
         return await self._change(change)
+
+    async def write(self, batch: Batch, *messages: Message) -> None:
+        """Write rows that the core knows nothing of, with what ``messages`` change, in one commit.
+
+        Raises StoreError.
+        """
+        await self._callers.written(Pending(messages, batch))
 
     async def answer(self, answer: Answer, *, aside: str = "") -> None:
         """Say what became of a request, unless a commit has said it. Raises StoreError.

@@ -31,8 +31,10 @@ from ..protocol.messages import (
     AwaitRuns,
     Decide,
     DropWorker,
+    EnterBatch,
     ForgetRuns,
     Learn,
+    LeaveBatch,
     MarkSent,
     Message,
     Observe,
@@ -251,6 +253,8 @@ def restamped(message: Message, now: float, age: float = inf) -> Message:
             return Settle(message.call_id, outcome, signals or message.signals)
         case (
             Resubmit()
+            | EnterBatch()
+            | LeaveBatch()
             | Decide()
             | SetCallPriority()
             | Reestimate()

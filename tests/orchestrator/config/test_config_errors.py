@@ -11,7 +11,7 @@ PRIORITIES = "permitted: interactive, high, normal, low, background"
 QUOTA = "[quotas.q]\nconcurrency = 1\n"
 LIMITS = (
     "requests_per_minute, tokens_per_minute, input_tokens_per_minute, output_tokens_per_minute, "
-    "concurrency, requests_per_day, tokens_per_day, usd_per_day"
+    "concurrency, requests_per_day, tokens_per_day, usd_per_day, enqueued_tokens"
 )
 URL = "must be an http:// or https:// address without user, password, query or fragment"
 HEADER = "must be the name of a header that is yours to set (A-Z, a-z, -)"
@@ -40,8 +40,8 @@ def problem(folder: Path, text: str | bytes | None, **environ: str) -> str:
         ("\n[quota.q]", ":2: quota is unknown; did you mean quotas?"),
         (
             "zzz = 1",
-            ":1: zzz is unknown; permitted: database, defaults, quotas, models, teams, tools, "
-            "workflows",
+            ":1: zzz is unknown; permitted: database, defaults, quotas, models, lanes, teams, "
+            "tools, workflows",
         ),
         ('[defaults]\nprioritty = "low"', ":2: defaults.prioritty is unknown; did you mean pri"),
         (

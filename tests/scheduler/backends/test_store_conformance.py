@@ -17,7 +17,16 @@ from headway_scheduler.backends.sqlite.mailbox import SqliteMailbox
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import HeadwayError, KeyTaken, RunNotFound, StoreError
 from headway_scheduler.model.batch import Answer, Batch, Lesson, OutboxRow, Snapshot
-from headway_scheduler.model.calls import Call, CallRecord, Priority, Route, Spent, Usage
+from headway_scheduler.model.batches import BatchedRequest, BatchState, Gathered, ProviderBatch
+from headway_scheduler.model.calls import (
+    Call,
+    CallRecord,
+    Priority,
+    Route,
+    ServiceLane,
+    Spent,
+    Usage,
+)
 from headway_scheduler.model.changes import Change
 from headway_scheduler.model.prompts import ChainNode, Chunk
 from headway_scheduler.model.quotas import BucketState, Resource
@@ -776,3 +785,99 @@ async def test_lessons_are_given_back_by_themselves_too(store: Store) -> None:
     lessons = (Lesson("a", "x", "1"), Lesson("b", "x", "2"))
     await store.commit(Batch(lessons=lessons[::-1]))
     assert tuple(await store.lessons()) == lessons == (await store.snapshot()).lessons
+
+
+# Batches of the provider
+
+
+def by_batch(seq: int, state: CallState = CallState.BATCHED, run_id: str = "run") -> CallRecord:
+    found = record(seq, state, run_id=run_id)
+    found.call = replace(found.call, lane=ServiceLane.BATCH)
+    return found
+
+
+def request(seq: int, batch_id: str | None = None, answer: str | None = None) -> BatchedRequest:
+    body = "{}" + "é" * seq
+    return BatchedRequest(f"call-{seq}", "m", "/v1/x", body, 10.0 + seq, batch_id, answer)
+
+
+def provider_batch(batch_id: str, state: BatchState, created_at: float = 1.0) -> ProviderBatch:
+    return ProviderBatch(batch_id, "m", "/v1/x", state, created_at, "file", None)
+
+
+async def test_requests_are_gathered_and_placed(store: Store) -> None:
+    batched = tuple(by_batch(seq) for seq in range(3))
+    requests = (request(0), request(1), replace(request(2), endpoint="/v1/y"))
+    await store.commit(Batch(new=batched, requests=requests))
+    assert list(await store.gathered()) == [
+        Gathered("m", "/v1/x", 2, 6, 10.0),
+        Gathered("m", "/v1/y", 1, 6, 12.0),
+    ]
+    planned = provider_batch("b", BatchState.PLANNED)
+    placed = (request(0, "b"), request(1, "b"))
+    await store.commit(Batch(requests=placed, provider_batches=(planned,)))
+    assert list(await store.batched_requests("b")) == list(placed)
+    assert [each.call_id for each in await store.batched_requests(None)] == ["call-2"]
+    assert list(await store.provider_batches()) == [planned]
+
+
+async def test_batches_are_kept_until_they_have_ended(store: Store) -> None:
+    submitted = replace(provider_batch("b", BatchState.SUBMITTED, 2.0), provider_id="p")
+    await store.commit(
+        Batch(provider_batches=(submitted, provider_batch("a", BatchState.PLANNED, 3.0)))
+    )
+    assert [each.id for each in await store.provider_batches()] == ["b", "a"]
+    assert (await store.provider_batches())[0] == submitted
+    await store.commit(Batch(provider_batches=(replace(submitted, state=BatchState.ENDED),)))
+    assert [each.id for each in await store.provider_batches()] == ["a"]
+
+
+async def test_requests_of_calls_that_ended_are_forgotten_with_the_next_batch(
+    store: Store,
+) -> None:
+    await store.commit(Batch(new=(by_batch(0), by_batch(1)), requests=(request(0), request(1))))
+    await store.commit(Batch(changed=(by_batch(0, CallState.DONE),)))
+    await store.commit(Batch(provider_batches=(provider_batch("b", BatchState.PLANNED),)))
+    assert [each.call_id for each in await store.batched_requests(None)] == ["call-1"]
+
+
+async def test_answers_are_those_of_the_run(store: Store) -> None:
+    calls = (by_batch(0), by_batch(1, run_id="other"), by_batch(2, CallState.DONE))
+    requests = tuple(request(seq, "b", f'{{"status_code": {seq}}}') for seq in range(3))
+    await store.commit(Batch(new=calls, requests=requests))
+    assert await store.batch_answers("run") == {"call-0": '{"status_code": 0}'}
+
+
+async def test_runs_wake_when_their_call_is_answered_or_has_left_its_batch(store: Store) -> None:
+    waits = {"answered": 0, "left": 1, "batched": 2, "person": 3}
+    runs = [
+        replace(run(name, RunState.WAITING), waits_for=f"call-{n}") for name, n in waits.items()
+    ]
+    left, person = by_batch(1, CallState.QUEUED), record(3)
+    await store.commit(
+        Batch(
+            new=(by_batch(0), left, by_batch(2), person),
+            requests=(request(0, "b", "{}"), request(2, "b")),
+            runs=(*runs, replace(run("running", RunState.RUNNING), waits_for="call-0")),
+        )
+    )
+    assert sorted(each.id for each in await store.runs_to_wake()) == ["answered", "left"]
+
+
+async def test_batched_calls_of_runs_that_are_over_are_unwanted(store: Store) -> None:
+    states = {
+        "cancelled": RunState.CANCELLED,
+        "completed": RunState.COMPLETED,
+        "failed": RunState.FAILED,
+        "waiting": RunState.WAITING,
+    }
+    calls = [by_batch(n, run_id=name) for n, name in enumerate(states)]
+    done = by_batch(9, CallState.DONE, run_id="cancelled")
+    runs = tuple(run(name, state) for name, state in states.items())
+    await store.commit(Batch(new=(*calls, done), runs=runs))
+    assert list(await store.unwanted_calls()) == ["call-0", "call-1"]
+
+
+async def test_batched_calls_have_not_ended(store: Store) -> None:
+    await store.commit(Batch(new=(by_batch(0), by_batch(1, CallState.DONE))))
+    assert [each.call.id for each in (await store.snapshot()).calls] == ["call-0"]

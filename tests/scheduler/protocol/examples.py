@@ -4,6 +4,7 @@ from msgspec import Struct
 
 from headway_scheduler.model import changes
 from headway_scheduler.model.batch import Lesson
+from headway_scheduler.model.batches import BatchedRequest
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Route, Usage
 from headway_scheduler.model.changes import HoldState
 from headway_scheduler.model.prompts import ChainNode, Chunk, Prompt
@@ -40,8 +41,10 @@ from headway_scheduler.protocol.messages import (
     AwaitRuns,
     Decide,
     DropWorker,
+    EnterBatch,
     ForgetRuns,
     Learn,
+    LeaveBatch,
     MarkSent,
     Observe,
     ProbeStopped,
@@ -78,6 +81,8 @@ EXAMPLES: tuple[Struct, ...] = (
     Submit(CALL, PROMPT),
     Resubmit(RECORD),
     MarkSent(CALL.id, NOW),
+    EnterBatch(BatchedRequest(CALL.id, "gpt", "/v1/chat/completions", '{"model": "gpt"}', NOW)),
+    LeaveBatch(CALL.id, "batch b-0a1b2c3d4e5f has ended without an answer to it"),
     Observe(CALL.id, {"org": TOLD}),
     Settle(CALL.id, Outcome(CallState.DONE, Usage(812, 96), '{"content": "…"}', arrival=4)),
     Decide(RECORD, Outcome(CallState.DONE, answer='"yes"', arrival=5)),

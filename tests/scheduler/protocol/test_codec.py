@@ -21,6 +21,7 @@ from headway_scheduler.errors import (
     UnknownQuota,
 )
 from headway_scheduler.model.batch import Lesson
+from headway_scheduler.model.batches import BatchedRequest
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Route, Usage
 from headway_scheduler.model.changes import Change, HoldState
 from headway_scheduler.model.prompts import ChainNode, Chunk, Prompt
@@ -69,8 +70,10 @@ from headway_scheduler.protocol.messages import (
     AwaitRuns,
     Decide,
     DropWorker,
+    EnterBatch,
     ForgetRuns,
     Learn,
+    LeaveBatch,
     MarkSent,
     Message,
     Observe,
@@ -104,6 +107,8 @@ MESSAGES: tuple[Message, ...] = (
     Resubmit(RECORD, (ROUTE,)),
     Decide(RECORD, Outcome(CallState.DONE, answer="words", arrival=3)),
     MarkSent("r.0", 2.5),
+    EnterBatch(BatchedRequest("r.0", "m", "/v1/chat/completions", "{}", 2.5, "b", "{}")),
+    LeaveBatch("r.0", "late"),
     Observe("r.0", {"a": SIGNALS}),
     Settle("r.0", Outcome(CallState.QUEUED, refused=True), {"a": SIGNALS}),
     SetCallPriority("r.0", Priority.INTERACTIVE),
@@ -317,12 +322,15 @@ def test_a_field_that_is_added_has_a_default() -> None:
         "Chunk": "hash text",
         "ClaimRun": "run worker_id",
         "Decide": "outcome record",
+        "BatchedRequest": "body call_id created_at endpoint model",
         "DropWorker": "worker_id",
+        "EnterBatch": "request",
         "ExecuteRun": "run",
         "ForgetRuns": "run_ids",
         "Grant": "admitted_at attempts call_id route",
         "Handled": "request_id",
         "Learn": "lessons",
+        "LeaveBatch": "call_id error",
         "Lesson": "kind subject value",
         "MarkSent": "at call_id",
         "MessageBatch": "messages worker_id",

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import anyio
 
-from headway_scheduler.model.calls import CallRecord
+from headway_scheduler.model.calls import CallRecord, ServiceLane
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import ENDED_RUNS, LIVE_CALLS, RunState
 
@@ -75,6 +75,8 @@ def _what(record: CallRecord) -> str:
 
 
 def _state(run: Run) -> str:
+    if run.state is RunState.WAITING and run.lane is ServiceLane.BATCH:
+        return f"{run.id} waits for its batch, or for a person: `headway runs show {run.id}`"
     if run.state is RunState.WAITING:
         return f"{run.id} waits for a person: `headway runs answer {run.id}`"
     return f"{run.id} {run.state}{f': {one_line(run.error)}' if run.error else ''}"

@@ -14,6 +14,7 @@ from headway_scheduler.model.states import RunState
 
 from ...config import Config, load
 from ...runs.journal import unpacked
+from ...runs.stopped import is_by_batch
 from ..database import Reader, reading
 from ..json_views import call_facts, run_facts
 from ..output import one_line, say, say_json, shortened, table
@@ -114,7 +115,7 @@ def _facts(run: Run, calls: Sequence[CallRecord], now: float, highest: Priority)
     if run.budget_usd is not None:
         yield f"budget     ${run.budget_usd:.4f}"
     if run.waits_for is not None:
-        yield f"waits for  a person: `headway runs answer {run.id}` (call {run.waits_for})"
+        yield f"waits for  {_awaited(run, calls)} (call {run.waits_for})"
     if run.key is not None:
         yield f"key        {one_line(run.key)}"
     yield f"submitted  {age(run.created_at, now)}"
@@ -128,6 +129,12 @@ def _facts(run: Run, calls: Sequence[CallRecord], now: float, highest: Priority)
     if retries:
         yield f"sent again {counted(retries, 'time')}"
     yield from _troubles(run)
+
+
+def _awaited(run: Run, calls: Sequence[CallRecord]) -> str:
+    if any(each.call.id == run.waits_for and is_by_batch(each) for each in calls):
+        return "its batch"
+    return f"a person: `headway runs answer {run.id}`"
 
 
 def _troubles(run: Run) -> Iterator[str]:

@@ -5,7 +5,7 @@ Law of this file: it behaves as the SQLite store does, and shares no mutable obj
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -13,7 +13,8 @@ from typing import Self
 
 from ...errors import KeyTaken, StoreError, StoreReadOnly, StoreTakenOver
 from ...model.batch import Batch, Lesson, Letter, OutboxRow, Snapshot
-from ...model.calls import Call, CallRecord, Charge, Route, Spent, Usage
+from ...model.batches import BatchedRequest, BatchState, Gathered, ProviderBatch
+from ...model.calls import Call, CallRecord, Charge, Route, ServiceLane, Spent, Usage
 from ...model.changes import Change
 from ...model.prompts import ChainNode
 from ...model.quotas import BucketState, Resource
@@ -50,6 +51,8 @@ class Tables:
     inbox: dict[int, Letter] = field(default_factory=dict[int, Letter])
     answers: dict[int, str] = field(default_factory=dict[int, str])
     outbox: dict[int, OutboxRow] = field(default_factory=dict[int, OutboxRow])
+    requests: dict[str, BatchedRequest] = field(default_factory=dict[str, BatchedRequest])
+    batches: dict[str, ProviderBatch] = field(default_factory=dict[str, ProviderBatch])
     set_aside: list[UnreadableRow] = field(default_factory=list[UnreadableRow])
     epoch: int = 0
     starts: int = 0
@@ -121,12 +124,24 @@ class MemoryStore:
             self.tables.nodes.setdefault(node.hash, node)
         self.tables.changes += batch.changes
         self.tables.lessons |= {(lesson.kind, lesson.subject): lesson for lesson in batch.lessons}
+        self._save_batches(batch)
         self._forget(batch.forget)
         for worker in batch.joined:
             self.tables.workers[worker.id] = worker
         for worker_id in batch.left:
             self.tables.workers.pop(worker_id, None)
         self._carry(batch)
+
+    def _save_batches(self, batch: Batch) -> None:
+        tables = self.tables
+        tables.requests |= {request.call_id: request for request in batch.requests}
+        if batch.provider_batches:
+            batched = {r.call.id for r in self._in_states(None, {CallState.BATCHED})}
+            tables.requests = {k: v for k, v in tables.requests.items() if k in batched}
+            ended = [k for k, v in tables.batches.items() if v.state is BatchState.ENDED]
+            for key in ended:
+                del tables.batches[key]
+            tables.batches |= {each.id: each for each in batch.provider_batches}
 
     def _carry(self, batch: Batch) -> None:
         """Take requests out of the inbox, and write to the outbox."""
@@ -256,6 +271,54 @@ class MemoryStore:
         """Return the texts of a recorded request, in order; None if it is not recorded."""
         nodes = self._nodes_of([request_hash])
         return [self.tables.texts[node.chunk] for node in reversed(nodes)] or None
+
+    async def provider_batches(self) -> Sequence[ProviderBatch]:
+        """Return the batches of the provider that have not ended, oldest first."""
+        found = [x for x in self.tables.batches.values() if x.state is not BatchState.ENDED]
+        return sorted(found, key=lambda each: (each.created_at, each.id))
+
+    async def batched_requests(self, batch_id: str | None) -> Sequence[BatchedRequest]:
+        """Return the requests of a batch; with None, those that are in none."""
+        return [each for each in self.tables.requests.values() if each.batch_id == batch_id]
+
+    async def gathered(self) -> Sequence[Gathered]:
+        """Return how many requests are in no batch, by model and endpoint."""
+        found: dict[tuple[str, str], Gathered] = {}
+        for each in await self.batched_requests(None):
+            size, key = len(each.body.encode()), (each.model, each.endpoint)
+            old = found.get(key, Gathered(*key, 0, 0, each.created_at))
+            since = min(old.since, each.created_at)
+            found[key] = Gathered(*key, old.calls + 1, old.bytes + size, since)
+        return sorted(found.values(), key=lambda each: each.since)
+
+    async def batch_answers(self, run_id: str) -> Mapping[str, str]:
+        """Return the provider's responses to the batched calls of a run, by call."""
+        batched = self._in_states(run_id, {CallState.BATCHED})
+        found = (self.tables.requests.get(record.call.id) for record in batched)
+        return {each.call_id: each.answer for each in found if each and each.answer is not None}
+
+    async def runs_to_wake(self) -> Sequence[Run]:
+        """Return waiting runs whose call by batch is answered, or has left its batch."""
+        found = [run for run in self.tables.runs.values() if self._wakes(run)]
+        return sorted(found, key=lambda run: run.created_at)
+
+    def _wakes(self, run: Run) -> bool:
+        record = self.tables.calls.get(run.waits_for or "")
+        if run.state is not RunState.WAITING or record is None:
+            return False
+        request = self.tables.requests.get(record.call.id)
+        is_answered = request is not None and request.answer is not None
+        is_by_batch = record.call.lane is ServiceLane.BATCH
+        return is_by_batch and (is_answered or record.state is not CallState.BATCHED)
+
+    async def unwanted_calls(self) -> Sequence[str]:
+        """Return the ids of batched calls whose runs have ended for good."""
+        over, runs = {RunState.COMPLETED, RunState.CANCELLED}, self.tables.runs
+        batched = self._in_states(None, {CallState.BATCHED})
+        found = (record.call for record in batched)
+        return [
+            c.id for c in found if (run := runs.get(c.run_id)) is not None and run.state in over
+        ]
 
     def _nodes_of(self, request_hashes: Iterable[str]) -> list[ChainNode]:
         """Return every node of some requests once, the last node of each first."""

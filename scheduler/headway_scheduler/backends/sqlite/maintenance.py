@@ -42,7 +42,12 @@ LOW_DISK_BYTES = 256 * 2**20
 _OF_A_ROW = re.compile(r"(value|NULL) in \w+\.\w+$")
 """What SQLite's own check says of a value whose column has another type: the file is whole."""
 
-_KEYS = {"buckets": ("quota", "resource"), "lessons": ("kind", "subject"), "workers": ("id",)}
+_KEYS = {
+    "buckets": ("quota", "resource"),
+    "lessons": ("kind", "subject"),
+    "workers": ("id",),
+    "provider_batches": ("id",),
+}
 """Keys of the tables that have no rowid."""
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from ...errors import StoreCorrupt, StoreError, StoreForeign, StoreReplaced, StoreTooNew
 from ...model.batch import Lesson, Snapshot
+from ...model.batches import BatchedRequest, Gathered, ProviderBatch
 from ...model.calls import CallRecord, Spent
 from ...model.changes import Change
 from ...model.runs import Run, Worker
@@ -280,6 +281,37 @@ def calls(
 def assigned(db: Connection) -> Sequence[Run]:
     """See ``Store.assigned``."""
     return _fetch(db, "assigned_runs", "runs")
+
+
+def provider_batches(db: Connection) -> Sequence[ProviderBatch]:
+    """See ``Store.provider_batches``."""
+    return _fetch(db, "provider_batches", "provider_batches")
+
+
+def batched_requests(db: Connection, batch_id: str | None) -> Sequence[BatchedRequest]:
+    """See ``Store.batched_requests``."""
+    return _fetch(db, "batched_requests", "batched_requests", batch_id=batch_id)
+
+
+def gathered(db: Connection) -> Sequence[Gathered]:
+    """See ``Store.gathered``."""
+    return [rows.gathered(row) for row in named(db.execute(STATEMENTS["gathered"]))]
+
+
+def batch_answers(db: Connection, run_id: str) -> dict[str, str]:
+    """See ``Store.batch_answers``."""
+    found = db.execute(STATEMENTS["batch_answers"], {"run_id": rows.as_bytes(run_id)})
+    return {row.call_id: row.answer for row in named(found)}
+
+
+def runs_to_wake(db: Connection) -> Sequence[Run]:
+    """See ``Store.runs_to_wake``."""
+    return _fetch(db, "runs_to_wake", "runs")
+
+
+def unwanted_calls(db: Connection) -> Sequence[str]:
+    """See ``Store.unwanted_calls``."""
+    return [call_id for (call_id,) in db.execute(STATEMENTS["unwanted_calls"])]
 
 
 def workers(db: Connection) -> Sequence[Worker]:

@@ -11,12 +11,13 @@ ValueError that names the column.
 import json
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from functools import lru_cache
 from math import isfinite
 from typing import Any, Final, NoReturn
 
 from ...model.batch import Batch, Lesson
+from ...model.batches import BatchedRequest, BatchState, Gathered, ProviderBatch
 from ...model.calls import (
     LARGEST_COUNT,
     PARTS,
@@ -56,6 +57,12 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "links": ("hash", "parent", "piece"),
     "changes": ("at", "kind", "target", "value"),
     "lessons": ("kind", "subject", "value"),
+    "provider_batches": (
+        *("id", "model", "endpoint", "state", "created_at", "file_id", "provider_id"),
+    ),
+    "batched_requests": (
+        *("call_id", "model", "endpoint", "body", "created_at", "batch_id", "answer"),
+    ),
     "workers": ("id", "pid", "since", "label", "slots", "takes_interrupted", "workflows"),
 }
 """The columns of each table that a commit fills, in the order in which rows have them."""
@@ -71,7 +78,8 @@ TEXTS: Final = frozenset(
         *("error", "workflow", "task", "key", "component", "result", "parameters", "version"),
         *("history", "parent", "waits_for", "team", "worker", "quota", "resource", "text"),
         *("target", "value", "subject", "label", "workflows", "usage_parts", "usd_source", "tier"),
-        *("served_model", "lane"),
+        *("served_model", "lane", "call_id", "endpoint", "body", "batch_id", "file_id"),
+        "provider_id",
     }
 )
 """Columns of text. Only in ``runs`` is ``parent`` one: in ``links`` it is bytes, so that statement
@@ -87,6 +95,8 @@ def work_of(batch: Batch) -> Work:
         ("update_call", [_call_row(record) for record in batch.changed], True),
         ("save_bucket", [_bucket_row(bucket) for bucket in batch.buckets], True),
         ("save_run", [_run_row(run) for run in batch.runs], True),
+        ("save_request", [astuple(request) for request in batch.requests], True),
+        *_saving(batch.provider_batches),
         ("insert_change", [astuple(change) for change in batch.changes], True),
         ("save_lesson", [astuple(lesson) for lesson in batch.lessons], True),
         *_forgetting(batch.forget),
@@ -143,7 +153,7 @@ MAYBE: Final = frozenset(
         *("answer", "error", "arrival", "worker", "key", "component", "started_at", "result"),
         *("parameters", "version", "history", "parent", "parent_until", "deadline", "budget_usd"),
         *("waits_for", "resumed_at", "team", "paused_until", "usage_parts", "usd", "usd_source"),
-        *("tier", "served_model"),
+        *("tier", "served_model", "file_id", "provider_id", "batch_id"),
     }
 )
 """Columns that may be NULL."""
@@ -195,6 +205,14 @@ def _texts(column: str, text: str) -> tuple[str, ...]:
     if type(found) is not list or any(type(each) is not str for each in found):
         raise ValueError(f"{column} is no list of texts")
     return tuple(found)
+
+
+def _saving(batches: Sequence[ProviderBatch]) -> Work:
+    if not batches:
+        return []
+    tidy: Work = [("forget_batched", [()], False), ("forget_batches", [()], False)]
+    rows: list[Row] = [astuple(replace(each, state=each.state.value)) for each in batches]  # type: ignore[arg-type]
+    return [*tidy, ("save_batch", rows, True)]
 
 
 def _forgetting(run_ids: Sequence[str]) -> Work:
@@ -406,6 +424,25 @@ def lesson(row: Any) -> Lesson:
     return lesson
 
 
+def provider_batch(row: Any) -> ProviderBatch:
+    """Return the batch of a row. Raises ValueError for a value that no Headway writes."""
+    stored: dict[str, Any] = checked(row)._asdict()
+    return ProviderBatch(**stored | {"state": BatchState(row.state)})
+
+
+def batched_request(row: Any) -> BatchedRequest:
+    """Return the request of a row. Raises ValueError for a value that no Headway writes."""
+    request = BatchedRequest(**checked(row)._asdict())
+    if request.answer is not None and type(json_of("answer", request.answer)) is not dict:
+        raise ValueError("answer is no JSON object")
+    return request
+
+
+def gathered(row: Any) -> Gathered:
+    """Return how many requests wait for a batch."""
+    return Gathered(row.model, row.endpoint, row.calls, row.bytes, row.since)
+
+
 def worker(row: Any) -> Worker:
     """Return the worker of a row. Raises ValueError for a value that no Headway writes."""
     stored: dict[str, Any] = checked(row)._asdict()
@@ -441,6 +478,8 @@ READERS: Final = {
     "changes": ("change", ("kind", "target"), change),
     "lessons": ("lesson", ("kind", "subject"), lesson),
     "workers": ("worker", ("id",), worker),
+    "provider_batches": ("batch", ("id",), provider_batch),
+    "batched_requests": ("request by batch", ("call_id",), batched_request),
 }
 """By table: what a row of it is called, the columns that name it, and what reads it."""
 

@@ -25,6 +25,53 @@ ON CONFLICT (quota, resource) DO UPDATE SET
 INSERT INTO runs ($runs) VALUES ($runs_values)
 ON CONFLICT (id) DO UPDATE SET $runs_excluded;
 
+-- save_request: Writes a request that goes by batch, over the older one of its call.
+INSERT INTO batched_requests ($batched_requests) VALUES ($batched_requests_values)
+ON CONFLICT (call_id) DO UPDATE SET
+    model = excluded.model, endpoint = excluded.endpoint, body = excluded.body,
+    created_at = excluded.created_at, batch_id = excluded.batch_id, answer = excluded.answer;
+
+-- forget_batched: Deletes the requests of calls that are batched no more.
+DELETE FROM batched_requests WHERE call_id NOT IN (SELECT id FROM calls WHERE state = 'batched');
+
+-- forget_batches: Deletes batches whose answers are all on disk.
+DELETE FROM provider_batches WHERE state = 'ended';
+
+-- save_batch: Writes a batch of the provider as it is now, over the older row.
+INSERT INTO provider_batches ($provider_batches) VALUES ($provider_batches_values)
+ON CONFLICT (id) DO UPDATE SET
+    state = excluded.state, file_id = excluded.file_id, provider_id = excluded.provider_id;
+
+-- provider_batches: Batches that have not ended, oldest first.
+SELECT $provider_batches FROM provider_batches WHERE state <> 'ended' ORDER BY created_at, id;
+
+-- batched_requests: The requests of a batch; without one, those that are in none.
+SELECT $batched_requests FROM batched_requests WHERE batch_id IS CAST(:batch_id AS TEXT) ORDER BY rowid;
+
+-- gathered: How many requests are in no batch, and how long they are, by model and endpoint.
+SELECT model, endpoint, count(*) AS calls, sum(length(CAST(body AS BLOB))) AS bytes,
+    min(created_at) AS since
+FROM batched_requests WHERE batch_id IS NULL GROUP BY model, endpoint ORDER BY since;
+
+-- batch_answers: The provider's responses to the batched calls of a run.
+SELECT batched_requests.call_id, batched_requests.answer
+FROM calls JOIN batched_requests ON batched_requests.call_id = calls.id
+WHERE calls.run_id = CAST(:run_id AS TEXT) AND calls.state = 'batched'
+    AND batched_requests.answer IS NOT NULL;
+
+-- runs_to_wake: Runs that wait for a call by batch which is answered, or which left its batch.
+SELECT $runs FROM runs WHERE state = 'waiting' AND waits_for IN (
+    SELECT calls.id FROM runs AS waiting JOIN calls ON calls.id = waiting.waits_for
+    LEFT JOIN batched_requests ON batched_requests.call_id = calls.id
+    WHERE waiting.waits_for IS NOT NULL AND calls.lane = 'batch'
+        AND (calls.state <> 'batched' OR batched_requests.answer IS NOT NULL)
+) ORDER BY created_at, rowid;
+
+-- unwanted_calls: Batched calls of runs that have ended for good.
+SELECT calls.id FROM calls INDEXED BY calls_live JOIN runs ON runs.id = calls.run_id
+WHERE (calls.state = 'queued' OR calls.state = 'admitted' OR calls.state = 'sent' OR calls.state = 'batched')
+    AND calls.state = 'batched' AND runs.state IN ('completed', 'cancelled');
+
 -- insert_change: Appends what an operator changed.
 INSERT INTO changes ($changes) VALUES ($changes_values);
 
@@ -160,7 +207,7 @@ SELECT $lessons FROM lessons ORDER BY kind, subject;
 
 -- live_calls: Calls that have not ended, in some states (JSON list), by arrival.
 SELECT $calls FROM calls INDEXED BY calls_live
-WHERE (state = 'queued' OR state = 'admitted' OR state = 'sent') -- as the index words it
+WHERE (state = 'queued' OR state = 'admitted' OR state = 'sent' OR state = 'batched') -- as the index
     AND state IN (SELECT value FROM json_each(:states))
 ORDER BY seq LIMIT coalesce(:limit, -1);
 

@@ -7,7 +7,7 @@ thread and one synced transaction. Readers open the file anew for each question 
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from anyio import to_thread
 
 from ...errors import StoreCorrupt, StoreError, StoreReadOnly
 from ...model.batch import NOTHING, Batch, Lesson, Snapshot
+from ...model.batches import BatchedRequest, Gathered, ProviderBatch
 from ...model.calls import CallRecord, Spent
 from ...model.changes import Change
 from ...model.runs import Run, Worker
@@ -153,7 +154,7 @@ class SqliteStore:
             await self._writer._execute(_write, self._opened, self._file, work)  # type: ignore[no-untyped-call]
 
     async def snapshot(self) -> Snapshot:
-        """Load the buckets and every call that is queued, admitted or sent, by arrival."""
+        """Load the buckets and every call that has not ended, by arrival."""
         return await self._read(reads.snapshot)
 
     async def run(self, run_id: str) -> Run | None:
@@ -211,6 +212,30 @@ class SqliteStore:
     async def prompt(self, request_hash: str) -> Sequence[str] | None:
         """The texts of a recorded request, in order; None if it is not recorded."""
         return await self._read(partial(reads.prompt, request_hash=request_hash))
+
+    async def provider_batches(self) -> Sequence[ProviderBatch]:
+        """Batches of the provider that have not ended, oldest first."""
+        return await self._read(reads.provider_batches)
+
+    async def batched_requests(self, batch_id: str | None) -> Sequence[BatchedRequest]:
+        """The requests of a batch; with None, those that are in none."""
+        return await self._read(partial(reads.batched_requests, batch_id=batch_id))
+
+    async def gathered(self) -> Sequence[Gathered]:
+        """How many requests are in no batch, by model and endpoint."""
+        return await self._read(reads.gathered)
+
+    async def batch_answers(self, run_id: str) -> Mapping[str, str]:
+        """The provider's responses to the batched calls of a run, by call."""
+        return await self._read(partial(reads.batch_answers, run_id=run_id))
+
+    async def runs_to_wake(self) -> Sequence[Run]:
+        """Runs that wait for a call by batch which is answered, or which left its batch."""
+        return await self._read(reads.runs_to_wake)
+
+    async def unwanted_calls(self) -> Sequence[str]:
+        """Batched calls of runs that have ended for good."""
+        return await self._read(reads.unwanted_calls)
 
     async def _read(self, question: Callable[[Connection], T]) -> T:
         left_out: set[UnreadableRow] = set()

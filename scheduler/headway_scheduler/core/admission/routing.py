@@ -10,6 +10,7 @@ long enough for flex, or its deadline is near. Flex is left then for the standar
 
 from dataclasses import replace
 from math import inf
+from typing import assert_never
 
 from ...model.calls import Call, Priority, Route, ServiceLane
 from ..runs.registry import RunRegistry
@@ -60,7 +61,16 @@ def _is_open(call: Call, route: Route, lanes: Lanes, registry: RunRegistry, now:
     """Whether a call may take a route now."""
     if route.classes and registry.effective_priority(call) not in route.classes:
         return False
-    return route.lane is not ServiceLane.FLEX or now < flex_until(call, lanes, registry)
+    match route.lane:
+        case ServiceLane.FLEX:
+            return now < flex_until(call, lanes, registry)
+        case ServiceLane.BATCH:
+            deadline = registry.deadline(call)
+            return deadline is None or now < deadline - lanes.policy.batch_before_seconds
+        case ServiceLane.STANDARD | ServiceLane.PRIORITY:
+            return True
+        case _:
+            assert_never(route.lane)
 
 
 def _standard(call: Call) -> Call:

@@ -45,6 +45,7 @@ _AMOUNTS: Mapping[Resource, Callable[[Call], float]] = {
     Resource.TOKENS_PER_DAY: lambda call: call.tokens,
     Resource.INPUT_TOKENS: lambda call: call.input_tokens,
     Resource.OUTPUT_TOKENS: lambda call: call.output_tokens,
+    Resource.ENQUEUED_TOKENS: lambda call: call.input_tokens,
     Resource.USD_PER_DAY: lambda call: call.usd,
 }
 """The amount of a call that each limit counts; any other limit counts 1 for a call."""
@@ -150,7 +151,7 @@ class Bucket:
     def _set_limit(self, limit: Limit) -> None:
         self.limit: Limit = limit
         self._amount = _AMOUNTS.get(limit.resource)
-        self._is_concurrency = limit.resource is Resource.CONCURRENCY
+        self._is_concurrency = limit.resource.is_held
         self._is_money = limit.resource.is_money
         # Looked up once: admission asks for every call.
         self.is_daily: bool = limit.resource.is_daily

@@ -28,6 +28,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--base-seconds", type=float, default=0.0)
     parser.add_argument("--seconds-per-input-token", type=float, default=0.0)
     parser.add_argument("--seconds-per-output-token", type=float, default=0.0)
+    parser.add_argument("--batch-seconds", type=float, default=0.0)
+    parser.add_argument("--batch-reply-seconds", type=float, default=0.0)
     return parser.parse_args()
 
 
@@ -44,7 +46,12 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         arguments.seconds_per_input_token,
         arguments.seconds_per_output_token,
     )
-    return Settings(limits=limits, latency=latency)
+    return Settings(
+        limits=limits,
+        latency=latency,
+        batch_seconds=arguments.batch_seconds,
+        batch_reply_seconds=arguments.batch_reply_seconds,
+    )
 
 
 async def _run(arguments: argparse.Namespace) -> None:

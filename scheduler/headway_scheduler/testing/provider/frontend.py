@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
+from .batches import BATCH_TIER, Batches
 from .delivery import Delivery, Latency, answer_delivery, error_delivery
 from .faults import FAULT_HEADER, Fault, FaultKind
 from .gate import Gate, Gates
@@ -17,7 +19,7 @@ from .ledger import Entry, Ledger
 from .limits import Limits
 from .refusals import Refusal, bad_request
 from .replies import ReplyFunction, answer
-from .request import Asked, Body
+from .request import Asked, Body, read_chat
 
 FaultSchedule = Callable[[int, Body], Fault | None]
 """Gets the request's number, from 1, and its body; returns its fault, or None for none."""
@@ -38,12 +40,16 @@ class Settings:
     ``limits``: of all models together, or of each by name (``"*"`` for any other).
     ``reply``: returns the text of an answer; without it, or for None, the provider answers.
     ``faults``: returns what goes wrong; a header ``x-simulate-fault`` goes before it.
+    ``batch_seconds``: how long a batch takes. ``batch_reply_seconds``: how long the provider, which
+    has taken a file or begun a batch, takes to say so.
     """
 
     limits: Limits | Mapping[str, Limits] = field(default_factory=Limits)
     latency: Latency = field(default_factory=Latency)
     reply: ReplyFunction | None = None
     faults: FaultSchedule | None = None
+    batch_seconds: float = 0.0
+    batch_reply_seconds: float = 0.0
 
 
 class Frontend:
@@ -53,6 +59,8 @@ class Frontend:
         self.ledger = ledger
         self._settings = settings
         self._gates = Gates(settings.limits, time.monotonic())
+        self.batches: Batches = Batches(settings.batch_seconds, self._answer_line)
+        self.batch_reply_seconds: float = settings.batch_reply_seconds
 
     def models(self) -> tuple[str, ...]:
         """Names of the models that have limits of their own."""
@@ -81,6 +89,25 @@ class Frontend:
         if error is not None:
             return self._fail(charged, error, gate)
         return self._serve(charged, asked, gate, fault)
+
+    def _answer_line(self, raw: bytes, custom_id: str) -> tuple[int, dict[str, Any]] | None:
+        """Answer a request of a batch, and enter it in the ledger."""
+        entry = self._blank_entry()
+        asked = read_chat(raw, {"x-headway-call": custom_id})
+        entry = replace(_described(entry, asked), tier=BATCH_TIER)
+        fault = self._fault(entry.index, asked, {})
+        error = None if fault is None else fault.refusal(asked.model)
+        if fault is not None:
+            status = 0 if error is None else error.status
+            self.ledger.open(replace(entry, status=status, why=fault.kind.value))
+            self._finish(entry.index, None, "")
+            return None if error is None else (error.status, error.body())
+        said = answer(asked, entry.index, int(entry.received_at), self._settings.reply)
+        tokens = said.completion_tokens
+        paid = replace(entry, status=200, accepted=True, paid=True, completion_tokens=tokens)
+        self.ledger.open(paid)
+        self._finish(entry.index, None, "")
+        return 200, said.completion()
 
     def _fault(self, index: int, asked: Asked, headers: Mapping[str, str]) -> Fault | None:
         if FAULT_HEADER in headers:

@@ -7,6 +7,7 @@ its client leave, and the context ends when the last task has.
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
@@ -23,9 +24,11 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .batches import not_found
 from .delivery import Delivery, Ending
 from .frontend import Frontend, Read, Settings
 from .ledger import Ledger
+from .refusals import bad_request
 from .request import read_chat, read_embeddings
 
 CLIENT_LEFT = "client_left"
@@ -93,6 +96,11 @@ class _Site:
             Route("/v1/chat/completions", partial(self._take, read_chat), methods=["POST"]),
             Route("/v1/embeddings", partial(self._take, read_embeddings), methods=["POST"]),
             Route("/v1/models", self._models),
+            Route("/v1/files", self._upload, methods=["POST"]),
+            Route("/v1/files/{name}/content", self._content),
+            Route("/v1/batches", self._batches, methods=["GET", "POST"]),
+            Route("/v1/batches/{name}", self._batch),
+            Route("/v1/batches/{name}/cancel", self._batch, methods=["POST"]),
             Route("/ledger", self._ledger),
         ]
         self._server = _new_server(Starlette(routes=routes))
@@ -123,6 +131,41 @@ class _Site:
     async def _models(self, _: Request) -> Response:
         data = [{"id": name, "object": "model", "created": 0} for name in self._frontend.models()]
         return JSONResponse({"object": "list", "data": data})
+
+    async def _upload(self, request: Request) -> Response:
+        kind = request.headers.get("content-type", "")
+        try:
+            made = self._frontend.batches.upload(kind, await request.body(), time.time())
+        except ClientDisconnect:
+            return Response()
+        except ValueError as problem:
+            return JSONResponse(bad_request(str(problem)).body(), 400)
+        await anyio.sleep(self._frontend.batch_reply_seconds)
+        return JSONResponse(made)
+
+    async def _content(self, request: Request) -> Response:
+        found = self._frontend.batches.content(request.path_params["name"])
+        return JSONResponse(not_found("file"), 404) if found is None else Response(found)
+
+    async def _batches(self, request: Request) -> Response:
+        batches, now = self._frontend.batches, time.time()
+        if request.method == "GET":
+            found = batches.listed(now)
+            return JSONResponse({"object": "list", "data": found, "has_more": False})
+        try:
+            made = batches.create(await request.json(), now)
+        except ClientDisconnect:
+            return Response()
+        except ValueError as problem:
+            return JSONResponse(bad_request(str(problem)).body(), 400)
+        await anyio.sleep(self._frontend.batch_reply_seconds)
+        return JSONResponse(made)
+
+    async def _batch(self, request: Request) -> Response:
+        batches, now = self._frontend.batches, time.time()
+        act = batches.cancel if request.method == "POST" else batches.find
+        found = act(request.path_params["name"], now)
+        return JSONResponse(not_found("batch"), 404) if found is None else JSONResponse(found)
 
     async def _ledger(self, _: Request) -> Response:
         return JSONResponse(self._frontend.ledger.as_json())

@@ -1,0 +1,319 @@
+"""Takes requests that go by batch to the provider, and their answers back. Only the leader does.
+
+Law of this file: every step is one commit, and after ``kill -9`` on any line the next leader goes
+on from what is on disk; docs/adr/0005-batch-lane.md has a row for each.
+
+Theory of operation. A turn looks at the database: which requests have been gathered long enough,
+which batches there are, which runs wait for what has come. It keeps nothing that matters in memory.
+What a provider answers is a line of a file; here it is only kept. What it means is decided by the
+client of its call when the run goes on.
+"""
+
+import json
+import logging
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from math import inf
+from typing import TYPE_CHECKING, Any, assert_never
+
+import anyio
+from anyio import to_thread
+
+from headway_scheduler.errors import CallerError, StoreError
+from headway_scheduler.model.batch import Batch
+from headway_scheduler.model.batches import BatchedRequest, BatchState, Gathered, ProviderBatch
+from headway_scheduler.model.calls import CallRecord, Outcome, ServiceLane
+from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.ports import Store
+from headway_scheduler.protocol.messages import Amend, LeaveBatch, Message
+from headway_scheduler.providers import readings
+from headway_scheduler.runtime.local import LocalScheduler
+
+from ..config import Config
+from ..pricing.prices import Prices
+from ..reached import key_of
+from .request_server import LOST, RETRY_SECONDS
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+TICK_SECONDS = 5.0
+"""How often the database is looked at."""
+POLL_SECONDS = 60.0
+"""How often the provider is asked how a batch stands, in the first hour."""
+LATER_POLL_SECONDS = 600.0
+"""The same, after that."""
+ADOPT_SECONDS = 60.0
+"""How long after a first look, that found no batch of ours at the provider, the second one is. What
+was handed in by a process that died since is listed by then."""
+MOST_CALLS = 10_000
+MOST_BYTES = 90_000_000
+"""The most calls, and bytes of requests, in one batch: OpenAI takes 50,000 and 200 MB."""
+MOST_LISTED = 1_000
+"""How many of the provider's batches are looked through, newest first."""
+
+_OVER = frozenset({"completed", "failed", "expired", "cancelled"})
+"""States of a batch at the provider from which on nothing comes."""
+_log = logging.getLogger("headway")
+
+
+class BatchLane:
+    """Gathers, hands in and collects, for the leader."""
+
+    def __init__(self, scheduler: LocalScheduler, store: Store, config: Config) -> None:
+        self._scheduler = scheduler
+        self._store = store
+        self._config = config
+        self._prices = Prices(config)
+        self._clients: dict[str, AsyncOpenAI] = {}
+        self._looked_at: dict[str, float] = {}
+        """By batch: when a look found it nowhere at the provider. -inf: nobody else knows of it."""
+        self._ask_at: dict[str, float] = {}
+        self._may_be_unwanted = True
+
+    async def run(self) -> None:
+        """Take turns until cancelled."""
+        try:
+            while True:
+                try:
+                    await self.turn()
+                except LOST:
+                    raise
+                except StoreError:
+                    await anyio.sleep(RETRY_SECONDS)
+                await anyio.sleep(TICK_SECONDS)
+        finally:
+            with anyio.CancelScope(shield=True):
+                for client in self._clients.values():
+                    await client.close()
+
+    async def turn(self) -> None:
+        """Do whatever can be done now. Raises StoreError."""
+        for call_id in await self._store.unwanted_calls():
+            # Its request may be answered all the same: what it reserved stays spent.
+            await self._scheduler.settle(call_id, Outcome(CallState.CANCELLED))
+            self._may_be_unwanted = True
+        for gathered in await self._store.gathered():
+            if self._is_due(gathered):
+                await self._plan(gathered)
+        for batch in await self._store.provider_batches():
+            try:
+                await self._advance(batch)
+            except StoreError:
+                raise
+            except Exception as error:  # of one batch: the others go on
+                _log.warning("batch %s: %s: %s", batch.id, type(error).__name__, error)
+        self._may_be_unwanted = False
+        for run in await self._store.runs_to_wake():
+            await self._scheduler.save_run(replace(run, state=RunState.QUEUED, waits_for=None))
+
+    # Gathered -> planned
+
+    def _is_due(self, gathered: Gathered) -> bool:
+        is_full = gathered.calls >= MOST_CALLS or gathered.bytes >= MOST_BYTES
+        waited = self._scheduler.now() - gathered.since
+        return is_full or waited >= self._config.batch_wait
+
+    async def _plan(self, gathered: Gathered) -> None:
+        """Choose the requests of a batch, the oldest first."""
+        chosen: list[BatchedRequest] = []
+        size = 0
+        for request in await self._store.batched_requests(None):
+            if (request.model, request.endpoint) != (gathered.model, gathered.endpoint):
+                continue
+            size += len(request.body.encode())
+            if chosen and (len(chosen) >= MOST_CALLS or size > MOST_BYTES):
+                break
+            chosen.append(request)
+        now, batch_id = self._scheduler.now(), f"b-{secrets.token_hex(6)}"
+        batch = ProviderBatch(batch_id, gathered.model, gathered.endpoint, BatchState.PLANNED, now)
+        placed = tuple(replace(request, batch_id=batch_id) for request in chosen)
+        await self._scheduler.write(Batch(requests=placed, provider_batches=(batch,)))
+        _log.info("batch %s: %d calls to model %r", batch_id, len(placed), gathered.model)
+
+    # Planned -> uploaded -> submitted -> ended
+
+    async def _advance(self, batch: ProviderBatch) -> None:
+        """Take a batch as far as it goes now."""
+        client = await self._client(batch.model)
+        if batch.state is BatchState.PLANNED:
+            batch = await self._upload(client, batch)
+        match batch.state:
+            case BatchState.UPLOADED:
+                await self._hand_in(client, batch)
+            case BatchState.SUBMITTED:
+                await self._look(client, batch)
+            case BatchState.PLANNED | BatchState.ENDED:
+                pass  # it has failed, or is over
+            case _:
+                assert_never(batch.state)
+
+    async def _upload(self, client: "AsyncOpenAI", batch: ProviderBatch) -> ProviderBatch:
+        requests = await self._store.batched_requests(batch.id)
+        lines = (_line_of(request) for request in requests)
+        file = (f"headway-{batch.id}.jsonl", "".join(lines).encode())
+        try:
+            made = await client.files.create(file=file, purpose="batch")
+        except Exception as error:
+            return await self._failed(batch, error)
+        # Nobody else can have handed this file in: it is new.
+        self._looked_at[batch.id] = -inf
+        return await self._saved(batch, BatchState.UPLOADED, file_id=made.id)
+
+    async def _hand_in(self, client: "AsyncOpenAI", batch: ProviderBatch) -> None:
+        """Hand in the file, unless another process has done so and died before it said so."""
+        now, looked_at = self._scheduler.now(), self._looked_at.get(batch.id)
+        if looked_at != -inf:
+            if looked_at is not None and now - looked_at < ADOPT_SECONDS:
+                return
+            if (found := await self._found(client, batch)) is not None:
+                await self._saved(batch, BatchState.SUBMITTED, provider_id=found)
+                return
+            if looked_at is None:
+                self._looked_at[batch.id] = now
+                return
+        # The epoch is asserted once more: a leader that was frozen since hands nothing in.
+        await self._scheduler.write(Batch(provider_batches=(batch,)))
+        self._looked_at.pop(batch.id, None)  # from here on the provider may know of it
+        endpoint: Any = batch.endpoint
+        assert batch.file_id is not None
+        try:
+            made = await client.batches.create(
+                input_file_id=batch.file_id,
+                endpoint=endpoint,
+                completion_window="24h",
+                metadata={"headway": batch.id},
+            )
+        except Exception as error:
+            await self._failed(batch, error)
+        else:
+            await self._saved(batch, BatchState.SUBMITTED, provider_id=made.id)
+
+    async def _found(self, client: "AsyncOpenAI", batch: ProviderBatch) -> str | None:
+        """Return the provider's name for a batch that was handed in; None if it lists none."""
+        seen = 0
+        async for each in client.batches.list(limit=100):
+            if (each.metadata or {}).get("headway") == batch.id:
+                return each.id
+            seen += 1
+            if seen == MOST_LISTED:
+                break
+        return None
+
+    async def _look(self, client: "AsyncOpenAI", batch: ProviderBatch) -> None:
+        """Ask how a batch stands, if it is time, and collect it when it is over."""
+        now = self._scheduler.now()
+        assert batch.provider_id is not None
+        if self._may_be_unwanted and not await self._is_wanted(batch):
+            with suppress(Exception):  # it may be over by now
+                await client.batches.cancel(batch.provider_id)
+        elif now < self._ask_at.get(batch.id, 0.0):
+            return
+        is_young = now - batch.created_at < 3600
+        self._ask_at[batch.id] = now + (POLL_SECONDS if is_young else LATER_POLL_SECONDS)
+        found = await client.batches.retrieve(batch.provider_id)
+        if found.status in _OVER:
+            files = [found.output_file_id, found.error_file_id]
+            texts = [(await client.files.content(file)).content for file in files if file]
+            await self._collect(batch, [line for text in texts for line in _lines(text)])
+
+    async def _is_wanted(self, batch: ProviderBatch) -> bool:
+        # To save it anew forgets requests of calls that ended.
+        await self._scheduler.write(Batch(provider_batches=(batch,)))
+        return bool(await self._store.batched_requests(batch.id))
+
+    async def _collect(self, batch: ProviderBatch, lines: Sequence[dict[str, Any]]) -> None:
+        """Keep every answer; what has none is queued again."""
+        requests = {each.call_id: each for each in await self._store.batched_requests(batch.id)}
+        answered: dict[str, BatchedRequest] = {}
+        others: dict[str, Any] = {}
+        for line in lines:
+            call_id, response = line.get("custom_id"), line.get("response")
+            if not isinstance(call_id, str) or not isinstance(response, dict):
+                continue
+            if call_id not in requests:
+                others[call_id] = response.get("body")
+            elif call_id not in answered:
+                text = json.dumps({k: response.get(k) for k in ("status_code", "body")})
+                answered[call_id] = replace(requests[call_id], answer=text, body="")
+        why = f"batch {batch.id} has ended without an answer to it"
+        left = [LeaveBatch(key, why) for key in requests.keys() - answered.keys()]
+        messages: list[Message] = [*sorted(left, key=lambda each: each.call_id)]
+        if others and (records := await self._cancelled(batch, others)):
+            messages.append(Amend(tuple(records)))
+        ended = replace(batch, state=BatchState.ENDED)
+        rows = Batch(requests=tuple(answered.values()), provider_batches=(ended,))
+        await self._scheduler.write(rows, *messages)
+        _log.info("batch %s: %d of %d answered", batch.id, len(answered), len(requests))
+
+    async def _cancelled(self, batch: ProviderBatch, bodies: dict[str, Any]) -> list[CallRecord]:
+        """Return the rows of cancelled calls that were answered all the same: they are paid."""
+        run_ids = {call_id.rpartition(".")[0] for call_id in bodies}
+        found = []
+        for run_id in sorted(run_ids):
+            for record in await self._store.calls(run_id, {CallState.CANCELLED}):
+                body = bodies.get(record.call.id)
+                served = readings.served([body], [])
+                is_by_batch = record.call.lane is ServiceLane.BATCH
+                if not is_by_batch or served.usage is None or record.usage is not None:
+                    continue
+                charge = self._prices.charge(
+                    batch.model, served, batch.created_at, lane=ServiceLane.BATCH
+                )
+                record.usage, record.usd = served.usage, charge.usd
+                record.usd_source, record.served_model = charge.source, served.model
+                found.append(record)
+        return found
+
+    async def _failed(self, batch: ProviderBatch, error: Exception) -> ProviderBatch:
+        """Let the calls of a batch go that the provider refuses. Raises what time may mend."""
+        status = getattr(error, "status_code", None)
+        if status not in (400, 404, 409, 413, 422):
+            raise error
+        _log.warning("batch %s is refused: %s", batch.id, error)
+        await self._collect(batch, [])
+        return replace(batch, state=BatchState.ENDED)
+
+    async def _saved(self, batch: ProviderBatch, state: BatchState, **names: str) -> ProviderBatch:
+        batch.check(state)
+        changed = replace(batch, state=state, **names)  # type: ignore[arg-type]  # names are texts
+        await self._scheduler.write(Batch(provider_batches=(changed,)))
+        return changed
+
+    async def _client(self, model: str) -> "AsyncOpenAI":
+        if model not in self._clients:
+            # To import the SDK, or to run a command that prints a key, takes long.
+            self._clients[model] = await to_thread.run_sync(self._new_client, model)
+        return self._clients[model]
+
+    def _new_client(self, model: str) -> "AsyncOpenAI":
+        from openai import AsyncOpenAI
+
+        if model not in self._config.models and self._config.default_model is None:
+            raise CallerError(f"model {model!r} is not configured any more")
+        configured = self._config.model(model)
+        key = key_of(self._config, model)
+        return AsyncOpenAI(api_key=key, base_url=configured.base_url, max_retries=0)
+
+
+def _line_of(request: BatchedRequest) -> str:
+    line = {
+        "custom_id": request.call_id,
+        "method": "POST",
+        "url": request.endpoint,
+        "body": json.loads(request.body),
+    }
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _lines(text: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file of lines. What is none is left out: its call is asked again."""
+    for line in text.splitlines():
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(found, dict):
+            yield found

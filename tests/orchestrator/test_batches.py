@@ -1,0 +1,323 @@
+"""Calls by batch, from a run that waits to its bill: in one process."""
+
+import json
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio import to_thread
+from tests.waiting import until
+
+from headway import Headway, RunHandle
+from headway.cli import main
+from headway.config import load
+from headway.workers import batches
+from headway_scheduler.model.calls import CallRecord, ServiceLane
+from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.testing.provider import (
+    Fault,
+    FaultKind,
+    Settings,
+    SimulatedProvider,
+    simulated_provider,
+)
+
+pytestmark = pytest.mark.anyio
+
+CONFIG = """
+[database]
+path = "headway.db"
+[quotas.org]
+requests_per_minute = 6000
+[quotas."sim/batch"]
+enqueued_tokens = 1_000_000
+[models.sim]
+quotas = ["org"]
+base_url = "{url}"
+lanes = ["batch"]
+usd_per_million_input_tokens = 1_000_000
+usd_per_million_output_tokens = 1_000_000
+[lanes]
+batch_wait = 0.05
+[workflows]
+agent = "batch_workflows:agent"
+pair = "batch_workflows:pair"
+streamer = "batch_workflows:streamer"
+"""
+WORKFLOWS = """
+from autogen_agentchat.agents import AssistantAgent
+from autogen_agentchat.conditions import MaxMessageTermination
+from autogen_agentchat.teams import RoundRobinGroupChat
+
+def agent(models):
+    return AssistantAgent("writer", models("sim"))
+
+def streamer(models):
+    return AssistantAgent("writer", models("sim"), model_client_stream=True)
+
+def pair(models):
+    agents = [AssistantAgent(name, models("sim")) for name in ("writer", "critic")]
+    return RoundRobinGroupChat(agents, termination_condition=MaxMessageTermination(3))
+"""
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings()
+
+
+@pytest.fixture(autouse=True)
+def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(batches, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(batches, "ADOPT_SECONDS", 0.3)
+
+
+@pytest.fixture
+async def provider(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[SimulatedProvider]:
+    async with simulated_provider(settings) as provider:
+        (tmp_path / "headway.toml").write_text(CONFIG.format(url=provider.base_url))
+        (tmp_path / "batch_workflows.py").write_text(WORKFLOWS)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        yield provider
+
+
+def opened(folder: Path) -> Headway:
+    return Headway(load(folder / "headway.toml", environ={}))
+
+
+async def submit(hw: Headway, workflow: str = "agent", task: str = "t", **more: Any) -> RunHandle:
+    options = {"priority": "background", "lane": "batch", **more}
+    return await hw.submit(workflow, task=task, **options)
+
+
+async def worked(hw: Headway, *handles: RunHandle, is_expected_to_fail: bool = False) -> None:
+    """Execute runs until all of these have ended."""
+
+    database = hw.config.database
+    assert isinstance(database, Path)
+
+    def is_over() -> bool:
+        states = [column(database, "state", "runs", handle.id)[0] for handle in handles]
+        return set(states) <= {"completed", "failed"}
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: hw.work(slots=2, forever=True))
+        await until(is_over)
+        hw.drain()
+    errors = [(await hw.get_run(handle.id)).error for handle in handles]
+    assert is_expected_to_fail or errors == [None] * len(handles)
+
+
+def paid(provider: SimulatedProvider, tier: str) -> float:
+    """What the provider bills, in the configuration's dollars of one for a token."""
+    tokens = sum(
+        entry.prompt_tokens + entry.completion_tokens
+        for entry in provider.ledger.paid
+        if entry.tier == tier
+    )
+    return tokens / 2 if tier == "batch" else float(tokens)
+
+
+async def rows(hw: Headway, handle: RunHandle) -> list[CallRecord]:
+    return list(await hw.list_calls(handle.id))
+
+
+async def test_a_run_by_batch_waits_without_a_slot_and_is_answered_at_half_the_price(
+    provider: SimulatedProvider, tmp_path: Path
+) -> None:
+    async with opened(tmp_path) as hw:
+        handles = [await submit(hw, task=f"task {n}") for n in range(5)]
+        await worked(hw, *handles)
+        records = [record for each in handles for record in await rows(hw, each)]
+        costs = (await hw.costs())[-1]
+    assert {record.state for record in records} == {CallState.DONE}
+    assert {record.call.lane for record in records} == {ServiceLane.BATCH}
+    assert {entry.tier for entry in provider.ledger.entries} == {"batch"}
+    assert len(provider.ledger.paid) == 5
+    assert costs.usd == pytest.approx(paid(provider, "batch"))
+    assert {record.usd_source for record in records} == {"stated by batch"}
+
+
+async def test_a_team_goes_through_one_batch_after_the_other(
+    provider: SimulatedProvider, tmp_path: Path
+) -> None:
+    async with opened(tmp_path) as hw:
+        handle = await submit(hw, "pair")
+        await worked(hw, handle)
+        result = await (await hw.handle(handle.id)).result()
+        assert [record.state for record in await rows(hw, handle)] == [CallState.DONE] * 2
+    assert len(result.task_result.messages) == 3
+    assert len(provider.ledger.paid) == 2
+
+
+async def test_a_streaming_client_gets_its_answer_in_one_piece(
+    provider: SimulatedProvider, tmp_path: Path
+) -> None:
+    async with opened(tmp_path) as hw:
+        handle = await submit(hw, "streamer")
+        await worked(hw, handle)
+        assert (await hw.get_run(handle.id)).state is RunState.COMPLETED
+    assert [entry.streamed for entry in provider.ledger.entries] == [False]
+
+
+async def test_more_urgent_runs_do_not_go_by_batch(
+    provider: SimulatedProvider, tmp_path: Path
+) -> None:
+    async with opened(tmp_path) as hw:
+        await hw.run("agent", task="t", lane="batch", priority="interactive")
+        near = await submit(hw, deadline_seconds=3600)
+        await worked(hw, near)
+    assert [entry.tier for entry in provider.ledger.entries] == ["", ""]
+
+
+async def test_a_follower_hands_its_requests_over(
+    provider: SimulatedProvider, tmp_path: Path
+) -> None:
+    async with opened(tmp_path) as leader, opened(tmp_path) as follower:
+        assert leader.is_leader
+        handles = [await submit(leader, task=f"task {n}") for n in range(3)]
+        await worked(follower, *handles)
+        states = [(await leader.get_run(handle.id)).state for handle in handles]
+        usage = (await leader.costs())[-1]
+    assert states == [RunState.COMPLETED] * 3
+    assert usage.usd == pytest.approx(paid(provider, "batch"))
+
+
+class Faults:
+    """Gives the first requests of batches these faults, in order."""
+
+    def __init__(self, *kinds: FaultKind) -> None:
+        self.kinds = list(kinds)
+
+    def __call__(self, number: int, body: Any) -> Fault | None:
+        return Fault(self.kinds.pop(0)) if self.kinds else None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(faults=Faults(FaultKind.HANG)),
+        Settings(faults=Faults(FaultKind.SERVER_ERROR)),
+        Settings(faults=Faults(FaultKind.RATE_LIMIT)),
+    ],
+    ids=["expired", "500", "429"],
+)
+async def test_a_call_that_its_batch_did_not_answer_is_asked_again(
+    provider: SimulatedProvider, tmp_path: Path
+) -> None:
+    async with opened(tmp_path) as hw:
+        handle = await submit(hw)
+        await worked(hw, handle)
+        (record,) = await rows(hw, handle)
+    assert record.state is CallState.DONE
+    assert len(provider.ledger.paid) == 1
+
+
+@pytest.mark.parametrize("settings", [Settings(faults=Faults(*[FaultKind.UNKNOWN_PARAMETER] * 2))])
+async def test_an_answer_that_no_wait_mends_fails_its_call_alone(
+    provider: SimulatedProvider, tmp_path: Path
+) -> None:
+    async with opened(tmp_path) as hw:
+        handles = [await submit(hw, task=f"task {n}") for n in range(4)]
+        await worked(hw, *handles, is_expected_to_fail=True)
+        states = [(await hw.get_run(handle.id)).state for handle in handles]
+        errors = [(await rows(hw, handle))[0].error for handle in handles]
+    assert sorted(states) == [RunState.COMPLETED] * 2 + [RunState.FAILED] * 2
+    assert sum("Extra inputs are not permitted" in (error or "") for error in errors) == 2
+
+
+@pytest.mark.parametrize("settings", [Settings(batch_seconds=600)])
+async def test_a_batch_that_nobody_wants_is_cancelled(
+    provider: SimulatedProvider, tmp_path: Path
+) -> None:
+    async with opened(tmp_path) as hw, anyio.create_task_group() as group:
+        group.start_soon(lambda: hw.work(slots=2, forever=True))
+        handle = await submit(hw)
+        database = tmp_path / "headway.db"
+        await until(lambda: states_of_batches(database) == ["submitted"])
+        await wait_for_state(hw, handle, RunState.WAITING)
+        await hw.cancel(handle.id)
+        await until(lambda: states_of_batches(database) in (["ended"], []))
+        (record,) = await rows(hw, handle)
+        hw.drain()
+    assert record.state is CallState.CANCELLED
+    assert provider.ledger.paid == ()
+
+
+@pytest.mark.parametrize("settings", [Settings(batch_seconds=0.5)])
+async def test_a_cancelled_call_that_is_answered_all_the_same_is_counted(
+    provider: SimulatedProvider, tmp_path: Path
+) -> None:
+    async with opened(tmp_path) as hw:
+        wanted, unwanted = await submit(hw, task="a"), await submit(hw, task="b")
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: hw.work(slots=2, forever=True))
+            database = tmp_path / "headway.db"
+            await until(lambda: states_of_batches(database) == ["submitted"])
+            for handle in (wanted, unwanted):
+                await wait_for_state(hw, handle, RunState.WAITING)
+            await hw.cancel(unwanted.id)
+            await wait_for_state(hw, wanted, RunState.COMPLETED)
+            hw.drain()
+        (record,) = await rows(hw, unwanted)
+        costs = (await hw.costs())[-1]
+    assert record.state is CallState.CANCELLED
+    assert len(provider.ledger.paid) == 2
+    assert costs.usd == pytest.approx(paid(provider, "batch"))
+
+
+async def test_a_budget_counts_batches_at_their_price(
+    provider: SimulatedProvider, tmp_path: Path
+) -> None:
+    async with opened(tmp_path) as hw:
+        handle = await submit(hw, "pair", budget_usd=1_000_000)
+        await worked(hw, handle)
+        spent = sum(record.usd or 0 for record in await rows(hw, handle))
+    assert spent == pytest.approx(paid(provider, "batch"))
+
+
+async def wait_for_state(hw: Headway, handle: RunHandle, state: RunState) -> None:
+    database = hw.config.database
+    assert isinstance(database, Path)
+    await until(lambda: state.value in column(database, "state", "runs", handle.id))
+
+
+def column(database: Path, name: str, table: str, row_id: str = "%") -> list[str]:
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
+        query = f"SELECT {name} FROM {table} WHERE id LIKE ?"
+        return [value for (value,) in db.execute(query, (row_id,))]
+
+
+def states_of_batches(database: Path) -> list[str]:
+    return column(database, "state", "provider_batches")
+
+
+async def test_what_waits_is_shown(
+    provider: SimulatedProvider, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "headway.toml").write_text(
+        CONFIG.format(url=provider.base_url).replace("batch_wait = 0.05", "batch_wait = 600")
+    )
+    async with opened(tmp_path) as hw, anyio.create_task_group() as group:
+        group.start_soon(lambda: hw.work(slots=1, forever=True))
+        handles = [await submit(hw, task=f"task {n}") for n in range(3)]
+        for handle in handles:
+            await wait_for_state(hw, handle, RunState.WAITING)
+        statistics = hw.scheduler.statistics()
+        hw.drain()
+    monkeypatch.chdir(tmp_path)
+    assert await to_thread.run_sync(main, ["runs", "show", handles[0].id]) == 0
+    said = capsys.readouterr().out
+    assert "waits for  its batch" in said
+    assert "batched" in said
+    assert statistics.batched == 3
+    (gauge,) = [each for each in statistics.gauges if each.quota == "sim/batch"]
+    assert gauge.available < gauge.capacity
+    assert json.dumps(gauge.resource) == '"enqueued tokens"'
