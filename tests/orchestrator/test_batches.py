@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,39 @@ async def test_an_answer_that_no_wait_mends_fails_its_call_alone(
         errors = [(await rows(hw, handle))[0].error for handle in handles]
     assert sorted(states) == [RunState.COMPLETED] * 2 + [RunState.FAILED] * 2
     assert sum("Extra inputs are not permitted" in (error or "") for error in errors) == 2
+
+
+@pytest.mark.parametrize("settings", [Settings(takes_batches=False)])
+async def test_where_the_provider_takes_no_batches_calls_go_standard(
+    provider: SimulatedProvider, tmp_path: Path, caplog: Any
+) -> None:
+    async with opened(tmp_path) as hw:
+        handles = [await submit(hw, task=f"task {n}") for n in range(3)]
+        await worked(hw, *handles)
+        health = hw.scheduler.provider_health()
+    assert {entry.tier for entry in provider.ledger.entries} == {""}
+    assert len(provider.ledger.paid) == 3
+    assert health.locked_out == ("sim/batch",)
+    assert "takes no batches of model 'sim'" in caplog.text
+
+
+async def test_a_run_that_is_deleted_takes_its_batched_calls_with_it(
+    provider: SimulatedProvider, tmp_path: Path
+) -> None:
+    (tmp_path / "headway.toml").write_text(
+        CONFIG.format(url=provider.base_url).replace("batch_wait = 0.05", "batch_wait = 600")
+    )
+    async with opened(tmp_path) as hw, anyio.create_task_group() as group:
+        group.start_soon(lambda: hw.work(slots=1, forever=True))
+        handle = await submit(hw)
+        await wait_for_state(hw, handle, RunState.WAITING)
+        run = await hw.get_run(handle.id)
+        failed = replace(run, state=RunState.FAILED, finished_at=0.0)
+        await hw.scheduler.save_run(failed)
+        assert await hw.prune(keep=0) == [handle.id]
+        assert hw.scheduler.statistics().batched == 0
+        await hw.run("agent", task="after", priority="interactive")
+        hw.drain()
 
 
 @pytest.mark.parametrize("settings", [Settings(batch_seconds=600)])

@@ -12,7 +12,7 @@ client of its call when the run goes on.
 import json
 import logging
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import inf
@@ -25,9 +25,11 @@ from headway_scheduler.errors import CallerError, StoreError
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.batches import BatchedRequest, BatchState, Gathered, ProviderBatch
 from headway_scheduler.model.calls import CallRecord, Outcome, ServiceLane
+from headway_scheduler.model.formulas import LONGEST_STATED_SECONDS
+from headway_scheduler.model.quotas import Observation, ProviderEvent
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.ports import Store
-from headway_scheduler.protocol.messages import Amend, LeaveBatch, Message
+from headway_scheduler.protocol.messages import Amend, LeaveBatch, Message, Observe
 from headway_scheduler.providers import readings
 from headway_scheduler.runtime.local import LocalScheduler
 
@@ -54,8 +56,13 @@ MOST_BYTES = 90_000_000
 MOST_LISTED = 1_000
 """How many of the provider's batches are looked through, newest first."""
 
+_FULL = "token_limit_exceeded"
+"""The code of a batch that is beyond what may be enqueued."""
+_FINAL_STATUS = frozenset({400, 403, 404, 405, 409, 413, 422})
 _OVER = frozenset({"completed", "failed", "expired", "cancelled"})
 """States of a batch at the provider from which on nothing comes."""
+LONGEST_WORDS = 500
+"""How many characters of a refusal are kept."""
 _log = logging.getLogger("headway")
 
 
@@ -72,6 +79,7 @@ class BatchLane:
         """By batch: when a look found it nowhere at the provider. -inf: nobody else knows of it."""
         self._ask_at: dict[str, float] = {}
         self._may_be_unwanted = True
+        """Whether calls were cancelled, so that some batch may be for nobody."""
 
     async def run(self) -> None:
         """Take turns until cancelled."""
@@ -98,14 +106,19 @@ class BatchLane:
         for gathered in await self._store.gathered():
             if self._is_due(gathered):
                 await self._plan(gathered)
+        is_asked, self._may_be_unwanted = self._may_be_unwanted, False
         for batch in await self._store.provider_batches():
+            now = self._scheduler.now()
+            if now < self._ask_at.get(batch.id, 0.0) and not is_asked:
+                continue
             try:
-                await self._advance(batch)
+                if not (is_asked and await self._is_cancelled(batch)):
+                    await self._advance(batch)
             except StoreError:
                 raise
             except Exception as error:  # of one batch: the others go on
+                self._ask_at[batch.id] = now + POLL_SECONDS
                 _log.warning("batch %s: %s: %s", batch.id, type(error).__name__, error)
-        self._may_be_unwanted = False
         for run in await self._store.runs_to_wake():
             await self._scheduler.save_run(replace(run, state=RunState.QUEUED, waits_for=None))
 
@@ -157,7 +170,7 @@ class BatchLane:
         try:
             made = await client.files.create(file=file, purpose="batch")
         except Exception as error:
-            return await self._failed(batch, error)
+            return await self._refused(batch, error)
         # Nobody else can have handed this file in: it is new.
         self._looked_at[batch.id] = -inf
         return await self._saved(batch, BatchState.UPLOADED, file_id=made.id)
@@ -187,7 +200,7 @@ class BatchLane:
                 metadata={"headway": batch.id},
             )
         except Exception as error:
-            await self._failed(batch, error)
+            await self._refused(batch, error)
         else:
             await self._saved(batch, BatchState.SUBMITTED, provider_id=made.id)
 
@@ -203,29 +216,51 @@ class BatchLane:
         return None
 
     async def _look(self, client: "AsyncOpenAI", batch: ProviderBatch) -> None:
-        """Ask how a batch stands, if it is time, and collect it when it is over."""
+        """Ask how a batch stands, and collect it when it is over."""
         now = self._scheduler.now()
-        assert batch.provider_id is not None
-        if self._may_be_unwanted and not await self._is_wanted(batch):
-            with suppress(Exception):  # it may be over by now
-                await client.batches.cancel(batch.provider_id)
-        elif now < self._ask_at.get(batch.id, 0.0):
-            return
         is_young = now - batch.created_at < 3600
         self._ask_at[batch.id] = now + (POLL_SECONDS if is_young else LATER_POLL_SECONDS)
+        assert batch.provider_id is not None
         found = await client.batches.retrieve(batch.provider_id)
-        if found.status in _OVER:
-            files = [found.output_file_id, found.error_file_id]
-            texts = [(await client.files.content(file)).content for file in files if file]
-            await self._collect(batch, [line for text in texts for line in _lines(text)])
+        if found.status not in _OVER:
+            return
+        signals = None
+        if found.status == "failed":
+            errors = (found.errors.data if found.errors else None) or []
+            codes = {each.code for each in errors}
+            words = "; ".join(str(each.message) for each in errors) or "the provider failed it"
+            signals = self._signals(batch.model, words, is_full=_FULL in codes)
+        files = [found.output_file_id, found.error_file_id]
+        texts = [(await client.files.content(file)).content for file in files if file]
+        lines = [line for text in texts for line in _lines(text)]
+        await self._collect(batch, lines, signals)
 
-    async def _is_wanted(self, batch: ProviderBatch) -> bool:
+    async def _is_cancelled(self, batch: ProviderBatch) -> bool:
+        """Cancel a batch that nobody wants, if this is one; it is looked at until it is over."""
         # To save it anew forgets requests of calls that ended.
         await self._scheduler.write(Batch(provider_batches=(batch,)))
-        return bool(await self._store.batched_requests(batch.id))
+        if await self._store.batched_requests(batch.id):
+            return False
+        self._ask_at.pop(batch.id, None)
+        if batch.state is not BatchState.SUBMITTED:
+            if batch.state is BatchState.UPLOADED:
+                return False  # it may have been handed in: it is adopted first
+            await self._collect(batch, [])
+            return True
+        client = await self._client(batch.model)
+        assert batch.provider_id is not None
+        with suppress(Exception):  # it may be over by now
+            await client.batches.cancel(batch.provider_id)
+        return False
 
-    async def _collect(self, batch: ProviderBatch, lines: Sequence[dict[str, Any]]) -> None:
-        """Keep every answer; what has none is queued again."""
+    async def _collect(
+        self,
+        batch: ProviderBatch,
+        lines: Sequence[dict[str, Any]],
+        signals: Mapping[str, Observation] | None = None,
+    ) -> None:
+        """Keep every answer; what has none is queued again. ``signals``: of the lane's quota."""
+        batch.check(BatchState.ENDED)
         requests = {each.call_id: each for each in await self._store.batched_requests(batch.id)}
         answered: dict[str, BatchedRequest] = {}
         others: dict[str, Any] = {}
@@ -241,6 +276,8 @@ class BatchLane:
         why = f"batch {batch.id} has ended without an answer to it"
         left = [LeaveBatch(key, why) for key in requests.keys() - answered.keys()]
         messages: list[Message] = [*sorted(left, key=lambda each: each.call_id)]
+        if signals is not None:
+            messages.insert(0, Observe("", signals))
         if others and (records := await self._cancelled(batch, others)):
             messages.append(Amend(tuple(records)))
         ended = replace(batch, state=BatchState.ENDED)
@@ -267,14 +304,32 @@ class BatchLane:
                 found.append(record)
         return found
 
-    async def _failed(self, batch: ProviderBatch, error: Exception) -> ProviderBatch:
+    async def _refused(self, batch: ProviderBatch, error: Exception) -> ProviderBatch:
         """Let the calls of a batch go that the provider refuses. Raises what time may mend."""
-        status = getattr(error, "status_code", None)
-        if status not in (400, 404, 409, 413, 422):
+        if getattr(error, "status_code", None) not in _FINAL_STATUS:
             raise error
-        _log.warning("batch %s is refused: %s", batch.id, error)
-        await self._collect(batch, [])
+        await self._collect(batch, [], self._signals(batch.model, str(error)))
         return replace(batch, state=BatchState.ENDED)
+
+    def _signals(
+        self, model: str, words: str, *, is_full: bool = False
+    ) -> Mapping[str, Observation]:
+        """Return what a refusal of a whole batch says of its lane: it pauses, or stops."""
+        quota = self._config.lane_quota(model, ServiceLane.BATCH)
+        if is_full:
+            until = self._scheduler.now() + LONGEST_STATED_SECONDS
+            return {quota: Observation(pause_until=until)}
+        from headway_agents.secrets import scrubbed
+
+        words = scrubbed(words)[:LONGEST_WORDS]
+        _log.warning(
+            "the provider takes no batches of model %r: %s: its calls go the standard way until "
+            "`headway limits resume %s`",
+            model,
+            words,
+            quota,
+        )
+        return {quota: Observation(event=ProviderEvent.LOCKED_OUT, error=words)}
 
     async def _saved(self, batch: ProviderBatch, state: BatchState, **names: str) -> ProviderBatch:
         batch.check(state)

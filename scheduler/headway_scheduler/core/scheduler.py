@@ -136,6 +136,7 @@ class Scheduler:
             case ForgetRuns():
                 log.forget += message.run_ids
                 for run_id in message.run_ids:
+                    self._forget_batched(run_id, now)
                     self.state.budgets.forget(run_id)
             case _:
                 assert_never(message)
@@ -393,6 +394,14 @@ class Scheduler:
         if live is not None and live.record.state is CallState.BATCHED:
             outcome = Outcome(CallState.QUEUED, error=message.error, sent=False)
             self._end_attempt(live, outcome, now, is_parked=True)
+
+    def _forget_batched(self, run_id: str, now: float) -> None:
+        """Forget calls that outlived their run: their rows are deleted with it."""
+        for call_id in self.state.registry.calls(run_id):
+            live = self.state.live[call_id]
+            if live.record.state is CallState.BATCHED:
+                self._end_attempt(live, Outcome(CallState.CANCELLED), now)
+                del self.state.log.changed[call_id]
 
     def _settle(self, message: Settle, now: float, worker: str | None) -> None:
         """End an attempt. A call that is not live has ended before: only ``signals`` count then."""

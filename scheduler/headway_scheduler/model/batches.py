@@ -18,8 +18,8 @@ class BatchState(StrEnum):
 
 _S = BatchState
 BATCH_TRANSITIONS = {
-    _S.PLANNED: frozenset({_S.UPLOADED}),
-    _S.UPLOADED: frozenset({_S.SUBMITTED}),
+    _S.PLANNED: frozenset({_S.UPLOADED, _S.ENDED}),
+    _S.UPLOADED: frozenset({_S.SUBMITTED, _S.ENDED}),
     _S.SUBMITTED: frozenset({_S.ENDED}),
     _S.ENDED: frozenset[BatchState](),
 }

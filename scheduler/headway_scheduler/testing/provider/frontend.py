@@ -41,7 +41,7 @@ class Settings:
     ``reply``: returns the text of an answer; without it, or for None, the provider answers.
     ``faults``: returns what goes wrong; a header ``x-simulate-fault`` goes before it.
     ``batch_seconds``: how long a batch takes. ``batch_reply_seconds``: how long the provider, which
-    has taken a file or begun a batch, takes to say so.
+    has taken a file or begun a batch, takes to say so. ``takes_batches``: whether it has any.
     """
 
     limits: Limits | Mapping[str, Limits] = field(default_factory=Limits)
@@ -50,6 +50,7 @@ class Settings:
     faults: FaultSchedule | None = None
     batch_seconds: float = 0.0
     batch_reply_seconds: float = 0.0
+    takes_batches: bool = True
 
 
 class Frontend:
@@ -61,6 +62,7 @@ class Frontend:
         self._gates = Gates(settings.limits, time.monotonic())
         self.batches: Batches = Batches(settings.batch_seconds, self._answer_line)
         self.batch_reply_seconds: float = settings.batch_reply_seconds
+        self.takes_batches: bool = settings.takes_batches
 
     def models(self) -> tuple[str, ...]:
         """Names of the models that have limits of their own."""

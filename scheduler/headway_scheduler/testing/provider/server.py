@@ -134,6 +134,8 @@ class _Site:
 
     async def _upload(self, request: Request) -> Response:
         kind = request.headers.get("content-type", "")
+        if not self._frontend.takes_batches:
+            return JSONResponse(not_found("page"), 404)
         try:
             made = self._frontend.batches.upload(kind, await request.body(), time.time())
         except ClientDisconnect:
