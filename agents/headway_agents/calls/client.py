@@ -24,7 +24,6 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from types import MappingProxyType
@@ -44,6 +43,7 @@ from pydantic import BaseModel
 
 from headway_scheduler.errors import CallerError, ProviderError
 from headway_scheduler.model.calls import LARGEST_READ_COUNT, Call, Priority, Route
+from headway_scheduler.model.data import replace
 from headway_scheduler.providers import PROVIDERS, Failure, of_host, readings
 from headway_scheduler.providers.readings import Odd
 

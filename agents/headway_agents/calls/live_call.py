@@ -18,7 +18,6 @@ import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
 from typing import Never, TypeVar, assert_never
@@ -29,6 +28,7 @@ from autogen_core import CancellationToken
 from headway_scheduler.core.views import ProviderHealth
 from headway_scheduler.errors import ProviderError
 from headway_scheduler.model.calls import UNPRICED, Call, Outcome, Route, Served
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.quotas import Observation, ProviderEvent
 from headway_scheduler.model.states import CallState
 from headway_scheduler.providers import ErrorClass, Failure, Verdict

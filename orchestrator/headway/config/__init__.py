@@ -12,6 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from msgspec import structs
+
 from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.providers.local import Local
@@ -206,7 +208,7 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
     models = {name: ModelConfig(**values) for name, values in _tables(settings, "models").items()}
     local = {model.quotas[0] for model in models.values() if model.provider == Local.name}
     quotas = {
-        name: replace(_quota(name, values), is_local=name in local)
+        name: structs.replace(_quota(name, values), is_local=name in local)
         for name, values in _tables(settings, "quotas").items()
     }
     teams = _tables(settings, "teams")

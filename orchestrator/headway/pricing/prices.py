@@ -6,13 +6,13 @@ address, at the time of the request, in the tier that the answer names.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import UNPRICED, CallRecord, Charge, Served, Usage
+from headway_scheduler.model.data import replace
 
 from ..config import Config, ModelConfig
 from ..reached import is_loopback

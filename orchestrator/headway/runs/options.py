@@ -4,11 +4,11 @@ import json
 import logging
 import secrets
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, TypedDict, Unpack
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import RunState
 

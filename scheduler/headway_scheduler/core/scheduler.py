@@ -13,9 +13,10 @@ grant. After a failed commit, the scheduler is thrown away and built again from 
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from typing import assert_never
+
+from headway_scheduler.model.data import replace
 
 from ..errors import CallerError, IllegalTransition, InternalError, QueueFull
 from ..model.batch import Batch, Lesson, Snapshot

@@ -7,8 +7,10 @@ taken out of their places and put in again.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from heapq import heappop, heappush
+
+from headway_scheduler.model.data import replace
 
 from ..errors import CallerError
 from ..model.batch import Batch

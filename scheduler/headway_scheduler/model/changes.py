@@ -5,10 +5,10 @@ configuration, after a restart too, until it is taken back.
 """
 
 import json
-from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from ..errors import CallerError
+from .data import Data, asdict
 from .quotas import Limit, Quota, Resource
 
 ALL = "all"
@@ -22,8 +22,7 @@ class HoldState(StrEnum):
     DRAINED = "drained"  # calls that arrive after the change
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Data, frozen=True):
     """A change that an operator made while Headway was running.
 
     The last change of each action and target overrides the configuration until it is taken back.

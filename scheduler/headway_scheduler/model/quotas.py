@@ -1,10 +1,10 @@
 """Defines limits of a provider, the state of a bucket, and a provider's signals. Data only."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ..errors import InvalidQuota
+from .data import Data, field
 
 
 class Resource(StrEnum):
@@ -44,8 +44,7 @@ MOST_ODD_FIELDS = 64
 """How many odd fields one observation may name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(Data, frozen=True):
     """One number that a provider enforces, as a token bucket."""
 
     resource: Resource
@@ -61,8 +60,7 @@ class Limit:
     """When a daily limit is full again: seconds after midnight UTC."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(Data, frozen=True):
     """One limit scope of a provider: all of its limits must pass together."""
 
     name: str
@@ -126,8 +124,7 @@ def _limit(resource: Resource, number: float, burst_seconds: float, day_starts: 
     return Limit(resource, max(1.0, number * burst_seconds / 60), number / 60, number)
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimitHeader:
+class RateLimitHeader(Data, frozen=True):
     """The headers of an answer about one limit. None where the provider sent no such header."""
 
     limit: float | None = None
@@ -148,17 +145,14 @@ class ProviderEvent(StrEnum):
     LOCKED_OUT = "locked out"  # the account gets no answers: a bad key, no money
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(Data, frozen=True):
     """The observations of a quota by one attempt at a call."""
 
     pause_until: float | None = None
     """The quota sends nothing before this time; epoch seconds. None: no pause."""
     event: ProviderEvent | None = None
     """How the provider behaved; None if the attempt does not tell."""
-    headers: Mapping[Resource, RateLimitHeader] = field(
-        default_factory=dict[Resource, RateLimitHeader]
-    )
+    headers: Mapping[Resource, RateLimitHeader] = field(default_factory=dict)
     """The rate limit headers, by what they limit."""
     error: str = ""
     """The provider's words where the account is locked out; else empty."""
@@ -166,8 +160,7 @@ class Observation:
     """``MODEL: FIELD`` of each field of the answer that was out of range, and so not read."""
 
 
-@dataclass(frozen=True, slots=True)
-class BucketState:
+class BucketState(Data, frozen=True):
     """A bucket as it is stored. Reservations count as spent: a crash cannot tell."""
 
     quota: str

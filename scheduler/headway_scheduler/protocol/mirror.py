@@ -4,8 +4,9 @@ What watches a run, sums its dollars and packs its result needs them, and must n
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import assert_never
+
+from headway_scheduler.model.data import replace
 
 from ..model.batch import Batch
 from ..model.calls import Call, CallRecord, Outcome

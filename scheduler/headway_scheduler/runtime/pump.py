@@ -21,7 +21,8 @@ wake-up, a granted call is found *admitted* at the next start and becomes *unkno
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+
+from headway_scheduler.model.data import replace
 
 from ..core.inspection import provider_health
 from ..core.policy import Policy

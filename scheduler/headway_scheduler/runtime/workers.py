@@ -6,12 +6,14 @@ same commit writes the notification that tells the worker.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from types import MappingProxyType
 from typing import assert_never
 
 from msgspec import structs
+
+from headway_scheduler.model.data import replace
 
 from ..core.views import ProviderHealth
 from ..errors import StoreError

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from headway import config as configuration
 from headway.config import Config, ConfigError, ModelConfig, load, parse_priority
 from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.quotas import Quota
 
 Load = Callable[..., Config]

@@ -3,7 +3,6 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import closing, suppress
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,6 +39,7 @@ from headway_scheduler.errors import (
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, Priority
 from headway_scheduler.model.changes import Change, HoldState
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.protocol.codec import dump

@@ -6,10 +6,12 @@ Law of this file: it behaves as the SQLite store does, and shares no mutable obj
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Self
+
+from headway_scheduler.model.data import replace
 
 from ...errors import KeyTaken, StoreError, StoreReadOnly, StoreTakenOver
 from ...model.batch import Batch, Lesson, Letter, OutboxRow, Snapshot

@@ -11,7 +11,6 @@ ValueError that names the column.
 import json
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from functools import lru_cache
 from math import isfinite
 from typing import Any, Final, NoReturn
@@ -28,6 +27,7 @@ from ...model.calls import (
     Usage,
 )
 from ...model.changes import Change, hold_of, quota_of, weight_of
+from ...model.data import astuple
 from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Worker
 from ...model.states import CallState, RunState

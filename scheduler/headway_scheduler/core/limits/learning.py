@@ -24,7 +24,9 @@ it, down to 0.125 s.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+
+from headway_scheduler.model.data import replace
 
 from ...model.quotas import Limit, Quota, RateLimitHeader, Resource
 
