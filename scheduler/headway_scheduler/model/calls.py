@@ -6,7 +6,7 @@ Times are epoch seconds, as told by the caller.
 from enum import IntEnum
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
 from ..errors import IllegalTransition
 from .data import Data, replace
@@ -93,7 +93,8 @@ class Usage(Data, frozen=True):
 
     def parts(self) -> dict[str, int]:
         """Return every field but the two totals that is not 0, by its name."""
-        return {name: int(value) for name in PARTS if (value := getattr(self, name))}
+        told = to_builtins(self)  # what has its default is left out
+        return {name: int(told[name]) for name in PARTS if name in told} if len(told) > 2 else {}
 
     def plus(self, other: "Usage") -> "Usage":
         """Return the usage of two answers together."""

@@ -225,12 +225,13 @@ def _call_row(record: CallRecord) -> Row:
         call.path,
         call.model,
         _quotas_text(call.quotas),
-        call.priority.value,  # a plain int: sqlite3 searches an adapter for any subclass
+        # Plain values: sqlite3 searches an adapter for any subclass. `value` is a slow property.
+        call.priority._value_,
         call.tokens,
         call.submitted_at,
         call.request_hash,
         call.occurrence,
-        record.state.value,
+        record.state._value_,
         record.attempts,
         record.not_before,
         record.admitted_at,

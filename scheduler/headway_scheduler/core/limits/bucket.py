@@ -32,7 +32,8 @@ one at a time is in flight.
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ...model.calls import Call, Outcome
 from ...model.quotas import DAY_SECONDS, BucketState, Limit, Resource
@@ -60,8 +61,7 @@ _TICK_SECONDS = 1e-6
 late, so that it is later than now and finds the bucket filled."""
 
 
-@dataclass(slots=True, eq=False)
-class Reservation:
+class Reservation(Struct, eq=False, gc=False):
     """The part of a bucket that one call holds. Amounts are in the resource's unit."""
 
     amount: float
