@@ -7,7 +7,8 @@ Wrap a client in :class:`ScheduledClient`, :func:`bind` a freshly built team to 
 from .attempt import Attempt, dump_result, load_result
 from .calls.client import ScheduledClient, model_answer
 from .calls.models import CallLimits, Model
-from .calls.wrapped_client import model_name, openai_client
+from .calls.parts import senders, shown_name
+from .calls.wrapped_client import openai_client, provider_name
 from .containment import build
 from .journal.mismatch import difference
 from .journal.outcomes import (
@@ -54,15 +55,17 @@ __all__ = [
     "load_factory",
     "load_result",
     "model_answer",
-    "model_name",
     "now",
     "once",
     "openai_client",
     "person_answer",
+    "provider_name",
     "pure",
     "random",
     "redacted",
     "release",
     "remember",
+    "senders",
+    "shown_name",
     "step",
 ]

@@ -52,7 +52,7 @@ class Headway:
             config = configuration.load(config)
         self.config = config
         self._prices = Prices(config)
-        self.workflows: Workflows = Workflows(config, self._prices)
+        self.workflows: Workflows = Workflows(config)
         self._opener = Opener(config, self.workflows, self._prices, label)
         self._owner: SessionOwner | None = None
 

@@ -26,8 +26,8 @@ from headway_scheduler.runtime.client import SchedulerClient
 from . import arguments
 from .config import Config
 from .config.keys import COMPONENT_SUFFIXES
-from .pricing.prices import Prices
-from .reached import key_of, reached
+from .pricing.prices import charge_of, stated_cost, write_cost
+from .reached import Reached, key_of, of_client, of_model, replaced
 
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
@@ -54,9 +54,8 @@ class Models(Protocol):
 class Workflows:
     """The workflows of this process, and the provider clients that their runs share."""
 
-    def __init__(self, config: Config, prices: Prices) -> None:
+    def __init__(self, config: Config) -> None:
         self._config = config
-        self._prices = prices
         self._factories: dict[str, Callable[..., Any]] = {}
         self._wrapped: dict[str, ChatCompletionClient] = {}
         self._clients: dict[str, ScheduledClient] = {}
@@ -109,7 +108,7 @@ class Workflows:
         scope.counts_usd = self._count_usd(scope.quotas) or run.budget_usd is not None
         current_scope.set(scope)  # a factory may take the time as a step
         if run.component is not None:
-            reach = partial(reached, self._config)
+            reach = partial(replaced, self._config)
             team = load_component(run.component, name=run.workflow, reach=reach)
         else:
             parameters = json.loads(run.parameters or "{}")
@@ -169,26 +168,20 @@ class Workflows:
         from headway_agents import ScheduledClient
 
         if name not in self._clients:
-            wrapped, others = self._wrapped_client(name), self._others(name)
-            self._clients[name] = ScheduledClient(wrapped, self._model(name), others=others)
+            found = of_model(self._config, name)
+            wrapped, others = self._wrapped_client(found), self._others(found)
+            self._clients[name] = ScheduledClient(wrapped, self._model(found), others=others)
         return self._clients[name].with_priority(_priority(priority))
 
     def wrap(
         self, client: "ChatCompletionClient", *, priority: Priority | str | None = None
     ) -> "ScheduledClient":
-        """Make a client around the user's own, on the quotas of the model that it asks for."""
-        from headway_agents import ScheduledClient, model_name
+        """Make a client around the user's own, on the quotas of the server that it asks."""
+        from headway_agents import ScheduledClient
 
-        # A client that does not show its model draws on the limits of unlisted models.
-        name = model_name(client) or type(client).__name__
-        return ScheduledClient(
-            client,
-            self._model(name),
-            None,
-            path=None,
-            priority=_priority(priority),
-            others=self._others(name),
-        )
+        found = of_client(self._config, client)
+        model, others = self._model(found), self._others(found)
+        return ScheduledClient(client, model, priority=_priority(priority), others=others)
 
     def openai(
         self, name: str, scope: "Callable[[], RunScope]", *, priority: Priority | str | None = None
@@ -196,55 +189,54 @@ class Workflows:
         """Make OpenAI's own client for a configured model; its calls belong to ``scope()``."""
         from headway_agents.openai_sdk.client import openai_sdk, scheduled
 
-        model = self._model(name)
+        found = of_model(self._config, name)
+        model = self._model(found)
         if name not in self._sdks:
-            self._sdks[name] = openai_sdk(
-                key_of(self._config, name), self._config.model(name).base_url
-            )
+            self._sdks[name] = openai_sdk(key_of(found), found.address)
         return scheduled(self._sdks[name], model, scope, priority=_priority(priority))
 
-    def _others(self, name: str) -> "list[tuple[ChatCompletionClient, Model, int]]":
+    def _others(self, reached: Reached) -> "list[tuple[ChatCompletionClient, Model, int]]":
         """List the stand-ins of a model, with their ranks: deployments, then fallbacks."""
-        configured = self._config.model(name)
-        ranked = [(other, 0) for other in configured.deployments]
-        ranked += [(other, rank) for rank, other in enumerate(configured.fallbacks, start=1)]
-        return [(self._wrapped_client(other), self._model(other), rank) for other, rank in ranked]
+        settings = reached.settings
+        ranked = [(other, 0) for other in settings.deployments]
+        ranked += [(other, rank) for rank, other in enumerate(settings.fallbacks, start=1)]
+        others = [(of_model(self._config, other), rank) for other, rank in ranked]
+        return [(self._wrapped_client(each), self._model(each), rank) for each, rank in others]
 
-    def _model(self, name: str) -> "Model":
+    def _model(self, reached: Reached) -> "Model":
         """Return how calls of a model are scheduled.
 
         Raises CallerError if one of its quotas is in dollars and the model has no price.
         """
         from headway_agents import CallLimits, Model
 
-        configured = self._config.model(name)
-        price = partial(self._prices.stated_cost, name)
-        write_price = partial(self._prices.write_cost, name)
-        counts_usd = self._count_usd(configured.quotas)
+        settings, price = reached.settings, partial(stated_cost, reached)
+        counts_usd = self._count_usd(reached.quotas)
         if counts_usd:
             price(Usage(1, 1))
-        provider = PROVIDERS[configured.provider] if configured.provider else None
         limits = CallLimits(
-            configured.max_answer_mb,
-            configured.connect_timeout,
-            configured.first_byte_timeout,
-            configured.idle_timeout,
-            configured.call_timeout,
+            settings.max_answer_mb,
+            settings.connect_timeout,
+            settings.first_byte_timeout,
+            settings.idle_timeout,
+            settings.call_timeout,
         )
         return Model(
-            name,
-            configured.quotas,
-            configured.idempotency_header,
+            reached.model,
+            reached.quotas,
+            settings.idempotency_header,
             price=price,
-            provider=provider,
+            provider=PROVIDERS[reached.provider],
             counts_usd=counts_usd,
             limits=limits,
-            write_price=write_price,
-            charge_of=self._prices.charge_of(name),
+            write_price=partial(write_cost, reached),
+            charge_of=charge_of(reached),
+            address=None if reached.address is None else reached.shown,
         )
 
     def _count_usd(self, quotas: Iterable[str]) -> bool:
-        limits = (limit for name in quotas for limit in self._config.quotas[name].limits)
+        known = (self._config.quotas[name] for name in quotas if name in self._config.quotas)
+        limits = (limit for quota in known for limit in quota.limits)
         return any(limit.resource is Resource.USD_PER_DAY for limit in limits)
 
     async def close(self) -> None:
@@ -280,14 +272,14 @@ class Workflows:
         except (OSError, UnicodeDecodeError) as error:
             raise CallerError(f"component file {path} cannot be read: {error}") from error
 
-    def _wrapped_client(self, name: str) -> "ChatCompletionClient":
+    def _wrapped_client(self, reached: Reached) -> "ChatCompletionClient":
         """Return the one provider client of a model: each is heavy, and holds connections."""
-        if name not in self._wrapped:
+        if reached.model not in self._wrapped:
             from headway_agents import openai_client
 
-            configured, key = self._config.model(name), key_of(self._config, name)
-            self._wrapped[name] = openai_client(configured.name, key, configured.base_url)
-        return self._wrapped[name]
+            made = openai_client(reached.name, key_of(reached), reached.address)
+            self._wrapped[reached.model] = made
+        return self._wrapped[reached.model]
 
 
 def is_portable(run: Run) -> bool:

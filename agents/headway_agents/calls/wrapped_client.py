@@ -1,7 +1,7 @@
-"""Finds out the provider, the model and the SDK of a wrapped client.
+"""Finds out the provider of a wrapped client, and how it is asked for usage.
 
-Law of this file: it knows clients of OpenAI, Anthropic and Ollama, whose SDKs are built alike on
-httpx; it uses every other through AutoGen's contract alone.
+Law of this file: it knows AutoGen's own classes; it uses every other through AutoGen's contract
+alone.
 """
 
 from typing import Any
@@ -68,29 +68,6 @@ def provider_of(kind: type) -> str:
     return next((name for each, name in _PROVIDERS.items() if each in classes), "other")
 
 
-def model_name(client: ChatCompletionClient) -> str | None:
-    """Return the model that a client asks for, as its provider names it; None if it shows none."""
-    name = create_arguments(client).get("model")
-    return name if isinstance(name, str) else None
-
-
-def disable_sdk_retries(client: ChatCompletionClient) -> Any:
-    """Switch the retries of OpenAI's or Anthropic's SDK off, and return the SDK's client.
-
-    They would spend budget that nobody admitted. Ollama's client has none, and is returned as it
-    is. Returns None for any other client.
-    """
-    if not is_openai(client) and provider_name(client) != "anthropic":
-        return sdk_of(client) if _is_ollama(client) else None
-    sdk = sdk_of(client)
-    sdk.max_retries = 0
-    return sdk
-
-
-def _is_ollama(client: ChatCompletionClient) -> bool:
-    return any(each.__name__ == "BaseOllamaChatCompletionClient" for each in type(client).__mro__)
-
-
 def stream_arguments(client: ChatCompletionClient, request: Request) -> dict[str, Any]:
     """Return the arguments that make a stream report its usage, unless the user chose already."""
     chosen = "stream_options" in create_arguments(client) or "stream_options" in (
@@ -110,23 +87,12 @@ def refuses_usage(client: ChatCompletionClient, failure: Failure | None) -> bool
     return is_refused
 
 
-def host_of(client: ChatCompletionClient) -> str:
-    """Return the host name of the server that a client asks; empty if it does not show it."""
-    return getattr(_address(client), "host", "")
-
-
 def _server_of(client: ChatCompletionClient) -> tuple[str | None, str]:
-    return model_name(client), str(_address(client))
-
-
-def _address(client: ChatCompletionClient) -> Any:
-    """The ``base_url`` of OpenAI's or Anthropic's SDK below a client, an httpx URL; else None."""
-    has_sdk = is_openai(client) or provider_name(client) == "anthropic"
-    return getattr(sdk_of(client), "base_url", None) if has_sdk else None
+    return create_arguments(client).get("model"), str(sdk_of(client).base_url)
 
 
 def context_tokens(client: ChatCompletionClient) -> int:
     """Return the context window of a client's model, in tokens. Needs no network."""
-    model = model_name(client) if is_openai(client) else None
+    model = create_arguments(client).get("model") if is_openai(client) else None
     listed = None if model is None else listed_token_limit(model)
     return DEFAULT_CONTEXT_TOKENS if listed is None else listed

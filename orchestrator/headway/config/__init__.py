@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from headway_scheduler.model.calls import Priority
-from headway_scheduler.model.quotas import Quota
+from headway_scheduler.model.quotas import GUESSED, Quota
 from headway_scheduler.providers.local import Local
 
 from .keys import DEFAULT_QUOTA, KEYS, LIMITS, ConfigError, KeyPath, dotted, parse_priority, pattern
@@ -40,8 +40,9 @@ class ModelConfig:
     base_url: str | None = None
     """Address of the server. Default: the provider's own."""
 
-    api_key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the key. The key itself is never part of a Config."""
+    api_key_env: str | None = None
+    """The environment variable that holds the key, which is never part of a Config. Default: the
+    provider's variable, for its own address."""
 
     api_key_command: str | None = None
     """A command that prints the key; wins over ``api_key_env``."""
@@ -156,11 +157,13 @@ class Config:
 
     def quota_with(self, name: str, changes: Mapping[str, object]) -> Quota:
         """Return a configured quota with some settings changed. Raises ConfigError."""
-        if name not in self.quotas:
-            known = ", ".join(sorted(self.quotas))
-            raise ConfigError(f"no quota {name!r}; configured: {known}")
         settings = self.settings.items()
         values = {path[2]: each.value for path, each in settings if path[:2] == ("quotas", name)}
+        if not values and name.startswith(GUESSED):  # of an address that nobody configured
+            values = {path[2]: key.default for path, key in KEYS.items() if path[0] == "quotas"}
+        if not values:
+            known = ", ".join(sorted(self.quotas))
+            raise ConfigError(f"no quota {name!r}; configured: {known}")
         for key, value in changes.items():
             known_key = KEYS.get(("quotas", "*", key))
             if known_key is None:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Priority
-from headway_scheduler.model.quotas import Resource
+from headway_scheduler.model.quotas import GUESSED_PER_MINUTE, Resource
 from headway_scheduler.providers import PROVIDERS
 
 KeyPath = tuple[str, ...]
@@ -24,11 +24,11 @@ DEFAULT_QUOTA = "default"
 """The quota of models that name none. It is built in, and a table of this name replaces it."""
 
 DEFAULT_LIMITS: dict[str, int | bool] = {
-    "requests_per_minute": 500,
-    "tokens_per_minute": 30_000,
+    "requests_per_minute": GUESSED_PER_MINUTE[Resource.REQUESTS],
+    "tokens_per_minute": GUESSED_PER_MINUTE[Resource.TOKENS],
     "learn": True,
 }
-"""What OpenAI's first paid tier grants gpt-4o: the lowest pair that a paying account meets."""
+"""The settings of the built-in quota."""
 
 LIMITS = {
     "requests_per_minute": Resource.REQUESTS,
@@ -302,7 +302,7 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "name"): Key("text", _text, unset="NAME"),
     ("models", "*", "quotas"): Key("list of quotas", _quota_names, (DEFAULT_QUOTA,)),
     ("models", "*", "base_url"): Key("http(s) address", _url, unset="the provider's"),
-    ("models", "*", "api_key_env"): Key("variable", _variable_name, "OPENAI_API_KEY"),
+    ("models", "*", "api_key_env"): Key("variable", _variable_name, unset="the provider's"),
     ("models", "*", "api_key_command"): Key("command", _command, unset="none"),
     ("models", "*", "keyless"): Key("true or false", _truth, False),
     ("models", "*", "idempotency_header"): Key("header", _header, unset="none"),

@@ -69,7 +69,7 @@ def test_every_key_arrives(read: Load, tmp_path: Path) -> None:
         "gpu": replace(Quota.per_minute("gpu", concurrency=4), is_local=True),
     }
     assert config.models == {
-        "gpt-5.4": ModelConfig("gpt-5.4", ("openai",), None, None, "OPENAI_API_KEY"),
+        "gpt-5.4": ModelConfig("gpt-5.4", ("openai",), None, None),
         "local": ModelConfig(
             "qwen3-32b", ("gpu", "openai"), "local", "http://localhost:8000/v1", "LOCAL_KEY"
         ),
