@@ -5,10 +5,11 @@ Wrap a client in :class:`ScheduledClient`, :func:`bind` a freshly built team to 
 """
 
 from .attempt import Attempt, dump_result, load_result
+from .calls.building import build_client, client_class
 from .calls.client import ScheduledClient, model_answer
 from .calls.models import CallLimits, Model
 from .calls.parts import senders, shown_name
-from .calls.wrapped_client import openai_client, provider_name
+from .calls.wrapped_client import provider_name, provider_of
 from .containment import build
 from .journal.mismatch import difference
 from .journal.outcomes import (
@@ -46,6 +47,8 @@ __all__ = [
     "WouldCall",
     "bind",
     "build",
+    "build_client",
+    "client_class",
     "current_scope",
     "difference",
     "dump_result",
@@ -57,9 +60,9 @@ __all__ = [
     "model_answer",
     "now",
     "once",
-    "openai_client",
     "person_answer",
     "provider_name",
+    "provider_of",
     "pure",
     "random",
     "redacted",

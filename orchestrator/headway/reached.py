@@ -1,8 +1,7 @@
 """Says which server, key and quotas a client gets. The one place that knows.
 
-Law of this file: a key goes only to an address that the user paired it with. A component file may
-come from anybody, and its address too; so it names no key, and its address gets none by default. A
-server of the configuration gets the key that its own table names, and no other provider's.
+Law of this file: whatever asks how a client is reached asks here; ``paired_keys.py`` says which key
+may go to which address.
 
 Theory of operation. A client is made by the configuration, by a component file or in code. For each
 there is one :class:`Reached`, and building, quotas, prices, verdicts, ``doctor`` and errors read
@@ -12,13 +11,9 @@ address alone, ``at HOST``.
 """
 
 import os
-import shlex
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 from urllib.parse import urlsplit
 
 from headway_scheduler.errors import CallerError
@@ -26,28 +21,21 @@ from headway_scheduler.model.quotas import GUESSED
 from headway_scheduler.providers import of_host
 
 from .config import Config, ModelConfig
+from .config.clients import CLIENTS, OPENAI, kind_of
+from .paired_keys import (
+    NO_KEY,
+    OWN,
+    KeySource,
+    Own,
+    key_of_component,
+    key_of_model,
+    origin,
+    printed_key,
+)
 
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
 
-
-class _Own(NamedTuple):
-    """A provider's own address, and the variables that pair a key with an address."""
-
-    address: str
-    key_variable: str
-    address_variable: str = "-"
-
-
-_OWN = {
-    "openai": _Own("https://api.openai.com/v1", "OPENAI_API_KEY", "OPENAI_BASE_URL"),
-    "azure": _Own("", "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_ENDPOINT"),
-    "anthropic": _Own("https://api.anthropic.com/v1/", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"),
-    "gemini": _Own("https://generativelanguage.googleapis.com/v1beta/openai/", "GEMINI_API_KEY"),
-    "llama": _Own("https://api.llama.com/compat/v1/", "LLAMA_API_KEY"),
-}
-"""Providers whose SDKs, or AutoGen's clients, take a key from the environment by themselves. The
-addresses are those where they speak OpenAI's protocol."""
 
 _OF_A_NAME = {"gemini-": "gemini", "claude-": "anthropic", "Llama-": "llama"}
 """Models that AutoGen's client for OpenAI asks of others by itself, by how their names begin."""
@@ -55,24 +43,14 @@ _OF_A_NAME = {"gemini-": "gemini", "claude-": "anthropic", "Llama-": "llama"}
 _SERVERLESS = frozenset({"azure", "local", "bedrock"})
 """Providers without a server that is everybody's."""
 
-_ADDRESSES = ("base_url", "azure_endpoint")
+_VARIABLES = {whose: own.address_variable for whose, own in OWN.items()} | {"local": "OLLAMA_HOST"}
+"""The variables from which SDKs take an address, by provider."""
+
+_NATIVE = {"anthropic": "https://api.anthropic.com", "ollama": "http://127.0.0.1:11434"}
+"""The addresses of servers in their own protocols, by client."""
+
+_ADDRESSES = ("base_url", "azure_endpoint", "host")
 """The fields of a client's config that say where it asks."""
-
-NO_KEY = "no-key"
-"""The key for a server that needs none: SDKs insist on a key."""
-
-KEY_COMMAND_SECONDS = 30.0
-"""How long a command may take to print a key; a password manager may ask a person first."""
-
-
-class KeySource(StrEnum):
-    """Where a client's key comes from."""
-
-    VARIABLE = "variable"  # of the environment
-    COMMAND = "command"  # that prints it
-    NONE = "none"  # its server is asked without one
-    CLIENT = "client"  # made in code, with its key
-    UNPAIRED = "unpaired"  # nobody paired a key with the address
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +86,9 @@ def of_model(config: Config, name: str) -> Reached:
     """Return how a model of the configuration is reached, by its name there."""
     configured = config.model(name)
     provider, address, said_by = _server(configured)
-    key_from, key_name = _key_of_model(configured, address)
+    key_from, key_name = key_of_model(configured, address)
+    if key_from is KeySource.UNPAIRED and _needs_no_key(configured):
+        key_from = KeySource.NONE if address else KeySource.CLIENT
     return Reached(
         name,
         configured.name,
@@ -141,7 +121,7 @@ def of_component(config: Config, provider: str, client: Mapping[str, Any], file:
     model = str(client.get("model") or "")
     listed = config.models.get(model)
     stated = None if listed is None else listed.base_url
-    own = _OWN.get(provider)
+    own = OWN.get(provider)
     own_address = None if own is None else _own_address(own, model)
     in_file = next((str(client[each]) for each in _ADDRESSES if client.get(each)), None)
     address = stated or in_file or own_address
@@ -150,7 +130,7 @@ def of_component(config: Config, provider: str, client: Mapping[str, Any], file:
     provider = settings.provider or _provider_at(address, provider)
     source, name = KeySource.NONE, ""
     if own is not None:
-        source, name = _key_of_component(config, model, own, in_file)
+        source, name = key_of_component(listed, own, own_address, in_file)
     return Reached(model, model, provider, address, said_by, source, name, quotas, settings)
 
 
@@ -159,18 +139,19 @@ def replaced(config: Config, provider: str, client: Mapping[str, Any], file: str
 
     Raises CallerError if nobody paired a key with the address.
     """
-    if provider not in _OWN:
-        return {}
     found = of_component(config, provider, client, file)
     listed, fields = config.models.get(found.name), dict[str, Any]()
     if listed is not None and listed.base_url is not None:
-        fields["azure_endpoint" if "azure_endpoint" in client else "base_url"] = listed.base_url
+        field = {"azure": "azure_endpoint", "local": "host"}.get(provider, "base_url")
+        fields["azure_endpoint" if "azure_endpoint" in client else field] = listed.base_url
+    if provider not in OWN:
+        return fields if provider == "local" else {}
     if found.key_from is KeySource.UNPAIRED:
         raise CallerError(
             f"model {client.get('model')!r} of {file} asks {found.shown}, and no key is paired "
             f'with it: set base_url and api_key_env in [models."{found.name}"], or keyless = true'
         )
-    is_default = found.key_name == _OWN[provider].key_variable and not fields
+    is_default = found.key_name == OWN[provider].key_variable and not fields
     if found.key_from is KeySource.VARIABLE and is_default:
         _remember(found.key_name)  # the SDK takes it from there itself
         return {}
@@ -193,20 +174,29 @@ def addresses(config: Config) -> list[str]:
 
 def _server(model: ModelConfig) -> tuple[str, str | None, str]:
     """Return provider, address and who says it, of a model of the configuration."""
+    kind = kind_of(model.client)
     if (address := model.base_url) is not None:
-        return model.provider or _provider_at(address, "openai"), address, "[models]"
-    whose = _named_after(model.name) or model.provider or "openai"
-    if whose in _SERVERLESS:
+        otherwise = "other" if kind is None else kind.provider
+        return model.provider or _provider_at(address, otherwise), address, "[models]"
+    if kind is None:
+        return model.provider or "other", None, ""
+    whose = kind.provider
+    if kind is CLIENTS[OPENAI]:
+        whose = _named_after(model.name) or model.provider or whose
+    own, variable = OWN.get(whose), _VARIABLES.get(whose, "-")
+    if whose in _SERVERLESS and kind is CLIENTS[OPENAI]:
         return whose, None, ""
-    own = _OWN.get(whose, _OWN["openai"])
-    if stated := os.environ.get(own.address_variable):
-        return model.provider or whose, stated, own.address_variable
-    return model.provider or _provider_at(own.address, "other"), own.address, "its own"
+    if stated := os.environ.get(variable):
+        address = stated if "://" in stated else f"http://{stated}"
+        return model.provider or whose, address, variable
+    address = OWN[OPENAI].address if own is None else own.address or None
+    address = _NATIVE.get(model.client, address)
+    return model.provider or _provider_at(address, whose), address, "its own"
 
 
 def _provider_at(address: str | None, otherwise: str) -> str:
     """Return the provider whose own server has an address."""
-    found = None if address is None else of_host(_origin(address)[1])
+    found = None if address is None else of_host(origin(address)[1])
     return otherwise if found is None else found.name
 
 
@@ -216,10 +206,10 @@ def _named_after(model: str) -> str | None:
     return next(found, None)
 
 
-def _own_address(own: _Own, model: str) -> str | None:
+def _own_address(own: Own, model: str) -> str | None:
     """Return the address that a client of AutoGen's asks if nobody states one."""
-    if own is _OWN["openai"] and (other := _named_after(model)) is not None:
-        return _OWN[other].address
+    if own is OWN["openai"] and (other := _named_after(model)) is not None:
+        return OWN[other].address
     return os.environ.get(own.address_variable) or own.address or None
 
 
@@ -246,9 +236,26 @@ def _settings_of(
     return blank, (guessed_quota(address or ""),)
 
 
+def _needs_no_key(model: ModelConfig) -> bool:
+    """Whether a client gets none of us: Ollama knows none, and other classes may have their own."""
+    kind = kind_of(model.client)
+    return kind is CLIENTS["ollama"] or (kind is None and model.base_url is None)
+
+
+def completed(reached: Reached, client: "ChatCompletionClient") -> Reached:
+    """Return how a model is reached whose client is of a class that only its object tells of."""
+    if kind_of(reached.settings.client) is not None:
+        return reached
+    from headway_agents import provider_name, senders
+
+    address = reached.address or senders(client).address
+    provider = reached.settings.provider or _provider_at(address, provider_name(client))
+    return replace(reached, address=address, provider=provider)
+
+
 def guessed_quota(address: str) -> str:
     """Return the name of the quota of an address that nobody configured."""
-    scheme, host, port = _origin(address)
+    scheme, host, port = origin(address)
     is_plain = port in (None, {"https": 443, "http": 80}.get(scheme))
     return f"{GUESSED}{host}" if is_plain else f"{GUESSED}{host}:{port}"
 
@@ -265,7 +272,7 @@ def key_of(reached: Reached) -> str:
         case KeySource.NONE | KeySource.CLIENT:
             return NO_KEY
         case KeySource.COMMAND:
-            key = _printed_key(model, reached.key_name)
+            key = printed_key(model, reached.key_name)
         case KeySource.VARIABLE:
             if not (key := os.environ.get(reached.key_name, "")):
                 raise CallerError(
@@ -294,73 +301,8 @@ def unpaired(reached: Reached) -> CallerError:
     )
 
 
-def _key_of_model(model: ModelConfig, address: str | None) -> tuple[KeySource, str]:
-    if model.api_key_command is not None:
-        return KeySource.COMMAND, model.api_key_command
-    if model.keyless:
-        return KeySource.NONE, ""
-    if address is None:
-        return KeySource.UNPAIRED, ""
-    if model.api_key_env is not None:
-        return KeySource.VARIABLE, model.api_key_env
-    for own in _OWN.values():
-        if _is_paired(address, own):
-            return KeySource.VARIABLE, own.key_variable
-    if is_loopback(address):
-        return KeySource.NONE, ""
-    if model.base_url is None:  # the address is that of a variable, whose key is not set
-        return KeySource.VARIABLE, _OWN["openai"].key_variable
-    return KeySource.UNPAIRED, ""
-
-
-def _key_of_component(
-    config: Config, model: str, own: _Own, in_file: str | None
-) -> tuple[KeySource, str]:
-    listed = config.models.get(model)
-    if listed is not None and listed.base_url is not None:
-        return _key_of_model(listed, listed.base_url)
-    states_key = listed is not None and (listed.api_key_env or listed.api_key_command)
-    if listed is not None and in_file is None and states_key:
-        return _key_of_model(listed, own.address or "")
-    if in_file is None:
-        address = _own_address(own, model)
-        paired = (each for each in _OWN.values() if address and _is_paired(address, each))
-        return KeySource.VARIABLE, next(paired, own).key_variable
-    if _is_paired(in_file, own):
-        return KeySource.VARIABLE, own.key_variable
-    if is_loopback(in_file) or (listed is not None and listed.keyless):
-        return KeySource.NONE, ""
-    return KeySource.UNPAIRED, ""
-
-
-def _is_paired(address: str, own: _Own) -> bool:
-    stated = os.environ.get(own.address_variable)
-    if stated and os.environ.get(own.key_variable):
-        return _origin(stated) == _origin(address)
-    return bool(own.address) and _origin(own.address) == _origin(address)
-
-
 def _is_same(address: str, other: str | None) -> bool:
-    return other is not None and _origin(address) == _origin(other)
-
-
-def _origin(address: str) -> tuple[str, str, int | None]:
-    """Return scheme, host and port; of an address that is none, what nothing equals."""
-    try:
-        parts = urlsplit(address)
-        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
-        return parts.scheme, parts.hostname or "", port
-    except ValueError:
-        return "", address, None
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an address is on this machine."""
-    host = _origin(address)[1]
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return other is not None and origin(address) == origin(other)
 
 
 def shown(address: str) -> str:
@@ -376,26 +318,3 @@ def _remember(variable: str) -> None:
     from headway_agents import remember
 
     remember(os.environ.get(variable))
-
-
-def _printed_key(model: str, command: str) -> str:
-    """Run a command that prints a key. No message repeats its output, which may be the key."""
-    try:
-        done = subprocess.run(  # the command is the user's own configuration
-            shlex.split(command),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=KEY_COMMAND_SECONDS,
-            check=False,
-        )
-        problem = "" if done.returncode == 0 else f"ended with status {done.returncode}"
-    except (OSError, subprocess.TimeoutExpired) as error:
-        problem = f"cannot be run: {type(error).__name__}"
-    else:
-        if not problem and (key := done.stdout.strip()):
-            return key
-    raise CallerError(
-        f"model {model!r}: its api_key_command {problem or 'printed nothing'}: "
-        f"run it by hand to see why"
-    )

@@ -25,9 +25,11 @@ from headway_scheduler.runtime.client import SchedulerClient
 
 from . import arguments
 from .config import Config
+from .config.clients import OPENAI, kind_of
 from .config.keys import COMPONENT_SUFFIXES
+from .paired_keys import NO_KEY, OWN, KeySource
 from .pricing.prices import charge_of, stated_cost, write_cost
-from .reached import Reached, key_of, of_client, of_model, replaced
+from .reached import Reached, completed, key_of, of_client, of_model, replaced
 
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
     from headway_agents import Attempt, Journal, Model, RunScope, ScheduledClient
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
+
+
+_ADDRESS_OF = {"azure": "azure_endpoint", "local": "host"}
+"""The argument of a class of clients that takes the address, by its provider; else base_url."""
 
 
 class Models(Protocol):
@@ -170,7 +176,8 @@ class Workflows:
         if name not in self._clients:
             found = of_model(self._config, name)
             wrapped, others = self._wrapped_client(found), self._others(found)
-            self._clients[name] = ScheduledClient(wrapped, self._model(found), others=others)
+            model = self._model(completed(found, wrapped))
+            self._clients[name] = ScheduledClient(wrapped, model, others=others)
         return self._clients[name].with_priority(_priority(priority))
 
     def wrap(
@@ -190,6 +197,11 @@ class Workflows:
         from headway_agents.openai_sdk.client import openai_sdk, scheduled
 
         found = of_model(self._config, name)
+        if found.settings.client != OPENAI:
+            raise CallerError(
+                f"model {name!r} is asked through client {found.settings.client!r}, and hw.openai "
+                'speaks OpenAI\'s protocol: use hw.model, or a model of client "openai"'
+            )
         model = self._model(found)
         if name not in self._sdks:
             self._sdks[name] = openai_sdk(key_of(found), found.address)
@@ -200,8 +212,12 @@ class Workflows:
         settings = reached.settings
         ranked = [(other, 0) for other in settings.deployments]
         ranked += [(other, rank) for rank, other in enumerate(settings.fallbacks, start=1)]
-        others = [(of_model(self._config, other), rank) for other, rank in ranked]
-        return [(self._wrapped_client(each), self._model(each), rank) for each, rank in others]
+        others = []
+        for other, rank in ranked:
+            found = of_model(self._config, other)
+            client = self._wrapped_client(found)
+            others.append((client, self._model(completed(found, client)), rank))
+        return others
 
     def _model(self, reached: Reached) -> "Model":
         """Return how calls of a model are scheduled.
@@ -275,11 +291,32 @@ class Workflows:
     def _wrapped_client(self, reached: Reached) -> "ChatCompletionClient":
         """Return the one provider client of a model: each is heavy, and holds connections."""
         if reached.model not in self._wrapped:
-            from headway_agents import openai_client
-
-            made = openai_client(reached.name, key_of(reached), reached.address)
-            self._wrapped[reached.model] = made
+            self._wrapped[reached.model] = _built(reached)
         return self._wrapped[reached.model]
+
+
+def _built(reached: Reached) -> "ChatCompletionClient":
+    """Build the client of a model of the configuration. Raises CallerError."""
+    from headway_agents import build_client, client_class, provider_of
+
+    settings, kind, address = reached.settings, kind_of(reached.settings.client), {}
+    path, package = (settings.client, "") if kind is None else (kind.path, kind.package)
+    made = client_class(path, reached.model, package)
+    provider = provider_of(made)
+    if reached.address is not None:
+        field = _ADDRESS_OF.get(provider, "base_url") if kind is None else kind.address
+        address = {field: reached.address}
+    key = None if reached.key_from is KeySource.CLIENT else key_of(reached)
+    if key == NO_KEY and provider not in OWN:
+        key = None  # only the SDKs that take keys insist on one
+    return build_client(
+        made,
+        reached.model,
+        settings.arguments,
+        name=reached.name,
+        address=address,
+        key=key,
+    )
 
 
 def is_portable(run: Run) -> bool:

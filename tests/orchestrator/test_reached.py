@@ -16,8 +16,9 @@ from autogen_ext.models.openai import OpenAIChatCompletionClient
 
 from headway import Headway, RunFailed
 from headway.config import Config, load
+from headway.paired_keys import NO_KEY
 from headway.pricing.prices import charge
-from headway.reached import NO_KEY, key_of, of_client, of_model, replaced
+from headway.reached import key_of, of_client, of_model, replaced
 from headway_scheduler.errors import CallerError, ProviderError
 from headway_scheduler.model.calls import UNPRICED, Served, Usage
 from headway_scheduler.testing.provider import (

@@ -7,14 +7,12 @@ alone.
 from typing import Any
 
 from autogen_core.models import ChatCompletionClient, ModelFamily, ModelInfo
-from autogen_ext.models.openai import OpenAIChatCompletionClient
 
 from headway_scheduler.providers import Failure
 
 from ..autogen_private import (
     create_arguments,
     is_openai,
-    listed_model_info,
     listed_token_limit,
     sdk_of,
 )
@@ -39,7 +37,7 @@ _UNKNOWN_PARAMETER = (400, 422)
 _tell_no_usage: set[tuple[str | None, str]] = set()
 """Models and addresses that refused ``stream_options``: older API versions, strict proxies."""
 
-_NEW_MODEL = ModelInfo(
+NEW_MODEL = ModelInfo(
     vision=True,
     function_calling=True,
     json_output=True,
@@ -48,13 +46,6 @@ _NEW_MODEL = ModelInfo(
     family=ModelFamily.UNKNOWN,
 )
 """For models that AutoGen does not list: newer than it, and newer models can do all of this."""
-
-
-def openai_client(model: str, key: str, base_url: str | None) -> ChatCompletionClient:
-    """Make a client for OpenAI, or for the server at ``base_url`` that speaks its protocol."""
-    info = listed_model_info(model) or _NEW_MODEL
-    address: dict[str, Any] = {} if base_url is None else {"base_url": base_url}
-    return OpenAIChatCompletionClient(model=model, api_key=key, model_info=info, **address)
 
 
 def provider_name(client: ChatCompletionClient) -> str:

@@ -7,7 +7,7 @@ it takes milliseconds: every command does.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +16,7 @@ from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.quotas import GUESSED, Quota
 from headway_scheduler.providers.local import Local
 
+from .clients import OPENAI
 from .keys import DEFAULT_QUOTA, KEYS, LIMITS, ConfigError, KeyPath, dotted, parse_priority, pattern
 from .reading import Reading, Setting
 from .source import find
@@ -36,6 +37,12 @@ class ModelConfig:
 
     provider: str | None = None
     """Whose charging and error rules hold. Default: those of the client that is used."""
+
+    client: str = OPENAI
+    """The client of AutoGen's that asks it: a word for one, or a class as ``module.Class``."""
+
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What that client is built with, beside its model, address and key."""
 
     base_url: str | None = None
     """Address of the server. Default: the provider's own."""
@@ -200,6 +207,7 @@ def load(
     reading.take_environment(environ)
     reading.raise_problems()
     reading.check_limits()
+    reading.check_clients()
     reading.raise_problems()
     reading.resolve_paths(file.path.parent if file else cwd, cwd)
     return _build(reading.sorted_settings(), file.path if file else None)

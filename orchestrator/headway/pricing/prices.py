@@ -15,7 +15,8 @@ from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import UNPRICED, CallRecord, Charge, Served, Usage
 
 from ..config import Config, ModelConfig
-from ..reached import Reached, is_loopback, of_model
+from ..paired_keys import is_loopback
+from ..reached import Reached, of_model
 
 if TYPE_CHECKING:
     import genai_prices.types

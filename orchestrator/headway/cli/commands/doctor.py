@@ -19,8 +19,9 @@ from headway_scheduler.ports import Finding
 
 from ... import __version__
 from ...config import Config, ConfigError, load
+from ...paired_keys import KeySource
 from ...pricing.prices import charge
-from ...reached import KeySource, Reached, of_model, unpaired
+from ...reached import Reached, of_model, unpaired
 from ..database import load_queue, reading
 from ..output import one_line, say, say_json
 from ..parser import FAILED
