@@ -27,7 +27,7 @@ from .steps.effects import Effect, idempotency_key, idempotent, once, pure
 from .steps.inputs import now, random, step
 from .steps.step import person_answer
 from .teams import load_component, load_factory, redacted
-from .wrappers.bind import bind
+from .wrappers.bind import around, bind
 from .wrappers.wrapper import release
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "RunScope",
     "ScheduledClient",
     "WouldCall",
+    "around",
     "bind",
     "build",
     "build_client",

@@ -249,7 +249,8 @@ class Headway:
 
         Its calls are those of an ad-hoc run, which cannot be resumed.
         """
-        return self.workflows.client(model, priority=priority).bound(self._opened.ad_hoc.scope())
+        scope = self._opened.ad_hoc.scope()
+        return self.workflows.client(model, scope, priority=priority)
 
     def openai(self, model: str, *, priority: Priority | str | None = None) -> "AsyncOpenAI":
         """Make OpenAI's own client, scheduled, for memory stores and tools that use the SDK.

@@ -162,12 +162,18 @@ class Workflows:
             await client.close()
 
     def client(
-        self, model: "str | ChatCompletionClient", *, priority: Priority | str | None = None
-    ) -> "ScheduledClient":
-        """Make a client by the name of a model, or around the user's own."""
+        self,
+        model: "str | ChatCompletionClient",
+        scope: "RunScope",
+        *,
+        priority: Priority | str | None = None,
+    ) -> "ChatCompletionClient":
+        """Make a client of a scope by the name of a model, or around the user's own."""
         if isinstance(model, str):
-            return self.model(model, priority=priority)
-        return self.wrap(model, priority=priority)
+            return self.model(model, priority=priority).bound(scope)
+        from headway_agents import around
+
+        return around(model, lambda inner: self.wrap(inner, priority=priority).bound(scope))
 
     def model(self, name: str, *, priority: Priority | str | None = None) -> "ScheduledClient":
         """Make a client for a model of the configuration, not yet bound to a run."""

@@ -12,6 +12,7 @@ from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.conditions import MaxMessageTermination
 from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_core.models import UserMessage
+from autogen_ext.models.cache import ChatCompletionCache
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 
 from headway import Headway, RunFailed
@@ -339,3 +340,18 @@ async def test_a_client_that_is_led_elsewhere_sends_nothing(tmp_path: Path) -> N
                 await asked.create([UserMessage(content="hi", source="user")])
         await client.close()
         assert (heads, len(provider.ledger)) == ([], 0)
+
+
+async def test_a_cache_around_a_client_is_one_around_a_scheduled_client(tmp_path: Path) -> None:
+    async with simulated_provider() as provider, Headway(config(tmp_path)) as headway:
+        inner = gpt("m", base_url=provider.base_url)
+        cache = headway.model(ChatCompletionCache(inner), priority="high")
+        assert isinstance(cache, ChatCompletionCache)
+        for is_hit in (False, True):
+            said = await cache.create([UserMessage(content="hi", source="user")])
+            assert said.cached is is_hit
+        (run,) = await headway.list_runs()
+        (row,) = await headway.list_calls(run.id)
+        assert (row.call.model, len(provider.ledger)) == ("m", 1)
+        assert row.call.priority.label == "high"
+        await inner.close()

@@ -190,6 +190,8 @@ class Exchange:
     """Of the last answer that is a stream: an event that is an error."""
     responses: list[Any] = field(default_factory=list[Any])
     """Every response of this attempt, open or closed."""
+    requests: int = 0
+    """How many requests of this attempt left."""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _has_lines: bool = False
     _timer: asyncio.TimerHandle | None = None
@@ -260,6 +262,11 @@ class Exchange:
                 f"a request was to go to {request.url.scheme}://{request.url.netloc.decode()}, and "
                 f"its key belongs to {model.address}: nothing was sent"
             )
+        self.requests += 1
+        if self.requests > 1:
+            last = self.responses[-1] if self.responses else None
+            head = None if last is None else (last.status_code, dict(last.headers))
+            self.live.record_repeat(head)
         if model.idempotency_header:
             # The call's id, the same at every attempt, if the server of its model knows a header.
             request.headers[model.idempotency_header] = self.live.slot.id

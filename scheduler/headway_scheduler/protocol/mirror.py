@@ -16,6 +16,7 @@ from .messages import (
     Amend,
     ApplyChange,
     AwaitRuns,
+    ChargeRequest,
     Decide,
     DropWorker,
     ForgetRuns,
@@ -74,6 +75,7 @@ class Mirror:
                     | DropWorker()
                     | ProbeStopped()
                     | Learn()
+                    | ChargeRequest()
                     | Amend()
                     | ForgetRuns()
                 ):

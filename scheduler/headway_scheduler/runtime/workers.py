@@ -29,6 +29,7 @@ from ..protocol.messages import (
     Amend,
     ApplyChange,
     AwaitRuns,
+    ChargeRequest,
     Decide,
     DropWorker,
     ForgetRuns,
@@ -260,6 +261,7 @@ def restamped(message: Message, now: float, age: float = inf) -> Message:
             | DropWorker()
             | ProbeStopped()
             | Learn()
+            | ChargeRequest()
             | Amend()
             | ForgetRuns()
         ):
