@@ -5,9 +5,11 @@ Wrap a client in :class:`ScheduledClient`, :func:`bind` a freshly built team to 
 """
 
 from .attempt import Attempt, dump_result, load_result
+from .calls.building import build_client, client_class
 from .calls.client import ScheduledClient, model_answer
 from .calls.models import CallLimits, Model
-from .calls.wrapped_client import model_name, openai_client
+from .calls.parts import senders, shown_name
+from .calls.wrapped_client import provider_name, provider_of
 from .containment import build
 from .journal.mismatch import difference
 from .journal.outcomes import (
@@ -25,7 +27,7 @@ from .steps.effects import Effect, idempotency_key, idempotent, once, pure
 from .steps.inputs import now, random, step
 from .steps.step import person_answer
 from .teams import load_component, load_factory, redacted
-from .wrappers.bind import bind
+from .wrappers.bind import around, bind
 from .wrappers.wrapper import release
 
 __all__ = [
@@ -43,8 +45,11 @@ __all__ = [
     "RunScope",
     "ScheduledClient",
     "WouldCall",
+    "around",
     "bind",
     "build",
+    "build_client",
+    "client_class",
     "current_scope",
     "difference",
     "dump_result",
@@ -54,15 +59,17 @@ __all__ = [
     "load_factory",
     "load_result",
     "model_answer",
-    "model_name",
     "now",
     "once",
-    "openai_client",
     "person_answer",
+    "provider_name",
+    "provider_of",
     "pure",
     "random",
     "redacted",
     "release",
     "remember",
+    "senders",
+    "shown_name",
     "step",
 ]

@@ -52,7 +52,7 @@ class Headway:
             config = configuration.load(config)
         self.config = config
         self._prices = Prices(config)
-        self.workflows: Workflows = Workflows(config, self._prices)
+        self.workflows: Workflows = Workflows(config)
         self._opener = Opener(config, self.workflows, self._prices, label)
         self._owner: SessionOwner | None = None
 
@@ -244,7 +244,8 @@ class Headway:
 
         Its calls are those of an ad-hoc run, which cannot be resumed.
         """
-        return self.workflows.client(model, priority=priority).bound(self._opened.ad_hoc.scope())
+        scope = self._opened.ad_hoc.scope()
+        return self.workflows.client(model, scope, priority=priority)
 
     def openai(self, model: str, *, priority: Priority | str | None = None) -> "AsyncOpenAI":
         """Make OpenAI's own client, scheduled, for memory stores and tools that use the SDK.

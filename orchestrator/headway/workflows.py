@@ -25,9 +25,11 @@ from headway_scheduler.runtime.client import SchedulerClient
 
 from . import arguments
 from .config import Config
+from .config.clients import OPENAI, kind_of
 from .config.keys import COMPONENT_SUFFIXES
-from .pricing.prices import Prices
-from .reached import key_of, reached
+from .paired_keys import NO_KEY, OWN, KeySource
+from .pricing.prices import charge_of, stated_cost, write_cost
+from .reached import Reached, completed, key_of, of_client, of_model, replaced
 
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
     from headway_agents import Attempt, Journal, Model, RunScope, ScheduledClient
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
+
+
+_ADDRESS_OF = {"azure": "azure_endpoint", "local": "host"}
+"""The argument of a class of clients that takes the address, by its provider; else base_url."""
 
 
 class Models(Protocol):
@@ -54,9 +60,8 @@ class Models(Protocol):
 class Workflows:
     """The workflows of this process, and the provider clients that their runs share."""
 
-    def __init__(self, config: Config, prices: Prices) -> None:
+    def __init__(self, config: Config) -> None:
         self._config = config
-        self._prices = prices
         self._factories: dict[str, Callable[..., Any]] = {}
         self._wrapped: dict[str, ChatCompletionClient] = {}
         self._clients: dict[str, ScheduledClient] = {}
@@ -109,7 +114,7 @@ class Workflows:
         scope.counts_usd = self._count_usd(scope.quotas) or run.budget_usd is not None
         current_scope.set(scope)  # a factory may take the time as a step
         if run.component is not None:
-            reach = partial(reached, self._config)
+            reach = partial(replaced, self._config)
             team = load_component(run.component, name=run.workflow, reach=reach)
         else:
             parameters = json.loads(run.parameters or "{}")
@@ -157,38 +162,39 @@ class Workflows:
             await client.close()
 
     def client(
-        self, model: "str | ChatCompletionClient", *, priority: Priority | str | None = None
-    ) -> "ScheduledClient":
-        """Make a client by the name of a model, or around the user's own."""
+        self,
+        model: "str | ChatCompletionClient",
+        scope: "RunScope",
+        *,
+        priority: Priority | str | None = None,
+    ) -> "ChatCompletionClient":
+        """Make a client of a scope by the name of a model, or around the user's own."""
         if isinstance(model, str):
-            return self.model(model, priority=priority)
-        return self.wrap(model, priority=priority)
+            return self.model(model, priority=priority).bound(scope)
+        from headway_agents import around
+
+        return around(model, lambda inner: self.wrap(inner, priority=priority).bound(scope))
 
     def model(self, name: str, *, priority: Priority | str | None = None) -> "ScheduledClient":
         """Make a client for a model of the configuration, not yet bound to a run."""
         from headway_agents import ScheduledClient
 
         if name not in self._clients:
-            wrapped, others = self._wrapped_client(name), self._others(name)
-            self._clients[name] = ScheduledClient(wrapped, self._model(name), others=others)
+            found = of_model(self._config, name)
+            wrapped, others = self._wrapped_client(found), self._others(found)
+            model = self._model(completed(found, wrapped))
+            self._clients[name] = ScheduledClient(wrapped, model, others=others)
         return self._clients[name].with_priority(_priority(priority))
 
     def wrap(
         self, client: "ChatCompletionClient", *, priority: Priority | str | None = None
     ) -> "ScheduledClient":
-        """Make a client around the user's own, on the quotas of the model that it asks for."""
-        from headway_agents import ScheduledClient, model_name
+        """Make a client around the user's own, on the quotas of the server that it asks."""
+        from headway_agents import ScheduledClient
 
-        # A client that does not show its model draws on the limits of unlisted models.
-        name = model_name(client) or type(client).__name__
-        return ScheduledClient(
-            client,
-            self._model(name),
-            None,
-            path=None,
-            priority=_priority(priority),
-            others=self._others(name),
-        )
+        found = of_client(self._config, client)
+        model, others = self._model(found), self._others(found)
+        return ScheduledClient(client, model, priority=_priority(priority), others=others)
 
     def openai(
         self, name: str, scope: "Callable[[], RunScope]", *, priority: Priority | str | None = None
@@ -196,55 +202,63 @@ class Workflows:
         """Make OpenAI's own client for a configured model; its calls belong to ``scope()``."""
         from headway_agents.openai_sdk.client import openai_sdk, scheduled
 
-        model = self._model(name)
-        if name not in self._sdks:
-            self._sdks[name] = openai_sdk(
-                key_of(self._config, name), self._config.model(name).base_url
+        found = of_model(self._config, name)
+        if found.settings.client != OPENAI:
+            raise CallerError(
+                f"model {name!r} is asked through client {found.settings.client!r}, and hw.openai "
+                'speaks OpenAI\'s protocol: use hw.model, or a model of client "openai"'
             )
+        model = self._model(found)
+        if name not in self._sdks:
+            self._sdks[name] = openai_sdk(key_of(found), found.address)
         return scheduled(self._sdks[name], model, scope, priority=_priority(priority))
 
-    def _others(self, name: str) -> "list[tuple[ChatCompletionClient, Model, int]]":
+    def _others(self, reached: Reached) -> "list[tuple[ChatCompletionClient, Model, int]]":
         """List the stand-ins of a model, with their ranks: deployments, then fallbacks."""
-        configured = self._config.model(name)
-        ranked = [(other, 0) for other in configured.deployments]
-        ranked += [(other, rank) for rank, other in enumerate(configured.fallbacks, start=1)]
-        return [(self._wrapped_client(other), self._model(other), rank) for other, rank in ranked]
+        settings = reached.settings
+        ranked = [(other, 0) for other in settings.deployments]
+        ranked += [(other, rank) for rank, other in enumerate(settings.fallbacks, start=1)]
+        others = []
+        for other, rank in ranked:
+            found = of_model(self._config, other)
+            client = self._wrapped_client(found)
+            others.append((client, self._model(completed(found, client)), rank))
+        return others
 
-    def _model(self, name: str) -> "Model":
+    def _model(self, reached: Reached) -> "Model":
         """Return how calls of a model are scheduled.
 
         Raises CallerError if one of its quotas is in dollars and the model has no price.
         """
         from headway_agents import CallLimits, Model
 
-        configured = self._config.model(name)
-        price = partial(self._prices.stated_cost, name)
-        write_price = partial(self._prices.write_cost, name)
-        counts_usd = self._count_usd(configured.quotas)
+        settings, price = reached.settings, partial(stated_cost, reached)
+        counts_usd = self._count_usd(reached.quotas)
         if counts_usd:
             price(Usage(1, 1))
-        provider = PROVIDERS[configured.provider] if configured.provider else None
         limits = CallLimits(
-            configured.max_answer_mb,
-            configured.connect_timeout,
-            configured.first_byte_timeout,
-            configured.idle_timeout,
-            configured.call_timeout,
+            settings.max_answer_mb,
+            settings.connect_timeout,
+            settings.first_byte_timeout,
+            settings.idle_timeout,
+            settings.call_timeout,
         )
         return Model(
-            name,
-            configured.quotas,
-            configured.idempotency_header,
+            reached.model,
+            reached.quotas,
+            settings.idempotency_header,
             price=price,
-            provider=provider,
+            provider=PROVIDERS[reached.provider],
             counts_usd=counts_usd,
             limits=limits,
-            write_price=write_price,
-            charge_of=self._prices.charge_of(name),
+            write_price=partial(write_cost, reached),
+            charge_of=charge_of(reached),
+            address=None if reached.address is None else reached.shown,
         )
 
     def _count_usd(self, quotas: Iterable[str]) -> bool:
-        limits = (limit for name in quotas for limit in self._config.quotas[name].limits)
+        known = (self._config.quotas[name] for name in quotas if name in self._config.quotas)
+        limits = (limit for quota in known for limit in quota.limits)
         return any(limit.resource is Resource.USD_PER_DAY for limit in limits)
 
     async def close(self) -> None:
@@ -280,14 +294,35 @@ class Workflows:
         except (OSError, UnicodeDecodeError) as error:
             raise CallerError(f"component file {path} cannot be read: {error}") from error
 
-    def _wrapped_client(self, name: str) -> "ChatCompletionClient":
+    def _wrapped_client(self, reached: Reached) -> "ChatCompletionClient":
         """Return the one provider client of a model: each is heavy, and holds connections."""
-        if name not in self._wrapped:
-            from headway_agents import openai_client
+        if reached.model not in self._wrapped:
+            self._wrapped[reached.model] = _built(reached)
+        return self._wrapped[reached.model]
 
-            configured, key = self._config.model(name), key_of(self._config, name)
-            self._wrapped[name] = openai_client(configured.name, key, configured.base_url)
-        return self._wrapped[name]
+
+def _built(reached: Reached) -> "ChatCompletionClient":
+    """Build the client of a model of the configuration. Raises CallerError."""
+    from headway_agents import build_client, client_class, provider_of
+
+    settings, kind, address = reached.settings, kind_of(reached.settings.client), {}
+    path, package = (settings.client, "") if kind is None else (kind.path, kind.package)
+    made = client_class(path, reached.model, package)
+    provider = provider_of(made)
+    if reached.address is not None:
+        field = _ADDRESS_OF.get(provider, "base_url") if kind is None else kind.address
+        address = {field: reached.address}
+    key = None if reached.key_from is KeySource.CLIENT else key_of(reached)
+    if key == NO_KEY and provider not in OWN:
+        key = None  # only the SDKs that take keys insist on one
+    return build_client(
+        made,
+        reached.model,
+        settings.arguments,
+        name=reached.name,
+        address=address,
+        key=key,
+    )
 
 
 def is_portable(run: Run) -> bool:

@@ -35,8 +35,12 @@ SAME_FAULT_SECONDS = 900.0
 """How long a server may say the same error to several calls, and answer none, before those that
 heard it ``MAX_ATTEMPTS`` times are given up."""
 
-_BROKEN_CONNECTION = frozenset({"APIConnectionError", "TransportError", "ClientConnectionError"})
-"""Classes of openai and anthropic; httpx and httpx2; aiohttp. Their subclasses are timeouts too."""
+_BROKEN_CONNECTION = frozenset(
+    {"APIConnectionError", "TransportError", "ClientConnectionError"}
+    | {"ServiceRequestError", "ServiceResponseError"}
+)
+"""Classes of openai and anthropic; httpx and httpx2; aiohttp; azure-core. Their subclasses are
+timeouts too."""
 
 # Nested too deep to be parsed, or no text, is no JSON, as cut JSON is none.
 _BROKEN_BUILT_IN = (
@@ -46,12 +50,12 @@ _BROKEN_BUILT_IN = (
 
 _NOTHING_SENT = frozenset(
     {"ConnectError", "ConnectTimeout", "PoolTimeout", "ClientConnectorError"}
-    | {"ConnectionRefusedError", "gaierror"}
+    | {"ConnectionRefusedError", "gaierror", "ServiceRequestError"}
 )
-"""Classes of httpx and httpx2, of aiohttp, of Python: no connection came about."""
+"""Classes of httpx and httpx2, of aiohttp, Python and azure-core: no connection came about."""
 
 
-_EVENTS = {
+EVENTS = {
     ErrorClass.RATE_LIMITED: ProviderEvent.REFUSED,
     ErrorClass.OVERLOADED: ProviderEvent.OVERLOADED,
     ErrorClass.TRANSIENT: ProviderEvent.FAILED,
@@ -168,7 +172,7 @@ def next_step(
     """
     if verdict.error_class is ErrorClass.FINAL:
         return Refuse(None if head is None else Observation(event=ProviderEvent.ANSWERED))
-    event = _EVENTS[verdict.error_class]
+    event = EVENTS[verdict.error_class]
     if event is ProviderEvent.LOCKED_OUT and not routes:
         return LockOut(Observation(event=event, error=text))
     if faults >= MAX_ATTEMPTS or is_own:

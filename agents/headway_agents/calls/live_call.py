@@ -38,6 +38,7 @@ from ..journal.events import JournalSlot, Skipped, WorkBegan, WorkEnded
 from ..requests.prompts import RequestDigest
 from ..scope import LiveCalls, RunScope
 from .errors import (
+    EVENTS,
     MAX_ATTEMPTS,
     SAME_FAULT_SECONDS,
     LockOut,
@@ -57,6 +58,10 @@ from .models import NO_CANDIDATE, Candidate
 T = TypeVar("T")
 _log = logging.getLogger("headway")
 _ALERT = "quota %r is stopped, its calls wait: %s: mend it, then `headway limits resume`"
+_REPEATS = (
+    "model %r: its client (%s) sends more than one request in one attempt: each is charged, and "
+    "none waits for its turn: switch its own retries off"
+)
 _ODD = "model %r: %s is out of range: counted as unknown"
 KNOWN_NODES = 10_000
 """How many messages a scope knows to be on disk at most; others are only handed over again."""
@@ -65,7 +70,7 @@ NOTHING = Served()
 """For an answer that says nothing of usage, tier or model."""
 _READABLE = ("json", "event-stream")
 _said: set[tuple[str, str]] = set()
-"""The (model, field) pairs that this process has warned of."""
+"""The (model, field) and (model, class) pairs that this process has warned of."""
 
 
 @asynccontextmanager
@@ -316,6 +321,27 @@ class LiveCall:
             noted = self._noted(odd) if odd else ()
             signals = Observation(event=event, headers=limits, odd=noted)
             self._scheduler.observed(self.slot.id, quota, signals)
+
+    def record_repeat(self, head: tuple[int, Mapping[str, str]] | None) -> None:
+        """Take in that a client sends once more in this attempt, although nobody admitted that.
+
+        ``head``: status and headers of the answer to the request before. The client does not show
+        a refusal that it takes for itself, so it is heard here.
+        """
+        if self._call is None:
+            return
+        self._scheduler.charge_request(self._call.quotas)
+        now, model, quota = self._scheduler.now(), self.candidate.model.name, self._quota
+        kind = type(self.candidate.client).__name__
+        if head is not None and head[0] >= 400 and quota is not None:
+            verdict = self.candidate.provider.judge(Failure(*head), self._attempts, now)
+            event = EVENTS.get(verdict.error_class)
+            until = now + verdict.pause_seconds if event is ProviderEvent.REFUSED else None
+            if event is not None:
+                self._scheduler.observed(self.slot.id, quota, Observation(until, event))
+        if (model, kind) not in _said:
+            _said.add((model, kind))
+            _log.warning(_REPEATS, model, kind)
 
     def preempt(self) -> None:
         """Make room for a more urgent call, if the request is out. Called by the scheduler."""

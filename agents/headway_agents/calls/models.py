@@ -8,6 +8,10 @@ from autogen_core.models import ChatCompletionClient
 from headway_scheduler.model.calls import Charge, Served, Usage
 from headway_scheduler.providers import OTHER, Provider
 
+Origin = tuple[str, str, int | None]
+"""Scheme, host and port of a server; no port for the scheme's own. A key that belongs to a server
+goes to no other."""
+
 Price = Callable[[Usage], float]
 """Dollars for usage."""
 
@@ -44,7 +48,7 @@ class Model:
     or of the run is of dollars; ``write_price``: the same with all input written to the provider's
     cache; ``charge_of``: what an answer cost, None if none has a price. ``provider``: how calls are
     charged and answers read; None: as the class of the client tells. ``limits``: what one attempt
-    may take.
+    may take. ``address``: that of its server; None if no client of it shows one.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Model:
     limits: CallLimits = CallLimits()
     write_price: Price | None = None
     charge_of: ChargeOf | None = None
+    address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +68,15 @@ class Candidate:
     """A model that a call may go to.
 
     ``provider`` says how it charges and what its answers mean. ``client`` sends, None where that is
-    OpenAI's SDK. ``rank`` as of a Route: 0 is as good as the model that was asked for.
+    OpenAI's SDK. ``rank`` as of a Route: 0 is as good as the model that was asked for. ``origins``:
+    the servers that it may ask, empty if the client shows none.
     """
 
     model: Model
     provider: Provider
     client: ChatCompletionClient | None = None
     rank: int = 0
+    origins: frozenset[Origin] = frozenset()
 
 
 NO_CANDIDATE = Candidate(Model("", ()), OTHER)

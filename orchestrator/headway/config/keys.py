@@ -6,17 +6,20 @@ of a sentence, ``must be …``; the caller puts the place in front. A message ne
 that could be a secret in the wrong place.
 """
 
+import json
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Priority
-from headway_scheduler.model.quotas import Resource
+from headway_scheduler.model.quotas import GUESSED_PER_MINUTE, Resource
 from headway_scheduler.providers import PROVIDERS
+
+from .clients import CLIENTS, OPENAI, OURS
 
 KeyPath = tuple[str, ...]
 
@@ -24,11 +27,11 @@ DEFAULT_QUOTA = "default"
 """The quota of models that name none. It is built in, and a table of this name replaces it."""
 
 DEFAULT_LIMITS: dict[str, int | bool] = {
-    "requests_per_minute": 500,
-    "tokens_per_minute": 30_000,
+    "requests_per_minute": GUESSED_PER_MINUTE[Resource.REQUESTS],
+    "tokens_per_minute": GUESSED_PER_MINUTE[Resource.TOKENS],
     "learn": True,
 }
-"""What OpenAI's first paid tier grants gpt-4o: the lowest pair that a paying account meets."""
+"""The settings of the built-in quota."""
 
 LIMITS = {
     "requests_per_minute": Resource.REQUESTS,
@@ -48,6 +51,13 @@ _LARGEST = 1e15  # buckets are floats: not far above it, taking 1 away changes n
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # upper case alone: keys of most providers do not pass
+_CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+_SECRET = re.compile(
+    r"(api|access|subscription)[-_]?key|(ad|access|auth|bearer|session)[-_]?token"
+    r"|secret|passw|authorization|cookie|credential",
+    re.IGNORECASE,
+)
+_VARIABLES = re.compile(r"((Bearer|Basic) )?\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _HEADER = re.compile(r"[A-Za-z]+(-[A-Za-z]+)*")
 
 
@@ -80,6 +90,8 @@ class Key:
             return ", ".join(value) or self.unset
         if isinstance(value, bool):
             return str(value).lower()
+        if isinstance(value, Mapping):
+            return json.dumps(dict(value)) if value else self.unset
         return self.unset if value is None else str(value)
 
 
@@ -261,6 +273,44 @@ def _answer_mb(value: object) -> int:
     return number
 
 
+def _client(value: object) -> str:
+    if _text(value) not in CLIENTS and not _CLASS.fullmatch(str(value)):
+        words = ", ".join(CLIENTS)
+        raise ConfigError(f"must be one of {words}, or a class as module.Class, not {value!r}")
+    return str(value)
+
+
+def _arguments(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"must be a table of arguments, not {spoken(value)}")
+    for name in value:
+        if name in OURS:
+            raise ConfigError(
+                f"must not set {name}: that is for name, base_url, api_key_env and Headway itself"
+            )
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        raise ConfigError("must hold no date or time") from None
+    _refuse_secrets(value)
+    return value
+
+
+def _refuse_secrets(value: object) -> None:
+    """Raise ConfigError for a text that may be a secret, by the name of its field."""
+    if isinstance(value, list):
+        for each in value:
+            _refuse_secrets(each)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            if isinstance(inner, str) and _SECRET.search(name) and not _VARIABLES.fullmatch(inner):
+                raise ConfigError(
+                    f"must not hold {name}: it would put a secret into a file; set it in the "
+                    f'environment, and name that variable: {name} = "${{NAME}}"'
+                )
+            _refuse_secrets(inner)
+
+
 def _kind(value: object) -> str:
     if value not in TOOL_KINDS:
         raise ConfigError(f"must be one of {', '.join(TOOL_KINDS)}, not {spoken(value)}")
@@ -300,9 +350,11 @@ KEYS: dict[KeyPath, Key] = {
     ("quotas", "*", "learn"): Key("true or false", _truth, False),
     ("models", "*", "provider"): Key("provider", _provider, unset="the client's"),
     ("models", "*", "name"): Key("text", _text, unset="NAME"),
+    ("models", "*", "client"): Key("client", _client, OPENAI),
+    ("models", "*", "arguments"): Key("table", _arguments, {}, "none"),
     ("models", "*", "quotas"): Key("list of quotas", _quota_names, (DEFAULT_QUOTA,)),
     ("models", "*", "base_url"): Key("http(s) address", _url, unset="the provider's"),
-    ("models", "*", "api_key_env"): Key("variable", _variable_name, "OPENAI_API_KEY"),
+    ("models", "*", "api_key_env"): Key("variable", _variable_name, unset="the provider's"),
     ("models", "*", "api_key_command"): Key("command", _command, unset="none"),
     ("models", "*", "keyless"): Key("true or false", _truth, False),
     ("models", "*", "idempotency_header"): Key("header", _header, unset="none"),

@@ -30,6 +30,8 @@ burst_seconds = 60              # how long unused budget piles up
 [models."gpt-5.4"]              # what workflows ask for: models("gpt-5.4")
 # provider = "azure"            # what its limits count and its errors mean: docs/providers.md
 # name = "gpt-5.4"              # the provider's name for it; without: the name above
+# client = "openai"             # or azure, anthropic, ollama; another of AutoGen as module.Class
+# arguments = { temperature = 0.2, max_tokens = 4096 }   # what that client is built with
 quotas = ["openai"]             # a call waits until all of these have room
 # base_url = "http://localhost:8000/v1"    # another server
 api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never stands in here

@@ -15,7 +15,8 @@ from headway_scheduler.model.calls import UNPRICED, CallRecord, Charge, Served, 
 from headway_scheduler.model.data import replace
 
 from ..config import Config, ModelConfig
-from ..reached import is_loopback
+from ..paired_keys import is_loopback
+from ..reached import Reached, of_model
 
 if TYPE_CHECKING:
     import genai_prices.types
@@ -33,34 +34,14 @@ _STANDARD = frozenset({"auto", "default", "standard"})
 
 
 class Prices:
-    """Prices usage. Models go by their names in the configuration."""
+    """Prices usage of what a client reached; of a row, by the model's name in the configuration."""
 
     def __init__(self, config: Config) -> None:
-        self._config = config
-
-    def charge_of(self, model: str) -> Callable[[Served, float], Charge] | None:
-        """Return the function that charges an answer; None if no answer of the model has a price.
-
-        It takes what the answer tells of itself, and when it was asked for, in epoch seconds.
-        """
-        configured = self._config.model(model)
-        if not (_is_stated(configured) or configured.provider == "local"):
-            seller = _seller(configured)
-            # A deployment may have any name: its answers tell which model it is.
-            if seller is None or (seller != "azure" and _listed(seller, configured.name) is None):
-                return None
-        return partial(self.charge, model)
+        self.config = config
 
     def charge(self, model: str, served: Served, at: float) -> Charge:
         """Return the charge of an answer. ``at``: when it was asked for, in epoch seconds."""
-        configured, usage = self._config.model(model), served.usage
-        if usage is None:
-            return UNPRICED
-        if _is_stated(configured):
-            return Charge(_stated(configured, usage), "stated")
-        if configured.provider == "local":
-            return FREE
-        return _list_charge(configured, served, usage, at)
+        return charge(of_model(self.config, model), served, at)
 
     def cost(self, model: str, usage: Usage, at: float) -> float | None:
         """Return the dollars for ``usage`` in the model's standard tier; None without a price."""
@@ -82,25 +63,56 @@ class Prices:
         less, full = self.cost(model, usage, at), self.cost(model, _uncached(usage), at)
         return 0.0 if less is None or full is None else full - less
 
-    def stated_cost(self, model: str, usage: Usage) -> float:
-        """Return the dollars to reserve for ``usage``. Raises CallerError without a price."""
-        usd = self.cost(model, usage, datetime.now(UTC).timestamp())
-        if usd is None:
-            raise CallerError(
-                f"dollars are limited for model {model!r} (a quota of it, or the budget of the "
-                "run), and no price is known for it: "
-                f"state usd_per_million_input_tokens and usd_per_million_output_tokens in "
-                f"[models.{model}]"
-            )
-        return usd
 
-    def write_cost(self, model: str, usage: Usage) -> float:
-        """Return the dollars for ``usage`` if all its input is written to the provider's cache.
+def charge_of(reached: Reached) -> Callable[[Served, float], Charge] | None:
+    """Return the function that charges an answer; None if no answer of the model has a price.
 
-        0 without a price.
-        """
-        written = replace(_uncached(usage), cache_write_tokens=usage.input_tokens)
-        return self.cost(model, written, datetime.now(UTC).timestamp()) or 0.0
+    It takes what the answer tells of itself, and when it was asked for, in epoch seconds.
+    """
+    if not (_is_stated(reached.settings) or reached.provider == "local"):
+        seller = _seller(reached)
+        # A deployment may have any name: its answers tell which model it is.
+        if seller is None or (seller != "azure" and _listed(seller, reached.name) is None):
+            return None
+    return partial(charge, reached)
+
+
+def charge(reached: Reached, served: Served, at: float) -> Charge:
+    """Return the charge of an answer. ``at``: when it was asked for, in epoch seconds."""
+    usage = served.usage
+    if usage is None:
+        return UNPRICED
+    if _is_stated(reached.settings):
+        return Charge(_stated(reached.settings, usage), "stated")
+    if reached.provider == "local":
+        return FREE
+    return _list_charge(reached, served, usage, at)
+
+
+def stated_cost(reached: Reached, usage: Usage) -> float:
+    """Return the dollars to reserve for ``usage``. Raises CallerError without a price."""
+    usd = _cost_now(reached, usage)
+    if usd is None:
+        raise CallerError(
+            f"dollars are limited for model {reached.model!r} (a quota of it, or the budget of the "
+            "run), and no price is known for it: "
+            f"state usd_per_million_input_tokens and usd_per_million_output_tokens in "
+            f"[models.{reached.model}]"
+        )
+    return usd
+
+
+def write_cost(reached: Reached, usage: Usage) -> float:
+    """Return the dollars for ``usage`` if all its input is written to the provider's cache.
+
+    0 without a price.
+    """
+    written = replace(_uncached(usage), cache_write_tokens=usage.input_tokens)
+    return _cost_now(reached, written) or 0.0
+
+
+def _cost_now(reached: Reached, usage: Usage) -> float | None:
+    return charge(reached, Served(usage), datetime.now(UTC).timestamp()).usd
 
 
 def _uncached(usage: Usage) -> Usage:
@@ -130,23 +142,19 @@ def _stated(model: ModelConfig, usage: Usage) -> float:
 # Listed
 
 
-def _seller(model: ModelConfig) -> str | None:
-    """Return the seller at a model's address, as genai-prices names it; None if it lists none.
+def _seller(reached: Reached) -> str | None:
+    """Return the seller at an address, as genai-prices names it; None if it lists none.
 
-    Without an address the seller is the provider's own; without both, the one known for the
-    model's name.
+    Where no address shows, the seller is the provider's own.
     """
-    if model.base_url is not None and is_loopback(model.base_url):
+    if reached.address is None:
+        return _SELLERS.get(reached.provider)
+    if is_loopback(reached.address):
         return None
     from genai_prices.data_snapshot import get_snapshot  # takes a fifth of a second
 
-    snapshot = get_snapshot()
     try:
-        if model.base_url is not None:
-            return snapshot.find_provider(None, None, model.base_url).id
-        if model.provider is not None:
-            return _SELLERS.get(model.provider)
-        return snapshot.find_provider(model.name, None, None).id
+        return get_snapshot().find_provider(None, None, reached.address).id
     except LookupError:
         return None
 
@@ -162,10 +170,10 @@ def _listed(seller: str, name: str) -> "genai_prices.types.ModelInfo | None":
         return None
 
 
-def _list_charge(model: ModelConfig, served: Served, usage: Usage, at: float) -> Charge:
+def _list_charge(reached: Reached, served: Served, usage: Usage, at: float) -> Charge:
     import genai_prices
 
-    listed, when, conditions = _listed_of(model, served), datetime.fromtimestamp(at, UTC), None
+    listed, when, conditions = _listed_of(reached, served), datetime.fromtimestamp(at, UTC), None
     if listed is None:
         return UNPRICED
     tier = "standard" if served.tier is None else served.tier.lower()
@@ -183,12 +191,12 @@ def _list_charge(model: ModelConfig, served: Served, usage: Usage, at: float) ->
     return Charge(usd, f"list {genai_prices.__version__}{bound}")
 
 
-def _listed_of(model: ModelConfig, served: Served) -> "genai_prices.types.ModelInfo | None":
-    """Return a model on its seller's list, by its configured name, else by that of its answer."""
-    seller = _seller(model)
+def _listed_of(reached: Reached, served: Served) -> "genai_prices.types.ModelInfo | None":
+    """Return a model on its seller's list, by the name that was sent, else that of its answer."""
+    seller = _seller(reached)
     if seller is None:
         return None
-    names = (name for name in (model.name, served.model) if name is not None)
+    names = (name for name in (reached.name, served.model) if name is not None)
     found = (_listed(seller, name) for name in names)
     return next((each for each in found if each is not None), None)
 

@@ -20,7 +20,7 @@ from headway_scheduler.model.data import replace
 
 from ..errors import CallerError, IllegalTransition, InternalError, QueueFull
 from ..model.batch import Batch, Lesson, Snapshot
-from ..model.calls import Call, CallRecord, Outcome
+from ..model.calls import BYPASS, Call, CallRecord, Outcome
 from ..model.quotas import Observation, ProviderEvent, Quota, Resource
 from ..model.runs import Run
 from ..model.states import IN_FLIGHT, LIVE_CALLS, UNDER_WAY, CallState
@@ -28,6 +28,7 @@ from ..protocol.messages import (
     Amend,
     ApplyChange,
     AwaitRuns,
+    ChargeRequest,
     Decide,
     DropWorker,
     ForgetRuns,
@@ -125,6 +126,8 @@ class Scheduler:
                 self._drop_worker(message.worker_id, now)
             case ProbeStopped():
                 self._probe_stopped(now)
+            case ChargeRequest():
+                self._charge_request(message, now)
             case Amend():
                 log.amended += message.records
             case ForgetRuns():
@@ -464,6 +467,20 @@ class Scheduler:
             if live.routes and live.waiter is not None and quota in live.record.call.quotas:
                 self.state.withdraw(live, now)
                 self.state.enqueue(live, now)
+
+    def _charge_request(self, message: ChargeRequest, now: float) -> None:
+        """Charge a request that nobody admitted, as its provider does, and write its row."""
+        state, call = self.state, message.call
+        if call is not None and call.kind != BYPASS:
+            raise IllegalTransition(f"call {call.id}: a {call.kind} goes when it is admitted")
+        for name in message.quotas:
+            if state.lanes.knows(name, now):
+                state.lanes.quotas[name].charge_request(now)
+                state.log.touched.add((name,))
+        if call is not None:
+            row = CallRecord(call, state.next_seq, CallState.CANCELLED, finished_at=now)
+            state.log.new[call.id] = row
+            state.next_seq += 1
 
     def _probe_stopped(self, now: float) -> None:
         for quota in self.state.lanes.quotas.values():

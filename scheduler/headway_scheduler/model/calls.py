@@ -180,6 +180,9 @@ class Call(Data, frozen=True):
 
 
 _PAID_KINDS = {"model", "sdk"}
+BYPASS = "bypass"
+"""The kind of a request that a run's code made itself, past the scheduler. Its row counts it: it
+has no prompt and no answer, it is no step, and no replay gives it back."""
 
 
 class Route(Data, frozen=True):

@@ -36,6 +36,10 @@ _MONEY = {Resource.USD_PER_DAY, Resource.USD}
 
 
 DAY_SECONDS = 86_400.0
+GUESSED = "at "
+"""Begins the name of a quota that nobody configured, ``at HOST``: one for each address."""
+GUESSED_PER_MINUTE = {Resource.REQUESTS: 500, Resource.TOKENS: 30_000}
+"""What OpenAI's first paid tier grants gpt-4o: the lowest pair that a paying account meets."""
 LARGEST_LIMIT = 10**12
 """The largest limit, or remainder of one, that a header is believed."""
 LONGEST_RESET_SECONDS = 31 * DAY_SECONDS
@@ -114,6 +118,11 @@ class Quota(Data, frozen=True):
                 raise InvalidQuota(f"quota {name!r}: {resource} must be at least 1, not {value!r}")
         found = (_limit(each, n, burst_seconds, day_starts) for each, n in stated.items())
         return cls(name, tuple(found), is_guess)
+
+    @classmethod
+    def guessed(cls, name: str) -> "Quota":
+        """Guess the limits of an address that nobody configured; its answers tell better ones."""
+        return cls.stated(name, GUESSED_PER_MINUTE, is_guess=True)
 
 
 def _limit(resource: Resource, number: float, burst_seconds: float, day_starts: float) -> Limit:

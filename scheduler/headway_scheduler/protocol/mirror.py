@@ -17,6 +17,7 @@ from .messages import (
     Amend,
     ApplyChange,
     AwaitRuns,
+    ChargeRequest,
     Decide,
     DropWorker,
     ForgetRuns,
@@ -75,6 +76,7 @@ class Mirror:
                     | DropWorker()
                     | ProbeStopped()
                     | Learn()
+                    | ChargeRequest()
                     | Amend()
                     | ForgetRuns()
                 ):

@@ -29,6 +29,7 @@ from ..model.runs import Run
 from ..ports import Clock
 from ..protocol.messages import (
     Amend,
+    ChargeRequest,
     Decide,
     ForgetRuns,
     Learn,
@@ -189,6 +190,14 @@ class SchedulerClient(ABC):
             for call_id, (agent, routes) in self.reestimates.items():
                 if agent == path:
                     self._callers.post(Reestimate(call_id, routes()))
+
+    def charge_request(self, quotas: Iterable[str], call: Call | None = None) -> None:
+        """Charge a request that nobody admitted; ``call`` is its row, if it has one.
+
+        Written with the next commit. Nothing happens once the scheduler is closed.
+        """
+        if not self._callers.is_closed:
+            self._callers.post(ChargeRequest(tuple(quotas), call))
 
     def know(self, lessons: Iterable[Lesson]) -> None:
         """Take in what was learned before, or elsewhere."""

@@ -31,6 +31,7 @@ from ..protocol.messages import (
     Amend,
     ApplyChange,
     AwaitRuns,
+    ChargeRequest,
     Decide,
     DropWorker,
     ForgetRuns,
@@ -262,6 +263,7 @@ def restamped(message: Message, now: float, age: float = inf) -> Message:
             | DropWorker()
             | ProbeStopped()
             | Learn()
+            | ChargeRequest()
             | Amend()
             | ForgetRuns()
         ):

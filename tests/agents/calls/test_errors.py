@@ -1,5 +1,6 @@
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from json import JSONDecodeError
@@ -8,6 +9,8 @@ from typing import Any, ClassVar
 import anyio
 import openai
 import pytest
+from autogen_ext.models.openai import OpenAIChatCompletionClient
+from tests.agents.conftest import CAPABLE
 from tests.waiting import until
 
 from headway_agents import Model, RunScope, ScheduledClient
@@ -30,7 +33,13 @@ from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.states import CallState
 from headway_scheduler.providers import PROVIDERS, ErrorClass, Verdict
 from headway_scheduler.runtime.local import LocalScheduler
-from headway_scheduler.testing.provider import Fault, FaultKind, Latency, Limits
+from headway_scheduler.testing.provider import (
+    Fault,
+    FaultKind,
+    Latency,
+    Limits,
+    simulated_provider,
+)
 
 pytestmark = pytest.mark.anyio
 MODEL = Model("m", ("q",))
@@ -330,31 +339,46 @@ async def test_a_cut_stream_comes_again_from_its_start(
 
 @pytest.mark.usefixtures("fast_pauses")
 async def test_a_refused_connection_is_waited_for(
-    scope: RunScope, serve: Any, question: Any, records: Any
+    scope: RunScope, question: Any, records: Any
 ) -> None:
-    async with serve() as (provider, inner), anyio.create_task_group() as group:
-        address, inner._client.base_url = inner._client.base_url, "http://127.0.0.1:9/v1"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    inner = client_of(port)
+    async with anyio.create_task_group() as group:
         group.start_soon(ScheduledClient(inner, MODEL, scope, path="w").create, question())
         await attempted(records, MAX_ATTEMPTS + 1)
-        inner._client.base_url = address
-    assert len(provider.ledger.paid) == 1
+        async with simulated_provider(port=port) as provider:
+            while not provider.ledger.paid:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
     (record,) = await records()
     assert record.state is CallState.DONE
+    await inner.close()
 
 
 @pytest.mark.usefixtures("fast_pauses")
 @pytest.mark.parametrize("ask", [ScheduledClient.create, streamed])
 async def test_a_page_instead_of_json_is_asked_again(
-    ask: Any, scope: RunScope, serve: Any, question: Any, records: Any
+    ask: Any, scope: RunScope, question: Any, records: Any
 ) -> None:
     """As a proxy in between sends it, with 200: openai takes it for a text."""
-    async with serve() as (provider, inner), a_page() as address:
-        good, inner._client.base_url = inner._client.base_url, address
-        async with anyio.create_task_group() as group:
+    async with anyio.create_task_group() as group:
+        async with a_page() as port:
+            inner = client_of(port)
             group.start_soon(ask, ScheduledClient(inner, MODEL, scope, path="w"), question())
             await attempted(records, 3)
-            inner._client.base_url = good
-    assert len(provider.ledger.paid) == 1
+        async with simulated_provider(port=port) as provider:
+            while not provider.ledger.paid:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+    (record,) = await records()
+    assert record.state is CallState.DONE
+    await inner.close()
+
+
+def client_of(port: int) -> OpenAIChatCompletionClient:
+    url = f"http://127.0.0.1:{port}/v1"
+    return OpenAIChatCompletionClient(
+        model="sim-1", api_key="not-a-key", base_url=url, model_info=CAPABLE
+    )
 
 
 async def attempted(records: Any, times: int) -> None:
@@ -363,8 +387,8 @@ async def attempted(records: Any, times: int) -> None:
 
 
 @asynccontextmanager
-async def a_page() -> AsyncIterator[str]:
-    """A server that answers everything with a page."""
+async def a_page() -> AsyncIterator[int]:
+    """A server that answers everything with a page: its port."""
 
     async def answer(stream: Any) -> None:
         async with stream:
@@ -376,8 +400,7 @@ async def a_page() -> AsyncIterator[str]:
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     async with anyio.create_task_group() as group:
         group.start_soon(listener.serve, answer)
-        port = listener.extra(anyio.abc.SocketAttribute.local_port)
-        yield f"http://127.0.0.1:{port}/v1"
+        yield listener.extra(anyio.abc.SocketAttribute.local_port)
         group.cancel_scope.cancel()
     await listener.aclose()
 

@@ -324,10 +324,11 @@ def test_doctor_says_what_is_wrong_and_what_to_do(
 ) -> None:
     found = findings(shown, status=1)
     assert found["workflow lost"][0] is False
-    assert found["model m"] == (True, "TEST_KEY is set")
+    says = "https://api.openai.com/v1 (its own), openai, TEST_KEY is set, quota q, price unknown"
+    assert found["model m"] == (True, says)
     assert found["database"] == (True, f"{database}: no process works on it")
     monkeypatch.delenv("TEST_KEY")
-    assert "BAD  model m        TEST_KEY is not set: export it" in shown("doctor", status=1)
+    assert "TEST_KEY is not set: export it" in shown("doctor", status=1)
 
 
 def test_doctor_says_which_servers_get_no_key(folder: Path, shown: Shown) -> None:
@@ -346,8 +347,9 @@ base_url = "http://127.0.0.1:8000/v1"
         "model 'far' asks https://llm.example.com/v1, and no key is paired with it: "
         'set api_key_env in [models."far"], or keyless = true',
     )
-    without = (True, "its server is asked without a key")
-    assert (found["model free"], found["model here"]) == (without, without)
+    for name, url in (("free", "https://llm.example.com"), ("here", "http://127.0.0.1:8000")):
+        says = f"{url}/v1 ([models]), openai, asked without a key, quota default, price unknown"
+        assert found[f"model {name}"] == (True, says)
 
 
 def test_odd_numbers_of_a_provider_are_shown(database: Path, shown: Shown) -> None:

@@ -69,9 +69,13 @@ def test_every_key_arrives(read: Load, tmp_path: Path) -> None:
         "gpu": replace(Quota.per_minute("gpu", concurrency=4), is_local=True),
     }
     assert config.models == {
-        "gpt-5.4": ModelConfig("gpt-5.4", ("openai",), None, None, "OPENAI_API_KEY"),
+        "gpt-5.4": ModelConfig("gpt-5.4", ("openai",)),
         "local": ModelConfig(
-            "qwen3-32b", ("gpu", "openai"), "local", "http://localhost:8000/v1", "LOCAL_KEY"
+            "qwen3-32b",
+            ("gpu", "openai"),
+            "local",
+            base_url="http://localhost:8000/v1",
+            api_key_env="LOCAL_KEY",
         ),
     }
     assert config.workflows == {

@@ -4,19 +4,24 @@ import os
 import platform
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import assert_never
 
 import anyio
 
 from headway_scheduler.backends import open_backend
 from headway_scheduler.core.inspection import statistics
 from headway_scheduler.errors import CallerError, StoreError
+from headway_scheduler.model.calls import Served, Usage
 from headway_scheduler.ports import Finding
 
 from ... import __version__
 from ...config import Config, ConfigError, load
-from ...reached import key_variable
+from ...paired_keys import KeySource
+from ...pricing.prices import charge
+from ...reached import Reached, of_model, unpaired
 from ..database import load_queue, reading
 from ..output import one_line, say, say_json
 from ..parser import FAILED
@@ -102,23 +107,48 @@ def _listed(fields: Mapping[str, int]) -> str:
 
 
 def _models(config: Config) -> Iterator[Finding]:
-    names = list(config.models) or ["any"]
-    for name in names:
-        if config.model(name).api_key_command is not None:
-            yield Finding(f"model {name}", True, "a command prints its key; it was not run")
-            continue
-        try:
-            variable = key_variable(config, name)
-        except CallerError as error:
-            yield Finding(f"model {name}", False, str(error))
-            continue
-        if variable is None:
-            yield Finding(f"model {name}", True, "its server is asked without a key")
-        elif os.environ.get(variable):
-            yield Finding(f"model {name}", True, f"{variable} is set")
-        else:
+    for name in list(config.models) or ["any"]:
+        yield _reached(of_model(config, name))
+
+
+def _reached(found: Reached) -> Finding:
+    """How a model is reached, and whether its key is there; no command is run for that."""
+    is_well, key = _key(found)
+    if found.key_from is KeySource.UNPAIRED:
+        return Finding(f"model {found.model}", False, key)
+    quotas = f"quota{'s' if len(found.quotas) > 1 else ''} {' and '.join(found.quotas)}"
+    says = f"{found.shown} ({found.said_by}), {found.provider}, {key}, {quotas}, {_price(found)}"
+    return Finding(f"model {found.model}", is_well, says)
+
+
+def _key(found: Reached) -> tuple[bool, str]:
+    match found.key_from:
+        case KeySource.COMMAND:
+            return True, "a command prints its key; it was not run"
+        case KeySource.NONE:
+            return True, "asked without a key"
+        case KeySource.CLIENT:
+            return True, "its own key"
+        case KeySource.UNPAIRED:
+            return False, str(unpaired(found))
+        case KeySource.VARIABLE:
+            if os.environ.get(found.key_name):
+                return True, f"{found.key_name} is set"
             advice = "export it (`headway demo` runs without any key)"
-            yield Finding(f"model {name}", False, f"{variable} is not set: {advice}")
+            return False, f"{found.key_name} is not set: {advice}"
+        case _:
+            assert_never(found.key_from)
+
+
+def _price(found: Reached) -> str:
+    """Say what a million tokens of input and of output cost."""
+    million, now = 1_000_000, datetime.now(UTC).timestamp()
+    usages = (Usage(million, 0), Usage(0, million))
+    prices = [charge(found, Served(usage), now) for usage in usages]
+    if prices[0].usd is None or prices[1].usd is None:
+        return "price unknown"
+    source = prices[0].source.partition(" ")[0]
+    return f"${prices[0].usd:g} and ${prices[1].usd:g} a million tokens ({source})"
 
 
 def _components(config: Config) -> Iterator[Finding]:

@@ -104,6 +104,12 @@ class QuotaState:
                 bucket.widen_transit(now)
         return is_cut
 
+    def charge_request(self, now: float) -> None:
+        """Charge one request that nobody admitted."""
+        for bucket in self.buckets:
+            if bucket.limit.resource in (Resource.REQUESTS, Resource.REQUESTS_PER_DAY):
+                bucket.settle(bucket.reserve(1, now), 1, now)
+
     def record_write_speed(self, seconds: float, output_tokens: int, now: float) -> bool:
         """Record how long a local server took. Return whether fewer calls go at once now."""
         if not (self.is_local and self._write_speed.add(seconds, output_tokens)):
