@@ -29,7 +29,7 @@ from typing import Any, assert_never
 from autogen_core import MessageHandlerContext
 
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.calls import Priority, ServiceLane
 from headway_scheduler.runtime.client import SchedulerClient
 
 from .journal.events import (
@@ -90,9 +90,10 @@ class RunScope:
     the attempt was ended from inside, None if it was not; ``on_stop`` is called then. ``person``
     asks a person who is present, None if nobody is. ``quotas``: quotas that all calls draw on,
     beside those of their models; ``counts_usd``: whether one of them counts dollars or the run has
-    a budget. ``highest``: the most urgent class that its calls may ask for; ``lowered``: agents
-    whose calls asked for a more urgent one. ``known_nodes``: hashes of chain nodes that are on
-    disk. ``is_closed``: whether every further request is refused.
+    a budget. ``lane``: the lane that its background calls may take. ``highest``: the most urgent
+    class that its calls may ask for; ``lowered``: agents whose calls asked for a more urgent one.
+    ``known_nodes``: hashes of chain nodes that are on disk. ``is_closed``: whether every further
+    request is refused.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class RunScope:
         self.person: Callable[[str], Awaitable[str]] | None = None
         self.quotas: tuple[str, ...] = ()
         self.counts_usd = False
+        self.lane = ServiceLane.STANDARD
         self.known_nodes: set[bytes] = set()
         # By the id() of the wrapped part. They are kept here, and not in a table of the wrappers'
         # module, so that they end with the attempt: an MCP server holds a client, and the client

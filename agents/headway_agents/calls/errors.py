@@ -10,9 +10,11 @@ asking again would not mend it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from json import JSONDecodeError
 from typing import Any
+
+from msgspec import structs
 
 from headway_scheduler.errors import ProviderError
 from headway_scheduler.model.calls import Outcome, Route, Usage
@@ -127,21 +129,22 @@ def judged(
     now: float,
     head: ResponseHead | None = None,
     failure: Failure | None = None,
+    is_flex: bool = False,
 ) -> Verdict:
     """Judge a failed attempt, the ``attempt``-th of its call from 1.
 
-    What came over the wire (``failure``) goes before what the client made of it. Each client
-    stumbles in its own way over a page that is neither JSON nor a stream: such an answer (``head``)
-    counts as one that did not come.
+    ``is_flex``: it asked for flex. What came over the wire (``failure``) goes before what the
+    client made of it. Each client stumbles in its own way over a page that is neither JSON nor a
+    stream: such an answer (``head``) counts as one that did not come.
     """
     if isinstance(error, AnswerRefused) or (isinstance(error, TimedOut) and error.is_final):
         return Verdict(ErrorClass.FINAL)
     if isinstance(error, TimedOut):
         return provider.judge(Failure(), attempt, now)
     if failure is not None:
-        return provider.judge(failure, attempt, now)
+        return provider.judge(replace(failure, is_flex=is_flex), attempt, now)
     for cause in _causes(error):
-        raised = _failure(cause)
+        raised = replace(_failure(cause), is_flex=is_flex)
         if raised.status is not None or raised.body is not None or _is_broken(cause):
             verdict = provider.judge(raised, attempt, now)
             break
@@ -162,14 +165,17 @@ def next_step(
     routes: Sequence[Route],
     faults: int,
     is_own: bool = False,
+    has_lane: bool = False,
 ) -> NextStep:
     """Return what becomes of a call whose attempt failed with ``text``. Pure.
 
     ``head`` is None if no answer came at all. ``quota``: the one that the answer speaks of.
     ``routes``: the models that may be asked instead, empty if there are none. ``faults``: of this
     call, while the provider answered others. ``is_own``: a server that works has said the same so
-    often that the request must be to blame.
+    often that the request must be to blame. ``has_lane``: ``quota`` is that of a lane.
     """
+    if verdict.error_class is ErrorClass.CAPACITY:
+        return _without_capacity(verdict, text, now, has_lane=has_lane)
     if verdict.error_class is ErrorClass.FINAL:
         return Refuse(None if head is None else Observation(event=ProviderEvent.ANSWERED))
     event = EVENTS[verdict.error_class]
@@ -184,6 +190,18 @@ def next_step(
         return Retry(Outcome(CallState.QUEUED, error=text, refused=True), Observation(until, event))
     outcome = Outcome(CallState.QUEUED, error=text, not_before=until)
     return Retry(outcome, Observation(event=event, error=text))
+
+
+def _without_capacity(verdict: Verdict, text: str, now: float, *, has_lane: bool) -> Retry:
+    """Have the lane pause; or the call alone, whose user asked for flex without a lane for it."""
+    # The provider may have counted the request, but did nothing for it.
+    outcome = Outcome(CallState.QUEUED, error=text, refused=True, uncounted=True)
+    if has_lane:
+        return Retry(outcome, Observation(event=ProviderEvent.NO_CAPACITY))
+    until = now + verdict.pause_seconds
+    return Retry(
+        structs.replace(outcome, not_before=until), Observation(event=ProviderEvent.ANSWERED)
+    )
 
 
 def is_unsent(error: BaseException) -> bool:

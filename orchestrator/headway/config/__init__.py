@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import structs
 
-from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.calls import Priority, ServiceLane
 from headway_scheduler.model.quotas import GUESSED, Quota
 from headway_scheduler.providers.local import Local
 
@@ -67,6 +67,12 @@ class ModelConfig:
 
     fallbacks: tuple[str, ...] = ()
     """Lesser models, in order: they take calls while this model and its deployments cannot."""
+
+    lanes: tuple[str, ...] = ()
+    """Lanes that background calls may take, of runs that opt in."""
+
+    priority_for: tuple[str, ...] = ()
+    """The classes whose calls go by the provider's priority lane."""
 
     usd_per_million_input_tokens: float | None = None
     """Price in US dollars. Default: the list price, if there is one."""
@@ -139,6 +145,12 @@ class Config:
     waiting_bytes: int
     """How many bytes of text such calls may have brought together."""
 
+    flex_gives_up: float
+    """Seconds that a call waits for a provider without capacity for flex."""
+
+    flex_before: float
+    """Seconds before a run's deadline from which on its calls do not go by flex."""
+
     default_model: str | None
     """The model whose server and limits hold for models that are not listed."""
 
@@ -159,6 +171,11 @@ class Config:
         if self.default_model is not None:
             return replace(self.models[self.default_model], name=name)
         return ModelConfig(name, (DEFAULT_QUOTA,))
+
+    def flex_quota(self, name: str) -> str:
+        """Return the quota of the flex lane of ``models(name)``."""
+        listed = name if name in self.models else self.default_model
+        return flex_quota_of(listed or name)
 
     def highest(self, team: str) -> Priority:
         """Return the most urgent class that runs and calls of a team may ask for."""
@@ -210,6 +227,7 @@ def load(
     reading.raise_problems()
     reading.check_limits()
     reading.check_clients()
+    reading.check_lanes()
     reading.raise_problems()
     reading.resolve_paths(file.path.parent if file else cwd, cwd)
     return _build(reading.sorted_settings(), file.path if file else None)
@@ -222,6 +240,10 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
         name: structs.replace(_quota(name, values), is_local=name in local)
         for name, values in _tables(settings, "quotas").items()
     }
+    # A lane has a quota of its own, which pauses alone. Nobody knows its limits, unless they are
+    # stated in a table of this name.
+    for name in (flex_quota_of(name) for name, each in models.items() if each.lanes):
+        quotas.setdefault(name, Quota(name, ()))
     teams = _tables(settings, "teams")
     workflows = {path[1]: s.value for path, s in settings.items() if path[0] == "workflows"}
     tools = {path[1]: s.value for path, s in settings.items() if path[0] == "tools"}
@@ -240,10 +262,17 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
         priority=parse_priority(settings["defaults", "priority"].value),
         waiting=settings["defaults", "waiting"].value,
         waiting_bytes=settings["defaults", "waiting_bytes"].value,
+        flex_gives_up=settings["lanes", "flex_gives_up"].value,
+        flex_before=settings["lanes", "flex_before"].value,
         default_model=settings["defaults", "model"].value,
         file=file,
         settings=MappingProxyType(dict(settings)),
     )
+
+
+def flex_quota_of(listed: str) -> str:
+    """Return the quota of the flex lane of a model that is listed."""
+    return f"{listed}/{ServiceLane.FLEX.value}"
 
 
 def _tables(settings: Mapping[KeyPath, Setting], table: str) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.calls import Priority, ServiceLane
 from headway_scheduler.model.quotas import GUESSED_PER_MINUTE, Resource
 from headway_scheduler.providers import PROVIDERS
 
@@ -44,6 +44,10 @@ LIMITS = {
     "usd_per_day": Resource.USD_PER_DAY,
 }
 COMPONENT_SUFFIXES = (".json", ".yaml", ".yml")
+LANES = (ServiceLane.FLEX.value,)
+"""The lanes that a model may have for the background calls of runs that opt in."""
+WITHOUT_LANES = ("anthropic", "bedrock", "gemini", "local")
+"""Providers that take no service tier as OpenAI does."""
 TOOL_KINDS = ("pure", "idempotent", "once")
 _LISTED = "the list price"
 _INPUTS = "that of input"
@@ -317,6 +321,36 @@ def _kind(value: object) -> str:
     return str(value)
 
 
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])")
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _duration(value: object) -> int | float:
+    """Read seconds: a number, or a text such as ``15m``."""
+    if isinstance(value, str):
+        found = _DURATION.fullmatch(value)
+        if found is None:
+            raise ConfigError(
+                f'must be seconds, or a time as "90s", "15m", "2h", not {value!r:.40}'
+            )
+        value = float(found[1]) * _UNIT_SECONDS[found[2]]
+        value = int(value) if value.is_integer() else value
+    return _above_zero(value)
+
+
+def _lanes(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(each in LANES for each in value):
+        raise ConfigError(f"must be a list of lanes; permitted: {', '.join(LANES)}")
+    return tuple(dict.fromkeys(value))
+
+
+def _priorities(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        said = "a list of other things" if isinstance(value, list) else spoken(value)
+        raise ConfigError(f'must be a list of priorities, as in ["interactive"], not {said}')
+    return tuple(dict.fromkeys(map(_priority, value)))
+
+
 def _quota_key(
     name: str, value_type: str, check: Callable[[object], Any], default: Any = None
 ) -> Key:
@@ -360,6 +394,8 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "idempotency_header"): Key("header", _header, unset="none"),
     ("models", "*", "deployments"): Key("list of models", _model_names, (), "none"),
     ("models", "*", "fallbacks"): Key("list of models", _model_names, (), "none"),
+    ("models", "*", "lanes"): Key("list of lanes", _lanes, (), "none"),
+    ("models", "*", "priority_for"): Key("list of priorities", _priorities, (), "none"),
     ("models", "*", "usd_per_million_input_tokens"): Key("number", _price, unset=_LISTED),
     ("models", "*", "usd_per_million_output_tokens"): Key("number", _price, unset=_LISTED),
     ("models", "*", "usd_per_million_cached_input_tokens"): Key("number", _price, unset=_INPUTS),
@@ -371,6 +407,8 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "first_byte_timeout"): Key("seconds", _above_zero, 600),
     ("models", "*", "idle_timeout"): Key("seconds", _above_zero, 300),
     ("models", "*", "call_timeout"): Key("seconds", _above_zero, 1800),
+    ("lanes", "flex_gives_up"): Key("time", _duration, 900),
+    ("lanes", "flex_before"): Key("time", _duration, 1800),
     ("teams", "*", "weight"): Key("number", _above_zero, 1),
     ("teams", "*", "quotas"): Key("list of quotas", _quota_names, (), "none"),
     ("teams", "*", "highest"): Key("priority", _priority, unset="that of defaults"),

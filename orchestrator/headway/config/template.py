@@ -41,6 +41,8 @@ api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never
 
 # deployments = []              # models that are as good: the one with most room takes the call
 # fallbacks = []                # models for while this one does not answer, or not in time
+# lanes = ["flex"]              # cheaper: for background calls of runs with --lane flex
+# priority_for = ["interactive"]           # dearer, and faster: for calls of these classes
 # usd_per_million_input_tokens = 2.5       # else the list price, if there is one
 # usd_per_million_output_tokens = 10
 # usd_per_million_cached_input_tokens = 0.25   # of what the provider has in its cache
@@ -51,6 +53,10 @@ api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never
 # first_byte_timeout = 600      # until the answer begins
 # idle_timeout = 300            # between two parts of it
 # call_timeout = 1800           # for all of it; the second time the call fails
+
+[lanes]
+# flex_gives_up = "15m"         # a call waits so long for capacity, then goes the standard way
+# flex_before = "30m"           # nor does it go by flex so near its run's deadline
 
 [teams]                         # a run is of the team that its submitter names, else its workflow
 # research = { weight = 2, quotas = ["openai"], highest = "normal" }   # twice as much as another

@@ -120,6 +120,7 @@ class StoppedRuns:
             parent=run.id,
             parent_until=until,
             worker=self._worker,
+            lane=run.lane,
         )
         return await self._saved(copy)
 

@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterable, Mapping
 from heapq import heapify, heappop, heappush
 from typing import assert_never
 
-from headway_scheduler.model.data import replace
-
 from ..errors import CallerError, IllegalTransition, InternalError, QueueFull
 from ..model.batch import Batch, Lesson, Snapshot
-from ..model.calls import BYPASS, Call, CallRecord, Outcome
+from ..model.calls import BYPASS, Call, CallRecord, Outcome, ServiceLane
+from ..model.data import replace
 from ..model.quotas import Observation, ProviderEvent, Quota, Resource
 from ..model.runs import Run
 from ..model.states import IN_FLIGHT, LIVE_CALLS, UNDER_WAY, CallState
@@ -140,9 +139,7 @@ class Scheduler:
     def admit(self, now: float) -> list[CallRecord]:
         """Admit every call that may be sent at ``now``, best rank first, and return their rows."""
         state = self.state
-        state.recall_delayed(now)
-        if state.budgets.short:
-            state.recall_short(now)
+        state.recall(now)
         for pool in state.lanes.pools:
             pool.advance(now)
         grants: list[CallRecord] = []
@@ -253,11 +250,11 @@ class Scheduler:
 
     def next_event(self, now: float) -> float | None:
         """Return when :meth:`admit` may admit more if nothing else happens; None for never."""
-        delayed, ask_at = self.state.delayed, self.state.ask_at
-        at = delayed[0][0] if delayed else ask_at
-        if at is None:
-            return None
-        return max(now, at if ask_at is None else min(at, ask_at))
+        at = self.state.ask_at
+        for heap in (self.state.delayed, self.state.flex_ends):
+            if heap and (at is None or heap[0][0] < at):
+                at = heap[0][0]
+        return None if at is None else max(now, at)
 
     def take_batch(self, now: float) -> Batch:
         """Return what changed since the last call, for one commit, and forget it."""
@@ -460,6 +457,8 @@ class Scheduler:
             state.ask_at = now
             if observation.event in _FAULTS and quota.breaker.is_open:
                 self._send_elsewhere(name, now)
+            elif observation.event is ProviderEvent.NO_CAPACITY:
+                state.note_no_capacity(name)
 
     def _send_elsewhere(self, quota: str, now: float) -> None:
         """Let calls that wait for a provider that stopped answering take another route."""
@@ -526,7 +525,9 @@ class Scheduler:
         if live is None or live.record.state is not CallState.QUEUED or live.record.parked:
             return
         state.withdraw(live, now)
-        live.routes = message.routes if len(message.routes) > 1 else ()
+        first = message.routes[0]
+        has_choice = len(message.routes) > 1 or first.lane is not ServiceLane.STANDARD
+        live.routes = message.routes if has_choice else ()
         if not live.routes:
             live.record.call = message.routes[0].taken_by(live.record.call)
         state.change(live.record)

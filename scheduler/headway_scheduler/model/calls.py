@@ -3,7 +3,7 @@
 Times are epoch seconds, as told by the caller.
 """
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 from msgspec import Struct, to_builtins
@@ -26,6 +26,14 @@ class Priority(IntEnum):
     def label(self) -> str:
         """The word that users write and read."""
         return self.name.lower()
+
+
+class ServiceLane(StrEnum):
+    """The way in which a provider takes a call, each with a price of its own."""
+
+    STANDARD = "standard"
+    FLEX = "flex"  # cheaper, and refused while the provider has no capacity
+    PRIORITY = "priority"  # dearer, and faster
 
 
 LARGEST_READ_COUNT = 10**9
@@ -172,6 +180,8 @@ class Call(Data, frozen=True):
     unbounded: bool = False
     """Whether it may cost more than ``usd``: nothing caps its answer, and too few answers of its
     agent are known. Of such calls one at a time draws on a limit of dollars."""
+    lane: ServiceLane = ServiceLane.STANDARD
+    """The lane that it goes by. A call by flex names the quota of the lane before all others."""
 
     @property
     def is_paid(self) -> bool:
@@ -205,6 +215,11 @@ class Route(Data, frozen=True):
     route of a lower rank would answer, or none in time."""
     unbounded: bool = False
     """As ``Call.unbounded``."""
+    lane: ServiceLane = ServiceLane.STANDARD
+    """As ``Call.lane``. A route by another lane than the standard one goes before those of its rank
+    while it is permitted."""
+    classes: tuple[Priority, ...] = ()
+    """The classes in which a call may stand to take it; empty for any."""
 
     def taken_by(self, call: Call) -> Call:
         """Return the same call on this route."""
@@ -217,6 +232,7 @@ class Route(Data, frozen=True):
             output_tokens=self.output_tokens,
             usd=self.usd,
             unbounded=self.unbounded,
+            lane=self.lane,
         )
 
 
@@ -230,7 +246,7 @@ class CallRecord(Struct, omit_defaults=True, gc=False):
     state: CallState = CallState.QUEUED
     """Changes only along ``CALL_TRANSITIONS``."""
     attempts: int = 0
-    """How often it was admitted."""
+    """How often it was admitted, without those times when the provider had no capacity for it."""
     not_before: float | None = None
     """A queued call is not tried before this time; None: at once."""
     admitted_at: float | None = None
@@ -299,6 +315,7 @@ class CallRecord(Struct, omit_defaults=True, gc=False):
         """End an attempt: queue the call for another one, or end it with an answer or an error."""
         self.state, self.error = outcome.state, outcome.error
         self.lost_attempts += outcome.state is CallState.UNKNOWN or outcome.lost
+        self.attempts -= outcome.uncounted
         if outcome.usage is not None:
             usd = None if outcome.usd_source == UNPRICED.source else outcome.usd
             if self.usage is None:
@@ -384,3 +401,5 @@ class Outcome(Data, frozen=True):
     lost: bool = False
     """Whether a time limit of ours ended it, so that nobody knows whether the provider was paid. It
     is counted in ``lost_attempts``, as an attempt that ends *unknown* is."""
+    uncounted: bool = False
+    """Whether it does not count as an attempt: the provider had no capacity for its lane."""

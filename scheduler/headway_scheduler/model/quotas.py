@@ -152,6 +152,7 @@ class ProviderEvent(StrEnum):
     OVERLOADED = "overloaded"  # 503, 529, 429 of a local server: too many at once
     FAILED = "failed"  # no answer, or an incomplete one
     LOCKED_OUT = "locked out"  # the account gets no answers: a bad key, no money
+    NO_CAPACITY = "no capacity"  # none for the quota's lane: nothing was taken
 
 
 class Observation(Data, frozen=True):

@@ -1,7 +1,7 @@
 """Defines a run, and the worker that executes it. Data only."""
 
 from ..errors import IllegalTransition
-from .calls import Priority
+from .calls import Priority, ServiceLane
 from .data import Data
 from .states import RUN_TRANSITIONS, RunState
 
@@ -66,6 +66,8 @@ class Run(Data, frozen=True):
     lost_waiting: int = 0
     """How many workers died while it waited for an answer, since it last lost a life: as a rule its
     code was at rest then, so ``LIVES`` of them count as one life."""
+    lane: ServiceLane = ServiceLane.STANDARD
+    """The lane that its background calls may take, where their model has it."""
 
     def check(self, state: RunState) -> None:
         """Raise IllegalTransition unless a run may go from its state to ``state``."""

@@ -15,14 +15,16 @@ from itertools import islice
 from typing import Any
 
 from ..model.calls import Usage
-from ..model.formulas import LONGEST_STATED_SECONDS, backoff_seconds
+from ..model.formulas import LONGEST_STATED_SECONDS, backoff_seconds, short_seconds
 from ..model.quotas import RateLimitHeader, Resource
 from . import readings
 from .readings import Odd, duration_seconds, retry_after_seconds, word
 
 # And everything from 500, as in OpenAI's SDK.
 _TRANSIENT_STATUS = frozenset({408, 409, 425})
-_OVERLOADED_STATUS = frozenset({503, 529})
+_OVERLOADED_STATUS = frozenset({498, 503, 529})
+_WITHOUT_CAPACITY = frozenset({"resource_unavailable", "capacity_exceeded"})
+"""Codes of a 429 (OpenAI) and a 498 (Groq) that a request by flex gets while there is no room."""
 _OF_THE_WAY = frozenset({502, 504, *range(520, 531)})
 """What proxies answer when the server behind them does not."""
 _STATUS_OF_CODE = {
@@ -77,6 +79,7 @@ class ErrorClass(StrEnum):
     TRANSIENT = "transient"  # this call goes again, later
     FINAL = "final"  # no wait mends this call
     ACCOUNT = "account"  # no wait mends any call: a bad key, no money
+    CAPACITY = "capacity"  # none for the lane that was asked for: the lane pauses
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,8 @@ class Failure:
     """The parsed JSON of the body; None without any."""
     message: str = ""
     """The error's text."""
+    is_flex: bool = False
+    """Whether the request asked to be served by flex."""
 
     @property
     def codes(self) -> frozenset[str]:
@@ -197,6 +202,8 @@ class Provider:
         status, stated = failure.meant_status, self.stated_seconds(failure, now)
         # A stated 0 (or a date that has passed) counts as none: retrying at once would hammer.
         pause = min(LONGEST_STATED_SECONDS, stated or backoff_seconds(attempt))
+        if failure.is_flex and self.lacks_capacity(failure):
+            return Verdict(ErrorClass.CAPACITY, short_seconds(attempt))
         if status == 402:
             return self._judge_unpaid(failure, stated, pause)
         if status == 401 or (not stated and self._is_about_the_account(failure)):
@@ -224,6 +231,12 @@ class Provider:
         if stated or _IN_FLIGHT_BUDGET in failure.words("limit_source"):
             return Verdict(ErrorClass.RATE_LIMITED, pause)
         return Verdict(ErrorClass.ACCOUNT)
+
+    def lacks_capacity(self, failure: Failure) -> bool:
+        """Whether the provider has no room for a lane that it serves when it has."""
+        words = failure.message.lower().replace("_", " ")
+        is_told = not failure.codes.isdisjoint(_WITHOUT_CAPACITY) or "resource unavailable" in words
+        return failure.meant_status == 498 or (failure.meant_status == 429 and is_told)
 
     def is_too_large(self, failure: Failure) -> bool:
         """Whether a 429 means that this request alone is above the limit: no wait mends that."""

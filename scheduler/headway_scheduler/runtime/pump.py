@@ -22,8 +22,6 @@ wake-up, a granted call is found *admitted* at the next start and becomes *unkno
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from headway_scheduler.model.data import replace
-
 from ..core.inspection import provider_health
 from ..core.policy import Policy
 from ..core.scheduler import Scheduler
@@ -37,6 +35,7 @@ from ..errors import (
 )
 from ..model.batch import NOTHING, Batch, Snapshot
 from ..model.calls import CallRecord
+from ..model.data import replace
 from ..model.quotas import Quota
 from ..model.runs import Run, Worker
 from ..model.states import UNDER_WAY

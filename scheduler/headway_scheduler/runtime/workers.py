@@ -13,12 +13,11 @@ from typing import assert_never
 
 from msgspec import structs
 
-from headway_scheduler.model.data import replace
-
 from ..core.views import ProviderHealth
 from ..errors import StoreError
 from ..model.batch import NOTHING, Batch, OutboxRow
 from ..model.calls import Outcome
+from ..model.data import replace
 from ..model.formulas import LONGEST_STATED_SECONDS
 from ..model.quotas import Observation
 from ..model.runs import LIVES, Run, Worker

@@ -40,8 +40,8 @@ def problem(folder: Path, text: str | bytes | None, **environ: str) -> str:
         ("\n[quota.q]", ":2: quota is unknown; did you mean quotas?"),
         (
             "zzz = 1",
-            ":1: zzz is unknown; permitted: database, defaults, quotas, models, teams, tools, "
-            "workflows",
+            ":1: zzz is unknown; permitted: database, defaults, quotas, models, lanes, teams, "
+            "tools, workflows",
         ),
         ('[defaults]\nprioritty = "low"', ":2: defaults.prioritty is unknown; did you mean pri"),
         (

@@ -22,6 +22,7 @@ def options_of(args: Namespace) -> RunOptions:
         parameters=dict(args.parameter) or None,
         budget_usd=args.budget_usd,
         deadline_seconds=args.deadline,
+        lane=args.lane,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 
 from headway_scheduler.errors import RunNotFound
-from headway_scheduler.model.calls import CallRecord, Priority
+from headway_scheduler.model.calls import CallRecord, Priority, ServiceLane
 from headway_scheduler.model.runs import LIVES, Run
 from headway_scheduler.model.states import RunState
 
@@ -105,6 +105,8 @@ def _facts(run: Run, calls: Sequence[CallRecord], now: float, highest: Priority)
     is_highest = run.priority is highest and highest is not Priority.INTERACTIVE
     limited = f" · the most urgent that team {one_line(run.share)} may ask for"
     yield f"priority   {run.priority.label}{limited if is_highest else ''}"
+    if run.lane is not ServiceLane.STANDARD:
+        yield f"lane       {run.lane.value}, for background calls"
     if run.parent is not None:
         yield f"began as   a copy of {run.parent}"
     if run.deadline is not None:

@@ -11,12 +11,11 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Self
 
-from headway_scheduler.model.data import replace
-
 from ...errors import KeyTaken, StoreError, StoreReadOnly, StoreTakenOver
 from ...model.batch import Batch, Lesson, Letter, OutboxRow, Snapshot
 from ...model.calls import Call, CallRecord, Charge, Route, Spent, Usage
 from ...model.changes import Change
+from ...model.data import replace
 from ...model.prompts import ChainNode
 from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Worker
@@ -328,5 +327,5 @@ class MemoryStore:
 def _routed(old: Call, new: Call) -> Call:
     """Return ``old`` with the class and the route of ``new``: nothing else of a call changes."""
     usage = (new.tokens, new.input_tokens, new.output_tokens, new.usd)
-    route = Route(new.model, new.quotas, *usage, unbounded=new.unbounded)
+    route = Route(new.model, new.quotas, *usage, unbounded=new.unbounded, lane=new.lane)
     return replace(route.taken_by(old), priority=new.priority)

@@ -166,7 +166,7 @@ class Lanes:
         self.quotas: dict[str, QuotaState] = {
             name: QuotaState(quota, now) for name, quota in self._configured.items()
         }
-        self._policy = policy
+        self.policy: Policy = policy
         self._weights = dict(policy.weights)
         self._by_names: dict[tuple[str, ...], Lane] = {}
         self._pool_of: dict[str, Pool] = {}
@@ -212,7 +212,7 @@ class Lanes:
 
     def set_weight(self, team: str, weight: float | None) -> None:
         """Change a team's share, or go back to the configured one."""
-        self._weights[team] = weight or self._policy.weights.get(team, 1.0)
+        self._weights[team] = weight or self.policy.weights.get(team, 1.0)
         for pool in self.pools:
             pool.reweigh(team)
 
@@ -223,7 +223,7 @@ class Lanes:
     def _pool(self, names: tuple[str, ...], now: float) -> Pool:
         """Return the pool of a new lane. Pools that the lane links become one."""
         linked = dict.fromkeys(self._pool_of[name] for name in names if name in self._pool_of)
-        pool, *others = linked or [Pool(self._policy, self._weights, now)]
+        pool, *others = linked or [Pool(self.policy, self._weights, now)]
         for other in others:
             pool.absorb(other)
         for lane in self.lanes:

@@ -26,8 +26,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from headway_scheduler.model.data import replace
-
+from ...model.data import replace
 from ...model.quotas import Limit, Quota, RateLimitHeader, Resource
 
 STEP_SECONDS = 5.0

@@ -159,6 +159,8 @@ class QuotaState:
                 is_reopened = self.breaker.record_answer()
             case ProviderEvent.OVERLOADED | ProviderEvent.FAILED:
                 is_opened = self.breaker.record_failure(attempt.call_id, now)
+            case ProviderEvent.NO_CAPACITY:
+                is_opened = self.breaker.record_no_capacity(attempt.call_id, now)
             case ProviderEvent.LOCKED_OUT:
                 self.breaker.stop(signals.error)
                 is_opened = True

@@ -152,4 +152,5 @@ def _described(entry: Entry, asked: Asked) -> Entry:
         digest=asked.digest,
         prompt_tokens=asked.prompt_tokens,
         streamed=asked.streamed,
+        tier=asked.tier or "",
     )
