@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from headway_scheduler.model.calls import Priority
-from headway_scheduler.model.quotas import Quota
+from headway_scheduler.model.quotas import Quota, Window
 from headway_scheduler.providers.local import Local
 
 from .keys import DEFAULT_QUOTA, KEYS, LIMITS, ConfigError, KeyPath, dotted, parse_priority, pattern
@@ -250,4 +250,6 @@ def _quota(name: str, values: Mapping[str, Any]) -> Quota:
         burst_seconds=values["burst_seconds"],
         day_starts=3600 * hours + 60 * minutes,
         is_guess=values["learn"],
+        window=None if values["window"] is None else Window(values["window"]),
+        window_seconds=values["window_seconds"],
     )

@@ -70,6 +70,7 @@ def _learn(state: SchedulerState, lesson: Lesson, now: float) -> None:
         state.registry.sizes.load(lesson.subject, lesson.value)
     elif quota is not None and lesson.kind in (LIMITS, BREAKER, ODD):
         quota.load(lesson, now)
+        state.lanes.renew(lesson.subject)
 
 
 def _fill(state: SchedulerState, stored: BucketState, now: float) -> None:
@@ -99,6 +100,8 @@ def _place(state: SchedulerState, record: CallRecord, now: float, *, is_owned: b
         live = state.add(record)
         known = tuple(name for name in record.call.quotas if name in state.lanes.quotas)
         buckets = state.lanes.of(known, now).buckets
+        for name in known:
+            state.lanes.quotas[name].in_flight += 1
         since = record.admitted_at
         live.reservations = tuple(
             (each, each.take_over(record.call, since, now)) for each in buckets
