@@ -59,10 +59,14 @@ _NOTHING_SENT = frozenset(
 
 EVENTS = {
     ErrorClass.RATE_LIMITED: ProviderEvent.REFUSED,
+    ErrorClass.AT_ONCE: ProviderEvent.CROWDED,
+    ErrorClass.SPENT: ProviderEvent.SPENT,
     ErrorClass.OVERLOADED: ProviderEvent.OVERLOADED,
     ErrorClass.TRANSIENT: ProviderEvent.FAILED,
     ErrorClass.ACCOUNT: ProviderEvent.LOCKED_OUT,
 }
+
+_REFUSALS = (ProviderEvent.REFUSED, ProviderEvent.SPENT)
 
 
 class AnswerRefused(ProviderError):
@@ -184,10 +188,16 @@ def next_step(
     if faults >= MAX_ATTEMPTS or is_own:
         return Refuse(Observation(event=event))
     until = now + verdict.pause_seconds
-    if event is ProviderEvent.REFUSED and quota is not None:
+    if event in _REFUSALS and quota is not None:
         # The quota pauses, and with it every call that would be refused as well. The provider
         # has counted the request, but not the tokens.
-        return Retry(Outcome(CallState.QUEUED, error=text, refused=True), Observation(until, event))
+        outcome = Outcome(CallState.QUEUED, error=text, refused=True)
+        observation = Observation(until, event, verdict.told, is_pause_told=verdict.is_told)
+        return Retry(outcome, observation)
+    if event is ProviderEvent.CROWDED and quota is not None:
+        # It goes when a call in flight ends; if those are another client's, nobody tells that.
+        outcome = Outcome(CallState.QUEUED, error=text, not_before=until, refused=True)
+        return Retry(outcome, Observation(event=event, headers=verdict.told))
     outcome = Outcome(CallState.QUEUED, error=text, not_before=until)
     return Retry(outcome, Observation(event=event, error=text))
 

@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import structs
 
 from headway_scheduler.model.calls import Priority, ServiceLane
-from headway_scheduler.model.quotas import GUESSED, Quota
+from headway_scheduler.model.quotas import GUESSED, Quota, Window
 from headway_scheduler.providers.local import Local
 
 from .clients import OPENAI
@@ -292,4 +292,6 @@ def _quota(name: str, values: Mapping[str, Any]) -> Quota:
         burst_seconds=values["burst_seconds"],
         day_starts=3600 * hours + 60 * minutes,
         is_guess=values["learn"],
+        window=None if values["window"] is None else Window(values["window"]),
+        window_seconds=values["window_seconds"],
     )

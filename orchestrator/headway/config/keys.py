@@ -16,7 +16,13 @@ from urllib.parse import urlsplit
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Priority, ServiceLane
-from headway_scheduler.model.quotas import GUESSED_PER_MINUTE, Resource
+from headway_scheduler.model.quotas import (
+    DAY_SECONDS,
+    GUESSED_PER_MINUTE,
+    SHORTEST_PERIOD_SECONDS,
+    Resource,
+    Window,
+)
 from headway_scheduler.providers import PROVIDERS
 
 from .clients import CLIENTS, OPENAI, OURS
@@ -182,6 +188,19 @@ def _above_zero(value: object) -> int | float:
     number = _number(value)
     if number <= 0:
         raise ConfigError(f"must be above 0, not {number}")
+    return number
+
+
+def _window(value: object) -> str:
+    if value not in tuple(Window):
+        raise ConfigError(f"must be one of {', '.join(Window)}, not {spoken(value)}")
+    return str(value)
+
+
+def _window_seconds(value: object) -> int | float:
+    number = _number(value)
+    if not SHORTEST_PERIOD_SECONDS <= number <= DAY_SECONDS:
+        raise ConfigError(f"must be from 0.1 to 86400, not {number}")
     return number
 
 
@@ -352,9 +371,13 @@ def _priorities(value: object) -> tuple[str, ...]:
 
 
 def _quota_key(
-    name: str, value_type: str, check: Callable[[object], Any], default: Any = None
+    name: str,
+    value_type: str,
+    check: Callable[[object], Any],
+    default: Any = None,
+    unset: str = "no limit",
 ) -> Key:
-    return Key(value_type, check, default, "no limit", f"HEADWAY_QUOTAS__*__{name.upper()}")
+    return Key(value_type, check, default, unset, f"HEADWAY_QUOTAS__*__{name.upper()}")
 
 
 KEYS: dict[KeyPath, Key] = {
@@ -379,8 +402,11 @@ KEYS: dict[KeyPath, Key] = {
     ("quotas", "*", "tokens_per_day"): _quota_key("tokens_per_day", "number", _limit),
     ("quotas", "*", "usd_per_day"): _quota_key("usd_per_day", "number", _above_zero),
     ("quotas", "*", "day_starts"): _quota_key("day_starts", "time (UTC)", _time_of_day, "00:00"),
-    # A minute: providers state limits per minute, and OpenAI's buckets hold one.
-    ("quotas", "*", "burst_seconds"): _quota_key("burst_seconds", "number", _above_zero, 60),
+    ("quotas", "*", "burst_seconds"): _quota_key(
+        "burst_seconds", "number", _above_zero, unset="learned"
+    ),
+    ("quotas", "*", "window"): _quota_key("window", "kind of window", _window, unset="learned"),
+    ("quotas", "*", "window_seconds"): _quota_key("window_seconds", "number", _window_seconds, 60),
     ("quotas", "*", "learn"): Key("true or false", _truth, False),
     ("models", "*", "provider"): Key("provider", _provider, unset="the client's"),
     ("models", "*", "name"): Key("text", _text, unset="NAME"),

@@ -24,7 +24,8 @@ from .admission.preemption import Preemption
 from .admission.queue import Waiter
 from .admission.routing import flex_until, routed, takes_flex
 from .change_log import ChangeLog
-from .limits.bucket import Bucket, Reservation
+from .limits.bucket import Bucket
+from .limits.reservation import Reservation
 from .policy import Policy
 from .runs.budgets import Budget, Budgets
 from .runs.registry import RunRegistry
@@ -295,7 +296,7 @@ class SchedulerState:
         """
         if change.action == LIMITS:
             self.lanes.set_limits(change.target, quota_of(change), now)
-            self._adopt_new_slots(change.target, now)
+            self.renew_buckets(change.target, now)
             self.log.touched.add((change.target,))
         elif change.action == RESUME:
             self.lanes.quota(change.target).try_again()
@@ -307,8 +308,9 @@ class SchedulerState:
             self.place_again(self.live.values(), now)
         self.ask_at = now
 
-    def _adopt_new_slots(self, quota: str, now: float) -> None:
-        """Have calls in flight hold slots of limits that came after their admission."""
+    def renew_buckets(self, quota: str, now: float) -> None:
+        """Have lanes and calls in flight know of limits that came after their admission."""
+        self.lanes.renew(quota)
         for live in self.live.values():
             call = live.record.call
             if live.record.state in IN_FLIGHT and quota in call.quotas:

@@ -11,7 +11,12 @@ import msgspec
 
 from ..errors import CallerError, HeadwayError, InternalError, ProviderError, StoreError
 from ..model.calls import LARGEST_COUNT
-from ..model.quotas import LARGEST_LIMIT, LONGEST_RESET_SECONDS, MOST_ODD_FIELDS
+from ..model.quotas import (
+    LARGEST_LIMIT,
+    LONGEST_RESET_SECONDS,
+    MOST_ODD_FIELDS,
+    SHORTEST_PERIOD_SECONDS,
+)
 from .envelopes import Answer, MessageBatch, Notification, Refused, Request
 from .messages import Observe, Settle
 
@@ -64,6 +69,7 @@ def _is_in_range(message: Observe | Settle) -> bool:
             amounts.append((told.limit, 1, LARGEST_LIMIT))
             amounts.append((told.remaining, 0, LARGEST_LIMIT))
             amounts.append((told.reset_seconds, 0, LONGEST_RESET_SECONDS))
+            amounts.append((told.period_seconds, SHORTEST_PERIOD_SECONDS, LONGEST_RESET_SECONDS))
     if isinstance(message, Settle):
         outcome = message.outcome
         amounts.append((outcome.not_before, -LARGEST_LIMIT, LARGEST_LIMIT))

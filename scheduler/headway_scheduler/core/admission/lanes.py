@@ -112,6 +112,8 @@ class Lane:
         Each time matters, not only the last: once a bucket suffices, it is free for later calls,
         even if the head still waits for another bucket.
         """
+        for each in blocked:
+            each.waited_at = now
         times = [_ready_at(call, b, now, headroom) for b in blocked if b not in claimed.blocking]
         # A bucket that is ready now blocks only because it is kept for a better call: the time of
         # that call is known already.
@@ -207,8 +209,14 @@ class Lanes:
         self.knows(name, now)
         state = self.quota(name)
         state.restate(quota or self._configured.get(name) or Quota.guessed(name), now)
+        self.renew(name)
+
+    def renew(self, name: str) -> None:
+        """Have the lanes of a quota look up its buckets again."""
+        quota = self.quotas[name]
         for lane in self.lanes:
-            lane.renew()
+            if quota in lane.quotas:
+                lane.renew()
 
     def set_weight(self, team: str, weight: float | None) -> None:
         """Change a team's share, or go back to the configured one."""
