@@ -27,6 +27,7 @@ from . import arguments
 from .config import Config
 from .config.clients import OPENAI, kind_of
 from .config.keys import COMPONENT_SUFFIXES
+from .config.values import patience_seconds
 from .paired_keys import NO_KEY, OWN, KeySource
 from .pricing.prices import charge_of, stated_cost, write_cost
 from .reached import Reached, completed, key_of, of_client, of_model, replaced
@@ -254,6 +255,7 @@ class Workflows:
             write_price=partial(write_cost, reached),
             charge_of=charge_of(reached),
             address=None if reached.address is None else reached.shown,
+            patience=None if settings.patience is None else patience_seconds(settings.patience),
         )
 
     def _count_usd(self, quotas: Iterable[str]) -> bool:

@@ -48,7 +48,8 @@ class Model:
     or of the run is of dollars; ``write_price``: the same with all input written to the provider's
     cache; ``charge_of``: what an answer cost, None if none has a price. ``provider``: how calls are
     charged and answers read; None: as the class of the client tells. ``limits``: what one attempt
-    may take. ``address``: that of its server; None if no client of it shows one.
+    may take. ``address``: that of its server; None if no client of it shows one. ``patience``: how
+    many seconds a server that answers nobody is waited for; None: as ``calls/contact.py`` says.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Model:
     write_price: Price | None = None
     charge_of: ChargeOf | None = None
     address: str | None = None
+    patience: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

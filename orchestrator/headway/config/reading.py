@@ -19,14 +19,13 @@ from .keys import (
     DEFAULT_QUOTA,
     KEYS,
     LIMITS,
-    ConfigError,
     KeyPath,
     dotted,
     pattern,
-    spoken,
     variable,
 )
 from .source import ConfigFile
+from .values import ConfigError, spoken
 
 DEFAULT = "default"
 _FILE_VARIABLE = "HEADWAY_CONFIG"

@@ -51,6 +51,7 @@ api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never
 # first_byte_timeout = 600      # until the answer begins
 # idle_timeout = 300            # between two parts of it
 # call_timeout = 1800           # for all of it; the second time the call fails
+# patience = "2m"               # for a server that answers nobody; "forever" once it has answered
 
 [teams]                         # a run is of the team that its submitter names, else its workflow
 # research = { weight = 2, quotas = ["openai"], highest = "normal" }   # twice as much as another
