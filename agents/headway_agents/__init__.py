@@ -9,6 +9,7 @@ from .calls.building import build_client, client_class
 from .calls.client import ScheduledClient, model_answer
 from .calls.models import CallLimits, Model
 from .calls.parts import senders, shown_name
+from .calls.ping import ping
 from .calls.wrapped_client import provider_name, provider_of, takes_tiers
 from .containment import build
 from .journal.mismatch import difference
@@ -26,7 +27,7 @@ from .secrets import remember
 from .steps.effects import Effect, idempotency_key, idempotent, once, pure
 from .steps.inputs import now, random, step
 from .steps.step import person_answer
-from .teams import load_component, load_factory, redacted
+from .teams import clients_of_component, load_component, load_factory, redacted
 from .wrappers.bind import around, bind
 from .wrappers.wrapper import release
 
@@ -50,6 +51,7 @@ __all__ = [
     "build",
     "build_client",
     "client_class",
+    "clients_of_component",
     "current_scope",
     "difference",
     "dump_result",
@@ -62,6 +64,7 @@ __all__ = [
     "now",
     "once",
     "person_answer",
+    "ping",
     "provider_name",
     "provider_of",
     "pure",

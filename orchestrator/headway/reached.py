@@ -75,6 +75,8 @@ class Reached:
     """The quotas that its calls draw on; answers speak of the first."""
     settings: ModelConfig
     """The settings that hold for it: limits of a call, prices, other routes."""
+    file: str = ""
+    """The component file that it is of, for messages; else empty."""
 
     @property
     def shown(self) -> str:
@@ -131,7 +133,9 @@ def of_component(config: Config, provider: str, client: Mapping[str, Any], file:
     source, name = KeySource.NONE, ""
     if own is not None:
         source, name = key_of_component(listed, own, own_address, in_file)
-    return Reached(model, model, provider, address, said_by, source, name, quotas, settings)
+    return Reached(
+        model, model, provider, address, said_by, source, name, quotas, settings, file=file
+    )
 
 
 def replaced(config: Config, provider: str, client: Mapping[str, Any], file: str) -> dict[str, Any]:
@@ -147,15 +151,30 @@ def replaced(config: Config, provider: str, client: Mapping[str, Any], file: str
     if provider not in OWN:
         return fields if provider == "local" else {}
     if found.key_from is KeySource.UNPAIRED:
-        raise CallerError(
-            f"model {client.get('model')!r} of {file} asks {found.shown}, and no key is paired "
-            f'with it: set base_url and api_key_env in [models."{found.name}"], or keyless = true'
-        )
+        raise unpaired(found)
     is_default = found.key_name == OWN[provider].key_variable and not fields
     if found.key_from is KeySource.VARIABLE and is_default:
         _remember(found.key_name)  # the SDK takes it from there itself
         return {}
     return {**fields, "api_key": key_of(found)}
+
+
+def models_request(reached: Reached) -> tuple[str, dict[str, str]]:
+    """Return the URL that lists a server's models, and the headers to ask it with: its key.
+
+    Raises CallerError without a key. An ``api_key_command`` is run.
+    """
+    assert reached.address is not None
+    address, key = reached.address.rstrip("/"), key_of(reached)
+    headers = {} if key == NO_KEY else {"authorization": f"Bearer {key}"}
+    if reached.provider == "azure" and "api_version" in reached.settings.arguments:
+        version = reached.settings.arguments["api_version"]
+        return f"{address}/openai/models?api-version={version}", {"api-key": key}
+    if reached.provider == "anthropic":
+        own = {"anthropic-version": "2023-06-01"} | ({} if key == NO_KEY else {"x-api-key": key})
+        return f"{address.removesuffix('/v1')}/v1/models", own
+    is_ollama = kind_of(reached.settings.client) is CLIENTS["ollama"] or address.endswith(":11434")
+    return (f"{address}/api/tags" if is_ollama else f"{address}/models"), headers
 
 
 def quotas_at(config: Config, address: str) -> tuple[str, ...]:
@@ -288,15 +307,17 @@ def key_of(reached: Reached) -> str:
 
 
 def unpaired(reached: Reached) -> CallerError:
-    """Return the error of a model of the configuration whose address has no key."""
+    """Return the error of a client whose address has no key."""
     name = reached.model
     if reached.address is None:
         return CallerError(
             f"model {name!r} names no server, and {reached.provider} has none of its own: set "
             f'base_url in [models."{name}"]'
         )
+    whose = f"model {name!r} of {reached.file}" if reached.file else f"model {name!r}"
+    lines = "base_url and api_key_env" if reached.file else "api_key_env"
     return CallerError(
-        f"model {name!r} asks {reached.shown}, and no key is paired with it: set api_key_env in "
+        f"{whose} asks {reached.shown}, and no key is paired with it: set {lines} in "
         f'[models."{name}"], or keyless = true'
     )
 

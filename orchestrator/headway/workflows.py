@@ -29,6 +29,7 @@ from .config import Config
 from .config.clients import OPENAI, kind_of
 from .config.keys import COMPONENT_SUFFIXES
 from .config.reading import DEFAULT
+from .config.values import patience_seconds
 from .paired_keys import NO_KEY, OWN, KeySource
 from .pricing.prices import charge_of, stated_cost, write_cost
 from .reached import Reached, completed, key_of, of_client, of_model, replaced
@@ -280,6 +281,7 @@ class Workflows:
             address=None if reached.address is None else reached.shown,
             lane=lane,
             classes=classes,
+            patience=None if settings.patience is None else patience_seconds(settings.patience),
         )
 
     def _flex_limits(self, name: str, limits: "CallLimits") -> "CallLimits":

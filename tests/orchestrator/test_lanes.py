@@ -218,8 +218,8 @@ def test_times_have_units(tmp_path: Path, value: str, seconds: float) -> None:
             "is for OpenAI's protocol, not for local",
         ),
         ('[models.m]\npriority_for = ["high"]\nprovider = "anthropic"', "not for anthropic"),
-        ('[lanes]\nflex_before = "soon"', 'must be seconds, or a time as "90s"'),
-        ("[lanes]\nflex_before = 0", "must be above 0"),
+        ('[lanes]\nflex_before = "soon"', 'must be a time above 0, as seconds or as in "90s"'),
+        ("[lanes]\nflex_before = 0", "must be a time above 0"),
         ("[lanes]\nflex_after = 1", "is unknown; did you mean flex_before"),
     ],
 )

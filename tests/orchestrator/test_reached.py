@@ -355,3 +355,20 @@ async def test_a_cache_around_a_client_is_one_around_a_scheduled_client(tmp_path
         assert (row.call.model, len(provider.ledger)) == ("m", 1)
         assert row.call.priority.label == "high"
         await inner.close()
+
+
+async def test_a_follower_finds_that_an_address_has_answered_meanwhile(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    async with (
+        simulated_provider() as provider,
+        Headway(settings) as leader,
+        Headway(settings) as follower,
+    ):
+        assert not follower.is_leader
+        known = follower._opened.scheduler
+        assert not await known.has_answered(provider.base_url)
+        client = gpt("m", base_url=provider.base_url)
+        await leader.model(client).create([UserMessage(content="hi", source="user")])
+        address = of_client(settings, client).shown
+        assert await known.has_answered(address)
+        await client.close()

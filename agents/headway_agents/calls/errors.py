@@ -86,6 +86,17 @@ class TimedOut(ProviderError):
         self.model, self.setting, self.seconds, self.is_final = model, setting, seconds, is_final
 
 
+class NoAnswer(ProviderError):
+    """Nobody got an answer from a server for as long as the patience of its model lasts."""
+
+    def __init__(self, address: str, seconds: float, cause: str) -> None:
+        whole = f"{seconds:g} s" if seconds < 60 else f"{seconds / 60:g} min"
+        super().__init__(
+            f"no answer from {address} for {whole}: {cause}: see `headway doctor --ping`"
+        )
+        self.address, self.seconds, self.cause = address, seconds, cause
+
+
 _OVERDUE = {
     "first_byte_timeout": "no head of an answer",
     "idle_timeout": "no more of the answer",
@@ -141,7 +152,8 @@ def judged(
     client made of it. Each client stumbles in its own way over a page that is neither JSON nor a
     stream: such an answer (``head``) counts as one that did not come.
     """
-    if isinstance(error, AnswerRefused) or (isinstance(error, TimedOut) and error.is_final):
+    is_over = isinstance(error, TimedOut) and error.is_final
+    if is_over or isinstance(error, AnswerRefused | NoAnswer):
         return Verdict(ErrorClass.FINAL)
     if isinstance(error, TimedOut):
         return provider.judge(Failure(), attempt, now)
@@ -208,10 +220,19 @@ def _without_capacity(verdict: Verdict, text: str, now: float, *, has_lane: bool
     outcome = Outcome(CallState.QUEUED, error=text, refused=True, uncounted=True)
     if has_lane:
         return Retry(outcome, Observation(event=ProviderEvent.NO_CAPACITY))
-    until = now + verdict.pause_seconds
-    return Retry(
-        structs.replace(outcome, not_before=until), Observation(event=ProviderEvent.ANSWERED)
-    )
+    outcome = structs.replace(outcome, not_before=now + verdict.pause_seconds)
+    return Retry(outcome, Observation(event=ProviderEvent.ANSWERED))
+
+
+def heard(error: Exception, failure: Failure | None) -> Failure | None:
+    """Return what a server said in a failed attempt: over the wire, else as its client tells it."""
+    if failure is not None and failure.status is not None:
+        return failure
+    raised = (_failure(cause) for cause in _causes(error))
+    said = next((each for each in raised if each.status is not None), None)
+    if said is not None and isinstance(said.body, Mapping) and "message" in said.body:
+        return replace(said, body={"error": said.body})  # SDKs give the inner object
+    return said
 
 
 def is_unsent(error: BaseException) -> bool:

@@ -21,7 +21,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
-from typing import Never, TypeVar, assert_never
+from typing import TYPE_CHECKING, Never, TypeVar, assert_never
 
 import anyio
 from autogen_core import CancellationToken
@@ -51,11 +51,13 @@ from .errors import (
     MAX_ATTEMPTS,
     SAME_FAULT_SECONDS,
     LockOut,
+    NoAnswer,
     Refuse,
     ResponseHead,
     Retry,
     TimedOut,
     described,
+    heard,
     is_free,
     is_unsent,
     judged,
@@ -63,6 +65,9 @@ from .errors import (
     paid_usage,
 )
 from .models import NO_CANDIDATE, Candidate
+
+if TYPE_CHECKING:
+    from .contact import Patience
 
 T = TypeVar("T")
 _log = logging.getLogger("headway")
@@ -257,6 +262,7 @@ class LiveCall:
         self._faults = 0
         self._said, self._said_since, self._said_times = "", 0.0, 0
         self._overruns = self._times_short = 0
+        self._patience: Patience | None = None
 
     # Before it is sent
 
@@ -274,6 +280,11 @@ class LiveCall:
             self.candidate = candidates[0]
         await self.wait(partial(self.scope.replay_barrier, self.slot))
         self.begin()
+        address = self.candidate.model.address
+        if address is not None and len(routes) < 2:
+            is_patient = self.candidate.model.patience is None
+            if not (is_patient and address in self._scheduler.answered):
+                self._be_patient(address)
         self._admitted(await self.wait(partial(self._queued, call)))
 
     async def for_person(self) -> Never:
@@ -326,6 +337,9 @@ class LiveCall:
         self._head = ResponseHead(is_garbled)
         if (quota := self._quota) is not None:
             event = ProviderEvent.ANSWERED if status < 400 and not is_garbled else None
+            address, known = self.candidate.model.address, self._scheduler
+            if event is not None and (known.silent or address not in known.answered):
+                known.note_answer(address)
             now, odd = self._scheduler.now(), list[Odd]()
             limits = self.candidate.provider.rate_limits(headers, now, odd)
             if status >= 400:
@@ -384,6 +398,9 @@ class LiveCall:
             self._scheduler.learn(self.slot.agent, self._call.model, characters, usage)
             used = provider.settled_tokens(usage)
             free = usage.cache_read_tokens if provider.caches_are_free else 0
+        address = self.candidate.model.address
+        if self._head is None and address not in self._scheduler.answered:
+            self._scheduler.note_answer(address)
         # Its head, if it came by itself, told that the provider answers.
         event = None if self._head is not None else ProviderEvent.ANSWERED
         told = Observation(event=event, odd=self._noted(odd)) if event or odd else None
@@ -417,6 +434,10 @@ class LiveCall:
             self._attempts -= 1
             self._times_short += 1
             verdict = replace(verdict, pause_seconds=short_seconds(self._times_short))
+        if self._patience is not None:
+            said = heard(error, failure)
+            has_head = head is not None
+            error, verdict = await self._patience.judged(error, verdict, said, has_head=has_head)
         text, health = described(error), self._scheduler.provider_health()
         if verdict.error_class in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
             self._faults += quota not in health.unanswered
@@ -445,6 +466,21 @@ class LiveCall:
                 await self.refused(error, refusal, served)
             case _:
                 assert_never(step)
+
+    def _be_patient(self, address: str) -> None:
+        """Wait for a server that may never answer no longer than its model's patience lasts."""
+        from .contact import Patience
+
+        stated = self.candidate.model.patience
+        self._patience = Patience(self._scheduler, address, self.slot.id, stated, self._give_up)
+        self._patience.begin()
+
+    def _give_up(self, error: NoAnswer) -> None:
+        """End the call, which waits for a server that answers nobody. Called by a timer."""
+        if self._phase is Phase.QUEUED:
+            end = Outcome(CallState.FAILED, error=described(error), sent=False)
+            self._scheduler.ends[self.slot.id] = end
+            self.interruption.interrupt(error)
 
     async def again(self, error: Exception) -> None:
         """Queue the call again, to go at once: its request will be another one."""
@@ -532,6 +568,8 @@ class LiveCall:
         self._end()
 
     def _end(self) -> None:
+        if self._patience is not None:
+            self._patience.stop()
         if self._phase not in (Phase.NEW, Phase.ENDED):
             self.scope.note_work(WorkEnded())
         self._phase = Phase.ENDED
@@ -539,6 +577,8 @@ class LiveCall:
     async def _queue_again(self, outcome: Outcome, observation: Observation | None = None) -> None:
         self._phase = Phase.QUEUED
         about = self._about_quota(observation)
+        if self._patience is not None:
+            self._patience.begin()
         self._admitted(
             await self.wait(partial(self._scheduler.retry, self.slot.id, outcome, about))
         )

@@ -50,7 +50,8 @@ class Model:
     charged and answers read; None: as the class of the client tells. ``limits``: what one attempt
     may take. ``address``: that of its server; None if no client of it shows one. ``lane``: by which
     it is asked; a model with several lanes is a Model for each. Only calls that stand in one of
-    ``classes`` go by it; empty for any.
+    ``classes`` go by it; empty for any. ``patience``: how many seconds a server that answers nobody
+    is waited for; None: as ``calls/contact.py`` says.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Model:
     address: str | None = None
     lane: ServiceLane = ServiceLane.STANDARD
     classes: tuple[Priority, ...] = ()
+    patience: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,11 @@ from headway_scheduler.model.quotas import GUESSED, Quota, Window
 from headway_scheduler.providers.local import Local
 
 from .clients import OPENAI
-from .keys import DEFAULT_QUOTA, KEYS, LIMITS, ConfigError, KeyPath, dotted, parse_priority, pattern
+from .keys import DEFAULT_QUOTA, KEYS, LIMITS, KeyPath, dotted, parse_priority, pattern
 from .reading import Reading, Setting
 from .source import find
 from .template import TEMPLATE
+from .values import ConfigError
 
 __all__ = ["TEMPLATE", "Config", "ConfigError", "ModelConfig", "load", "parse_priority"]
 
@@ -103,6 +104,10 @@ class ModelConfig:
 
     call_timeout: float = 1800
     """Seconds for the whole of one attempt."""
+
+    patience: str | None = None
+    """How long a server that answers nobody is waited for. Default: ``2m`` if it never answered,
+    else ``forever``."""
 
 
 @dataclass(frozen=True, slots=True)

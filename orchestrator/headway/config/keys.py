@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Priority, ServiceLane
 from headway_scheduler.model.quotas import (
     DAY_SECONDS,
@@ -25,7 +24,16 @@ from headway_scheduler.model.quotas import (
 )
 from headway_scheduler.providers import PROVIDERS
 
-from .clients import CLIENTS, OPENAI, OURS
+from .clients import OPENAI
+from .values import (
+    ConfigError,
+    check_arguments,
+    check_client,
+    check_duration,
+    check_patience,
+    check_text,
+    spoken,
+)
 
 KeyPath = tuple[str, ...]
 
@@ -61,18 +69,7 @@ _LARGEST = 1e15  # buckets are floats: not far above it, taking 1 away changes n
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # upper case alone: keys of most providers do not pass
-_CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
-_SECRET = re.compile(
-    r"(api|access|subscription)[-_]?key|(ad|access|auth|bearer|session)[-_]?token"
-    r"|secret|passw|authorization|cookie|credential",
-    re.IGNORECASE,
-)
-_VARIABLES = re.compile(r"((Bearer|Basic) )?\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _HEADER = re.compile(r"[A-Za-z]+(-[A-Za-z]+)*")
-
-
-class ConfigError(CallerError):
-    """The configuration cannot be used as it is: one line for each thing to mend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,31 +116,8 @@ def parse_priority(text: str) -> Priority:
     raise ConfigError(f"{text!r} is not a priority; permitted: {words}")
 
 
-def spoken(value: object) -> str:
-    """Describe a wrong value, with its type where that could be missed: ``the text '3'``."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f"the text {value!r}"
-    if isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, dict | list):
-        return "a table" if isinstance(value, dict) else "a list"
-    return "a date or time"
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ConfigError(f"must be text in quotes, not {spoken(value)}")
-    if not value.strip():
-        raise ConfigError("must not be empty")
-    if any(character < " " for character in value):
-        raise ConfigError("must not hold control characters")
-    return value
-
-
 def _priority(value: object) -> str:
-    text = _text(value)
+    text = check_text(value)
     try:
         return parse_priority(text).label
     except ConfigError as error:
@@ -151,7 +125,7 @@ def _priority(value: object) -> str:
 
 
 def _provider(value: object) -> str:
-    if _text(value) not in PROVIDERS:
+    if check_text(value) not in PROVIDERS:
         raise ConfigError(f"must be one of {', '.join(PROVIDERS)}, not {value!r}")
     return str(value)
 
@@ -235,7 +209,7 @@ def _url(value: object) -> str:
         "must be an http:// or https:// address without user, password, query or fragment"
     )
     try:
-        parts = urlsplit(_text(value))
+        parts = urlsplit(check_text(value))
         # ``port`` parses only when asked; a bad one would surface at the first call.
         is_whole = bool(parts.hostname) and parts.port != 0
     except ValueError:
@@ -255,7 +229,7 @@ def _variable_name(value: object) -> str:
 
 
 def _command(value: object) -> str:
-    text = _text(value)
+    text = check_text(value)
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -275,7 +249,7 @@ def _header(value: object) -> str:
 
 def _workflow(value: object) -> str:
     if isinstance(value, str) and value.endswith(COMPONENT_SUFFIXES):
-        return _text(value)
+        return check_text(value)
     if isinstance(value, str) and _FACTORY.fullmatch(value):
         return value
     files = ", ".join(COMPONENT_SUFFIXES)
@@ -296,65 +270,10 @@ def _answer_mb(value: object) -> int:
     return number
 
 
-def _client(value: object) -> str:
-    if _text(value) not in CLIENTS and not _CLASS.fullmatch(str(value)):
-        words = ", ".join(CLIENTS)
-        raise ConfigError(f"must be one of {words}, or a class as module.Class, not {value!r}")
-    return str(value)
-
-
-def _arguments(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ConfigError(f"must be a table of arguments, not {spoken(value)}")
-    for name in value:
-        if name in OURS:
-            raise ConfigError(
-                f"must not set {name}: that is for name, base_url, api_key_env and Headway itself"
-            )
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        raise ConfigError("must hold no date or time") from None
-    _refuse_secrets(value)
-    return value
-
-
-def _refuse_secrets(value: object) -> None:
-    """Raise ConfigError for a text that may be a secret, by the name of its field."""
-    if isinstance(value, list):
-        for each in value:
-            _refuse_secrets(each)
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            if isinstance(inner, str) and _SECRET.search(name) and not _VARIABLES.fullmatch(inner):
-                raise ConfigError(
-                    f"must not hold {name}: it would put a secret into a file; set it in the "
-                    f'environment, and name that variable: {name} = "${{NAME}}"'
-                )
-            _refuse_secrets(inner)
-
-
 def _kind(value: object) -> str:
     if value not in TOOL_KINDS:
         raise ConfigError(f"must be one of {', '.join(TOOL_KINDS)}, not {spoken(value)}")
     return str(value)
-
-
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])")
-_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def _duration(value: object) -> int | float:
-    """Read seconds: a number, or a text such as ``15m``."""
-    if isinstance(value, str):
-        found = _DURATION.fullmatch(value)
-        if found is None:
-            raise ConfigError(
-                f'must be seconds, or a time as "90s", "15m", "2h", not {value!r:.40}'
-            )
-        value = float(found[1]) * _UNIT_SECONDS[found[2]]
-        value = int(value) if value.is_integer() else value
-    return _above_zero(value)
 
 
 def _lanes(value: object) -> tuple[str, ...]:
@@ -381,9 +300,11 @@ def _quota_key(
 
 
 KEYS: dict[KeyPath, Key] = {
-    ("database", "path"): Key("path", _text, ".headway/headway.db", variable="HEADWAY_DATABASE"),
+    ("database", "path"): Key(
+        "path", check_text, ".headway/headway.db", variable="HEADWAY_DATABASE"
+    ),
     ("defaults", "priority"): Key("priority", _priority, "normal", variable="HEADWAY_PRIORITY"),
-    ("defaults", "model"): Key("model", _text, unset="none"),
+    ("defaults", "model"): Key("model", check_text, unset="none"),
     ("defaults", "highest"): Key(
         "priority", _priority, "interactive", variable="HEADWAY_HIGHEST_PRIORITY"
     ),
@@ -409,9 +330,9 @@ KEYS: dict[KeyPath, Key] = {
     ("quotas", "*", "window_seconds"): _quota_key("window_seconds", "number", _window_seconds, 60),
     ("quotas", "*", "learn"): Key("true or false", _truth, False),
     ("models", "*", "provider"): Key("provider", _provider, unset="the client's"),
-    ("models", "*", "name"): Key("text", _text, unset="NAME"),
-    ("models", "*", "client"): Key("client", _client, OPENAI),
-    ("models", "*", "arguments"): Key("table", _arguments, {}, "none"),
+    ("models", "*", "name"): Key("text", check_text, unset="NAME"),
+    ("models", "*", "client"): Key("client", check_client, OPENAI),
+    ("models", "*", "arguments"): Key("table", check_arguments, {}, "none"),
     ("models", "*", "quotas"): Key("list of quotas", _quota_names, (DEFAULT_QUOTA,)),
     ("models", "*", "base_url"): Key("http(s) address", _url, unset="the provider's"),
     ("models", "*", "api_key_env"): Key("variable", _variable_name, unset="the provider's"),
@@ -433,8 +354,9 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "first_byte_timeout"): Key("seconds", _above_zero, 600),
     ("models", "*", "idle_timeout"): Key("seconds", _above_zero, 300),
     ("models", "*", "call_timeout"): Key("seconds", _above_zero, 1800),
-    ("lanes", "flex_gives_up"): Key("time", _duration, 900),
-    ("lanes", "flex_before"): Key("time", _duration, 1800),
+    ("lanes", "flex_gives_up"): Key("time", check_duration, 900),
+    ("lanes", "flex_before"): Key("time", check_duration, 1800),
+    ("models", "*", "patience"): Key("time", check_patience, unset="2m at first"),
     ("teams", "*", "weight"): Key("number", _above_zero, 1),
     ("teams", "*", "quotas"): Key("list of quotas", _quota_names, (), "none"),
     ("teams", "*", "highest"): Key("priority", _priority, unset="that of defaults"),

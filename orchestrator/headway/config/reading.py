@@ -20,14 +20,13 @@ from .keys import (
     KEYS,
     LIMITS,
     WITHOUT_LANES,
-    ConfigError,
     KeyPath,
     dotted,
     pattern,
-    spoken,
     variable,
 )
 from .source import ConfigFile
+from .values import ConfigError, spoken
 
 DEFAULT = "default"
 _FILE_VARIABLE = "HEADWAY_CONFIG"

@@ -55,6 +55,7 @@ api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never
 # first_byte_timeout = 600      # until the answer begins
 # idle_timeout = 300            # between two parts of it
 # call_timeout = 1800           # for all of it; the second time the call fails
+# patience = "2m"               # for a server that answers nobody; "forever" once it has answered
 
 [lanes]
 # flex_gives_up = "15m"         # a call waits so long for capacity, then goes the standard way

@@ -1,8 +1,6 @@
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from json import JSONDecodeError
 from typing import Any, ClassVar
 
@@ -10,6 +8,7 @@ import anyio
 import openai
 import pytest
 from autogen_ext.models.openai import OpenAIChatCompletionClient
+from tests.agents.calls.test_stock_clients import COMPLETION, OPENAI_STREAM, Said, Server
 from tests.agents.conftest import CAPABLE
 from tests.waiting import until
 
@@ -361,48 +360,32 @@ async def test_a_page_instead_of_json_is_asked_again(
     ask: Any, scope: RunScope, question: Any, records: Any
 ) -> None:
     """As a proxy in between sends it, with 200: openai takes it for a text."""
+    answer = Said(body=COMPLETION) if ask is ScheduledClient.create else OPENAI_STREAM
+    page = Said(lines=["<html>Please log in</html>"], content_type="text/html")
+    server = Server()
+    server.says = [page, page, page, answer]
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     async with anyio.create_task_group() as group:
-        async with a_page() as port:
-            inner = client_of(port)
-            group.start_soon(ask, ScheduledClient(inner, MODEL, scope, path="w"), question())
-            await attempted(records, 3)
-        async with simulated_provider(port=port) as provider:
-            while not provider.ledger.paid:  # noqa: ASYNC110
-                await anyio.sleep(0.01)
-    (record,) = await records()
-    assert record.state is CallState.DONE
+        group.start_soon(listener.serve, server.serve)
+        inner = client_of(listener.extra(anyio.abc.SocketAttribute.local_port), "m")
+        await ask(ScheduledClient(inner, MODEL, scope, path="w"), question())
+        group.cancel_scope.cancel()
+    await listener.aclose()
     await inner.close()
+    (row,) = await records()
+    assert (row.state, row.attempts, server.says) == (CallState.DONE, 4, [])
 
 
-def client_of(port: int) -> OpenAIChatCompletionClient:
+def client_of(port: int, model: str = "sim-1") -> OpenAIChatCompletionClient:
     url = f"http://127.0.0.1:{port}/v1"
     return OpenAIChatCompletionClient(
-        model="sim-1", api_key="not-a-key", base_url=url, model_info=CAPABLE
+        model=model, api_key="not-a-key", base_url=url, model_info=CAPABLE
     )
 
 
 async def attempted(records: Any, times: int) -> None:
     while not [row for row in await records() if row.attempts >= times]:  # noqa: ASYNC110
         await anyio.sleep(0.01)
-
-
-@asynccontextmanager
-async def a_page() -> AsyncIterator[int]:
-    """A server that answers everything with a page: its port."""
-
-    async def answer(stream: Any) -> None:
-        async with stream:
-            await stream.receive()
-            page = b"<html>Please log in</html>"
-            head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(page)}"
-            await stream.send(head.encode() + b"\r\nConnection: close\r\n\r\n" + page)
-
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    async with anyio.create_task_group() as group:
-        group.start_soon(listener.serve, answer)
-        yield listener.extra(anyio.abc.SocketAttribute.local_port)
-        group.cancel_scope.cancel()
-    await listener.aclose()
 
 
 def test_a_key_in_an_error_stays_out_of_the_journal() -> None:

@@ -4,6 +4,7 @@ import os
 import platform
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +22,7 @@ from ... import __version__
 from ...config import Config, ConfigError, load
 from ...paired_keys import KeySource
 from ...pricing.prices import charge
-from ...reached import Reached, of_model, unpaired
+from ...reached import Reached, models_request, of_component, of_model, unpaired
 from ..database import load_queue, reading
 from ..output import one_line, say, say_json
 from ..parser import FAILED
@@ -34,7 +35,7 @@ PACKAGES = ("autogen-agentchat", "autogen-ext", "openai", "anyio")
 
 def check(args: Namespace) -> int:
     """Look at everything, and fail if something is wrong."""
-    findings = list(_findings(args.config))
+    findings = list(_findings(args.config, pings=args.ping))
     is_well = all(finding.ok for finding in findings)
     if args.json:
         say_json({"ok": is_well, "findings": [finding._asdict() for finding in findings]})
@@ -45,7 +46,7 @@ def check(args: Namespace) -> int:
     return 0 if is_well else FAILED
 
 
-def _findings(file: str | None) -> Iterator[Finding]:
+def _findings(file: str | None, *, pings: bool) -> Iterator[Finding]:
     yield Finding("Python", True, platform.python_version())
     yield _versions()
     try:
@@ -57,8 +58,11 @@ def _findings(file: str | None) -> Iterator[Finding]:
     found = "none: defaults hold; `headway init` writes one"
     yield Finding("configuration", True, str(config.file or found))
     yield from _database(config)
-    yield from _models(config)
+    reached = [*_models(config), *_clients(config)]
+    yield from (finding for _, finding in reached)
     yield from _components(config)
+    if pings:
+        yield from anyio.run(_pings, [found for found, _ in reached])
 
 
 def _versions() -> Finding:
@@ -106,9 +110,32 @@ def _listed(fields: Mapping[str, int]) -> str:
     return ", ".join(f"{field} ({times})" for field, times in often[:MOST_LISTED]) + more
 
 
-def _models(config: Config) -> Iterator[Finding]:
+def _models(config: Config) -> Iterator[tuple[Reached, Finding]]:
     for name in list(config.models) or ["any"]:
-        yield _reached(of_model(config, name))
+        found = of_model(config, name)
+        yield found, _reached(found)
+
+
+def _clients(config: Config) -> Iterator[tuple[Reached, Finding]]:
+    """The clients of component files."""
+    files = [(name, each) for name, each in config.workflows.items() if Path(each).is_file()]
+    if not files:
+        return
+    from headway_agents import clients_of_component
+
+    for name, file in files:
+        try:
+            text = Path(file).read_text(encoding="utf-8")
+            clients = clients_of_component(text, name=Path(file).name)
+        except (CallerError, OSError, UnicodeDecodeError) as error:
+            yield (
+                replace(of_model(config, name), address=None),
+                Finding(f"workflow {name}", False, str(error)),
+            )
+            continue
+        for provider, asked in clients:
+            found = of_component(config, provider, asked, Path(file).name)
+            yield found, _reached(found)
 
 
 def _reached(found: Reached) -> Finding:
@@ -119,6 +146,29 @@ def _reached(found: Reached) -> Finding:
     quotas = f"quota{'s' if len(found.quotas) > 1 else ''} {' and '.join(found.quotas)}"
     says = f"{found.shown} ({found.said_by}), {found.provider}, {key}, {quotas}, {_price(found)}"
     return Finding(f"model {found.model}", is_well, says)
+
+
+async def _pings(reached: list[Reached]) -> list[Finding]:
+    """Ask every server once for its models, all at the same time."""
+    from headway_agents import ping
+
+    known = (each for each in reached if each.key_from is not KeySource.UNPAIRED)
+    asked = {(each.address, each.key_name): each for each in known if each.address is not None}
+    found: dict[str, Finding] = {}
+
+    async def ask(each: Reached) -> None:
+        without = " without a key" if each.key_from is KeySource.NONE else ""
+        subject = f"ping {each.shown}{without}"
+        try:
+            url, headers = models_request(each)
+            found[subject] = Finding(subject, *await ping(url, headers, each.name, each.shown))
+        except CallerError as error:
+            found[subject] = Finding(subject, False, str(error))
+
+    async with anyio.create_task_group() as group:
+        for each in asked.values():
+            group.start_soon(ask, each)
+    return [found[subject] for subject in sorted(found)]
 
 
 def _key(found: Reached) -> tuple[bool, str]:
