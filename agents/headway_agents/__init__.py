@@ -5,9 +5,12 @@ Wrap a client in :class:`ScheduledClient`, :func:`bind` a freshly built team to 
 """
 
 from .attempt import Attempt, dump_result, load_result
+from .calls.building import build_client, client_class
 from .calls.client import ScheduledClient, model_answer
 from .calls.models import CallLimits, Model
-from .calls.wrapped_client import model_name, openai_client, takes_tiers
+from .calls.parts import senders, shown_name
+from .calls.ping import ping
+from .calls.wrapped_client import provider_name, provider_of, takes_tiers
 from .containment import build
 from .journal.mismatch import difference
 from .journal.outcomes import (
@@ -24,8 +27,8 @@ from .secrets import remember
 from .steps.effects import Effect, idempotency_key, idempotent, once, pure
 from .steps.inputs import now, random, step
 from .steps.step import person_answer
-from .teams import load_component, load_factory, redacted
-from .wrappers.bind import bind
+from .teams import clients_of_component, load_component, load_factory, redacted
+from .wrappers.bind import around, bind
 from .wrappers.wrapper import release
 
 __all__ = [
@@ -43,8 +46,12 @@ __all__ = [
     "RunScope",
     "ScheduledClient",
     "WouldCall",
+    "around",
     "bind",
     "build",
+    "build_client",
+    "client_class",
+    "clients_of_component",
     "current_scope",
     "difference",
     "dump_result",
@@ -54,16 +61,19 @@ __all__ = [
     "load_factory",
     "load_result",
     "model_answer",
-    "model_name",
     "now",
     "once",
-    "openai_client",
     "person_answer",
+    "ping",
+    "provider_name",
+    "provider_of",
     "pure",
     "random",
     "redacted",
     "release",
     "remember",
+    "senders",
+    "shown_name",
     "step",
     "takes_tiers",
 ]

@@ -48,6 +48,7 @@ __all__ = [
     "is_openai",
     "listed_model_info",
     "listed_token_limit",
+    "never_repeat",
     "original_name",
     "participant_names",
     "read_with",
@@ -105,7 +106,16 @@ def status_error(sdk: "AsyncOpenAI", response: Any) -> Exception:
     return sdk._make_status_error_from_response(response)
 
 
-def create_arguments(client: ChatCompletionClient) -> Mapping[str, Any]:
+def never_repeat(pipeline_client: Any) -> None:
+    """Have a client of azure-core send each request once, and follow no redirect."""
+    for policy in pipeline_client._pipeline._impl_policies:
+        if hasattr(policy, "total_retries"):
+            policy.total_retries = 0
+        if hasattr(policy, "max_redirects"):
+            policy.allow = False
+
+
+def create_arguments(client: object) -> Mapping[str, Any]:
     """Return what a client adds to every request, as it is later too; empty if it shows nothing."""
     arguments = getattr(client, "_create_args", None)
     return arguments if isinstance(arguments, dict) else {}

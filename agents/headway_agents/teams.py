@@ -59,6 +59,19 @@ def load_component(text: str, *, name: str, reach: Reach | None = None) -> Team 
     return checked_team(team, name)
 
 
+def clients_of_component(text: str, *, name: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return provider and config of every client in a component file, without building any.
+
+    This imports modules that the file names. Raises CallerError.
+    """
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    for place, component in _components(_parsed(text, name), ""):
+        kind = _check_provider(component["provider"], f"{name}: {place or 'the component'}")
+        if _is_client(kind) and isinstance(component["config"], dict):
+            found.append((provider_of(kind), component["config"]))
+    return found
+
+
 def redacted(text: str, *, name: str = "component") -> str:
     """Return a component file's text without any key, as it may be kept. Raises CallerError."""
     data = _parsed(text, name)

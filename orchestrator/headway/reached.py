@@ -1,153 +1,333 @@
-"""Says which server and which key a client gets.
+"""Says which server, key and quotas a client gets. The one place that knows.
 
-Law of this file: a key goes only to an address that the user paired it with. A component file may
-come from anybody, and its address too; so it names no key, and its address gets none by default. A
-server of the configuration gets the key that its own table names, and no other provider's.
+Law of this file: whatever asks how a client is reached asks here; ``paired_keys.py`` says which key
+may go to which address.
+
+Theory of operation. A client is made by the configuration, by a component file or in code. For each
+there is one :class:`Reached`, and building, quotas, prices, verdicts, ``doctor`` and errors read
+that. A table ``[models.NAME]`` holds for every client of that name, unless it states another
+server than the client asks. A client of a server that no table names draws on a quota of that
+address alone, ``at HOST``.
 """
 
 import os
-import shlex
-import subprocess
 from collections.abc import Mapping
-from ipaddress import ip_address
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, assert_never
 from urllib.parse import urlsplit
 
 from headway_scheduler.errors import CallerError
+from headway_scheduler.model.quotas import GUESSED
+from headway_scheduler.providers import of_host
 
-from .config import Config
+from .config import Config, ModelConfig
+from .config.clients import CLIENTS, OPENAI, kind_of
+from .paired_keys import (
+    NO_KEY,
+    OWN,
+    KeySource,
+    Own,
+    key_of_component,
+    key_of_model,
+    origin,
+    printed_key,
+)
+
+if TYPE_CHECKING:
+    from autogen_core.models import ChatCompletionClient
 
 
-class _Own(NamedTuple):
-    """A provider's own host, and the variables that pair a key with an address."""
+_OF_A_NAME = {"gemini-": "gemini", "claude-": "anthropic", "Llama-": "llama"}
+"""Models that AutoGen's client for OpenAI asks of others by itself, by how their names begin."""
 
-    host: str
-    key_variable: str
-    address_variable: str
+_SERVERLESS = frozenset({"azure", "local", "bedrock"})
+"""Providers without a server that is everybody's."""
 
+_VARIABLES = {whose: own.address_variable for whose, own in OWN.items()} | {"local": "OLLAMA_HOST"}
+"""The variables from which SDKs take an address, by provider."""
 
-_OWN = {
-    "openai": _Own("api.openai.com", "OPENAI_API_KEY", "OPENAI_BASE_URL"),
-    "azure": _Own("", "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_ENDPOINT"),
-    "anthropic": _Own("api.anthropic.com", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"),
-}
-"""Providers whose SDKs take a key from the environment by themselves."""
+_NATIVE = {"anthropic": "https://api.anthropic.com", "ollama": "http://127.0.0.1:11434"}
+"""The addresses of servers in their own protocols, by client."""
 
-_ADDRESSES = ("base_url", "azure_endpoint")
+_ADDRESSES = ("base_url", "azure_endpoint", "host")
 """The fields of a client's config that say where it asks."""
 
-NO_KEY = "no-key"
-"""The key for a server that needs none: SDKs insist on a key."""
 
-KEY_COMMAND_SECONDS = 30.0
-"""How long a command may take to print a key; a password manager may ask a person first."""
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How one client's server is reached, limited and paid."""
+
+    model: str
+    """The model as calls name it: by its table; of a client, as it shows it, else its class."""
+    name: str
+    """The model as its server names it."""
+    provider: str
+    """Whose charges, headers and errors these are, as in ``providers/``."""
+    address: str | None
+    """The address of the server; None if the client shows none."""
+    said_by: str
+    """Who says that address, for people: ``[models]``, a variable, a file, the provider."""
+    key_from: KeySource
+    """Where its key comes from."""
+    key_name: str
+    """The variable, or the command, that has the key; else empty."""
+    quotas: tuple[str, ...]
+    """The quotas that its calls draw on; answers speak of the first."""
+    settings: ModelConfig
+    """The settings that hold for it: limits of a call, prices, other routes."""
+    file: str = ""
+    """The component file that it is of, for messages; else empty."""
+
+    @property
+    def shown(self) -> str:
+        """The address for messages: without user and query, and never empty."""
+        return "an unknown address" if self.address is None else shown(self.address)
 
 
-def reached(
-    config: Config,
-    provider: str,
-    client: Mapping[str, Any],
-    file: str,
-) -> dict[str, Any]:
-    """Return what of a component's client is other than its file says: its server, its key.
-
-    What ``[models.NAME]`` says goes before the file. Raises CallerError if nobody paired a key with
-    the address of the file.
-    """
-    if (own := _OWN.get(provider)) is None:
-        return {}
-    model = client.get("model")
-    configured = config.models.get(model) if isinstance(model, str) else None
-    if configured is not None and configured.base_url is not None:
-        assert isinstance(model, str)
-        field = "azure_endpoint" if "azure_endpoint" in client else "base_url"
-        return {field: configured.base_url, "api_key": key_of(config, model)}
-    address = next((client[name] for name in _ADDRESSES if client.get(name)), None)
-    if configured is not None and address is None and _states_key(config, str(model)):
-        return {"api_key": key_of(config, str(model))}
-    if address is None or _is_paired(str(address), own):
-        _remember(own.key_variable)
-        return {}
-    if is_loopback(str(address)) or (configured is not None and configured.keyless):
-        return {"api_key": NO_KEY}
-    raise CallerError(
-        f"model {model!r} of {file} asks {_shown(str(address))}, and no key is paired with it: set "
-        f'base_url and api_key_env in [models."{model}"], or keyless = true'
+def of_model(config: Config, name: str) -> Reached:
+    """Return how a model of the configuration is reached, by its name there."""
+    configured = config.model(name)
+    provider, address, said_by = _server(configured)
+    key_from, key_name = key_of_model(configured, address)
+    if key_from is KeySource.UNPAIRED and _needs_no_key(configured):
+        key_from = KeySource.NONE if address else KeySource.CLIENT
+    return Reached(
+        name,
+        configured.name,
+        provider,
+        address,
+        said_by,
+        key_from,
+        key_name,
+        configured.quotas,
+        configured,
     )
 
 
-def key_of(config: Config, name: str) -> str:
-    """Return the key of a model of the configuration. Raises CallerError if there is none."""
+def of_client(config: Config, client: "ChatCompletionClient") -> Reached:
+    """Return how a client is reached that was made in code, or of a component file."""
+    from headway_agents import provider_name, senders, shown_name
+
+    name, found = shown_name(client), senders(client)
+    settings, quotas = _settings_of(config, name, found.address)
+    provider = settings.provider or _provider_at(found.address, provider_name(client))
+    said_by, source = "the client", KeySource.CLIENT
+    return Reached(name, name, provider, found.address, said_by, source, "", quotas, settings)
+
+
+def of_component(config: Config, provider: str, client: Mapping[str, Any], file: str) -> Reached:
+    """Return how a client of a component file is reached: ``provider`` is that of its class.
+
+    What ``[models.NAME]`` says goes before the file.
+    """
+    model = str(client.get("model") or "")
+    listed = config.models.get(model)
+    stated = None if listed is None else listed.base_url
+    own = OWN.get(provider)
+    own_address = None if own is None else _own_address(own, model)
+    in_file = next((str(client[each]) for each in _ADDRESSES if client.get(each)), None)
+    address = stated or in_file or own_address
+    said_by = "[models]" if stated else file if in_file else "its own"
+    settings, quotas = _settings_of(config, model, address)
+    provider = settings.provider or _provider_at(address, provider)
+    source, name = KeySource.NONE, ""
+    if own is not None:
+        source, name = key_of_component(listed, own, own_address, in_file)
+    return Reached(
+        model, model, provider, address, said_by, source, name, quotas, settings, file=file
+    )
+
+
+def replaced(config: Config, provider: str, client: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """Return what of a component's client is other than its file says: its server, its key.
+
+    Raises CallerError if nobody paired a key with the address.
+    """
+    found = of_component(config, provider, client, file)
+    listed, fields = config.models.get(found.name), dict[str, Any]()
+    if listed is not None and listed.base_url is not None:
+        field = {"azure": "azure_endpoint", "local": "host"}.get(provider, "base_url")
+        fields["azure_endpoint" if "azure_endpoint" in client else field] = listed.base_url
+    if provider not in OWN:
+        return fields if provider == "local" else {}
+    if found.key_from is KeySource.UNPAIRED:
+        raise unpaired(found)
+    is_default = found.key_name == OWN[provider].key_variable and not fields
+    if found.key_from is KeySource.VARIABLE and is_default:
+        _remember(found.key_name)  # the SDK takes it from there itself
+        return {}
+    return {**fields, "api_key": key_of(found)}
+
+
+def models_request(reached: Reached) -> tuple[str, dict[str, str]]:
+    """Return the URL that lists a server's models, and the headers to ask it with: its key.
+
+    Raises CallerError without a key. An ``api_key_command`` is run.
+    """
+    assert reached.address is not None
+    address, key = reached.address.rstrip("/"), key_of(reached)
+    headers = {} if key == NO_KEY else {"authorization": f"Bearer {key}"}
+    if reached.provider == "azure" and "api_version" in reached.settings.arguments:
+        version = reached.settings.arguments["api_version"]
+        return f"{address}/openai/models?api-version={version}", {"api-key": key}
+    if reached.provider == "anthropic":
+        own = {"anthropic-version": "2023-06-01"} | ({} if key == NO_KEY else {"x-api-key": key})
+        return f"{address.removesuffix('/v1')}/v1/models", own
+    is_ollama = kind_of(reached.settings.client) is CLIENTS["ollama"] or address.endswith(":11434")
+    return (f"{address}/api/tags" if is_ollama else f"{address}/models"), headers
+
+
+def quotas_at(config: Config, address: str) -> tuple[str, ...]:
+    """Return the quotas that a request to an address draws on, of whatever model it is."""
+    return _settings_of(config, "", address)[1]
+
+
+def addresses(config: Config) -> list[str]:
+    """Return the addresses of all models of the configuration."""
+    servers = (_server(each)[1] for each in config.models.values())
+    return [address for address in servers if address is not None]
+
+
+# Servers
+
+
+def _server(model: ModelConfig) -> tuple[str, str | None, str]:
+    """Return provider, address and who says it, of a model of the configuration."""
+    kind = kind_of(model.client)
+    if (address := model.base_url) is not None:
+        otherwise = "other" if kind is None else kind.provider
+        return model.provider or _provider_at(address, otherwise), address, "[models]"
+    if kind is None:
+        return model.provider or "other", None, ""
+    whose = kind.provider
+    if kind is CLIENTS[OPENAI]:
+        whose = _named_after(model.name) or model.provider or whose
+    own, variable = OWN.get(whose), _VARIABLES.get(whose, "-")
+    if whose in _SERVERLESS and kind is CLIENTS[OPENAI]:
+        return whose, None, ""
+    if stated := os.environ.get(variable):
+        address = stated if "://" in stated else f"http://{stated}"
+        return model.provider or whose, address, variable
+    address = OWN[OPENAI].address if own is None else own.address or None
+    address = _NATIVE.get(model.client, address)
+    return model.provider or _provider_at(address, whose), address, "its own"
+
+
+def _provider_at(address: str | None, otherwise: str) -> str:
+    """Return the provider whose own server has an address."""
+    found = None if address is None else of_host(origin(address)[1])
+    return otherwise if found is None else found.name
+
+
+def _named_after(model: str) -> str | None:
+    """Return whom AutoGen's client for OpenAI asks for a model, if that is not OpenAI."""
+    found = (whose for prefix, whose in _OF_A_NAME.items() if model.startswith(prefix))
+    return next(found, None)
+
+
+def _own_address(own: Own, model: str) -> str | None:
+    """Return the address that a client of AutoGen's asks if nobody states one."""
+    if own is OWN["openai"] and (other := _named_after(model)) is not None:
+        return OWN[other].address
+    return os.environ.get(own.address_variable) or own.address or None
+
+
+def _settings_of(
+    config: Config, name: str, address: str | None
+) -> tuple[ModelConfig, tuple[str, ...]]:
+    """Return the settings and quotas of a client by the model and the address that it shows.
+
+    A table of the model's name holds unless it states another server. A model that is not listed
+    has those of the default model at its server; elsewhere, the quotas of a model that is
+    configured for that server, or else a quota of that address alone.
+    """
+    listed = config.models.get(name)
+    if listed is not None and (listed.base_url is None or _is_same(listed.base_url, address)):
+        return listed, listed.quotas
+    default = config.model("" if listed is not None else name)
+    home = _server(default)[1]
+    if listed is None and (address is None or home is None or _is_same(home, address)):
+        return default, default.quotas
+    blank = ModelConfig(name, ())
+    for other in config.models.values():
+        if other.base_url is not None and _is_same(other.base_url, address):
+            return replace(blank, provider=other.provider), other.quotas
+    return blank, (guessed_quota(address or ""),)
+
+
+def _needs_no_key(model: ModelConfig) -> bool:
+    """Whether a client gets none of us: Ollama knows none, and other classes may have their own."""
+    kind = kind_of(model.client)
+    return kind is CLIENTS["ollama"] or (kind is None and model.base_url is None)
+
+
+def completed(reached: Reached, client: "ChatCompletionClient") -> Reached:
+    """Return how a model is reached whose client is of a class that only its object tells of."""
+    if kind_of(reached.settings.client) is not None:
+        return reached
+    from headway_agents import provider_name, senders
+
+    address = reached.address or senders(client).address
+    provider = reached.settings.provider or _provider_at(address, provider_name(client))
+    return replace(reached, address=address, provider=provider)
+
+
+def guessed_quota(address: str) -> str:
+    """Return the name of the quota of an address that nobody configured."""
+    scheme, host, port = origin(address)
+    is_plain = port in (None, {"https": 443, "http": 80}.get(scheme))
+    return f"{GUESSED}{host}" if is_plain else f"{GUESSED}{host}:{port}"
+
+
+# Keys
+
+
+def key_of(reached: Reached) -> str:
+    """Return the key of a client that is built here. Raises CallerError if there is none."""
     from headway_agents import remember
 
-    command = config.model(name).api_key_command
-    if command is not None:
-        key = _printed_key(name, command)
-    elif (variable := key_variable(config, name)) is None:
-        return NO_KEY
-    elif not (key := os.environ.get(variable, "")):
-        raise CallerError(
-            f"model {name!r} needs {variable} in the environment: "
-            f"export it (`headway demo` runs without any key)"
-        )
+    model = reached.model
+    match reached.key_from:
+        case KeySource.NONE | KeySource.CLIENT:
+            return NO_KEY
+        case KeySource.COMMAND:
+            key = printed_key(model, reached.key_name)
+        case KeySource.VARIABLE:
+            if not (key := os.environ.get(reached.key_name, "")):
+                raise CallerError(
+                    f"model {model!r} needs {reached.key_name} in the environment: "
+                    f"export it (`headway demo` runs without any key)"
+                )
+        case KeySource.UNPAIRED:
+            raise unpaired(reached)
+        case _:
+            assert_never(reached.key_from)
     remember(key)
     return key
 
 
-def key_variable(config: Config, name: str) -> str | None:
-    """Return the variable that holds a model's key; None if its server is asked without one.
-
-    Raises CallerError if the configuration names another server and says nothing of a key.
-    """
-    configured = config.model(name)
-    address = configured.base_url
-    if configured.keyless:
-        return None
-    if address is None or _states_key(config, name) or _is_paired(address, _OWN["openai"]):
-        return configured.api_key_env
-    if is_loopback(address):
-        return None
-    raise CallerError(
-        f"model {name!r} asks {_shown(address)}, and no key is paired with it: set api_key_env in "
+def unpaired(reached: Reached) -> CallerError:
+    """Return the error of a client whose address has no key."""
+    name = reached.model
+    if reached.address is None:
+        return CallerError(
+            f"model {name!r} names no server, and {reached.provider} has none of its own: set "
+            f'base_url in [models."{name}"]'
+        )
+    whose = f"model {name!r} of {reached.file}" if reached.file else f"model {name!r}"
+    lines = "base_url and api_key_env" if reached.file else "api_key_env"
+    return CallerError(
+        f"{whose} asks {reached.shown}, and no key is paired with it: set {lines} in "
         f'[models."{name}"], or keyless = true'
     )
 
 
-def _states_key(config: Config, model: str) -> bool:
-    """Whether the configuration says itself which key a model has."""
-    names = ("api_key_env", "api_key_command")
-    settings = (config.settings.get(("models", model, name)) for name in names)
-    return any(each is not None and each.source != "default" for each in settings)
+def _is_same(address: str, other: str | None) -> bool:
+    return other is not None and origin(address) == origin(other)
 
 
-def _is_paired(address: str, own: _Own) -> bool:
-    stated = os.environ.get(own.address_variable)
-    if stated and os.environ.get(own.key_variable):
-        return _origin(stated) == _origin(address)
-    scheme, host, _ = _origin(address)
-    return bool(own.host) and (scheme, host) == ("https", own.host)
-
-
-def _origin(address: str) -> tuple[str, str, int | None]:
-    """Return scheme, host and port; of an address that is none, what nothing equals."""
-    try:
-        parts = urlsplit(address)
-        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
-        return parts.scheme, parts.hostname or "", port
-    except ValueError:
-        return "", address, None
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an address is on this machine."""
-    host = _origin(address)[1]
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _shown(address: str) -> str:
+def shown(address: str) -> str:
+    """Return an address for messages: without user, query and fragment."""
     try:
         parts = urlsplit(address)
     except ValueError:
@@ -159,26 +339,3 @@ def _remember(variable: str) -> None:
     from headway_agents import remember
 
     remember(os.environ.get(variable))
-
-
-def _printed_key(model: str, command: str) -> str:
-    """Run a command that prints a key. No message repeats its output, which may be the key."""
-    try:
-        done = subprocess.run(  # the command is the user's own configuration
-            shlex.split(command),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=KEY_COMMAND_SECONDS,
-            check=False,
-        )
-        problem = "" if done.returncode == 0 else f"ended with status {done.returncode}"
-    except (OSError, subprocess.TimeoutExpired) as error:
-        problem = f"cannot be run: {type(error).__name__}"
-    else:
-        if not problem and (key := done.stdout.strip()):
-            return key
-    raise CallerError(
-        f"model {model!r}: its api_key_command {problem or 'printed nothing'}: "
-        f"run it by hand to see why"
-    )

@@ -299,6 +299,7 @@ class Opener:
         if callers is not None:
             live = await store.calls(states=LIVE_CALLS)
             remote.adopt(record for record in live if record.worker == worker)
+        remote.lessons = store.lessons
         async with remote:
             yield remote
 

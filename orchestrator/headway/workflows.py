@@ -26,10 +26,13 @@ from headway_scheduler.runtime.client import SchedulerClient
 
 from . import arguments
 from .config import Config
+from .config.clients import OPENAI, kind_of
 from .config.keys import COMPONENT_SUFFIXES
 from .config.reading import DEFAULT
-from .pricing.prices import Prices
-from .reached import key_of, reached
+from .config.values import patience_seconds
+from .paired_keys import NO_KEY, OWN, KeySource
+from .pricing.prices import charge_of, stated_cost, write_cost
+from .reached import Reached, completed, key_of, of_client, of_model, replaced
 
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
@@ -37,7 +40,12 @@ if TYPE_CHECKING:
 
     from headway_agents import Attempt, CallLimits, Journal, Model, RunScope, ScheduledClient
 
+_BATCH = ServiceLane.BATCH
 Factory = TypeVar("Factory", bound=Callable[..., Any])
+
+
+_ADDRESS_OF = {"azure": "azure_endpoint", "local": "host"}
+"""The argument of a class of clients that takes the address, by its provider; else base_url."""
 
 
 class Models(Protocol):
@@ -56,9 +64,8 @@ class Models(Protocol):
 class Workflows:
     """The workflows of this process, and the provider clients that their runs share."""
 
-    def __init__(self, config: Config, prices: Prices) -> None:
+    def __init__(self, config: Config) -> None:
         self._config = config
-        self._prices = prices
         self._factories: dict[str, Callable[..., Any]] = {}
         self._wrapped: dict[str, ChatCompletionClient] = {}
         self._clients: dict[str, ScheduledClient] = {}
@@ -113,7 +120,7 @@ class Workflows:
         scope.lane = run.lane
         current_scope.set(scope)  # a factory may take the time as a step
         if run.component is not None:
-            reach = partial(reached, self._config)
+            reach = partial(replaced, self._config)
             team = load_component(run.component, name=run.workflow, reach=reach)
         else:
             parameters = json.loads(run.parameters or "{}")
@@ -161,39 +168,39 @@ class Workflows:
             await client.close()
 
     def client(
-        self, model: "str | ChatCompletionClient", *, priority: Priority | str | None = None
-    ) -> "ScheduledClient":
-        """Make a client by the name of a model, or around the user's own."""
+        self,
+        model: "str | ChatCompletionClient",
+        scope: "RunScope",
+        *,
+        priority: Priority | str | None = None,
+    ) -> "ChatCompletionClient":
+        """Make a client of a scope by the name of a model, or around the user's own."""
         if isinstance(model, str):
-            return self.model(model, priority=priority)
-        return self.wrap(model, priority=priority)
+            return self.model(model, priority=priority).bound(scope)
+        from headway_agents import around
+
+        return around(model, lambda inner: self.wrap(inner, priority=priority).bound(scope))
 
     def model(self, name: str, *, priority: Priority | str | None = None) -> "ScheduledClient":
         """Make a client for a model of the configuration, not yet bound to a run."""
         from headway_agents import ScheduledClient
 
         if name not in self._clients:
-            wrapped = self._wrapped_client(name)
-            others = self._others(name, wrapped)
-            self._clients[name] = ScheduledClient(wrapped, self._model(name), others=others)
+            found = of_model(self._config, name)
+            wrapped = self._wrapped_client(found)
+            model, others = self._model(completed(found, wrapped)), self._others(found, wrapped)
+            self._clients[name] = ScheduledClient(wrapped, model, others=others)
         return self._clients[name].with_priority(_priority(priority))
 
     def wrap(
         self, client: "ChatCompletionClient", *, priority: Priority | str | None = None
     ) -> "ScheduledClient":
-        """Make a client around the user's own, on the quotas of the model that it asks for."""
-        from headway_agents import ScheduledClient, model_name
+        """Make a client around the user's own, on the quotas of the server that it asks."""
+        from headway_agents import ScheduledClient
 
-        # A client that does not show its model draws on the limits of unlisted models.
-        name = model_name(client) or type(client).__name__
-        return ScheduledClient(
-            client,
-            self._model(name),
-            None,
-            path=None,
-            priority=_priority(priority),
-            others=self._others(name, client),
-        )
+        found = of_client(self._config, client)
+        model, others = self._model(found), self._others(found, client)
+        return ScheduledClient(client, model, priority=_priority(priority), others=others)
 
     def openai(
         self, name: str, scope: "Callable[[], RunScope]", *, priority: Priority | str | None = None
@@ -201,92 +208,96 @@ class Workflows:
         """Make OpenAI's own client for a configured model; its calls belong to ``scope()``."""
         from headway_agents.openai_sdk.client import openai_sdk, scheduled
 
-        model = self._model(name)
-        if name not in self._sdks:
-            self._sdks[name] = openai_sdk(
-                key_of(self._config, name), self._config.model(name).base_url
+        found = of_model(self._config, name)
+        if found.settings.client != OPENAI:
+            raise CallerError(
+                f"model {name!r} is asked through client {found.settings.client!r}, and hw.openai "
+                'speaks OpenAI\'s protocol: use hw.model, or a model of client "openai"'
             )
+        if name not in self._sdks:
+            self._sdks[name] = openai_sdk(key_of(found), found.address)
         return scheduled(
             self._sdks[name],
-            model,
+            self._model(found),
             scope,
             priority=_priority(priority),
-            lanes=[self._model(name, lane) for lane in self._lanes(name)],
+            lanes=[self._model(found, lane) for lane in _lanes(found) if lane is not _BATCH],
         )
 
-    def _lanes(self, name: str) -> list[ServiceLane]:
-        """List the lanes of a model beside the standard one."""
-        configured = self._config.model(name)
-        lanes = [ServiceLane(lane) for lane in configured.lanes]
-        return [*lanes, ServiceLane.PRIORITY] if configured.priority_for else lanes
-
     def _others(
-        self, name: str, client: "ChatCompletionClient"
+        self, reached: Reached, client: "ChatCompletionClient"
     ) -> "list[tuple[ChatCompletionClient, Model, int]]":
         """List what may answer for a model, with its rank: lanes, deployments, fallbacks."""
         from headway_agents import takes_tiers
 
-        configured = self._config.model(name)
-        ranked = [(other, 0) for other in configured.deployments]
-        ranked += [(other, rank) for rank, other in enumerate(configured.fallbacks, start=1)]
-        own = self._lanes(name) if takes_tiers(client) else ()
-        found = [(client, self._model(name, lane), 0) for lane in own]
+        settings = reached.settings
+        ranked = [(other, 0) for other in settings.deployments]
+        ranked += [(other, rank) for rank, other in enumerate(settings.fallbacks, start=1)]
+        own = _lanes(reached) if takes_tiers(client) else ()
+        # The process that leads hands batches in, at the address and with the key of the table.
+        if _BATCH in own and of_model(self._config, reached.model).address != reached.address:
+            own = [lane for lane in own if lane is not _BATCH]
+        others = [(client, self._model(completed(reached, client), lane), 0) for lane in own]
         for other, rank in ranked:
-            wrapped = self._wrapped_client(other)
-            lanes = (ServiceLane.STANDARD, *self._lanes(other))
-            found += [(wrapped, self._model(other, lane), rank) for lane in lanes]
-        return found
+            found = of_model(self._config, other)
+            wrapped = self._wrapped_client(found)
+            lanes = _lanes(found) if takes_tiers(wrapped) else ()
+            for lane in (ServiceLane.STANDARD, *lanes):
+                others.append((wrapped, self._model(completed(found, wrapped), lane), rank))
+        return others
 
-    def _model(self, name: str, lane: ServiceLane = ServiceLane.STANDARD) -> "Model":
+    def _model(self, reached: Reached, lane: ServiceLane = ServiceLane.STANDARD) -> "Model":
         """Return how calls of a model are scheduled by a lane.
 
         Raises CallerError if one of its quotas is in dollars and the model has no price.
         """
         from headway_agents import CallLimits, Model
 
-        configured = self._config.model(name)
-        price = partial(self._prices.stated_cost, name, lane=lane)
-        write_price = partial(self._prices.write_cost, name, lane=lane)
-        counts_usd = self._count_usd(configured.quotas)
+        settings = reached.settings
+        share = self._config.batch_usd_factor if lane is ServiceLane.BATCH else None
+        price = partial(stated_cost, reached, lane=lane, share=share)
+        counts_usd = self._count_usd(reached.quotas)
         if counts_usd:
             price(Usage(1, 1))
-        provider = PROVIDERS[configured.provider] if configured.provider else None
         limits = CallLimits(
-            configured.max_answer_mb,
-            configured.connect_timeout,
-            configured.first_byte_timeout,
-            configured.idle_timeout,
-            configured.call_timeout,
+            settings.max_answer_mb,
+            settings.connect_timeout,
+            settings.first_byte_timeout,
+            settings.idle_timeout,
+            settings.call_timeout,
         )
-        quotas = configured.quotas
+        quotas = reached.quotas
         classes: tuple[Priority, ...] = ()
         match lane:
             case ServiceLane.STANDARD:
                 pass
             case ServiceLane.FLEX:
-                quotas = (self._config.lane_quota(name, lane), *quotas)
-                limits = self._flex_limits(name, limits)
+                quotas = (self._config.lane_quota(reached.model, lane), *quotas)
+                limits = self._flex_limits(reached.model, limits)
                 classes = (Priority.BACKGROUND,)
             case ServiceLane.BATCH:
                 # Nothing of a batch counts against the limits of requests and tokens a minute.
-                quotas = (self._config.lane_quota(name, lane), *self._money_quotas(quotas))
+                own = self._config.lane_quota(reached.model, lane)
+                quotas = (own, *self._money_quotas(quotas))
                 classes = (Priority.BACKGROUND,)
             case ServiceLane.PRIORITY:
-                classes = tuple(map(arguments.priority, configured.priority_for))
+                classes = tuple(map(arguments.priority, settings.priority_for))
             case _:
                 assert_never(lane)
         return Model(
-            name,
+            reached.model,
             quotas,
-            configured.idempotency_header,
+            settings.idempotency_header,
             price=price,
-            provider=provider,
+            provider=PROVIDERS[reached.provider],
             counts_usd=counts_usd,
             limits=limits,
-            write_price=write_price,
-            charge_of=self._prices.charge_of(name, lane),
+            write_price=partial(write_cost, reached, lane=lane, share=share),
+            charge_of=charge_of(reached, share),
+            address=None if reached.address is None else reached.shown,
             lane=lane,
             classes=classes,
+            patience=None if settings.patience is None else patience_seconds(settings.patience),
         )
 
     def _money_quotas(self, quotas: Iterable[str]) -> tuple[str, ...]:
@@ -307,7 +318,8 @@ class Workflows:
         return replace(limits, **unset)
 
     def _count_usd(self, quotas: Iterable[str]) -> bool:
-        limits = (limit for name in quotas for limit in self._config.quotas[name].limits)
+        known = (self._config.quotas[name] for name in quotas if name in self._config.quotas)
+        limits = (limit for quota in known for limit in quota.limits)
         return any(limit.resource is Resource.USD_PER_DAY for limit in limits)
 
     async def close(self) -> None:
@@ -343,14 +355,41 @@ class Workflows:
         except (OSError, UnicodeDecodeError) as error:
             raise CallerError(f"component file {path} cannot be read: {error}") from error
 
-    def _wrapped_client(self, name: str) -> "ChatCompletionClient":
+    def _wrapped_client(self, reached: Reached) -> "ChatCompletionClient":
         """Return the one provider client of a model: each is heavy, and holds connections."""
-        if name not in self._wrapped:
-            from headway_agents import openai_client
+        if reached.model not in self._wrapped:
+            self._wrapped[reached.model] = _built(reached)
+        return self._wrapped[reached.model]
 
-            configured, key = self._config.model(name), key_of(self._config, name)
-            self._wrapped[name] = openai_client(configured.name, key, configured.base_url)
-        return self._wrapped[name]
+
+def _built(reached: Reached) -> "ChatCompletionClient":
+    """Build the client of a model of the configuration. Raises CallerError."""
+    from headway_agents import build_client, client_class, provider_of
+
+    settings, kind, address = reached.settings, kind_of(reached.settings.client), {}
+    path, package = (settings.client, "") if kind is None else (kind.path, kind.package)
+    made = client_class(path, reached.model, package)
+    provider = provider_of(made)
+    if reached.address is not None:
+        field = _ADDRESS_OF.get(provider, "base_url") if kind is None else kind.address
+        address = {field: reached.address}
+    key = None if reached.key_from is KeySource.CLIENT else key_of(reached)
+    if key == NO_KEY and provider not in OWN:
+        key = None  # only the SDKs that take keys insist on one
+    return build_client(
+        made,
+        reached.model,
+        settings.arguments,
+        name=reached.name,
+        address=address,
+        key=key,
+    )
+
+
+def _lanes(reached: Reached) -> list[ServiceLane]:
+    """List the lanes of a model beside the standard one."""
+    lanes = [ServiceLane(lane) for lane in reached.settings.lanes]
+    return [*lanes, ServiceLane.PRIORITY] if reached.settings.priority_for else lanes
 
 
 def is_portable(run: Run) -> bool:

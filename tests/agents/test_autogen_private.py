@@ -33,6 +33,8 @@ from autogen_ext.models.anthropic import AnthropicChatCompletionClient
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 from autogen_ext.models.replay import ReplayChatCompletionClient
 from autogen_ext.tools.mcp import McpWorkbench, StdioServerParams
+from azure.core import AsyncPipelineClient
+from azure.core.pipeline.policies import AsyncRetryPolicy
 
 from headway_agents import autogen_private as private
 
@@ -307,3 +309,12 @@ async def test_what_can_be_started_says_whether_it_is(tmp_path: Path) -> None:
     assert private.is_idle(executor)
     assert private.is_idle(McpWorkbench(StdioServerParams(command="true")))
     assert not private.is_idle(StaticWorkbench([]))
+
+
+async def test_a_client_of_azures_can_be_told_to_repeat_nothing() -> None:
+    sends: Any = AsyncPipelineClient("http://127.0.0.1:9", policies=[AsyncRetryPolicy()])
+    (policy,) = sends._pipeline._impl_policies[:1]
+    assert policy.total_retries > 0
+    private.never_repeat(sends)
+    assert policy.total_retries == 0
+    await sends.close()

@@ -4,7 +4,6 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from headway.cli import main
 from headway.config import load
 from headway.workers import batches
 from headway_scheduler.model.calls import CallRecord, ServiceLane
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.testing.provider import (
     Fault,

@@ -14,6 +14,7 @@ from headway import Headway
 from headway.cli import main
 from headway.config import ConfigError, load
 from headway.pricing.prices import Prices
+from headway.reached import of_model
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Priority, Served, ServiceLane, Usage
 from headway_scheduler.testing.provider import (
@@ -217,8 +218,8 @@ def test_times_have_units(tmp_path: Path, value: str, seconds: float) -> None:
             "is for OpenAI's protocol, not for local",
         ),
         ('[models.m]\npriority_for = ["high"]\nprovider = "anthropic"', "not for anthropic"),
-        ('[lanes]\nflex_before = "soon"', 'must be seconds, or a time as "90s"'),
-        ("[lanes]\nflex_before = 0", "must be above 0"),
+        ('[lanes]\nflex_before = "soon"', 'must be a time above 0, as seconds or as in "90s"'),
+        ("[lanes]\nflex_before = 0", "must be a time above 0"),
         ("[lanes]\nflex_after = 1", "is unknown; did you mean flex_before"),
     ],
 )
@@ -240,7 +241,7 @@ def test_a_call_is_priced_by_the_tier_that_served_it_and_reserves_the_most_it_ma
     text = '[quotas.q]\nusd_per_day = 5\n[models."gpt-5.4"]\nquotas = ["q"]\nlanes = ["flex"]\n'
     hw = Headway(configured(tmp_path, text + 'priority_for = ["high"]\n'))
     standard, flex, fast = (
-        hw.workflows._model("gpt-5.4", lane)
+        hw.workflows._model(of_model(hw.config, "gpt-5.4"), lane)
         for lane in (ServiceLane.STANDARD, ServiceLane.FLEX, ServiceLane.PRIORITY)
     )
     prices = Prices(hw.config)
@@ -255,6 +256,8 @@ def test_a_call_is_priced_by_the_tier_that_served_it_and_reserves_the_most_it_ma
 
 def test_flex_has_longer_times_unless_others_are_stated(tmp_path: Path) -> None:
     hw = Headway(configured(tmp_path, '[models.m]\nlanes = ["flex"]\ncall_timeout = 70\n'))
-    standard, flex = (hw.workflows._model("m", lane).limits for lane in list(ServiceLane)[:2])
+    standard, flex = (
+        hw.workflows._model(of_model(hw.config, "m"), lane).limits for lane in list(ServiceLane)[:2]
+    )
     assert (standard.first_byte_timeout, standard.call_timeout) == (600, 70)
     assert (flex.first_byte_timeout, flex.call_timeout) == (900, 70)

@@ -9,12 +9,26 @@ from typing import Any
 
 import pytest
 from autogen_agentchat.agents import AssistantAgent
+from autogen_agentchat.conditions import MaxMessageTermination
+from autogen_agentchat.teams import RoundRobinGroupChat
+from autogen_core.models import UserMessage
+from autogen_ext.models.cache import ChatCompletionCache
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 
 from headway import Headway, RunFailed
 from headway.config import Config, load
-from headway.reached import NO_KEY, key_of, reached
-from headway_scheduler.errors import CallerError
+from headway.paired_keys import NO_KEY
+from headway.pricing.prices import charge
+from headway.reached import key_of, of_client, of_model, replaced
+from headway_scheduler.errors import CallerError, ProviderError
+from headway_scheduler.model.calls import UNPRICED, Served, Usage
+from headway_scheduler.testing.provider import (
+    Fault,
+    FaultKind,
+    Limits,
+    Settings,
+    simulated_provider,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -129,9 +143,9 @@ def test_which_addresses_get_the_key_of_the_environment(
     asked = {"model": "m", **client}
     if is_refused:
         with pytest.raises(CallerError, match="no key is paired with it"):
-            reached(config(tmp_path), provider, asked, "team.json")
+            replaced(config(tmp_path), provider, asked, "team.json")
     else:
-        assert OURS not in reached(config(tmp_path), provider, asked, "t.json").values()
+        assert OURS not in replaced(config(tmp_path), provider, asked, "t.json").values()
 
 
 @pytest.mark.parametrize(
@@ -145,9 +159,9 @@ def test_a_key_and_an_address_of_the_environment_belong_together(
     asked = {"model": "m", "base_url": address}
     if is_refused:
         with pytest.raises(CallerError):
-            reached(config(tmp_path), "openai", asked, "t.json")
+            replaced(config(tmp_path), "openai", asked, "t.json")
     else:
-        assert reached(config(tmp_path), "openai", asked, "t.json") == {}
+        assert replaced(config(tmp_path), "openai", asked, "t.json") == {}
 
 
 OTHER_SERVER = '[models.m]\nbase_url = "{url}"\n'
@@ -179,10 +193,182 @@ async def test_a_server_of_the_configuration_never_gets_the_openai_key_unasked(
 def test_the_key_of_a_server_is_the_one_that_its_table_names(
     tmp_path: Path, url: str, more: str, key: str
 ) -> None:
-    assert key_of(config(tmp_path, OTHER_SERVER.format(url=url) + more), "m") == key
+    assert key_of(of_model(config(tmp_path, OTHER_SERVER.format(url=url) + more), "m")) == key
 
 
 def test_a_server_of_a_component_file_may_need_none(tmp_path: Path) -> None:
     settings = config(tmp_path, "[models.m]\nkeyless = true")
     asked = {"model": "m", "base_url": "https://llm.example.com/v1"}
-    assert reached(settings, "openai", asked, "t.json") == {"api_key": NO_KEY}
+    assert replaced(settings, "openai", asked, "t.json") == {"api_key": NO_KEY}
+
+
+# One truth: quotas, prices and addresses of clients that no table names
+
+
+def gpt(model: str = "gpt-4o", **more: Any) -> OpenAIChatCompletionClient:
+    return OpenAIChatCompletionClient(model=model, api_key="x", model_info=INFO, **more)
+
+
+HOME = """
+[defaults]
+model = "home"
+[quotas.ours]
+requests_per_minute = 600
+[quotas.theirs]
+concurrency = 2
+[models.home]
+base_url = "http://127.0.0.1:4000/v1"
+quotas = ["ours"]
+usd_per_million_input_tokens = 1
+usd_per_million_output_tokens = 1
+[models.far]
+base_url = "https://llm.example.com/v1"
+provider = "local"
+quotas = ["theirs"]
+keyless = true
+[models.listed]
+quotas = ["theirs"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "address", "quota", "provider"),
+    [
+        ("any", "http://127.0.0.1:4000/v1/other", "ours", "openai"),
+        ("any", "http://127.0.0.1:4001/v1", "at 127.0.0.1:4001", "openai"),
+        ("any", "https://api.openai.com/v1", "at api.openai.com", "openai"),
+        ("gemini-2.0-flash", None, "at generativelanguage.googleapis.com", "gemini"),
+        ("any", "https://llm.example.com/v2", "theirs", "local"),
+        ("home", "https://elsewhere.example.com/v1", "at elsewhere.example.com", "openai"),
+        ("listed", "https://elsewhere.example.com/v1", "theirs", "openai"),
+    ],
+)
+async def test_a_client_draws_on_the_quota_of_the_server_that_it_asks(
+    tmp_path: Path, model: str, address: str | None, quota: str, provider: str
+) -> None:
+    client = gpt(model, **({} if address is None else {"base_url": address}))
+    found = of_client(config(tmp_path, HOME), client)
+    assert (found.model, found.quotas, found.provider) == (model, (quota,), provider)
+    await client.close()
+
+
+async def test_a_client_is_priced_by_its_own_address(tmp_path: Path) -> None:
+    settings = config(tmp_path, HOME)
+    there, here = gpt(), gpt(base_url="http://127.0.0.1:4001/v1")
+    usage = Served(Usage(1_000_000, 0))
+    assert charge(of_client(settings, there), usage, 1.8e9).source.startswith("list")
+    assert charge(of_client(settings, here), usage, 1.8e9) == UNPRICED
+    home = of_client(settings, gpt("x", base_url="http://127.0.0.1:4000/v1"))
+    assert charge(home, usage, 1.8e9).usd == 1.0
+
+
+@pytest.mark.parametrize(
+    ("table", "address", "variable"),
+    [
+        ('[models."gemini-2.0-flash"]', "generativelanguage.googleapis.com", "GEMINI_API_KEY"),
+        ('[models."claude-sonnet-4-5"]', "api.anthropic.com", "ANTHROPIC_API_KEY"),
+        ('[models.x]\nprovider = "anthropic"', "api.anthropic.com", "ANTHROPIC_API_KEY"),
+        ("[models.x]", "api.openai.com", "OPENAI_API_KEY"),
+    ],
+)
+def test_a_model_without_an_address_is_its_providers_and_gets_that_key_alone(
+    tmp_path: Path, table: str, address: str, variable: str
+) -> None:
+    settings = config(tmp_path, table)
+    found = of_model(settings, next(iter(settings.models)))
+    assert found.address is not None
+    assert f"https://{address}/" in found.address
+    assert found.key_name == variable
+
+
+def test_a_provider_without_a_server_of_its_own_needs_an_address(tmp_path: Path) -> None:
+    settings = config(tmp_path, '[models.x]\nprovider = "local"')
+    with pytest.raises(CallerError, match=r"names no server.*set base_url in"):
+        key_of(of_model(settings, "x"))
+
+
+async def test_two_servers_in_one_component_file_have_a_quota_each(tmp_path: Path) -> None:
+    """The one refuses its account, and stops nobody else's quota."""
+    settings = Settings(faults=lambda number, _: Fault(FaultKind.UNAUTHORIZED))
+    async with (
+        simulated_provider(settings) as broken,
+        simulated_provider() as well,
+        Headway(config(tmp_path)) as headway,
+    ):
+        clients = [gpt(name, base_url=each.base_url) for name, each in (("a", broken), ("b", well))]
+        agents = [AssistantAgent(f"agent_{n}", each) for n, each in enumerate(clients)]
+        team = RoundRobinGroupChat(agents, termination_condition=MaxMessageTermination(3))
+        (tmp_path / "team.json").write_text(team.dump_component().model_dump_json())
+        team = RoundRobinGroupChat(agents[::-1], termination_condition=MaxMessageTermination(2))
+        (tmp_path / "other.json").write_text(team.dump_component().model_dump_json())
+        with pytest.raises(RunFailed):
+            await headway.run(str(tmp_path / "team.json"), task="x")
+        assert (await headway.run(str(tmp_path / "other.json"), task="x")).calls == 1
+        gauges = headway.scheduler.statistics().gauges
+    stopped = {gauge.quota: gauge.stopped is not None for gauge in gauges}
+    hosts = [each.base_url.removeprefix("http://").removesuffix("/v1") for each in (broken, well)]
+    assert stopped == {f"at {hosts[0]}": True, f"at {hosts[1]}": False, "default": False}
+
+
+async def test_what_an_address_taught_is_known_after_a_restart(tmp_path: Path) -> None:
+    async with simulated_provider(Settings(limits=Limits(requests_per_minute=1200))) as provider:
+        settings = config(tmp_path)
+        for _ in range(2):
+            client = gpt("m", base_url=provider.base_url)
+            async with Headway(settings) as headway:
+                asked = headway.model(client)
+                await asked.create([UserMessage(content="hi", source="user")])
+                gauges = headway.scheduler.statistics().gauges
+            await client.close()
+        name = f"at {provider.base_url.removeprefix('http://').removesuffix('/v1')}"
+        rates = [g.per_second for g in gauges if (g.quota, g.resource) == (name, "requests")]
+        assert rates == [20.0]
+        async with Headway(settings) as headway:
+            restored = headway.scheduler.statistics().gauges
+            assert name in {gauge.quota for gauge in restored}
+            await headway.limits.set(name, {"concurrency": 1})
+            assert [g.resource for g in headway.scheduler.statistics().gauges if g.quota == name]
+
+
+async def test_a_client_that_is_led_elsewhere_sends_nothing(tmp_path: Path) -> None:
+    async with listening() as (url, heads), simulated_provider() as provider:
+        client = gpt("m", base_url=provider.base_url)
+        async with Headway(config(tmp_path)) as headway:
+            asked = headway.model(client)
+            client._client.base_url = url  # what a user's code may do at any time
+            with pytest.raises(ProviderError, match=r"its key belongs to .*nothing was sent"):
+                await asked.create([UserMessage(content="hi", source="user")])
+        await client.close()
+        assert (heads, len(provider.ledger)) == ([], 0)
+
+
+async def test_a_cache_around_a_client_is_one_around_a_scheduled_client(tmp_path: Path) -> None:
+    async with simulated_provider() as provider, Headway(config(tmp_path)) as headway:
+        inner = gpt("m", base_url=provider.base_url)
+        cache = headway.model(ChatCompletionCache(inner), priority="high")
+        assert isinstance(cache, ChatCompletionCache)
+        for is_hit in (False, True):
+            said = await cache.create([UserMessage(content="hi", source="user")])
+            assert said.cached is is_hit
+        (run,) = await headway.list_runs()
+        (row,) = await headway.list_calls(run.id)
+        assert (row.call.model, len(provider.ledger)) == ("m", 1)
+        assert row.call.priority.label == "high"
+        await inner.close()
+
+
+async def test_a_follower_finds_that_an_address_has_answered_meanwhile(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    async with (
+        simulated_provider() as provider,
+        Headway(settings) as leader,
+        Headway(settings) as follower,
+    ):
+        assert not follower.is_leader
+        known = follower._opened.scheduler
+        assert not await known.has_answered(provider.base_url)
+        client = gpt("m", base_url=provider.base_url)
+        await leader.model(client).create([UserMessage(content="hi", source="user")])
+        address = of_client(settings, client).shown
+        assert await known.has_answered(address)
+        await client.close()

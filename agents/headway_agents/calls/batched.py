@@ -9,6 +9,7 @@ transport is ours: it keeps the request, or gives a recorded response.
 
 import json
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, Never
 
 import openai
@@ -18,7 +19,7 @@ from headway_scheduler.errors import ProviderError
 from headway_scheduler.model.batches import BatchedRequest
 
 from ..autogen_private import http_library, sdk_of, with_sdk
-from .exchange import observe
+from .exchange import Exchange, observe
 from .live_call import LiveCall
 
 _http: Any = http_library()
@@ -67,12 +68,15 @@ async def enter(live: LiveCall, ask: Ask) -> Never:
 
     Raises what the client raises over the request, which is recorded then.
     """
-    transport = _Transport()
+    transport, exchange = _Transport(), Exchange(live)
     try:
-        await live.wait(lambda: ask(_twin(live, transport)))
+        # In an exchange, or it would be taken for a request past the scheduler.
+        await live.wait(partial(exchange.during, lambda: ask(_twin(live, transport))))
     except Exception as error:
         if transport.request is None:
             await live.refused(error)
+    finally:
+        exchange.stop()
     request = transport.request
     model, client = live.candidate.model, live.candidate.client
     assert client is not None
@@ -88,5 +92,5 @@ def _twin(live: LiveCall, transport: _Transport) -> ChatCompletionClient:
     assert client is not None
     http_client = openai.DefaultAsyncHttpxClient(transport=transport)
     sdk = sdk_of(client).copy(http_client=http_client, max_retries=0)
-    observe(sdk)
+    observe(http_client)
     return with_sdk(client, sdk)

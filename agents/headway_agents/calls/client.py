@@ -40,6 +40,7 @@ from autogen_core.models import (
     RequestUsage,
 )
 from autogen_core.tools import Tool, ToolSchema
+from msgspec import structs
 from pydantic import BaseModel
 
 from headway_scheduler.errors import CallerError, ProviderError
@@ -62,17 +63,11 @@ from ..requests.prompts import PromptEncoder, RequestDigest, estimated_tokens
 from ..scope import RunScope, asking_agent, scope_of_context
 from ..secrets import without_masked_keys
 from .errors import AnswerRefused, text_of
-from .exchange import Exchange, observe
+from .exchange import Exchange
 from .live_call import NOTHING, LiveCall, attached, recorded
 from .models import Candidate, Model
-from .wrapped_client import (
-    context_tokens,
-    disable_sdk_retries,
-    host_of,
-    provider_name,
-    refuses_usage,
-    stream_arguments,
-)
+from .parts import prepare
+from .wrapped_client import context_tokens, provider_name, refuses_usage, stream_arguments
 
 _log = logging.getLogger("headway")
 
@@ -457,10 +452,9 @@ def _reserved_usd(
 
 def _candidate(client: ChatCompletionClient, model: Model, rank: int) -> Candidate:
     """Switch a client's own retries off, hook into its HTTP, and return it with its provider."""
-    if (sdk := disable_sdk_retries(client)) is not None:
-        observe(sdk)
-    provider = model.provider or of_host(host_of(client)) or PROVIDERS[provider_name(client)]
-    return Candidate(model, provider, client, rank)
+    prepared = prepare(client)
+    provider = model.provider or of_host(prepared.host) or PROVIDERS[provider_name(client)]
+    return Candidate(model, provider, client, rank, prepared.origins)
 
 
 def _as_stream(result: CreateResult) -> Iterator[str | CreateResult]:
@@ -570,7 +564,7 @@ async def _recorded(live: LiveCall, result: CreateResult, exchange: Exchange) ->
     # What came over the wire goes before what the client makes of it: that has two counts alone.
     served = exchange.served(odd)
     if served.usage is None and not odd:
-        served = replace(served, usage=readings.usage(told, odd))
+        served = structs.replace(served, usage=readings.usage(told, odd))
     await live.done(dump_result(result), served, odd)
     return result
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from json import JSONDecodeError
 from typing import Any
 
+from msgspec import structs
+
 from headway_scheduler.errors import ProviderError
 from headway_scheduler.model.calls import Outcome, Route, Usage
 from headway_scheduler.model.quotas import Observation, ProviderEvent
@@ -35,8 +37,12 @@ SAME_FAULT_SECONDS = 900.0
 """How long a server may say the same error to several calls, and answer none, before those that
 heard it ``MAX_ATTEMPTS`` times are given up."""
 
-_BROKEN_CONNECTION = frozenset({"APIConnectionError", "TransportError", "ClientConnectionError"})
-"""Classes of openai and anthropic; httpx and httpx2; aiohttp. Their subclasses are timeouts too."""
+_BROKEN_CONNECTION = frozenset(
+    {"APIConnectionError", "TransportError", "ClientConnectionError"}
+    | {"ServiceRequestError", "ServiceResponseError"}
+)
+"""Classes of openai and anthropic; httpx and httpx2; aiohttp; azure-core. Their subclasses are
+timeouts too."""
 
 # Nested too deep to be parsed, or no text, is no JSON, as cut JSON is none.
 _BROKEN_BUILT_IN = (
@@ -46,17 +52,21 @@ _BROKEN_BUILT_IN = (
 
 _NOTHING_SENT = frozenset(
     {"ConnectError", "ConnectTimeout", "PoolTimeout", "ClientConnectorError"}
-    | {"ConnectionRefusedError", "gaierror"}
+    | {"ConnectionRefusedError", "gaierror", "ServiceRequestError"}
 )
-"""Classes of httpx and httpx2, of aiohttp, of Python: no connection came about."""
+"""Classes of httpx and httpx2, of aiohttp, Python and azure-core: no connection came about."""
 
 
-_EVENTS = {
+EVENTS = {
     ErrorClass.RATE_LIMITED: ProviderEvent.REFUSED,
+    ErrorClass.AT_ONCE: ProviderEvent.CROWDED,
+    ErrorClass.SPENT: ProviderEvent.SPENT,
     ErrorClass.OVERLOADED: ProviderEvent.OVERLOADED,
     ErrorClass.TRANSIENT: ProviderEvent.FAILED,
     ErrorClass.ACCOUNT: ProviderEvent.LOCKED_OUT,
 }
+
+_REFUSALS = (ProviderEvent.REFUSED, ProviderEvent.SPENT)
 
 
 class AnswerRefused(ProviderError):
@@ -74,6 +84,17 @@ class TimedOut(ProviderError):
         times = ", twice" if is_final else ""
         super().__init__(f"{what} in {seconds:,.6g} s{times}: see models.{model}.{setting}")
         self.model, self.setting, self.seconds, self.is_final = model, setting, seconds, is_final
+
+
+class NoAnswer(ProviderError):
+    """Nobody got an answer from a server for as long as the patience of its model lasts."""
+
+    def __init__(self, address: str, seconds: float, cause: str) -> None:
+        whole = f"{seconds:g} s" if seconds < 60 else f"{seconds / 60:g} min"
+        super().__init__(
+            f"no answer from {address} for {whole}: {cause}: see `headway doctor --ping`"
+        )
+        self.address, self.seconds, self.cause = address, seconds, cause
 
 
 _OVERDUE = {
@@ -131,7 +152,8 @@ def judged(
     client made of it. Each client stumbles in its own way over a page that is neither JSON nor a
     stream: such an answer (``head``) counts as one that did not come.
     """
-    if isinstance(error, AnswerRefused) or (isinstance(error, TimedOut) and error.is_final):
+    is_over = isinstance(error, TimedOut) and error.is_final
+    if is_over or isinstance(error, AnswerRefused | NoAnswer):
         return Verdict(ErrorClass.FINAL)
     if isinstance(error, TimedOut):
         return provider.judge(Failure(), attempt, now)
@@ -172,16 +194,22 @@ def next_step(
         return _without_capacity(verdict, text, now, has_lane=has_lane)
     if verdict.error_class is ErrorClass.FINAL:
         return Refuse(None if head is None else Observation(event=ProviderEvent.ANSWERED))
-    event = _EVENTS[verdict.error_class]
+    event = EVENTS[verdict.error_class]
     if event is ProviderEvent.LOCKED_OUT and not routes:
         return LockOut(Observation(event=event, error=text))
     if faults >= MAX_ATTEMPTS or is_own:
         return Refuse(Observation(event=event))
     until = now + verdict.pause_seconds
-    if event is ProviderEvent.REFUSED and quota is not None:
+    if event in _REFUSALS and quota is not None:
         # The quota pauses, and with it every call that would be refused as well. The provider
         # has counted the request, but not the tokens.
-        return Retry(Outcome(CallState.QUEUED, error=text, refused=True), Observation(until, event))
+        outcome = Outcome(CallState.QUEUED, error=text, refused=True)
+        observation = Observation(until, event, verdict.told, is_pause_told=verdict.is_told)
+        return Retry(outcome, observation)
+    if event is ProviderEvent.CROWDED and quota is not None:
+        # It goes when a call in flight ends; if those are another client's, nobody tells that.
+        outcome = Outcome(CallState.QUEUED, error=text, not_before=until, refused=True)
+        return Retry(outcome, Observation(event=event, headers=verdict.told))
     outcome = Outcome(CallState.QUEUED, error=text, not_before=until)
     return Retry(outcome, Observation(event=event, error=text))
 
@@ -192,8 +220,19 @@ def _without_capacity(verdict: Verdict, text: str, now: float, *, has_lane: bool
     outcome = Outcome(CallState.QUEUED, error=text, refused=True, uncounted=True)
     if has_lane:
         return Retry(outcome, Observation(event=ProviderEvent.NO_CAPACITY))
-    until = now + verdict.pause_seconds
-    return Retry(replace(outcome, not_before=until), Observation(event=ProviderEvent.ANSWERED))
+    outcome = structs.replace(outcome, not_before=now + verdict.pause_seconds)
+    return Retry(outcome, Observation(event=ProviderEvent.ANSWERED))
+
+
+def heard(error: Exception, failure: Failure | None) -> Failure | None:
+    """Return what a server said in a failed attempt: over the wire, else as its client tells it."""
+    if failure is not None and failure.status is not None:
+        return failure
+    raised = (_failure(cause) for cause in _causes(error))
+    said = next((each for each in raised if each.status is not None), None)
+    if said is not None and isinstance(said.body, Mapping) and "message" in said.body:
+        return replace(said, body={"error": said.body})  # SDKs give the inner object
+    return said
 
 
 def is_unsent(error: BaseException) -> bool:

@@ -31,7 +31,6 @@ from headway_scheduler.model.calls import Served, ServiceLane
 from headway_scheduler.providers import Failure, readings
 from headway_scheduler.providers.readings import LONGEST_MODEL_NAME, Odd, word
 
-from ..autogen_private import http_client
 from .errors import AnswerRefused, TimedOut
 from .live_call import LiveCall
 
@@ -194,6 +193,8 @@ class Exchange:
     """Of the last answer that is a stream: an event that is an error."""
     responses: list[Any] = field(default_factory=list[Any])
     """Every response of this attempt, open or closed."""
+    requests: int = 0
+    """How many requests of this attempt left."""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _has_lines: bool = False
     _timer: asyncio.TimerHandle | None = None
@@ -257,8 +258,18 @@ class Exchange:
         return self.refused(f"answer above {most} MiB: see models.{model.name}.max_answer_mb")
 
     def send(self, request: Any) -> None:
-        """Prepare an HTTP request that leaves now."""
-        model = self.live.candidate.model
+        """Prepare an HTTP request that leaves now. Raises AnswerRefused if it goes elsewhere."""
+        model, origins = self.live.candidate.model, self.live.candidate.origins
+        if origins and (request.url.scheme, request.url.host, request.url.port) not in origins:
+            raise self.refused(
+                f"a request was to go to {request.url.scheme}://{request.url.netloc.decode()}, and "
+                f"its key belongs to {model.address}: nothing was sent"
+            )
+        self.requests += 1
+        if self.requests > 1:
+            last = self.responses[-1] if self.responses else None
+            head = None if last is None else (last.status_code, dict(last.headers))
+            self.live.record_repeat(head)
         if model.idempotency_header:
             # The call's id, the same at every attempt, if the server of its model knows a header.
             request.headers[model.idempotency_header] = self.live.slot.id
@@ -427,12 +438,12 @@ def _body_class(library_name: str) -> Any:
 _exchange: ContextVar[Exchange] = ContextVar("headway_exchange")
 
 
-def observe(sdk: Any) -> None:
-    """Install the hooks through which exchanges see what an SDK sends and gets. Idempotent.
+def observe(http: Any) -> None:
+    """Install the hooks through which exchanges see what a client of httpx sends. Idempotent.
 
     A request of nobody's exchange passes as it is: the HTTP client may be the user's own.
     """
-    hooks = http_client(sdk).event_hooks
+    hooks = http.event_hooks
     for event, hook in (("request", _on_request), ("response", _on_response)):
         if hook not in hooks[event]:
             hooks[event].append(hook)

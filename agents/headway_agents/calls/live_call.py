@@ -21,10 +21,11 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
-from typing import Never, TypeVar, assert_never
+from typing import TYPE_CHECKING, Never, TypeVar, assert_never
 
 import anyio
 from autogen_core import CancellationToken
+from msgspec import structs
 
 from headway_scheduler.core.views import ProviderHealth
 from headway_scheduler.errors import ProviderError, StoreError
@@ -48,14 +49,17 @@ from ..journal.events import JournalSlot, Skipped, WorkBegan, WorkEnded
 from ..requests.prompts import RequestDigest
 from ..scope import LiveCalls, RunScope
 from .errors import (
+    EVENTS,
     MAX_ATTEMPTS,
     SAME_FAULT_SECONDS,
     LockOut,
+    NoAnswer,
     Refuse,
     ResponseHead,
     Retry,
     TimedOut,
     described,
+    heard,
     is_free,
     is_unsent,
     judged,
@@ -64,9 +68,16 @@ from .errors import (
 )
 from .models import NO_CANDIDATE, Candidate
 
+if TYPE_CHECKING:
+    from .contact import Patience
+
 T = TypeVar("T")
 _log = logging.getLogger("headway")
 _ALERT = "quota %r is stopped, its calls wait: %s: mend it, then `headway limits resume`"
+_REPEATS = (
+    "model %r: its client (%s) sends more than one request in one attempt: each is charged, and "
+    "none waits for its turn: switch its own retries off"
+)
 _ODD = "model %r: %s is out of range: counted as unknown"
 KNOWN_NODES = 10_000
 """How many messages a scope knows to be on disk at most; others are only handed over again."""
@@ -75,7 +86,7 @@ NOTHING = Served()
 """For an answer that says nothing of usage, tier or model."""
 _READABLE = ("json", "event-stream")
 _said: set[tuple[str, str]] = set()
-"""The (model, field) pairs that this process has warned of."""
+"""The (model, field) and (model, class) pairs that this process has warned of."""
 
 
 @asynccontextmanager
@@ -254,6 +265,7 @@ class LiveCall:
         self._faults = 0
         self._said, self._said_since, self._said_times = "", 0.0, 0
         self._overruns = self._times_short = 0
+        self._patience: Patience | None = None
 
     # Before it is sent
 
@@ -271,6 +283,11 @@ class LiveCall:
             self.candidate = candidates[0]
         await self.wait(partial(self.scope.replay_barrier, self.slot))
         self.begin()
+        address = self.candidate.model.address
+        if address is not None and len(routes) < 2:
+            is_patient = self.candidate.model.patience is None
+            if not (is_patient and address in self._scheduler.answered):
+                self._be_patient(address)
         self._admitted(await self.wait(partial(self._queued, call)))
 
     async def for_person(self) -> Never:
@@ -358,6 +375,9 @@ class LiveCall:
         self._head = ResponseHead(is_garbled)
         if (quota := self._quota) is not None:
             event = ProviderEvent.ANSWERED if status < 400 and not is_garbled else None
+            address, known = self.candidate.model.address, self._scheduler
+            if event is not None and (known.silent or address not in known.answered):
+                known.note_answer(address)
             now, odd = self._scheduler.now(), list[Odd]()
             limits = self.candidate.provider.rate_limits(headers, now, odd)
             if status >= 400:
@@ -365,6 +385,27 @@ class LiveCall:
             noted = self._noted(odd) if odd else ()
             signals = Observation(event=event, headers=limits, odd=noted)
             self._scheduler.observed(self.slot.id, quota, signals)
+
+    def record_repeat(self, head: tuple[int, Mapping[str, str]] | None) -> None:
+        """Take in that a client sends once more in this attempt, although nobody admitted that.
+
+        ``head``: status and headers of the answer to the request before. The client does not show
+        a refusal that it takes for itself, so it is heard here.
+        """
+        if self._call is None:
+            return
+        self._scheduler.charge_request(self._call.quotas)
+        now, model, quota = self._scheduler.now(), self.candidate.model.name, self._quota
+        kind = type(self.candidate.client).__name__
+        if head is not None and head[0] >= 400 and quota is not None:
+            verdict = self.candidate.provider.judge(Failure(*head), self._attempts, now)
+            event = EVENTS.get(verdict.error_class)
+            until = now + verdict.pause_seconds if event is ProviderEvent.REFUSED else None
+            if event is not None:
+                self._scheduler.observed(self.slot.id, quota, Observation(until, event))
+        if (model, kind) not in _said:
+            _said.add((model, kind))
+            _log.warning(_REPEATS, model, kind)
 
     def preempt(self) -> None:
         """Make room for a more urgent call, if the request is out. Called by the scheduler."""
@@ -395,6 +436,9 @@ class LiveCall:
             self._scheduler.learn(self.slot.agent, self._call.model, characters, usage)
             used = provider.settled_tokens(usage)
             free = usage.cache_read_tokens if provider.caches_are_free else 0
+        address = self.candidate.model.address
+        if self._head is None and address not in self._scheduler.answered:
+            self._scheduler.note_answer(address)
         # Its head, if it came by itself, told that the provider answers.
         event = None if self._head is not None else ProviderEvent.ANSWERED
         told = Observation(event=event, odd=self._noted(odd)) if event or odd else None
@@ -428,6 +472,10 @@ class LiveCall:
             self._attempts -= 1
             self._times_short += 1
             verdict = replace(verdict, pause_seconds=short_seconds(self._times_short))
+        if self._patience is not None:
+            said = heard(error, failure)
+            has_head = head is not None
+            error, verdict = await self._patience.judged(error, verdict, said, has_head=has_head)
         text, health = described(error), self._scheduler.provider_health()
         if verdict.error_class in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
             self._faults += quota not in health.unanswered
@@ -450,12 +498,27 @@ class LiveCall:
                 # asked for was not.
                 is_sent = head is not None or not is_unsent(error)
                 is_lost, usd = isinstance(error, TimedOut), 0.0 if is_free(error) else None
-                outcome = replace(outcome, lost=is_lost, sent=is_sent, usd=usd)
+                outcome = structs.replace(outcome, lost=is_lost, sent=is_sent, usd=usd)
                 await self._queue_again(outcome, observation)
             case Refuse(refusal) | LockOut(refusal):
                 await self.refused(error, refusal, served)
             case _:
                 assert_never(step)
+
+    def _be_patient(self, address: str) -> None:
+        """Wait for a server that may never answer no longer than its model's patience lasts."""
+        from .contact import Patience
+
+        stated = self.candidate.model.patience
+        self._patience = Patience(self._scheduler, address, self.slot.id, stated, self._give_up)
+        self._patience.begin()
+
+    def _give_up(self, error: NoAnswer) -> None:
+        """End the call, which waits for a server that answers nobody. Called by a timer."""
+        if self._phase is Phase.QUEUED:
+            end = Outcome(CallState.FAILED, error=described(error), sent=False)
+            self._scheduler.ends[self.slot.id] = end
+            self.interruption.interrupt(error)
 
     async def again(self, error: Exception) -> None:
         """Queue the call again, to go at once: its request will be another one."""
@@ -483,9 +546,9 @@ class LiveCall:
         self.interruption.check()
         odd = list[Odd]()
         if served.usage is None:
-            served = replace(served, usage=paid_usage(error, odd))
+            served = structs.replace(served, usage=paid_usage(error, odd))
         if odd:
-            observation = replace(observation or Observation(), odd=self._noted(odd))
+            observation = structs.replace(observation or Observation(), odd=self._noted(odd))
         is_lost, usage = isinstance(error, TimedOut), served.usage
         usd = 0.0 if usage is None and is_free(error) else None
         text = described(error)
@@ -499,7 +562,7 @@ class LiveCall:
             return outcome
         charge_of = self.candidate.model.charge_of
         charge = UNPRICED if charge_of is None else charge_of(served, self._sent_at)
-        return replace(
+        return structs.replace(
             outcome,
             usd=charge.usd,
             usd_source=charge.source,
@@ -521,7 +584,7 @@ class LiveCall:
         # number must not hold up those after it.
         self._phase = Phase.SETTLING
         try:
-            numbered = replace(outcome, arrival=arrival)
+            numbered = structs.replace(outcome, arrival=arrival)
             await self._scheduler.settle(self.slot.id, numbered, about)
             self.interruption.check()
         except BaseException:
@@ -543,6 +606,8 @@ class LiveCall:
         self._end()
 
     def _end(self) -> None:
+        if self._patience is not None:
+            self._patience.stop()
         if self._phase not in (Phase.NEW, Phase.ENDED):
             self.scope.note_work(WorkEnded())
         self._phase = Phase.ENDED
@@ -550,6 +615,8 @@ class LiveCall:
     async def _queue_again(self, outcome: Outcome, observation: Observation | None = None) -> None:
         self._phase = Phase.QUEUED
         about = self._about_quota(observation)
+        if self._patience is not None:
+            self._patience.begin()
         self._admitted(
             await self.wait(partial(self._scheduler.retry, self.slot.id, outcome, about))
         )

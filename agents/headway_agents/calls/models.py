@@ -8,6 +8,10 @@ from autogen_core.models import ChatCompletionClient
 from headway_scheduler.model.calls import Charge, Priority, Served, ServiceLane, Usage
 from headway_scheduler.providers import OTHER, Provider
 
+Origin = tuple[str, str, int | None]
+"""Scheme, host and port of a server; no port for the scheme's own. A key that belongs to a server
+goes to no other."""
+
 Price = Callable[[Usage], float]
 """Dollars for usage."""
 
@@ -44,8 +48,10 @@ class Model:
     or of the run is of dollars; ``write_price``: the same with all input written to the provider's
     cache; ``charge_of``: what an answer cost, None if none has a price. ``provider``: how calls are
     charged and answers read; None: as the class of the client tells. ``limits``: what one attempt
-    may take. ``lane``: by which it is asked; a model with several lanes is a Model for each. Only
-    calls that stand in one of ``classes`` go by it; empty for any.
+    may take. ``address``: that of its server; None if no client of it shows one. ``lane``: by which
+    it is asked; a model with several lanes is a Model for each. Only calls that stand in one of
+    ``classes`` go by it; empty for any. ``patience``: how many seconds a server that answers nobody
+    is waited for; None: as ``calls/contact.py`` says.
     """
 
     name: str
@@ -57,8 +63,10 @@ class Model:
     limits: CallLimits = CallLimits()
     write_price: Price | None = None
     charge_of: ChargeOf | None = None
+    address: str | None = None
     lane: ServiceLane = ServiceLane.STANDARD
     classes: tuple[Priority, ...] = ()
+    patience: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +74,15 @@ class Candidate:
     """A model that a call may go to.
 
     ``provider`` says how it charges and what its answers mean. ``client`` sends, None where that is
-    OpenAI's SDK. ``rank`` as of a Route: 0 is as good as the model that was asked for.
+    OpenAI's SDK. ``rank`` as of a Route: 0 is as good as the model that was asked for. ``origins``:
+    the servers that it may ask, empty if the client shows none.
     """
 
     model: Model
     provider: Provider
     client: ChatCompletionClient | None = None
     rank: int = 0
+    origins: frozenset[Origin] = frozenset()
 
 
 NO_CANDIDATE = Candidate(Model("", ()), OTHER)

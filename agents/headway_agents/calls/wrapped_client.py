@@ -1,20 +1,18 @@
-"""Finds out the provider, the model and the SDK of a wrapped client.
+"""Finds out the provider of a wrapped client, and how it is asked for usage.
 
-Law of this file: it knows clients of OpenAI, Anthropic and Ollama, whose SDKs are built alike on
-httpx; it uses every other through AutoGen's contract alone.
+Law of this file: it knows AutoGen's own classes; it uses every other through AutoGen's contract
+alone.
 """
 
 from typing import Any
 
 from autogen_core.models import ChatCompletionClient, ModelFamily, ModelInfo
-from autogen_ext.models.openai import OpenAIChatCompletionClient
 
 from headway_scheduler.providers import Failure
 
 from ..autogen_private import (
     create_arguments,
     is_openai,
-    listed_model_info,
     listed_token_limit,
     sdk_of,
 )
@@ -39,7 +37,7 @@ _UNKNOWN_PARAMETER = (400, 422)
 _tell_no_usage: set[tuple[str | None, str]] = set()
 """Models and addresses that refused ``stream_options``: older API versions, strict proxies."""
 
-_NEW_MODEL = ModelInfo(
+NEW_MODEL = ModelInfo(
     vision=True,
     function_calling=True,
     json_output=True,
@@ -48,13 +46,6 @@ _NEW_MODEL = ModelInfo(
     family=ModelFamily.UNKNOWN,
 )
 """For models that AutoGen does not list: newer than it, and newer models can do all of this."""
-
-
-def openai_client(model: str, key: str, base_url: str | None) -> ChatCompletionClient:
-    """Make a client for OpenAI, or for the server at ``base_url`` that speaks its protocol."""
-    info = listed_model_info(model) or _NEW_MODEL
-    address: dict[str, Any] = {} if base_url is None else {"base_url": base_url}
-    return OpenAIChatCompletionClient(model=model, api_key=key, model_info=info, **address)
 
 
 def provider_name(client: ChatCompletionClient) -> str:
@@ -66,29 +57,6 @@ def provider_of(kind: type) -> str:
     """Return the provider of a class of clients; "other" if it does not tell."""
     classes = {each.__name__ for each in kind.__mro__}
     return next((name for each, name in _PROVIDERS.items() if each in classes), "other")
-
-
-def model_name(client: ChatCompletionClient) -> str | None:
-    """Return the model that a client asks for, as its provider names it; None if it shows none."""
-    name = create_arguments(client).get("model")
-    return name if isinstance(name, str) else None
-
-
-def disable_sdk_retries(client: ChatCompletionClient) -> Any:
-    """Switch the retries of OpenAI's or Anthropic's SDK off, and return the SDK's client.
-
-    They would spend budget that nobody admitted. Ollama's client has none, and is returned as it
-    is. Returns None for any other client.
-    """
-    if not is_openai(client) and provider_name(client) != "anthropic":
-        return sdk_of(client) if _is_ollama(client) else None
-    sdk = sdk_of(client)
-    sdk.max_retries = 0
-    return sdk
-
-
-def _is_ollama(client: ChatCompletionClient) -> bool:
-    return any(each.__name__ == "BaseOllamaChatCompletionClient" for each in type(client).__mro__)
 
 
 def stream_arguments(client: ChatCompletionClient, request: Request) -> dict[str, Any]:
@@ -115,23 +83,12 @@ def takes_tiers(client: ChatCompletionClient) -> bool:
     return is_openai(client)
 
 
-def host_of(client: ChatCompletionClient) -> str:
-    """Return the host name of the server that a client asks; empty if it does not show it."""
-    return getattr(_address(client), "host", "")
-
-
 def _server_of(client: ChatCompletionClient) -> tuple[str | None, str]:
-    return model_name(client), str(_address(client))
-
-
-def _address(client: ChatCompletionClient) -> Any:
-    """The ``base_url`` of OpenAI's or Anthropic's SDK below a client, an httpx URL; else None."""
-    has_sdk = is_openai(client) or provider_name(client) == "anthropic"
-    return getattr(sdk_of(client), "base_url", None) if has_sdk else None
+    return create_arguments(client).get("model"), str(sdk_of(client).base_url)
 
 
 def context_tokens(client: ChatCompletionClient) -> int:
     """Return the context window of a client's model, in tokens. Needs no network."""
-    model = model_name(client) if is_openai(client) else None
+    model = create_arguments(client).get("model") if is_openai(client) else None
     listed = None if model is None else listed_token_limit(model)
     return DEFAULT_CONTEXT_TOKENS if listed is None else listed

@@ -72,10 +72,12 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
     ) -> None:
         self._sdk = sdk
         self._wrapped: Any = http_client(sdk)
-        observe(sdk)
+        observe(self._wrapped)
         self._model = model
         provider = model.provider or of_host(sdk.base_url.host) or PROVIDERS["openai"]
-        self._candidates = [Candidate(each, provider) for each in (model, *lanes)]
+        url = sdk.base_url
+        origins = frozenset([(url.scheme, url.host, url.port)])
+        self._candidates = [Candidate(each, provider, origins=origins) for each in (model, *lanes)]
         self._scope = scope
         self._priority = priority
 

@@ -164,14 +164,26 @@ class _Binder:
         return own
 
     def _handle(self, client: ChatCompletionClient, path: str) -> ChatCompletionClient:
-        if isinstance(client, ScheduledClient):
-            return client.bound(self._scope, path)
-        if isinstance(wrapped := getattr(client, "client", None), ChatCompletionClient):
-            # A cache: the handle goes inside it, for a hit costs nothing. Its store stays shared.
-            wrapper = copy.copy(client)
-            wrapper.__dict__["client"] = self._handle(wrapped, path)
-            return wrapper
-        return self._models(client).bound(self._scope, path)
+        def handle(client: ChatCompletionClient) -> ChatCompletionClient:
+            if isinstance(client, ScheduledClient):
+                return client.bound(self._scope, path)
+            return self._models(client).bound(self._scope, path)
+
+        return around(client, handle)
+
+
+def around(
+    client: ChatCompletionClient, handle: Callable[[ChatCompletionClient], ChatCompletionClient]
+) -> ChatCompletionClient:
+    """Return what ``handle`` makes of a client; of a cache, a cache around that.
+
+    A hit costs nothing and is no call. The store of the cache stays shared.
+    """
+    if not isinstance(wrapped := getattr(client, "client", None), ChatCompletionClient):
+        return handle(client)
+    wrapper = copy.copy(client)
+    wrapper.__dict__["client"] = around(wrapped, handle)
+    return wrapper
 
 
 def _step(holder: object, child: object, path: Path) -> Path:

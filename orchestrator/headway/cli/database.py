@@ -10,7 +10,7 @@ from headway_scheduler.core.inspection import queued
 from headway_scheduler.core.policy import Policy
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model.calls import CallRecord
-from headway_scheduler.model.quotas import Quota
+from headway_scheduler.model.quotas import GUESSED, Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import IN_FLIGHT, UNDER_WAY, RunState
 from headway_scheduler.ports import Backend, Holder, Store
@@ -94,7 +94,8 @@ async def load_queue(config: Config, reader: Reader) -> StoredQueue:
     stopped = {run.id for run in await reader.store.runs({RunState.INTERRUPTED})}
     in_flight = sum(record.state in IN_FLIGHT for record in snapshot.calls)
     # A quota that left the configuration limits nothing, but its calls are still there.
-    named = {name: Quota(name, ()) for record in snapshot.calls for name in record.call.quotas}
+    names = {name for record in snapshot.calls for name in record.call.quotas}
+    named = {name: Quota(name, ()) for name in names if not name.startswith(GUESSED)}
     policy = Policy(
         weights=config.weights,
         flex_gives_up_seconds=config.flex_gives_up,

@@ -68,6 +68,9 @@ def _add_starting(commands: Any) -> None:
     _add_json(demo)
     init = _command(commands, "init", "init:write", "write headway.toml")
     doctor = _command(commands, "doctor", "doctor:check", "check that everything is in place")
+    doctor.add_argument(
+        "--ping", action="store_true", help="also ask each server for its models, with its key"
+    )
     config = commands.add_parser("config", help="the settings in force", allow_abbrev=False)
     verbs = config.add_subparsers(metavar="VERB", required=True, title="verbs")
     show = _command(verbs, "show", "config:show", "every value and where it came from")

@@ -7,19 +7,23 @@ it takes milliseconds: every command does.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from msgspec import structs
+
 from headway_scheduler.model.calls import Priority, ServiceLane
-from headway_scheduler.model.quotas import Quota
+from headway_scheduler.model.quotas import GUESSED, Quota, Window
 from headway_scheduler.providers.local import Local
 
-from .keys import DEFAULT_QUOTA, KEYS, LIMITS, ConfigError, KeyPath, dotted, parse_priority, pattern
+from .clients import OPENAI
+from .keys import DEFAULT_QUOTA, KEYS, LIMITS, KeyPath, dotted, parse_priority, pattern
 from .reading import Reading, Setting
 from .source import find
 from .template import TEMPLATE
+from .values import ConfigError
 
 __all__ = ["TEMPLATE", "Config", "ConfigError", "ModelConfig", "load", "parse_priority"]
 
@@ -37,11 +41,18 @@ class ModelConfig:
     provider: str | None = None
     """Whose charging and error rules hold. Default: those of the client that is used."""
 
+    client: str = OPENAI
+    """The client of AutoGen's that asks it: a word for one, or a class as ``module.Class``."""
+
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What that client is built with, beside its model, address and key."""
+
     base_url: str | None = None
     """Address of the server. Default: the provider's own."""
 
-    api_key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the key. The key itself is never part of a Config."""
+    api_key_env: str | None = None
+    """The environment variable that holds the key, which is never part of a Config. Default: the
+    provider's variable, for its own address."""
 
     api_key_command: str | None = None
     """A command that prints the key; wins over ``api_key_env``."""
@@ -93,6 +104,10 @@ class ModelConfig:
 
     call_timeout: float = 1800
     """Seconds for the whole of one attempt."""
+
+    patience: str | None = None
+    """How long a server that answers nobody is waited for. Default: ``2m`` if it never answered,
+    else ``forever``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +197,13 @@ class Config:
 
     def quota_with(self, name: str, changes: Mapping[str, object]) -> Quota:
         """Return a configured quota with some settings changed. Raises ConfigError."""
-        if name not in self.quotas:
-            known = ", ".join(sorted(self.quotas))
-            raise ConfigError(f"no quota {name!r}; configured: {known}")
         settings = self.settings.items()
         values = {path[2]: each.value for path, each in settings if path[:2] == ("quotas", name)}
+        if not values and name.startswith(GUESSED):  # of an address that nobody configured
+            values = {path[2]: key.default for path, key in KEYS.items() if path[0] == "quotas"}
+        if not values:
+            known = ", ".join(sorted(self.quotas))
+            raise ConfigError(f"no quota {name!r}; configured: {known}")
         for key, value in changes.items():
             known_key = KEYS.get(("quotas", "*", key))
             if known_key is None:
@@ -223,6 +240,7 @@ def load(
     reading.take_environment(environ)
     reading.raise_problems()
     reading.check_limits()
+    reading.check_clients()
     reading.check_lanes()
     reading.raise_problems()
     reading.resolve_paths(file.path.parent if file else cwd, cwd)
@@ -233,7 +251,7 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
     models = {name: ModelConfig(**values) for name, values in _tables(settings, "models").items()}
     local = {model.quotas[0] for model in models.values() if model.provider == Local.name}
     quotas = {
-        name: replace(_quota(name, values), is_local=name in local)
+        name: structs.replace(_quota(name, values), is_local=name in local)
         for name, values in _tables(settings, "quotas").items()
     }
     # A lane has a quota of its own, which pauses alone. Nobody knows its limits, unless they are
@@ -291,4 +309,6 @@ def _quota(name: str, values: Mapping[str, Any]) -> Quota:
         burst_seconds=values["burst_seconds"],
         day_starts=3600 * hours + 60 * minutes,
         is_guess=values["learn"],
+        window=None if values["window"] is None else Window(values["window"]),
+        window_seconds=values["window_seconds"],
     )

@@ -6,17 +6,34 @@ of a sentence, ``must be …``; the caller puts the place in front. A message ne
 that could be a secret in the wrong place.
 """
 
+import json
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Priority, ServiceLane
-from headway_scheduler.model.quotas import Resource
+from headway_scheduler.model.quotas import (
+    DAY_SECONDS,
+    GUESSED_PER_MINUTE,
+    SHORTEST_PERIOD_SECONDS,
+    Resource,
+    Window,
+)
 from headway_scheduler.providers import PROVIDERS
+
+from .clients import OPENAI
+from .values import (
+    ConfigError,
+    check_arguments,
+    check_client,
+    check_duration,
+    check_patience,
+    check_text,
+    spoken,
+)
 
 KeyPath = tuple[str, ...]
 
@@ -24,11 +41,11 @@ DEFAULT_QUOTA = "default"
 """The quota of models that name none. It is built in, and a table of this name replaces it."""
 
 DEFAULT_LIMITS: dict[str, int | bool] = {
-    "requests_per_minute": 500,
-    "tokens_per_minute": 30_000,
+    "requests_per_minute": GUESSED_PER_MINUTE[Resource.REQUESTS],
+    "tokens_per_minute": GUESSED_PER_MINUTE[Resource.TOKENS],
     "learn": True,
 }
-"""What OpenAI's first paid tier grants gpt-4o: the lowest pair that a paying account meets."""
+"""The settings of the built-in quota."""
 
 LIMITS = {
     "requests_per_minute": Resource.REQUESTS,
@@ -56,10 +73,6 @@ _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # upper case alone: keys of most pr
 _HEADER = re.compile(r"[A-Za-z]+(-[A-Za-z]+)*")
 
 
-class ConfigError(CallerError):
-    """The configuration cannot be used as it is: one line for each thing to mend."""
-
-
 @dataclass(frozen=True, slots=True)
 class Key:
     """One setting."""
@@ -85,6 +98,8 @@ class Key:
             return ", ".join(value) or self.unset
         if isinstance(value, bool):
             return str(value).lower()
+        if isinstance(value, Mapping):
+            return json.dumps(dict(value)) if value else self.unset
         return self.unset if value is None else str(value)
 
 
@@ -102,31 +117,8 @@ def parse_priority(text: str) -> Priority:
     raise ConfigError(f"{text!r} is not a priority; permitted: {words}")
 
 
-def spoken(value: object) -> str:
-    """Describe a wrong value, with its type where that could be missed: ``the text '3'``."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f"the text {value!r}"
-    if isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, dict | list):
-        return "a table" if isinstance(value, dict) else "a list"
-    return "a date or time"
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ConfigError(f"must be text in quotes, not {spoken(value)}")
-    if not value.strip():
-        raise ConfigError("must not be empty")
-    if any(character < " " for character in value):
-        raise ConfigError("must not hold control characters")
-    return value
-
-
 def _priority(value: object) -> str:
-    text = _text(value)
+    text = check_text(value)
     try:
         return parse_priority(text).label
     except ConfigError as error:
@@ -134,7 +126,7 @@ def _priority(value: object) -> str:
 
 
 def _provider(value: object) -> str:
-    if _text(value) not in PROVIDERS:
+    if check_text(value) not in PROVIDERS:
         raise ConfigError(f"must be one of {', '.join(PROVIDERS)}, not {value!r}")
     return str(value)
 
@@ -174,6 +166,19 @@ def _above_zero(value: object) -> int | float:
     return number
 
 
+def _window(value: object) -> str:
+    if value not in tuple(Window):
+        raise ConfigError(f"must be one of {', '.join(Window)}, not {spoken(value)}")
+    return str(value)
+
+
+def _window_seconds(value: object) -> int | float:
+    number = _number(value)
+    if not SHORTEST_PERIOD_SECONDS <= number <= DAY_SECONDS:
+        raise ConfigError(f"must be from 0.1 to 86400, not {number}")
+    return number
+
+
 def _time_of_day(value: object) -> str:
     if not isinstance(value, str) or not _TIME.fullmatch(value):
         raise ConfigError(f'must be a time of day in UTC, as in "08:00", not {spoken(value)}')
@@ -205,7 +210,7 @@ def _url(value: object) -> str:
         "must be an http:// or https:// address without user, password, query or fragment"
     )
     try:
-        parts = urlsplit(_text(value))
+        parts = urlsplit(check_text(value))
         # ``port`` parses only when asked; a bad one would surface at the first call.
         is_whole = bool(parts.hostname) and parts.port != 0
     except ValueError:
@@ -225,7 +230,7 @@ def _variable_name(value: object) -> str:
 
 
 def _command(value: object) -> str:
-    text = _text(value)
+    text = check_text(value)
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -245,7 +250,7 @@ def _header(value: object) -> str:
 
 def _workflow(value: object) -> str:
     if isinstance(value, str) and value.endswith(COMPONENT_SUFFIXES):
-        return _text(value)
+        return check_text(value)
     if isinstance(value, str) and _FACTORY.fullmatch(value):
         return value
     files = ", ".join(COMPONENT_SUFFIXES)
@@ -272,23 +277,6 @@ def _kind(value: object) -> str:
     return str(value)
 
 
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])")
-_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def _duration(value: object) -> int | float:
-    """Read seconds: a number, or a text such as ``15m``."""
-    if isinstance(value, str):
-        found = _DURATION.fullmatch(value)
-        if found is None:
-            raise ConfigError(
-                f'must be seconds, or a time as "90s", "15m", "2h", not {value!r:.40}'
-            )
-        value = float(found[1]) * _UNIT_SECONDS[found[2]]
-        value = int(value) if value.is_integer() else value
-    return _above_zero(value)
-
-
 def _lanes(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(each in LANES for each in value):
         raise ConfigError(f"must be a list of lanes; permitted: {', '.join(LANES)}")
@@ -303,15 +291,21 @@ def _priorities(value: object) -> tuple[str, ...]:
 
 
 def _quota_key(
-    name: str, value_type: str, check: Callable[[object], Any], default: Any = None
+    name: str,
+    value_type: str,
+    check: Callable[[object], Any],
+    default: Any = None,
+    unset: str = "no limit",
 ) -> Key:
-    return Key(value_type, check, default, "no limit", f"HEADWAY_QUOTAS__*__{name.upper()}")
+    return Key(value_type, check, default, unset, f"HEADWAY_QUOTAS__*__{name.upper()}")
 
 
 KEYS: dict[KeyPath, Key] = {
-    ("database", "path"): Key("path", _text, ".headway/headway.db", variable="HEADWAY_DATABASE"),
+    ("database", "path"): Key(
+        "path", check_text, ".headway/headway.db", variable="HEADWAY_DATABASE"
+    ),
     ("defaults", "priority"): Key("priority", _priority, "normal", variable="HEADWAY_PRIORITY"),
-    ("defaults", "model"): Key("model", _text, unset="none"),
+    ("defaults", "model"): Key("model", check_text, unset="none"),
     ("defaults", "highest"): Key(
         "priority", _priority, "interactive", variable="HEADWAY_HIGHEST_PRIORITY"
     ),
@@ -331,14 +325,19 @@ KEYS: dict[KeyPath, Key] = {
     ("quotas", "*", "usd_per_day"): _quota_key("usd_per_day", "number", _above_zero),
     ("quotas", "*", "enqueued_tokens"): _quota_key("enqueued_tokens", "number", _limit),
     ("quotas", "*", "day_starts"): _quota_key("day_starts", "time (UTC)", _time_of_day, "00:00"),
-    # A minute: providers state limits per minute, and OpenAI's buckets hold one.
-    ("quotas", "*", "burst_seconds"): _quota_key("burst_seconds", "number", _above_zero, 60),
+    ("quotas", "*", "burst_seconds"): _quota_key(
+        "burst_seconds", "number", _above_zero, unset="learned"
+    ),
+    ("quotas", "*", "window"): _quota_key("window", "kind of window", _window, unset="learned"),
+    ("quotas", "*", "window_seconds"): _quota_key("window_seconds", "number", _window_seconds, 60),
     ("quotas", "*", "learn"): Key("true or false", _truth, False),
     ("models", "*", "provider"): Key("provider", _provider, unset="the client's"),
-    ("models", "*", "name"): Key("text", _text, unset="NAME"),
+    ("models", "*", "name"): Key("text", check_text, unset="NAME"),
+    ("models", "*", "client"): Key("client", check_client, OPENAI),
+    ("models", "*", "arguments"): Key("table", check_arguments, {}, "none"),
     ("models", "*", "quotas"): Key("list of quotas", _quota_names, (DEFAULT_QUOTA,)),
     ("models", "*", "base_url"): Key("http(s) address", _url, unset="the provider's"),
-    ("models", "*", "api_key_env"): Key("variable", _variable_name, "OPENAI_API_KEY"),
+    ("models", "*", "api_key_env"): Key("variable", _variable_name, unset="the provider's"),
     ("models", "*", "api_key_command"): Key("command", _command, unset="none"),
     ("models", "*", "keyless"): Key("true or false", _truth, False),
     ("models", "*", "idempotency_header"): Key("header", _header, unset="none"),
@@ -357,11 +356,12 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "first_byte_timeout"): Key("seconds", _above_zero, 600),
     ("models", "*", "idle_timeout"): Key("seconds", _above_zero, 300),
     ("models", "*", "call_timeout"): Key("seconds", _above_zero, 1800),
-    ("lanes", "flex_gives_up"): Key("time", _duration, 900),
-    ("lanes", "flex_before"): Key("time", _duration, 1800),
-    ("lanes", "batch_before"): Key("time", _duration, 21_600),
-    ("lanes", "batch_wait"): Key("time", _duration, 300),
+    ("lanes", "flex_gives_up"): Key("time", check_duration, 900),
+    ("lanes", "flex_before"): Key("time", check_duration, 1800),
+    ("lanes", "batch_before"): Key("time", check_duration, 21_600),
+    ("lanes", "batch_wait"): Key("time", check_duration, 300),
     ("lanes", "batch_usd_factor"): Key("number", _above_zero, 0.5),
+    ("models", "*", "patience"): Key("time", check_patience, unset="2m at first"),
     ("teams", "*", "weight"): Key("number", _above_zero, 1),
     ("teams", "*", "quotas"): Key("list of quotas", _quota_names, (), "none"),
     ("teams", "*", "highest"): Key("priority", _priority, unset="that of defaults"),

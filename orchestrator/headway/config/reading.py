@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .clients import kind_of
 from .keys import (
     COMPONENT_SUFFIXES,
     DEFAULT_LIMITS,
@@ -19,14 +20,13 @@ from .keys import (
     KEYS,
     LIMITS,
     WITHOUT_LANES,
-    ConfigError,
     KeyPath,
     dotted,
     pattern,
-    spoken,
     variable,
 )
 from .source import ConfigFile
+from .values import ConfigError, spoken
 
 DEFAULT = "default"
 _FILE_VARIABLE = "HEADWAY_CONFIG"
@@ -114,6 +114,22 @@ class Reading:
             if all(self.settings[*table, limit].value is None for limit in LIMITS):
                 choices = ", ".join(LIMITS)
                 self._note(self._place(table), f"states no limit; set at least one of {choices}")
+
+    def check_clients(self) -> None:
+        """Check that each client has the arguments that a model sets, and those that it needs."""
+        for name in self.names("models"):
+            client = self.settings["models", name, "client"].value
+            arguments = self.settings["models", name, "arguments"].value
+            if (kind := kind_of(client)) is None:
+                continue  # of a class of the user's own nobody knows them before it is imported
+            for each in arguments:
+                if each not in kind.arguments:
+                    place = self._place(("models", name, "arguments", each))
+                    self._note(place, f"is unknown; {_advice(each, sorted(kind.arguments))}")
+            for each in kind.needs:
+                if each not in arguments:
+                    place = self._place(("models", name, "arguments"))
+                    self._note(place, f"must set {each}: client {client!r} needs it")
 
     def check_lanes(self) -> None:
         """Refuse lanes of providers that take no service tier."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .keys import ConfigError, KeyPath, dotted
+from .keys import KeyPath, dotted
+from .values import ConfigError
 
 FILE_NAME = "headway.toml"
 

@@ -18,7 +18,9 @@ model = "gpt-5.4"               # models not listed below are reached and limite
 requests_per_minute = 500       # https://platform.openai.com/settings/organization/limits
 tokens_per_minute = 30_000      # no single call may be larger
 concurrency = 32                # calls in flight at once
-burst_seconds = 60              # how long unused budget piles up
+# burst_seconds = 60            # how long unused budget piles up; without: it is learned
+# window = "sliding"            # how the provider counts, if you know: bucket, sliding, fixed,
+# window_seconds = 60           # minute; without: it is learned
 # learn = true                  # take these as a guess: what answers tell goes before them
 # input_tokens_per_minute = 50_000         # where the two are counted apart
 # output_tokens_per_minute = 10_000
@@ -31,6 +33,8 @@ burst_seconds = 60              # how long unused budget piles up
 [models."gpt-5.4"]              # what workflows ask for: models("gpt-5.4")
 # provider = "azure"            # what its limits count and its errors mean: docs/providers.md
 # name = "gpt-5.4"              # the provider's name for it; without: the name above
+# client = "openai"             # or azure, anthropic, ollama; another of AutoGen as module.Class
+# arguments = { temperature = 0.2, max_tokens = 4096 }   # what that client is built with
 quotas = ["openai"]             # a call waits until all of these have room
 # base_url = "http://localhost:8000/v1"    # another server
 api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never stands in here
@@ -52,6 +56,7 @@ api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never
 # first_byte_timeout = 600      # until the answer begins
 # idle_timeout = 300            # between two parts of it
 # call_timeout = 1800           # for all of it; the second time the call fails
+# patience = "2m"               # for a server that answers nobody; "forever" once it has answered
 
 [lanes]
 # flex_gives_up = "15m"         # a call waits so long for capacity, then goes the standard way

@@ -6,7 +6,6 @@ address, at the time of the request, in the tier that the answer names.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -20,9 +19,11 @@ from headway_scheduler.model.calls import (
     ServiceLane,
     Usage,
 )
+from headway_scheduler.model.data import replace
 
 from ..config import Config, ModelConfig
-from ..reached import is_loopback
+from ..paired_keys import is_loopback
+from ..reached import Reached, of_model
 
 if TYPE_CHECKING:
     import genai_prices.types
@@ -40,45 +41,14 @@ _STANDARD = frozenset({"auto", "default", "standard"})
 
 
 class Prices:
-    """Prices usage. Models go by their names in the configuration."""
+    """Prices usage of what a client reached; of a row, by the model's name in the configuration."""
 
     def __init__(self, config: Config) -> None:
-        self._config = config
+        self.config = config
 
-    def charge_of(
-        self, model: str, lane: ServiceLane = ServiceLane.STANDARD
-    ) -> Callable[[Served, float], Charge] | None:
-        """Return the function that charges an answer; None if no answer of the model has a price.
-
-        It takes what the answer tells of itself, and when it was asked for, in epoch seconds.
-        """
-        configured = self._config.model(model)
-        if not (_is_stated(configured) or configured.provider == "local"):
-            seller = _seller(configured)
-            # A deployment may have any name: its answers tell which model it is.
-            if seller is None or (seller != "azure" and _listed(seller, configured.name) is None):
-                return None
-        return partial(self.charge, model, lane=lane)
-
-    def charge(
-        self, model: str, served: Served, at: float, *, lane: ServiceLane = ServiceLane.STANDARD
-    ) -> Charge:
-        """Return the charge of an answer. ``at``: when it was asked for, in epoch seconds.
-
-        An answer by batch names no tier that is billed: it costs a share of the standard price.
-        """
-        if lane is ServiceLane.BATCH:
-            charge = self.charge(model, replace(served, tier=None), at)
-            usd = None if charge.usd is None else charge.usd * self._config.batch_usd_factor
-            return Charge(usd, charge.source if usd is None else f"{charge.source} by batch")
-        configured, usage = self._config.model(model), served.usage
-        if usage is None:
-            return UNPRICED
-        if _is_stated(configured):
-            return Charge(_stated(configured, usage), "stated")
-        if configured.provider == "local":
-            return FREE
-        return _list_charge(configured, served, usage, at)
+    def charge(self, model: str, served: Served, at: float) -> Charge:
+        """Return the charge of an answer. ``at``: when it was asked for, in epoch seconds."""
+        return charge(of_model(self.config, model), served, at)
 
     def cost(self, model: str, usage: Usage, at: float) -> float | None:
         """Return the dollars for ``usage`` in the model's standard tier; None without a price."""
@@ -100,37 +70,87 @@ class Prices:
         less, full = self.cost(model, usage, at), self.cost(model, _uncached(usage), at)
         return 0.0 if less is None or full is None else full - less
 
-    def stated_cost(
-        self, model: str, usage: Usage, *, lane: ServiceLane = ServiceLane.STANDARD
-    ) -> float:
-        """Return the dollars to reserve for ``usage`` by a lane: the most that it may be billed.
 
-        A provider may serve a call by the standard lane all the same, so one by flex reserves as
-        much as by that. Raises CallerError without a price.
-        """
-        tier = lane.value if lane is ServiceLane.PRIORITY else None
-        now, served = datetime.now(UTC).timestamp(), Served(usage, tier)
-        usd = self.charge(model, served, now, lane=lane).usd
-        if usd is None:
-            raise CallerError(
-                f"dollars are limited for model {model!r} (a quota of it, or the budget of the "
-                "run), and no price is known for it: "
-                f"state usd_per_million_input_tokens and usd_per_million_output_tokens in "
-                f"[models.{model}]"
-            )
-        return usd
+def charge_of(
+    reached: Reached, share: float | None = None
+) -> Callable[[Served, float], Charge] | None:
+    """Return the function that charges an answer; None if no answer of the model has a price.
 
-    def write_cost(
-        self, model: str, usage: Usage, *, lane: ServiceLane = ServiceLane.STANDARD
-    ) -> float:
-        """Return the dollars for ``usage`` if all its input is written to the provider's cache.
+    It takes what the answer tells of itself, and when it was asked for, in epoch seconds.
+    ``share``: as of :func:`charge`.
+    """
+    if not (_is_stated(reached.settings) or reached.provider == "local"):
+        seller = _seller(reached)
+        # A deployment may have any name: its answers tell which model it is.
+        if seller is None or (seller != "azure" and _listed(seller, reached.name) is None):
+            return None
+    return partial(charge, reached, share=share)
 
-        0 without a price.
-        """
-        written = replace(_uncached(usage), cache_write_tokens=usage.input_tokens)
-        tier = lane.value if lane is ServiceLane.PRIORITY else None
-        now, served = datetime.now(UTC).timestamp(), Served(written, tier)
-        return self.charge(model, served, now, lane=lane).usd or 0.0
+
+def charge(reached: Reached, served: Served, at: float, *, share: float | None = None) -> Charge:
+    """Return the charge of an answer. ``at``: when it was asked for, in epoch seconds.
+
+    ``share``: of the standard price, for an answer by batch, which names no tier that is billed.
+    """
+    if share is not None:
+        standard = charge(reached, replace(served, tier=None), at)
+        if standard.usd is None:
+            return standard
+        return Charge(standard.usd * share, f"{standard.source} by batch")
+    usage = served.usage
+    if usage is None:
+        return UNPRICED
+    if _is_stated(reached.settings):
+        return Charge(_stated(reached.settings, usage), "stated")
+    if reached.provider == "local":
+        return FREE
+    return _list_charge(reached, served, usage, at)
+
+
+def stated_cost(
+    reached: Reached,
+    usage: Usage,
+    *,
+    lane: ServiceLane = ServiceLane.STANDARD,
+    share: float | None = None,
+) -> float:
+    """Return the dollars to reserve for ``usage`` by a lane: the most that it may be billed.
+
+    A provider may serve a call by the standard lane all the same, so one by flex reserves as much
+    as by that. Raises CallerError without a price.
+    """
+    usd = _cost_now(reached, usage, lane, share)
+    if usd is None:
+        raise CallerError(
+            f"dollars are limited for model {reached.model!r} (a quota of it, or the budget of the "
+            "run), and no price is known for it: "
+            f"state usd_per_million_input_tokens and usd_per_million_output_tokens in "
+            f"[models.{reached.model}]"
+        )
+    return usd
+
+
+def write_cost(
+    reached: Reached,
+    usage: Usage,
+    *,
+    lane: ServiceLane = ServiceLane.STANDARD,
+    share: float | None = None,
+) -> float:
+    """Return the dollars for ``usage`` if all its input is written to the provider's cache.
+
+    0 without a price.
+    """
+    written = replace(_uncached(usage), cache_write_tokens=usage.input_tokens)
+    return _cost_now(reached, written, lane, share) or 0.0
+
+
+def _cost_now(
+    reached: Reached, usage: Usage, lane: ServiceLane, share: float | None
+) -> float | None:
+    tier = lane.value if lane is ServiceLane.PRIORITY else None
+    now = datetime.now(UTC).timestamp()
+    return charge(reached, Served(usage, tier), now, share=share).usd
 
 
 def _uncached(usage: Usage) -> Usage:
@@ -160,23 +180,19 @@ def _stated(model: ModelConfig, usage: Usage) -> float:
 # Listed
 
 
-def _seller(model: ModelConfig) -> str | None:
-    """Return the seller at a model's address, as genai-prices names it; None if it lists none.
+def _seller(reached: Reached) -> str | None:
+    """Return the seller at an address, as genai-prices names it; None if it lists none.
 
-    Without an address the seller is the provider's own; without both, the one known for the
-    model's name.
+    Where no address shows, the seller is the provider's own.
     """
-    if model.base_url is not None and is_loopback(model.base_url):
+    if reached.address is None:
+        return _SELLERS.get(reached.provider)
+    if is_loopback(reached.address):
         return None
     from genai_prices.data_snapshot import get_snapshot  # takes a fifth of a second
 
-    snapshot = get_snapshot()
     try:
-        if model.base_url is not None:
-            return snapshot.find_provider(None, None, model.base_url).id
-        if model.provider is not None:
-            return _SELLERS.get(model.provider)
-        return snapshot.find_provider(model.name, None, None).id
+        return get_snapshot().find_provider(None, None, reached.address).id
     except LookupError:
         return None
 
@@ -192,10 +208,10 @@ def _listed(seller: str, name: str) -> "genai_prices.types.ModelInfo | None":
         return None
 
 
-def _list_charge(model: ModelConfig, served: Served, usage: Usage, at: float) -> Charge:
+def _list_charge(reached: Reached, served: Served, usage: Usage, at: float) -> Charge:
     import genai_prices
 
-    listed, when, conditions = _listed_of(model, served), datetime.fromtimestamp(at, UTC), None
+    listed, when, conditions = _listed_of(reached, served), datetime.fromtimestamp(at, UTC), None
     if listed is None:
         return UNPRICED
     tier = "standard" if served.tier is None else served.tier.lower()
@@ -213,12 +229,12 @@ def _list_charge(model: ModelConfig, served: Served, usage: Usage, at: float) ->
     return Charge(usd, f"list {genai_prices.__version__}{bound}")
 
 
-def _listed_of(model: ModelConfig, served: Served) -> "genai_prices.types.ModelInfo | None":
-    """Return a model on its seller's list, by its configured name, else by that of its answer."""
-    seller = _seller(model)
+def _listed_of(reached: Reached, served: Served) -> "genai_prices.types.ModelInfo | None":
+    """Return a model on its seller's list, by the name that was sent, else that of its answer."""
+    seller = _seller(reached)
     if seller is None:
         return None
-    names = (name for name in (model.name, served.model) if name is not None)
+    names = (name for name in (reached.name, served.model) if name is not None)
     found = (_listed(seller, name) for name in names)
     return next((each for each in found if each is not None), None)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from headway_scheduler.model.batch import Batch
-from headway_scheduler.model.calls import CallRecord, Priority, Usage
+from headway_scheduler.model.calls import BYPASS, CallRecord, Priority, Usage
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.ports import Clock
 
@@ -99,6 +99,8 @@ def of_batch(batch: Batch, clock: Clock) -> Iterator[Progress]:
     """
     for record in batch.new:
         call = record.call
+        if call.kind == BYPASS:
+            continue
         yield Queued(
             call.run_id,
             call.id,

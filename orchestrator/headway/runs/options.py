@@ -4,11 +4,11 @@ import json
 import logging
 import secrets
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Priority, ServiceLane
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import RunState
 
@@ -52,21 +52,24 @@ class StartOptions(RunOptions, total=False):
 
 def new_run(
     workflows: Workflows,
-    default: Priority,
+    config: Config,
     now: float,
     workflow: str,
     task: str,
-    **options: Unpack[StartOptions],
-) -> Run:
-    """Return the row of a run that is to be queued. Raises CallerError.
+    options: StartOptions,
+) -> tuple[Run, Priority]:
+    """Return a run in a class that is permitted, and the class that was asked for.
 
-    ``default`` is the class of a run that states none.
+    Raises CallerError for what cannot be a run.
     """
     name, component = workflows.describe(arguments.text("workflow", workflow))
     task = arguments.long_text("task", task)
     state = RunState.QUEUED
-    run = Run(new_run_id(), name, task, default, state, now, component=component)
-    return with_options(run, now, **options)
+    run = Run(new_run_id(), name, task, config.priority, state, now, component=component)
+    asked = with_options(run, now, **options)
+    run = permitted(asked, config)
+    check_lane(run, config)
+    return run, asked.priority
 
 
 def permitted(run: Run, config: Config) -> Run:

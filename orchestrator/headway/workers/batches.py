@@ -14,7 +14,6 @@ import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -25,6 +24,7 @@ from headway_scheduler.errors import CallerError, StoreError
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.batches import BatchedRequest, BatchState, Gathered, ProviderBatch
 from headway_scheduler.model.calls import CallRecord, Outcome, ServiceLane
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.formulas import LONGEST_STATED_SECONDS
 from headway_scheduler.model.quotas import Observation, ProviderEvent
 from headway_scheduler.model.states import CallState, RunState
@@ -34,8 +34,8 @@ from headway_scheduler.providers import readings
 from headway_scheduler.runtime.local import LocalScheduler
 
 from ..config import Config
-from ..pricing.prices import Prices
-from ..reached import key_of
+from ..pricing.prices import charge
+from ..reached import key_of, of_model
 from .request_server import LOST, RETRY_SECONDS
 
 if TYPE_CHECKING:
@@ -73,7 +73,6 @@ class BatchLane:
         self._scheduler = scheduler
         self._store = store
         self._config = config
-        self._prices = Prices(config)
         self._clients: dict[str, AsyncOpenAI] = {}
         self._looked_at: dict[str, float] = {}
         """By batch: when a look found it nowhere at the provider. -inf: nobody else knows of it."""
@@ -296,11 +295,14 @@ class BatchLane:
                 is_by_batch = record.call.lane is ServiceLane.BATCH
                 if not is_by_batch or served.usage is None or record.usage is not None:
                     continue
-                charge = self._prices.charge(
-                    batch.model, served, batch.created_at, lane=ServiceLane.BATCH
+                cost = charge(
+                    of_model(self._config, batch.model),
+                    served,
+                    batch.created_at,
+                    share=self._config.batch_usd_factor,
                 )
-                record.usage, record.usd = served.usage, charge.usd
-                record.usd_source, record.served_model = charge.source, served.model
+                record.usage, record.usd = served.usage, cost.usd
+                record.usd_source, record.served_model = cost.source, served.model
                 found.append(record)
         return found
 
@@ -333,7 +335,7 @@ class BatchLane:
 
     async def _saved(self, batch: ProviderBatch, state: BatchState, **names: str) -> ProviderBatch:
         batch.check(state)
-        changed = replace(batch, state=state, **names)  # type: ignore[arg-type]  # names are texts
+        changed = replace(batch, state=state, **names)
         await self._scheduler.write(Batch(provider_batches=(changed,)))
         return changed
 
@@ -348,9 +350,8 @@ class BatchLane:
 
         if model not in self._config.models and self._config.default_model is None:
             raise CallerError(f"model {model!r} is not configured any more")
-        configured = self._config.model(model)
-        key = key_of(self._config, model)
-        return AsyncOpenAI(api_key=key, base_url=configured.base_url, max_retries=0)
+        found = of_model(self._config, model)
+        return AsyncOpenAI(api_key=key_of(found), base_url=found.address, max_retries=0)
 
 
 def _line_of(request: BatchedRequest) -> str:

@@ -9,7 +9,7 @@ from ..model.calls import CallRecord, Outcome, ServiceLane
 from ..model.formulas import LONGEST_STATED_SECONDS
 from ..model.quotas import BucketState, Resource
 from ..model.runs import Run
-from ..model.states import CallState
+from ..model.states import IN_FLIGHT, CallState
 from .limits.quota import BREAKER, LIMITS, ODD
 from .state import NOT_BATCHED, SIZES, SchedulerState
 
@@ -65,20 +65,20 @@ def _guarded(left_out: list[str], name: str) -> Iterator[None]:
 
 
 def _learn(state: SchedulerState, lesson: Lesson, now: float) -> None:
-    quota = state.lanes.quotas.get(lesson.subject)
     if lesson.kind == SIZES:
         state.registry.sizes.load(lesson.subject, lesson.value)
-    elif quota is not None and lesson.kind in (LIMITS, BREAKER, ODD):
-        quota.load(lesson, now)
+    elif lesson.kind in (LIMITS, BREAKER, ODD) and state.lanes.knows(lesson.subject, now):
+        state.lanes.quotas[lesson.subject].load(lesson, now)
+        state.lanes.renew(lesson.subject)
 
 
 def _fill(state: SchedulerState, stored: BucketState, now: float) -> None:
     if stored.resource is Resource.USD:
         state.budgets.load(stored)
         return
-    quota = state.lanes.quotas.get(stored.quota)
-    if quota is None:
+    if not state.lanes.knows(stored.quota, now):
         return
+    quota = state.lanes.quotas[stored.quota]
     until = stored.paused_until
     # No pause is longer: a time far ahead was not written by us, and would stop the quota for good.
     quota.breaker.paused_until = until and min(until, now + LONGEST_STATED_SECONDS)
@@ -89,7 +89,7 @@ def _fill(state: SchedulerState, stored: BucketState, now: float) -> None:
 
 def _place(state: SchedulerState, record: CallRecord, now: float, *, is_owned: bool) -> None:
     if record.state is CallState.QUEUED:
-        is_owned = is_owned and all(name in state.lanes.quotas for name in record.call.quotas)
+        is_owned = is_owned and all(state.lanes.knows(name, now) for name in record.call.quotas)
         # A call whose quota has left the configuration waits for its run to be resumed.
         record.parked = not is_owned
         live = state.add(record)
@@ -97,8 +97,10 @@ def _place(state: SchedulerState, record: CallRecord, now: float, *, is_owned: b
             state.enqueue(live, now)
     elif is_owned or record.state is CallState.BATCHED:
         live = state.add(record)
-        known = tuple(name for name in record.call.quotas if name in state.lanes.quotas)
+        known = tuple(name for name in record.call.quotas if state.lanes.knows(name, now))
         buckets = state.lanes.of(known, now).buckets
+        for name in known:
+            state.lanes.quotas[name].in_flight += record.state in IN_FLIGHT
         since = record.admitted_at
         live.reservations = tuple(
             (each, each.take_over(record.call, since, now)) for each in buckets

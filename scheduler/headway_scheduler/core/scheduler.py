@@ -13,14 +13,14 @@ grant. After a failed commit, the scheduler is thrown away and built again from 
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from typing import assert_never
 
 from ..errors import CallerError, IllegalTransition, InternalError, QueueFull
 from ..model.batch import Batch, Lesson, Snapshot
 from ..model.batches import BatchedRequest
-from ..model.calls import Call, CallRecord, Outcome, ServiceLane
+from ..model.calls import BYPASS, Call, CallRecord, Outcome, ServiceLane
+from ..model.data import replace
 from ..model.quotas import Observation, ProviderEvent, Quota, Resource
 from ..model.runs import Run
 from ..model.states import IN_FLIGHT, LIVE_CALLS, UNDER_WAY, CallState
@@ -28,6 +28,7 @@ from ..protocol.messages import (
     Amend,
     ApplyChange,
     AwaitRuns,
+    ChargeRequest,
     Decide,
     DropWorker,
     EnterBatch,
@@ -77,6 +78,7 @@ class Scheduler:
         self.own: str | None = own
         """The worker whose process this is in: it alone says at once what it sends and hears. None:
         nobody does, and whatever is admitted counts as sent."""
+        self._asked_at: float | None = None
 
     def handle(  # noqa: C901  # one case for each type of message
         self, message: Message, now: float, worker: str | None = None
@@ -131,6 +133,8 @@ class Scheduler:
                 self._drop_worker(message.worker_id, now)
             case ProbeStopped():
                 self._probe_stopped(now)
+            case ChargeRequest():
+                self._charge_request(message, now)
             case Amend():
                 log.amended += message.records
             case ForgetRuns():
@@ -144,6 +148,7 @@ class Scheduler:
     def admit(self, now: float) -> list[CallRecord]:
         """Admit every call that may be sent at ``now``, best rank first, and return their rows."""
         state = self.state
+        self._asked_at = now
         state.recall(now)
         for pool in state.lanes.pools:
             pool.advance(now)
@@ -224,6 +229,7 @@ class Scheduler:
             state.log.budgets.add(call.run_id)
         live.waiter = None
         for quota in lane.quotas:
+            quota.in_flight += 1
             if quota.breaker.pauses:
                 quota.breaker.admit(call.id)
         if lane.local:
@@ -385,6 +391,8 @@ class Scheduler:
         if live is None or live.record.state is not CallState.ADMITTED:
             raise IllegalTransition(f"call {request.call_id} is not admitted: it joins no batch")
         live.record.state = CallState.BATCHED
+        for name in live.record.call.quotas:
+            self.state.lanes.quotas[name].in_flight -= 1
         self.state.log.requests.append(request)
         self.state.change(live.record)
 
@@ -425,7 +433,7 @@ class Scheduler:
         ``is_parked``: nobody waits for it, so it stays aside until its run goes on.
         """
         state, record = self.state, live.record
-        call = record.call
+        call, was_in_flight = record.call, record.state in IN_FLIGHT
         record.settle(outcome, now)
         quotas = [quota for name in call.quotas if (quota := state.lanes.quotas.get(name))]
         if quotas and outcome.usage is not None and record.sent_at is not None:
@@ -435,6 +443,7 @@ class Scheduler:
                 seconds = now - record.sent_at
                 first.record_write_speed(seconds, outcome.usage.output_tokens, now)
         for quota in quotas:
+            quota.in_flight -= was_in_flight
             if quota.breaker.probes:
                 quota.breaker.end(call.id)
         for bucket, reservation in live.reservations:
@@ -481,20 +490,23 @@ class Scheduler:
         state = self.state
         live = state.live.get(call_id)
         reservations = {} if live is None else dict(live.reservations)
-        admitted_at = sent_at = now
+        admitted_at = answered_from = now
+        sent_at: float | None = None
         if live is not None:
             admitted_at = live.record.admitted_at or now
+            sent_at = live.record.sent_at or live.record.admitted_at
             # Another process tells with its next request: its answer may be any time since then.
             is_own = worker is None or worker == self.own
-            sent_at = now if is_own else live.record.sent_at or admitted_at
+            answered_from = now if is_own else sent_at or admitted_at
         for name, observation in signals.items():
             if observation == _NOTHING_OBSERVED:
                 continue
             quota = state.lanes.quotas[name]
-            lanes = state.lanes.lanes
-            is_waited_for = any(lane.line.waiting for lane in lanes if quota in lane.quotas)
-            attempt = Attempt(call_id, admitted_at, reservations, sent_at)
-            quota.observe(observation, attempt, now, is_waited_for=is_waited_for)
+            attempt = Attempt(call_id, admitted_at, sent_at, reservations, answered_from)
+            buckets = quota.buckets
+            quota.observe(observation, attempt, now, self._asked_at)
+            if quota.buckets is not buckets:
+                state.renew_buckets(name, now)
             state.log.touched.add((name,))
             state.ask_at = now
             if observation.event in _FAULTS and quota.breaker.is_open:
@@ -508,6 +520,20 @@ class Scheduler:
             if live.routes and live.waiter is not None and quota in live.record.call.quotas:
                 self.state.withdraw(live, now)
                 self.state.enqueue(live, now)
+
+    def _charge_request(self, message: ChargeRequest, now: float) -> None:
+        """Charge a request that nobody admitted, as its provider does, and write its row."""
+        state, call = self.state, message.call
+        if call is not None and call.kind != BYPASS:
+            raise IllegalTransition(f"call {call.id}: a {call.kind} goes when it is admitted")
+        for name in message.quotas:
+            if state.lanes.knows(name, now):
+                state.lanes.quotas[name].charge_request(now)
+                state.log.touched.add((name,))
+        if call is not None:
+            row = CallRecord(call, state.next_seq, CallState.CANCELLED, finished_at=now)
+            state.log.new[call.id] = row
+            state.next_seq += 1
 
     def _probe_stopped(self, now: float) -> None:
         for quota in self.state.lanes.quotas.values():

@@ -7,7 +7,7 @@ taken out of their places and put in again.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from math import inf
 
@@ -15,6 +15,7 @@ from ..errors import CallerError
 from ..model.batch import Batch
 from ..model.calls import CallRecord, Outcome, Priority, Route, ServiceLane
 from ..model.changes import LIMITS, RESUME, WEIGHT, Change, hold_of, quota_of, weight_of
+from ..model.data import replace
 from ..model.quotas import Quota
 from ..model.states import IN_FLIGHT, CallState
 from .admission.holds import OperatorHolds
@@ -23,7 +24,8 @@ from .admission.preemption import Preemption
 from .admission.queue import Waiter
 from .admission.routing import flex_until, routed, takes_flex
 from .change_log import ChangeLog
-from .limits.bucket import Bucket, Reservation
+from .limits.bucket import Bucket
+from .limits.reservation import Reservation
 from .policy import Policy
 from .runs.budgets import Budget, Budgets
 from .runs.registry import RunRegistry
@@ -299,7 +301,7 @@ class SchedulerState:
         """
         if change.action == LIMITS:
             self.lanes.set_limits(change.target, quota_of(change), now)
-            self._adopt_new_slots(change.target, now)
+            self.renew_buckets(change.target, now)
             self.log.touched.add((change.target,))
         elif change.action == RESUME:
             self.lanes.quota(change.target).try_again()
@@ -311,8 +313,9 @@ class SchedulerState:
             self.place_again(self.live.values(), now)
         self.ask_at = now
 
-    def _adopt_new_slots(self, quota: str, now: float) -> None:
-        """Have calls in flight hold slots of limits that came after their admission."""
+    def renew_buckets(self, quota: str, now: float) -> None:
+        """Have lanes and calls in flight know of limits that came after their admission."""
+        self.lanes.renew(quota)
         for live in self.live.values():
             call = live.record.call
             if live.record.state in IN_FLIGHT and quota in call.quotas:

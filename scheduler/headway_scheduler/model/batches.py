@@ -1,10 +1,10 @@
 """Defines the provider's batches, and the requests in them. Data only. Times are epoch seconds."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
 from ..errors import IllegalTransition
+from .data import Data
 
 
 class BatchState(StrEnum):
@@ -25,8 +25,7 @@ BATCH_TRANSITIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderBatch:
+class ProviderBatch(Data, frozen=True):
     """Requests that are handed to the provider as one file."""
 
     id: str
@@ -52,8 +51,7 @@ class ProviderBatch:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class BatchedRequest:
+class BatchedRequest(Data, frozen=True):
     """The request of a call that goes by batch."""
 
     call_id: str

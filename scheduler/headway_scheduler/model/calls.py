@@ -3,11 +3,13 @@
 Times are epoch seconds, as told by the caller.
 """
 
-from dataclasses import dataclass, fields, replace
 from enum import IntEnum, StrEnum
 from typing import Any
 
+from msgspec import Struct, to_builtins
+
 from ..errors import IllegalTransition
+from .data import Data, replace
 from .states import CALL_TRANSITIONS, CallState
 
 
@@ -42,8 +44,7 @@ LARGEST_COUNT = 10**12
 of SQL's integers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Data, frozen=True):
     """Tokens that the provider counted for one answer. Raises ValueError for what is no count.
 
     The parts are named as genai-prices names them, and each lies inside its total: cached input is
@@ -101,8 +102,8 @@ class Usage:
 
     def parts(self) -> dict[str, int]:
         """Return every field but the two totals that is not 0, by its name."""
-        parts = ((name, int(getattr(self, name))) for name in PARTS)
-        return {name: value for name, value in parts if value}
+        told = to_builtins(self)  # what has its default is left out
+        return {name: int(told[name]) for name in PARTS if name in told} if len(told) > 2 else {}
 
     def plus(self, other: "Usage") -> "Usage":
         """Return the usage of two answers together."""
@@ -113,12 +114,11 @@ class Usage:
         return Usage(*totals, **(parts | {"has_odd_parts": is_odd}))
 
 
-PARTS = tuple(each.name for each in fields(Usage)[2:])
+PARTS = Usage.__struct_fields__[2:]
 """The fields of a Usage that are no totals."""
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(Data, frozen=True):
     """Usage, tier and model, as an answer tells them."""
 
     usage: Usage | None = None
@@ -130,8 +130,7 @@ class Served:
     """The model that answered, as its provider names it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(Data, frozen=True):
     """The cost of an answer, fixed when it came."""
 
     usd: float | None
@@ -144,8 +143,7 @@ UNPRICED = Charge(None, "unknown")
 """The charge of a call whose price nobody knows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Data, frozen=True):
     """One request of an agent of a run: to a model, or a step such as a tool call.
 
     ``run_id``, ``kind``, ``path``, ``request_hash`` and ``occurrence`` are the journal's key. While
@@ -193,10 +191,12 @@ class Call:
 
 
 _PAID_KINDS = {"model", "sdk"}
+BYPASS = "bypass"
+"""The kind of a request that a run's code made itself, past the scheduler. Its row counts it: it
+has no prompt and no answer, it is no step, and no replay gives it back."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Data, frozen=True):
     """A model or deployment that may answer a call, with the estimates of the call there."""
 
     model: str
@@ -237,8 +237,7 @@ class Route:
         )
 
 
-@dataclass(slots=True)
-class CallRecord:
+class CallRecord(Struct, omit_defaults=True, gc=False):
     """The row of a call: what it asks, and how far it has come. Only the core changes one."""
 
     call: Call
@@ -344,8 +343,7 @@ SPENT_BY = ("model", "team", "workflow", "run", "day")
 """The keys by which ``Store.spent`` can group calls."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
+class Spent(Data, frozen=True):
     """A group of calls of one model that took the same."""
 
     key: str
@@ -365,8 +363,7 @@ class Spent:
     """When the last of them ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Data, frozen=True):
     """How an attempt at a call ended, and what it took of its reservation.
 
     Limits that count input alone, output alone or dollars are settled on ``usage`` and ``usd``;

@@ -1,17 +1,15 @@
 """Defines a run, and the worker that executes it. Data only."""
 
-from dataclasses import dataclass
-
 from ..errors import IllegalTransition
 from .calls import Priority, ServiceLane
+from .data import Data
 from .states import RUN_TRANSITIONS, RunState
 
 LIVES = 3
 """How many workers in a row a run may lose, without a new answer in between, until it fails."""
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Data, frozen=True):
     """One execution of a workflow on a task. Times are epoch seconds."""
 
     id: str
@@ -104,8 +102,7 @@ class Run:
         return self.state is RunState.COMPLETED and self.attempts <= 1 and self.parent is None
 
 
-@dataclass(frozen=True, slots=True)
-class Worker:
+class Worker(Data, frozen=True):
     """A process that executes runs."""
 
     id: str

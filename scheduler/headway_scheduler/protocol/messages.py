@@ -143,6 +143,14 @@ class Learn(Tagged, frozen=True, tag=True, omit_defaults=True):
     lessons: tuple[Lesson, ...]
 
 
+class ChargeRequest(Tagged, frozen=True, tag=True, omit_defaults=True):
+    """A request left that nobody admitted: charge one request to each of its quotas."""
+
+    quotas: tuple[str, ...]
+    call: Call | None = None
+    """What counts it, of kind *bypass*: it is written as a row. Default: nothing does."""
+
+
 class Amend(Tagged, frozen=True, tag=True, omit_defaults=True):
     """Rows of ended calls, to be written anew. Nothing is decided."""
 
@@ -172,6 +180,7 @@ Message = (
     | DropWorker
     | ProbeStopped
     | Learn
+    | ChargeRequest
     | Amend
     | ForgetRuns
 )

@@ -18,7 +18,9 @@ from ..model.calls import Usage
 from ..model.formulas import LONGEST_STATED_SECONDS, backoff_seconds, short_seconds
 from ..model.quotas import RateLimitHeader, Resource
 from . import readings
-from .readings import Odd, duration_seconds, retry_after_seconds, word
+from .limit_headers import litellm_limits
+from .readings import Odd, duration_seconds, is_litellm, retry_after_seconds, word
+from .refusals import is_about_a_day, is_about_slots, litellm_refusal
 
 # And everything from 500, as in OpenAI's SDK.
 _TRANSIENT_STATUS = frozenset({408, 409, 425})
@@ -66,6 +68,9 @@ MOST_PARTS = 1_000
 """How many objects and lists of an error's body are looked at. Real ones have a dozen."""
 
 
+SLOT_SECONDS = 0.25
+"""How soon a call goes again that was one too many at once, if a slot is free."""
+
 LONGEST_SAID = 500
 """How many characters of two answers are compared."""
 _DIGITS = re.compile(r"\d+")
@@ -75,6 +80,8 @@ class ErrorClass(StrEnum):
     """The classes of errors, by what can be done about them."""
 
     RATE_LIMITED = "rate limited"  # the quota pauses, the call goes again
+    AT_ONCE = "at once"  # the call goes again, and fewer at once: others are in flight
+    SPENT = "spent"  # as rate limited, but until a day is over
     OVERLOADED = "overloaded"  # this call goes again, later, and fewer at once
     TRANSIENT = "transient"  # this call goes again, later
     FINAL = "final"  # no wait mends this call
@@ -93,6 +100,12 @@ class Verdict:
     said: str = ""
     """What a server that works said, without digits: the same again and again is the request's own
     fault. Empty: the answer does not show that it works."""
+    told: Mapping[Resource, RateLimitHeader] = field(
+        default_factory=dict[Resource, RateLimitHeader]
+    )
+    """Limits that a refusal tells outside of its headers."""
+    is_told: bool = field(default=False, compare=False)
+    """Whether the provider told the pause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +172,8 @@ class Provider:
     """A provider about whose limits nothing is known: the cautious default.
 
     Its calls reserve the expected usage and are settled on the real one. Its headers are ignored:
-    servers that speak OpenAI's protocol give them other meanings (per day, per key).
+    servers that speak OpenAI's protocol give them other meanings (per day, per key). LiteLLM's are
+    read, because their names say what they mean.
     """
 
     name = "other"
@@ -190,7 +204,7 @@ class Provider:
 
         Fields that hold nothing in their range are added to ``odd``.
         """
-        return {}
+        return litellm_limits(headers, odd) if is_litellm(headers) else {}
 
     def stated_seconds(self, failure: Failure, now: float) -> float | None:
         """Return the seconds that the provider says to wait; None or 0 if it does not say."""
@@ -211,10 +225,7 @@ class Provider:
         if status == 403 and failure.words("limit_source") & _OF_THE_ACCOUNT:
             return Verdict(ErrorClass.ACCOUNT)
         if status == 429:
-            is_final = self.is_too_large(failure)
-            return (
-                Verdict(ErrorClass.FINAL) if is_final else Verdict(ErrorClass.RATE_LIMITED, pause)
-            )
+            return self._judge_refused(failure, pause, now, is_told=bool(stated))
         if status in _OVERLOADED_STATUS:
             return Verdict(ErrorClass.OVERLOADED, pause)
         if status is None and not failure.codes & _ABOUT_THE_CALL:
@@ -223,6 +234,27 @@ class Provider:
             has_words = status >= 500 and status not in _OF_THE_WAY and failure.body is not None
             return Verdict(ErrorClass.TRANSIENT, pause, _said(failure) if has_words else "")
         return Verdict(ErrorClass.FINAL)
+
+    def _judge_refused(
+        self, failure: Failure, pause: float, now: float, *, is_told: bool
+    ) -> Verdict:
+        """Judge a 429: too many in flight, too many for a day, or requests that come too fast."""
+        if self.is_too_large(failure):
+            return Verdict(ErrorClass.FINAL)
+        told = self.told_by_refusal(failure)
+        if is_about_slots(failure.headers, failure.message):
+            # Its ``retry-after`` is that of a rate: a slot is free when a call in flight ends.
+            return Verdict(ErrorClass.AT_ONCE, SLOT_SECONDS, told=told)
+        days = (each for each in self.rate_limits(failure.headers, now).items() if each[0].is_daily)
+        if is_about_a_day(failure.message, failure.parts()) or any(
+            header.remaining == 0 for _, header in days
+        ):
+            return Verdict(ErrorClass.SPENT, LONGEST_STATED_SECONDS, told=told)
+        return Verdict(ErrorClass.RATE_LIMITED, pause, told=told, is_told=is_told)
+
+    def told_by_refusal(self, failure: Failure) -> dict[Resource, RateLimitHeader]:
+        """Return the limits that the body or the text of a refusal tells."""
+        return litellm_refusal(failure.headers, failure.message)
 
     def _judge_unpaid(self, failure: Failure, stated: float | None, pause: float) -> Verdict:
         """Judge a 402: no money, unless it says that time, or a lighter request, mends it."""

@@ -9,11 +9,11 @@ other while its callers wait on: they hold a :class:`SessionClient`.
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import anyio
 from anyio.abc import TaskGroup
@@ -30,6 +30,7 @@ from ..model.runs import Run
 from ..ports import Clock
 from ..protocol.messages import (
     Amend,
+    ChargeRequest,
     Decide,
     EnterBatch,
     ForgetRuns,
@@ -41,6 +42,11 @@ from ..protocol.messages import (
     Submit,
 )
 from .pending import Callers, answer_here
+
+ANSWERED = "answered"
+"""The kind of the lessons that an address has answered."""
+MOST_ADDRESSES = 10_000
+"""How many addresses are kept that have answered; further ones count as new in each process."""
 
 _log = logging.getLogger("headway")
 
@@ -67,6 +73,15 @@ class SchedulerClient(ABC):
         self._estimates = Estimates()
         self.reestimates: dict[str, tuple[str, Callable[[], tuple[Route, ...]]]] = {}
         """By the id of a call that may wait for dollars: its agent, and what estimates it anew."""
+
+        self.ends: dict[str, Outcome] = self._callers.ends
+        """By the id of a call that waits: its end, where its wait is cancelled for that."""
+        self.answered: set[str] = set()
+        """Addresses of servers that have answered, in whatever process."""
+        self.silent: dict[str, Any] = {}
+        """By address: how a caller knows that nobody gets an answer there. Emptied by answers."""
+        self.lessons: Callable[[], Awaitable[Iterable[Lesson]]] | None = None
+        """Reads what was learned elsewhere since, in a process that follows."""
 
     # Calls
 
@@ -204,9 +219,35 @@ class SchedulerClient(ABC):
                 if agent == path:
                     self._callers.post(Reestimate(call_id, routes()))
 
+    def charge_request(self, quotas: Iterable[str], call: Call | None = None) -> None:
+        """Charge a request that nobody admitted; ``call`` is its row, if it has one.
+
+        Written with the next commit. Nothing happens once the scheduler is closed.
+        """
+        if not self._callers.is_closed:
+            self._callers.post(ChargeRequest(tuple(quotas), call))
+
+    def note_answer(self, address: str | None) -> None:
+        """Note that the server at an address answers. Written with the next commit."""
+        if address is None:
+            return
+        self.silent.pop(address, None)
+        if address not in self.answered and len(self.answered) < MOST_ADDRESSES:
+            self.answered.add(address)
+            if not self._callers.is_closed:
+                self._callers.post(Learn((Lesson(ANSWERED, address, "true"),)))
+
+    async def has_answered(self, address: str) -> bool:
+        """Whether the server at an address has ever answered, in whatever process."""
+        if address not in self.answered and self.lessons is not None:
+            self.know(await self.lessons())
+        return address in self.answered
+
     def know(self, lessons: Iterable[Lesson]) -> None:
         """Take in what was learned before, or elsewhere."""
         for lesson in lessons:
+            if lesson.kind == ANSWERED and len(self.answered) < MOST_ADDRESSES:
+                self.answered.add(lesson.subject)
             if lesson.kind == TOKENS:
                 try:
                     self._estimates.load(lesson)
@@ -310,7 +351,7 @@ class SessionClient(SchedulerClient):
         self, clock: Clock, through: SchedulerClient, callers: Callers, worker: str | None
     ) -> None:
         super().__init__(clock, callers)
-        self._estimates = through._estimates
+        self._estimates, self.answered = through._estimates, through.answered
         self.worker: str | None = worker
         """The worker that the rows of its calls name; None if this process executes no runs."""
         self.callers: Callers = callers
@@ -337,3 +378,7 @@ class SessionClient(SchedulerClient):
     def provider_health(self) -> ProviderHealth:
         """Which quotas' providers do not answer as they should."""
         return self.through.provider_health()
+
+    async def has_answered(self, address: str) -> bool:
+        """Whether the server at an address has ever answered, in whatever process."""
+        return address in self.answered or await self.through.has_answered(address)

@@ -185,6 +185,8 @@ class Callers:
         """By call id: the completion of the caller that waits for its admission."""
         self.on_preempt: dict[str, Callable[[], None]] = {}
         """By call id: the function that cancels a request in flight."""
+        self.ends: dict[str, Outcome] = {}
+        """By the id of a call that waits: its end, where its wait is cancelled for that."""
         self.waits: Counter[tuple[str, str]] = Counter()
         """How many tasks of a run wait for another run, by the ids of both."""
         self.is_closed: bool = False
@@ -225,10 +227,12 @@ class Callers:
         except anyio.get_cancelled_exc_class():
             # It may have been granted meanwhile: this end of it comes after the grant.
             if not self.is_closed:
-                self.post(Settle(call_id, Outcome(CallState.CANCELLED, sent=False)))
+                cancelled = Outcome(CallState.CANCELLED, sent=False)
+                self.post(Settle(call_id, self.ends.get(call_id, cancelled)))
             raise
         finally:
             del self.waiting[call_id]
+            self.ends.pop(call_id, None)
         assert pending.granted is not None
         return pending.granted
 

@@ -1,13 +1,15 @@
 import json
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
 from json import JSONDecodeError
 from typing import Any, ClassVar
 
 import anyio
 import openai
 import pytest
+from autogen_ext.models.openai import OpenAIChatCompletionClient
+from tests.agents.calls.test_stock_clients import COMPLETION, OPENAI_STREAM, Said, Server
+from tests.agents.conftest import CAPABLE
 from tests.waiting import until
 
 from headway_agents import Model, RunScope, ScheduledClient
@@ -30,7 +32,13 @@ from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.states import CallState
 from headway_scheduler.providers import PROVIDERS, ErrorClass, Verdict
 from headway_scheduler.runtime.local import LocalScheduler
-from headway_scheduler.testing.provider import Fault, FaultKind, Latency, Limits
+from headway_scheduler.testing.provider import (
+    Fault,
+    FaultKind,
+    Latency,
+    Limits,
+    simulated_provider,
+)
 
 pytestmark = pytest.mark.anyio
 MODEL = Model("m", ("q",))
@@ -330,56 +338,54 @@ async def test_a_cut_stream_comes_again_from_its_start(
 
 @pytest.mark.usefixtures("fast_pauses")
 async def test_a_refused_connection_is_waited_for(
-    scope: RunScope, serve: Any, question: Any, records: Any
+    scope: RunScope, question: Any, records: Any
 ) -> None:
-    async with serve() as (provider, inner), anyio.create_task_group() as group:
-        address, inner._client.base_url = inner._client.base_url, "http://127.0.0.1:9/v1"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    inner = client_of(port)
+    async with anyio.create_task_group() as group:
         group.start_soon(ScheduledClient(inner, MODEL, scope, path="w").create, question())
         await attempted(records, MAX_ATTEMPTS + 1)
-        inner._client.base_url = address
-    assert len(provider.ledger.paid) == 1
+        async with simulated_provider(port=port) as provider:
+            while not provider.ledger.paid:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
     (record,) = await records()
     assert record.state is CallState.DONE
+    await inner.close()
 
 
 @pytest.mark.usefixtures("fast_pauses")
 @pytest.mark.parametrize("ask", [ScheduledClient.create, streamed])
 async def test_a_page_instead_of_json_is_asked_again(
-    ask: Any, scope: RunScope, serve: Any, question: Any, records: Any
+    ask: Any, scope: RunScope, question: Any, records: Any
 ) -> None:
     """As a proxy in between sends it, with 200: openai takes it for a text."""
-    async with serve() as (provider, inner), a_page() as address:
-        good, inner._client.base_url = inner._client.base_url, address
-        async with anyio.create_task_group() as group:
-            group.start_soon(ask, ScheduledClient(inner, MODEL, scope, path="w"), question())
-            await attempted(records, 3)
-            inner._client.base_url = good
-    assert len(provider.ledger.paid) == 1
+    answer = Said(body=COMPLETION) if ask is ScheduledClient.create else OPENAI_STREAM
+    page = Said(lines=["<html>Please log in</html>"], content_type="text/html")
+    server = Server()
+    server.says = [page, page, page, answer]
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with anyio.create_task_group() as group:
+        group.start_soon(listener.serve, server.serve)
+        inner = client_of(listener.extra(anyio.abc.SocketAttribute.local_port), "m")
+        await ask(ScheduledClient(inner, MODEL, scope, path="w"), question())
+        group.cancel_scope.cancel()
+    await listener.aclose()
+    await inner.close()
+    (row,) = await records()
+    assert (row.state, row.attempts, server.says) == (CallState.DONE, 4, [])
+
+
+def client_of(port: int, model: str = "sim-1") -> OpenAIChatCompletionClient:
+    url = f"http://127.0.0.1:{port}/v1"
+    return OpenAIChatCompletionClient(
+        model=model, api_key="not-a-key", base_url=url, model_info=CAPABLE
+    )
 
 
 async def attempted(records: Any, times: int) -> None:
     while not [row for row in await records() if row.attempts >= times]:  # noqa: ASYNC110
         await anyio.sleep(0.01)
-
-
-@asynccontextmanager
-async def a_page() -> AsyncIterator[str]:
-    """A server that answers everything with a page."""
-
-    async def answer(stream: Any) -> None:
-        async with stream:
-            await stream.receive()
-            page = b"<html>Please log in</html>"
-            head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(page)}"
-            await stream.send(head.encode() + b"\r\nConnection: close\r\n\r\n" + page)
-
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    async with anyio.create_task_group() as group:
-        group.start_soon(listener.serve, answer)
-        port = listener.extra(anyio.abc.SocketAttribute.local_port)
-        yield f"http://127.0.0.1:{port}/v1"
-        group.cancel_scope.cancel()
-    await listener.aclose()
 
 
 def test_a_key_in_an_error_stays_out_of_the_journal() -> None:

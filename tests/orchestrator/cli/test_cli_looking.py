@@ -7,8 +7,9 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import anyio
@@ -21,6 +22,7 @@ from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.batch import Batch, Lesson
 from headway_scheduler.model.calls import Call, CallRecord, Priority, Usage
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.quotas import BucketState, Resource
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
@@ -324,10 +326,11 @@ def test_doctor_says_what_is_wrong_and_what_to_do(
 ) -> None:
     found = findings(shown, status=1)
     assert found["workflow lost"][0] is False
-    assert found["model m"] == (True, "TEST_KEY is set")
+    says = "https://api.openai.com/v1 (its own), openai, TEST_KEY is set, quota q, price unknown"
+    assert found["model m"] == (True, says)
     assert found["database"] == (True, f"{database}: no process works on it")
     monkeypatch.delenv("TEST_KEY")
-    assert "BAD  model m        TEST_KEY is not set: export it" in shown("doctor", status=1)
+    assert "TEST_KEY is not set: export it" in shown("doctor", status=1)
 
 
 def test_doctor_says_which_servers_get_no_key(folder: Path, shown: Shown) -> None:
@@ -346,8 +349,110 @@ base_url = "http://127.0.0.1:8000/v1"
         "model 'far' asks https://llm.example.com/v1, and no key is paired with it: "
         'set api_key_env in [models."far"], or keyless = true',
     )
-    without = (True, "its server is asked without a key")
-    assert (found["model free"], found["model here"]) == (without, without)
+    for name, url in (("free", "https://llm.example.com"), ("here", "http://127.0.0.1:8000")):
+        says = f"{url}/v1 ([models]), openai, asked without a key, quota default, price unknown"
+        assert found[f"model {name}"] == (True, says)
+
+
+class Listing(BaseHTTPRequestHandler):
+    """Lists one model to whoever has the key."""
+
+    def do_GET(self) -> None:
+        is_known = self.headers.get("authorization") == "Bearer sk-test-0123456789"
+        is_list = self.path == "/v1/models"
+        body = json.dumps({"data": [{"id": "m"}]} if is_list else {}).encode()
+        self.send_response((200 if is_known else 401) if is_list else 404)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def listing() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Listing) as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_doctor_asks_each_server_for_its_models(folder: Path, shown: Shown, listing: str) -> None:
+    (folder / "headway.toml").write_text(f"""
+[models.m]
+base_url = "{listing}/v1"
+api_key_env = "TEST_KEY"
+[models.bare]
+base_url = "{listing}"
+[models.keyless]
+base_url = "{listing}/v1"
+keyless = true
+[models.nobody]
+base_url = "http://127.0.0.1:9/v1"
+""")
+    answer = shown.json("doctor", "--ping", status=1)
+    pings = [
+        (each["subject"], each["ok"], each["says"])
+        for each in answer["findings"]
+        if each["subject"].startswith("ping")
+    ]
+    assert sorted(pings) == sorted(
+        [
+            (f"ping {listing}/v1", True, "answers, 1 model, 'm' among them"),
+            (f"ping {listing}/v1 without a key", False, "answers 401: it refuses the key"),
+            (
+                f"ping {listing} without a key",
+                False,
+                f"{listing} answers 404: does base_url need /v1? (`headway doctor --ping` asks it)",
+            ),
+            (
+                "ping http://127.0.0.1:9/v1 without a key",
+                False,
+                "no answer: connection refused",
+            ),
+        ]
+    )
+    assert not [each for each in findings(shown, status=0) if each.startswith("ping")]
+
+
+def test_doctor_says_how_the_clients_of_component_files_are_reached(
+    folder: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-1")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    team = {
+        "provider": "autogen_agentchat.teams.RoundRobinGroupChat",
+        "config": {
+            "participants": [
+                {
+                    "provider": "autogen_agentchat.agents.AssistantAgent",
+                    "config": {
+                        "model_client": {
+                            "provider": "autogen_ext.models.openai.OpenAIChatCompletionClient",
+                            "config": {"model": name, **({"base_url": url} if url else {})},
+                        }
+                    },
+                }
+                for name, url in (("gpt-4o", ""), ("far", "https://llm.example.com/v1"))
+            ]
+        },
+    }
+    (folder / "team.json").write_text(json.dumps(team))
+    (folder / "headway.toml").write_text('[workflows]\nteam = "team.json"')
+    found = findings(shown, status=1)
+    assert found["model gpt-4o"] == (
+        True,
+        "https://api.openai.com/v1 (its own), openai, OPENAI_API_KEY is set, quota default, "
+        "$2.5 and $10 a million tokens (list)",
+    )
+    assert found["model far"] == (
+        False,
+        "model 'far' of team.json asks https://llm.example.com/v1, and no key is paired with it: "
+        'set base_url and api_key_env in [models."far"], or keyless = true',
+    )
 
 
 def test_odd_numbers_of_a_provider_are_shown(database: Path, shown: Shown) -> None:

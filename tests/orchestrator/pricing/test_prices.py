@@ -7,7 +7,8 @@ import genai_prices
 import pytest
 
 from headway.config import load
-from headway.pricing.prices import Prices
+from headway.pricing.prices import Prices, charge_of
+from headway.reached import of_model
 from headway_scheduler.model.calls import UNPRICED, Charge, Served, Usage
 
 CONFIG = """
@@ -116,9 +117,9 @@ def test_the_seller_is_the_one_at_the_address(prices: Prices) -> None:
     assert prices.charge("own", Served(CACHED), AT) == Charge(0.0, "local")
     for model in ("here", "nobodys"):
         assert prices.charge(model, Served(CACHED), AT) == UNPRICED
-        assert prices.charge_of(model) is None
-    assert prices.charge_of("own") is not None
-    assert prices.charge_of("gpt-4o") is not None
+        assert charge_of(of_model(prices.config, model)) is None
+    assert charge_of(of_model(prices.config, "own")) is not None
+    assert charge_of(of_model(prices.config, "gpt-4o")) is not None
 
 
 def test_a_deployment_is_priced_as_the_model_that_answers(prices: Prices) -> None:

@@ -4,7 +4,6 @@ import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from headway_scheduler.model.calls import (
     Usage,
 )
 from headway_scheduler.model.changes import Change
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.prompts import ChainNode, Chunk
 from headway_scheduler.model.quotas import BucketState, Resource
 from headway_scheduler.model.runs import Run, Worker

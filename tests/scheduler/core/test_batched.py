@@ -1,7 +1,6 @@
 """Calls by batch in the core: they outlive their processes, and hold what they reserved."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -25,6 +24,7 @@ from headway_scheduler.model.calls import (
     ServiceLane,
     Usage,
 )
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.quotas import Quota, Resource
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState

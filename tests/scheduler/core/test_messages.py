@@ -18,6 +18,7 @@ from headway_scheduler.model import changes
 from headway_scheduler.model.batch import Batch, Lesson
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Route, Usage
 from headway_scheduler.model.changes import HoldState
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.prompts import ChainNode, Chunk, Prompt
 from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.runs import Run
@@ -26,6 +27,7 @@ from headway_scheduler.protocol.messages import (
     Amend,
     ApplyChange,
     AwaitRuns,
+    ChargeRequest,
     Decide,
     DropWorker,
     ForgetRuns,
@@ -57,6 +59,9 @@ def call(id: str, *quotas: str, tokens: int = 1) -> Call:
 
 def row(id: str, state: CallState) -> CallRecord:
     return CallRecord(call(id), 7, state)
+
+
+PAST = replace(call("past"), kind="bypass")
 
 
 def scheduler() -> Scheduler:
@@ -103,6 +108,7 @@ def visible_state(core: Scheduler) -> object:
         (Decide(row("question", CallState.QUEUED), Outcome(CallState.UNKNOWN)), IllegalTransition),
         (Decide(row("old", CallState.DONE), DONE), IllegalTransition),
         (SetCallPriority("flying", Priority.HIGH), IllegalTransition),
+        (ChargeRequest(("q",), call("new")), IllegalTransition),
         (ApplyChange(changes.limits("other", Q, NOW)), UnknownQuota),
         (ApplyChange(changes.resume("other", NOW)), UnknownQuota),
         (ApplyChange(changes.hold("everything", HoldState.PAUSED, 0, NOW)), CallerError),
@@ -144,6 +150,8 @@ def changed(batch: Batch) -> list[tuple[str, CallState]]:
         (Decide(row("question", CallState.QUEUED), DONE), changed, [("question", CallState.DONE)]),
         (SetCallPriority("waiting", Priority.LOW), changed, [("waiting", CallState.QUEUED)]),
         (Amend((row("old", CallState.DONE),)), changed, [("old", CallState.DONE)]),
+        (ChargeRequest(("q",), PAST), lambda b: [r.state for r in b.new], [CallState.CANCELLED]),
+        (ChargeRequest(("q",)), lambda b: {each.quota for each in b.buckets}, {"q"}),
         (DropWorker("w-1"), changed, [("flying", CallState.UNKNOWN)]),
         (Observe("flying", {"q": FAILED}), lambda b: b.buckets[0].paused_until, NOW + 9),
         (SaveRun(RUN), lambda batch: batch.runs, (RUN,)),

@@ -1,7 +1,6 @@
 """Lanes of a provider: who goes by flex, how long it is waited for, and whom that concerns."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -18,6 +17,7 @@ from headway_scheduler.model.calls import (
     Route,
     ServiceLane,
 )
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState

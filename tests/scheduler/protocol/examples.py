@@ -39,6 +39,7 @@ from headway_scheduler.protocol.messages import (
     Amend,
     ApplyChange,
     AwaitRuns,
+    ChargeRequest,
     Decide,
     DropWorker,
     EnterBatch,
@@ -59,6 +60,11 @@ from headway_scheduler.protocol.messages import (
 NOW = 1772366400.25
 HASH = "00112233445566778899aabbccddeeff"
 CALL = Call("r-7f3k.4", "r-7f3k", "writer", "gpt", ("org",), Priority.NORMAL, 900, NOW, HASH)
+PAST = Call(
+    "r-7f3k.past.0",
+    *("r-7f3k", "writer", "api.openai.com", ("org",), Priority.NORMAL, 0, NOW),
+    kind="bypass",
+)
 RECORD = CallRecord(CALL, 17, CallState.UNKNOWN, attempts=1, lost_attempts=1)
 PROMPT = Prompt(
     (Chunk(b"sixteen bytes...", "You write."),),
@@ -94,6 +100,7 @@ EXAMPLES: tuple[Struct, ...] = (
     DropWorker(WORKER.id),
     ProbeStopped(),
     Learn((Lesson("tokens", '["gpt", "writer"]', '{"ratio": 0.26, "output": 96.0}'),)),
+    ChargeRequest(("org",), PAST),
     Amend((RECORD,)),
     ForgetRuns(("r-7f3k",)),
     QueueRun(RUN),

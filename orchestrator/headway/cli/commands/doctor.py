@@ -4,19 +4,25 @@ import os
 import platform
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import assert_never
 
 import anyio
 
 from headway_scheduler.backends import open_backend
 from headway_scheduler.core.inspection import statistics
 from headway_scheduler.errors import CallerError, StoreError
+from headway_scheduler.model.calls import Served, Usage
 from headway_scheduler.ports import Finding
 
 from ... import __version__
 from ...config import Config, ConfigError, load
-from ...reached import key_variable
+from ...paired_keys import KeySource
+from ...pricing.prices import charge
+from ...reached import Reached, models_request, of_component, of_model, unpaired
 from ..database import load_queue, reading
 from ..output import one_line, say, say_json
 from ..parser import FAILED
@@ -29,7 +35,7 @@ PACKAGES = ("autogen-agentchat", "autogen-ext", "openai", "anyio")
 
 def check(args: Namespace) -> int:
     """Look at everything, and fail if something is wrong."""
-    findings = list(_findings(args.config))
+    findings = list(_findings(args.config, pings=args.ping))
     is_well = all(finding.ok for finding in findings)
     if args.json:
         say_json({"ok": is_well, "findings": [finding._asdict() for finding in findings]})
@@ -40,7 +46,7 @@ def check(args: Namespace) -> int:
     return 0 if is_well else FAILED
 
 
-def _findings(file: str | None) -> Iterator[Finding]:
+def _findings(file: str | None, *, pings: bool) -> Iterator[Finding]:
     yield Finding("Python", True, platform.python_version())
     yield _versions()
     try:
@@ -52,8 +58,11 @@ def _findings(file: str | None) -> Iterator[Finding]:
     found = "none: defaults hold; `headway init` writes one"
     yield Finding("configuration", True, str(config.file or found))
     yield from _database(config)
-    yield from _models(config)
+    reached = [*_models(config), *_clients(config)]
+    yield from (finding for _, finding in reached)
     yield from _components(config)
+    if pings:
+        yield from anyio.run(_pings, [found for found, _ in reached])
 
 
 def _versions() -> Finding:
@@ -101,24 +110,95 @@ def _listed(fields: Mapping[str, int]) -> str:
     return ", ".join(f"{field} ({times})" for field, times in often[:MOST_LISTED]) + more
 
 
-def _models(config: Config) -> Iterator[Finding]:
-    names = list(config.models) or ["any"]
-    for name in names:
-        if config.model(name).api_key_command is not None:
-            yield Finding(f"model {name}", True, "a command prints its key; it was not run")
-            continue
+def _models(config: Config) -> Iterator[tuple[Reached, Finding]]:
+    for name in list(config.models) or ["any"]:
+        found = of_model(config, name)
+        yield found, _reached(found)
+
+
+def _clients(config: Config) -> Iterator[tuple[Reached, Finding]]:
+    """The clients of component files."""
+    files = [(name, each) for name, each in config.workflows.items() if Path(each).is_file()]
+    if not files:
+        return
+    from headway_agents import clients_of_component
+
+    for name, file in files:
         try:
-            variable = key_variable(config, name)
-        except CallerError as error:
-            yield Finding(f"model {name}", False, str(error))
+            text = Path(file).read_text(encoding="utf-8")
+            clients = clients_of_component(text, name=Path(file).name)
+        except (CallerError, OSError, UnicodeDecodeError) as error:
+            yield (
+                replace(of_model(config, name), address=None),
+                Finding(f"workflow {name}", False, str(error)),
+            )
             continue
-        if variable is None:
-            yield Finding(f"model {name}", True, "its server is asked without a key")
-        elif os.environ.get(variable):
-            yield Finding(f"model {name}", True, f"{variable} is set")
-        else:
+        for provider, asked in clients:
+            found = of_component(config, provider, asked, Path(file).name)
+            yield found, _reached(found)
+
+
+def _reached(found: Reached) -> Finding:
+    """How a model is reached, and whether its key is there; no command is run for that."""
+    is_well, key = _key(found)
+    if found.key_from is KeySource.UNPAIRED:
+        return Finding(f"model {found.model}", False, key)
+    quotas = f"quota{'s' if len(found.quotas) > 1 else ''} {' and '.join(found.quotas)}"
+    says = f"{found.shown} ({found.said_by}), {found.provider}, {key}, {quotas}, {_price(found)}"
+    return Finding(f"model {found.model}", is_well, says)
+
+
+async def _pings(reached: list[Reached]) -> list[Finding]:
+    """Ask every server once for its models, all at the same time."""
+    from headway_agents import ping
+
+    known = (each for each in reached if each.key_from is not KeySource.UNPAIRED)
+    asked = {(each.address, each.key_name): each for each in known if each.address is not None}
+    found: dict[str, Finding] = {}
+
+    async def ask(each: Reached) -> None:
+        without = " without a key" if each.key_from is KeySource.NONE else ""
+        subject = f"ping {each.shown}{without}"
+        try:
+            url, headers = models_request(each)
+            found[subject] = Finding(subject, *await ping(url, headers, each.name, each.shown))
+        except CallerError as error:
+            found[subject] = Finding(subject, False, str(error))
+
+    async with anyio.create_task_group() as group:
+        for each in asked.values():
+            group.start_soon(ask, each)
+    return [found[subject] for subject in sorted(found)]
+
+
+def _key(found: Reached) -> tuple[bool, str]:
+    match found.key_from:
+        case KeySource.COMMAND:
+            return True, "a command prints its key; it was not run"
+        case KeySource.NONE:
+            return True, "asked without a key"
+        case KeySource.CLIENT:
+            return True, "its own key"
+        case KeySource.UNPAIRED:
+            return False, str(unpaired(found))
+        case KeySource.VARIABLE:
+            if os.environ.get(found.key_name):
+                return True, f"{found.key_name} is set"
             advice = "export it (`headway demo` runs without any key)"
-            yield Finding(f"model {name}", False, f"{variable} is not set: {advice}")
+            return False, f"{found.key_name} is not set: {advice}"
+        case _:
+            assert_never(found.key_from)
+
+
+def _price(found: Reached) -> str:
+    """Say what a million tokens of input and of output cost."""
+    million, now = 1_000_000, datetime.now(UTC).timestamp()
+    usages = (Usage(million, 0), Usage(0, million))
+    prices = [charge(found, Served(usage), now) for usage in usages]
+    if prices[0].usd is None or prices[1].usd is None:
+        return "price unknown"
+    source = prices[0].source.partition(" ")[0]
+    return f"${prices[0].usd:g} and ${prices[1].usd:g} a million tokens ({source})"
 
 
 def _components(config: Config) -> Iterator[Finding]:

@@ -28,7 +28,7 @@ def options_of(args: Namespace) -> RunOptions:
 
 async def _run(args: Namespace, watch: Watch) -> None:
     async with Headway(args.config) as headway, watch.beside(headway):
-        headway.person = asking()
+        headway.ask(asking())
         handle = await headway.start(
             args.workflow,
             task=args.task,

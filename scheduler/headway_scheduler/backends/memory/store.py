@@ -6,7 +6,7 @@ Law of this file: it behaves as the SQLite store does, and shares no mutable obj
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Self
@@ -16,6 +16,7 @@ from ...model.batch import Batch, Lesson, Letter, OutboxRow, Snapshot
 from ...model.batches import BatchedRequest, BatchState, Gathered, ProviderBatch
 from ...model.calls import Call, CallRecord, Charge, Route, ServiceLane, Spent, Usage
 from ...model.changes import Change
+from ...model.data import replace
 from ...model.prompts import ChainNode
 from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Worker

@@ -11,7 +11,6 @@ ValueError that names the column.
 import json
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, replace
 from functools import lru_cache
 from math import isfinite
 from typing import Any, Final, NoReturn
@@ -30,6 +29,7 @@ from ...model.calls import (
     Usage,
 )
 from ...model.changes import Change, hold_of, quota_of, weight_of
+from ...model.data import astuple, replace
 from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Worker
 from ...model.states import CallState, RunState
@@ -211,7 +211,7 @@ def _saving(batches: Sequence[ProviderBatch]) -> Work:
     if not batches:
         return []
     tidy: Work = [("forget_batched", [()], False), ("forget_batches", [()], False)]
-    rows: list[Row] = [astuple(replace(each, state=each.state.value)) for each in batches]  # type: ignore[arg-type]
+    rows: list[Row] = [astuple(replace(each, state=each.state.value)) for each in batches]
     return [*tidy, ("save_batch", rows, True)]
 
 
@@ -244,12 +244,13 @@ def _call_row(record: CallRecord) -> Row:
         call.path,
         call.model,
         _quotas_text(call.quotas),
-        call.priority.value,  # a plain int: sqlite3 searches an adapter for any subclass
+        # Plain values: sqlite3 searches an adapter for any subclass. `value` is a slow property.
+        call.priority._value_,
         call.tokens,
         call.submitted_at,
         call.request_hash,
         call.occurrence,
-        record.state.value,
+        record.state._value_,
         record.attempts,
         record.not_before,
         record.admitted_at,

@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 
 from ...errors import CallTooLarge, UnknownQuota
 from ...model.calls import Call
-from ...model.quotas import Quota
+from ...model.quotas import GUESSED, Quota
 from ..limits.bucket import Bucket
 from ..limits.quota import QuotaState
 from ..policy import Policy
 from .queue import Line, Pool, Waiter
 
 Blocker = Bucket | QuotaState
+
+MOST_GUESSED = 1_000
+"""How many quotas that nobody configured there may be, one for each address that is asked."""
 
 
 @dataclass(slots=True)
@@ -109,6 +112,8 @@ class Lane:
         Each time matters, not only the last: once a bucket suffices, it is free for later calls,
         even if the head still waits for another bucket.
         """
+        for each in blocked:
+            each.waited_at = now
         times = [_ready_at(call, b, now, headroom) for b in blocked if b not in claimed.blocking]
         # A bucket that is ready now blocks only because it is kept for a better call: the time of
         # that call is known already.
@@ -179,10 +184,20 @@ class Lanes:
             known = ", ".join(sorted(self.quotas)) or "none"
             raise UnknownQuota(f"no quota {name!r}; configured: {known}") from None
 
+    def knows(self, name: str, now: float) -> bool:
+        """Whether a quota is configured, or of an address: then it is there from here on."""
+        if name not in self.quotas and name.startswith(GUESSED):
+            guessed = sum(each.startswith(GUESSED) for each in self.quotas)
+            if guessed < MOST_GUESSED:
+                self.quotas[name] = QuotaState(Quota.guessed(name), now)
+        return name in self.quotas
+
     def of(self, names: tuple[str, ...], now: float) -> Lane:
         """Return the lane of calls that draw on these quotas. Raises UnknownQuota."""
         lane = self._by_names.get(names)
         if lane is None:
+            for name in names:
+                self.knows(name, now)
             quotas = tuple(map(self.quota, names))
             lane = self._by_names[names] = Lane(quotas, Line(self._pool(names, now)))
             self.lanes.append(lane)
@@ -191,10 +206,17 @@ class Lanes:
 
     def set_limits(self, name: str, quota: Quota | None, now: float) -> None:
         """Change a quota's limits, or go back to the configured ones. Raises UnknownQuota."""
+        self.knows(name, now)
         state = self.quota(name)
-        state.restate(quota or self._configured[name], now)
+        state.restate(quota or self._configured.get(name) or Quota.guessed(name), now)
+        self.renew(name)
+
+    def renew(self, name: str) -> None:
+        """Have the lanes of a quota look up its buckets again."""
+        quota = self.quotas[name]
         for lane in self.lanes:
-            lane.renew()
+            if quota in lane.quotas:
+                lane.renew()
 
     def set_weight(self, team: str, weight: float | None) -> None:
         """Change a team's share, or go back to the configured one."""

@@ -8,11 +8,11 @@ A lane may be closed to a call: it stands in a class that the lane does not take
 long enough for flex, or its deadline is near. Flex is left then for the standard route.
 """
 
-from dataclasses import replace
 from math import inf
 from typing import assert_never
 
 from ...model.calls import Call, Priority, Route, ServiceLane
+from ...model.data import replace
 from ..runs.registry import RunRegistry
 from .lanes import Lanes
 

@@ -142,6 +142,10 @@ class Breaker:
         self.window, self.retries = 1, 0.0
         self.probes.clear()
 
+    def rest(self) -> None:
+        """Let one call go when the pause ends, and the others when that is answered."""
+        self._open()
+
     def stop(self, error: str) -> None:
         """Let nothing go until somebody has mended the account; ``error``: the provider's words."""
         self.stopped = error

@@ -59,7 +59,8 @@ class Frontend:
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self.ledger = ledger
         self._settings = settings
-        self._gates = Gates(settings.limits, time.monotonic())
+        now = time.monotonic()
+        self._gates = Gates(settings.limits, now, time.time() - now)
         self.batches: Batches = Batches(settings.batch_seconds, self._answer_line)
         self.batch_reply_seconds: float = settings.batch_reply_seconds
         self.takes_batches: bool = settings.takes_batches

@@ -1,0 +1,181 @@
+"""Says why a server does not answer, and gives a call up whose server never did.
+
+Law of this file: a server that has answered once is waited for; one that never was is not waited
+for without end, for nobody knows whether there is one.
+
+Theory of operation. The scheduler's client keeps the addresses that have answered (a lesson), and
+those that are *silent*: nobody got an answer there since some time, and calls wait for one. A call
+to an address that never answered, or of a model whose patience is stated, has a timer while it
+waits. It looks whether the address is silent for longer than the patience, and ends the call then.
+A call that tries again at such an address, in vain, ends as well. Once no call waits there any
+more, the silence is forgotten: the next call finds out for itself.
+"""
+
+import asyncio
+import math
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from headway_scheduler.errors import ProviderError
+from headway_scheduler.providers import ErrorClass, Failure, Verdict
+from headway_scheduler.runtime.client import SchedulerClient
+
+from .errors import NoAnswer, text_of
+
+FIRST_PATIENCE_SECONDS = 120.0
+"""How long a server that never answered is waited for, unless its model's patience is stated."""
+_WRONG_PATH = (404, 405)
+MOST_CAUSES = 20
+"""How many causes of an error are looked at."""
+
+
+@dataclass(eq=False, slots=True)
+class Silence:
+    """An address at which nobody gets an answer."""
+
+    since: float
+    """Since when; epoch seconds."""
+    cause: str
+    """Why, as of the last attempt."""
+    waiting: set[str] = field(default_factory=set[str])
+    """Ids of the calls that wait for an answer there."""
+
+
+class Patience:
+    """The timer of one call that waits for a server which may never answer.
+
+    ``stated``: the patience of its model, if that is stated, in seconds. ``give_up`` ends the call
+    if it waits.
+    """
+
+    def __init__(
+        self,
+        scheduler: SchedulerClient,
+        address: str,
+        call_id: str,
+        stated: float | None,
+        give_up: Callable[[NoAnswer], None],
+    ) -> None:
+        self._scheduler = scheduler
+        self._address = address
+        self._call_id = call_id
+        self._stated = stated
+        self._give_up = give_up
+        self._began_at = scheduler.now()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def _limit_seconds(self) -> float:
+        """How long the call waits; infinite once the server has answered, unless it is stated."""
+        if self._stated is not None:
+            return self._stated
+        has_answered = self._address in self._scheduler.answered
+        return math.inf if has_answered else FIRST_PATIENCE_SECONDS
+
+    def begin(self) -> None:
+        """Look again when the call would have waited for too long."""
+        self.stop()
+        limit, now = self._limit_seconds, self._scheduler.now()
+        if limit == math.inf:
+            return
+        silence = self._scheduler.silent.get(self._address)
+        since = now if silence is None else max(silence.since, self._began_at)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(max(0.0, since + limit - now), self._look)
+        if silence is not None:
+            silence.waiting.add(self._call_id)
+
+    def stop(self) -> None:
+        """End the timer: the call has ended, or is tried now."""
+        if self._timer is not None:
+            self._timer.cancel()
+        silence = self._scheduler.silent.get(self._address)
+        if silence is not None:
+            silence.waiting.discard(self._call_id)
+
+    async def judged(
+        self, error: Exception, verdict: Verdict, said: Failure | None, *, has_head: bool
+    ) -> tuple[Exception, Verdict]:
+        """Return what a failed attempt means, at a server that is not waited for without end.
+
+        ``verdict`` is that of any server; ``said``: what this one answered, if it did.
+        """
+        address = self._address
+        if not await self._scheduler.has_answered(address):
+            if (wrong := wrong_path(address, said)) is not None:
+                wrong.__cause__ = error
+                return wrong, Verdict(ErrorClass.ACCOUNT)
+            if said is not None and said.body is not None:
+                self._scheduler.note_answer(address)
+        is_silent = said is None and not has_head and verdict.error_class is ErrorClass.TRANSIENT
+        if is_silent and (given_up := self._failed(error)) is not None:
+            given_up.__cause__ = error
+            return given_up, Verdict(ErrorClass.FINAL)
+        return error, verdict
+
+    def _failed(self, error: Exception) -> NoAnswer | None:
+        """Take in that no answer came; return the error if the call is given up for that."""
+        now, cause = self._scheduler.now(), cause_of(error)
+        silent = self._scheduler.silent
+        silence = silent.get(self._address)
+        if silence is None:
+            silence = silent[self._address] = Silence(now, cause)
+        silence.cause = cause
+        silence.waiting.add(self._call_id)
+        if now - silence.since >= self._limit_seconds:
+            return self._given_up(silence)
+        return None
+
+    def _look(self) -> None:
+        silence, now = self._scheduler.silent.get(self._address), self._scheduler.now()
+        since = now if silence is None else max(silence.since, self._began_at)
+        if silence is None or now - since < self._limit_seconds:
+            self.begin()
+        else:
+            self._give_up(self._given_up(silence))
+
+    def _given_up(self, silence: Silence) -> NoAnswer:
+        silence.waiting.discard(self._call_id)
+        if not silence.waiting:
+            self._scheduler.silent.pop(self._address, None)
+        return NoAnswer(self._address, self._limit_seconds, silence.cause)
+
+
+def wrong_path(address: str, failure: Failure | None) -> ProviderError | None:
+    """Return the error for what an address answers that is none of an API; None for any other."""
+    if failure is None or failure.status not in _WRONG_PATH:
+        return None
+    if isinstance(failure.body, Mapping) and failure.body.get("error"):
+        return None
+    has_version = "/v1" in urlsplit(address).path
+    advice = "is that the path of its API?" if has_version else "does base_url need /v1?"
+    text = f"{address} answers {failure.status}: {advice} (`headway doctor --ping` asks it)"
+    return ProviderError(text, status=failure.status)
+
+
+def cause_of(error: BaseException) -> str:
+    """Say why no answer came, in words: the innermost cause that is known."""
+    causes = list(_causes(error))
+    for each in reversed(causes):
+        if isinstance(each, socket.gaierror):
+            return "no such host"
+        if isinstance(each, ConnectionRefusedError):
+            return "connection refused"
+        if isinstance(each, ssl.SSLError):
+            return f"TLS: {getattr(each, 'reason', None) or text_of(each)}"
+        if isinstance(each, TimeoutError) or "Timeout" in type(each).__name__:
+            return "no answer in time"
+    texts = [text for each in causes if (text := text_of(each).strip())]
+    return texts[-1][:200] if texts else type(error).__name__
+
+
+def _causes(error: BaseException | None) -> "list[BaseException]":
+    found: list[BaseException] = []
+    while error is not None and len(found) < MOST_CAUSES:
+        found.append(error)
+        inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
+        error = inner or error.__cause__ or error.__context__
+    return found
