@@ -30,6 +30,12 @@ class _Client(openai.AsyncOpenAI):
         raise raised  # outside of the handler, else it would be the context of its own cause
 
 
+class ScheduledHttpClient(openai.DefaultAsyncHttpxClient):
+    """The HTTP client of a scheduled SDK: what it sends goes through the scheduler."""
+
+    sends_scheduled = True
+
+
 def openai_sdk(key: str, base_url: str | None) -> openai.AsyncOpenAI:
     """Make the SDK's client for OpenAI, or for the server at ``base_url``, not yet scheduled.
 
@@ -51,4 +57,4 @@ def scheduled(
     ``scope`` returns at the time. Closing it leaves ``sdk`` open.
     """
     transport = Transport(sdk, model, scope, priority=priority)
-    return sdk.copy(http_client=openai.DefaultAsyncHttpxClient(transport=transport))
+    return sdk.copy(http_client=ScheduledHttpClient(transport=transport))
