@@ -4,7 +4,7 @@ Law of this file: the SDK works as ever; only when it sends is decided here.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import openai
 
@@ -33,7 +33,7 @@ class _Client(openai.AsyncOpenAI):
 class ScheduledHttpClient(openai.DefaultAsyncHttpxClient):
     """The HTTP client of a scheduled SDK: what it sends goes through the scheduler."""
 
-    sends_scheduled = True
+    sends_scheduled: ClassVar[bool] = True
 
 
 def openai_sdk(key: str, base_url: str | None) -> openai.AsyncOpenAI:
