@@ -177,15 +177,17 @@ def models_request(reached: Reached) -> tuple[str, dict[str, str]]:
     return (f"{address}/api/tags" if is_ollama else f"{address}/models"), headers
 
 
-def quotas_at(config: Config, address: str) -> tuple[str, ...]:
-    """Return the quotas that a request to an address draws on, of whatever model it is."""
-    return _settings_of(config, "", address)[1]
+def quotas_past(config: Config, server: tuple[str, str, int | None]) -> tuple[str, ...] | None:
+    """Return the quota that a request past the scheduler is charged to; None for no provider.
 
-
-def addresses(config: Config) -> list[str]:
-    """Return the addresses of all models of the configuration."""
+    ``server``: scheme, host and port, None for the scheme's own port.
+    """
+    scheme, host, port = server
+    address = f"{scheme}://{host}" if port is None else f"{scheme}://{host}:{port}"
     servers = (_server(each)[1] for each in config.models.values())
-    return [address for address in servers if address is not None]
+    if of_host(host) is None and not any(each and _is_same(each, address) for each in servers):
+        return None
+    return _settings_of(config, "", address)[1][:1]
 
 
 # Servers
