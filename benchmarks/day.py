@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -35,6 +35,7 @@ from headway.runs.stopped import StoppedRuns
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.prompts import ChainNode, Chunk, Prompt
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.runs import Run

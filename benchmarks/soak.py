@@ -13,7 +13,6 @@ import random
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from headway_scheduler.core.inspection import queued
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model import changes
 from headway_scheduler.model.calls import Call, Outcome, Priority
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.quotas import Observation, Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState

@@ -10,7 +10,7 @@ from .calls.client import ScheduledClient, model_answer
 from .calls.models import CallLimits, Model
 from .calls.parts import senders, shown_name
 from .calls.ping import ping
-from .calls.wrapped_client import provider_name, provider_of
+from .calls.wrapped_client import provider_name, provider_of, takes_tiers
 from .containment import build
 from .journal.mismatch import difference
 from .journal.outcomes import (
@@ -75,4 +75,5 @@ __all__ = [
     "senders",
     "shown_name",
     "step",
+    "takes_tiers",
 ]

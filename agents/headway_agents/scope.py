@@ -29,7 +29,7 @@ from typing import Any, assert_never
 from autogen_core import MessageHandlerContext
 
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model.calls import BYPASS, Priority
+from headway_scheduler.model.calls import BYPASS, Priority, ServiceLane
 from headway_scheduler.runtime.client import SchedulerClient
 
 from .journal.events import (
@@ -90,10 +90,11 @@ class RunScope:
     the attempt was ended from inside, None if it was not; ``on_stop`` is called then. ``person``
     asks a person who is present, None if nobody is. ``quotas``: quotas that all calls draw on,
     beside those of their models; ``counts_usd``: whether one of them counts dollars or the run has
-    a budget. ``watch`` is told of requests past the scheduler, None where nobody minds them;
-    ``bypassed``: how many there were, in all attempts. ``highest``: the most urgent class that its
-    calls may ask for; ``lowered``: agents whose calls asked for a more urgent one. ``known_nodes``:
-    hashes of chain nodes that are on disk. ``is_closed``: whether every further request is refused.
+    a budget. ``lane``: the lane that its background calls may take. ``watch`` is told of requests
+    past the scheduler, None where nobody minds them; ``bypassed``: how many there were, in all
+    attempts. ``highest``: the most urgent class that its calls may ask for; ``lowered``: agents
+    whose calls asked for a more urgent one. ``known_nodes``: hashes of chain nodes that are on
+    disk. ``is_closed``: whether every further request is refused.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class RunScope:
         self.watch: Callable[[Any], None] | None = None
         rows = (row for row in self.journal.records if row.call.kind == BYPASS)
         self.bypassed: int = sum(1 for _ in rows)
+        self.lane = ServiceLane.STANDARD
         self.known_nodes: set[bytes] = set()
         # By the id() of the wrapped part. They are kept here, and not in a table of the wrappers'
         # module, so that they end with the attempt: an MCP server holds a client, and the client

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
+from msgspec import structs
+
 from headway_scheduler.core.policy import STRICT, Policy
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model.calls import Call, Outcome, Usage
@@ -44,7 +46,7 @@ def quota_of(budget: Budget) -> Quota:
         tokens=budget.tokens_per_minute,
         burst_seconds=budget.burst_seconds,
     )
-    return replace(stated, is_guess=budget.is_guess)
+    return structs.replace(stated, is_guess=budget.is_guess)
 
 
 class Core:

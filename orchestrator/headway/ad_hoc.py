@@ -4,10 +4,10 @@ Law of this file: it begins with the first such client, ends when Headway closes
 resumed: nobody could build it again.
 """
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import RunState
 from headway_scheduler.runtime.client import SchedulerClient

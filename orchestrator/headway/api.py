@@ -24,7 +24,7 @@ from .pricing.prices import Prices
 from .queue import Queue
 from .runs.actions import Check, OnChange, OnUnknown
 from .runs.handle import RunHandle, RunResult
-from .runs.options import RunOptions, StartOptions, new_run, permitted
+from .runs.options import RunOptions, StartOptions, new_run
 from .runs.receipt import Receipt, receipt_of
 from .runs.runner import Person
 from .runs.stopped import find_run
@@ -76,9 +76,7 @@ class Headway:
         """Wait for the runs, or interrupt them if there is an ``error``, and close."""
         return None if self._owner is None else await self._owner.close(error)
 
-    async def __aenter__(self) -> Self:
-        """Open as :meth:`open` does."""
-        return await self.open()
+    __aenter__ = open
 
     async def __aexit__(
         self, kind: object, error: BaseException | None, trace: object
@@ -103,14 +101,16 @@ class Headway:
         It goes on if it was interrupted; if another process executes it, it is waited for. Raises
         CallerError for a workflow that does not exist, StoreError if it is not on disk.
         """
-        run, asked_priority = self._new_run(workflow, task, options)
+        now = self._opened.scheduler.now()
+        run, asked_priority = new_run(self.workflows, self.config, now, workflow, task, options)
         return await self._opened.executor.start(run, asked_priority)
 
     async def submit(
         self, workflow: str, *, task: str, **options: Unpack[StartOptions]
     ) -> RunHandle:
         """Queue a run for any worker; the handle's ``run`` is its row. Else as :meth:`start`."""
-        run, asked_priority = self._new_run(workflow, task, options)
+        now = self._opened.scheduler.now()
+        run, asked_priority = new_run(self.workflows, self.config, now, workflow, task, options)
         return await self._opened.executor.submit(run, asked_priority)
 
     async def handle(self, run_id: str) -> RunHandle:
@@ -233,13 +233,8 @@ class Headway:
         """
         return await self._opened.actions.prune(older_than_seconds, keep, is_dry)
 
-    @property
-    def person(self) -> Person | None:
-        """Asks a person who is present; without it, a run that has a question waits."""
-        return self._opened.runner.person
-
-    @person.setter
-    def person(self, person: Person | None) -> None:
+    def ask(self, person: Person | None) -> None:
+        """Have runs ask a person who is present; without one, a run that has a question waits."""
         self._opened.runner.person = person
 
     def model(
@@ -292,9 +287,3 @@ class Headway:
     def waiting_calls(self) -> int:
         """How many calls of this process wait to be admitted."""
         return self._opened.scheduler.waiting_calls
-
-    def _new_run(self, workflow: str, task: str, options: StartOptions) -> tuple[Run, Priority]:
-        """Return a run in a class that is permitted, and the class that was asked for."""
-        default, now = self.config.priority, self._opened.scheduler.now()
-        asked = new_run(self.workflows, default, now, workflow, task, **options)
-        return permitted(asked, self.config), asked.priority

@@ -9,9 +9,9 @@ from math import isfinite
 from typing import Any
 
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.calls import Priority, ServiceLane
 
-from .config.keys import parse_priority
+from .config.keys import LANES, parse_priority
 
 LONGEST_NAME = 500
 """The most characters of a key, and of the name of a team or a workflow."""
@@ -82,6 +82,14 @@ def priority(value: object) -> Priority:
         f"priority must be a headway.Priority or one of {words}, not {_spoken(value)}. Numbers "
         "mean different things elsewhere: LiteLLM's 0 is the most urgent, as 'interactive' is here"
     )
+
+
+def lane(value: object) -> ServiceLane:
+    """Check the lane of a run, or read the word for it."""
+    permitted = (ServiceLane.STANDARD.value, *LANES)
+    if isinstance(value, str) and value in permitted:
+        return ServiceLane(value)
+    raise CallerError(f"lane must be one of {', '.join(permitted)}, not {_spoken(value)}")
 
 
 def _spoken(value: object) -> str:

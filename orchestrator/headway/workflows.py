@@ -11,6 +11,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from anyio import to_thread
 
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model.calls import Priority, Usage
+from headway_scheduler.model.calls import Priority, ServiceLane, Usage
 from headway_scheduler.model.quotas import Resource
 from headway_scheduler.model.runs import Run
 from headway_scheduler.providers import PROVIDERS
@@ -28,6 +29,7 @@ from . import arguments
 from .config import Config
 from .config.clients import OPENAI, kind_of
 from .config.keys import COMPONENT_SUFFIXES
+from .config.reading import DEFAULT
 from .config.values import patience_seconds
 from .paired_keys import NO_KEY, OWN, KeySource
 from .pricing.prices import charge_of, stated_cost, write_cost
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
     from openai import AsyncOpenAI
 
-    from headway_agents import Attempt, Journal, Model, RunScope, ScheduledClient
+    from headway_agents import Attempt, CallLimits, Journal, Model, RunScope, ScheduledClient
     from headway_agents.bypass import Watch
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
@@ -120,6 +122,7 @@ class Workflows:
             self._watch = self._watched()
         if self._watch is not None:
             scope.watch = partial(self._watch.take, scope)
+        scope.lane = run.lane
         current_scope.set(scope)  # a factory may take the time as a step
         if run.component is not None:
             reach = partial(replaced, self._config)
@@ -189,8 +192,8 @@ class Workflows:
 
         if name not in self._clients:
             found = of_model(self._config, name)
-            wrapped, others = self._wrapped_client(found), self._others(found)
-            model = self._model(completed(found, wrapped))
+            wrapped = self._wrapped_client(found)
+            model, others = self._model(completed(found, wrapped)), self._others(found, wrapped)
             self._clients[name] = ScheduledClient(wrapped, model, others=others)
         return self._clients[name].with_priority(_priority(priority))
 
@@ -201,7 +204,7 @@ class Workflows:
         from headway_agents import ScheduledClient
 
         found = of_client(self._config, client)
-        model, others = self._model(found), self._others(found)
+        model, others = self._model(found), self._others(found, client)
         return ScheduledClient(client, model, priority=_priority(priority), others=others)
 
     def openai(
@@ -216,31 +219,44 @@ class Workflows:
                 f"model {name!r} is asked through client {found.settings.client!r}, and hw.openai "
                 'speaks OpenAI\'s protocol: use hw.model, or a model of client "openai"'
             )
-        model = self._model(found)
         if name not in self._sdks:
             self._sdks[name] = openai_sdk(key_of(found), found.address)
-        return scheduled(self._sdks[name], model, scope, priority=_priority(priority))
+        return scheduled(
+            self._sdks[name],
+            self._model(found),
+            scope,
+            priority=_priority(priority),
+            lanes=[self._model(found, lane) for lane in _lanes(found)],
+        )
 
-    def _others(self, reached: Reached) -> "list[tuple[ChatCompletionClient, Model, int]]":
-        """List the stand-ins of a model, with their ranks: deployments, then fallbacks."""
+    def _others(
+        self, reached: Reached, client: "ChatCompletionClient"
+    ) -> "list[tuple[ChatCompletionClient, Model, int]]":
+        """List what may answer for a model, with its rank: lanes, deployments, fallbacks."""
+        from headway_agents import takes_tiers
+
         settings = reached.settings
         ranked = [(other, 0) for other in settings.deployments]
         ranked += [(other, rank) for rank, other in enumerate(settings.fallbacks, start=1)]
-        others = []
+        own = _lanes(reached) if takes_tiers(client) else ()
+        others = [(client, self._model(completed(reached, client), lane), 0) for lane in own]
         for other, rank in ranked:
             found = of_model(self._config, other)
-            client = self._wrapped_client(found)
-            others.append((client, self._model(completed(found, client)), rank))
+            wrapped = self._wrapped_client(found)
+            lanes = _lanes(found) if takes_tiers(wrapped) else ()
+            for lane in (ServiceLane.STANDARD, *lanes):
+                others.append((wrapped, self._model(completed(found, wrapped), lane), rank))
         return others
 
-    def _model(self, reached: Reached) -> "Model":
-        """Return how calls of a model are scheduled.
+    def _model(self, reached: Reached, lane: ServiceLane = ServiceLane.STANDARD) -> "Model":
+        """Return how calls of a model are scheduled by a lane.
 
         Raises CallerError if one of its quotas is in dollars and the model has no price.
         """
         from headway_agents import CallLimits, Model
 
-        settings, price = reached.settings, partial(stated_cost, reached)
+        settings = reached.settings
+        price = partial(stated_cost, reached, lane=lane)
         counts_usd = self._count_usd(reached.quotas)
         if counts_usd:
             price(Usage(1, 1))
@@ -251,19 +267,41 @@ class Workflows:
             settings.idle_timeout,
             settings.call_timeout,
         )
+        quotas = reached.quotas
+        classes: tuple[Priority, ...] = ()
+        if lane is ServiceLane.FLEX:
+            quotas = (self._config.flex_quota(reached.model), *quotas)
+            limits = self._flex_limits(reached.model, limits)
+            classes = (Priority.BACKGROUND,)
+        elif lane is ServiceLane.PRIORITY:
+            classes = tuple(map(arguments.priority, settings.priority_for))
         return Model(
             reached.model,
-            reached.quotas,
+            quotas,
             settings.idempotency_header,
             price=price,
             provider=PROVIDERS[reached.provider],
             counts_usd=counts_usd,
             limits=limits,
-            write_price=partial(write_cost, reached),
+            write_price=partial(write_cost, reached, lane=lane),
             charge_of=charge_of(reached),
             address=None if reached.address is None else reached.shown,
+            lane=lane,
+            classes=classes,
             patience=None if settings.patience is None else patience_seconds(settings.patience),
         )
+
+    def _flex_limits(self, name: str, limits: "CallLimits") -> "CallLimits":
+        """Return the time limits of flex, which is slower: longer ones where none is stated."""
+        # OpenAI's advice for flex is 15 min.
+        longer: dict[str, Any] = {"first_byte_timeout": 900.0, "call_timeout": 3600.0}
+        settings = self._config.settings
+        unset = {
+            key: seconds
+            for key, seconds in longer.items()
+            if (found := settings.get(("models", name, key))) is None or found.source == DEFAULT
+        }
+        return replace(limits, **unset)
 
     def _count_usd(self, quotas: Iterable[str]) -> bool:
         known = (self._config.quotas[name] for name in quotas if name in self._config.quotas)
@@ -346,6 +384,12 @@ def _built(reached: Reached) -> "ChatCompletionClient":
         address=address,
         key=key,
     )
+
+
+def _lanes(reached: Reached) -> list[ServiceLane]:
+    """List the lanes of a model beside the standard one."""
+    lanes = [ServiceLane(lane) for lane in reached.settings.lanes]
+    return [*lanes, ServiceLane.PRIORITY] if reached.settings.priority_for else lanes
 
 
 def is_portable(run: Run) -> bool:

@@ -110,3 +110,5 @@ def fast_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headway_scheduler.core.limits.breaker.ASIDE_SECONDS", 0.001)
     monkeypatch.setattr("headway_scheduler.model.formulas.FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr("headway_scheduler.model.formulas.LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("headway_scheduler.model.formulas.FIRST_SHORT_SECONDS", 0.01)
+    monkeypatch.setattr("headway_scheduler.model.formulas.LONGEST_SHORT_SECONDS", 0.05)

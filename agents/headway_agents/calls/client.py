@@ -40,10 +40,17 @@ from autogen_core.models import (
     RequestUsage,
 )
 from autogen_core.tools import Tool, ToolSchema
+from msgspec import structs
 from pydantic import BaseModel
 
 from headway_scheduler.errors import CallerError, ProviderError
-from headway_scheduler.model.calls import LARGEST_READ_COUNT, Call, Priority, Route
+from headway_scheduler.model.calls import (
+    LARGEST_READ_COUNT,
+    Call,
+    Priority,
+    Route,
+    ServiceLane,
+)
 from headway_scheduler.providers import PROVIDERS, Failure, of_host, readings
 from headway_scheduler.providers.readings import Odd
 
@@ -62,6 +69,9 @@ from .parts import prepare
 from .wrapped_client import context_tokens, provider_name, refuses_usage, stream_arguments
 
 _log = logging.getLogger("headway")
+
+TIER = "service_tier"
+"""The argument that asks for a lane, in OpenAI's protocol."""
 
 MODEL = "model"
 """The kind of a call that a model client makes; steps have other kinds."""
@@ -155,8 +165,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
             if (answered := await recorded(live)) is not None:
                 result = load_result(answered)
             else:
-                cap = output_cap(request, self._defaults)
-                await acquire(live, self._candidates, self.priority, output_cap=cap)
+                await self._acquire(live, request)
                 result = await answer(live, request, cancellation_token)
         self._count(result)
         return result
@@ -267,13 +276,17 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
                         self._count(item)
                     yield item
                 return
-            cap = output_cap(request, self._defaults)
-            await acquire(live, self._candidates, self.priority, output_cap=cap)
+            await self._acquire(live, request)
             async with aclosing(answer_stream(live, request, token)) as stream:
                 async for item in stream:
                     if isinstance(item, CreateResult):
                         self._count(item)
                     yield item
+
+    async def _acquire(self, live: LiveCall, request: Request) -> None:
+        cap = output_cap(request, self._defaults)
+        tier = (request.extra or {}).get(TIER, self._defaults.get(TIER))
+        await acquire(live, self._candidates, self.priority, output_cap=cap, tier=tier)
 
     def _count(self, result: CreateResult) -> None:
         _add(self._total, result.usage)
@@ -289,11 +302,13 @@ async def acquire(
     priority: Priority | None,
     *,
     output_cap: int | None,
+    tier: Any = None,
 ) -> None:
     """Wait until the call may be sent to one of ``candidates``, of which the first was asked for.
 
-    ``priority`` None: the run's. A call that an earlier attempt was cut off in waits for a person,
-    if the run is resumed so. Raises what :meth:`LiveCall.acquire` raises.
+    ``priority`` None: the run's. ``tier``: the service tier that the user has it ask for. A call
+    that an earlier attempt was cut off in waits for a person, if the run is resumed so. Raises what
+    :meth:`LiveCall.acquire` raises.
     """
     scope, slot = live.scope, live.slot
     if slot.was_cut_off and scope.journal.unknown_waits:
@@ -303,6 +318,10 @@ async def acquire(
         priority = scope.priority
     elif priority < scope.highest:
         priority = _lowered(scope, slot.path, priority)
+
+    if len(candidates) > 1 or tier is not None:
+        candidates = _permitted(candidates, scope.lane, tier)
+        live.asks_for_flex = tier == ServiceLane.FLEX
 
     def estimated() -> tuple[Route, ...]:
         return tuple([_route(live, candidate, output_cap) for candidate in candidates])
@@ -327,10 +346,27 @@ async def acquire(
         output_tokens=first.output_tokens,
         usd=first.usd,
         unbounded=first.unbounded,
+        lane=first.lane,
     )
-    # A row of an earlier attempt has the prices of then, so it gets the route of now.
-    is_old = slot.record is not None and bool(first.usd)
-    await live.acquire(call, candidates, routes if len(routes) > 1 or is_old else ())
+    # A row of an earlier attempt has the prices and the lane of then: it gets the route of now.
+    old = slot.record
+    is_old = old is not None and bool(first.usd or old.call.lane is not first.lane)
+    has_choice = len(routes) > 1 or is_old or tier is not None
+    await live.acquire(call, candidates, routes if has_choice else ())
+
+
+def _permitted(candidates: Sequence[Candidate], lane: ServiceLane, tier: Any) -> list[Candidate]:
+    """Return the candidates that a call may go to, by the lane of its run.
+
+    If its user chose a tier, it goes by that one's lane alone, in whatever class it stands.
+    """
+    if tier is None:
+        lanes = {ServiceLane.STANDARD, ServiceLane.PRIORITY, lane}
+        return [each for each in candidates if each.model.lane in lanes]
+    chosen = [each for each in candidates if each.model.lane == tier]
+    if not chosen:
+        return [each for each in candidates if each.model.lane is ServiceLane.STANDARD]
+    return [replace(each, model=replace(each.model, classes=())) for each in chosen]
 
 
 def _lowered(scope: RunScope, path: str, priority: Priority) -> Priority:
@@ -379,6 +415,8 @@ def _route(live: LiveCall, candidate: Candidate, output_cap: int | None) -> Rout
         usd,
         candidate.rank,
         unbounded,
+        model.lane,
+        model.classes,
     )
 
 
@@ -430,7 +468,9 @@ async def answer(live: LiveCall, request: Request, token: CancellationToken | No
     while True:
         client = live.candidate.client
         assert client is not None
-        ask = partial(client.create, request.messages, cancellation_token=token, **arguments)
+        lane = live.candidate.model.lane
+        asked = arguments if lane is ServiceLane.STANDARD else _in_lane(arguments, lane)
+        ask = partial(client.create, request.messages, cancellation_token=token, **asked)
         await live.record_sent()
         exchange = Exchange(live)
         try:
@@ -453,7 +493,10 @@ async def answer_stream(
     while True:
         client = live.candidate.client
         assert client is not None
-        arguments = _arguments(request) | stream_arguments(client, request)
+        arguments = _arguments(request)
+        if (lane := live.candidate.model.lane) is not ServiceLane.STANDARD:
+            arguments = _in_lane(arguments, lane)
+        arguments |= stream_arguments(client, request)
         ask = partial(client.create_stream, request.messages, cancellation_token=token, **arguments)
         await live.record_sent()
         result: CreateResult | None = None
@@ -502,7 +545,7 @@ async def _recorded(live: LiveCall, result: CreateResult, exchange: Exchange) ->
     # What came over the wire goes before what the client makes of it: that has two counts alone.
     served = exchange.served(odd)
     if served.usage is None and not odd:
-        served = replace(served, usage=readings.usage(told, odd))
+        served = structs.replace(served, usage=readings.usage(told, odd))
     await live.done(dump_result(result), served, odd)
     return result
 
@@ -544,6 +587,12 @@ def _arguments(request: Request) -> dict[str, Any]:
         "json_output": request.json_output,
         "extra_create_args": request.extra or {},
     }
+
+
+def _in_lane(arguments: dict[str, Any], lane: ServiceLane) -> dict[str, Any]:
+    """Return the arguments of a request that asks for a lane."""
+    extra = {**arguments["extra_create_args"], TIER: lane.value}
+    return {**arguments, "extra_create_args": extra}
 
 
 @asynccontextmanager

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from json import JSONDecodeError
 from typing import Any
 
+from msgspec import structs
+
 from headway_scheduler.errors import ProviderError
 from headway_scheduler.model.calls import Outcome, Route, Usage
 from headway_scheduler.model.quotas import Observation, ProviderEvent
@@ -57,10 +59,14 @@ _NOTHING_SENT = frozenset(
 
 EVENTS = {
     ErrorClass.RATE_LIMITED: ProviderEvent.REFUSED,
+    ErrorClass.AT_ONCE: ProviderEvent.CROWDED,
+    ErrorClass.SPENT: ProviderEvent.SPENT,
     ErrorClass.OVERLOADED: ProviderEvent.OVERLOADED,
     ErrorClass.TRANSIENT: ProviderEvent.FAILED,
     ErrorClass.ACCOUNT: ProviderEvent.LOCKED_OUT,
 }
+
+_REFUSALS = (ProviderEvent.REFUSED, ProviderEvent.SPENT)
 
 
 class AnswerRefused(ProviderError):
@@ -138,12 +144,13 @@ def judged(
     now: float,
     head: ResponseHead | None = None,
     failure: Failure | None = None,
+    is_flex: bool = False,
 ) -> Verdict:
     """Judge a failed attempt, the ``attempt``-th of its call from 1.
 
-    What came over the wire (``failure``) goes before what the client made of it. Each client
-    stumbles in its own way over a page that is neither JSON nor a stream: such an answer (``head``)
-    counts as one that did not come.
+    ``is_flex``: it asked for flex. What came over the wire (``failure``) goes before what the
+    client made of it. Each client stumbles in its own way over a page that is neither JSON nor a
+    stream: such an answer (``head``) counts as one that did not come.
     """
     is_over = isinstance(error, TimedOut) and error.is_final
     if is_over or isinstance(error, AnswerRefused | NoAnswer):
@@ -151,9 +158,9 @@ def judged(
     if isinstance(error, TimedOut):
         return provider.judge(Failure(), attempt, now)
     if failure is not None:
-        return provider.judge(failure, attempt, now)
+        return provider.judge(replace(failure, is_flex=is_flex), attempt, now)
     for cause in _causes(error):
-        raised = _failure(cause)
+        raised = replace(_failure(cause), is_flex=is_flex)
         if raised.status is not None or raised.body is not None or _is_broken(cause):
             verdict = provider.judge(raised, attempt, now)
             break
@@ -174,14 +181,17 @@ def next_step(
     routes: Sequence[Route],
     faults: int,
     is_own: bool = False,
+    has_lane: bool = False,
 ) -> NextStep:
     """Return what becomes of a call whose attempt failed with ``text``. Pure.
 
     ``head`` is None if no answer came at all. ``quota``: the one that the answer speaks of.
     ``routes``: the models that may be asked instead, empty if there are none. ``faults``: of this
     call, while the provider answered others. ``is_own``: a server that works has said the same so
-    often that the request must be to blame.
+    often that the request must be to blame. ``has_lane``: ``quota`` is that of a lane.
     """
+    if verdict.error_class is ErrorClass.CAPACITY:
+        return _without_capacity(verdict, text, now, has_lane=has_lane)
     if verdict.error_class is ErrorClass.FINAL:
         return Refuse(None if head is None else Observation(event=ProviderEvent.ANSWERED))
     event = EVENTS[verdict.error_class]
@@ -190,12 +200,28 @@ def next_step(
     if faults >= MAX_ATTEMPTS or is_own:
         return Refuse(Observation(event=event))
     until = now + verdict.pause_seconds
-    if event is ProviderEvent.REFUSED and quota is not None:
+    if event in _REFUSALS and quota is not None:
         # The quota pauses, and with it every call that would be refused as well. The provider
         # has counted the request, but not the tokens.
-        return Retry(Outcome(CallState.QUEUED, error=text, refused=True), Observation(until, event))
+        outcome = Outcome(CallState.QUEUED, error=text, refused=True)
+        observation = Observation(until, event, verdict.told, is_pause_told=verdict.is_told)
+        return Retry(outcome, observation)
+    if event is ProviderEvent.CROWDED and quota is not None:
+        # It goes when a call in flight ends; if those are another client's, nobody tells that.
+        outcome = Outcome(CallState.QUEUED, error=text, not_before=until, refused=True)
+        return Retry(outcome, Observation(event=event, headers=verdict.told))
     outcome = Outcome(CallState.QUEUED, error=text, not_before=until)
     return Retry(outcome, Observation(event=event, error=text))
+
+
+def _without_capacity(verdict: Verdict, text: str, now: float, *, has_lane: bool) -> Retry:
+    """Have the lane pause; or the call alone, whose user asked for flex without a lane for it."""
+    # The provider may have counted the request, but did nothing for it.
+    outcome = Outcome(CallState.QUEUED, error=text, refused=True, uncounted=True)
+    if has_lane:
+        return Retry(outcome, Observation(event=ProviderEvent.NO_CAPACITY))
+    outcome = structs.replace(outcome, not_before=now + verdict.pause_seconds)
+    return Retry(outcome, Observation(event=ProviderEvent.ANSWERED))
 
 
 def heard(error: Exception, failure: Failure | None) -> Failure | None:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from functools import cache, wraps
 from typing import Any, TypeVar
 
-from headway_scheduler.model.calls import Served
+from headway_scheduler.model.calls import Served, ServiceLane
 from headway_scheduler.providers import Failure, readings
 from headway_scheduler.providers.readings import LONGEST_MODEL_NAME, Odd, word
 
@@ -43,6 +43,9 @@ MOST_LINES = 1_000
 """The most lines of one event of a stream. Real ones have three."""
 PART_BYTES = 65_536
 """How many bytes of a body are unpacked, and given on, at once."""
+
+SDK_READ_SECONDS = 600
+"""How long OpenAI's SDK waits for bytes where its user states nothing."""
 
 OFFERED = "gzip, deflate"
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
@@ -274,6 +277,9 @@ class Exchange:
         timeouts = dict(request.extensions.get("timeout") or {})
         own, ours = timeouts.get("connect"), model.limits.connect_timeout
         timeouts["connect"] = ours if own is None else min(own, ours)
+        if model.lane is ServiceLane.FLEX and timeouts.get("read") == SDK_READ_SECONDS:
+            # Nobody chose it: it is the SDK's own, and shorter than flex may take.
+            timeouts["read"] = max(SDK_READ_SECONDS, model.limits.first_byte_timeout)
         request.extensions = {**request.extensions, "timeout": timeouts}
         self._asked_at, self._waits_since = self.loop.time(), None
 

@@ -25,10 +25,19 @@ from typing import TYPE_CHECKING, Never, TypeVar, assert_never
 
 import anyio
 from autogen_core import CancellationToken
+from msgspec import structs
 
 from headway_scheduler.core.views import ProviderHealth
 from headway_scheduler.errors import ProviderError
-from headway_scheduler.model.calls import UNPRICED, Call, Outcome, Route, Served
+from headway_scheduler.model.calls import (
+    UNPRICED,
+    Call,
+    Outcome,
+    Route,
+    Served,
+    ServiceLane,
+)
+from headway_scheduler.model.formulas import short_seconds
 from headway_scheduler.model.quotas import Observation, ProviderEvent
 from headway_scheduler.model.states import CallState
 from headway_scheduler.providers import ErrorClass, Failure, Verdict
@@ -229,9 +238,12 @@ class Interruption:
 class LiveCall:
     """A call of an agent: acquired, sent, then done, failed or refused; failed may queue it again.
 
-    ``candidate`` is the model that it goes to, once it is acquired. Whatever is awaited for it goes
-    through ``wait``, so that it can be interrupted; settling alone does not.
+    ``candidate`` is the model that it goes to, once it is acquired. ``asks_for_flex``: so its user
+    chose. Whatever is awaited for it goes through ``wait``, so that it can be interrupted; settling
+    alone does not.
     """
+
+    asks_for_flex = False
 
     def __init__(self, scope: RunScope, slot: JournalSlot, digest: RequestDigest) -> None:
         self.scope = scope
@@ -244,13 +256,13 @@ class LiveCall:
         self.wait = self.interruption.wait
         self._head: ResponseHead | None = None
         self._call: Call | None = None
-        self._candidates: Mapping[str, Candidate] = {}
+        self._candidates: Mapping[tuple[str, ServiceLane], Candidate] = {}
         self._routes: tuple[Route, ...] = ()
         self._attempts = 0
         self._sent_at = 0.0
         self._faults = 0
         self._said, self._said_since, self._said_times = "", 0.0, 0
-        self._overruns = 0
+        self._overruns = self._times_short = 0
         self._patience: Patience | None = None
 
     # Before it is sent
@@ -264,7 +276,7 @@ class LiveCall:
         name. Raises what ``SchedulerClient.acquire`` raises.
         """
         self._call, self._routes = call, routes
-        self._candidates = {each.model.name: each for each in candidates}
+        self._candidates = {(each.model.name, each.model.lane): each for each in candidates}
         if candidates:
             self.candidate = candidates[0]
         await self.wait(partial(self.scope.replay_barrier, self.slot))
@@ -304,7 +316,7 @@ class LiveCall:
             _log.info("call %s goes to model %r, not %r", call.id, call.model, self._call.model)
         self._call = call
         # An old row may name a model that the configuration no longer has.
-        self.candidate = self._candidates.get(call.model, self.candidate)
+        self.candidate = self._candidates.get((call.model, call.lane), self.candidate)
         self._phase = Phase.ADMITTED
         self._scheduler.on_preempt[call.id] = self.preempt
 
@@ -414,7 +426,15 @@ class LiveCall:
                 error = TimedOut(error.model, error.setting, error.seconds, is_final=True)
         now, quota, head = self._scheduler.now(), self._quota, self._head
         provider = self.candidate.provider
-        verdict = judged(error, provider, self._attempts, now=now, head=head, failure=failure)
+        lane = self.candidate.model.lane
+        is_flex = self.asks_for_flex or lane is ServiceLane.FLEX
+        verdict = judged(
+            error, provider, self._attempts, now=now, head=head, failure=failure, is_flex=is_flex
+        )
+        if verdict.error_class is ErrorClass.CAPACITY:
+            self._attempts -= 1
+            self._times_short += 1
+            verdict = replace(verdict, pause_seconds=short_seconds(self._times_short))
         if self._patience is not None:
             said = heard(error, failure)
             has_head = head is not None
@@ -433,6 +453,7 @@ class LiveCall:
             routes=self._routes,
             faults=self._faults,
             is_own=self._is_own_fault(verdict, now, health),
+            has_lane=self._call is not None and self._call.lane is ServiceLane.FLEX,
         )
         match step:
             case Retry(outcome, observation):
@@ -440,7 +461,7 @@ class LiveCall:
                 # asked for was not.
                 is_sent = head is not None or not is_unsent(error)
                 is_lost, usd = isinstance(error, TimedOut), 0.0 if is_free(error) else None
-                outcome = replace(outcome, lost=is_lost, sent=is_sent, usd=usd)
+                outcome = structs.replace(outcome, lost=is_lost, sent=is_sent, usd=usd)
                 await self._queue_again(outcome, observation)
             case Refuse(refusal) | LockOut(refusal):
                 await self.refused(error, refusal, served)
@@ -497,9 +518,9 @@ class LiveCall:
         self.interruption.check()
         odd = list[Odd]()
         if served.usage is None:
-            served = replace(served, usage=paid_usage(error, odd))
+            served = structs.replace(served, usage=paid_usage(error, odd))
         if odd:
-            observation = replace(observation or Observation(), odd=self._noted(odd))
+            observation = structs.replace(observation or Observation(), odd=self._noted(odd))
         is_lost, usage = isinstance(error, TimedOut), served.usage
         usd = 0.0 if usage is None and is_free(error) else None
         text = described(error)
@@ -513,7 +534,7 @@ class LiveCall:
             return outcome
         charge_of = self.candidate.model.charge_of
         charge = UNPRICED if charge_of is None else charge_of(served, self._sent_at)
-        return replace(
+        return structs.replace(
             outcome,
             usd=charge.usd,
             usd_source=charge.source,
@@ -535,7 +556,7 @@ class LiveCall:
         # number must not hold up those after it.
         self._phase = Phase.SETTLING
         try:
-            numbered = replace(outcome, arrival=arrival)
+            numbered = structs.replace(outcome, arrival=arrival)
             await self._scheduler.settle(self.slot.id, numbered, about)
             self.interruption.check()
         except BaseException:

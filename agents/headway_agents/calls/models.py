@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from autogen_core.models import ChatCompletionClient
 
-from headway_scheduler.model.calls import Charge, Served, Usage
+from headway_scheduler.model.calls import Charge, Priority, Served, ServiceLane, Usage
 from headway_scheduler.providers import OTHER, Provider
 
 Origin = tuple[str, str, int | None]
@@ -48,8 +48,10 @@ class Model:
     or of the run is of dollars; ``write_price``: the same with all input written to the provider's
     cache; ``charge_of``: what an answer cost, None if none has a price. ``provider``: how calls are
     charged and answers read; None: as the class of the client tells. ``limits``: what one attempt
-    may take. ``address``: that of its server; None if no client of it shows one. ``patience``: how
-    many seconds a server that answers nobody is waited for; None: as ``calls/contact.py`` says.
+    may take. ``address``: that of its server; None if no client of it shows one. ``lane``: by which
+    it is asked; a model with several lanes is a Model for each. Only calls that stand in one of
+    ``classes`` go by it; empty for any. ``patience``: how many seconds a server that answers nobody
+    is waited for; None: as ``calls/contact.py`` says.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Model:
     write_price: Price | None = None
     charge_of: ChargeOf | None = None
     address: str | None = None
+    lane: ServiceLane = ServiceLane.STANDARD
+    classes: tuple[Priority, ...] = ()
     patience: float | None = None
 
 

@@ -78,6 +78,11 @@ def refuses_usage(client: ChatCompletionClient, failure: Failure | None) -> bool
     return is_refused
 
 
+def takes_tiers(client: ChatCompletionClient) -> bool:
+    """Whether a client takes the argument ``service_tier``, as AutoGen's for OpenAI do."""
+    return is_openai(client)
+
+
 def _server_of(client: ChatCompletionClient) -> tuple[str | None, str]:
     return create_arguments(client).get("model"), str(sdk_of(client).base_url)
 

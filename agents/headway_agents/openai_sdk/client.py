@@ -3,7 +3,7 @@
 Law of this file: the SDK works as ever; only when it sends is decided here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import openai
@@ -50,11 +50,13 @@ def scheduled(
     scope: Callable[[], RunScope],
     *,
     priority: Priority | None = None,
+    lanes: Sequence[Model] = (),
 ) -> openai.AsyncOpenAI:
     """Return a client whose calls are scheduled, and sent by the HTTP client of ``sdk``.
 
     They draw on the quotas of ``model``, whatever model they name, and belong to the run that
-    ``scope`` returns at the time. Closing it leaves ``sdk`` open.
+    ``scope`` returns at the time. ``lanes``: ``model`` by other lanes of its provider. Closing it
+    leaves ``sdk`` open.
     """
-    transport = Transport(sdk, model, scope, priority=priority)
+    transport = Transport(sdk, model, scope, priority=priority, lanes=lanes)
     return sdk.copy(http_client=ScheduledHttpClient(transport=transport))

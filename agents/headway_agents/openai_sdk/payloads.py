@@ -11,13 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from headway_scheduler.model.calls import ServiceLane
 from headway_scheduler.model.formulas import CHARACTERS_PER_TOKEN
 
-from ..calls.client import choices_of
+from ..calls.client import TIER, choices_of
 from ..requests.prompts import IMAGE_CHARACTERS, RequestDigest, bytes_of, text_digest
 from ..secrets import without_keys
 
 _CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+WITH_LANES = frozenset({"chat/completions", "responses"})
+"""Endpoints that take a service tier."""
 WITHOUT_OUTPUT = frozenset({"embeddings", "moderations"})
 """Endpoints, by their paths, that count no output."""
 _END_MARK = b"[DONE]"
@@ -27,10 +30,11 @@ _LAST_EVENTS = frozenset({"response.completed", "response.incomplete", "response
 
 @dataclass(frozen=True, slots=True)
 class EncodedRequest:
-    """A request's digest, and the cap on the tokens of its answer, if it states one."""
+    """A request's digest, the cap on the tokens of its answer and the tier, if it states them."""
 
     digest: RequestDigest
     output_cap: int | None
+    tier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,13 @@ def read_request(path: str, content_type: str, body: bytes) -> EncodedRequest:
     text = json.dumps(without_keys(data), sort_keys=True, indent=1, ensure_ascii=False)
     digest = text_digest(f"{path}\n{text}")
     digest = replace(digest, characters=_characters(data), most_tokens=_most_tokens(data))
-    return EncodedRequest(digest, 0 if path in WITHOUT_OUTPUT else _output_cap(data))
+    cap = 0 if path in WITHOUT_OUTPUT else _output_cap(data)
+    return EncodedRequest(digest, cap, data.get(TIER))
+
+
+def in_lane(body: bytes, lane: ServiceLane) -> bytes:
+    """Return the body of a request, a JSON object, that asks for a lane."""
+    return json.dumps({**json.loads(body), TIER: lane.value}).encode()
 
 
 class Events:

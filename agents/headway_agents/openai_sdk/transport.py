@@ -12,7 +12,7 @@ when all of it is recorded. Until the first chunk is here the call can be sent a
 after that, a cut is an error of the call.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 import openai
 
-from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.calls import Priority, ServiceLane
 from headway_scheduler.providers import PROVIDERS, of_host
 from headway_scheduler.providers.readings import Odd
 
@@ -31,7 +31,15 @@ from ..calls.exchange import Exchange, observe
 from ..calls.live_call import LiveCall, attached, recorded
 from ..calls.models import Candidate, Model
 from ..scope import RunScope, asking_agent
-from .payloads import WITHOUT_OUTPUT, Answer, Events, loads, read_request
+from .payloads import (
+    WITH_LANES,
+    WITHOUT_OUTPUT,
+    Answer,
+    Events,
+    in_lane,
+    loads,
+    read_request,
+)
 
 _http: Any = http_library()
 
@@ -49,7 +57,8 @@ _OF_THE_WIRE = ("content-encoding", "content-length", "transfer-encoding")
 class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever library it is
     """Sends requests through the HTTP client of ``sdk`` when they are admitted.
 
-    ``scope`` returns the run that a request belongs to, at the time.
+    ``scope`` returns the run that a request belongs to, at the time. ``lanes``: the same model by
+    other lanes of its provider.
     """
 
     def __init__(
@@ -59,6 +68,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
         scope: Callable[[], RunScope],
         *,
         priority: Priority | None = None,
+        lanes: Sequence[Model] = (),
     ) -> None:
         self._sdk = sdk
         self._wrapped: Any = http_client(sdk)
@@ -67,7 +77,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
         provider = model.provider or of_host(sdk.base_url.host) or PROVIDERS["openai"]
         url = sdk.base_url
         origins = frozenset([(url.scheme, url.host, url.port)])
-        self._candidates = [Candidate(model, provider, origins=origins)]
+        self._candidates = [Candidate(each, provider, origins=origins) for each in (model, *lanes)]
         self._scope = scope
         self._priority = priority
 
@@ -89,8 +99,9 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
                 answer = Answer.load(answered)
                 headers = {"content-type": answer.content_type}
                 return _http.Response(answer.status, headers=headers, content=answer.body)
-            cap = asked.output_cap
-            await acquire(live, self._candidates, self._priority, output_cap=cap)
+            cap, tier = asked.output_cap, asked.tier
+            candidates = self._candidates if path in WITH_LANES else self._candidates[:1]
+            await acquire(live, candidates, self._priority, output_cap=cap, tier=tier)
             response, exchange = await self._answered(live, request)
             if isinstance(response, _Stream):
                 return response.given_on(live, stack.pop_all())
@@ -104,7 +115,7 @@ class Transport(_http.AsyncBaseTransport):  # type: ignore[misc]  # of whichever
             await live.record_sent()
             try:
                 exchange = Exchange(live)
-                sent = partial(self._sent, exchange, request)
+                sent = partial(self._sent, exchange, _in_lane(request, live.candidate.model.lane))
                 return await live.wait(sent), exchange
             except Exception as error:
                 await live.failed(error)
@@ -209,6 +220,20 @@ def _errors_of_the_sdk(request: Any) -> Iterator[None]:
         raise openai.APITimeoutError(request) from error
     except _http.TransportError as error:
         raise openai.APIConnectionError(request=request) from error
+
+
+def _in_lane(request: Any, lane: ServiceLane) -> Any:
+    """Return the request as it asks for a lane."""
+    if lane is ServiceLane.STANDARD:
+        return request
+    headers = [each for each in request.headers.multi_items() if each[0] != "content-length"]
+    return _http.Request(
+        request.method,
+        request.url,
+        headers=headers,
+        content=in_lane(request.content, lane),
+        extensions=request.extensions,
+    )
 
 
 def _answer(response: Any, body: bytes) -> Answer:

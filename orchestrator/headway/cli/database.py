@@ -96,7 +96,11 @@ async def load_queue(config: Config, reader: Reader) -> StoredQueue:
     # A quota that left the configuration limits nothing, but its calls are still there.
     names = {name for record in snapshot.calls for name in record.call.quotas}
     named = {name: Quota(name, ()) for name in names if not name.startswith(GUESSED)}
-    policy = Policy(weights=config.weights)
+    policy = Policy(
+        weights=config.weights,
+        flex_gives_up_seconds=config.flex_gives_up,
+        flex_before_seconds=config.flex_before,
+    )
     scheduler = Scheduler({**named, **config.quotas}.values(), reader.now, policy)
     scheduler.restore(
         snapshot,

@@ -34,6 +34,7 @@ def run_facts(run: Run) -> dict[str, Any]:
         "worker": run.worker,
         "lives_lost": run.lives_lost,
         "quarantined": run.is_quarantined,
+        "lane": run.lane.value,
     }
 
 
@@ -60,4 +61,5 @@ def call_facts(record: CallRecord, now: float) -> dict[str, Any]:
         "error": record.error,
         "arrival": record.arrival,
         "losses": record.lost_attempts,
+        "lane": call.lane.value,
     }

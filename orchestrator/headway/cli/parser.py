@@ -28,6 +28,8 @@ exit codes:
 _BARE = {"runs": "list", "queue": "list", "config": "show", "limits": "list"}
 COST_KEYS = ("model", "team", "workflow", "run", "day")
 """``SPENT_BY`` of the scheduler, whose module takes longer to import than ``--help`` to print."""
+RUN_LANES = ("standard", "flex")
+"""``LANES`` of the configuration, whose module takes as long, and the one that every model has."""
 _PRIORITIES = "interactive, high, normal, low or background"
 
 
@@ -249,6 +251,7 @@ def _add_common(command: Any) -> None:
 def _add_options(command: Any) -> None:
     command.add_argument("--budget-usd", type=_positive, metavar="USD", help="for all its calls")
     command.add_argument("--deadline", type=_duration, metavar="TIME", help="as in 90s, 30m, 2h")
+    command.add_argument("--lane", choices=RUN_LANES, help="of the provider, for background calls")
 
 
 def _add_json(command: Any) -> None:

@@ -10,7 +10,9 @@ import sys
 from dataclasses import asdict, is_dataclass
 from typing import Any, Protocol, Self
 
-from headway_scheduler.model.calls import Priority
+from msgspec import structs
+
+from headway_scheduler.model.calls import Priority, Usage
 
 from .output import complain, one_line, say_json
 from .text import is_message
@@ -99,6 +101,8 @@ def _as_object(run_id: str, event: Any) -> dict[str, Any]:
         facts = asdict(event)
         if isinstance(facts.get("priority"), Priority):
             facts["priority"] = facts["priority"].label
+        if isinstance(usage := facts.get("usage"), Usage):
+            facts["usage"] = structs.asdict(usage)
         return {"event": type(event).__name__.lower(), **facts}
     # As AutoGen writes it: bytes, dates and images become text.
     message = json.loads(event.model_dump_json())

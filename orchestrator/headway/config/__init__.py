@@ -12,8 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from headway_scheduler.model.calls import Priority
-from headway_scheduler.model.quotas import GUESSED, Quota
+from msgspec import structs
+
+from headway_scheduler.model.calls import Priority, ServiceLane
+from headway_scheduler.model.quotas import GUESSED, Quota, Window
 from headway_scheduler.providers.local import Local
 
 from .clients import OPENAI
@@ -66,6 +68,12 @@ class ModelConfig:
 
     fallbacks: tuple[str, ...] = ()
     """Lesser models, in order: they take calls while this model and its deployments cannot."""
+
+    lanes: tuple[str, ...] = ()
+    """Lanes that background calls may take, of runs that opt in."""
+
+    priority_for: tuple[str, ...] = ()
+    """The classes whose calls go by the provider's priority lane."""
 
     usd_per_million_input_tokens: float | None = None
     """Price in US dollars. Default: the list price, if there is one."""
@@ -146,6 +154,12 @@ class Config:
     waiting_bytes: int
     """How many bytes of text such calls may have brought together."""
 
+    flex_gives_up: float
+    """Seconds that a call waits for a provider without capacity for flex."""
+
+    flex_before: float
+    """Seconds before a run's deadline from which on its calls do not go by flex."""
+
     default_model: str | None
     """The model whose server and limits hold for models that are not listed."""
 
@@ -166,6 +180,11 @@ class Config:
         if self.default_model is not None:
             return replace(self.models[self.default_model], name=name)
         return ModelConfig(name, (DEFAULT_QUOTA,))
+
+    def flex_quota(self, name: str) -> str:
+        """Return the quota of the flex lane of ``models(name)``."""
+        listed = name if name in self.models else self.default_model
+        return flex_quota_of(listed or name)
 
     def highest(self, team: str) -> Priority:
         """Return the most urgent class that runs and calls of a team may ask for."""
@@ -217,6 +236,7 @@ def load(
     reading.raise_problems()
     reading.check_limits()
     reading.check_clients()
+    reading.check_lanes()
     reading.raise_problems()
     reading.resolve_paths(file.path.parent if file else cwd, cwd)
     return _build(reading.sorted_settings(), file.path if file else None)
@@ -226,9 +246,13 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
     models = {name: ModelConfig(**values) for name, values in _tables(settings, "models").items()}
     local = {model.quotas[0] for model in models.values() if model.provider == Local.name}
     quotas = {
-        name: replace(_quota(name, values), is_local=name in local)
+        name: structs.replace(_quota(name, values), is_local=name in local)
         for name, values in _tables(settings, "quotas").items()
     }
+    # A lane has a quota of its own, which pauses alone. Nobody knows its limits, unless they are
+    # stated in a table of this name.
+    for name in (flex_quota_of(name) for name, each in models.items() if each.lanes):
+        quotas.setdefault(name, Quota(name, ()))
     teams = _tables(settings, "teams")
     workflows = {path[1]: s.value for path, s in settings.items() if path[0] == "workflows"}
     tools = {path[1]: s.value for path, s in settings.items() if path[0] == "tools"}
@@ -248,10 +272,17 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
         bypass=settings["defaults", "bypass"].value,
         waiting=settings["defaults", "waiting"].value,
         waiting_bytes=settings["defaults", "waiting_bytes"].value,
+        flex_gives_up=settings["lanes", "flex_gives_up"].value,
+        flex_before=settings["lanes", "flex_before"].value,
         default_model=settings["defaults", "model"].value,
         file=file,
         settings=MappingProxyType(dict(settings)),
     )
+
+
+def flex_quota_of(listed: str) -> str:
+    """Return the quota of the flex lane of a model that is listed."""
+    return f"{listed}/{ServiceLane.FLEX.value}"
 
 
 def _tables(settings: Mapping[KeyPath, Setting], table: str) -> dict[str, dict[str, Any]]:
@@ -271,4 +302,6 @@ def _quota(name: str, values: Mapping[str, Any]) -> Quota:
         burst_seconds=values["burst_seconds"],
         day_starts=3600 * hours + 60 * minutes,
         is_guess=values["learn"],
+        window=None if values["window"] is None else Window(values["window"]),
+        window_seconds=values["window_seconds"],
     )

@@ -14,12 +14,26 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from headway_scheduler.model.calls import Priority
-from headway_scheduler.model.quotas import GUESSED_PER_MINUTE, Resource
+from headway_scheduler.model.calls import Priority, ServiceLane
+from headway_scheduler.model.quotas import (
+    DAY_SECONDS,
+    GUESSED_PER_MINUTE,
+    SHORTEST_PERIOD_SECONDS,
+    Resource,
+    Window,
+)
 from headway_scheduler.providers import PROVIDERS
 
 from .clients import OPENAI
-from .values import ConfigError, check_arguments, check_client, check_patience, check_text, spoken
+from .values import (
+    ConfigError,
+    check_arguments,
+    check_client,
+    check_duration,
+    check_patience,
+    check_text,
+    spoken,
+)
 
 KeyPath = tuple[str, ...]
 
@@ -45,6 +59,10 @@ LIMITS = {
 }
 COMPONENT_SUFFIXES = (".json", ".yaml", ".yml")
 BYPASSES = ("warn", "refuse", "allow")
+LANES = (ServiceLane.FLEX.value,)
+"""The lanes that a model may have for the background calls of runs that opt in."""
+WITHOUT_LANES = ("anthropic", "bedrock", "gemini", "local")
+"""Providers that take no service tier as OpenAI does."""
 TOOL_KINDS = ("pure", "idempotent", "once")
 _LISTED = "the list price"
 _INPUTS = "that of input"
@@ -145,6 +163,19 @@ def _above_zero(value: object) -> int | float:
     number = _number(value)
     if number <= 0:
         raise ConfigError(f"must be above 0, not {number}")
+    return number
+
+
+def _window(value: object) -> str:
+    if value not in tuple(Window):
+        raise ConfigError(f"must be one of {', '.join(Window)}, not {spoken(value)}")
+    return str(value)
+
+
+def _window_seconds(value: object) -> int | float:
+    number = _number(value)
+    if not SHORTEST_PERIOD_SECONDS <= number <= DAY_SECONDS:
+        raise ConfigError(f"must be from 0.1 to 86400, not {number}")
     return number
 
 
@@ -252,10 +283,27 @@ def _kind(value: object) -> str:
     return str(value)
 
 
+def _lanes(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(each in LANES for each in value):
+        raise ConfigError(f"must be a list of lanes; permitted: {', '.join(LANES)}")
+    return tuple(dict.fromkeys(value))
+
+
+def _priorities(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        said = "a list of other things" if isinstance(value, list) else spoken(value)
+        raise ConfigError(f'must be a list of priorities, as in ["interactive"], not {said}')
+    return tuple(dict.fromkeys(map(_priority, value)))
+
+
 def _quota_key(
-    name: str, value_type: str, check: Callable[[object], Any], default: Any = None
+    name: str,
+    value_type: str,
+    check: Callable[[object], Any],
+    default: Any = None,
+    unset: str = "no limit",
 ) -> Key:
-    return Key(value_type, check, default, "no limit", f"HEADWAY_QUOTAS__*__{name.upper()}")
+    return Key(value_type, check, default, unset, f"HEADWAY_QUOTAS__*__{name.upper()}")
 
 
 KEYS: dict[KeyPath, Key] = {
@@ -283,8 +331,11 @@ KEYS: dict[KeyPath, Key] = {
     ("quotas", "*", "tokens_per_day"): _quota_key("tokens_per_day", "number", _limit),
     ("quotas", "*", "usd_per_day"): _quota_key("usd_per_day", "number", _above_zero),
     ("quotas", "*", "day_starts"): _quota_key("day_starts", "time (UTC)", _time_of_day, "00:00"),
-    # A minute: providers state limits per minute, and OpenAI's buckets hold one.
-    ("quotas", "*", "burst_seconds"): _quota_key("burst_seconds", "number", _above_zero, 60),
+    ("quotas", "*", "burst_seconds"): _quota_key(
+        "burst_seconds", "number", _above_zero, unset="learned"
+    ),
+    ("quotas", "*", "window"): _quota_key("window", "kind of window", _window, unset="learned"),
+    ("quotas", "*", "window_seconds"): _quota_key("window_seconds", "number", _window_seconds, 60),
     ("quotas", "*", "learn"): Key("true or false", _truth, False),
     ("models", "*", "provider"): Key("provider", _provider, unset="the client's"),
     ("models", "*", "name"): Key("text", check_text, unset="NAME"),
@@ -298,6 +349,8 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "idempotency_header"): Key("header", _header, unset="none"),
     ("models", "*", "deployments"): Key("list of models", _model_names, (), "none"),
     ("models", "*", "fallbacks"): Key("list of models", _model_names, (), "none"),
+    ("models", "*", "lanes"): Key("list of lanes", _lanes, (), "none"),
+    ("models", "*", "priority_for"): Key("list of priorities", _priorities, (), "none"),
     ("models", "*", "usd_per_million_input_tokens"): Key("number", _price, unset=_LISTED),
     ("models", "*", "usd_per_million_output_tokens"): Key("number", _price, unset=_LISTED),
     ("models", "*", "usd_per_million_cached_input_tokens"): Key("number", _price, unset=_INPUTS),
@@ -309,6 +362,8 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "first_byte_timeout"): Key("seconds", _above_zero, 600),
     ("models", "*", "idle_timeout"): Key("seconds", _above_zero, 300),
     ("models", "*", "call_timeout"): Key("seconds", _above_zero, 1800),
+    ("lanes", "flex_gives_up"): Key("time", check_duration, 900),
+    ("lanes", "flex_before"): Key("time", check_duration, 1800),
     ("models", "*", "patience"): Key("time", check_patience, unset="2m at first"),
     ("teams", "*", "weight"): Key("number", _above_zero, 1),
     ("teams", "*", "quotas"): Key("list of quotas", _quota_names, (), "none"),

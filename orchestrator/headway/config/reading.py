@@ -19,6 +19,7 @@ from .keys import (
     DEFAULT_QUOTA,
     KEYS,
     LIMITS,
+    WITHOUT_LANES,
     KeyPath,
     dotted,
     pattern,
@@ -129,6 +130,14 @@ class Reading:
                 if each not in arguments:
                     place = self._place(("models", name, "arguments"))
                     self._note(place, f"must set {each}: client {client!r} needs it")
+
+    def check_lanes(self) -> None:
+        """Refuse lanes of providers that take no service tier."""
+        for path, setting in self.settings.items():
+            if pattern(path)[0::2] in (("models", "lanes"), ("models", "priority_for")):
+                provider = self.settings["models", path[1], "provider"].value
+                if setting.value and provider in WITHOUT_LANES:
+                    self._note(self._place(path), f"is for OpenAI's protocol, not for {provider}")
 
     def resolve_paths(self, folder: Path, cwd: Path) -> None:
         """Make paths absolute: those of the file from its folder, those of a shell from its own.

@@ -19,7 +19,9 @@ model = "gpt-5.4"               # models not listed below are reached and limite
 requests_per_minute = 500       # https://platform.openai.com/settings/organization/limits
 tokens_per_minute = 30_000      # no single call may be larger
 concurrency = 32                # calls in flight at once
-burst_seconds = 60              # how long unused budget piles up
+# burst_seconds = 60            # how long unused budget piles up; without: it is learned
+# window = "sliding"            # how the provider counts, if you know: bucket, sliding, fixed,
+# window_seconds = 60           # minute; without: it is learned
 # learn = true                  # take these as a guess: what answers tell goes before them
 # input_tokens_per_minute = 50_000         # where the two are counted apart
 # output_tokens_per_minute = 10_000
@@ -42,6 +44,8 @@ api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never
 
 # deployments = []              # models that are as good: the one with most room takes the call
 # fallbacks = []                # models for while this one does not answer, or not in time
+# lanes = ["flex"]              # cheaper: for background calls of runs with --lane flex
+# priority_for = ["interactive"]           # dearer, and faster: for calls of these classes
 # usd_per_million_input_tokens = 2.5       # else the list price, if there is one
 # usd_per_million_output_tokens = 10
 # usd_per_million_cached_input_tokens = 0.25   # of what the provider has in its cache
@@ -53,6 +57,10 @@ api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never
 # idle_timeout = 300            # between two parts of it
 # call_timeout = 1800           # for all of it; the second time the call fails
 # patience = "2m"               # for a server that answers nobody; "forever" once it has answered
+
+[lanes]
+# flex_gives_up = "15m"         # a call waits so long for capacity, then goes the standard way
+# flex_before = "30m"           # nor does it go by flex so near its run's deadline
 
 [teams]                         # a run is of the team that its submitter names, else its workflow
 # research = { weight = 2, quotas = ["openai"], highest = "normal" }   # twice as much as another

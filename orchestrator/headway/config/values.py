@@ -14,6 +14,8 @@ from headway_scheduler.errors import CallerError
 from .clients import CLIENTS, OURS
 
 FOREVER = "forever"
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)")
+_UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _SECRET = re.compile(
     r"(api|access|subscription)[-_]?key|(ad|access|auth|bearer|session)[-_]?token"
@@ -91,24 +93,27 @@ def _refuse_secrets(value: object) -> None:
             _refuse_secrets(inner)
 
 
+def check_duration(value: object) -> int | float:
+    """Check a time: seconds as a number, or a text as in ``90s``, ``15m``, ``2h``, ``1d``."""
+    text = "" if isinstance(value, bool) else str(value)
+    if (found := _DURATION.fullmatch(text)) is None or not float(found[1]):
+        raise ConfigError(
+            f'must be a time above 0, as seconds or as in "90s", "15m", "2h", not {spoken(value)}'
+        )
+    seconds = float(found[1]) * _UNIT_SECONDS[found[2]]
+    return int(seconds) if seconds.is_integer() else seconds
+
+
 def check_patience(value: object) -> str:
-    """Check how long somebody waits."""
-    text = str(value) if not isinstance(value, bool) else ""
-    try:
-        seconds = patience_seconds(text)
-    except ValueError:
-        seconds = 0.0
-    if seconds <= 0:
-        raise ConfigError(f'must be a time as "90s", "2m" or "1h", or "forever", not {value!r}')
-    return text
+    """Check how long somebody waits: a time, or ``forever``."""
+    if value != FOREVER:
+        try:
+            check_duration(value)
+        except ConfigError as error:
+            raise ConfigError(f'{error}; or "forever"') from None
+    return str(value)
 
 
 def patience_seconds(text: str) -> float:
-    """Return the seconds of ``90``, ``90s``, ``2m`` or ``1h``; infinity for ``forever``."""
-    if text == FOREVER:
-        return math.inf
-    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
-    number = float(text if unit is None else text[:-1])
-    if not math.isfinite(number):
-        raise ValueError(text)
-    return number * (unit or 1)
+    """Return the seconds of what :func:`check_patience` let pass; infinity for ``forever``."""
+    return math.inf if text == FOREVER else float(check_duration(text))

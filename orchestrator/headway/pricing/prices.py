@@ -6,13 +6,20 @@ address, at the time of the request, in the tier that the answer names.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model.calls import UNPRICED, CallRecord, Charge, Served, Usage
+from headway_scheduler.model.calls import (
+    UNPRICED,
+    CallRecord,
+    Charge,
+    Served,
+    ServiceLane,
+    Usage,
+)
+from headway_scheduler.model.data import replace
 
 from ..config import Config, ModelConfig
 from ..paired_keys import is_loopback
@@ -89,9 +96,15 @@ def charge(reached: Reached, served: Served, at: float) -> Charge:
     return _list_charge(reached, served, usage, at)
 
 
-def stated_cost(reached: Reached, usage: Usage) -> float:
-    """Return the dollars to reserve for ``usage``. Raises CallerError without a price."""
-    usd = _cost_now(reached, usage)
+def stated_cost(
+    reached: Reached, usage: Usage, *, lane: ServiceLane = ServiceLane.STANDARD
+) -> float:
+    """Return the dollars to reserve for ``usage`` by a lane: the most that it may be billed.
+
+    A provider may serve a call by the standard lane all the same, so one by flex reserves as much
+    as by that. Raises CallerError without a price.
+    """
+    usd = _cost_now(reached, usage, lane)
     if usd is None:
         raise CallerError(
             f"dollars are limited for model {reached.model!r} (a quota of it, or the budget of the "
@@ -102,17 +115,20 @@ def stated_cost(reached: Reached, usage: Usage) -> float:
     return usd
 
 
-def write_cost(reached: Reached, usage: Usage) -> float:
+def write_cost(
+    reached: Reached, usage: Usage, *, lane: ServiceLane = ServiceLane.STANDARD
+) -> float:
     """Return the dollars for ``usage`` if all its input is written to the provider's cache.
 
     0 without a price.
     """
     written = replace(_uncached(usage), cache_write_tokens=usage.input_tokens)
-    return _cost_now(reached, written) or 0.0
+    return _cost_now(reached, written, lane) or 0.0
 
 
-def _cost_now(reached: Reached, usage: Usage) -> float | None:
-    return charge(reached, Served(usage), datetime.now(UTC).timestamp()).usd
+def _cost_now(reached: Reached, usage: Usage, lane: ServiceLane) -> float | None:
+    tier = lane.value if lane is ServiceLane.PRIORITY else None
+    return charge(reached, Served(usage, tier), datetime.now(UTC).timestamp()).usd
 
 
 def _uncached(usage: Usage) -> Usage:

@@ -6,11 +6,12 @@ copy it, and hands it to whoever executes runs in this process.
 
 import logging
 from collections.abc import Awaitable, Callable, Container
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, assert_never
 
 from headway_scheduler.errors import CallerError, RunNotResumable, WorkflowNotHere
 from headway_scheduler.model.calls import CallRecord
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.ports import Store

@@ -7,13 +7,14 @@ process executes reads the database.
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 import anyio
 
 from headway_scheduler.errors import CallerError, HeadwayError, RunNotFound
 from headway_scheduler.model.calls import CallRecord, Priority, Usage
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import ENDED_RUNS, RunState
 from headway_scheduler.ports import Store

@@ -4,11 +4,11 @@ import json
 import logging
 import secrets
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict
 
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.calls import Priority, ServiceLane
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import RunState
 
@@ -35,6 +35,10 @@ class RunOptions(TypedDict, total=False):
     deadline_seconds: float | None
     """How long the run may take, from when it is submitted or retried. Default: no limit."""
 
+    lane: ServiceLane | str | None
+    """``flex``: its background calls go by that lane of their model, if it has it. Default:
+    ``standard``."""
+
 
 class StartOptions(RunOptions, total=False):
     """Keywords of ``Headway.run``, ``start`` and ``submit``; None is as good as left out."""
@@ -48,21 +52,24 @@ class StartOptions(RunOptions, total=False):
 
 def new_run(
     workflows: Workflows,
-    default: Priority,
+    config: Config,
     now: float,
     workflow: str,
     task: str,
-    **options: Unpack[StartOptions],
-) -> Run:
-    """Return the row of a run that is to be queued. Raises CallerError.
+    options: StartOptions,
+) -> tuple[Run, Priority]:
+    """Return a run in a class that is permitted, and the class that was asked for.
 
-    ``default`` is the class of a run that states none.
+    Raises CallerError for what cannot be a run.
     """
     name, component = workflows.describe(arguments.text("workflow", workflow))
     task = arguments.long_text("task", task)
     state = RunState.QUEUED
-    run = Run(new_run_id(), name, task, default, state, now, component=component)
-    return with_options(run, now, **options)
+    run = Run(new_run_id(), name, task, config.priority, state, now, component=component)
+    asked = with_options(run, now, **options)
+    run = permitted(asked, config)
+    check_lane(run, config)
+    return run, asked.priority
 
 
 def permitted(run: Run, config: Config) -> Run:
@@ -81,6 +88,24 @@ def permitted(run: Run, config: Config) -> Run:
     return replace(run, priority=highest)
 
 
+def check_lane(run: Run, config: Config) -> None:
+    """Raise CallerError if no model has the lane of a run; warn if no call of it may take it."""
+    if run.lane is ServiceLane.STANDARD:
+        return
+    if not any(run.lane in each.lanes for each in config.models.values()):
+        raise CallerError(
+            f"no model has the lane {run.lane.value!r}: write "
+            f'lanes = ["{run.lane.value}"] into its table, [models.NAME]'
+        )
+    if run.priority is not Priority.BACKGROUND:
+        _log.warning(
+            "run %s is %s: only background calls go by %s",
+            run.id,
+            run.priority.label,
+            run.lane.value,
+        )
+
+
 def new_run_id() -> str:
     """Return a fresh id, short enough to be read out."""
     return "r-" + "".join(secrets.choice(_ID_ALPHABET) for _ in range(8))
@@ -96,6 +121,7 @@ def with_options(
     parameters: Mapping[str, Any] | None = None,
     budget_usd: float | None = None,
     deadline_seconds: float | None = None,
+    lane: ServiceLane | str | None = None,
 ) -> Run:
     """Return ``run`` with its :class:`StartOptions`. Raises CallerError for a wrong value."""
     changes: dict[str, Any] = {}
@@ -111,6 +137,8 @@ def with_options(
         changes["budget_usd"] = arguments.amount("budget_usd", budget_usd)
     if team is not None:
         changes["team"] = arguments.text("team", team)
+    if lane is not None:
+        changes["lane"] = arguments.lane(lane)
     return replace(run, **changes)
 
 

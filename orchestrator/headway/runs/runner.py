@@ -12,7 +12,6 @@ row. If its task is cancelled from outside (Ctrl-C, the end of the process), it 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never
 
 import anyio
@@ -24,6 +23,7 @@ from headway_scheduler.errors import (
     StoreError,
     WorkflowNotHere,
 )
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import ENDED_RUNS, RunState
 from headway_scheduler.ports import Store

@@ -6,11 +6,11 @@ Where the state of a run does not allow what is asked, RunNotResumable says what
 import json
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from headway_scheduler.errors import CallerError, NothingToAnswer, RunNotFound, RunNotResumable
 from headway_scheduler.model.calls import CallRecord, Outcome
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import ENDED_RUNS, CallState, RunState
 from headway_scheduler.ports import Store
@@ -120,6 +120,7 @@ class StoppedRuns:
             parent=run.id,
             parent_until=until,
             worker=self._worker,
+            lane=run.lane,
         )
         return await self._saved(copy)
 

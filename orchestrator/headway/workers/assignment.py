@@ -7,13 +7,14 @@ until the suspect got further than before. So whoever is blamed was alone.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 
 import anyio
 
 from headway_scheduler.errors import StoreError
 from headway_scheduler.model.batch import Batch
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.ports import Store

@@ -7,7 +7,6 @@ import os
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import TypeVar, assert_never
 
 import anyio
@@ -16,6 +15,7 @@ from anyio.abc import TaskGroup
 from headway_scheduler.errors import RunNotResumable, SchedulerClosed, StoreError, WorkerEvicted
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.ports import Store

@@ -150,6 +150,8 @@ class Leader:
                 weights=config.weights,
                 waiting=config.waiting,
                 waiting_bytes=config.waiting_bytes,
+                flex_gives_up_seconds=config.flex_gives_up,
+                flex_before_seconds=config.flex_before,
             ),
             clock=store.clock,
             on_change=self._committed,

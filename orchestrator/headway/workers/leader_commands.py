@@ -8,7 +8,6 @@ executes a run ends it, or the death of that worker does.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import assert_never
 
 import anyio
@@ -17,6 +16,7 @@ import msgspec
 from headway_scheduler.errors import RunNotResumable, SchedulerClosed, WorkerEvicted
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.changes import Change
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import RunState
 from headway_scheduler.ports import Store

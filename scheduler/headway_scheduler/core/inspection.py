@@ -4,9 +4,11 @@ Law: it reads the state. It changes only the time up to which buckets are refill
 earned their credit, which the next admission would do as well.
 """
 
+from typing import assert_never
+
 from ..errors import InternalError
 from ..model.calls import Call, CallRecord, Priority
-from ..model.quotas import Resource
+from ..model.quotas import Limit, Resource, Window
 from ..model.states import IN_FLIGHT, CallState
 from .admission.queue import Rank, Waiter
 from .limits.bucket import Bucket
@@ -96,11 +98,26 @@ def statistics(state: SchedulerState, now: float) -> Statistics:
             quota.breaker.paused(now),
             quota.breaker.stopped,
             dict(quota.odd),
+            quota.learned.known.source(bucket.limit.resource),
+            *_counted(bucket.limit),
         )
         for name, quota in state.lanes.quotas.items()
         for bucket in quota.buckets
     )
     return Statistics(tuple(waiting.values()), in_flight, parked, gauges)
+
+
+def _counted(limit: Limit) -> tuple[str, float | None]:
+    """Say how a limit is counted, and the length of its window."""
+    if not limit.per_second:
+        return "", None
+    match limit.window:
+        case None | Window.BUCKET:
+            return "paced" if limit.learns_burst else "bucket", None
+        case Window.SLIDING | Window.FIXED | Window.MINUTE:
+            return str(limit.window), limit.window_seconds
+        case _:
+            assert_never(limit.window)
 
 
 def provider_health(state: SchedulerState) -> ProviderHealth:

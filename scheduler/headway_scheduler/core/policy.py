@@ -28,6 +28,10 @@ class Policy:
     """Seconds by which a call counts as later for each budget-second that its run still takes."""
     credit_seconds: float = 20.0
     """The most budget-seconds that a class can save up of its promised share."""
+    flex_gives_up_seconds: float = 900.0
+    """How long a call waits for a provider without capacity for flex until it goes standard."""
+    flex_before_seconds: float = 1800.0
+    """The time before its run's deadline from which on a call does not go by flex."""
     waiting: int | None = None
     """How many calls may wait or be in flight before new ones are refused; None: no limit."""
     waiting_bytes: int | None = None

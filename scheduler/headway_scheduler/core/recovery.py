@@ -69,6 +69,7 @@ def _learn(state: SchedulerState, lesson: Lesson, now: float) -> None:
         state.registry.sizes.load(lesson.subject, lesson.value)
     elif lesson.kind in (LIMITS, BREAKER, ODD) and state.lanes.knows(lesson.subject, now):
         state.lanes.quotas[lesson.subject].load(lesson, now)
+        state.lanes.renew(lesson.subject)
 
 
 def _fill(state: SchedulerState, stored: BucketState, now: float) -> None:
@@ -98,6 +99,8 @@ def _place(state: SchedulerState, record: CallRecord, now: float, *, is_owned: b
         live = state.add(record)
         known = tuple(name for name in record.call.quotas if state.lanes.knows(name, now))
         buckets = state.lanes.of(known, now).buckets
+        for name in known:
+            state.lanes.quotas[name].in_flight += 1
         since = record.admitted_at
         live.reservations = tuple(
             (each, each.take_over(record.call, since, now)) for each in buckets

@@ -13,13 +13,13 @@ grant. After a failed commit, the scheduler is thrown away and built again from 
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from typing import assert_never
 
 from ..errors import CallerError, IllegalTransition, InternalError, QueueFull
 from ..model.batch import Batch, Lesson, Snapshot
-from ..model.calls import BYPASS, Call, CallRecord, Outcome
+from ..model.calls import BYPASS, Call, CallRecord, Outcome, ServiceLane
+from ..model.data import replace
 from ..model.quotas import Observation, ProviderEvent, Quota, Resource
 from ..model.runs import Run
 from ..model.states import IN_FLIGHT, LIVE_CALLS, UNDER_WAY, CallState
@@ -75,6 +75,7 @@ class Scheduler:
         self.own: str | None = own
         """The worker whose process this is in: it alone says at once what it sends and hears. None:
         nobody does, and whatever is admitted counts as sent."""
+        self._asked_at: float | None = None
 
     def handle(  # noqa: C901  # one case for each type of message
         self, message: Message, now: float, worker: str | None = None
@@ -139,9 +140,8 @@ class Scheduler:
     def admit(self, now: float) -> list[CallRecord]:
         """Admit every call that may be sent at ``now``, best rank first, and return their rows."""
         state = self.state
-        state.recall_delayed(now)
-        if state.budgets.short:
-            state.recall_short(now)
+        self._asked_at = now
+        state.recall(now)
         for pool in state.lanes.pools:
             pool.advance(now)
         grants: list[CallRecord] = []
@@ -221,6 +221,7 @@ class Scheduler:
             state.log.budgets.add(call.run_id)
         live.waiter = None
         for quota in lane.quotas:
+            quota.in_flight += 1
             if quota.breaker.pauses:
                 quota.breaker.admit(call.id)
         if lane.local:
@@ -252,11 +253,11 @@ class Scheduler:
 
     def next_event(self, now: float) -> float | None:
         """Return when :meth:`admit` may admit more if nothing else happens; None for never."""
-        delayed, ask_at = self.state.delayed, self.state.ask_at
-        at = delayed[0][0] if delayed else ask_at
-        if at is None:
-            return None
-        return max(now, at if ask_at is None else min(at, ask_at))
+        at = self.state.ask_at
+        for heap in (self.state.delayed, self.state.flex_ends):
+            if heap and (at is None or heap[0][0] < at):
+                at = heap[0][0]
+        return None if at is None else max(now, at)
 
     def take_batch(self, now: float) -> Batch:
         """Return what changed since the last call, for one commit, and forget it."""
@@ -392,7 +393,7 @@ class Scheduler:
     def _end_attempt(self, live: LiveCall, outcome: Outcome, now: float) -> None:
         """Settle the reservations, and end the call or queue it again."""
         state, record = self.state, live.record
-        call = record.call
+        call, was_in_flight = record.call, record.state in IN_FLIGHT
         record.settle(outcome, now)
         quotas = [quota for name in call.quotas if (quota := state.lanes.quotas.get(name))]
         if quotas and outcome.usage is not None and record.sent_at is not None:
@@ -402,6 +403,7 @@ class Scheduler:
                 seconds = now - record.sent_at
                 first.record_write_speed(seconds, outcome.usage.output_tokens, now)
         for quota in quotas:
+            quota.in_flight -= was_in_flight
             if quota.breaker.probes:
                 quota.breaker.end(call.id)
         for bucket, reservation in live.reservations:
@@ -441,24 +443,29 @@ class Scheduler:
         state = self.state
         live = state.live.get(call_id)
         reservations = {} if live is None else dict(live.reservations)
-        admitted_at = sent_at = now
+        admitted_at = answered_from = now
+        sent_at: float | None = None
         if live is not None:
             admitted_at = live.record.admitted_at or now
+            sent_at = live.record.sent_at or live.record.admitted_at
             # Another process tells with its next request: its answer may be any time since then.
             is_own = worker is None or worker == self.own
-            sent_at = now if is_own else live.record.sent_at or admitted_at
+            answered_from = now if is_own else sent_at or admitted_at
         for name, observation in signals.items():
             if observation == _NOTHING_OBSERVED:
                 continue
             quota = state.lanes.quotas[name]
-            lanes = state.lanes.lanes
-            is_waited_for = any(lane.line.waiting for lane in lanes if quota in lane.quotas)
-            attempt = Attempt(call_id, admitted_at, reservations, sent_at)
-            quota.observe(observation, attempt, now, is_waited_for=is_waited_for)
+            attempt = Attempt(call_id, admitted_at, sent_at, reservations, answered_from)
+            buckets = quota.buckets
+            quota.observe(observation, attempt, now, self._asked_at)
+            if quota.buckets is not buckets:
+                state.renew_buckets(name, now)
             state.log.touched.add((name,))
             state.ask_at = now
             if observation.event in _FAULTS and quota.breaker.is_open:
                 self._send_elsewhere(name, now)
+            elif observation.event is ProviderEvent.NO_CAPACITY:
+                state.note_no_capacity(name)
 
     def _send_elsewhere(self, quota: str, now: float) -> None:
         """Let calls that wait for a provider that stopped answering take another route."""
@@ -525,7 +532,9 @@ class Scheduler:
         if live is None or live.record.state is not CallState.QUEUED or live.record.parked:
             return
         state.withdraw(live, now)
-        live.routes = message.routes if len(message.routes) > 1 else ()
+        first = message.routes[0]
+        has_choice = len(message.routes) > 1 or first.lane is not ServiceLane.STANDARD
+        live.routes = message.routes if has_choice else ()
         if not live.routes:
             live.record.call = message.routes[0].taken_by(live.record.call)
         state.change(live.record)

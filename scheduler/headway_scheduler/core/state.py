@@ -7,22 +7,25 @@ taken out of their places and put in again.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from heapq import heappop, heappush
+from math import inf
 
 from ..errors import CallerError
 from ..model.batch import Batch
-from ..model.calls import CallRecord, Outcome, Priority, Route
+from ..model.calls import CallRecord, Outcome, Priority, Route, ServiceLane
 from ..model.changes import LIMITS, RESUME, WEIGHT, Change, hold_of, quota_of, weight_of
+from ..model.data import replace
 from ..model.quotas import Quota
 from ..model.states import IN_FLIGHT, CallState
 from .admission.holds import OperatorHolds
 from .admission.lanes import Lanes
 from .admission.preemption import Preemption
 from .admission.queue import Waiter
-from .admission.routing import routed
+from .admission.routing import flex_until, routed, takes_flex
 from .change_log import ChangeLog
-from .limits.bucket import Bucket, Reservation
+from .limits.bucket import Bucket
+from .limits.reservation import Reservation
 from .policy import Policy
 from .runs.budgets import Budget, Budgets
 from .runs.registry import RunRegistry
@@ -68,6 +71,9 @@ class SchedulerState:
         self.delayed: list[tuple[float, str]] = []
         """A heap of (``not_before``, id) of calls that wait for a time of their own. Calls that
         ended or were delayed anew leave their entries until their time."""
+        self.flex_ends: list[tuple[float, str]] = []
+        """A heap of times, and ids of calls that wait for flex until then; then they go standard.
+        A call may have several entries, and leaves them when it goes."""
         self.bytes: int = 0
         """How many bytes of text came with all calls that have not ended."""
         self.next_seq = 0
@@ -134,7 +140,7 @@ class SchedulerState:
             heappush(self.delayed, (record.not_before, call.id))
             return
         record.not_before = None
-        if live.routes:
+        if live.routes or call.lane is ServiceLane.FLEX:
             record.call = call = routed(call, live.routes, self.lanes, self.registry, now)
             self.change(record)
         registry = self.registry
@@ -149,6 +155,45 @@ class SchedulerState:
         live.waiter = Waiter(record, priority, team, live.due, lane.cost(call))
         lane.line.push(live.waiter, now)
         self.ask_at = now
+        if call.lane is ServiceLane.FLEX:
+            self._note_flex_end(live)
+
+    def _note_flex_end(self, live: LiveCall) -> None:
+        call = live.record.call
+        if (at := flex_until(call, self.lanes, self.registry)) < inf:
+            heappush(self.flex_ends, (at, call.id))
+
+    def note_no_capacity(self, quota: str) -> None:
+        """Note until when calls wait for a lane for which its provider has no capacity now."""
+        for live in self.live.values():
+            call = live.record.call
+            is_flex = call.lane is ServiceLane.FLEX and call.quotas[0] == quota
+            if is_flex and live.waiter is not None:
+                self._note_flex_end(live)
+
+    def recall(self, now: float) -> None:
+        """Put calls that stand aside, or on a route for a while, where they belong now."""
+        self.recall_delayed(now)
+        if self.flex_ends:
+            self.recall_flex(now)
+        if self.budgets.short:
+            self.recall_short(now)
+
+    def recall_flex(self, now: float) -> None:
+        """Let calls that have waited for flex long enough take another route."""
+        while self.flex_ends and self.flex_ends[0][0] <= now:
+            _, call_id = heappop(self.flex_ends)
+            live = self.live.get(call_id)
+            if live is None or live.waiter is None:
+                continue
+            call = live.record.call
+            if call.lane is not ServiceLane.FLEX:
+                continue
+            if takes_flex(call, self.lanes, self.registry, now):
+                self._note_flex_end(live)  # there was capacity meanwhile
+                continue
+            self.withdraw(live, now)
+            self.enqueue(live, now)
 
     def withdraw(self, live: LiveCall, now: float) -> None:
         """Take a call out of its line, if it stands in one, or from where it waits for dollars."""
@@ -251,7 +296,7 @@ class SchedulerState:
         """
         if change.action == LIMITS:
             self.lanes.set_limits(change.target, quota_of(change), now)
-            self._adopt_new_slots(change.target, now)
+            self.renew_buckets(change.target, now)
             self.log.touched.add((change.target,))
         elif change.action == RESUME:
             self.lanes.quota(change.target).try_again()
@@ -263,8 +308,9 @@ class SchedulerState:
             self.place_again(self.live.values(), now)
         self.ask_at = now
 
-    def _adopt_new_slots(self, quota: str, now: float) -> None:
-        """Have calls in flight hold slots of limits that came after their admission."""
+    def renew_buckets(self, quota: str, now: float) -> None:
+        """Have lanes and calls in flight know of limits that came after their admission."""
+        self.lanes.renew(quota)
         for live in self.live.values():
             call = live.record.call
             if live.record.state in IN_FLIGHT and quota in call.quotas:

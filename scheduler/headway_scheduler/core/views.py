@@ -76,6 +76,9 @@ class Gauge(NamedTuple):
     paused_until: float | None  #: nothing is sent before this time
     stopped: str | None = None  #: nothing is sent until ``headway limits resume``: why
     odd: Mapping[str, int] = _NOTHING_ODD  #: how often a ``MODEL: FIELD`` was out of range
+    source: str = "stated"  #: from what it is known: stated, told, learned, guess
+    counted: str = ""  #: how, of a rate: bucket, paced, sliding, fixed, minute
+    window_seconds: float | None = None  #: the length of the window, if it is counted in windows
 
 
 class Statistics(NamedTuple):

@@ -1,18 +1,17 @@
 """Defines what one commit writes, and what a scheduler is built from again. Data only."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
 from itertools import chain
 
 from .calls import CallRecord
 from .changes import Change
+from .data import Data
 from .prompts import ChainNode, Chunk
 from .quotas import BucketState
 from .runs import Run, Worker
 
 
-@dataclass(frozen=True, slots=True)
-class Lesson:
+class Lesson(Data, frozen=True):
     """A fact that a part of the core learned, in that part's own text."""
 
     kind: str
@@ -25,8 +24,7 @@ class Lesson:
     """JSON that only its learner reads."""
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
+class Letter(Data, frozen=True):
     """A request to the leader, as a row of table ``inbox``."""
 
     id: int
@@ -39,8 +37,7 @@ class Letter:
     """How many leaders met it when they started, and ended before they had carried it out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Data, frozen=True):
     """The answer to a command, written in the commit that carries the command out.
 
     So a command is carried out once: whoever leads next finds the answer, or nothing done.
@@ -52,8 +49,7 @@ class Answer:
     """JSON: ``Done`` or ``Refused``."""
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxRow:
+class OutboxRow(Data, frozen=True):
     """A notification to a worker, as a row of table ``outbox``."""
 
     worker: str
@@ -62,8 +58,7 @@ class OutboxRow:
     """A ``Notification`` as JSON."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Data, frozen=True):
     """The rows of one commit, which writes all of them or none. Empty by default."""
 
     new: tuple[CallRecord, ...] = ()
@@ -111,7 +106,7 @@ class Batch:
 
     def joined_with(self, others: "Iterable[Batch]") -> "Batch":
         """Return one batch that writes what this one and then the others write."""
-        batches, names = (self, *others), [each.name for each in fields(self)]
+        batches, names = (self, *others), self.__struct_fields__
         columns = {
             name: tuple(chain.from_iterable(getattr(batch, name) for batch in batches))
             for name in names
@@ -124,8 +119,7 @@ NOTHING = Batch()
 """A batch that writes nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Data, frozen=True):
     """The rows from which a new core goes on."""
 
     buckets: tuple[BucketState, ...] = ()

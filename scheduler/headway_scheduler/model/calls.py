@@ -3,11 +3,13 @@
 Times are epoch seconds, as told by the caller.
 """
 
-from dataclasses import dataclass, fields, replace
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
+from msgspec import Struct, to_builtins
+
 from ..errors import IllegalTransition
+from .data import Data, replace
 from .states import CALL_TRANSITIONS, CallState
 
 
@@ -26,6 +28,14 @@ class Priority(IntEnum):
         return self.name.lower()
 
 
+class ServiceLane(StrEnum):
+    """The way in which a provider takes a call, each with a price of its own."""
+
+    STANDARD = "standard"
+    FLEX = "flex"  # cheaper, and refused while the provider has no capacity
+    PRIORITY = "priority"  # dearer, and faster
+
+
 LARGEST_READ_COUNT = 10**9
 """The largest count of tokens of one answer that is believed, and the largest estimate of one."""
 LARGEST_COUNT = 10**12
@@ -33,8 +43,7 @@ LARGEST_COUNT = 10**12
 of SQL's integers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Data, frozen=True):
     """Tokens that the provider counted for one answer. Raises ValueError for what is no count.
 
     The parts are named as genai-prices names them, and each lies inside its total: cached input is
@@ -92,8 +101,8 @@ class Usage:
 
     def parts(self) -> dict[str, int]:
         """Return every field but the two totals that is not 0, by its name."""
-        parts = ((name, int(getattr(self, name))) for name in PARTS)
-        return {name: value for name, value in parts if value}
+        told = to_builtins(self)  # what has its default is left out
+        return {name: int(told[name]) for name in PARTS if name in told} if len(told) > 2 else {}
 
     def plus(self, other: "Usage") -> "Usage":
         """Return the usage of two answers together."""
@@ -104,12 +113,11 @@ class Usage:
         return Usage(*totals, **(parts | {"has_odd_parts": is_odd}))
 
 
-PARTS = tuple(each.name for each in fields(Usage)[2:])
+PARTS = Usage.__struct_fields__[2:]
 """The fields of a Usage that are no totals."""
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(Data, frozen=True):
     """Usage, tier and model, as an answer tells them."""
 
     usage: Usage | None = None
@@ -121,8 +129,7 @@ class Served:
     """The model that answered, as its provider names it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(Data, frozen=True):
     """The cost of an answer, fixed when it came."""
 
     usd: float | None
@@ -135,8 +142,7 @@ UNPRICED = Charge(None, "unknown")
 """The charge of a call whose price nobody knows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Data, frozen=True):
     """One request of an agent of a run: to a model, or a step such as a tool call.
 
     ``run_id``, ``kind``, ``path``, ``request_hash`` and ``occurrence`` are the journal's key. While
@@ -175,6 +181,8 @@ class Call:
     unbounded: bool = False
     """Whether it may cost more than ``usd``: nothing caps its answer, and too few answers of its
     agent are known. Of such calls one at a time draws on a limit of dollars."""
+    lane: ServiceLane = ServiceLane.STANDARD
+    """The lane that it goes by. A call by flex names the quota of the lane before all others."""
 
     @property
     def is_paid(self) -> bool:
@@ -193,8 +201,7 @@ BYPASS = "bypass"
 has no prompt and no answer, it is no step, and no replay gives it back."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Data, frozen=True):
     """A model or deployment that may answer a call, with the estimates of the call there."""
 
     model: str
@@ -214,6 +221,11 @@ class Route:
     route of a lower rank would answer, or none in time."""
     unbounded: bool = False
     """As ``Call.unbounded``."""
+    lane: ServiceLane = ServiceLane.STANDARD
+    """As ``Call.lane``. A route by another lane than the standard one goes before those of its rank
+    while it is permitted."""
+    classes: tuple[Priority, ...] = ()
+    """The classes in which a call may stand to take it; empty for any."""
 
     def taken_by(self, call: Call) -> Call:
         """Return the same call on this route."""
@@ -226,11 +238,11 @@ class Route:
             output_tokens=self.output_tokens,
             usd=self.usd,
             unbounded=self.unbounded,
+            lane=self.lane,
         )
 
 
-@dataclass(slots=True)
-class CallRecord:
+class CallRecord(Struct, omit_defaults=True, gc=False):
     """The row of a call: what it asks, and how far it has come. Only the core changes one."""
 
     call: Call
@@ -240,7 +252,7 @@ class CallRecord:
     state: CallState = CallState.QUEUED
     """Changes only along ``CALL_TRANSITIONS``."""
     attempts: int = 0
-    """How often it was admitted."""
+    """How often it was admitted, without those times when the provider had no capacity for it."""
     not_before: float | None = None
     """A queued call is not tried before this time; None: at once."""
     admitted_at: float | None = None
@@ -309,6 +321,7 @@ class CallRecord:
         """End an attempt: queue the call for another one, or end it with an answer or an error."""
         self.state, self.error = outcome.state, outcome.error
         self.lost_attempts += outcome.state is CallState.UNKNOWN or outcome.lost
+        self.attempts -= outcome.uncounted
         if outcome.usage is not None:
             usd = None if outcome.usd_source == UNPRICED.source else outcome.usd
             if self.usage is None:
@@ -335,8 +348,7 @@ SPENT_BY = ("model", "team", "workflow", "run", "day")
 """The keys by which ``Store.spent`` can group calls."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
+class Spent(Data, frozen=True):
     """A group of calls of one model that took the same."""
 
     key: str
@@ -356,8 +368,7 @@ class Spent:
     """When the last of them ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Data, frozen=True):
     """How an attempt at a call ended, and what it took of its reservation.
 
     Limits that count input alone, output alone or dollars are settled on ``usage`` and ``usd``;
@@ -396,3 +407,5 @@ class Outcome:
     lost: bool = False
     """Whether a time limit of ours ended it, so that nobody knows whether the provider was paid. It
     is counted in ``lost_attempts``, as an attempt that ends *unknown* is."""
+    uncounted: bool = False
+    """Whether it does not count as an attempt: the provider had no capacity for its lane."""

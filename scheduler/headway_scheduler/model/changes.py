@@ -5,11 +5,13 @@ configuration, after a restart too, until it is taken back.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 from ..errors import CallerError
-from .quotas import Limit, Quota, Resource
+from .data import Data, asdict
+from .quotas import Limit, Quota, Resource, Window
 
 ALL = "all"
 
@@ -22,8 +24,7 @@ class HoldState(StrEnum):
     DRAINED = "drained"  # calls that arrive after the change
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Data, frozen=True):
     """A change that an operator made while Headway was running.
 
     The last change of each action and target overrides the configuration until it is taken back.
@@ -81,8 +82,16 @@ def quota_of(change: Change) -> Quota | None:
     stated = json.loads(change.value)
     if stated is None:
         return None
-    limits = (Limit(**{**each, "resource": Resource(each["resource"])}) for each in stated)
-    return Quota(change.target, tuple(limits))
+    return Quota(change.target, tuple(map(_limit_of, stated)))
+
+
+def _limit_of(fields: Mapping[str, Any]) -> Limit:
+    window = fields.get("window")
+    kinds = {
+        "resource": Resource(fields["resource"]),
+        "window": None if window is None else Window(window),
+    }
+    return Limit(**{**fields, **kinds})
 
 
 def weight_of(change: Change) -> float | None:

@@ -17,6 +17,19 @@ LONGEST_STATED_SECONDS = 900.0
 to state a day where a minute would do, and limits may be raised meanwhile."""
 
 
+FIRST_SHORT_SECONDS = 30.0
+LONGEST_SHORT_SECONDS = 600.0
+"""The first and the longest pause of a lane for which the provider has no capacity."""
+
+
+def short_seconds(times: int) -> float:
+    """Return the pause after a lane was without capacity ``times`` times in a row, from 1.
+
+    30 s, 60 s, 120 s … 600 s.
+    """
+    return min(LONGEST_SHORT_SECONDS, FIRST_SHORT_SECONDS * 2.0 ** min(times - 1, 10))
+
+
 def backoff_seconds(attempt: int) -> float:
     """Return the pause after the ``attempt``-th failure, from 1, where the provider states none.
 

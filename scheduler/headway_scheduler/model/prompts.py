@@ -1,10 +1,9 @@
 """Defines a prompt as a chain of texts, each of which is stored once. Data only."""
 
-from dataclasses import dataclass
+from .data import Data
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(Data, frozen=True):
     """A text of prompts, stored once however many prompts have it."""
 
     hash: bytes
@@ -13,8 +12,7 @@ class Chunk:
     """The text itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChainNode:
+class ChainNode(Data, frozen=True):
     """A prompt, as a shorter prompt and one chunk more.
 
     The request hash of a call is the hex of the hash of its prompt's last node.
@@ -28,8 +26,7 @@ class ChainNode:
     """The hash of the chunk that this node adds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Data, frozen=True):
     """The part of a prompt that may not be on disk yet. Rows that are there already stay."""
 
     chunks: tuple[Chunk, ...] = ()

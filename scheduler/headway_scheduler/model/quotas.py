@@ -1,10 +1,10 @@
 """Defines limits of a provider, the state of a bucket, and a provider's signals. Data only."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ..errors import InvalidQuota
+from .data import Data, field, replace
 
 
 class Resource(StrEnum):
@@ -35,21 +35,32 @@ _DAILY = {Resource.REQUESTS_PER_DAY, Resource.TOKENS_PER_DAY, Resource.USD_PER_D
 _MONEY = {Resource.USD_PER_DAY, Resource.USD}
 
 
+class Window(StrEnum):
+    """How a provider counts what was taken of a limit on a rate."""
+
+    BUCKET = "bucket"  # it comes back continuously
+    SLIDING = "sliding"  # each amount comes back a window's length after it was taken
+    FIXED = "fixed"  # all comes back at the end of each window, and nothing before
+    MINUTE = "minute"  # the same, at the full minutes of the provider's clock
+
+
 DAY_SECONDS = 86_400.0
 GUESSED = "at "
 """Begins the name of a quota that nobody configured, ``at HOST``: one for each address."""
 GUESSED_PER_MINUTE = {Resource.REQUESTS: 500, Resource.TOKENS: 30_000}
 """What OpenAI's first paid tier grants gpt-4o: the lowest pair that a paying account meets."""
+MINUTE_SECONDS = 60.0
 LARGEST_LIMIT = 10**12
 """The largest limit, or remainder of one, that a header is believed."""
 LONGEST_RESET_SECONDS = 31 * DAY_SECONDS
 """The longest time until a limit is full again that a header is believed."""
+SHORTEST_PERIOD_SECONDS = 0.1
+"""The shortest period of a limit that a header is believed."""
 MOST_ODD_FIELDS = 64
 """How many odd fields one observation may name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(Data, frozen=True):
     """One number that a provider enforces, as a token bucket."""
 
     resource: Resource
@@ -62,11 +73,17 @@ class Limit:
     """The most that one call may ask for, in units. A call that asks for more than the capacity
     waits for a full bucket and leaves it in debt."""
     day_starts: float = 0.0
-    """When a daily limit is full again: seconds after midnight UTC."""
+    """When a daily limit is full again: seconds after midnight UTC. Of a fixed window: when one of
+    them starts; epoch seconds."""
+    window: Window | None = None
+    """How the provider counts. None: it is learned, and until then it is a bucket."""
+    window_seconds: float = MINUTE_SECONDS
+    """The length of a window."""
+    learns_burst: bool = False
+    """Whether nobody stated how much piles up: ``capacity`` is where that begins."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(Data, frozen=True):
     """One limit scope of a provider: all of its limits must pass together."""
 
     name: str
@@ -86,7 +103,7 @@ class Quota:
         requests: float | None = None,
         tokens: float | None = None,
         concurrency: int | None = None,
-        burst_seconds: float = 60.0,
+        burst_seconds: float | None = 60.0,
     ) -> "Quota":
         """State requests and tokens per minute, and calls at once. See :meth:`stated`."""
         limits = {
@@ -102,23 +119,33 @@ class Quota:
         name: str,
         limits: Mapping[Resource, float | None],
         *,
-        burst_seconds: float = 60.0,
+        burst_seconds: float | None = 60.0,
         day_starts: float = 0.0,
         is_guess: bool = False,
+        window: Window | None = None,
+        window_seconds: float = MINUTE_SECONDS,
     ) -> "Quota":
         """State limits per minute, per day or at once, as each resource is counted; None: no limit.
 
-        ``burst_seconds``: how long the provider lets unused budget of a per-minute limit pile up.
-        ``day_starts``: when its day begins, in seconds after midnight UTC. Raises InvalidQuota
-        for a limit below 1 (of dollars: 0 or less), or a burst of 0 s or less.
+        ``burst_seconds``: how long the provider lets unused budget of a per-minute limit pile up;
+        None: that is learned, from one second's worth on. ``day_starts``: when its day begins, in
+        seconds after midnight UTC. ``window``, ``window_seconds``: how the provider counts a limit
+        per minute. Raises InvalidQuota for a limit below 1 (of dollars: 0 or less), a burst of 0 s
+        or less, or a window shorter than 0.1 s or longer than a day.
         """
-        if not burst_seconds > 0:
+        if burst_seconds is not None and not burst_seconds > 0:
             raise InvalidQuota(f"quota {name!r}: burst_seconds must be above 0")
+        if not SHORTEST_PERIOD_SECONDS <= window_seconds <= DAY_SECONDS:
+            raise InvalidQuota(f"quota {name!r}: window_seconds must be from 0.1 to 86,400")
         stated = {resource: value for resource, value in limits.items() if value is not None}
         for resource, value in stated.items():
             if not (value >= 1 or (resource is Resource.USD_PER_DAY and value > 0)):
                 raise InvalidQuota(f"quota {name!r}: {resource} must be at least 1, not {value!r}")
-        found = (_limit(each, n, burst_seconds, day_starts) for each, n in stated.items())
+        made = [_limit(each, n, burst_seconds, day_starts) for each, n in stated.items()]
+        found = (
+            replace(each, window=window, window_seconds=window_seconds) if each.per_second else each
+            for each in made
+        )
         return cls(name, tuple(found), is_guess)
 
     @classmethod
@@ -127,24 +154,31 @@ class Quota:
         return cls.stated(name, GUESSED_PER_MINUTE, is_guess=True)
 
 
-def _limit(resource: Resource, number: float, burst_seconds: float, day_starts: float) -> Limit:
+def _limit(
+    resource: Resource, number: float, burst_seconds: float | None, day_starts: float
+) -> Limit:
     if resource is Resource.CONCURRENCY:
         return Limit(resource, number, 0.0, 1)
     if resource.is_daily:
         return Limit(resource, number, 0.0, number, day_starts)
-    return Limit(resource, max(1.0, number * burst_seconds / 60), number / 60, number)
+    is_learned = burst_seconds is None
+    capacity = max(1.0, number * (1.0 if burst_seconds is None else burst_seconds) / 60)
+    return Limit(resource, capacity, number / 60, number, learns_burst=is_learned)
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimitHeader:
+class RateLimitHeader(Data, frozen=True):
     """The headers of an answer about one limit. None where the provider sent no such header."""
 
     limit: float | None = None
-    """The limit, per minute; of a daily resource per day."""
+    """The limit in its period."""
     remaining: float | None = None
     """The part of it that was left after the request had been counted."""
     reset_seconds: float | None = None
     """Seconds until all of it is available again."""
+    period_seconds: float | None = None
+    """The period. None: a minute, and of a daily resource a day."""
+    window: Window | None = None
+    """How it is counted; None: the source does not say."""
 
 
 class ProviderEvent(StrEnum):
@@ -152,31 +186,32 @@ class ProviderEvent(StrEnum):
 
     ANSWERED = "answered"  # the provider lives, whatever it said of this call
     REFUSED = "refused"  # 429: requests come too fast
+    CROWDED = "crowded"  # 429: too many requests are in flight
+    SPENT = "spent"  # 429: what there is for a day is used up
     OVERLOADED = "overloaded"  # 503, 529, 429 of a local server: too many at once
     FAILED = "failed"  # no answer, or an incomplete one
     LOCKED_OUT = "locked out"  # the account gets no answers: a bad key, no money
+    NO_CAPACITY = "no capacity"  # none for the quota's lane: nothing was taken
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(Data, frozen=True):
     """The observations of a quota by one attempt at a call."""
 
     pause_until: float | None = None
     """The quota sends nothing before this time; epoch seconds. None: no pause."""
     event: ProviderEvent | None = None
     """How the provider behaved; None if the attempt does not tell."""
-    headers: Mapping[Resource, RateLimitHeader] = field(
-        default_factory=dict[Resource, RateLimitHeader]
-    )
+    headers: Mapping[Resource, RateLimitHeader] = field(default_factory=dict)
     """The rate limit headers, by what they limit."""
     error: str = ""
     """The provider's words where the account is locked out; else empty."""
     odd: tuple[str, ...] = ()
     """``MODEL: FIELD`` of each field of the answer that was out of range, and so not read."""
+    is_pause_told: bool = False
+    """Whether the provider told the pause, so that its budget comes back then and not before."""
 
 
-@dataclass(frozen=True, slots=True)
-class BucketState:
+class BucketState(Data, frozen=True):
     """A bucket as it is stored. Reservations count as spent: a crash cannot tell."""
 
     quota: str

@@ -1,17 +1,15 @@
 """Defines a run, and the worker that executes it. Data only."""
 
-from dataclasses import dataclass
-
 from ..errors import IllegalTransition
-from .calls import Priority
+from .calls import Priority, ServiceLane
+from .data import Data
 from .states import RUN_TRANSITIONS, RunState
 
 LIVES = 3
 """How many workers in a row a run may lose, without a new answer in between, until it fails."""
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Data, frozen=True):
     """One execution of a workflow on a task. Times are epoch seconds."""
 
     id: str
@@ -68,6 +66,8 @@ class Run:
     lost_waiting: int = 0
     """How many workers died while it waited for an answer, since it last lost a life: as a rule its
     code was at rest then, so ``LIVES`` of them count as one life."""
+    lane: ServiceLane = ServiceLane.STANDARD
+    """The lane that its background calls may take, where their model has it."""
 
     def check(self, state: RunState) -> None:
         """Raise IllegalTransition unless a run may go from its state to ``state``."""
@@ -102,8 +102,7 @@ class Run:
         return self.state is RunState.COMPLETED and self.attempts <= 1 and self.parent is None
 
 
-@dataclass(frozen=True, slots=True)
-class Worker:
+class Worker(Data, frozen=True):
     """A process that executes runs."""
 
     id: str

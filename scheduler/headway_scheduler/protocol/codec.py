@@ -1,25 +1,22 @@
 """Requests, answers and notifications as text and back. Law: no I/O, no decisions.
 
-Theory of operation. A field that has its default is not written. msgspec leaves such fields out of
-structs, and so out of messages and envelopes, but not out of dataclasses: the nouns inside. So what
-is said is first converted to *lean* types: the same fields, with structs for nouns, and with no
-check. It is read as the types themselves, which checks everything and fills defaults in.
+A field that has its default is not written; it is filled in when the text is read.
 """
 
-import dataclasses
 import json
 from collections.abc import Iterator
-from functools import cache, reduce
-from operator import or_
-from types import NoneType, UnionType
-from typing import Any, NoReturn, TypeVar, get_args, get_origin
+from typing import NoReturn, TypeVar
 
 import msgspec
-from msgspec import NODEFAULT, Struct, convert, defstruct, structs
 
 from ..errors import CallerError, HeadwayError, InternalError, ProviderError, StoreError
 from ..model.calls import LARGEST_COUNT
-from ..model.quotas import LARGEST_LIMIT, LONGEST_RESET_SECONDS, MOST_ODD_FIELDS
+from ..model.quotas import (
+    LARGEST_LIMIT,
+    LONGEST_RESET_SECONDS,
+    MOST_ODD_FIELDS,
+    SHORTEST_PERIOD_SECONDS,
+)
 from .envelopes import Answer, MessageBatch, Notification, Refused, Request
 from .messages import Observe, Settle
 
@@ -38,42 +35,12 @@ def dump(said: Request | Answer | Notification) -> str:
     Raises CallerError for a value that JSON does not have, as in a command's settings.
     """
     try:
-        lean = convert(said, _lean(type(said)), from_attributes=True)
         try:
-            return _encoder.encode(lean).decode()
+            return _encoder.encode(said).decode()
         except UnicodeEncodeError:
-            return json.dumps(msgspec.to_builtins(lean))
+            return json.dumps(msgspec.to_builtins(said))
     except (TypeError, ValueError, OverflowError) as error:
         raise CallerError(f"what another process is told must be JSON: {error}") from None
-
-
-@cache
-def _lean(kind: Any) -> Any:
-    """The type as which a value of type ``kind`` is written; Any: as it is."""
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        fields = [_lean_field(each, dataclasses.MISSING) for each in dataclasses.fields(kind)]
-        return defstruct(kind.__name__, fields, omit_defaults=True)
-    if isinstance(kind, type) and issubclass(kind, Struct):
-        fields = [_lean_field(each, NODEFAULT) for each in structs.fields(kind)]
-        return defstruct(kind.__name__, fields, tag=True, omit_defaults=True)
-    if kind is NoneType or kind is ...:
-        return kind
-    inner = tuple(map(_lean, get_args(kind)))
-    if not set(inner) - {Any, NoneType, ...}:
-        return Any
-    return reduce(or_, inner) if isinstance(kind, UnionType) else get_origin(kind)[inner]
-
-
-def _lean_field(field: Any, absent: object) -> tuple[str, Any] | tuple[str, Any, Any]:
-    """A field for ``defstruct``. ``absent`` stands where there is no default."""
-    kind = _lean(field.type)
-    if field.default_factory is not absent:
-        # Only of a bare ``dict`` does msgspec see that a value is as empty as the default.
-        bare = type(field.default_factory())
-        return field.name, kind, msgspec.field(default_factory=bare)
-    if field.default is not absent:
-        return field.name, kind, field.default
-    return field.name, kind
 
 
 def load_request(text: str) -> Request:
@@ -102,6 +69,7 @@ def _is_in_range(message: Observe | Settle) -> bool:
             amounts.append((told.limit, 1, LARGEST_LIMIT))
             amounts.append((told.remaining, 0, LARGEST_LIMIT))
             amounts.append((told.reset_seconds, 0, LONGEST_RESET_SECONDS))
+            amounts.append((told.period_seconds, SHORTEST_PERIOD_SECONDS, LONGEST_RESET_SECONDS))
     if isinstance(message, Settle):
         outcome = message.outcome
         amounts.append((outcome.not_before, -LARGEST_LIMIT, LARGEST_LIMIT))

@@ -4,11 +4,11 @@ What watches a run, sums its dollars and packs its result needs them, and must n
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import assert_never
 
 from ..model.batch import Batch
 from ..model.calls import Call, CallRecord, Outcome
+from ..model.data import replace
 from ..model.runs import Run
 from ..model.states import LIVE_CALLS, CallState
 from .envelopes import Grant

@@ -46,7 +46,7 @@ class OutboxBuilder:
         """Tell the worker of a call that it may be sent, and by which route."""
         call = record.call
         usage = (call.tokens, call.input_tokens, call.output_tokens, call.usd)
-        route = Route(call.model, call.quotas, *usage, unbounded=call.unbounded)
+        route = Route(call.model, call.quotas, *usage, unbounded=call.unbounded, lane=call.lane)
         grant = Grant(call.id, record.admitted_at or 0.0, record.attempts, route)
         self._of(record).grants.append(grant)
 

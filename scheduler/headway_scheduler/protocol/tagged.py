@@ -5,7 +5,7 @@ from typing import ClassVar
 from msgspec import Struct
 
 
-class Tagged(Struct, frozen=True):
+class Tagged(Struct, frozen=True, gc=False):
     """Said with the name of its class as ``type``, by which its reader knows it."""
 
     type: ClassVar[str]

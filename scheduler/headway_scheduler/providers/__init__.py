@@ -5,6 +5,7 @@ from .azure import Azure
 from .base import ErrorClass, Failure, Provider, Verdict
 from .bedrock import Bedrock
 from .gemini import Gemini
+from .groq import Groq
 from .local import Local
 from .openai import OpenAI
 
@@ -14,13 +15,14 @@ OTHER = Provider()
 """The cautious default, for a provider about which nothing is known."""
 PROVIDERS = {
     each.name: each
-    for each in (OpenAI(), Azure(), Anthropic(), Gemini(), Bedrock(), Local(), OTHER)
+    for each in (OpenAI(), Azure(), Anthropic(), Gemini(), Bedrock(), Groq(), Local(), OTHER)
 }
 """Each provider by the name that it has in the configuration."""
 
 _HOSTS = {
     "api.openai.com": "openai",
     "api.anthropic.com": "anthropic",
+    "api.groq.com": "groq",
     "generativelanguage.googleapis.com": "gemini",
     "aiplatform.googleapis.com": "gemini",
 }

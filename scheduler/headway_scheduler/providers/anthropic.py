@@ -8,9 +8,11 @@ Tokens read from its prompt cache are free for most models.
 from collections.abc import Mapping
 from functools import partial
 
-from ..model.quotas import RateLimitHeader, Resource
+from ..model.data import replace
+from ..model.quotas import RateLimitHeader, Resource, Window
 from .base import Provider
-from .readings import Odd, answered_at, rate_limits, seconds_until
+from .limit_headers import litellm_limits
+from .readings import Odd, answered_at, is_litellm, rate_limits, seconds_until
 
 _HEADERS = {
     resource: (
@@ -40,5 +42,9 @@ class Anthropic(Provider):
         self, headers: Mapping[str, str], now: float, odd: list[Odd] | None = None
     ) -> dict[Resource, RateLimitHeader]:
         """Read ``anthropic-ratelimit-…-{limit,remaining,reset}`` of each resource."""
+        if is_litellm(headers):
+            return litellm_limits(headers, odd)
         until_reset = partial(seconds_until, now=answered_at(headers, now))
-        return rate_limits(headers, _HEADERS, until_reset, odd)
+        told = rate_limits(headers, _HEADERS, until_reset, odd)
+        # As it documents; its rests are rounded, so its resets alone would not show it.
+        return {name: replace(header, window=Window.BUCKET) for name, header in told.items()}

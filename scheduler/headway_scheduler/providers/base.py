@@ -15,14 +15,18 @@ from itertools import islice
 from typing import Any
 
 from ..model.calls import Usage
-from ..model.formulas import LONGEST_STATED_SECONDS, backoff_seconds
+from ..model.formulas import LONGEST_STATED_SECONDS, backoff_seconds, short_seconds
 from ..model.quotas import RateLimitHeader, Resource
 from . import readings
-from .readings import Odd, duration_seconds, retry_after_seconds, word
+from .limit_headers import litellm_limits
+from .readings import Odd, duration_seconds, is_litellm, retry_after_seconds, word
+from .refusals import is_about_a_day, is_about_slots, litellm_refusal
 
 # And everything from 500, as in OpenAI's SDK.
 _TRANSIENT_STATUS = frozenset({408, 409, 425})
-_OVERLOADED_STATUS = frozenset({503, 529})
+_OVERLOADED_STATUS = frozenset({498, 503, 529})
+_WITHOUT_CAPACITY = frozenset({"resource_unavailable", "capacity_exceeded"})
+"""Codes of a 429 (OpenAI) and a 498 (Groq) that a request by flex gets while there is no room."""
 _OF_THE_WAY = frozenset({502, 504, *range(520, 531)})
 """What proxies answer when the server behind them does not."""
 _STATUS_OF_CODE = {
@@ -64,6 +68,9 @@ MOST_PARTS = 1_000
 """How many objects and lists of an error's body are looked at. Real ones have a dozen."""
 
 
+SLOT_SECONDS = 0.25
+"""How soon a call goes again that was one too many at once, if a slot is free."""
+
 LONGEST_SAID = 500
 """How many characters of two answers are compared."""
 _DIGITS = re.compile(r"\d+")
@@ -73,10 +80,13 @@ class ErrorClass(StrEnum):
     """The classes of errors, by what can be done about them."""
 
     RATE_LIMITED = "rate limited"  # the quota pauses, the call goes again
+    AT_ONCE = "at once"  # the call goes again, and fewer at once: others are in flight
+    SPENT = "spent"  # as rate limited, but until a day is over
     OVERLOADED = "overloaded"  # this call goes again, later, and fewer at once
     TRANSIENT = "transient"  # this call goes again, later
     FINAL = "final"  # no wait mends this call
     ACCOUNT = "account"  # no wait mends any call: a bad key, no money
+    CAPACITY = "capacity"  # none for the lane that was asked for: the lane pauses
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +100,12 @@ class Verdict:
     said: str = ""
     """What a server that works said, without digits: the same again and again is the request's own
     fault. Empty: the answer does not show that it works."""
+    told: Mapping[Resource, RateLimitHeader] = field(
+        default_factory=dict[Resource, RateLimitHeader]
+    )
+    """Limits that a refusal tells outside of its headers."""
+    is_told: bool = field(default=False, compare=False)
+    """Whether the provider told the pause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +121,8 @@ class Failure:
     """The parsed JSON of the body; None without any."""
     message: str = ""
     """The error's text."""
+    is_flex: bool = False
+    """Whether the request asked to be served by flex."""
 
     @property
     def codes(self) -> frozenset[str]:
@@ -154,7 +172,8 @@ class Provider:
     """A provider about whose limits nothing is known: the cautious default.
 
     Its calls reserve the expected usage and are settled on the real one. Its headers are ignored:
-    servers that speak OpenAI's protocol give them other meanings (per day, per key).
+    servers that speak OpenAI's protocol give them other meanings (per day, per key). LiteLLM's are
+    read, because their names say what they mean.
     """
 
     name = "other"
@@ -185,7 +204,7 @@ class Provider:
 
         Fields that hold nothing in their range are added to ``odd``.
         """
-        return {}
+        return litellm_limits(headers, odd) if is_litellm(headers) else {}
 
     def stated_seconds(self, failure: Failure, now: float) -> float | None:
         """Return the seconds that the provider says to wait; None or 0 if it does not say."""
@@ -197,6 +216,8 @@ class Provider:
         status, stated = failure.meant_status, self.stated_seconds(failure, now)
         # A stated 0 (or a date that has passed) counts as none: retrying at once would hammer.
         pause = min(LONGEST_STATED_SECONDS, stated or backoff_seconds(attempt))
+        if failure.is_flex and self.lacks_capacity(failure):
+            return Verdict(ErrorClass.CAPACITY, short_seconds(attempt))
         if status == 402:
             return self._judge_unpaid(failure, stated, pause)
         if status == 401 or (not stated and self._is_about_the_account(failure)):
@@ -204,10 +225,7 @@ class Provider:
         if status == 403 and failure.words("limit_source") & _OF_THE_ACCOUNT:
             return Verdict(ErrorClass.ACCOUNT)
         if status == 429:
-            is_final = self.is_too_large(failure)
-            return (
-                Verdict(ErrorClass.FINAL) if is_final else Verdict(ErrorClass.RATE_LIMITED, pause)
-            )
+            return self._judge_refused(failure, pause, now, is_told=bool(stated))
         if status in _OVERLOADED_STATUS:
             return Verdict(ErrorClass.OVERLOADED, pause)
         if status is None and not failure.codes & _ABOUT_THE_CALL:
@@ -217,6 +235,27 @@ class Provider:
             return Verdict(ErrorClass.TRANSIENT, pause, _said(failure) if has_words else "")
         return Verdict(ErrorClass.FINAL)
 
+    def _judge_refused(
+        self, failure: Failure, pause: float, now: float, *, is_told: bool
+    ) -> Verdict:
+        """Judge a 429: too many in flight, too many for a day, or requests that come too fast."""
+        if self.is_too_large(failure):
+            return Verdict(ErrorClass.FINAL)
+        told = self.told_by_refusal(failure)
+        if is_about_slots(failure.headers, failure.message):
+            # Its ``retry-after`` is that of a rate: a slot is free when a call in flight ends.
+            return Verdict(ErrorClass.AT_ONCE, SLOT_SECONDS, told=told)
+        days = (each for each in self.rate_limits(failure.headers, now).items() if each[0].is_daily)
+        if is_about_a_day(failure.message, failure.parts()) or any(
+            header.remaining == 0 for _, header in days
+        ):
+            return Verdict(ErrorClass.SPENT, LONGEST_STATED_SECONDS, told=told)
+        return Verdict(ErrorClass.RATE_LIMITED, pause, told=told, is_told=is_told)
+
+    def told_by_refusal(self, failure: Failure) -> dict[Resource, RateLimitHeader]:
+        """Return the limits that the body or the text of a refusal tells."""
+        return litellm_refusal(failure.headers, failure.message)
+
     def _judge_unpaid(self, failure: Failure, stated: float | None, pause: float) -> Verdict:
         """Judge a 402: no money, unless it says that time, or a lighter request, mends it."""
         if _TOO_HEAVY in failure.codes:
@@ -224,6 +263,12 @@ class Provider:
         if stated or _IN_FLIGHT_BUDGET in failure.words("limit_source"):
             return Verdict(ErrorClass.RATE_LIMITED, pause)
         return Verdict(ErrorClass.ACCOUNT)
+
+    def lacks_capacity(self, failure: Failure) -> bool:
+        """Whether the provider has no room for a lane that it serves when it has."""
+        words = failure.message.lower().replace("_", " ")
+        is_told = not failure.codes.isdisjoint(_WITHOUT_CAPACITY) or "resource unavailable" in words
+        return failure.meant_status == 498 or (failure.meant_status == 429 and is_told)
 
     def is_too_large(self, failure: Failure) -> bool:
         """Whether a 429 means that this request alone is above the limit: no wait mends that."""

@@ -2,12 +2,14 @@
 
 Sources: Google's pages on rate limits and on errors. Requests a minute and a day and input tokens a
 minute are counted for each project. No header tells of them; the body of a 429 may carry a
-``RetryInfo`` with the time to wait.
+``RetryInfo`` with the time to wait, and a ``QuotaFailure`` with the limit.
 """
 
 from ..model.calls import Usage
+from ..model.quotas import RateLimitHeader, Resource
 from .base import ErrorClass, Failure, Provider, Verdict, google_delay_seconds
 from .readings import retry_after_seconds
+from .refusals import google_refusal
 
 
 class Gemini(Provider):
@@ -30,6 +32,10 @@ class Gemini(Provider):
         if any(str(part.get("quotaValue")) == "0" for part in failure.parts()):
             return Verdict(ErrorClass.ACCOUNT)
         return super().judge(failure, attempt, now)
+
+    def told_by_refusal(self, failure: Failure) -> dict[Resource, RateLimitHeader]:
+        """Return the limits of the violations: they are told nowhere else."""
+        return google_refusal(failure.parts()) or super().told_by_refusal(failure)
 
     def stated_seconds(self, failure: Failure, now: float) -> float | None:
         """Return ``retryDelay`` of the body, as in ``34.07s``, in seconds; else the headers'."""

@@ -12,9 +12,10 @@ from ..model.calls import Usage
 from ..model.formulas import CHARACTERS_PER_TOKEN
 from ..model.quotas import RateLimitHeader, Resource
 from .base import Failure, Provider
-from .readings import Odd, duration_seconds, rate_limits
+from .limit_headers import limits_of_other_hosts, litellm_limits
+from .readings import NO_DAYS, Odd, duration_seconds, is_litellm, rate_limits
 
-_HEADERS = {
+HEADERS = {
     resource: (
         f"x-ratelimit-limit-{word}",
         f"x-ratelimit-remaining-{word}",
@@ -22,6 +23,7 @@ _HEADERS = {
     )
     for word, resource in (("requests", Resource.REQUESTS), ("tokens", Resource.TOKENS))
 }
+"""The names of the three headers of each limit."""
 _OF_A_DAY = {
     Resource.REQUESTS: Resource.REQUESTS_PER_DAY,
     Resource.TOKENS: Resource.TOKENS_PER_DAY,
@@ -56,10 +58,16 @@ class OpenAI(Provider):
     ) -> dict[Resource, RateLimitHeader]:
         """Read ``x-ratelimit-{limit,remaining,reset}-{requests,tokens}``.
 
-        Accounts without a payment have a limit of requests per day under the same name. It is
-        recognized by its reset, which is longer than a limit per minute could take.
+        At OpenAI itself, accounts without a payment have a limit of requests per day under the same
+        name. It is recognized by its reset, which is longer than a limit per minute could take.
+        Names of other hosts, which speak the same protocol, tell themselves of what they are.
         """
-        return rate_limits(headers, _HEADERS, duration_seconds, odd, of_a_day=_OF_A_DAY)
+        if is_litellm(headers):
+            return litellm_limits(headers, odd)
+        is_own = "openai-version" in headers or "openai-processing-ms" in headers
+        of_a_day = _OF_A_DAY if is_own else NO_DAYS
+        told = rate_limits(headers, HEADERS, duration_seconds, odd, of_a_day=of_a_day)
+        return told or limits_of_other_hosts(headers, now, odd)
 
     def is_too_large(self, failure: Failure) -> bool:
         """Look for it in the text: the code is that of any other 429."""

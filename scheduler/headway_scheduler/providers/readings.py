@@ -44,6 +44,12 @@ _FIRST_EPOCH_SECONDS = 1e9
 _FIRST_EPOCH_MILLISECONDS = 1e11
 _UNTOLD = ("", "-1")
 """Texts that some servers send for a limit that they do not count. Such a field is not odd."""
+LITELLM_SLOTS = "max_parallel_requests"
+"""LiteLLM's word for calls in flight."""
+LITELLM = re.compile(
+    rf"x-ratelimit-([a-z0-9_]{{1,40}})-(limit|remaining)-(requests|tokens|{LITELLM_SLOTS})"
+)
+"""The names of its headers: the scope, and what they tell of what."""
 NO_DAYS: Mapping[Resource, Resource] = MappingProxyType({})
 _LONGER_THAN_A_MINUTE = 2.0
 """A reset so many times longer than a limit of a minute could need is of a limit of a day."""
@@ -75,7 +81,7 @@ def read(field: str, raw: Any, parse: Callable[[Any], T | None], odd: list[Odd])
 
 def count(raw: Any) -> int | None:
     """Read a count of tokens: a finite number or the text of one, 0 to 10^9, rounded up."""
-    value = _number(raw) if type(raw) in (int, float, str) else None
+    value = number(raw) if type(raw) in (int, float, str) else None
     return None if value is None or not 0 <= value <= LARGEST_READ_COUNT else math.ceil(value)
 
 
@@ -309,16 +315,24 @@ def rate_limits(
     return found
 
 
+def is_litellm(headers: Mapping[str, str]) -> bool:
+    """Whether a header has one of LiteLLM's names."""
+    for name in headers:  # noqa: SIM110  # of each answer: no generator
+        if name.startswith("x-ratelimit-") and LITELLM.fullmatch(name):
+            return True
+    return False
+
+
 _NO_HEADER = RateLimitHeader(None, None, None)
 
 
 def _limit(raw: str) -> float | None:
-    value = _number(raw)
+    value = number(raw)
     return value if value is not None and 1 <= value <= LARGEST_LIMIT else None
 
 
 def _remaining(raw: str) -> float | None:
-    value = _number(raw)
+    value = number(raw)
     return value if value is not None and 0 <= value <= LARGEST_LIMIT else None
 
 
@@ -333,7 +347,7 @@ def _is_of_a_day(header: RateLimitHeader) -> bool:
 def duration_seconds(raw: str | None) -> float | None:
     """Read ``6m0s``, ``120ms``, ``1d2h``, or a number of seconds: 0 to 31 days."""
     text = raw.strip() if raw and len(raw) <= LONGEST_TEXT else ""
-    seconds = _number(text) if text[-1:].isdigit() else None
+    seconds = number(text) if text[-1:].isdigit() else None
     if seconds is None and _DURATION.fullmatch(text):
         seconds = 0.0
         for amount, unit in _AMOUNTS.findall(text):
@@ -374,7 +388,7 @@ def retry_after_seconds(
 
 
 def _pause_number(raw: str) -> float | None:
-    value = _number(raw)
+    value = number(raw)
     return value if value is not None and value >= 0 else None
 
 
@@ -391,7 +405,7 @@ def _pause(raw: str, now: float) -> float | None:
 
 def status(raw: Any) -> int | None:
     """Read the number of an HTTP error, 400 to 599, from a number or the text of one."""
-    value = None if isinstance(raw, bool) else _number(raw)
+    value = None if isinstance(raw, bool) else number(raw)
     return int(value) if value is not None and 400 <= value <= 599 and value % 1 == 0 else None
 
 
@@ -411,7 +425,7 @@ def _short(raw: object) -> str:
     return raw.strip() if isinstance(raw, str) and len(raw) <= LONGEST_TEXT else ""
 
 
-def _number(raw: object) -> float | None:
+def number(raw: object) -> float | None:
     """Read a finite number, or the ASCII text of one: Python reads digits of all scripts."""
     if isinstance(raw, str) and (len(raw) > LONGEST_TEXT or not raw.isascii() or "_" in raw):
         return None
@@ -424,7 +438,7 @@ def _number(raw: object) -> float | None:
 
 def _date(text: str) -> float | None:
     """Return the seconds since 1970 of a date in any of its forms; one without a zone is UTC."""
-    if (value := _number(text)) is not None:
+    if (value := number(text)) is not None:
         if value >= _FIRST_EPOCH_MILLISECONDS:
             return value / 1000
         return value if value >= _FIRST_EPOCH_SECONDS else None

@@ -21,7 +21,6 @@ wake-up, a granted call is found *admitted* at the next start and becomes *unkno
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from ..core.inspection import provider_health
 from ..core.policy import Policy
@@ -36,6 +35,7 @@ from ..errors import (
 )
 from ..model.batch import NOTHING, Batch, Snapshot
 from ..model.calls import CallRecord
+from ..model.data import replace
 from ..model.quotas import Quota
 from ..model.runs import Run, Worker
 from ..model.states import UNDER_WAY

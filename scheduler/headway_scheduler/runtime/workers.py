@@ -6,7 +6,7 @@ same commit writes the notification that tells the worker.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from types import MappingProxyType
 from typing import assert_never
@@ -17,6 +17,7 @@ from ..core.views import ProviderHealth
 from ..errors import StoreError
 from ..model.batch import NOTHING, Batch, OutboxRow
 from ..model.calls import Outcome
+from ..model.data import replace
 from ..model.formulas import LONGEST_STATED_SECONDS
 from ..model.quotas import Observation
 from ..model.runs import LIVES, Run, Worker

@@ -1,7 +1,6 @@
 """A background call gives its slot to an urgent one, over real HTTP."""
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -13,6 +12,7 @@ from headway_agents.calls.live_call import Interruption, Preempted
 from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.errors import RunClosed
 from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.states import CallState
 from headway_scheduler.runtime.local import LocalScheduler

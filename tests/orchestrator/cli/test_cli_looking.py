@@ -7,7 +7,6 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -23,6 +22,7 @@ from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.batch import Batch, Lesson
 from headway_scheduler.model.calls import Call, CallRecord, Priority, Usage
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.quotas import BucketState, Resource
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,8 @@ from hypothesis import strategies as st
 from headway import config as configuration
 from headway.config import Config, ConfigError, ModelConfig, load, parse_priority
 from headway_scheduler.model.calls import Priority
-from headway_scheduler.model.quotas import Quota
+from headway_scheduler.model.data import replace
+from headway_scheduler.model.quotas import Quota, Window
 
 Load = Callable[..., Config]
 
@@ -92,7 +92,7 @@ def sources(config: Config) -> dict[str, str]:
 def test_without_a_file(read: Load, tmp_path: Path) -> None:
     config = read()
     assert config.database == tmp_path / ".headway/headway.db"
-    guess = Quota.per_minute("default", requests=500, tokens=30_000)
+    guess = Quota.per_minute("default", requests=500, tokens=30_000, burst_seconds=None)
     assert config.quotas == {"default": replace(guess, is_guess=True)}
     assert config.priority is Priority.NORMAL
     assert (config.file, config.default_model) == (None, None)
@@ -159,7 +159,7 @@ def test_rows_show_every_value_and_where_it_came_from(read: Load, tmp_path: Path
     assert ("models.local.quotas", "gpu, openai", "headway.toml") in rows
     assert ("models.local.api_key_env", "LOCAL_KEY", "headway.toml") in rows
     tables = list(dict.fromkeys(key.split(".")[0] for key, _, _ in rows))
-    assert tables == ["database", "defaults", "quotas", "models", "workflows"]
+    assert tables == ["database", "defaults", "quotas", "models", "lanes", "workflows"]
 
 
 def test_the_order_of_precedence_of_files(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_names_of_quotas_in_variables(read: Load) -> None:
 
 def test_a_variable_can_be_the_only_limit_of_a_quota(read: Load) -> None:
     config = read("[quotas.a]", HEADWAY_QUOTAS__A__TOKENS_PER_MINUTE="1_000")
-    assert config.quotas["a"] == Quota.per_minute("a", tokens=1000)
+    assert config.quotas["a"] == Quota.per_minute("a", tokens=1000, burst_seconds=None)
 
 
 @given(
@@ -256,3 +256,18 @@ def test_importing_it_brings_in_nothing_slow() -> None:
         check=True,
     )
     assert done.stdout.split() == []
+
+
+def test_how_a_provider_counts_may_be_stated(read: Load) -> None:
+    text = """
+[quotas.a]
+requests_per_minute = 360
+tokens_per_day = 1000
+window = "sliding"
+window_seconds = 10
+"""
+    requests, tokens = read(text).quotas["a"].limits
+    assert (requests.window, requests.window_seconds) == (Window.SLIDING, 10)
+    assert tokens.window is None  # a day is a day
+    requests, _ = read(text, HEADWAY_QUOTAS__A__WINDOW="fixed").quotas["a"].limits
+    assert requests.window is Window.FIXED

@@ -80,7 +80,7 @@ def read(folder: Path, text: str) -> Config:
 def test_the_template_loads_and_shows_every_key(tmp_path: Path) -> None:
     config = read(tmp_path, TEMPLATE)
     assert config.quotas["openai"] == Quota.per_minute(
-        "openai", requests=500, tokens=30_000, concurrency=32
+        "openai", requests=500, tokens=30_000, concurrency=32, burst_seconds=None
     )
     assert config.model("gpt-4.1").quotas == ("openai",)
     for path in KEYS:

@@ -40,13 +40,14 @@ def problem(folder: Path, text: str | bytes | None, **environ: str) -> str:
         ("\n[quota.q]", ":2: quota is unknown; did you mean quotas?"),
         (
             "zzz = 1",
-            ":1: zzz is unknown; permitted: database, defaults, quotas, models, teams, tools, "
-            "workflows",
+            ":1: zzz is unknown; permitted: database, defaults, quotas, models, lanes, teams, "
+            "tools, workflows",
         ),
         ('[defaults]\nprioritty = "low"', ":2: defaults.prioritty is unknown; did you mean pri"),
         (
             "[quotas.q]\nrpm = 5",
-            f":2: quotas.q.rpm is unknown; permitted: {LIMITS}, day_starts, burst_seconds",
+            f":2: quotas.q.rpm is unknown; permitted: {LIMITS}, day_starts, burst_seconds, "
+            "window, window_seconds",
         ),
         ('[models.m]\nbase-url = ""', ":2: models.m.base-url is unknown; did you mean base_url?"),
         ("[models.m]\ncontext_window = 1", ":2: models.m.context_window is unknown; permitted: "),
@@ -82,6 +83,12 @@ def problem(folder: Path, text: str | bytes | None, **environ: str) -> str:
         ("[quotas.q]\ntokens_per_minute = 2026-01-01", "must be a number, not a date or time"),
         ("[quotas.q]\ntokens_per_minute = [1]", "must be a number, not a list"),
         (QUOTA + "burst_seconds = 0", ":3: quotas.q.burst_seconds must be above 0, not 0"),
+        (
+            QUOTA + "window = 5",
+            ":3: quotas.q.window must be one of bucket, sliding, fixed, minute, not 5",
+        ),
+        (QUOTA + 'window = "hour"', "fixed, minute, not the text 'hour'"),
+        (QUOTA + "window_seconds = 0", "window_seconds must be from 0.1 to 86400, not 0"),
         ("[models.m]\nmax_answer_mb = 0", "must be a whole number from 1 to 1024, not 0"),
         ("[models.m]\nmax_answer_mb = 1025", "must be a whole number from 1 to 1024, not 1025"),
         ("[models.m]\nmax_answer_mb = 1.5", "must be a whole number from 1 to 1024, not 1.5"),
@@ -103,8 +110,8 @@ def problem(folder: Path, text: str | bytes | None, **environ: str) -> str:
         ),
         (
             '[models.m]\nprovider = "azur"',
-            "models.m.provider must be one of openai, azure, anthropic, gemini, bedrock, local, "
-            "other, not 'azur'",
+            "models.m.provider must be one of openai, azure, anthropic, gemini, bedrock, groq, "
+            "local, other, not 'azur'",
         ),
         # lists and names
         (

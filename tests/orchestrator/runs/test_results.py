@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from headway.runs.journal import packed, unpacked
 from headway_agents import dump_result
 from headway_scheduler.errors import StoreCorrupt
 from headway_scheduler.model.calls import Call, CallRecord, Priority
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.states import CallState
 from headway_scheduler.testing.provider import Settings, simulated_provider
 

@@ -496,7 +496,7 @@ async def test_a_person_who_is_there_is_asked_at_once(world: World) -> None:
         return f"to {question!r}: yes"
 
     async with world.opened(with_person) as headway:
-        headway.person = person
+        headway.ask(person)
         handle = await headway.start("team", task="Go.")
         await handle.result()
         assert "to 'Enter your response: ': yes" in said(handle)

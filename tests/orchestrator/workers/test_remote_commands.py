@@ -3,7 +3,6 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import closing, suppress
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +20,7 @@ from tests.waiting import until
 from headway import Headway, RunFailed, RunHandle
 from headway.config import ConfigError, load
 from headway.runs.events import Ended
+from headway.runs.options import new_run
 from headway.testing import MODEL, QUOTA, SimulatedHeadway, simulated_headway
 from headway.workers.leader import Leader
 from headway.workers.monitor import WorkerMonitor
@@ -40,6 +40,7 @@ from headway_scheduler.errors import (
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, Priority
 from headway_scheduler.model.changes import Change, HoldState
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.protocol.codec import dump
@@ -201,7 +202,8 @@ async def test_a_run_that_another_process_is_about_to_execute_is_not_taken_from_
     leader: SimulatedHeadway, is_begun: bool
 ) -> None:
     """Its row is there before it begins, and what others want of it by then is heeded."""
-    run, _ = leader._new_run("agent", "x", {"key": "k"})
+    now = leader.scheduler.now()
+    run, _ = new_run(leader.workflows, leader.config, now, "agent", "x", {"key": "k"})
     new = replace(run, worker=leader._opened.executor.worker.id)
     async with second(leader) as follower, anyio.create_task_group() as group:
         with leader._opened.executor.expecting(new) as expected:

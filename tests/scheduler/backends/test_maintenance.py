@@ -3,7 +3,6 @@
 import os
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import StoreBusy, StoreError
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, CallRecord, Priority
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.prompts import ChainNode, Chunk
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState

@@ -11,7 +11,7 @@ disk does with it is the disk's affair.
 """
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -21,6 +21,7 @@ from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, CallRecord, Priority
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.prompts import ChainNode, Chunk
 from headway_scheduler.model.quotas import BucketState, Resource
 from headway_scheduler.model.runs import Run

@@ -1,6 +1,5 @@
 """The file of the database is removed, replaced or cut short while it is open."""
 
-import dataclasses
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -14,6 +13,7 @@ from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import StoreReplaced
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import RunState
 from headway_scheduler.ports import LEADER
@@ -21,7 +21,7 @@ from headway_scheduler.ports import LEADER
 pytestmark = pytest.mark.anyio
 
 RUN = Run("r-1", "w", "t", Priority.NORMAL, RunState.QUEUED, 1.0)
-ONE, TWO = (Batch(runs=(dataclasses.replace(RUN, id=name),)) for name in ("r-1", "r-2"))
+ONE, TWO = (Batch(runs=(replace(RUN, id=name),)) for name in ("r-1", "r-2"))
 
 
 def remove(path: Path) -> None:

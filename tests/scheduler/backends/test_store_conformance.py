@@ -4,7 +4,6 @@ import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from headway_scheduler.errors import HeadwayError, KeyTaken, RunNotFound, StoreE
 from headway_scheduler.model.batch import Answer, Batch, Lesson, OutboxRow, Snapshot
 from headway_scheduler.model.calls import Call, CallRecord, Priority, Route, Spent, Usage
 from headway_scheduler.model.changes import Change
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.prompts import ChainNode, Chunk
 from headway_scheduler.model.quotas import BucketState, Resource
 from headway_scheduler.model.runs import Run, Worker

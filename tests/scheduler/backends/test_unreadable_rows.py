@@ -3,7 +3,6 @@
 import json
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from headway_scheduler.errors import RunNotFound, StoreBusy, StoreCorrupt
 from headway_scheduler.model.batch import Batch, Lesson, OutboxRow
 from headway_scheduler.model.calls import Call, CallRecord, Priority
 from headway_scheduler.model.changes import weight
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.formulas import LONGEST_STATED_SECONDS
 from headway_scheduler.model.quotas import BucketState, Quota, Resource
 from headway_scheduler.model.runs import Run, Worker

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from headway_scheduler.core.limits.bucket import CALM_SECONDS, TRANSIT_SECONDS, Bucket, Reservation
+from headway_scheduler.core.limits.bucket import CALM_SECONDS, TRANSIT_SECONDS, Bucket
+from headway_scheduler.core.limits.reservation import Reservation
 from headway_scheduler.model.quotas import BucketState, Limit, Resource
 
 EPOCH = 1_772_366_400.0

@@ -2,7 +2,7 @@
 
 import random
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -11,6 +11,7 @@ from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.errors import BudgetExceeded
 from headway_scheduler.model.batch import Batch, Snapshot
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Route, Usage
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.quotas import BucketState, Quota, Resource
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import LIVE_CALLS, CallState, RunState

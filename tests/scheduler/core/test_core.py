@@ -1,7 +1,6 @@
 """The scheduler as a pure state machine. Times are told; no test waits."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +12,7 @@ from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.errors import CallTooLarge, IllegalTransition, InternalError, UnknownQuota
 from headway_scheduler.model.batch import Batch, Snapshot
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Usage
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.quotas import Observation, Quota
 from headway_scheduler.model.states import LIVE_CALLS, CallState
 from headway_scheduler.protocol.messages import (

@@ -1,7 +1,7 @@
 """Random lives of random calls, checked against a model that knows none of the core's tricks."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import settings
@@ -19,6 +19,7 @@ from headway_scheduler.model import changes
 from headway_scheduler.model.batch import Snapshot
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority
 from headway_scheduler.model.changes import Change, HoldState
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.formulas import LONGEST_STATED_SECONDS
 from headway_scheduler.model.quotas import BucketState, Limit, Observation, Quota, Resource
 from headway_scheduler.model.runs import Run

@@ -24,8 +24,11 @@ def test_an_address_has_a_quota_of_its_own_from_its_first_call_on() -> None:
     assert len(core.admit(NOW)) == 2
     assert {bucket.quota for bucket in core.take_batch(NOW).buckets} == {"at llm.example.com", "q"}
     learned = core.state.lanes.quotas["at llm.example.com"].learned
-    assert learned.stated.is_guess
-    assert {each.resource for each in learned.stated.limits} == {Resource.REQUESTS, Resource.TOKENS}
+    assert learned.known.stated.is_guess
+    assert {each.resource for each in learned.known.stated.limits} == {
+        Resource.REQUESTS,
+        Resource.TOKENS,
+    }
     with pytest.raises(UnknownQuota):
         core.handle(Submit(call(2, "atlas")), NOW)
 

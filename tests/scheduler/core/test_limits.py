@@ -1,7 +1,5 @@
 """Limits by the day, of input, output and dollars: what a call takes of each and gives back."""
 
-from dataclasses import replace
-
 import pytest
 
 from headway_scheduler.core.inspection import explain, statistics
@@ -9,6 +7,7 @@ from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.errors import CallTooLarge, InvalidQuota
 from headway_scheduler.model.batch import Snapshot
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.quotas import DAY_SECONDS, Quota, Resource
 from headway_scheduler.model.states import CallState
 from headway_scheduler.protocol.messages import Settle, Submit

@@ -6,7 +6,6 @@ budget-second.
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +19,7 @@ from headway_scheduler.model import changes
 from headway_scheduler.model.batch import Snapshot
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
 from headway_scheduler.model.changes import HoldState
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState

@@ -1,13 +1,12 @@
 """Young background calls make room for urgent ones, where that costs nothing."""
 
-from dataclasses import replace
-
 import pytest
 
 from headway_scheduler.core.admission.preemption import MOST_TIMES, YOUNG_SECONDS
 from headway_scheduler.core.policy import STRICT
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model.calls import Call, Outcome, Priority
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.states import CallState
 from headway_scheduler.protocol.messages import Settle, Submit

@@ -1,13 +1,12 @@
 """A server of one's own that becomes slow is sent less at once."""
 
-from dataclasses import replace
-
 import pytest
 
 from headway_scheduler.core.inspection import statistics
 from headway_scheduler.core.limits.write_speed import ANSWERS, SLOW, WriteSpeed
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.states import CallState
 from headway_scheduler.protocol.messages import MarkSent, Settle, Submit

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from headway_scheduler.model.calls import Usage
 from headway_scheduler.model.formulas import LONGEST_STATED_SECONDS
-from headway_scheduler.model.quotas import RateLimitHeader, Resource
+from headway_scheduler.model.quotas import RateLimitHeader, Resource, Window
 from headway_scheduler.providers import PROVIDERS, ErrorClass, Failure, Verdict, of_host
+from headway_scheduler.providers.base import SLOT_SECONDS
 from headway_scheduler.providers.readings import (
     duration_seconds,
     retry_after_seconds,
@@ -88,13 +89,39 @@ Row = tuple[int | None, dict[str, str], Any, str, Verdict]
 TRANSIENT = Verdict(ErrorClass.TRANSIENT, 1.0)
 OVERLOADED = Verdict(ErrorClass.OVERLOADED, 1.0)
 LIMITED = Verdict(ErrorClass.RATE_LIMITED, 1.0)
+AT_ONCE = Verdict(ErrorClass.AT_ONCE, SLOT_SECONDS)
+SPENT = Verdict(ErrorClass.SPENT, LONGEST_STATED_SECONDS)
 FINAL = Verdict(ErrorClass.FINAL)
 ACCOUNT = Verdict(ErrorClass.ACCOUNT)
 AFTER_7 = {"retry-after": "7"}
 
 
-def limited(seconds: float) -> Verdict:
-    return Verdict(ErrorClass.RATE_LIMITED, seconds)
+def limited(seconds: float, **told: RateLimitHeader) -> Verdict:
+    resources = {Resource[name]: header for name, header in told.items()}
+    return Verdict(ErrorClass.RATE_LIMITED, seconds, told=resources)
+
+
+def throttled(limit_type: str, number: int) -> str:
+    return (
+        f"Rate limit exceeded for api_key: 88dc. Limit type: {limit_type}. "
+        f"Current limit: {number}, Remaining: 0. Limit resets at: 2026-03-01 12:01:00 UTC"
+    )
+
+
+def violation(quota_id: str, value: str, metric: str = "requests") -> list[dict[str, Any]]:
+    failure = {
+        "@type": "type.googleapis.com/google.rpc.QuotaFailure",
+        "violations": [{"quotaId": quota_id, "quotaValue": value, "quotaMetric": metric}],
+    }
+    return [error(code=429, status="RESOURCE_EXHAUSTED", details=[failure, RETRY_INFO])]
+
+
+SLOTS = {"retry-after": "60", "rate_limit_type": "max_parallel_requests"}
+WINDOW = {"retry-after": "10", "rate_limit_type": "requests"}
+FREE_DAY = "GenerateRequestsPerDayPerProjectPerModel-FreeTier"
+FREE_MINUTE = "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"
+FREE_TOKENS = "GenerateContentInputTokensPerModelPerMinute-FreeTier"
+FIXED_10_S = RateLimitHeader(60, period_seconds=10.0, window=Window.FIXED)
 
 
 def error(message: str = "", **fields: Any) -> dict[str, Any]:
@@ -155,6 +182,32 @@ OF_ANY: list[Row] = [
     (None, {}, error(code="4e2"), "", FINAL),
     (None, {}, error(code=429.5), "", TRANSIENT),
     (None, {}, error(), "model runner has unexpectedly stopped", TRANSIENT),
+    # LiteLLM's proxy, whoever the provider is said to be
+    (
+        429,
+        SLOTS,
+        error(type="throttling_error", code="429"),
+        throttled("max_parallel_requests", 4),
+        replace(AT_ONCE, told={Resource.CONCURRENCY: RateLimitHeader(4)}),
+    ),
+    (429, SLOTS, None, "", AT_ONCE),
+    (429, {"retry-after": "1800"}, None, "Max parallel requests: max_parallel_requests", AT_ONCE),
+    (
+        429,
+        WINDOW,
+        error(type="throttling_error", code="429"),
+        throttled("requests", 60),
+        limited(10.0, REQUESTS=FIXED_10_S),
+    ),
+    (
+        429,
+        WINDOW,
+        error(),
+        "the key's max_parallel_requests are not what this is about",
+        limited(10.0),
+    ),
+    (429, {}, error(), "Too many concurrent requests for m: Limit 4.", AT_ONCE),
+    (429, {}, error(), "Too many tokens per day, please wait before trying again.", SPENT),
 ]
 OPENAI: list[Row] = [
     (429, {}, error(type="requests", code="rate_limit_exceeded"), "", LIMITED),
@@ -244,6 +297,29 @@ GEMINI_ROWS: list[Row] = [
     (429, {}, error(code=429, details=[RETRY_INFO]), "", limited(34.07)),
     (429, {}, [error(code=429, details=[{"violations": [{"quotaValue": "0"}]}])], "", ACCOUNT),
     (429, {}, [error(code=429, details=[{"violations": [{"quotaValue": "10"}]}])], "", LIMITED),
+    (
+        429,
+        {},
+        violation(FREE_MINUTE, "15"),
+        "",
+        limited(34.07, REQUESTS=RateLimitHeader(15)),
+    ),
+    (
+        429,
+        {},
+        violation(FREE_TOKENS, "250000", "…/generate_content_free_tier_input_token_count"),
+        "",
+        limited(34.07, TOKENS=RateLimitHeader(250_000), INPUT_TOKENS=RateLimitHeader(250_000)),
+    ),
+    (
+        429,
+        {},
+        violation(FREE_DAY, "250"),
+        "You exceeded your current quota",
+        replace(SPENT, told={Resource.REQUESTS_PER_DAY: RateLimitHeader(250)}),
+    ),
+    (429, {}, violation(FREE_DAY, "0"), "", ACCOUNT),
+    (429, {}, violation(FREE_MINUTE, "many"), "", limited(34.07)),
     (400, {}, [error(code=400, status="INVALID_ARGUMENT", details=[ERROR_INFO])], "", ACCOUNT),
     (400, {}, [error(code=400, status="INVALID_ARGUMENT")], "API key not valid.", ACCOUNT),
     (400, {}, [error(code=400, status="INVALID_ARGUMENT")], "", FINAL),
@@ -254,6 +330,7 @@ GEMINI_ROWS: list[Row] = [
 ]
 BEDROCK_ROWS: list[Row] = [
     (429, {}, {"code": "ThrottlingException"}, "Too many tokens, please wait", LIMITED),
+    (429, {}, {"code": "ThrottlingException"}, "Too many tokens per day, please wait", SPENT),
     (None, {}, {"code": "ThrottlingException"}, "Too many tokens, please wait", LIMITED),
     (None, {}, {"code": "ModelNotReadyException"}, "", LIMITED),
     (None, {}, {"code": "ServiceQuotaExceededException"}, "", LIMITED),
@@ -265,6 +342,25 @@ BEDROCK_ROWS: list[Row] = [
     (403, {}, {"code": "ExpiredTokenException"}, "", ACCOUNT),
     (403, {}, {"code": "AccessDeniedException"}, "", FINAL),
 ]
+GROQ_ROWS: list[Row] = [
+    (
+        429,
+        {"retry-after": "2"},
+        error(type="tokens", code="rate_limit_exceeded"),
+        "Rate limit reached … on tokens per minute (TPM): Limit 6000. Please try again in 2s",
+        limited(2.0),
+    ),
+    (
+        429,
+        {"retry-after": "1200"},
+        error(type="requests", code="rate_limit_exceeded"),
+        "Rate limit reached … on requests per day (RPD): Limit 1000, Used 1000, Requested 1.",
+        SPENT,
+    ),
+    (429, {"x-ratelimit-remaining-requests": "0"}, error(), "", SPENT),
+    (429, {"x-ratelimit-remaining-tokens": "0"}, error(), "", LIMITED),
+]
+RATES = (ErrorClass.RATE_LIMITED, ErrorClass.SPENT)
 LOCAL_ROWS: list[Row] = [
     (503, {}, error(code=503, type="unavailable_error"), "Loading model", OVERLOADED),
     (503, {}, None, "server busy, please try again", OVERLOADED),
@@ -276,8 +372,8 @@ VERDICTS = {
     "anthropic": OF_ANY + ANTHROPIC_ROWS,
     "gemini": OF_ANY + GEMINI_ROWS,
     "bedrock": OF_ANY + BEDROCK_ROWS,
-    "local": [row for row in OF_ANY if row[-1].error_class is not ErrorClass.RATE_LIMITED]
-    + LOCAL_ROWS,
+    "groq": OF_ANY + GROQ_ROWS,
+    "local": [row for row in OF_ANY if row[-1].error_class not in RATES] + LOCAL_ROWS,
     "other": OF_ANY,
 }
 
@@ -332,7 +428,7 @@ def test_no_body_however_garbled_raises(name: str, status: int | None, body: Any
     assert verdict.pause_seconds >= 0
 
 
-# Headers
+# Resets
 
 
 @pytest.mark.parametrize(
@@ -378,86 +474,6 @@ def test_a_reset_at_a_date_is_read(text: str | None, seconds: float | None) -> N
     assert seconds_until(text, NOW) == seconds
 
 
-MINUTE = {
-    "x-ratelimit-limit-requests": "60",
-    "x-ratelimit-remaining-requests": "59",
-    "x-ratelimit-reset-requests": "1s",
-    "x-ratelimit-limit-tokens": "150000",
-    "x-ratelimit-remaining-tokens": "149984",
-    "x-ratelimit-reset-tokens": "6ms",
-}
-OF_OPENAI = {
-    Resource.REQUESTS: RateLimitHeader(60, 59, 1.0),
-    Resource.TOKENS: RateLimitHeader(150_000, 149_984, 0.006),
-}
-UNPAID = {
-    "x-ratelimit-limit-requests": "200",
-    "x-ratelimit-remaining-requests": "199",
-    "x-ratelimit-reset-requests": "7m12s",
-}
-OF_AZURE = {
-    "x-ratelimit-limit-requests": "8",
-    "x-ratelimit-remaining-requests": "7",
-    "x-ratelimit-limit-tokens": "8000",
-    "x-ratelimit-remaining-tokens": "-1",
-}
-OF_ANTHROPIC = {
-    f"anthropic-ratelimit-{kind}-{field}": value
-    for kind, limit in (("requests", 50), ("input-tokens", 30_000), ("output-tokens", 8_000))
-    for field, value in (
-        ("limit", str(limit)),
-        ("remaining", str(limit - 1)),
-        ("reset", "2026-03-01T12:00:30Z"),
-    )
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "headers", "told"),
-    [
-        ("openai", MINUTE, OF_OPENAI),
-        ("openai", UNPAID, {Resource.REQUESTS_PER_DAY: RateLimitHeader(200, 199, 432.0)}),
-        (
-            "openai",
-            {"x-ratelimit-remaining-tokens": "5"},
-            {Resource.TOKENS: RateLimitHeader(None, 5)},
-        ),
-        ("openai", {"x-ratelimit-limit-tokens": "many"}, {}),
-        ("openai", OF_ANTHROPIC, {}),
-        ("openai", {}, {}),
-        ("azure", MINUTE, OF_OPENAI),
-        (
-            "azure",
-            OF_AZURE,
-            {Resource.REQUESTS: RateLimitHeader(8, 7), Resource.TOKENS: RateLimitHeader(8000)},
-        ),
-        (
-            "anthropic",
-            OF_ANTHROPIC,
-            {
-                Resource.REQUESTS: RateLimitHeader(50, 49, 30.0),
-                Resource.INPUT_TOKENS: RateLimitHeader(30_000, 29_999, 30.0),
-                Resource.OUTPUT_TOKENS: RateLimitHeader(8_000, 7_999, 30.0),
-            },
-        ),
-        (
-            "anthropic",
-            {"anthropic-ratelimit-tokens-remaining": "77000"},
-            {Resource.TOKENS: RateLimitHeader(None, 77_000)},
-        ),
-        ("anthropic", MINUTE, {}),
-        ("gemini", MINUTE, {}),
-        ("bedrock", MINUTE, {}),
-        ("local", MINUTE, {}),
-        ("other", MINUTE, {}),
-    ],
-)
-def test_what_headers_tell(
-    name: str, headers: dict[str, str], told: dict[Resource, RateLimitHeader]
-) -> None:
-    assert PROVIDERS[name].rate_limits(headers, NOW) == told
-
-
 # Charges
 
 
@@ -476,6 +492,7 @@ def test_what_headers_tell(
         ("gemini", 400, 500, 90),
         ("bedrock", 400, 500, 600),
         ("bedrock", 400, None, 4_196),
+        ("groq", 400, 500, 120),
         ("local", 400, 500, 120),
         ("other", 400, 500, 120),
     ],
@@ -494,6 +511,7 @@ def test_what_is_charged_when_a_request_arrives(
         ("anthropic", 15, 11),
         ("gemini", 10, 10),
         ("bedrock", 15, 11),
+        ("groq", 15, 11),
         ("local", 15, 15),
         ("other", 15, 15),
     ],
@@ -531,6 +549,7 @@ def test_what_a_server_that_works_said_is_kept_without_digits(name: str) -> None
         ("bedrock-runtime.us-east-1.amazonaws.com", "bedrock"),
         ("api.openai.com.evil.example", None),
         ("openai.azure.com.example", None),
+        ("api.groq.com", "groq"),
         ("127.0.0.1", None),
         ("openrouter.ai", None),
         ("", None),

@@ -1,7 +1,5 @@
 """Several models for one: which of them takes a call, and when it changes its mind."""
 
-from dataclasses import replace
-
 import pytest
 
 from headway_scheduler.core.inspection import provider_health, queued, statistics
@@ -9,6 +7,7 @@ from headway_scheduler.core.policy import STRICT
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.errors import CallTooLarge
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Route
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState

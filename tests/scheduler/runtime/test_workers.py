@@ -1,7 +1,6 @@
 """The leader takes messages of workers, and does not believe their clocks."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from math import inf
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Usage
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.formulas import LONGEST_STATED_SECONDS
 from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
 from headway_scheduler.model.runs import Run, Worker

@@ -16,7 +16,7 @@ from ..database import StoredQueue, load_queue, reading
 from ..output import one_line, say, say_json, table
 from ..text import clock
 
-GAUGES = ("QUOTA", "LIMIT", "A MINUTE", "FULL", "FREE", "STATE")
+GAUGES = ("QUOTA", "LIMIT", "A MINUTE", "FULL", "FREE", "KNOWN", "STATE")
 
 
 def show(args: Namespace) -> int:
@@ -71,7 +71,13 @@ def gauge_row(gauge: Gauge, now: float) -> tuple[str, ...]:
     elif gauge.paused_until is not None:
         state = f"paused until {clock(gauge.paused_until, now)}"
     full, free = f"{gauge.capacity:,.6g}", f"{gauge.available:,.6g}"
-    return gauge.quota, str(gauge.resource), rate, full, free, state
+    return gauge.quota, str(gauge.resource), rate, full, free, _known(gauge), state
+
+
+def _known(gauge: Gauge) -> str:
+    """Say from what a limit is known and how it is counted, as in ``told, sliding 10 s``."""
+    window = "" if gauge.window_seconds is None else f" {gauge.window_seconds:,.6g} s"
+    return f"{gauge.source}, {gauge.counted}{window}" if gauge.counted else gauge.source
 
 
 async def _queue(args: Namespace) -> tuple[StoredQueue, float]:

@@ -120,7 +120,7 @@ def _go_on(args: Namespace, start: Start, *, several_runs: bool = False) -> int:
 
 async def _watched(start: Start, receipts: list[Receipt], args: Namespace, watch: Watch) -> None:
     async with Headway(args.config) as headway:
-        headway.person = asking()
+        headway.ask(asking())
         handles: Sequence[RunHandle] = ()
         try:
             async with watch.beside(headway):

@@ -22,12 +22,13 @@ def options_of(args: Namespace) -> RunOptions:
         parameters=dict(args.parameter) or None,
         budget_usd=args.budget_usd,
         deadline_seconds=args.deadline,
+        lane=args.lane,
     )
 
 
 async def _run(args: Namespace, watch: Watch) -> None:
     async with Headway(args.config) as headway, watch.beside(headway):
-        headway.person = asking()
+        headway.ask(asking())
         handle = await headway.start(
             args.workflow,
             task=args.task,

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 
 from headway_scheduler.errors import RunNotFound
-from headway_scheduler.model.calls import BYPASS, CallRecord, Priority
+from headway_scheduler.model.calls import BYPASS, CallRecord, Priority, ServiceLane
 from headway_scheduler.model.runs import LIVES, Run
 from headway_scheduler.model.states import RunState
 
@@ -112,6 +112,8 @@ def _facts(run: Run, calls: Sequence[CallRecord], now: float, highest: Priority)
     is_highest = run.priority is highest and highest is not Priority.INTERACTIVE
     limited = f" · the most urgent that team {one_line(run.share)} may ask for"
     yield f"priority   {run.priority.label}{limited if is_highest else ''}"
+    if run.lane is not ServiceLane.STANDARD:
+        yield f"lane       {run.lane.value}, for background calls"
     if run.parent is not None:
         yield f"began as   a copy of {run.parent}"
     if run.deadline is not None:
@@ -125,6 +127,11 @@ def _facts(run: Run, calls: Sequence[CallRecord], now: float, highest: Priority)
     yield f"submitted  {age(run.created_at, now)}"
     if run.started_at is not None and run.finished_at is not None:
         yield f"took       {duration(run.finished_at - run.started_at)}"
+    yield from _counts(calls, now)
+    yield from _troubles(run)
+
+
+def _counts(calls: Sequence[CallRecord], now: float) -> Iterator[str]:
     yield f"calls      {Totals.of(calls, now)}"
     steps = sum(record.call.is_step for record in calls)
     if steps:
@@ -134,7 +141,6 @@ def _facts(run: Run, calls: Sequence[CallRecord], now: float, highest: Priority)
         yield f"sent again {counted(retries, 'time')}"
     for (host, agent), times in bypasses(calls).items():
         yield f"bypassed   {counted(times, 'request')} to {one_line(host)} by {one_line(agent)}"
-    yield from _troubles(run)
 
 
 def _troubles(run: Run) -> Iterator[str]:

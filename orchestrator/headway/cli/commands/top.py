@@ -7,13 +7,14 @@ import sys
 import time
 from argparse import Namespace
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
 
 from headway_scheduler.core.inspection import statistics
 from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.data import asdict
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import RunState
 from headway_scheduler.ports import UnreadableRow

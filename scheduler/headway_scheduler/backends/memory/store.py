@@ -6,7 +6,7 @@ Law of this file: it behaves as the SQLite store does, and shares no mutable obj
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Self
@@ -15,6 +15,7 @@ from ...errors import KeyTaken, StoreError, StoreReadOnly, StoreTakenOver
 from ...model.batch import Batch, Lesson, Letter, OutboxRow, Snapshot
 from ...model.calls import Call, CallRecord, Charge, Route, Spent, Usage
 from ...model.changes import Change
+from ...model.data import replace
 from ...model.prompts import ChainNode
 from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Worker
@@ -326,5 +327,5 @@ class MemoryStore:
 def _routed(old: Call, new: Call) -> Call:
     """Return ``old`` with the class and the route of ``new``: nothing else of a call changes."""
     usage = (new.tokens, new.input_tokens, new.output_tokens, new.usd)
-    route = Route(new.model, new.quotas, *usage, unbounded=new.unbounded)
+    route = Route(new.model, new.quotas, *usage, unbounded=new.unbounded, lane=new.lane)
     return replace(route.taken_by(old), priority=new.priority)

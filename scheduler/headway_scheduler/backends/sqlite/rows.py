@@ -11,7 +11,6 @@ ValueError that names the column.
 import json
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from functools import lru_cache
 from math import isfinite
 from typing import Any, Final, NoReturn
@@ -24,10 +23,12 @@ from ...model.calls import (
     CallRecord,
     Charge,
     Priority,
+    ServiceLane,
     Spent,
     Usage,
 )
 from ...model.changes import Change, hold_of, quota_of, weight_of
+from ...model.data import astuple
 from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Worker
 from ...model.states import CallState, RunState
@@ -42,13 +43,13 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         *("submitted_at", "request_hash", "occurrence", "state", "attempts", "not_before"),
         *("admitted_at", "sent_at", "finished_at", "input_tokens", "output_tokens", "answer"),
         *("error", "arrival", "losses", "input_estimate", "output_estimate", "usd_estimate"),
-        *("worker", "usage_parts", "usd", "usd_source", "tier", "served_model"),
+        *("worker", "usage_parts", "usd", "usd_source", "tier", "served_model", "lane"),
     ),
     "runs": (
         *("id", "workflow", "task", "priority", "state", "created_at", "key", "component"),
         *("started_at", "finished_at", "result", "error", "parameters", "version", "history"),
         *("parent", "parent_until", "deadline", "budget_usd", "waits_for", "attempts"),
-        *("resumed_at", "team", "worker", "lives_lost", "lost_waiting"),
+        *("resumed_at", "team", "worker", "lives_lost", "lost_waiting", "lane"),
     ),
     "buckets": ("quota", "resource", "available", "as_of", "paused_until"),
     "pieces": ("hash", "text"),
@@ -70,7 +71,7 @@ TEXTS: Final = frozenset(
         *("error", "workflow", "task", "key", "component", "result", "parameters", "version"),
         *("history", "parent", "waits_for", "team", "worker", "quota", "resource", "text"),
         *("target", "value", "subject", "label", "workflows", "usage_parts", "usd_source", "tier"),
-        "served_model",
+        *("served_model", "lane"),
     }
 )
 """Columns of text. Only in ``runs`` is ``parent`` one: in ``links`` it is bytes, so that statement
@@ -225,12 +226,13 @@ def _call_row(record: CallRecord) -> Row:
         call.path,
         call.model,
         _quotas_text(call.quotas),
-        call.priority.value,  # a plain int: sqlite3 searches an adapter for any subclass
+        # Plain values: sqlite3 searches an adapter for any subclass. `value` is a slow property.
+        call.priority._value_,
         call.tokens,
         call.submitted_at,
         call.request_hash,
         call.occurrence,
-        record.state.value,
+        record.state._value_,
         record.attempts,
         record.not_before,
         record.admitted_at,
@@ -252,6 +254,7 @@ def _call_row(record: CallRecord) -> Row:
         record.usd_source,
         record.tier,
         record.served_model,
+        call.lane.value,
     )
 
 
@@ -293,6 +296,7 @@ def _run_row(run: Run) -> Row:
         run.worker,
         run.lives_lost,
         run.lost_waiting,
+        run.lane.value,
     )
 
 
@@ -327,6 +331,7 @@ def call_record(row: Any) -> CallRecord:
         output_tokens=row.output_estimate,
         usd=abs(row.usd_estimate),
         unbounded=row.usd_estimate < 0,
+        lane=ServiceLane(row.lane),
     )
     return CallRecord(
         call,
@@ -369,6 +374,7 @@ def run(row: Any) -> Run:
             "priority": Priority(row.priority),
             "state": RunState(row.state),
             "history": () if row.history is None else _texts("history", row.history),
+            "lane": ServiceLane(row.lane),
         }
     )
 

@@ -112,6 +112,8 @@ class Lane:
         Each time matters, not only the last: once a bucket suffices, it is free for later calls,
         even if the head still waits for another bucket.
         """
+        for each in blocked:
+            each.waited_at = now
         times = [_ready_at(call, b, now, headroom) for b in blocked if b not in claimed.blocking]
         # A bucket that is ready now blocks only because it is kept for a better call: the time of
         # that call is known already.
@@ -166,7 +168,7 @@ class Lanes:
         self.quotas: dict[str, QuotaState] = {
             name: QuotaState(quota, now) for name, quota in self._configured.items()
         }
-        self._policy = policy
+        self.policy: Policy = policy
         self._weights = dict(policy.weights)
         self._by_names: dict[tuple[str, ...], Lane] = {}
         self._pool_of: dict[str, Pool] = {}
@@ -207,12 +209,18 @@ class Lanes:
         self.knows(name, now)
         state = self.quota(name)
         state.restate(quota or self._configured.get(name) or Quota.guessed(name), now)
+        self.renew(name)
+
+    def renew(self, name: str) -> None:
+        """Have the lanes of a quota look up its buckets again."""
+        quota = self.quotas[name]
         for lane in self.lanes:
-            lane.renew()
+            if quota in lane.quotas:
+                lane.renew()
 
     def set_weight(self, team: str, weight: float | None) -> None:
         """Change a team's share, or go back to the configured one."""
-        self._weights[team] = weight or self._policy.weights.get(team, 1.0)
+        self._weights[team] = weight or self.policy.weights.get(team, 1.0)
         for pool in self.pools:
             pool.reweigh(team)
 
@@ -223,7 +231,7 @@ class Lanes:
     def _pool(self, names: tuple[str, ...], now: float) -> Pool:
         """Return the pool of a new lane. Pools that the lane links become one."""
         linked = dict.fromkeys(self._pool_of[name] for name in names if name in self._pool_of)
-        pool, *others = linked or [Pool(self._policy, self._weights, now)]
+        pool, *others = linked or [Pool(self.policy, self._weights, now)]
         for other in others:
             pool.absorb(other)
         for lane in self.lanes:

@@ -301,17 +301,21 @@ class _ClassQueue:
 class Line:
     """The queue of one lane. Operations are O(log n)."""
 
-    __slots__ = ("_queues", "pool", "waiting")
+    __slots__ = ("_queues", "pool", "waiting", "waiting_cost")
 
     def __init__(self, pool: Pool) -> None:
         self.pool: Pool = pool
         self.waiting: int = 0
         """How many calls stand in it."""
+        self.waiting_cost: float = 0.0
+        """Their cost together, in budget-seconds. It begins anew whenever none stands in it: a sum
+        of floats that is added to and subtracted from drifts."""
         self._queues = tuple(_ClassQueue() for _ in Priority)
 
     def push(self, waiter: Waiter, now: float) -> None:
         """Add a call."""
         self.waiting += 1
+        self.waiting_cost += waiter.cost
         self.pool.join(waiter, now)
         self._queues[waiter.effective_priority].push(waiter, self.pool.start_of(waiter))
 
@@ -332,12 +336,14 @@ class Line:
     def serve(self, waiter: Waiter, rank: Rank) -> None:
         """Take out a call that goes now."""
         self.waiting -= 1
+        self.waiting_cost = self.waiting_cost - waiter.cost if self.waiting else 0.0
         self._queues[waiter.effective_priority].drop(waiter)
         self.pool.serve(waiter, rank)
 
     def remove(self, waiter: Waiter) -> None:
         """Take out a call that does not go."""
         self.waiting -= 1
+        self.waiting_cost = self.waiting_cost - waiter.cost if self.waiting else 0.0
         self._queues[waiter.effective_priority].drop(waiter)
         self.pool.leave(waiter)
 

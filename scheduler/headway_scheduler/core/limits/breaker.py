@@ -9,6 +9,9 @@ fault starts the next pause, after which another call probes first: the fault ma
 call's own. So a provider that is down costs one request per pause, a flaky provider is asked
 little, and the waiting calls are still in order when the provider comes back.
 
+A lane of the provider for which it has no capacity (the ``short`` ones here) has a quota of its
+own, and so a breaker: its first refusal opens it, pauses are longer, and nothing counts as a fault.
+
 A locked-out account stops the quota, because no pause mends that. One call tries again when an
 operator resumes the quota, or when a new process begins.
 """
@@ -16,7 +19,7 @@ operator resumes the quota, or when a new process begins.
 import json
 from dataclasses import dataclass, field
 
-from ...model.formulas import backoff_seconds
+from ...model.formulas import backoff_seconds, short_seconds
 
 RETRIES_PER_ANSWER = 0.1
 """Retries that an answer adds to the retry budget."""
@@ -48,11 +51,21 @@ class Breaker:
     """Ids of calls that failed by the provider's fault since its last answer, two at most."""
     stopped: str | None = None
     """The provider's words that no call of this account gets through; None: not stopped."""
+    is_short: bool = False
+    """Whether it is open because the provider has no capacity, and for no fault."""
+    short_since: float | None = None
+    """Since when the provider has had no capacity, in epoch seconds; None: it has some, as far as
+    is known."""
 
     @property
     def is_open(self) -> bool:
         """Whether calls go only as probes."""
         return self.pauses > 0
+
+    @property
+    def is_faulty(self) -> bool:
+        """Whether it is open for a fault, not only for lack of capacity."""
+        return self.is_open and not self.is_short
 
     @property
     def is_unanswered(self) -> bool:
@@ -88,12 +101,14 @@ class Breaker:
         self.retries = min(MOST_RETRIES, self.retries + RETRIES_PER_ANSWER)
         was_open = self.is_open
         self.failed_calls.clear()
+        self.short_since = None
         if self.is_open:
             self.window += 1
             self.stopped = None
             if self.retries >= 1:
                 self.pauses = 0
                 self.probes.clear()
+                self.is_short = False
         return was_open
 
     def record_failure(self, call_id: str, now: float) -> bool:
@@ -110,10 +125,26 @@ class Breaker:
         self.pause(now + backoff_seconds(self.pauses))
         return True
 
+    def record_no_capacity(self, call_id: str, now: float) -> bool:
+        """Record that the provider had no capacity for a call. Return whether that is news."""
+        if self.is_open and call_id not in self.probes:
+            return False  # sent before the breaker opened
+        since = now if self.short_since is None else self.short_since
+        self._open()
+        # The call keeps its place: that it was refused says nothing about it.
+        self.is_short, self.short_since, self.failed_probe = True, since, None
+        self.pause(now + short_seconds(self.pauses))
+        return True
+
     def _open(self) -> None:
+        self.is_short, self.short_since = False, None
         self.pauses += 1
         self.window, self.retries = 1, 0.0
         self.probes.clear()
+
+    def rest(self) -> None:
+        """Let one call go when the pause ends, and the others when that is answered."""
+        self._open()
 
     def stop(self, error: str) -> None:
         """Let nothing go until somebody has mended the account; ``error``: the provider's words."""
@@ -136,13 +167,17 @@ class Breaker:
 
     def dump(self) -> str:
         """Write the state down; the time of the pause is stored with the buckets."""
-        return json.dumps([round(self.retries, 3), self.pauses, self.stopped])
+        known = [round(self.retries, 3), self.pauses, self.stopped]
+        return json.dumps([*known, self.short_since] if self.is_short else known)
 
     def load(self, text: str) -> None:
         """Go on from what was written down. Raises ValueError or TypeError, and changes nothing."""
-        retries, pauses, stopped = json.loads(text)
+        retries, pauses, stopped, *short = json.loads(text)
         if not (0 <= float(retries) <= MOST_RETRIES and int(pauses) >= 0):
             raise ValueError("no state of a breaker")
         if not (stopped is None or isinstance(stopped, str)):
             raise TypeError("what a provider says is a text")
+        if len(short) > 1 or not all(isinstance(each, int | float | None) for each in short):
+            raise ValueError("no state of a breaker")
         self.retries, self.pauses, self.stopped = float(retries), int(pauses), stopped
+        self.is_short, self.short_since = bool(short), next(iter(short), None)

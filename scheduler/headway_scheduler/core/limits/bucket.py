@@ -24,18 +24,25 @@ its *room*: how much more the bucket could have taken at its fullest since the c
 the room comes back.
 
 Concurrency is never charged: it is reserved while the call is in flight. A daily limit is charged
-like the others, but is full again at the start of a day, and not before. Of dollars a call must
-find all that it reserves, for they are a cap; and of calls that may cost more than they reserve,
-one at a time is in flight.
+like the others, but is full again at the start of a day, and not before; ``refills.py`` has that,
+and the windows of providers that count in windows. Of dollars a call must find all that it
+reserves, for they are a cap; and of calls that may cost more than they reserve, one at a time is in
+flight.
+
+*Headroom*. Of a bucket, what a class leaves to more urgent ones is paid once, for the refill goes
+on. A window gives nothing more than it has, so what was left would be lost at its end. There the
+kept part is let go evenly over the window: at each moment a part of what is left of it stays.
 """
 
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import assert_never
 
 from ...model.calls import Call, Outcome
 from ...model.quotas import DAY_SECONDS, BucketState, Limit, Resource
+from .refills import BLUR_SECONDS, Refill, Sliding, WindowEnd, refill_of
+from .reservation import Reservation
 
 TRANSIT_SECONDS = 0.5
 """The longest time that a request travels before we count it as charged, answer or not."""
@@ -60,33 +67,6 @@ _TICK_SECONDS = 1e-6
 late, so that it is later than now and finds the bucket filled."""
 
 
-@dataclass(slots=True, eq=False)
-class Reservation:
-    """The part of a bucket that one call holds. Amounts are in the resource's unit."""
-
-    amount: float
-    """The amount that is reserved for the call."""
-    charge_at: float | None
-    """When it becomes a charge; epoch seconds. None where nothing is ever charged, and until the
-    request was sent."""
-    charged: bool = False
-    """Whether it was charged to the fill, instead of counting as reserved."""
-    settled: bool = False
-    """Whether its attempt has ended."""
-    room: float = 0.0
-    """The most that can come back of it once it is charged."""
-    admitted_at: float | None = None
-    """When the call was admitted; None for a call that was in flight at a restart."""
-    after: float | None = None
-    """The available amount when it was sent, without its own, less the amounts reserved for other
-    calls until it became a charge: those may have arrived before it. None: its answer is not
-    compared."""
-    lost: float = 0.0
-    """The sum of all that the bucket had lost by then."""
-    unbounded: bool = False
-    """Whether it is of money, and the call may cost more."""
-
-
 class Bucket:
     """One limit of one quota. All times are epoch seconds, given by the caller."""
 
@@ -96,27 +76,45 @@ class Bucket:
         "_in_transit",
         "_is_concurrency",
         "_is_money",
+        "_kept_at",
+        "_kept_since",
         "_lost",
+        "_rate",
+        "_refill_kind",
         "_taken",
         "_transit_seconds",
         "_unbounded",
         "_unsent",
+        "_was_full",
         "_widened_at",
         "as_of",
+        "burst_at",
+        "corrected_at",
         "fill",
         "is_daily",
         "limit",
         "quota",
         "reserved",
+        "waited_at",
     )
 
     def __init__(self, quota: str, limit: Limit, now: float) -> None:
         self.quota: str = quota
+        self._refill_kind: Refill | None = None
         self._set_limit(limit)
         self.fill: float = limit.capacity
         self.reserved: float = 0.0
         self.as_of: float = now
         self._unbounded = 0
+        self._was_full = True
+        self._kept_since: float = now
+        self._kept_at: float | None = None
+        self.waited_at: float | None = None
+        """When an admission last found that a call waits for this bucket."""
+        self.corrected_at: float | None = None
+        """When an answer last showed that the provider had less."""
+        self.burst_at: float | None = None
+        """When a full bucket was last used up by more than half. None: that was told."""
         # Refill that found the bucket full, and what corrections took; what was set aside. In all.
         self._lost = self._taken = 0.0
         # Admitted and not sent; then sent, in the order in which they become charges.
@@ -125,13 +123,21 @@ class Bucket:
         # Charged and not settled, in the order of their charges.
         self._charged: dict[Reservation, None] = {}
 
-    def change(self, limit: Limit, now: float) -> None:
+    def change(
+        self,
+        limit: Limit,
+        now: float,
+        reservation: Reservation | None = None,
+        remaining: float | None = None,
+    ) -> None:
         """Go on with another limit for the same resource.
 
         What is free stays free, up to the new capacity: a raised limit fills up at its own rate.
+        If it is raised, or counted in another way, because of an answer that told what
+        ``remaining`` there was when the request of ``reservation`` came, that is free at once.
         """
         self._advance(now)
-        grown = limit.capacity - self.limit.capacity
+        before, grown = self._refill_kind, limit.capacity - self.limit.capacity
         if grown < 0:
             # First, or the fill would be cut to the new capacity and charged for them after that.
             self._charge_all()
@@ -139,16 +145,36 @@ class Bucket:
                 reservation.room = max(0.0, reservation.room + grown)
         # Growth leaves every room as it is: what a full bucket lost under the old limit stays lost.
         self._set_limit(limit)
-        self._forget_readings()
         if self._is_concurrency:
             self.fill = limit.capacity
-        elif self.is_daily:
-            self.fill += grown  # what was taken today stays taken
+        elif before is not None and before is self._refill_kind:
+            self.fill += grown  # what was taken of a day or a window stays taken
         else:
+            if reservation is not None and remaining is not None:
+                self._raise(reservation, remaining, now)
             self.fill = min(self.fill, limit.capacity)
+            if isinstance(self._refill_kind, Sliding):
+                self._refill_kind.note(now, limit.capacity - self.fill)
+        self._forget_readings()
+
+    def _raise(self, reservation: Reservation, remaining: float, now: float) -> None:
+        """Add what the provider had more than we when a request came. Refill since then is not."""
+        if reservation.level is not None and reservation.charge_at is not None:
+            sent_at = reservation.charge_at - self._transit_seconds
+            refilled = max(0.0, now - sent_at) * self.limit.per_second
+            self.fill += max(0.0, remaining - reservation.level - refilled)
 
     def _set_limit(self, limit: Limit) -> None:
         self.limit: Limit = limit
+        kind = refill_of(limit)
+        match self._refill_kind, kind:
+            case Sliding() as old, Sliding():
+                old.seconds = kind.seconds
+            case WindowEnd() as old, WindowEnd():
+                old.period_seconds, old.starts = kind.period_seconds, kind.starts
+            case _:
+                self._refill_kind = kind
+        self._rate: float = limit.per_second if self._refill_kind is None else 0.0
         self._amount = _AMOUNTS.get(limit.resource)
         self._is_concurrency = limit.resource is Resource.CONCURRENCY
         self._is_money = limit.resource.is_money
@@ -212,7 +238,29 @@ class Bucket:
     def passes(self, amount: float, now: float, headroom: float = 0.0) -> bool:
         """Whether ``amount`` may be reserved: it is free, or the bucket is full."""
         deficit = self.need(amount, headroom) - self.available(now)
+        if deficit <= _EPSILON * self.limit.capacity:
+            return True
+        if self._refill_kind is None or not headroom:
+            return False
+        kept = headroom * self._kept_share(self._refill_kind, now)
+        deficit = self.need(amount, kept) - self.available(now)
         return deficit <= _EPSILON * self.limit.capacity
+
+    def _kept_share(self, refill: Refill, now: float) -> float:
+        """Return the share of its headroom that a window still keeps: evenly less until its end.
+
+        A sliding window has no end. There it goes on from when a call first waited for what was
+        kept, and anew when none has done so for the length of a window.
+        """
+        seconds = self.limit.window_seconds
+        if isinstance(refill, WindowEnd):
+            # What is charged near the end counts twice, so all is let go before.
+            since = seconds - (refill.after(now) - now)
+            return max(0.0, 1 - since / max(seconds / 2, seconds - BLUR_SECONDS - TRANSIT_SECONDS))
+        if self._kept_at is None or now - self._kept_at > seconds:
+            self._kept_since = now
+        self._kept_at = now
+        return max(0.0, 1 - (now - self._kept_since) / seconds)
 
     def need(self, amount: float, headroom: float = 0.0) -> float:
         """Return what must be free for ``amount``: at most the capacity, the rest becomes debt.
@@ -227,14 +275,14 @@ class Bucket:
 
     def ready_at(self, amount: float, now: float, headroom: float = 0.0) -> float | None:
         """Return when to ask again for ``amount``; None if only the end of a call can tell."""
+        if self.passes(amount, now, headroom):
+            return now
         deficit = self.need(amount, headroom) - self.available(now)
         limit = self.limit
-        if deficit <= _EPSILON * limit.capacity:
-            return now
         if self._is_concurrency:
             return None
-        if self.is_daily:
-            return self._day_after(now)
+        if self._refill_kind is not None:
+            return self._ready_in_window(self._refill_kind, amount, now, headroom)
         if self.fill + deficit > (1 + _EPSILON) * limit.capacity:
             # The fill is capped below what is needed until reserved amounts become charges.
             if self._in_transit:
@@ -243,9 +291,33 @@ class Bucket:
                 return None  # they are sent first, and that is told
         return max(now, self.as_of) + deficit / limit.per_second + _TICK_SECONDS
 
+    def _ready_in_window(
+        self, refill: Refill, amount: float, now: float, headroom: float
+    ) -> float | None:
+        """Return when a window has room, or lets go what it kept; None: that is not known yet."""
+        deficit = self.need(amount) - self.available(now)
+        if deficit <= _EPSILON * self.limit.capacity:
+            # Either enough of what is kept is let go, or something comes back before that.
+            share = -deficit / (headroom * self.limit.capacity)
+            seconds = max(0.0, self._kept_share(refill, now) - share) * self.limit.window_seconds
+            times = (now + seconds, refill.ready_at(0.0, now))
+            return min(at for at in times if at is not None and at >= now) + _TICK_SECONDS
+        at = refill.ready_at(deficit - _EPSILON * self.limit.capacity, now)
+        if at is not None and self.is_daily:
+            return at
+        if at is not None:
+            return max(now, at) + _TICK_SECONDS
+        # What is missing is still on its way: it comes back a window after its charge.
+        if self._in_transit:
+            return max(now, self._in_transit[0].charge_at or now) + _TICK_SECONDS
+        return None
+
     def spares(self, amount: float, need: float, at: float, now: float) -> bool:
         """Whether ``amount`` may be taken at ``now`` and ``need`` be available again at ``at``."""
-        refills = max(0.0, at - now - self._transit_seconds) * self.limit.per_second
+        if self._refill_kind is None:
+            refills = max(0.0, at - now - self._transit_seconds) * self._rate
+        else:
+            refills = self._refill_kind.gain(now, at, self.limit.capacity)
         return self.available(now) - amount + refills + _EPSILON * self.limit.capacity >= need
 
     def refilled_at(self, amount: float, now: float, opens_at: float) -> float | None:
@@ -256,9 +328,10 @@ class Bucket:
         rate = self.limit.per_second
         if self._is_concurrency:
             return None
-        if self.is_daily:
-            days = math.ceil((amount - self.available(now)) / self.limit.capacity)
-            return opens_at if days < 1 else self._day_after(opens_at) + (days - 1) * DAY_SECONDS
+        if isinstance(ends := self._refill_kind, WindowEnd):
+            windows = math.ceil((amount - self.available(now)) / self.limit.capacity)
+            after = (windows - 1) * ends.period_seconds
+            return opens_at if windows < 1 else ends.after(opens_at) + after
         free = min(self.limit.capacity, self.available(now) + (opens_at - now) * rate)
         return opens_at + max(0.0, amount - free) / rate
 
@@ -292,8 +365,11 @@ class Bucket:
         # A charge that comes later is safe, and keeps them in order.
         last = in_transit[-1].charge_at if in_transit else None
         reservation.charge_at = due if last is None else max(due, last)
-        reservation.after = self.fill - self.reserved + self._taken
+        reservation.level = self.fill - self.reserved
+        reservation.after = reservation.level + self._taken
         reservation.lost = self._lost
+        if self._was_full and 2 * reservation.level < self.limit.capacity:
+            self._was_full, self.burst_at = False, at
         in_transit.append(reservation)
 
     def take_over(self, call: Call, since: float | None, now: float) -> Reservation:
@@ -305,7 +381,9 @@ class Bucket:
         if self._is_money:
             reservation.unbounded = call.unbounded
             self._unbounded += call.unbounded
-            if since is not None and self._day_after(since) > now:
+            ends = self._refill_kind
+            is_today = isinstance(ends, WindowEnd) and since is not None and ends.after(since) > now
+            if is_today:
                 reservation.room = self.limit.capacity - self.available(now)
                 self._charged[reservation] = None
         return reservation
@@ -335,6 +413,9 @@ class Bucket:
             self._unsent.pop(reservation, None)
             self.reserved -= reservation.amount
             self.fill -= 0.0 if self._is_concurrency else used
+            self._note(used, now)
+        elif isinstance(self._refill_kind, Sliding):
+            self.fill += self._refill_kind.give_back(reservation, reservation.amount - used, now)
         elif used < reservation.amount:
             owed = max(0.0, -self.fill) if refused else 0.0
             self._give_back(reservation, reservation.amount - used, owed)
@@ -342,10 +423,17 @@ class Bucket:
             self.fill -= used - reservation.amount
         self._charged.pop(reservation, None)
 
+    def _note(self, amount: float, at: float, reservation: Reservation | None = None) -> None:
+        """Tell a window what was charged."""
+        if self._refill_kind is not None:
+            self._refill_kind.note(at, amount, reservation)
+
     def drain(self, now: float) -> None:
         """Set what is available to 0, unless it is below: the provider's bucket is empty."""
         if self.limit.per_second:
-            self.fill -= max(0.0, self.available(now))
+            drained = max(0.0, self.available(now))
+            self.fill -= drained
+            self._note(drained, now)
 
     def correct(
         self,
@@ -360,19 +448,23 @@ class Bucket:
         arrived, or when its answer left: a transit time ago, or ``answered_from`` on. The fill is
         never raised.
         """
+        self._advance(now)
         if reservation.after is None:
             return
-        self._advance(now)
         if not reservation.charged:  # its request has arrived
             self._charge(reservation)
         available, left = self.fill - self.reserved, remaining + 1
         at_arrival = reservation.after - left - (self._lost - reservation.lost)
         seconds = max(self._transit_seconds, now - answered_from)
-        way_back = seconds * self.limit.per_second
+        way_back = seconds * self._rate
+        if self._refill_kind is not None:
+            way_back = self._refill_kind.came_back_since(now - seconds)
         at_answer = available - way_back - (left - self.reserved)
         if (above := min(at_arrival, at_answer)) > 0:
             self.fill -= above
             self._lost += above
+            self._note(above, now)
+            self.corrected_at = now
 
     def widen_transit(self, now: float) -> None:
         """Count requests as travelling twice as long: a refusal came that may be chance."""
@@ -402,11 +494,8 @@ class Bucket:
         if not self._is_concurrency:
             self.fill = min(self.limit.capacity, state.available)
             self.as_of = min(state.as_of, now + self._transit_seconds)
-
-    def _day_after(self, now: float) -> float:
-        """Return when the next day of the limit starts."""
-        starts = self.limit.day_starts
-        return (math.floor((now - starts) / DAY_SECONDS) + 1) * DAY_SECONDS + starts
+            if isinstance(self._refill_kind, Sliding):
+                self._refill_kind.note(self.as_of, self.limit.capacity - self.fill)
 
     def _advance(self, now: float) -> None:
         in_transit = self._in_transit
@@ -437,6 +526,8 @@ class Bucket:
             reservation.after -= self._taken
         reservation.room = self.limit.capacity - self.fill
         self._charged[reservation] = None
+        if self._refill_kind is not None:
+            self._refill_kind.note(self.as_of, reservation.amount, reservation)
 
     def _give_back(self, reservation: Reservation, unused: float, owed: float) -> None:
         """Raise the fill as if ``unused`` had not been charged, and adapt the rooms to that."""
@@ -453,12 +544,14 @@ class Bucket:
 
     def _refill(self, now: float) -> None:
         if now > self.as_of:
-            if self.is_daily and self._day_after(self.as_of) <= now:
-                self.fill = self.limit.capacity
-                self._forget_readings()
-            refilled = self.fill + (now - self.as_of) * self.limit.per_second
-            self._lost += max(0.0, refilled - self.limit.capacity)
-            self.fill = min(self.limit.capacity, refilled)
+            if self._refill_kind is not None:
+                self._refill_window(self._refill_kind, now)
+            refilled = self.fill + (now - self.as_of) * self._rate
+            if refilled >= self.limit.capacity:
+                self._lost += refilled - self.limit.capacity
+                refilled = self.limit.capacity
+                self._was_full = True
+            self.fill = refilled
             self.as_of = now
             if self._widened_at is not None and now - self._widened_at > CALM_SECONDS:
                 self._transit_seconds /= 2
@@ -469,3 +562,15 @@ class Bucket:
                 if reservation.room <= room:
                     break
                 reservation.room = room
+
+    def _refill_window(self, refill: Refill, now: float) -> None:
+        match refill:
+            case WindowEnd():
+                carried = refill.carried(self.as_of, now)
+                if carried is not None:
+                    self.fill = self.limit.capacity - carried
+                    self._forget_readings()
+            case Sliding():
+                self.fill += refill.come_back(now)
+            case _:
+                assert_never(refill)

@@ -4,29 +4,49 @@ Theory of operation. Three sources, the better one first.
 
 *Headers.* If a quota is a guess, the limits in headers replace it. If the user stated it, they
 count only where they are lower: the user may leave a part to others on purpose. The capacity
-follows from what remains and from when the limit is whole again.
+follows from what remains and from when the limit is whole again. ``told.py`` says which headers are
+believed. However low a limit is told, one request a minute goes, and as many tokens as the largest
+call took that was answered in the last hour or two.
 
-*Refusals.* Limits without headers are scaled together, because a refusal does not say which of them
+*Refusals.* All rates of a quota are scaled together, because a refusal does not say which of them
 it is about. A refusal means that the provider's bucket is empty: so what the provider took between
-two refusals is what it refills in that time. If the refusals are less than 3 s apart, a refusal
-takes 15 % off instead, at most once per second. While calls wait and none is refused, the scale
-grows every 5 s: by 2 % after a refusal, then by twice as much each time; before the first refusal
-it doubles. Stated limits are scaled down only by a second refusal within 60 s, and never up above
-what was stated.
+two refusals is what it refills in that time, and until more comes back, if it tells when. If that
+is less than 3 s, a refusal takes 15 % off instead, at most once per second. While calls wait for
+such a limit and none is refused, the scale grows every 5 s: by 2 % after a refusal, then by twice
+as much each time; before the first refusal it doubles. Limits that are stated, or that headers
+tell, are scaled down only by a second refusal within 60 s, by 15 % at most, and never up above what
+was stated or told: another client may use the same key, but nobody grants more.
 
-*Overload.* After a 503 or 529 a quarter fewer calls go at once, then one more every 5 s, up to the
-stated concurrency. Rates stay.
+*Overload, and too many at once* change how many calls may be in flight (``slots.py``). Rates stay.
 
-*Smoothing.* A guessed bucket holds the refill of 1 s at first, because a limit of 60 per minute may
-be enforced as 1 per second. With each growth of the scale it doubles, up to 8 s; a refusal halves
-it, down to 0.125 s.
+*Windows.* A limit is a token bucket unless the user states another window, the headers have it in
+their names, or the resets that they tell show one (``windows.py``). After a refusal that was not by
+chance, whatever is not known is *paced*: the burst goes and the rate falls, so that no window of
+any kind holds more than the limit: ``capacity + rate * (window + transit) <= limit``.
+
+*Bursts.* A bucket of which nobody says how much piles up holds the refill of 1 s at first, because
+a limit of 60 per minute may be enforced as 1 per second. It is paced until its capacity is told. A
+burst that used more than half of it and was not refused doubles it; one that was refused halves it,
+down to 0.125 s.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 
-from ...model.quotas import Limit, Quota, RateLimitHeader, Resource
+from ...model.quotas import MINUTE_SECONDS, Limit, RateLimitHeader, Resource, Window
+from .known import KnownLimits
+from .told import (
+    RISE_SECONDS,
+    UNCONFIRMED_SECONDS,
+    Claim,
+    Told,
+    agrees,
+    differ,
+    is_near,
+    moved,
+    told_by,
+)
+from .windows import WindowReadings, moved_end, reading
 
 STEP_SECONDS = 5.0
 """How long after one growth the next may follow."""
@@ -39,95 +59,177 @@ BELOW_MEASURED = 0.97
 GROSS = 0.7
 """If the measured scale is below this share of the scale, the measure is followed; else no more
 than 15 % is cut: pauses, or a bucket so small that it was full in between, lose some as well."""
-CUT_OF_SLOTS = 0.75
-"""The factor of an overload."""
 REST_SECONDS = 1.0
 """How long no further cut follows a cut: requests that left before it are still refused."""
 ENOUGH_SECONDS = 3.0
 """How far apart two refusals must be for a measure between them."""
 FIRST_GROWTH = 0.02
 """The first growth after a refusal, as a share of the scale; each further one is twice that."""
-FIRST_SLOT_SECONDS = 1.0
 SHORTEST_SLOT_SECONDS = 0.125
-LONGEST_SLOT_SECONDS = 8.0
 CHANCE_SECONDS = 60.0
 """One refusal of stated limits may be chance; a second one within this time is not."""
-WORTH_CHANGING = 0.02
-"""A header changes a limit if it differs by more than this share."""
-
-
-@dataclass(slots=True)
-class _Header:
-    """A limit as headers state it."""
-
-    limit: float
-    """Per minute; of a daily resource per day."""
-    capacity: float | None = None
-    """The capacity of a full bucket; None if the headers do not show it."""
+LARGEST_SECONDS = 3_600.0
+"""For so long, and at most twice as long, the size of an answered call counts."""
 
 
 @dataclass(slots=True)
 class Learned:
     """Learns the limits of one quota. Times are epoch seconds."""
 
-    stated: Quota
-    """The limits that the user stated, or a guess."""
-    headers: dict[Resource, _Header] = field(default_factory=dict[Resource, _Header])
-    """Limits that headers told, by resource."""
-    scale: float = 1.0
-    """The factor on all rates without headers."""
-    growth: float = 1.0
-    """By which share of itself the scale grows next; 1 before the first refusal."""
-    slot_seconds: float = FIRST_SLOT_SECONDS
-    """For how many seconds of refill a guessed or scaled bucket has room."""
+    known: KnownLimits
+    """What is known of them."""
     is_by_chance: bool = False
     """Whether the last refusal was the first one for long, and changed no limit."""
-    at_once: float = float("inf")
-    """The concurrency that an overload left, in calls."""
-    _at_once_since: float | None = None
-    """When ``at_once`` last changed; None while it is not below what was stated."""
+    _claims: dict[Resource, Claim] = field(default_factory=dict[Resource, Claim])
+    """Limits that were told and are not believed yet."""
+    _confirmed_at: dict[Resource, float] = field(default_factory=dict[Resource, float])
+    """When a limit was last told."""
+    _left: dict[Resource, float] = field(default_factory=dict[Resource, float])
+    """What remained, as it was last told."""
+    _readings: dict[Resource, WindowReadings] = field(
+        default_factory=dict[Resource, WindowReadings]
+    )
     _taken: dict[Resource, float] = field(default_factory=dict[Resource, float])
     """The amounts that answered calls took since the last refusal, by resource."""
+    _largest: dict[Resource, float] = field(default_factory=dict[Resource, float])
+    """The largest amounts that one answered call took, since ``_largest_since``."""
+    _largest_since: float = 0.0
     _refused_at: float | None = None
     """When the last refusal came."""
+    _counted_from: float | None = None
+    """From when on ``_taken`` is counted: from the end of the last refusal's pause."""
     _stepped_at: float | None = None
     """When the scale last changed, or calls last did not wait."""
+    _risen_at: float | None = None
+    """When a limit that is not told any more last rose."""
 
-    def limits(self) -> tuple[Limit, ...]:
-        """Return the current limits."""
-        return tuple(map(self._limit, self.stated.limits))
+    def record_headers(
+        self,
+        headers: Mapping[Resource, RateLimitHeader],
+        now: float,
+        sent_at: float | None = None,
+    ) -> bool:
+        """Record limits from headers. Return whether that changed a limit.
 
-    def record_headers(self, headers: Mapping[Resource, RateLimitHeader]) -> bool:
-        """Record limits from headers. Return whether that changed a limit."""
+        ``sent_at``: when their request left; None: just now.
+        """
+        sent_at = now if sent_at is None else sent_at
         changed = False
-        for limit in self.stated.limits:
-            stated = headers.get(limit.resource)
-            if stated is None or stated.limit is None:
+        for stated in self.known.stated.limits:
+            resource = stated.resource
+            header = headers.get(resource)
+            if header is None or resource is Resource.CONCURRENCY:
                 continue
-            header = _Header(stated.limit, _capacity(limit, stated))
-            old = self.headers.get(limit.resource)
-            if header.capacity is None and old is not None and old.limit == header.limit:
+            old = self.known.told.get(resource)
+            kind = self.known.windows.get(resource)
+            if old is not None and _is_same(old, header, kind):  # nearly always
+                self._confirmed_at[resource] = now
+                is_known = kind is not None and kind is not Window.FIXED
+                if not is_known and header.reset_seconds is not None:
+                    changed |= self._record_window(stated, header, now, sent_at)
                 continue
-            if old is None or _differ(old, header):
-                self.headers[limit.resource] = header
+            new = told_by(stated, header, old, is_guess=self.known.stated.is_guess)
+            if new is None:
+                continue
+            if new.capacity is None and old is not None and old.limit == new.limit:
+                new = old
+            self._confirmed_at[resource] = now
+            if (old is None or differ(old, new)) and self._believes(stated, new, now):
+                self.known.told[resource] = new
                 changed = True
+            if header.reset_seconds is not None and header.remaining is not None:
+                changed |= self._record_window(stated, header, now, sent_at)
+        slots = headers.get(Resource.CONCURRENCY)
+        if slots is not None and slots.limit is not None:
+            changed |= self.known.slots.record_told(slots.limit, now)
         return changed
 
-    def record_refusal(self, admitted_at: float, now: float) -> bool:
-        """Record that a call was refused for its rate. Return whether that changed a limit."""
+    def _believes(self, stated: Limit, new: Told, now: float) -> bool:
+        """Whether a told limit acts now."""
+        claim = self._claims.pop(stated.resource, None)
+        if is_near(new, self._holds(stated)):
+            return True
+        if claim is None or moved(claim.told.per_minute, new.per_minute):
+            self._claims[stated.resource] = Claim(new, now)
+            return False
+        if agrees(claim, new, now):
+            return True
+        self._claims[stated.resource] = claim
+        return False
+
+    def _holds(self, stated: Limit) -> float:
+        """Return the limit that holds, per minute or per day."""
+        told = self.known.told.get(stated.resource)
+        if told is not None:
+            return told.per_minute
+        if not stated.per_second:
+            return stated.largest
+        return stated.per_second * MINUTE_SECONDS * self.known.scale
+
+    def _record_window(
+        self, stated: Limit, header: RateLimitHeader, now: float, sent_at: float
+    ) -> bool:
+        """Find out how a limit is counted. Return whether that changed it."""
+        resource, known = stated.resource, self.known.windows.get(stated.resource)
+        told = self.known.told.get(resource)
+        is_stated = stated.window is not None and stated.window is not Window.FIXED
+        if is_stated or told is None or not stated.per_second:
+            return False
+        if known in (Window.BUCKET, Window.SLIDING) or header.window is Window.BUCKET:
+            return False
+        remaining, reset = header.remaining, header.reset_seconds
+        if remaining is None or reset is None or header.window is Window.SLIDING:
+            return False
+        if remaining == self._left.get(resource):
+            return False  # as at the last answer: nothing new
+        self._left[resource] = remaining
+        new = reading(sent_at, now, remaining, reset, told.limit / told.period_seconds)
+        if known is not Window.FIXED:
+            readings = self._readings.setdefault(resource, WindowReadings())
+            readings.add(new)
+            if (found := readings.kind()) is None:
+                return False
+            self.known.windows[resource], self.known.ends[resource] = found
+            del self._readings[resource]
+            return True
+        end = moved_end(self.known.ends[resource], self.known.window_seconds(stated), new)
+        if end is None:
+            return False
+        self.known.ends[resource] = end
+        return True
+
+    def record_refusal(
+        self,
+        admitted_at: float,
+        now: float,
+        pause_seconds: float = 0.0,
+        *,
+        is_after_burst: bool = True,
+    ) -> bool:
+        """Record that a call was refused for its rate. Return whether that changed a limit.
+
+        ``pause_seconds``: when its budget comes back, if the provider told that.
+        ``is_after_burst``: whether a full bucket had just been used up.
+        """
         self.is_by_chance = False
         if self._refused_at is not None and admitted_at <= self._refused_at + REST_SECONDS:
             return False  # sent before the last cut could show
         last, self._refused_at = self._refused_at, now
-        measured = None if last is None else self._measured(now - last)
+        measured = None
+        if self._counted_from is not None and (last is not None or pause_seconds > ENOUGH_SECONDS):
+            # What was taken has to suffice until more comes back.
+            measured = self._measured(now + pause_seconds - self._counted_from)
         self._taken.clear()
+        self._counted_from = now + pause_seconds
         is_chance = last is None or now - last > CHANCE_SECONDS
-        if not self._is_scaled or (is_chance and not self.stated.is_guess):
+        if not self._has_rates or (is_chance and not self._has_guesses):
             self.is_by_chance = is_chance
             return False
-        self.scale = max(SMALLEST, self._after_refusal(measured))
-        self._stepped_at, self.growth = now, FIRST_GROWTH
-        self.slot_seconds = max(SHORTEST_SLOT_SECONDS, self.slot_seconds / 2)
+        self.known.is_paced = True
+        self.known.scale = max(SMALLEST, self._after_refusal(measured))
+        self._stepped_at, self.known.growth = now, FIRST_GROWTH
+        if is_after_burst:
+            self.known.slot_seconds = max(SHORTEST_SLOT_SECONDS, self.known.slot_seconds / 2)
         return True
 
     def record_answer(
@@ -135,53 +237,72 @@ class Learned:
     ) -> bool:
         """Record that a call was answered that took ``amounts``. Return whether a limit changed.
 
-        The scale grows only while calls wait: otherwise no refusal would show that it is too high.
+        The scale grows only while calls wait for a rate of the quota: otherwise no refusal would
+        show that it is too high.
         """
-        grown = self._one_more_at_once(now)
-        for resource, amount in amounts.items():
-            self._taken[resource] = self._taken.get(resource, 0.0) + amount
+        self._count(amounts, now)
+        is_risen = bool(self._confirmed_at) and self._rise(now)
         if self._stepped_at is None or not is_waited_for:
             self._stepped_at = now
-            return grown
+            return is_risen
         if now - self._stepped_at < STEP_SECONDS or not self._may_grow:
-            return grown
+            return is_risen
         self._stepped_at = now
-        self.slot_seconds = min(LONGEST_SLOT_SECONDS, 2 * self.slot_seconds)
-        self.scale *= 1 + self.growth
-        self.growth = min(1.0, 2 * self.growth)
-        if not self.stated.is_guess:
-            self.scale = min(1.0, self.scale)
+        self.known.scale *= 1 + self.known.growth
+        self.known.growth = min(1.0, 2 * self.known.growth)
+        if not self._has_guesses:
+            self.known.scale = min(1.0, self.known.scale)
         return True
 
-    def record_overload(self, admitted_at: float, in_use: float, now: float) -> bool:
-        """Record an overload with ``in_use`` calls in flight. Return whether a limit changed."""
-        since = self._at_once_since
-        stated = self._stated_at_once
-        if stated is None or (since is not None and admitted_at <= since):
-            return False  # sent before the last cut
-        self.at_once = max(1.0, CUT_OF_SLOTS * min(self.at_once, stated, max(1.0, in_use)))
-        self._at_once_since = now
-        return True
+    def _count(self, amounts: Mapping[Resource, float], now: float) -> None:
+        """Note what an answered call took."""
+        if self._counted_from is None:
+            self._counted_from = now
+        largest = self.known.largest
+        if now - self._largest_since > LARGEST_SECONDS:
+            self._largest_since = now
+            largest.clear()
+            largest.update(self._largest)
+            self._largest.clear()
+        for resource, amount in amounts.items():
+            self._taken[resource] = self._taken.get(resource, 0.0) + amount
+            if amount > self._largest.get(resource, 0.0):
+                self._largest[resource] = amount
+                largest[resource] = max(amount, largest.get(resource, 0.0))
 
-    def _one_more_at_once(self, now: float) -> bool:
-        stated, since = self._stated_at_once, self._at_once_since
-        if stated is None or since is None or now - since < STEP_SECONDS:
+    def record_burst(self) -> bool:
+        """Record a burst that was not refused. Return whether a bucket is larger for it."""
+        if not (self.known.is_paced or any(each.learns_burst for each in self.known.stated.limits)):
             return False
-        self.at_once += 1
-        self._at_once_since = now if self.at_once < stated else None
+        self.known.slot_seconds = min(MINUTE_SECONDS, 2 * self.known.slot_seconds)
         return True
 
-    @property
-    def _stated_at_once(self) -> float | None:
-        limits = self.stated.limits
-        slots = (each.capacity for each in limits if each.resource is Resource.CONCURRENCY)
-        return next(slots, None)
+    def _rise(self, now: float) -> bool:
+        """Raise what was told long ago and lowered a limit. Return whether a limit rose."""
+        late = [
+            resource
+            for resource, at in self._confirmed_at.items()
+            if now - at > UNCONFIRMED_SECONDS and resource in self.known.told
+        ]
+        if not late or (self._risen_at is not None and now - self._risen_at < RISE_SECONDS):
+            return False
+        self._risen_at = now
+        for stated in self.known.stated.limits:
+            if stated.resource in late:
+                told = self.known.told[stated.resource]
+                told.limit *= 2
+                told.capacity = None if told.capacity is None else 2 * told.capacity
+                if told.per_minute >= stated.largest:
+                    del self.known.told[stated.resource]
+        return True
 
     def _after_refusal(self, measured: float | None) -> float:
         if measured is None:
-            return self.scale * CUT
-        below = self.scale * min(1.0, BELOW_MEASURED * measured / self.scale)
-        return below if measured < GROSS * self.scale else max(below, self.scale * CUT)
+            return self.known.scale * CUT
+        below = self.known.scale * min(1.0, BELOW_MEASURED * measured / self.known.scale)
+        if not self._has_guesses:  # it was right, or nearly so
+            return max(below, self.known.scale * CUT)
+        return below if measured < GROSS * self.known.scale else max(below, self.known.scale * CUT)
 
     def _measured(self, seconds: float) -> float | None:
         """Return the scale at which ``seconds`` refill what was taken in them; None if too short.
@@ -191,96 +312,40 @@ class Learned:
         if seconds < ENOUGH_SECONDS:
             return None
         shares = (
-            self._taken.get(limit.resource, 0.0) / (seconds * limit.per_second)
-            for limit in self.stated.limits
-            if self._follows_scale(limit)
+            self._taken.get(limit.resource, 0.0)
+            / (seconds * self.known.per_minute(limit, 1.0) / 60)
+            for limit in self.known.stated.limits
+            if limit.per_second
         )
         return max(shares, default=0.0) or None
 
-    def dump(self) -> str:
-        """Write down what was learned, with the stated limits that it belongs to."""
-        known = {
-            "stated": self._statement(),
-            "headers": {name.value: asdict(header) for name, header in self.headers.items()},
-            "scale": self.scale,
-            "growth": self.growth,
-            "slot_seconds": self.slot_seconds,
-        }
-        return json.dumps(known)
-
-    def load(self, text: str) -> None:
-        """Go on from what was written down, unless other limits are stated now."""
-        known = json.loads(text)
-        if known["stated"] == self._statement():
-            headers = {
-                Resource(name): _Header(**header) for name, header in known["headers"].items()
-            }
-            scale, growth = float(known["scale"]), float(known["growth"])
-            self.slot_seconds = known["slot_seconds"]
-            self.headers, self.scale, self.growth = headers, scale, growth
-
-    def _statement(self) -> list[list[str | float | bool]]:
-        limits = [[limit.resource.value, limit.largest] for limit in self.stated.limits]
-        return [[self.stated.is_guess], *limits]
+    @property
+    def _has_rates(self) -> bool:
+        return any(limit.per_second for limit in self.known.stated.limits)
 
     @property
-    def _is_scaled(self) -> bool:
-        return any(self._follows_scale(limit) for limit in self.stated.limits)
+    def _has_guesses(self) -> bool:
+        """Whether a rate is nobody's word: it may be too low, and one refusal shows it too high."""
+        return self.known.stated.is_guess and any(
+            limit.per_second and limit.resource not in self.known.told
+            for limit in self.known.stated.limits
+        )
 
     @property
     def _may_grow(self) -> bool:
-        return self._is_scaled and (self.stated.is_guess or self.scale < 1)
-
-    def _follows_scale(self, limit: Limit) -> bool:
-        return limit.per_second > 0 and limit.resource not in self.headers
-
-    def _limit(self, stated: Limit) -> Limit:
-        header = self.headers.get(stated.resource)
-        if header is not None:
-            return self._from_header(stated, header)
-        if stated.resource is Resource.CONCURRENCY:
-            at_once = stated.capacity if self.at_once >= stated.capacity else int(self.at_once)
-            return replace(stated, capacity=at_once)
-        if not self._follows_scale(stated):
-            return stated
-        per_second = stated.per_second * self.scale
-        smooth = max(1.0, per_second * self.slot_seconds)
-        if self.stated.is_guess:
-            # No call is too large for a guess: it waits for a full bucket and leaves it in debt.
-            return Limit(stated.resource, smooth, per_second, float("inf"))
-        capacity = stated.capacity if self.scale == 1 else min(stated.capacity, smooth)
-        return replace(stated, capacity=capacity, per_second=per_second)
-
-    def _from_header(self, stated: Limit, header: _Header) -> Limit:
-        limit = header.limit if self.stated.is_guess else min(header.limit, stated.largest)
-        share = limit / stated.largest
-        capacity = header.capacity
-        if capacity is None:
-            capacity = stated.capacity * share
-        elif not self.stated.is_guess:
-            capacity = min(capacity, stated.capacity)
-        return replace(
-            stated,
-            capacity=max(1.0, capacity),
-            per_second=stated.per_second * share,
-            largest=limit,
-        )
+        return self._has_rates and (self.known.scale < 1 or self._has_guesses)
 
 
-def _capacity(limit: Limit, header: RateLimitHeader) -> float | None:
-    """Return what a full bucket holds: what is left, and the refill until it is whole."""
-    if header.limit is None or header.remaining is None or header.reset_seconds is None:
-        return None
-    if not limit.per_second:
-        return header.limit
-    # Of a window that starts anew at its end this would be too much, but never beyond a minute's.
-    return min(header.limit, header.remaining + header.reset_seconds * header.limit / 60)
-
-
-def _differ(old: _Header, new: _Header) -> bool:
-    def moved(before: float | None, after: float | None) -> bool:
-        if before is None or after is None:
-            return before is not after
-        return abs(after - before) > WORTH_CHANGING * before
-
-    return moved(old.limit, new.limit) or moved(old.capacity, new.capacity)
+def _is_same(old: Told, header: RateLimitHeader, kind: Window | None) -> bool:
+    """Whether a header tells what is known. ``kind``: how the limit was found to be counted."""
+    if kind is not None and kind is not Window.BUCKET:
+        return header.limit == old.limit  # its reset tells of no bucket
+    if header.limit != old.limit or header.window is not old.window:
+        return False
+    if header.window is not None and header.window is not Window.BUCKET:
+        return header.period_seconds in (None, old.period_seconds)
+    left, reset = header.remaining, header.reset_seconds
+    if left is None or reset is None:
+        return True
+    capacity = min(old.limit, left + reset * old.limit / MINUTE_SECONDS)
+    return old.capacity is not None and abs(capacity - old.capacity) <= 0.02 * capacity

@@ -1,9 +1,9 @@
 """A simulated provider: an OpenAI-compatible HTTP server on loopback with limits and a ledger.
 
 It is the oracle of the project's tests, so it shares no code with the rest of the project and
-imports nothing of it. ``limits``, ``gate`` and ``refusals`` admit or refuse a request; ``replies``,
-``vectors`` and ``faults`` make the answer. ``frontend`` decides which, ``server`` sends it, and
-``ledger`` records every request and checks the limits against its records.
+imports nothing of it. ``limits``, ``windows``, ``gate`` and ``refusals`` admit or refuse a request;
+``replies``, ``vectors`` and ``faults`` make the answer. ``frontend`` decides which, ``server``
+sends it, and ``ledger`` records every request and checks the limits against its records.
 """
 
 from .delivery import Latency
@@ -11,10 +11,11 @@ from .faults import FAULT_HEADER, Fault, FaultKind
 from .frontend import FaultSchedule, Settings
 from .gate import ANY_MODEL
 from .ledger import Entry, Ledger, Load
-from .limits import Charging, Limits
+from .limits import Charging, HeaderStyle, Limits
 from .replies import Reply, ReplyFunction, ToolCall
 from .request import Body, estimate_tokens
 from .server import SimulatedProvider, simulated_provider
+from .windows import WindowKind
 
 __all__ = [
     "ANY_MODEL",
@@ -25,6 +26,7 @@ __all__ = [
     "Fault",
     "FaultKind",
     "FaultSchedule",
+    "HeaderStyle",
     "Latency",
     "Ledger",
     "Limits",
@@ -34,6 +36,7 @@ __all__ = [
     "Settings",
     "SimulatedProvider",
     "ToolCall",
+    "WindowKind",
     "estimate_tokens",
     "simulated_provider",
 ]

@@ -73,6 +73,8 @@ class FaultKind(StrEnum):
     """A stream whose connection breaks after its end mark; paid."""
     UNKNOWN_PARAMETER = "unknown_parameter"
     """422 that names the parameter ``value``."""
+    NO_CAPACITY = "no_capacity"
+    """429: no capacity for flex now."""
     UNPAID = "unpaid"
     """402: the account has no money."""
 
@@ -166,6 +168,12 @@ _ERRORS: dict[FaultKind, tuple[int, str, str, str | None]] = {
         "Extra inputs are not permitted: {value}",
         "invalid_request_error",
         None,
+    ),
+    FaultKind.NO_CAPACITY: (
+        429,
+        "Resource Unavailable: there is no flex capacity for {model} now.",
+        "resource_unavailable",
+        "resource_unavailable",
     ),
     FaultKind.UNPAID: (402, "Insufficient Balance", "unknown_error", None),
     FaultKind.UNAUTHORIZED: (

@@ -52,7 +52,8 @@ class Frontend:
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self.ledger = ledger
         self._settings = settings
-        self._gates = Gates(settings.limits, time.monotonic())
+        now = time.monotonic()
+        self._gates = Gates(settings.limits, now, time.time() - now)
 
     def models(self) -> tuple[str, ...]:
         """Names of the models that have limits of their own."""
@@ -152,4 +153,5 @@ def _described(entry: Entry, asked: Asked) -> Entry:
         digest=asked.digest,
         prompt_tokens=asked.prompt_tokens,
         streamed=asked.streamed,
+        tier=asked.tier or "",
     )

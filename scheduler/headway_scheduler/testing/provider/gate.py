@@ -7,8 +7,8 @@ that counts output apart, or settles, does so at the end of the answer.
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-from .limits import Bucket, Charging, Limits, format_duration
-from .refusals import Refusal, Shortage, rate_limited, too_large, too_many_at_once
+from .limits import Bucket, Charging, Counter, HeaderStyle, Limits, format_duration
+from .refusals import Refusal, Shortage, rate_limited, throttled, too_large, too_many_at_once
 
 ANY_MODEL = "*"
 
@@ -16,15 +16,15 @@ ANY_MODEL = "*"
 class Gate:
     """The state of one ``Limits``. Times are seconds of one monotonic clock."""
 
-    def __init__(self, limits: Limits, now: float) -> None:
+    def __init__(self, limits: Limits, now: float, clock_offset: float = 0.0) -> None:
         self._limits = limits
         self._in_flight = 0
-        self._buckets: dict[str, Bucket] = {}
+        self._buckets: dict[str, Counter] = {}
         if limits.requests_per_minute is not None:
-            full = Bucket.full(limits.requests_per_minute, limits.request_capacity, now)
+            full = limits.full(limits.requests_per_minute, now, clock_offset)
             self._buckets["requests"] = full
         if limits.tokens_per_minute is not None:
-            full = Bucket.full(limits.tokens_per_minute, limits.token_capacity, now)
+            full = limits.full(limits.tokens_per_minute, now, clock_offset)
             self._buckets["tokens"] = full
         self._output: Bucket | None = None
         if limits.output_per_minute is not None:
@@ -65,15 +65,43 @@ class Gate:
 
     def headers(self, now: float) -> dict[str, str]:
         """Return the rate limit headers of an answer: ``x-ratelimit-*``, or Anthropic's."""
+        match self._limits.headers:
+            case HeaderStyle.NONE:
+                return {}
+            case HeaderStyle.AZURE:
+                return self._short_headers(now)
+            case HeaderStyle.LITELLM:
+                return self._scoped_headers(now)
         if self._limits.charging is Charging.ANTHROPIC:
             return self._dated_headers(now)
         found: dict[str, str] = {}
-        if not self._limits.charging.has_headers:
+        if self._limits.headers is None and not self._limits.charging.has_headers:
             return found
         for resource, bucket in self._buckets.items():
             found[f"x-ratelimit-limit-{resource}"] = f"{bucket.per_minute:.0f}"
             found[f"x-ratelimit-remaining-{resource}"] = str(bucket.remaining(now))
             found[f"x-ratelimit-reset-{resource}"] = format_duration(bucket.reset_seconds(now))
+        return found
+
+    def _short_headers(self, now: float) -> dict[str, str]:
+        """Return Azure's: of requests, the limit is that of a short window."""
+        found: dict[str, str] = {}
+        for resource, bucket in self._buckets.items():
+            limit = bucket.capacity if resource == "requests" else bucket.per_minute
+            found[f"x-ratelimit-limit-{resource}"] = f"{limit:.0f}"
+            found[f"x-ratelimit-remaining-{resource}"] = str(bucket.remaining(now))
+        return found
+
+    def _scoped_headers(self, now: float) -> dict[str, str]:
+        """Return those of LiteLLM's proxy for a key with limits."""
+        found: dict[str, str] = {}
+        for resource, bucket in self._buckets.items():
+            found[f"x-ratelimit-api_key-limit-{resource}"] = f"{bucket.capacity:.0f}"
+            found[f"x-ratelimit-api_key-remaining-{resource}"] = str(bucket.remaining(now))
+        if (slots := self._limits.concurrency) is not None:
+            left = max(0, slots - self._in_flight)
+            found["x-ratelimit-api_key-limit-max_parallel_requests"] = str(slots)
+            found["x-ratelimit-api_key-remaining-max_parallel_requests"] = str(left)
         return found
 
     def _dated_headers(self, now: float) -> dict[str, str]:
@@ -93,9 +121,14 @@ class Gate:
         limit, slots = self._limits.tokens_per_minute, self._limits.concurrency
         if limit is not None and tokens > limit:
             return too_large(model, limit, tokens)
+        window, is_proxy = self._limits.window_seconds, self._limits.headers is HeaderStyle.LITELLM
         if slots is not None and self._in_flight >= slots:
+            if is_proxy:
+                return throttled("max_parallel_requests", slots, window)
             return too_many_at_once(model, slots)
         short = self._shortage(tokens, now)
+        if short is not None and is_proxy:
+            return throttled(short.resource, self._buckets[short.resource].capacity, window)
         return None if short is None else rate_limited(model, short)
 
     def _shortage(self, tokens: int, now: float) -> Shortage | None:
@@ -129,9 +162,14 @@ class Gates:
     ``"*"`` has the limits of each model that it does not name; without ``"*"`` those have none.
     """
 
-    def __init__(self, limits: Limits | Mapping[str, Limits], now: float) -> None:
+    def __init__(
+        self, limits: Limits | Mapping[str, Limits], now: float, clock_offset: float = 0.0
+    ) -> None:
         self._limits = limits
-        self._shared = Gate(limits, now) if isinstance(limits, Limits) else None
+        self._clock_offset = clock_offset
+        self._shared: Gate | None = None
+        if isinstance(limits, Limits):
+            self._shared = Gate(limits, now, clock_offset)
         self._gates: dict[str, Gate] = {}
 
     def of(self, model: str, now: float) -> Gate:
@@ -139,7 +177,7 @@ class Gates:
         if self._shared is not None:
             return self._shared
         if model not in self._gates:
-            self._gates[model] = Gate(self._limits_of(model), now)
+            self._gates[model] = Gate(self._limits_of(model), now, self._clock_offset)
         return self._gates[model]
 
     def names(self) -> tuple[str, ...]:

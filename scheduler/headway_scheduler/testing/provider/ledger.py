@@ -26,6 +26,7 @@ class Entry:
     not the client saw it. ``why`` is empty for a complete answer, else what refused or broke it:
     requests, tokens, too_large, concurrency, bad_request, client_left or the name of a fault.
     ``finished_*`` is None while in flight. ``who`` is ``x-headway-call``, else the body's ``user``.
+    ``tier`` is the service tier that was asked for.
     """
 
     index: int
@@ -42,6 +43,7 @@ class Entry:
     completion_tokens: int = 0
     digest: str = ""
     streamed: bool = False
+    tier: str = ""
     finished_at: float | None = None
     finished_monotonic: float | None = None
 

@@ -1,4 +1,4 @@
-"""The limits of a provider, as token buckets. Law of this file: pure; time is an argument.
+"""The limits of a provider: token buckets, or windows. Law of this file: pure; time is an argument.
 
 A bucket holds at most ``capacity`` and refills continuously. A cost above the capacity passes when
 the bucket is full and leaves it in debt, so that a long request is slow rather than impossible.
@@ -7,6 +7,8 @@ the bucket is full and leaves it in debt, so that a long request is slow rather 
 import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
+
+from .windows import FixedWindow, SlidingWindow, WindowKind
 
 # Requests or tokens that float arithmetic may lose: a client that waits as long as it was told
 # must not find the bucket a rounding error too empty.
@@ -43,6 +45,15 @@ class Charging(StrEnum):
         return prompt
 
 
+class HeaderStyle(StrEnum):
+    """Which rate limit headers answers have, and how a refusal is worded."""
+
+    OPENAI = "openai"  # limit, remaining and reset
+    AZURE = "azure"  # the same without a reset; the limit is that of the window
+    LITELLM = "litellm"  # LiteLLM's proxy: with the scope in their names, and no reset
+    NONE = "none"
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of one scope; None for no limit.
@@ -50,9 +61,10 @@ class Limits:
     ``burst_seconds``: for how long unused budget piles up, so the capacity of a bucket.
     ``concurrency``: requests in flight. ``refused_count``: whether a refused request is charged one
     request too, as OpenAI documents. ``output_per_minute``: tokens of answers, for a ``charging``
-    that counts them apart.
+    that counts them apart. ``window``, ``window_seconds``: how requests and tokens are counted; a
+    window holds its share of a minute's limit. ``headers``: None for those of ``charging``.
 
-    Raises ValueError for a limit or a burst that is not above 0.
+    Raises ValueError for a limit, a burst or a window that is not above 0.
     """
 
     requests_per_minute: float | None = None
@@ -62,6 +74,9 @@ class Limits:
     refused_count: bool = False
     output_per_minute: float | None = None
     charging: Charging = Charging.OPENAI
+    window: WindowKind = WindowKind.BUCKET
+    window_seconds: float = 60.0
+    headers: HeaderStyle | None = None
 
     def __post_init__(self) -> None:
         stated = (
@@ -70,6 +85,7 @@ class Limits:
             self.burst_seconds,
             self.concurrency,
             self.output_per_minute,
+            self.window_seconds,
         )
         if any(value is not None and not value > 0 for value in stated):
             raise ValueError(f"limits must be above 0, or None for no limit: {self}")
@@ -83,6 +99,23 @@ class Limits:
     def token_capacity(self) -> float:
         """Tokens in a full bucket. Infinite without a token limit."""
         return _capacity(self.tokens_per_minute, self.burst_seconds)
+
+    def full(self, per_minute: float, now: float, clock_offset: float = 0.0) -> "Counter":
+        """Return what counts one limit, with nothing counted yet.
+
+        ``clock_offset``: what to add to ``now`` to get seconds since 1970, for minutes of a clock.
+        """
+        capacity, seconds = per_minute * self.window_seconds / 60, self.window_seconds
+        match self.window:
+            case WindowKind.BUCKET:
+                full = max(1.0, per_minute * self.burst_seconds / 60)
+                return Bucket.full(per_minute, full, now)
+            case WindowKind.SLIDING:
+                return SlidingWindow(capacity, seconds)
+            case WindowKind.FIXED:
+                return FixedWindow(capacity, seconds)
+            case WindowKind.MINUTE:
+                return FixedWindow(capacity, seconds, True, clock_offset)
 
 
 def _capacity(per_minute: float | None, burst_seconds: float) -> float:
@@ -134,6 +167,10 @@ class Bucket:
     def reset_seconds(self, now: float) -> float:
         """Return the seconds until the bucket is full again."""
         return (self.capacity - self.refilled(now).fill) * 60 / self.per_minute
+
+
+Counter = Bucket | SlidingWindow | FixedWindow
+"""What counts one limit."""
 
 
 def milliseconds(seconds: float) -> int:

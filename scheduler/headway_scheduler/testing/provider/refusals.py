@@ -22,6 +22,8 @@ class Refusal:
     details: Any = None
     odd_pause: str | None = None
     """Replaces the value of ``retry-after``, whatever it says."""
+    limit_type: str | None = None
+    """What LiteLLM's proxy says that the limit is of: a header."""
 
     def body(self) -> dict[str, Any]:
         """The JSON body."""
@@ -33,6 +35,9 @@ class Refusal:
         """``retry-after`` in whole seconds and ``retry-after-ms``, both rounded up."""
         if self.odd_pause is not None:
             return {"retry-after": self.odd_pause}
+        if self.limit_type is not None and self.retry_seconds is not None:
+            seconds = f"{self.retry_seconds:.0f}"
+            return {"retry-after": seconds, "rate_limit_type": self.limit_type}
         if self.retry_seconds is None:
             return {}
         wait_ms = milliseconds(self.retry_seconds)
@@ -75,6 +80,18 @@ def too_many_at_once(model: str, limit: int) -> Refusal:
     """Refuse a request because of those in flight. Their ends are unknown: no wait is named."""
     message = f"Too many concurrent requests for {model}: Limit {limit}."
     return Refusal(429, "concurrency", message, "requests", "rate_limit_exceeded")
+
+
+def throttled(limit_type: str, limit: float, window_seconds: float) -> Refusal:
+    """Refuse a request as LiteLLM's proxy does: the wait is the window's length, whatever helps."""
+    why = "concurrency" if limit_type == "max_parallel_requests" else limit_type
+    message = (
+        f"Rate limit exceeded for api_key: key. Limit type: {limit_type}. Current limit: "
+        f"{limit:.0f}, Remaining: 0."
+    )
+    return Refusal(
+        429, why, message, "throttling_error", "429", window_seconds, limit_type=limit_type
+    )
 
 
 def bad_request(message: str) -> Refusal:

@@ -30,7 +30,7 @@ class Reply:
 
     ``output_tokens`` defaults to a quarter of the characters, rounded up. ``cached_tokens`` are
     tokens of the prompt that the provider had in its cache. ``tier`` is the service tier that the
-    answer names.
+    answer names; without it, the one that was asked for.
     """
 
     text: str = ""
@@ -92,13 +92,15 @@ class Answer:
         return usage
 
     def _envelope(self, kind: str, choices: list[Body]) -> Body:
+        tier = self.asked.tier if self.reply.tier is None else self.reply.tier
+        tier = "default" if tier == "auto" else tier
         return {
             "id": f"chatcmpl-{self.index}",
             "object": kind,
             "created": self.created,
             "model": self.asked.model,
             "choices": choices,
-            **({} if self.reply.tier is None else {"service_tier": self.reply.tier}),
+            **({} if tier is None else {"service_tier": tier}),
         }
 
     def _chunk(self, delta: Body, finish_reason: str | None = None) -> Body:

@@ -35,6 +35,12 @@ class Asked:
         return bool(self.body.get("stream"))
 
     @property
+    def tier(self) -> str | None:
+        """The service tier that is asked for; None if the request names none."""
+        tier = self.body.get("service_tier")
+        return tier if isinstance(tier, str) else None
+
+    @property
     def output_cap(self) -> int | None:
         """The cap that the client sets on the tokens of the answer; None without a cap."""
         return output_cap(self.body)

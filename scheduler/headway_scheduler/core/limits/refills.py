@@ -1,0 +1,161 @@
+"""How a limit that is not a token bucket gets back what was taken. Law of this file: it only adds.
+
+Theory of operation. A day or a fixed window gives all back at its end and nothing before. A request
+that is still under way then counts in both: it stays reserved over the boundary, and so does what
+was charged while the boundary may have passed already at the provider (``blur_seconds``). A sliding
+window gives each amount back when its length has passed since the charge; our charge is never
+earlier than the provider's, so neither is the return. A fixed window whose ends nobody told is
+mirrored as a sliding one: no window of that length, wherever it starts, then holds more than the
+limit.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from ...model.quotas import DAY_SECONDS, Limit, Window
+from .reservation import Reservation
+
+BLUR_SECONDS = 2.0
+"""How much later than it is the end of a fixed window may be thought to be: answers travel, and
+some resets are told in whole seconds."""
+
+
+@dataclass(slots=True)
+class WindowEnd:
+    """Refills at the boundaries of a day or of fixed windows."""
+
+    period_seconds: float
+    starts: float
+    """Any boundary; epoch seconds."""
+    blur_seconds: float = 0.0
+    """For how long before a boundary a charge counts in the next window, too."""
+    recent: deque[tuple[float, float]] = field(default_factory=deque[tuple[float, float]])
+    """Times and amounts of charges of the last ``blur_seconds``."""
+
+    def after(self, now: float) -> float:
+        """Return when the next window starts."""
+        windows = math.floor((now - self.starts) / self.period_seconds) + 1
+        return windows * self.period_seconds + self.starts
+
+    def note(self, at: float, amount: float, _: Reservation | None = None) -> None:
+        """Note that an amount was charged."""
+        if self.blur_seconds:
+            self.recent.append((at, amount))
+            while self.recent[0][0] < at - self.blur_seconds:
+                self.recent.popleft()
+
+    def ready_at(self, _: float, now: float) -> float:
+        """Return when what is missing is there again."""
+        return self.after(now)
+
+    def gain(self, now: float, until: float, capacity: float) -> float:
+        """Return how much more there is ``until`` then, if all of it is missing."""
+        return capacity if self.after(now) <= until else 0.0
+
+    def came_back_since(self, _: float) -> float:
+        """Return 0: no answer is compared over the end of a window."""
+        return 0.0
+
+    def carried(self, since: float, now: float) -> float | None:
+        """Return what counts in the window of ``now``, too; None if it is that of ``since``."""
+        boundary = self.after(since)
+        if boundary > now:
+            return None
+        last = self.after(now) - self.period_seconds
+        return sum(amount for at, amount in self.recent if at > last - self.blur_seconds)
+
+
+@dataclass(eq=False, slots=True)
+class _Taken:
+    """An amount that comes back."""
+
+    at: float
+    amount: float
+
+
+@dataclass(slots=True)
+class Sliding:
+    """Gives each amount back a window's length after its charge."""
+
+    seconds: float
+    taken: deque[_Taken] = field(default_factory=deque[_Taken])
+    """What has not come back, the oldest first."""
+    of: dict[Reservation, _Taken] = field(default_factory=dict[Reservation, _Taken])
+    """The same of calls that have not ended."""
+    returned: deque[tuple[float, float]] = field(default_factory=deque[tuple[float, float]])
+    """What came back lately: when, and how much."""
+
+    def note(self, at: float, amount: float, reservation: Reservation | None = None) -> None:
+        """Note that an amount was charged."""
+        if amount <= 0:
+            return
+        last = self.taken[-1].at if self.taken else at
+        entry = _Taken(max(at, last), amount)  # later is safe, and keeps them in order
+        self.taken.append(entry)
+        if reservation is not None:
+            self.of[reservation] = entry
+
+    def give_back(self, reservation: Reservation, unused: float, now: float) -> float:
+        """Correct the charge of a call that ended; return how much comes back now.
+
+        ``unused`` below 0: that much more was used.
+        """
+        entry = self.of.pop(reservation, None)
+        if entry is not None and entry.amount:
+            entry.amount -= unused
+            return unused
+        self.note(now, -unused)
+        return min(0.0, unused)
+
+    def come_back(self, now: float) -> float:
+        """Return what came back until ``now``."""
+        total = 0.0
+        while self.taken and self.taken[0].at + self.seconds <= now:
+            entry = self.taken.popleft()
+            total += entry.amount
+            self.returned.append((entry.at + self.seconds, entry.amount))
+            entry.amount = 0.0
+        while self.returned and self.returned[0][0] < now - 2 * BLUR_SECONDS:
+            self.returned.popleft()
+        return total
+
+    def came_back_since(self, at: float) -> float:
+        """Return what came back after ``at``, if that is not long ago."""
+        return sum(amount for when, amount in self.returned if when > at)
+
+    def gain(self, _: float, until: float, __: float) -> float:
+        """Return what will have come back ``until`` then."""
+        total = 0.0
+        for entry in self.taken:
+            if entry.at + self.seconds > until:
+                break
+            total += entry.amount
+        return total
+
+    def ready_at(self, deficit: float, _: float) -> float | None:
+        """Return when ``deficit`` has come back; None if so much was not charged."""
+        for entry in self.taken:
+            deficit -= entry.amount
+            if deficit <= 0:
+                return entry.at + self.seconds
+        return None
+
+
+Refill = WindowEnd | Sliding
+
+
+def refill_of(limit: Limit) -> Refill | None:
+    """Return how a limit refills; None if continuously, or never."""
+    if limit.resource.is_daily:
+        return WindowEnd(DAY_SECONDS, limit.day_starts)
+    match limit.window:
+        case None | Window.BUCKET:
+            return None
+        case Window.SLIDING:
+            return Sliding(limit.window_seconds)
+        case Window.FIXED | Window.MINUTE:
+            return WindowEnd(limit.window_seconds, limit.day_starts, BLUR_SECONDS)
+        case _:
+            assert_never(limit.window)
