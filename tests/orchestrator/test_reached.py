@@ -21,7 +21,7 @@ from headway import Headway, RunFailed
 from headway.config import Config, load
 from headway.paired_keys import NO_KEY
 from headway.pricing.prices import charge
-from headway.reached import key_of, of_client, of_model, replaced
+from headway.reached import key_of, of_client, of_model, quotas_past, replaced
 from headway_scheduler.errors import CallerError, ProviderError
 from headway_scheduler.model.calls import UNPRICED, Served, Usage
 from headway_scheduler.providers import PROVIDERS
@@ -418,3 +418,27 @@ async def test_a_follower_finds_that_an_address_has_answered_meanwhile(tmp_path:
         address = of_client(settings, client).shown
         assert await known.has_answered(address)
         await client.close()
+
+
+@pytest.mark.parametrize(
+    ("server", "quotas"),
+    [
+        (("http", "127.0.0.1", 4000), ("ours",)),
+        (("https", "llm.example.com", None), ("theirs",)),
+        (("https", "api.openai.com", None), ("at api.openai.com",)),
+        (("https", "api.anthropic.com", None), ("at api.anthropic.com",)),
+        (("http", "127.0.0.1", 4001), None),
+        (("http", "llm.example.com", None), None),
+        (("https", "www.example.com", None), None),
+    ],
+)
+def test_what_goes_past_the_scheduler_is_charged_to_the_quota_of_its_server(
+    tmp_path: Path, server: tuple[str, str, int | None], quotas: tuple[str, ...] | None
+) -> None:
+    assert quotas_past(config(tmp_path, HOME), server) == quotas
+
+
+def test_without_a_configuration_openai_is_the_server_of_the_built_in_quota(
+    tmp_path: Path,
+) -> None:
+    assert quotas_past(config(tmp_path), ("https", "api.openai.com", None)) == ("default",)
