@@ -139,11 +139,12 @@ class Patience:
 
     def _look(self) -> None:
         silence, now = self._scheduler.silent.get(self._address), self._scheduler.now()
-        if silence is not None and silence.since is not None:
-            if now - self._since(silence) >= self._limit_seconds:
-                self._give_up(self._given_up(silence))
-                return
-        self.begin()
+        if silence is None or silence.since is None:
+            self.begin()
+        elif now - self._since(silence) >= self._limit_seconds:
+            self._give_up(self._given_up(silence))
+        else:
+            self.begin()
 
     def _given_up(self, silence: Silence) -> NoAnswer:
         return NoAnswer(self._address, self._limit_seconds, silence.cause)
