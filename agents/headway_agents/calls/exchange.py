@@ -263,7 +263,7 @@ class Exchange:
         if origins and (request.url.scheme, request.url.host, request.url.port) not in origins:
             raise self.refused(
                 f"a request was to go to {request.url.scheme}://{request.url.netloc.decode()}, and "
-                f"its key belongs to {model.address}: nothing was sent"
+                f"its key belongs to {model.address or 'another server'}: nothing was sent"
             )
         self.requests += 1
         if self.requests > 1:
