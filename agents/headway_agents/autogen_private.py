@@ -117,7 +117,7 @@ def never_repeat(pipeline_client: Any) -> None:
 
 def create_arguments(client: object) -> Mapping[str, Any]:
     """Return what a client adds to every request, as it is later too; empty if it shows nothing."""
-    arguments = getattr(client, "_create_args", None)
+    arguments = vars(client).get("_create_args")
     return arguments if isinstance(arguments, dict) else {}
 
 

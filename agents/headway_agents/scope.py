@@ -29,7 +29,7 @@ from typing import Any, assert_never
 from autogen_core import MessageHandlerContext
 
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model.calls import Priority, ServiceLane
+from headway_scheduler.model.calls import BYPASS, Priority, ServiceLane
 from headway_scheduler.runtime.client import SchedulerClient
 
 from .journal.events import (
@@ -91,9 +91,11 @@ class RunScope:
     asks a person who is present, None if nobody is. ``quotas``: quotas that all calls draw on,
     beside those of their models; ``money_quotas``: those of them that count dollars alone;
     ``counts_usd``: whether one of them counts dollars or the run has a budget. ``lane``: the lane
-    that its background calls may take. ``highest``: the most urgent class that its calls may ask
-    for; ``lowered``: agents whose calls asked for a more urgent one. ``known_nodes``: hashes of
-    chain nodes that are on disk. ``is_closed``: whether every further request is refused.
+    that its background calls may take. ``watch`` is told of requests past the scheduler, None where
+    nobody minds them; ``bypassed``: how many there were, in all attempts. ``highest``: the most
+    urgent class that its calls may ask for; ``lowered``: agents whose calls asked for a more urgent
+    one. ``known_nodes``: hashes of chain nodes that are on disk. ``is_closed``: whether every
+    further request is refused.
     """
 
     def __init__(
@@ -119,6 +121,9 @@ class RunScope:
         self.counts_usd = False
         self.money_quotas: tuple[str, ...] = ()
         self.lane = ServiceLane.STANDARD
+        self.watch: Callable[[Any], None] | None = None
+        rows = (row for row in self.journal.records if row.call.kind == BYPASS)
+        self.bypassed: int = sum(1 for _ in rows)
         self.known_nodes: set[bytes] = set()
         # By the id() of the wrapped part. They are kept here, and not in a table of the wrappers'
         # module, so that they end with the attempt: an MCP server holds a client, and the client
@@ -285,11 +290,16 @@ class AdHocScope(RunScope):
 @contextmanager
 def inside_step(scope: RunScope, slot: JournalSlot, name: str) -> Iterator[None]:
     """Nest the requests of this block: they belong to the step that acts."""
-    token = _inside.set((scope, slot.id, name))
+    token = _inside.set((scope, slot.id, name, slot.path))
     try:
         yield
     finally:
         _inside.reset(token)
+
+
+def acting_agent() -> str:
+    """Return the path of the agent whose step acts, else the agent whose message is handled."""
+    return asking_agent() if (step := _inside.get()) is None else step[3]
 
 
 def acting_step() -> str:
@@ -297,7 +307,7 @@ def acting_step() -> str:
     return "" if (step := _inside.get()) is None else step[2]
 
 
-_inside: ContextVar[tuple[RunScope, str, str] | None] = ContextVar(
+_inside: ContextVar[tuple[RunScope, str, str, str] | None] = ContextVar(
     "headway_inside_step", default=None
 )
 

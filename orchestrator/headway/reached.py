@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.quotas import GUESSED
-from headway_scheduler.providers import of_host
+from headway_scheduler.providers import OTHER, PROVIDERS, of_host
 
 from .config import Config, ModelConfig
 from .config.clients import CLIENTS, OPENAI, kind_of
@@ -127,7 +127,9 @@ def of_component(config: Config, provider: str, client: Mapping[str, Any], file:
     own_address = None if own is None else _own_address(own, model)
     in_file = next((str(client[each]) for each in _ADDRESSES if client.get(each)), None)
     address = stated or in_file or own_address
-    said_by = "[models]" if stated else file if in_file else "its own"
+    variable = "" if own is None else own.address_variable
+    of_variable = variable if own_address == os.environ.get(variable) else "its own"
+    said_by = "[models]" if stated else file if in_file else of_variable
     settings, quotas = _settings_of(config, model, address)
     provider = settings.provider or _provider_at(address, provider)
     source, name = KeySource.NONE, ""
@@ -173,19 +175,22 @@ def models_request(reached: Reached) -> tuple[str, dict[str, str]]:
     if reached.provider == "anthropic":
         own = {"anthropic-version": "2023-06-01"} | ({} if key == NO_KEY else {"x-api-key": key})
         return f"{address.removesuffix('/v1')}/v1/models", own
-    is_ollama = kind_of(reached.settings.client) is CLIENTS["ollama"] or address.endswith(":11434")
+    is_ollama = kind_of(reached.settings.client) is CLIENTS["ollama"]
+    is_ollama |= bool(reached.file) and reached.provider == CLIENTS["ollama"].provider
     return (f"{address}/api/tags" if is_ollama else f"{address}/models"), headers
 
 
-def quotas_at(config: Config, address: str) -> tuple[str, ...]:
-    """Return the quotas that a request to an address draws on, of whatever model it is."""
-    return _settings_of(config, "", address)[1]
+def quotas_past(config: Config, server: tuple[str, str, int | None]) -> tuple[str, ...] | None:
+    """Return the quota that a request past the scheduler is charged to; None for no provider.
 
-
-def addresses(config: Config) -> list[str]:
-    """Return the addresses of all models of the configuration."""
+    ``server``: scheme, host and port, None for the scheme's own port.
+    """
+    scheme, host, port = server
+    address = f"{scheme}://{host}" if port is None else f"{scheme}://{host}:{port}"
     servers = (_server(each)[1] for each in config.models.values())
-    return [address for address in servers if address is not None]
+    if of_host(host) is None and not any(each and _is_same(each, address) for each in servers):
+        return None
+    return _settings_of(config, "", address)[1][:1]
 
 
 # Servers
@@ -202,15 +207,16 @@ def _server(model: ModelConfig) -> tuple[str, str | None, str]:
     whose = kind.provider
     if kind is CLIENTS[OPENAI]:
         whose = _named_after(model.name) or model.provider or whose
-    own, variable = OWN.get(whose), _VARIABLES.get(whose, "-")
-    if whose in _SERVERLESS and kind is CLIENTS[OPENAI]:
-        return whose, None, ""
-    if stated := os.environ.get(variable):
+        if whose in _SERVERLESS:
+            return whose, None, ""
+    variable = _VARIABLES.get(kind.provider, "")
+    if whose == kind.provider and (stated := os.environ.get(variable)):
         address = stated if "://" in stated else f"http://{stated}"
         return model.provider or whose, address, variable
-    address = OWN[OPENAI].address if own is None else own.address or None
-    address = _NATIVE.get(model.client, address)
-    return model.provider or _provider_at(address, whose), address, "its own"
+    own = OWN.get(whose, OWN[OPENAI])
+    address = _NATIVE.get(model.client, own.address) or None
+    otherwise = whose if whose in PROVIDERS else OTHER.name
+    return model.provider or _provider_at(address, otherwise), address, "its own"
 
 
 def _provider_at(address: str | None, otherwise: str) -> str:
@@ -242,17 +248,16 @@ def _settings_of(
     configured for that server, or else a quota of that address alone.
     """
     listed = config.models.get(name)
-    if listed is not None and (listed.base_url is None or _is_same(listed.base_url, address)):
-        return listed, listed.quotas
-    default = config.model("" if listed is not None else name)
-    home = _server(default)[1]
-    if listed is None and (address is None or home is None or _is_same(home, address)):
+    default = listed or config.model(name)
+    home = default.base_url if listed is not None else _server(default)[1]
+    is_anywhere = listed is not None and home is None
+    if address is None or is_anywhere or (home is not None and _is_same(home, address)):
         return default, default.quotas
     blank = ModelConfig(name, ())
     for other in config.models.values():
         if other.base_url is not None and _is_same(other.base_url, address):
             return replace(blank, provider=other.provider), other.quotas
-    return blank, (guessed_quota(address or ""),)
+    return blank, (guessed_quota(address),)
 
 
 def _needs_no_key(model: ModelConfig) -> bool:
@@ -327,12 +332,12 @@ def _is_same(address: str, other: str | None) -> bool:
 
 
 def shown(address: str) -> str:
-    """Return an address for messages: without user, query and fragment."""
+    """Return an address for messages: without user, query, fragment and last slash."""
     try:
         parts = urlsplit(address)
     except ValueError:
         return "an address that is none"
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
 
 
 def _remember(variable: str) -> None:

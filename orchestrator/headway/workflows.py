@@ -4,6 +4,7 @@ Law of this file: a run can be built again from its row alone: by the name of a 
 by ``module:factory``, or from the text of a component file, which the row holds without its keys.
 """
 
+import asyncio
 import gc
 import hashlib
 import inspect
@@ -11,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, assert_never
 
@@ -32,13 +33,14 @@ from .config.reading import DEFAULT
 from .config.values import patience_seconds
 from .paired_keys import NO_KEY, OWN, KeySource
 from .pricing.prices import charge_of, stated_cost, write_cost
-from .reached import Reached, completed, key_of, of_client, of_model, replaced
+from .reached import Reached, completed, key_of, of_client, of_model, quotas_past, replaced
 
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
     from openai import AsyncOpenAI
 
     from headway_agents import Attempt, CallLimits, Journal, Model, RunScope, ScheduledClient
+    from headway_agents.bypass import Watch
 
 _BATCH = ServiceLane.BATCH
 Factory = TypeVar("Factory", bound=Callable[..., Any])
@@ -71,6 +73,7 @@ class Workflows:
         self._clients: dict[str, ScheduledClient] = {}
         self._run_clients: dict[str, list[ChatCompletionClient]] = {}
         self._sdks: dict[str, AsyncOpenAI] = {}
+        self._watch: Watch | None = None
 
     def register(self, name: str, factory: Factory) -> Factory:
         """Name a factory, and return it. Raises CallerError if the name is taken."""
@@ -118,6 +121,10 @@ class Workflows:
         scope.counts_usd = self._count_usd(scope.quotas) or run.budget_usd is not None
         scope.money_quotas = self._money_quotas(scope.quotas)
         scope.lane = run.lane
+        if self._watch is None and config.bypass != "allow":
+            self._watch = self._watched()
+        if self._watch is not None:
+            scope.watch = partial(self._watch.take, scope)
         current_scope.set(scope)  # a factory may take the time as a step
         if run.component is not None:
             reach = partial(replaced, self._config)
@@ -322,8 +329,22 @@ class Workflows:
         limits = (limit for quota in known for limit in quota.limits)
         return any(limit.resource is Resource.USD_PER_DAY for limit in limits)
 
+    def _watched(self) -> "Watch":
+        """Watch what goes past the scheduler, until :meth:`close`."""
+        from headway_agents.bypass import Watch, watch
+
+        watch()
+        quotas_of = lru_cache(maxsize=256)(partial(quotas_past, self._config))
+        is_refused = self._config.bypass == "refuse"
+        return Watch(quotas_of, is_refused, asyncio.get_running_loop())
+
     async def close(self) -> None:
-        """Close the provider clients that this process made."""
+        """Close the provider clients that this process made, and watch no more."""
+        if self._watch is not None:
+            from headway_agents.bypass import unwatch
+
+            self._watch = None
+            unwatch()
         for client in self._wrapped.values():
             await client.close()
         self._wrapped.clear()
@@ -420,9 +441,10 @@ def _import_autogen() -> None:
     is_collecting = gc.isenabled()
     gc.disable()
     try:
+        import autogen_ext.models.openai  # noqa: F401
         import genai_prices.data_snapshot  # noqa: F401
 
-        import headway_agents  # noqa: F401
+        import headway_agents.bypass  # noqa: F401
     finally:
         if is_collecting:
             gc.enable()

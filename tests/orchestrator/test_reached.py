@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from autogen_agentchat.agents import AssistantAgent
@@ -14,14 +15,16 @@ from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_core.models import UserMessage
 from autogen_ext.models.cache import ChatCompletionCache
 from autogen_ext.models.openai import OpenAIChatCompletionClient
+from autogen_ext.models.replay import ReplayChatCompletionClient
 
 from headway import Headway, RunFailed
 from headway.config import Config, load
 from headway.paired_keys import NO_KEY
 from headway.pricing.prices import charge
-from headway.reached import key_of, of_client, of_model, replaced
+from headway.reached import key_of, of_client, of_model, quotas_past, replaced
 from headway_scheduler.errors import CallerError, ProviderError
 from headway_scheduler.model.calls import UNPRICED, Served, Usage
+from headway_scheduler.providers import PROVIDERS
 from headway_scheduler.testing.provider import (
     Fault,
     FaultKind,
@@ -79,7 +82,7 @@ def config(folder: Path, text: str = "") -> Config:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_BASE_URL", "AZURE_OPENAI_ENDPOINT", "ANTHROPIC_BASE_URL"):
+    for name in ("OPENAI_BASE_URL", "AZURE_OPENAI_ENDPOINT", "ANTHROPIC_BASE_URL", "OLLAMA_HOST"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", OURS)
     monkeypatch.setenv("OTHER_KEY", OTHERS)
@@ -268,6 +271,8 @@ async def test_a_client_is_priced_by_its_own_address(tmp_path: Path) -> None:
         ('[models."gemini-2.0-flash"]', "generativelanguage.googleapis.com", "GEMINI_API_KEY"),
         ('[models."claude-sonnet-4-5"]', "api.anthropic.com", "ANTHROPIC_API_KEY"),
         ('[models.x]\nprovider = "anthropic"', "api.anthropic.com", "ANTHROPIC_API_KEY"),
+        ('[models."Llama-4"]', "api.llama.com", "LLAMA_API_KEY"),
+        ('[models.x]\nclient = "anthropic"', "api.anthropic.com", "ANTHROPIC_API_KEY"),
         ("[models.x]", "api.openai.com", "OPENAI_API_KEY"),
     ],
 )
@@ -277,8 +282,49 @@ def test_a_model_without_an_address_is_its_providers_and_gets_that_key_alone(
     settings = config(tmp_path, table)
     found = of_model(settings, next(iter(settings.models)))
     assert found.address is not None
-    assert f"https://{address}/" in found.address
+    assert urlsplit(found.address).netloc == address
     assert found.key_name == variable
+    assert found.provider in PROVIDERS
+
+
+@pytest.mark.parametrize(
+    ("table", "variable", "stated", "address", "provider"),
+    [
+        ("", "OPENAI_BASE_URL", "http://gate:1/v1", "http://gate:1/v1", "openai"),
+        ('client = "anthropic"', "ANTHROPIC_BASE_URL", "http://a:1", "http://a:1", "anthropic"),
+        ('client = "ollama"', "OLLAMA_HOST", "gpu:11434", "http://gpu:11434", "local"),
+        # The variable is for Anthropic's own protocol, and this client speaks OpenAI's.
+        (
+            'provider = "anthropic"',
+            "ANTHROPIC_BASE_URL",
+            "http://a:1",
+            "https://api.anthropic.com/v1/",
+            "anthropic",
+        ),
+    ],
+)
+def test_an_address_of_the_environment_is_that_of_the_client_which_reads_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    table: str,
+    variable: str,
+    stated: str,
+    address: str,
+    provider: str,
+) -> None:
+    monkeypatch.setenv(variable, stated)
+    found = of_model(config(tmp_path, f"[models.x]\n{table}"), "x")
+    assert (found.address, found.provider) == (address, provider)
+
+
+async def test_a_client_without_an_address_has_the_table_of_its_model(tmp_path: Path) -> None:
+    """A client that shows its model and nothing else, and one that shows neither."""
+    settings = config(tmp_path, HOME)
+    shows, silent = ReplayChatCompletionClient(["a"]), ReplayChatCompletionClient(["a"])
+    shows.model = "far"  # type: ignore[attr-defined]
+    assert of_client(settings, shows).quotas == ("theirs",)
+    assert of_client(settings, silent).quotas == ("ours",)
+    assert of_client(settings, silent).model == "ReplayChatCompletionClient"
 
 
 def test_a_provider_without_a_server_of_its_own_needs_an_address(tmp_path: Path) -> None:
@@ -372,3 +418,27 @@ async def test_a_follower_finds_that_an_address_has_answered_meanwhile(tmp_path:
         address = of_client(settings, client).shown
         assert await known.has_answered(address)
         await client.close()
+
+
+@pytest.mark.parametrize(
+    ("server", "quotas"),
+    [
+        (("http", "127.0.0.1", 4000), ("ours",)),
+        (("https", "llm.example.com", None), ("theirs",)),
+        (("https", "api.openai.com", None), ("at api.openai.com",)),
+        (("https", "api.anthropic.com", None), ("at api.anthropic.com",)),
+        (("http", "127.0.0.1", 4001), None),
+        (("http", "llm.example.com", None), None),
+        (("https", "www.example.com", None), None),
+    ],
+)
+def test_what_goes_past_the_scheduler_is_charged_to_the_quota_of_its_server(
+    tmp_path: Path, server: tuple[str, str, int | None], quotas: tuple[str, ...] | None
+) -> None:
+    assert quotas_past(config(tmp_path, HOME), server) == quotas
+
+
+def test_without_a_configuration_openai_is_the_server_of_the_built_in_quota(
+    tmp_path: Path,
+) -> None:
+    assert quotas_past(config(tmp_path), ("https", "api.openai.com", None)) == ("default",)

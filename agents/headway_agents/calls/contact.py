@@ -4,8 +4,8 @@ Law of this file: a server that has answered once is waited for; one that never 
 for without end, for nobody knows whether there is one.
 
 Theory of operation. The scheduler's client keeps the addresses that have answered (a lesson), and
-those that are *silent*: nobody got an answer there since some time, and calls wait for one. A call
-to an address that never answered, or of a model whose patience is stated, has a timer while it
+those that calls wait for and that may be *silent*: nobody gets an answer there since some time. A
+call to an address that never answered, or of a model whose patience is stated, has a timer while it
 waits. It looks whether the address is silent for longer than the patience, and ends the call then.
 A call that tries again at such an address, in vain, ends as well. Once no call waits there any
 more, the silence is forgotten: the next call finds out for itself.
@@ -34,11 +34,11 @@ MOST_CAUSES = 20
 
 @dataclass(eq=False, slots=True)
 class Silence:
-    """An address at which nobody gets an answer."""
+    """An address that calls wait for, and since when nobody gets an answer there."""
 
-    since: float
-    """Since when; epoch seconds."""
-    cause: str
+    since: float | None = None
+    """Since when; epoch seconds. None: nobody was refused yet."""
+    cause: str = ""
     """Why, as of the last attempt."""
     waiting: set[str] = field(default_factory=set[str])
     """Ids of the calls that wait for an answer there."""
@@ -77,24 +77,33 @@ class Patience:
 
     def begin(self) -> None:
         """Look again when the call would have waited for too long."""
-        self.stop()
+        self._cancel_timer()
         limit, now = self._limit_seconds, self._scheduler.now()
         if limit == math.inf:
             return
-        silence = self._scheduler.silent.get(self._address)
-        since = now if silence is None else max(silence.since, self._began_at)
+        silence = self._scheduler.silent.setdefault(self._address, Silence())
+        silence.waiting.add(self._call_id)
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(max(0.0, since + limit - now), self._look)
-        if silence is not None:
-            silence.waiting.add(self._call_id)
+        self._timer = loop.call_later(max(0.0, self._since(silence) + limit - now), self._look)
 
     def stop(self) -> None:
-        """End the timer: the call has ended, or is tried now."""
-        if self._timer is not None:
-            self._timer.cancel()
+        """End the timer: the call has ended. The last one forgets the silence."""
+        self._cancel_timer()
         silence = self._scheduler.silent.get(self._address)
         if silence is not None:
             silence.waiting.discard(self._call_id)
+            if not silence.waiting:
+                del self._scheduler.silent[self._address]
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _since(self, silence: Silence) -> float:
+        """Since when this call has waited for an answer that nobody gets."""
+        if silence.since is None:
+            return self._scheduler.now()
+        return max(silence.since, self._began_at)
 
     async def judged(
         self, error: Exception, verdict: Verdict, said: Failure | None, *, has_head: bool
@@ -118,29 +127,26 @@ class Patience:
 
     def _failed(self, error: Exception) -> NoAnswer | None:
         """Take in that no answer came; return the error if the call is given up for that."""
-        now, cause = self._scheduler.now(), cause_of(error)
-        silent = self._scheduler.silent
-        silence = silent.get(self._address)
-        if silence is None:
-            silence = silent[self._address] = Silence(now, cause)
-        silence.cause = cause
+        limit, now = self._limit_seconds, self._scheduler.now()
+        if limit == math.inf:
+            return None
+        silence = self._scheduler.silent.setdefault(self._address, Silence())
         silence.waiting.add(self._call_id)
-        if now - silence.since >= self._limit_seconds:
-            return self._given_up(silence)
-        return None
+        silence.cause = cause_of(error)
+        if silence.since is None:
+            silence.since = now
+        return self._given_up(silence) if now - silence.since >= limit else None
 
     def _look(self) -> None:
         silence, now = self._scheduler.silent.get(self._address), self._scheduler.now()
-        since = now if silence is None else max(silence.since, self._began_at)
-        if silence is None or now - since < self._limit_seconds:
+        if silence is None or silence.since is None:
             self.begin()
-        else:
+        elif now - self._since(silence) >= self._limit_seconds:
             self._give_up(self._given_up(silence))
+        else:
+            self.begin()
 
     def _given_up(self, silence: Silence) -> NoAnswer:
-        silence.waiting.discard(self._call_id)
-        if not silence.waiting:
-            self._scheduler.silent.pop(self._address, None)
         return NoAnswer(self._address, self._limit_seconds, silence.cause)
 
 

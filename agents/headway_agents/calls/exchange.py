@@ -24,7 +24,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, wraps
 from typing import Any, TypeVar
 
 from headway_scheduler.model.calls import Served, ServiceLane
@@ -263,7 +263,7 @@ class Exchange:
         if origins and (request.url.scheme, request.url.host, request.url.port) not in origins:
             raise self.refused(
                 f"a request was to go to {request.url.scheme}://{request.url.netloc.decode()}, and "
-                f"its key belongs to {model.address}: nothing was sent"
+                f"its key belongs to {model.address or 'another server'}: nothing was sent"
             )
         self.requests += 1
         if self.requests > 1:
@@ -436,6 +436,23 @@ def _body_class(library_name: str) -> Any:
 
 
 _exchange: ContextVar[Exchange] = ContextVar("headway_exchange")
+
+
+def in_exchange() -> bool:
+    """Whether what is sent now belongs to an attempt at a call."""
+    return _exchange.get(None) is not None
+
+
+def telling(send: Callable[..., Any], past: Callable[[Any, Any], None]) -> Callable[..., Any]:
+    """Return ``send`` of a client of httpx, with ``past`` told of requests of no exchange."""
+
+    @wraps(send)
+    async def sending(client: Any, request: Any, *args: Any, **options: Any) -> Any:
+        if _exchange.get(None) is None:
+            past(client, request)
+        return await send(client, request, *args, **options)
+
+    return sending
 
 
 def observe(http: Any) -> None:

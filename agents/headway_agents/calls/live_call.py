@@ -48,6 +48,7 @@ from headway_scheduler.providers.readings import Odd, retry_after_seconds
 from ..journal.events import JournalSlot, Skipped, WorkBegan, WorkEnded
 from ..requests.prompts import RequestDigest
 from ..scope import LiveCalls, RunScope
+from ..secrets import scrubbed
 from .errors import (
     EVENTS,
     MAX_ATTEMPTS,
@@ -476,7 +477,7 @@ class LiveCall:
             said = heard(error, failure)
             has_head = head is not None
             error, verdict = await self._patience.judged(error, verdict, said, has_head=has_head)
-        text, health = described(error), self._scheduler.provider_health()
+        text, health = self._described(error), self._scheduler.provider_health()
         if verdict.error_class in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
             self._faults += quota not in health.unanswered
         if verdict.error_class is ErrorClass.ACCOUNT and quota and quota not in health.locked_out:
@@ -515,10 +516,19 @@ class LiveCall:
 
     def _give_up(self, error: NoAnswer) -> None:
         """End the call, which waits for a server that answers nobody. Called by a timer."""
-        if self._phase is Phase.QUEUED:
+        if self._phase is Phase.QUEUED and self.interruption.interrupt(error):
+            # Whoever waits for its turn is cancelled by that, and looks here for what to record.
             end = Outcome(CallState.FAILED, error=described(error), sent=False)
             self._scheduler.ends[self.slot.id] = end
-            self.interruption.interrupt(error)
+
+    def _described(self, error: Exception) -> str:
+        """Say what became of an attempt; of one that reached nobody, where to and why not."""
+        address = self.candidate.model.address
+        if address is None or isinstance(error, NoAnswer) or not is_unsent(error):
+            return described(error)
+        from .contact import cause_of
+
+        return scrubbed(f"no answer from {address}: {cause_of(error)}")
 
     async def again(self, error: Exception) -> None:
         """Queue the call again, to go at once: its request will be another one."""

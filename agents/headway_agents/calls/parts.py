@@ -7,8 +7,9 @@ they would spend budget that nobody admitted, and gets the hooks of ``exchange.p
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -148,9 +149,10 @@ def _parts(client: ChatCompletionClient) -> Iterator[Any]:
 def _held(part: Any) -> Iterator[Any]:
     """Yield the attributes of a part, those in lists and tables too."""
     for value in list(vars(part).values()):
-        if isinstance(value, Mapping):
-            yield from (each for each in list(value.values()) if not isinstance(each, _PLAIN))
+        if isinstance(value, dict):
+            inner: Iterable[Any] = value.values()
         elif isinstance(value, list | tuple):
-            yield from (each for each in list(value) if not isinstance(each, _PLAIN))
-        elif not isinstance(value, _PLAIN):
-            yield value
+            inner = value
+        else:
+            inner = (value,)
+        yield from (each for each in islice(inner, MOST_PARTS) if not isinstance(each, _PLAIN))

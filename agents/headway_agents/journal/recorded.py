@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from headway_scheduler.model.calls import CallRecord
+from headway_scheduler.model.calls import BYPASS, CallRecord
 from headway_scheduler.model.states import CallState
 
 Key = tuple[str, str, str, int]
@@ -58,7 +58,7 @@ class Replay:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        rows = [*journal.inherited, *journal.records]
+        rows = [row for row in (*journal.inherited, *journal.records) if row.call.kind != BYPASS]
         self._asked_again = _latest(rows)
         self._rows = {_key(row): row for row in rows if self._counts(row)}
         self._inherited: dict[tuple[str, str], deque[CallRecord]] = defaultdict(deque)

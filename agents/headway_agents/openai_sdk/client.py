@@ -4,7 +4,7 @@ Law of this file: the SDK works as ever; only when it sends is decided here.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import openai
 
@@ -30,6 +30,12 @@ class _Client(openai.AsyncOpenAI):
         raise raised  # outside of the handler, else it would be the context of its own cause
 
 
+class ScheduledHttpClient(openai.DefaultAsyncHttpxClient):
+    """The HTTP client of a scheduled SDK: what it sends goes through the scheduler."""
+
+    sends_scheduled: ClassVar[bool] = True
+
+
 def openai_sdk(key: str, base_url: str | None) -> openai.AsyncOpenAI:
     """Make the SDK's client for OpenAI, or for the server at ``base_url``, not yet scheduled.
 
@@ -53,4 +59,4 @@ def scheduled(
     leaves ``sdk`` open.
     """
     transport = Transport(sdk, model, scope, priority=priority, lanes=lanes)
-    return sdk.copy(http_client=openai.DefaultAsyncHttpxClient(transport=transport))
+    return sdk.copy(http_client=ScheduledHttpClient(transport=transport))

@@ -144,6 +144,10 @@ class Config:
     priority: Priority
     """The class of runs that are started without a priority."""
 
+    bypass: str
+    """What becomes of requests to providers that a run's code makes itself: ``warn``, ``refuse`` or
+    ``allow``."""
+
     waiting: int
     """How many calls may wait or be in flight before new ones are refused."""
 
@@ -274,6 +278,7 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
         ),
         highest_of_all=parse_priority(settings["defaults", "highest"].value),
         priority=parse_priority(settings["defaults", "priority"].value),
+        bypass=settings["defaults", "bypass"].value,
         waiting=settings["defaults", "waiting"].value,
         waiting_bytes=settings["defaults", "waiting_bytes"].value,
         flex_gives_up=settings["lanes", "flex_gives_up"].value,

@@ -63,6 +63,7 @@ LANES = (ServiceLane.FLEX.value, ServiceLane.BATCH.value)
 """The lanes that a model may have for the background calls of runs that opt in."""
 WITHOUT_LANES = ("anthropic", "bedrock", "gemini", "local")
 """Providers that take no service tier as OpenAI does."""
+BYPASSES = ("warn", "refuse", "allow")
 TOOL_KINDS = ("pure", "idempotent", "once")
 _LISTED = "the list price"
 _INPUTS = "that of input"
@@ -271,6 +272,12 @@ def _answer_mb(value: object) -> int:
     return number
 
 
+def _bypass(value: object) -> str:
+    if value not in BYPASSES:
+        raise ConfigError(f"must be one of {', '.join(BYPASSES)}, not {spoken(value)}")
+    return str(value)
+
+
 def _kind(value: object) -> str:
     if value not in TOOL_KINDS:
         raise ConfigError(f"must be one of {', '.join(TOOL_KINDS)}, not {spoken(value)}")
@@ -309,6 +316,7 @@ KEYS: dict[KeyPath, Key] = {
     ("defaults", "highest"): Key(
         "priority", _priority, "interactive", variable="HEADWAY_HIGHEST_PRIORITY"
     ),
+    ("defaults", "bypass"): Key("warn, refuse or allow", _bypass, "warn"),
     ("defaults", "waiting"): Key("whole number", _whole_limit, 100_000),
     ("defaults", "waiting_bytes"): Key("whole number", _whole_limit, 2**30),
     ("quotas", "*", "requests_per_minute"): _quota_key("requests_per_minute", "number", _limit),

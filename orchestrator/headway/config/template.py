@@ -10,6 +10,7 @@ path = ".headway/headway.db"    # on a local disk: SQLite's locks do not hold on
 [defaults]
 priority = "normal"             # of runs that do not say; or interactive, high, low, background
 highest = "interactive"         # the most urgent class that anybody may ask for
+bypass = "warn"                 # what code asks past the scheduler is counted; or refuse, or allow
 waiting = 100_000               # calls that may wait before new ones are refused,
 waiting_bytes = 1_073_741_824   # and the text that they may bring together
 model = "gpt-5.4"               # models not listed below are reached and limited as this one is

@@ -1,9 +1,10 @@
 """Sums up an attempt at a run. Law of this file: it is computed from the journal alone."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from headway_scheduler.model.calls import CallRecord
+from headway_scheduler.model.calls import BYPASS, CallRecord
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState
 from headway_scheduler.ports import Store
@@ -42,6 +43,9 @@ class Receipt:
     usd_paid: float | None
     """US dollars of the paid calls; None if the price of one is unknown."""
 
+    bypassed: int = 0
+    """Requests of all attempts that the run's code made past the scheduler: none is given back."""
+
     def __str__(self) -> str:
         lost = self.possibly_paid_twice
         twice = f"{len(lost)} ({', '.join(lost)})" if lost else "0"
@@ -49,9 +53,10 @@ class Receipt:
         if self.usd_saved is not None:
             saved += f" and ${self.usd_saved:.4f}"
         paid = "" if self.usd_paid is None else f" for ${self.usd_paid:.4f}"
+        past = f" · past the scheduler: {self.bypassed}" if self.bypassed else ""
         return (
             f"calls replayed: {self.replayed} · steps replayed: {self.steps_replayed} · "
-            f"calls paid: {self.paid}{paid} · possibly paid twice: {twice} · saved: {saved}"
+            f"calls paid: {self.paid}{paid} · possibly paid twice: {twice} · saved: {saved}{past}"
         )
 
 
@@ -72,13 +77,19 @@ def receipt(
     return Receipt(
         run_id=run.id,
         replayed=sum(map(_is_paid, old)),
-        steps_replayed=sum(not _is_paid(row) for row in old),
+        steps_replayed=sum(row.call.is_step for row in old),
         paid=len(new),
         possibly_paid_twice=tuple(r.call.id for r in records if r.lost_attempts and _is_paid(r)),
         seconds_saved=sum(map(_seconds, old)),
         usd_saved=total_usd(old, usd_of),
         usd_paid=total_usd(new, usd_of),
+        bypassed=sum(bypasses(records).values()),
     )
+
+
+def bypasses(records: Iterable[CallRecord]) -> Counter[tuple[str, str]]:
+    """Count the requests past the scheduler, by host and agent."""
+    return Counter((r.call.model, r.call.path) for r in records if r.call.kind == BYPASS)
 
 
 def total_usd(records: Iterable[CallRecord], usd_of: UsdOf) -> float | None:

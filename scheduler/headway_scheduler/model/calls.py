@@ -171,7 +171,8 @@ class Call(Data, frozen=True):
     occurrence: int = 0
     """How often its run had asked the same before: 0 the first time."""
     kind: str = "model"
-    """``model`` for a model client, ``sdk`` for a provider's own SDK; any other kind is a step."""
+    """``model`` for a model client, ``sdk`` for a provider's own SDK, ``bypass`` for a request past
+    the scheduler; any other kind is a step."""
     input_tokens: int = 0
     """Estimate that is reserved where a limit counts input alone."""
     output_tokens: int = 0
@@ -188,6 +189,11 @@ class Call(Data, frozen=True):
     def is_paid(self) -> bool:
         """Whether the call asks a provider: it draws on quotas, and costs money."""
         return self.kind in _PAID_KINDS
+
+    @property
+    def is_step(self) -> bool:
+        """Whether it is anything else that a run journals."""
+        return self.kind not in _PAID_KINDS and self.kind != BYPASS
 
 
 _PAID_KINDS = {"model", "sdk"}

@@ -351,7 +351,8 @@ class SessionClient(SchedulerClient):
         self, clock: Clock, through: SchedulerClient, callers: Callers, worker: str | None
     ) -> None:
         super().__init__(clock, callers)
-        self._estimates, self.answered = through._estimates, through.answered
+        self._estimates = through._estimates
+        self.answered: set[str] = through.answered
         self.worker: str | None = worker
         """The worker that the rows of its calls name; None if this process executes no runs."""
         self.callers: Callers = callers

@@ -86,6 +86,21 @@ async def test_a_server_that_never_answered_is_given_up_with_address_cause_and_r
     await inner.close()
 
 
+async def test_a_call_that_is_waited_for_says_where_to_and_why_not(
+    scope: RunScope, records: Any
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    inner = client_of(url)
+    async with anyio.create_task_group() as group:
+        client = ScheduledClient(inner, model(url), scope, path="w")
+        group.start_soon(client.create, HELLO)
+        while not (said := [row.error for row in await records() if row.error]):  # noqa: ASYNC110
+            await anyio.sleep(0.005)
+        group.cancel_scope.cancel()
+    assert said == [f"no answer from {url}: connection refused"]
+    await inner.close()
+
+
 async def test_all_that_wait_for_it_are_given_up_and_not_one_a_pause(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -159,6 +159,28 @@ async def test_a_client_shows_its_model_and_its_server_through_its_parts() -> No
         await each.close()
 
 
+class Odd:
+    """Raises whatever it is asked for, but for what it holds."""
+
+    def __init__(self, **held: Any) -> None:
+        vars(self).update(held)
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name} here")
+
+
+async def test_a_client_is_looked_through_whatever_it_holds() -> None:
+    """A circle, an object that raises, 100,000 items, and what sends deeper than is looked."""
+    bare = Bare("http://127.0.0.1:9/v1/")
+    adapter = Adapter(Odd(items=[object()] * 100_000, more=[Odd()] * 100_000))
+    vars(adapter._service)["itself"] = adapter
+    assert shown_name(adapter) == "Adapter"
+    deep = Adapter(Odd(a=Odd(a=Odd(a=Odd(a=bare)))))
+    assert senders(deep).address is None
+    assert senders(Adapter(Odd(a=Odd(a=bare)))).origins == {("http", "127.0.0.1", 9)}
+    await bare.close()
+
+
 async def test_a_client_that_repeats_all_the_same_is_charged_and_said_once(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:

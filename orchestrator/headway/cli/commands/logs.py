@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import anyio
 
-from headway_scheduler.model.calls import CallRecord, ServiceLane
+from headway_scheduler.model.calls import BYPASS, CallRecord, ServiceLane
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import ENDED_RUNS, LIVE_CALLS, RunState
 
@@ -67,6 +67,8 @@ def _line(record: CallRecord, now: float) -> str:
 
 
 def _what(record: CallRecord) -> str:
+    if record.call.kind == BYPASS:
+        return "past the scheduler"
     if record.answer is None:
         return f"{record.state}{f': {record.error}' if record.error else ''}"
     if record.call.kind != "model":

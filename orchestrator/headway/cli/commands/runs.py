@@ -8,12 +8,13 @@ from typing import Any
 import anyio
 
 from headway_scheduler.errors import RunNotFound
-from headway_scheduler.model.calls import CallRecord, Priority, ServiceLane
+from headway_scheduler.model.calls import BYPASS, CallRecord, Priority, ServiceLane
 from headway_scheduler.model.runs import LIVES, Run
 from headway_scheduler.model.states import RunState
 
 from ...config import Config, load
 from ...runs.journal import unpacked
+from ...runs.receipt import bypasses
 from ...runs.stopped import is_by_batch
 from ..database import Reader, reading
 from ..json_views import call_facts, run_facts
@@ -47,13 +48,19 @@ def show_one(args: Namespace) -> int:
     config = load(args.config)
     run, calls, now = anyio.run(one_run, config, args.id)
     if args.json:
-        facts = [call_facts(record, now) for record in calls]
-        say_json({**run_facts(run), "calls": facts, "messages": _messages(run, calls)})
+        facts = [call_facts(record, now) for record in calls if record.call.kind != BYPASS]
+        past = [
+            {"host": host, "agent": agent, "requests": times}
+            for (host, agent), times in bypasses(calls).items()
+        ]
+        messages = _messages(run, calls)
+        say_json({**run_facts(run), "calls": facts, "bypassed": past, "messages": messages})
         return 0
     say("\n".join(_facts(run, calls, now, config.highest(run.share))))
-    if calls:
+    shown = [record for record in calls if record.call.kind != BYPASS]
+    if shown:
         headers = ("CALL", "KIND", "AGENT", "MODEL OR TOOL", "STATE", "TRIES", "WAITED", "TOKENS")
-        say("\n" + table(headers, [_call_row(record, now) for record in calls]))
+        say("\n" + table(headers, [_call_row(record, now) for record in shown]))
     for message in _messages(run, calls)[-LAST_MESSAGES:]:
         source, text = one_line(str(message.get("source"))), text_of(message.get("content"))
         say(f"\n{source}: {indented(text)}")
@@ -121,14 +128,20 @@ def _facts(run: Run, calls: Sequence[CallRecord], now: float, highest: Priority)
     yield f"submitted  {age(run.created_at, now)}"
     if run.started_at is not None and run.finished_at is not None:
         yield f"took       {duration(run.finished_at - run.started_at)}"
+    yield from _facts_of_calls(calls, now)
+    yield from _troubles(run)
+
+
+def _facts_of_calls(calls: Sequence[CallRecord], now: float) -> Iterator[str]:
     yield f"calls      {Totals.of(calls, now)}"
-    steps = sum(not record.call.is_paid for record in calls)
+    steps = sum(record.call.is_step for record in calls)
     if steps:
         yield f"steps      {steps}"
     retries = sum(max(0, record.attempts - 1) for record in calls)
     if retries:
         yield f"sent again {counted(retries, 'time')}"
-    yield from _troubles(run)
+    for (host, agent), times in bypasses(calls).items():
+        yield f"bypassed   {counted(times, 'request')} to {one_line(host)} by {one_line(agent)}"
 
 
 def _awaited(run: Run, calls: Sequence[CallRecord]) -> str:
