@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+import autogen_ext.models.openai  # noqa: F401  # takes a second: not when the first is made
 from autogen_core import ComponentLoader
 from autogen_core.models import ChatCompletionClient
 
