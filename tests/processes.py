@@ -64,6 +64,9 @@ LOST = re.compile(
 )
 """What a process says on stderr of that which fails a test of pytest's own process."""
 
+SLOW = re.compile(r"^Executing <.* took \d+\.\d+ seconds\n", re.MULTILINE)
+"""What asyncio says in its debug mode of a machine that is busy."""
+
 
 class Process(subprocess.Popen[str]):
     """A process that is killed where an error leaves its block, and may lose no task and no file.
@@ -76,6 +79,8 @@ class Process(subprocess.Popen[str]):
         """Read what it says to its end."""
         out, err = super().communicate(*arguments, **options)
         assert not LOST.search(err or ""), err
+        if sys.flags.dev_mode:
+            out, err = (text and SLOW.sub("", text) for text in (out, err))
         return out, err
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:

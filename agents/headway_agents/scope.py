@@ -118,10 +118,10 @@ class RunScope:
         self.person: Callable[[str], Awaitable[str]] | None = None
         self.quotas: tuple[str, ...] = ()
         self.counts_usd = False
+        self.lane = ServiceLane.STANDARD
         self.watch: Callable[[Any], None] | None = None
         rows = (row for row in self.journal.records if row.call.kind == BYPASS)
         self.bypassed: int = sum(1 for _ in rows)
-        self.lane = ServiceLane.STANDARD
         self.known_nodes: set[bytes] = set()
         # By the id() of the wrapped part. They are kept here, and not in a table of the wrappers'
         # module, so that they end with the attempt: an MCP server holds a client, and the client

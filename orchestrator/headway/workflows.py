@@ -118,11 +118,11 @@ class Workflows:
         scope.highest = config.highest_of_teams.get(run.share, config.highest_of_all)
         scope.quotas = self._config.team_quotas.get(run.share, ())
         scope.counts_usd = self._count_usd(scope.quotas) or run.budget_usd is not None
+        scope.lane = run.lane
         if self._watch is None and config.bypass != "allow":
             self._watch = self._watched()
         if self._watch is not None:
             scope.watch = partial(self._watch.take, scope)
-        scope.lane = run.lane
         current_scope.set(scope)  # a factory may take the time as a step
         if run.component is not None:
             reach = partial(replaced, self._config)
@@ -420,6 +420,7 @@ def _import_autogen() -> None:
     is_collecting = gc.isenabled()
     gc.disable()
     try:
+        import autogen_ext.models.openai  # noqa: F401
         import genai_prices.data_snapshot  # noqa: F401
 
         import headway_agents.bypass  # noqa: F401

@@ -58,11 +58,11 @@ LIMITS = {
     "usd_per_day": Resource.USD_PER_DAY,
 }
 COMPONENT_SUFFIXES = (".json", ".yaml", ".yml")
-BYPASSES = ("warn", "refuse", "allow")
 LANES = (ServiceLane.FLEX.value,)
 """The lanes that a model may have for the background calls of runs that opt in."""
 WITHOUT_LANES = ("anthropic", "bedrock", "gemini", "local")
 """Providers that take no service tier as OpenAI does."""
+BYPASSES = ("warn", "refuse", "allow")
 TOOL_KINDS = ("pure", "idempotent", "once")
 _LISTED = "the list price"
 _INPUTS = "that of input"

@@ -15,10 +15,10 @@ from headway_scheduler.runtime.local import LocalScheduler
 from headway_scheduler.testing.provider import Charging, Fault, FaultKind, Limits, Reply
 
 pytestmark = pytest.mark.anyio
-CALLS = 16
+CALLS = 24
 PROMPT = "words " * 300  # 450 tokens
 BURST_SECONDS = 2.0
-SLACK_SECONDS = 1.0
+SLACK_SECONDS = 2.0
 """How late a request may arrive here without a refusal: the machine may be busy."""
 WORDS = Reply("word " * 20)
 

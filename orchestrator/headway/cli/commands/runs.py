@@ -127,11 +127,11 @@ def _facts(run: Run, calls: Sequence[CallRecord], now: float, highest: Priority)
     yield f"submitted  {age(run.created_at, now)}"
     if run.started_at is not None and run.finished_at is not None:
         yield f"took       {duration(run.finished_at - run.started_at)}"
-    yield from _counts(calls, now)
+    yield from _facts_of_calls(calls, now)
     yield from _troubles(run)
 
 
-def _counts(calls: Sequence[CallRecord], now: float) -> Iterator[str]:
+def _facts_of_calls(calls: Sequence[CallRecord], now: float) -> Iterator[str]:
     yield f"calls      {Totals.of(calls, now)}"
     steps = sum(record.call.is_step for record in calls)
     if steps:
