@@ -420,7 +420,6 @@ def _import_autogen() -> None:
     is_collecting = gc.isenabled()
     gc.disable()
     try:
-        import autogen_ext.models.openai  # noqa: F401
         import genai_prices.data_snapshot  # noqa: F401
 
         import headway_agents.bypass  # noqa: F401
