@@ -6,7 +6,12 @@ from headway_scheduler.model.states import CallState
 
 
 def row(number: str, kind: str, state: CallState, seq: int) -> CallRecord:
-    call = Call(f"r.{number}", "r", "writer", "m", (), Priority.NORMAL, 0, 1.0, kind=kind)
+    call = Call(
+        f"r.{number}",
+        *("r", "writer", "m", (), Priority.NORMAL, 0, 1.0),
+        kind=kind,
+        occurrence=seq,
+    )
     arrival = 0 if state is CallState.FAILED else None
     return CallRecord(call, seq, state, arrival=arrival)
 
