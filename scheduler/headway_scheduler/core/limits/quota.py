@@ -47,6 +47,8 @@ class Attempt:
     """Its reservations, by bucket; empty once the call has ended."""
     answered_from: float = math.inf
     """When its answer left at the earliest; epoch seconds. Infinite: just now."""
+    beside: int = 0
+    """How many calls of the quota were in flight when it was admitted, with itself."""
 
 
 class QuotaState:
@@ -150,7 +152,7 @@ class QuotaState:
         """Record an answer. Return whether that changed a limit."""
         learned = self.learned
         self._answers += 1
-        self._note_peak(now)
+        self._note_peak(attempt.beside, now)
         amounts = {b.limit.resource: each.amount for b, each in attempt.reservations.items()}
         is_changed = learned.record_answer(amounts, now, is_waited_for=is_waited_for)
         slots = learned.known.slots
@@ -162,13 +164,13 @@ class QuotaState:
                 is_changed |= at > self._refused_at and learned.record_burst()
         return is_changed
 
-    def _note_peak(self, now: float) -> None:
-        """Note how many calls were in flight at an answer, for a minute at most."""
+    def _note_peak(self, beside: int, now: float) -> None:
+        """Note beside how many others a call went that was answered, for a minute at most."""
         if now - self._peak_since > PEAK_SECONDS:
             is_fresh = now - self._peak_since < 2 * PEAK_SECONDS
             self._peak_before = self._peak if is_fresh else 0
             self._peak, self._peak_since = 0, now
-        self._peak = max(self._peak, self.in_flight)
+        self._peak = max(self._peak, beside)
 
     def _refused(self, attempt: Attempt, now: float, until: float | None) -> bool:
         """Record a refusal for the rate. Return whether that changed a limit.
@@ -179,7 +181,7 @@ class QuotaState:
         self._answers, self._refused_at = 0, now
         peak, slots = max(self._peak, self._peak_before), self.learned.known.slots
         # Nobody knows when a call in flight ends: who tells a time means a rate.
-        if until is None and slots.record_refusal(self.in_flight, rate, peak, now):
+        if until is None and slots.record_refusal(attempt.beside, rate, peak, now):
             return True
         is_cut = self.learned.record_refusal(
             attempt.admitted_at,
@@ -188,9 +190,11 @@ class QuotaState:
             is_after_burst=any(bucket.burst_at is not None for bucket in self.buckets),
         )
         for bucket in self.buckets:
-            if is_cut:
-                bucket.drain(now)
-            elif self.learned.is_by_chance:
+            if is_cut or (self.learned.is_by_chance and until is not None):
+                reservation = attempt.reservations.get(bucket)
+                amount = 0.0 if reservation is None else reservation.amount
+                bucket.drain(now, until, amount)
+            if self.learned.is_by_chance:
                 bucket.widen_transit(now)
         return is_cut
 
@@ -293,5 +297,7 @@ class QuotaState:
                 headers.get(bucket.limit.resource),
                 attempt.reservations.get(bucket),
             )
-            if header is not None and header.remaining is not None and reservation is not None:
+            if header is None or header.remaining is None or reservation is None:
+                continue
+            if bucket.limit.resource not in self.learned.doubted:
                 bucket.correct(reservation, header.remaining, now, attempt.answered_from)
