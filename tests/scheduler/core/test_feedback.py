@@ -407,6 +407,37 @@ def test_a_provider_that_limits_slots_and_says_rate_is_found_out() -> None:
     assert slots(core, now) == 4
 
 
+def grown(core: Scheduler, name: str, told: dict[Resource, RateLimitHeader]) -> float:
+    """Let calls of 20 s of answers go, one after the other; return the rate of tokens."""
+    now = NOW
+    for n in range(200):
+        now += 0.1
+        core.handle(Submit(call(f"{name}{n}", tokens=1)), now)
+        for started in admitted(core, now):
+            answered = Observation(event=ProviderEvent.ANSWERED, headers=told)
+            core.handle(Observe(started, {"q": answered}), now)
+            core.handle(Settle(started, DONE), now)
+    rates = {g.resource: g.per_second for g in statistics(core.state, now).gauges}
+    return rates[Resource.TOKENS]
+
+
+def test_a_guess_grows_only_while_calls_wait_for_it() -> None:
+    limits = Quota.stated("q", {Resource.TOKENS: 60.0, Resource.CONCURRENCY: 1}, burst_seconds=None)
+    slots = Quota.stated("q", {Resource.TOKENS: 6e5, Resource.CONCURRENCY: 1}, burst_seconds=None)
+    rate = Scheduler([Quota("q", limits.limits, is_guess=True)], NOW, STRICT)
+    assert grown(rate, "a", {}) > 1
+    taken = Scheduler([Quota("q", slots.limits, is_guess=True)], NOW, STRICT)
+    taken.handle(Submit(call("long")), NOW)
+    assert admitted(taken, NOW) == ["long"]  # it keeps the only slot
+    assert grown(taken, "b", {}) == 10_000
+
+
+def test_nor_while_what_remains_holds_it() -> None:
+    limits = Quota.stated("q", {Resource.TOKENS: 60.0}, burst_seconds=None)
+    core = Scheduler([Quota("q", limits.limits, is_guess=True)], NOW, STRICT)
+    assert grown(core, "a", {Resource.TOKENS: RateLimitHeader(remaining=0)}) == pytest.approx(1)
+
+
 def test_a_day_that_is_spent_is_asked_once_in_a_quarter_of_an_hour() -> None:
     core = Scheduler([WIDE], NOW, STRICT)
     for n in range(5):

@@ -112,7 +112,7 @@ class Bucket:
         self.waited_at: float | None = None
         """When an admission last found that a call waits for this bucket."""
         self.corrected_at: float | None = None
-        """When an answer last showed that the provider had less."""
+        """When an answer last showed that the provider had less, or no more for another one."""
         self.burst_at: float | None = None
         """When a full bucket was last used up by more than half. None: that was told."""
         # Refill that found the bucket full, and what corrections took; what was set aside. In all.
@@ -459,6 +459,8 @@ class Bucket:
         self._advance(now)
         if reservation.after is None:
             return
+        if remaining < reservation.amount:
+            self.corrected_at = now
         if not reservation.charged:  # its request has arrived
             self._charge(reservation)
         available, left = self.fill - self.reserved, remaining + 1

@@ -17,10 +17,12 @@ from ...model.quotas import RateLimitHeader, Window
 
 READINGS = 3
 """How many readings decide."""
-SAME_SECONDS = 1.0
-"""Times that differ by no more than this are the same: some are told in whole seconds."""
+EXACT = 0.05
+"""By how many seconds times may differ that are the same."""
+APART = 3.0
+"""Resets that differ by so many times what rounding does show what they grow with."""
 OTHER_SECONDS = 2.0
-"""Times that differ by more than this are not."""
+"""Times that differ by more than this are not the same, however they are rounded."""
 APART_SECONDS = 1.0
 """How far apart the requests of two readings are, so that few readings span some time."""
 MOST_READINGS = 8
@@ -34,8 +36,11 @@ class Reading(NamedTuple):
     earliest_end: float
     """The end of the window, if it is a fixed one, at the earliest."""
     latest_end: float
+    reset_seconds: float
     full_seconds: float
     """How long the bucket takes to fill, if it is one."""
+    rounding: float
+    """By how much that may be wrong, in seconds: rests and some resets are whole numbers."""
 
 
 def reading(
@@ -48,7 +53,8 @@ def reading(
     is_whole = reset_seconds.is_integer()
     earliest = sent_at + reset_seconds - is_whole
     latest = heard_at + reset_seconds + is_whole
-    return Reading(sent_at, earliest, latest, reset_seconds + remaining / rate)
+    full = reset_seconds + remaining / rate
+    return Reading(sent_at, earliest, latest, reset_seconds, full, 1 / rate + is_whole + EXACT)
 
 
 @dataclass(slots=True)
@@ -68,12 +74,15 @@ class WindowReadings:
             return None
         sent = _spread([each.sent_at for each in self.readings])
         full = _spread([each.full_seconds for each in self.readings])
-        if full <= SAME_SECONDS:
-            return (Window.BUCKET, 0.0) if sent > OTHER_SECONDS else None
+        rounding = max(each.rounding for each in self.readings)
+        if full <= rounding and _spread([each.reset_seconds for each in self.readings]) > (
+            APART * rounding
+        ):
+            return Window.BUCKET, 0.0
         took = max(each.latest_end - each.earliest_end for each in self.readings)
         earliest = max(each.earliest_end for each in self.readings)
         latest = min(each.latest_end for each in self.readings)
-        if full <= OTHER_SECONDS or sent <= OTHER_SECONDS + 2 * took:
+        if full <= OTHER_SECONDS + 2 * rounding or sent <= OTHER_SECONDS + 2 * took:
             return None
         if earliest <= latest:
             return Window.FIXED, latest
