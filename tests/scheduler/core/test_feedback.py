@@ -317,6 +317,42 @@ def test_a_learned_limit_lets_more_go_and_survives_a_restart() -> None:
     assert (gauge.per_second, gauge.capacity) == (2, 120)
 
 
+def refused(core: Scheduler, name: str, now: float, until: float, about: Resource | None) -> None:
+    signals = Observation(until, ProviderEvent.REFUSED, is_pause_told=True, about=about)
+    again = Outcome(CallState.QUEUED, error="429", refused=True)
+    core.handle(Settle(name, again, {"q": signals}), now)
+
+
+def test_when_the_pause_ends_there_is_what_was_refused_and_no_more() -> None:
+    core = Scheduler([Quota.per_minute("q", requests=60)], NOW, STRICT)
+    for n in range(30):
+        core.handle(Submit(call(f"c{n}", Priority.INTERACTIVE)), NOW)
+    assert len(admitted(core, NOW)) == 30
+    refused(core, "c0", NOW + 1, NOW + 21, None)
+    assert admitted(core, NOW + 1) == []
+    assert core.next_event(NOW + 1) == NOW + 21
+    assert admitted(core, NOW + 21) == ["c0"]
+    core.handle(Submit(call("d0", Priority.INTERACTIVE)), NOW + 21)
+    core.handle(Submit(call("d1", Priority.INTERACTIVE)), NOW + 21)
+    assert admitted(core, NOW + 21.9) == []
+    assert len(admitted(core, NOW + 23.6)) == 2
+
+
+def test_a_refusal_empties_what_it_is_about_and_nothing_else() -> None:
+    for about, emptied in (
+        (Resource.TOKENS, {Resource.TOKENS}),
+        (Resource.REQUESTS, {Resource.REQUESTS}),
+        (None, {Resource.TOKENS, Resource.REQUESTS}),
+    ):
+        guess = Quota("q", WIDE.limits, is_guess=True)
+        core = Scheduler([guess], NOW, STRICT)
+        core.handle(Submit(call("a", Priority.INTERACTIVE)), NOW)
+        assert admitted(core, NOW) == ["a"]
+        refused(core, "a", NOW, NOW + 1, about)
+        gauges = statistics(core.state, NOW).gauges
+        assert {g.resource for g in gauges if g.available <= 1} == emptied
+
+
 def slots(core: Scheduler, now: float) -> float | None:
     gauges = statistics(core.state, now).gauges
     return next((g.capacity for g in gauges if g.resource is Resource.CONCURRENCY), None)

@@ -119,7 +119,7 @@ class QuotaState:
                 is_changed |= self._answered(attempt, now, is_waited_for=is_waited_for)
             case ProviderEvent.REFUSED:
                 until = signals.pause_until if signals.is_pause_told else None
-                is_changed |= self._refused(attempt, now, until)
+                is_changed |= self._refused(attempt, now, until, signals.about)
             case ProviderEvent.CROWDED:
                 told = signals.headers.get(Resource.CONCURRENCY)
                 limit = None if told is None else told.limit
@@ -172,10 +172,12 @@ class QuotaState:
             self._peak, self._peak_since = 0, now
         self._peak = max(self._peak, beside)
 
-    def _refused(self, attempt: Attempt, now: float, until: float | None) -> bool:
+    def _refused(
+        self, attempt: Attempt, now: float, until: float | None, about: Resource | None
+    ) -> bool:
         """Record a refusal for the rate. Return whether that changed a limit.
 
-        ``until``: when the provider told that its budget comes back.
+        ``until``: when the provider told that its budget comes back; ``about``: of what.
         """
         rate = self._answers / max(1.0, now - self._refused_at)
         self._answers, self._refused_at = 0, now
@@ -189,12 +191,19 @@ class QuotaState:
             0.0 if until is None else max(0.0, until - now),
             is_after_burst=any(bucket.burst_at is not None for bucket in self.buckets),
         )
-        for bucket in self.buckets:
-            if is_cut or (self.learned.is_by_chance and until is not None):
+        is_by_chance = self.learned.is_by_chance
+        rates = [bucket for bucket in self.buckets if bucket.limit.per_second]
+        if about is not None:
+            refused = [bucket for bucket in rates if _counts(bucket.limit.resource, about)]
+        else:
+            refused = rates
+            until = until if len(rates) == 1 else None
+        for bucket in rates:
+            if bucket in refused and (is_cut or (is_by_chance and until is not None)):
                 reservation = attempt.reservations.get(bucket)
                 amount = 0.0 if reservation is None else reservation.amount
                 bucket.drain(now, until, amount)
-            if self.learned.is_by_chance:
+            if is_by_chance:
                 bucket.widen_transit(now)
         return is_cut
 
@@ -301,3 +310,8 @@ class QuotaState:
                 continue
             if bucket.limit.resource not in self.learned.doubted:
                 bucket.correct(reservation, header.remaining, now, attempt.answered_from)
+
+
+def _counts(resource: Resource, about: Resource) -> bool:
+    """Whether a limit on ``resource`` may be what a refusal was about: requests, or tokens."""
+    return (resource is Resource.REQUESTS) == (about is Resource.REQUESTS)
