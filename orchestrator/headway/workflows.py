@@ -27,12 +27,12 @@ from headway_scheduler.runtime.client import SchedulerClient
 
 from . import arguments
 from .config import Config
-from .config.clients import OPENAI, kind_of
+from .config.clients import OPENAI
 from .config.keys import COMPONENT_SUFFIXES
 from .config.reading import DEFAULT
 from .config.values import patience_seconds
-from .paired_keys import NO_KEY, OWN, KeySource
 from .pricing.prices import charge_of, stated_cost, write_cost
+from .provider_clients import built
 from .reached import Reached, completed, key_of, of_client, of_model, quotas_past, replaced
 
 if TYPE_CHECKING:
@@ -44,10 +44,6 @@ if TYPE_CHECKING:
 
 _BATCH = ServiceLane.BATCH
 Factory = TypeVar("Factory", bound=Callable[..., Any])
-
-
-_ADDRESS_OF = {"azure": "azure_endpoint", "local": "host"}
-"""The argument of a class of clients that takes the address, by its provider; else base_url."""
 
 
 class Models(Protocol):
@@ -379,32 +375,8 @@ class Workflows:
     def _wrapped_client(self, reached: Reached) -> "ChatCompletionClient":
         """Return the one provider client of a model: each is heavy, and holds connections."""
         if reached.model not in self._wrapped:
-            self._wrapped[reached.model] = _built(reached)
+            self._wrapped[reached.model] = built(reached)
         return self._wrapped[reached.model]
-
-
-def _built(reached: Reached) -> "ChatCompletionClient":
-    """Build the client of a model of the configuration. Raises CallerError."""
-    from headway_agents import build_client, client_class, provider_of
-
-    settings, kind, address = reached.settings, kind_of(reached.settings.client), {}
-    path, package = (settings.client, "") if kind is None else (kind.path, kind.package)
-    made = client_class(path, reached.model, package)
-    provider = provider_of(made)
-    if reached.address is not None:
-        field = _ADDRESS_OF.get(provider, "base_url") if kind is None else kind.address
-        address = {field: reached.address}
-    key = None if reached.key_from is KeySource.CLIENT else key_of(reached)
-    if key == NO_KEY and provider not in OWN:
-        key = None  # only the SDKs that take keys insist on one
-    return build_client(
-        made,
-        reached.model,
-        settings.arguments,
-        name=reached.name,
-        address=address,
-        key=key,
-    )
 
 
 def _lanes(reached: Reached) -> list[ServiceLane]:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-import autogen_ext.models.openai  # noqa: F401  # takes a second: not when the first is made
+# It takes most of a second. Whoever imports this package does that in a thread, so it comes along.
+import autogen_ext.models.openai  # noqa: F401
 from autogen_core import ComponentLoader
 from autogen_core.models import ChatCompletionClient
 

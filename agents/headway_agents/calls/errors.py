@@ -204,7 +204,9 @@ def next_step(
         # The quota pauses, and with it every call that would be refused as well. The provider
         # has counted the request, but not the tokens.
         outcome = Outcome(CallState.QUEUED, error=text, refused=True)
-        observation = Observation(until, event, verdict.told, is_pause_told=verdict.is_told)
+        told, is_told = verdict.told, verdict.is_told
+        about = verdict.about
+        observation = Observation(until, event, told, is_pause_told=is_told, about=about)
         return Retry(outcome, observation)
     if event is ProviderEvent.CROWDED and quota is not None:
         # It goes when a call in flight ends; if those are another client's, nobody tells that.

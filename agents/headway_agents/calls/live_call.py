@@ -70,7 +70,7 @@ from .errors import (
 from .models import NO_CANDIDATE, Candidate
 
 if TYPE_CHECKING:
-    from .contact import Patience
+    from .first_contact import Patience
 
 T = TypeVar("T")
 _log = logging.getLogger("headway")
@@ -508,7 +508,7 @@ class LiveCall:
 
     def _be_patient(self, address: str) -> None:
         """Wait for a server that may never answer no longer than its model's patience lasts."""
-        from .contact import Patience
+        from .first_contact import Patience
 
         stated = self.candidate.model.patience
         self._patience = Patience(self._scheduler, address, self.slot.id, stated, self._give_up)
@@ -526,7 +526,7 @@ class LiveCall:
         address = self.candidate.model.address
         if address is None or isinstance(error, NoAnswer) or not is_unsent(error):
             return described(error)
-        from .contact import cause_of
+        from .first_contact import cause_of
 
         return scrubbed(f"no answer from {address}: {cause_of(error)}")
 

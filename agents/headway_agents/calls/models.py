@@ -51,7 +51,7 @@ class Model:
     may take. ``address``: that of its server; None if no client of it shows one. ``lane``: by which
     it is asked; a model with several lanes is a Model for each. Only calls that stand in one of
     ``classes`` go by it; empty for any. ``patience``: how many seconds a server that answers nobody
-    is waited for; None: as ``calls/contact.py`` says.
+    is waited for; None: as ``calls/first_contact.py`` says.
     """
 
     name: str

@@ -12,9 +12,9 @@ import anyio
 from headway_scheduler.providers import Failure
 
 from ..autogen_private import http_library
-from .contact import cause_of, wrong_path
 from .errors import text_of
 from .exchange import MIB
+from .first_contact import cause_of, wrong_path
 
 PING_SECONDS = 5.0
 MOST_BYTES = 4 * MIB

@@ -232,6 +232,7 @@ class Scheduler:
             quota.in_flight += 1
             if quota.breaker.pauses:
                 quota.breaker.admit(call.id)
+        live.beside = lane.quotas[0].in_flight if lane.quotas else 0
         if lane.local:
             state.preemption.admitted(call.id, waiter.effective_priority, lane.local, now)
         state.change(record)
@@ -492,7 +493,9 @@ class Scheduler:
         reservations = {} if live is None else dict(live.reservations)
         admitted_at = answered_from = now
         sent_at: float | None = None
+        beside = 0
         if live is not None:
+            beside = live.beside
             admitted_at = live.record.admitted_at or now
             sent_at = live.record.sent_at or live.record.admitted_at
             # Another process tells with its next request: its answer may be any time since then.
@@ -502,7 +505,7 @@ class Scheduler:
             if observation == _NOTHING_OBSERVED:
                 continue
             quota = state.lanes.quotas[name]
-            attempt = Attempt(call_id, admitted_at, sent_at, reservations, answered_from)
+            attempt = Attempt(call_id, admitted_at, sent_at, reservations, answered_from, beside)
             buckets = quota.buckets
             quota.observe(observation, attempt, now, self._asked_at)
             if quota.buckets is not buckets:

@@ -56,6 +56,8 @@ class LiveCall:
     """The operator's hold that it waits for, as in ``class:background paused``; None without."""
     bytes: int = 0
     """How many bytes of text came with it, that were not on disk."""
+    beside: int = 0
+    """How many calls of its provider's quota were in flight when it was admitted, with itself."""
     budget: Budget | None = None
     """The budget of its run, while it holds dollars of it or waits for them; else None."""
 

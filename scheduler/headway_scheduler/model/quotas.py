@@ -218,6 +218,8 @@ class Observation(Data, frozen=True):
     """``MODEL: FIELD`` of each field of the answer that was out of range, and so not read."""
     is_pause_told: bool = False
     """Whether the provider told the pause, so that its budget comes back then and not before."""
+    about: Resource | None = None
+    """What a refusal says that it is about: requests or tokens. None: it does not say."""
 
 
 class BucketState(Data, frozen=True):

@@ -20,7 +20,7 @@ from ..model.quotas import RateLimitHeader, Resource
 from . import readings
 from .limit_headers import litellm_limits
 from .readings import Odd, duration_seconds, is_litellm, retry_after_seconds, word
-from .refusals import is_about_a_day, is_about_slots, litellm_refusal
+from .refusals import is_about_a_day, is_about_slots, litellm_refusal, refused_resource
 
 # And everything from 500, as in OpenAI's SDK.
 _TRANSIENT_STATUS = frozenset({408, 409, 425})
@@ -106,6 +106,8 @@ class Verdict:
     """Limits that a refusal tells outside of its headers."""
     is_told: bool = field(default=False, compare=False)
     """Whether the provider told the pause."""
+    about: Resource | None = field(default=None, compare=False)
+    """What a refusal says that it is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +252,8 @@ class Provider:
             header.remaining == 0 for _, header in days
         ):
             return Verdict(ErrorClass.SPENT, LONGEST_STATED_SECONDS, told=told)
-        return Verdict(ErrorClass.RATE_LIMITED, pause, told=told, is_told=is_told)
+        about = refused_resource(failure.headers, failure.words("type"), failure.message)
+        return Verdict(ErrorClass.RATE_LIMITED, pause, told=told, is_told=is_told, about=about)
 
     def told_by_refusal(self, failure: Failure) -> dict[Resource, RateLimitHeader]:
         """Return the limits that the body or the text of a refusal tells."""

@@ -29,6 +29,8 @@ _LITELLM_LIMIT = re.compile(
     rf"limit type: (requests|tokens|{LITELLM_SLOTS})\. current limit: (\d{{1,12}})",
     re.IGNORECASE | re.ASCII,
 )
+_OF_REQUESTS = re.compile(r"requests per min|\brpm\b", re.IGNORECASE)
+_OF_TOKENS = re.compile(r"tokens per min|\btpm\b|token rate limit|too many tokens", re.IGNORECASE)
 _GOOGLE_MINUTE = re.compile(r"per-?minute", re.IGNORECASE)
 
 
@@ -38,6 +40,26 @@ def is_about_slots(headers: Mapping[str, str], message: str) -> bool:
     if kind is not None:
         return kind == LITELLM_SLOTS
     return _SLOTS.search(message[:LONGEST_LOOKED_AT]) is not None
+
+
+def refused_resource(
+    headers: Mapping[str, str], types: frozenset[str], message: str
+) -> Resource | None:
+    """Return whether requests or tokens were too many, in OpenAI's type, LiteLLM's header, a text.
+
+    None if nothing says so, or both do.
+    """
+    said = types | {headers.get("rate_limit_type", "")}
+    text = message[:LONGEST_LOOKED_AT]
+    found = {
+        resource
+        for resource, name, words in (
+            (Resource.REQUESTS, "requests", _OF_REQUESTS),
+            (Resource.TOKENS, "tokens", _OF_TOKENS),
+        )
+        if name in said or words.search(text)
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 def is_about_a_day(message: str, parts: Iterable[Mapping[str, Any]]) -> bool:

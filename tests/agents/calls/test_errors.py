@@ -485,6 +485,12 @@ def later(event: ProviderEvent) -> Retry:
     return Retry(outcome, Observation(event=event, error="why"))
 
 
+def beside_others() -> Retry:
+    """Its quota does not pause: it goes when a slot is free."""
+    outcome = Outcome(CallState.QUEUED, error="why", not_before=107.0, refused=True)
+    return Retry(outcome, Observation(event=ProviderEvent.CROWDED))
+
+
 def refused(event: ProviderEvent | None) -> Refuse:
     return Refuse(None if event is None else Observation(event=event))
 
@@ -495,6 +501,9 @@ def refused(event: ProviderEvent | None) -> Refuse:
         (ErrorClass.RATE_LIMITED, {}, pausing_the_quota(ProviderEvent.REFUSED)),
         (ErrorClass.RATE_LIMITED, NO_QUOTA, later(ProviderEvent.REFUSED)),
         (ErrorClass.RATE_LIMITED, WORN, refused(ProviderEvent.REFUSED)),
+        (ErrorClass.SPENT, {}, pausing_the_quota(ProviderEvent.SPENT)),
+        (ErrorClass.AT_ONCE, {}, beside_others()),
+        (ErrorClass.AT_ONCE, WORN, refused(ProviderEvent.CROWDED)),
         (ErrorClass.OVERLOADED, {}, later(ProviderEvent.OVERLOADED)),
         (ErrorClass.OVERLOADED, WORN, refused(ProviderEvent.OVERLOADED)),
         (ErrorClass.TRANSIENT, {}, later(ProviderEvent.FAILED)),

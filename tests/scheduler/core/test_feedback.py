@@ -310,11 +310,47 @@ def test_a_learned_limit_lets_more_go_and_survives_a_restart() -> None:
     for n in range(300):
         core.handle(Submit(call(f"c{n}", Priority.INTERACTIVE)), NOW)
     # What remained when the request came is there at once, but what may have refilled since.
-    assert len(admitted(core, NOW)) == pytest.approx(110, abs=1)
+    assert len(admitted(core, NOW)) == pytest.approx(109, abs=1)
     assert len(admitted(core, NOW + 2.5)) == pytest.approx(4, abs=1)
     again = restarted(core, NOW + 2.5, guess)
     (gauge,) = statistics(again.state, NOW + 2.5).gauges
     assert (gauge.per_second, gauge.capacity) == (2, 120)
+
+
+def refused(core: Scheduler, name: str, now: float, until: float, about: Resource | None) -> None:
+    signals = Observation(until, ProviderEvent.REFUSED, is_pause_told=True, about=about)
+    again = Outcome(CallState.QUEUED, error="429", refused=True)
+    core.handle(Settle(name, again, {"q": signals}), now)
+
+
+def test_when_the_pause_ends_there_is_what_was_refused_and_no_more() -> None:
+    core = Scheduler([Quota.per_minute("q", requests=60)], NOW, STRICT)
+    for n in range(30):
+        core.handle(Submit(call(f"c{n}", Priority.INTERACTIVE)), NOW)
+    assert len(admitted(core, NOW)) == 30
+    refused(core, "c0", NOW + 1, NOW + 21, None)
+    assert admitted(core, NOW + 1) == []
+    assert core.next_event(NOW + 1) == NOW + 21
+    assert admitted(core, NOW + 21) == ["c0"]
+    core.handle(Submit(call("d0", Priority.INTERACTIVE)), NOW + 21)
+    core.handle(Submit(call("d1", Priority.INTERACTIVE)), NOW + 21)
+    assert admitted(core, NOW + 21.9) == []
+    assert len(admitted(core, NOW + 23.6)) == 2
+
+
+def test_a_refusal_empties_what_it_is_about_and_nothing_else() -> None:
+    for about, emptied in (
+        (Resource.TOKENS, {Resource.TOKENS}),
+        (Resource.REQUESTS, {Resource.REQUESTS}),
+        (None, {Resource.TOKENS, Resource.REQUESTS}),
+    ):
+        guess = Quota("q", WIDE.limits, is_guess=True)
+        core = Scheduler([guess], NOW, STRICT)
+        core.handle(Submit(call("a", Priority.INTERACTIVE)), NOW)
+        assert admitted(core, NOW) == ["a"]
+        refused(core, "a", NOW, NOW + 1, about)
+        gauges = statistics(core.state, NOW).gauges
+        assert {g.resource for g in gauges if g.available <= 1} == emptied
 
 
 def slots(core: Scheduler, now: float) -> float | None:
@@ -405,6 +441,37 @@ def test_a_provider_that_limits_slots_and_says_rate_is_found_out() -> None:
             answer(core, name, now)
         now += pause
     assert slots(core, now) == 4
+
+
+def grown(core: Scheduler, name: str, told: dict[Resource, RateLimitHeader]) -> float:
+    """Let calls of 20 s of answers go, one after the other; return the rate of tokens."""
+    now = NOW
+    for n in range(200):
+        now += 0.1
+        core.handle(Submit(call(f"{name}{n}", tokens=1)), now)
+        for started in admitted(core, now):
+            answered = Observation(event=ProviderEvent.ANSWERED, headers=told)
+            core.handle(Observe(started, {"q": answered}), now)
+            core.handle(Settle(started, DONE), now)
+    rates = {g.resource: g.per_second for g in statistics(core.state, now).gauges}
+    return rates[Resource.TOKENS]
+
+
+def test_a_guess_grows_only_while_calls_wait_for_it() -> None:
+    limits = Quota.stated("q", {Resource.TOKENS: 60.0, Resource.CONCURRENCY: 1}, burst_seconds=None)
+    slots = Quota.stated("q", {Resource.TOKENS: 6e5, Resource.CONCURRENCY: 1}, burst_seconds=None)
+    rate = Scheduler([Quota("q", limits.limits, is_guess=True)], NOW, STRICT)
+    assert grown(rate, "a", {}) > 1
+    taken = Scheduler([Quota("q", slots.limits, is_guess=True)], NOW, STRICT)
+    taken.handle(Submit(call("long")), NOW)
+    assert admitted(taken, NOW) == ["long"]  # it keeps the only slot
+    assert grown(taken, "b", {}) == 10_000
+
+
+def test_nor_while_what_remains_holds_it() -> None:
+    limits = Quota.stated("q", {Resource.TOKENS: 60.0}, burst_seconds=None)
+    core = Scheduler([Quota("q", limits.limits, is_guess=True)], NOW, STRICT)
+    assert grown(core, "a", {Resource.TOKENS: RateLimitHeader(remaining=0)}) == pytest.approx(1)
 
 
 def test_a_day_that_is_spent_is_asked_once_in_a_quarter_of_an_hour() -> None:

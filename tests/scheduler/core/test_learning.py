@@ -302,8 +302,8 @@ def window(learned: Learned) -> tuple[Window | None, float, float]:
         (120, RateLimitHeader(2, 1, None, 10.0, Window.SLIDING), (Window.SLIDING, 1, 2)),
         (120, RateLimitHeader(119, 1, None, 10.0, Window.SLIDING), (Window.SLIDING, 60, 119)),
         (300, RateLimitHeader(40, 1, None, 10.0, Window.SLIDING), (Window.SLIDING, 10, 40)),
-        # LiteLLM: a window of 60 s, or what the stated limit shows
-        (120, RateLimitHeader(60, 1, window=Window.FIXED), (Window.SLIDING, 60, 60)),
+        # LiteLLM: what the stated limit shows
+        (60, RateLimitHeader(60, 1, window=Window.FIXED), (Window.SLIDING, 60, 60)),
         (360, RateLimitHeader(60, 1, window=Window.FIXED), (Window.SLIDING, 10, 60)),
         # what it says itself goes before that
         (120, RateLimitHeader(60, 0, None, 30.0, Window.FIXED), (Window.SLIDING, 30, 60)),
@@ -323,7 +323,7 @@ def test_the_length_that_a_refusal_told_is_not_forgotten_at_the_next_answer() ->
     learned = made(Quota("q", Quota.per_minute("q", requests=120).limits, is_guess=True))
     usual = {REQUESTS: RateLimitHeader(60, 1, window=Window.FIXED)}
     learned.record_headers(usual, NOW)
-    assert window(learned) == (Window.SLIDING, 60, 60)
+    assert window(learned) == (None, 60, 60)  # nobody told how long the window is
     learned.record_headers({REQUESTS: RateLimitHeader(60, None, None, 30.0, Window.FIXED)}, NOW)
     learned.record_headers(usual, NOW + 1)
     assert window(learned) == (Window.SLIDING, 30, 60)
@@ -404,8 +404,8 @@ def test_lessons_of_the_form_before_windows_are_read() -> None:
         }
     )
     learned.known.load(text)
-    assert per_minute(learned) == {REQUESTS: 300, TOKENS: 45_000}
-    assert capacities(learned) == {REQUESTS: 10, TOKENS: 44_875}
+    assert per_minute(learned) == {REQUESTS: 300, TOKENS: 90_000}
+    assert capacities(learned) == {REQUESTS: 10, TOKENS: 89_750}
 
 
 @pytest.mark.parametrize(

@@ -386,6 +386,26 @@ def test_what_an_error_means(name: str, row: Row) -> None:
     assert replace(PROVIDERS[name].judge(Failure(*failure), 1, NOW), said="") == verdict
 
 
+@pytest.mark.parametrize(
+    ("headers", "body", "message", "about"),
+    [
+        ({}, error(type="tokens", code="rate_limit_exceeded"), "", Resource.TOKENS),
+        ({}, error(type="requests", code="rate_limit_exceeded"), "", Resource.REQUESTS),
+        (WINDOW, error(), "", Resource.REQUESTS),
+        ({}, error(), "Rate limit reached for m on tokens per min (TPM)", Resource.TOKENS),
+        ({}, error(), "… exceeded token rate limit of your current …", Resource.TOKENS),
+        ({}, error(), "This request would exceed 50 requests per minute", Resource.REQUESTS),
+        ({}, error(type="requests"), "on tokens per min", None),
+        ({}, error(), "slow down", None),
+    ],
+)
+def test_what_a_refusal_is_about(
+    headers: dict[str, str], body: Any, message: str, about: Resource | None
+) -> None:
+    for provider in (PROVIDERS["openai"], PROVIDERS["other"]):
+        assert provider.judge(Failure(429, headers, body, message), 1, NOW).about is about
+
+
 def test_every_provider_has_its_table() -> None:
     assert VERDICTS.keys() == PROVIDERS.keys()
 

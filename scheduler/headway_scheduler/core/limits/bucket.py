@@ -113,7 +113,7 @@ class Bucket:
         self.waited_at: float | None = None
         """When an admission last found that a call waits for this bucket."""
         self.corrected_at: float | None = None
-        """When an answer last showed that the provider had less."""
+        """When an answer last showed that the provider had less, or no more for another one."""
         self.burst_at: float | None = None
         """When a full bucket was last used up by more than half. None: that was told."""
         # Refill that found the bucket full, and what corrections took; what was set aside. In all.
@@ -134,11 +134,12 @@ class Bucket:
         """Go on with another limit for the same resource.
 
         What is free stays free, up to the new capacity: a raised limit fills up at its own rate.
-        If it is raised, or counted in another way, because of an answer that told what
+        If it is raised by half, or counted in another way, because of an answer that told what
         ``remaining`` there was when the request of ``reservation`` came, that is free at once.
         """
         self._advance(now)
-        before, grown = self._refill_kind, limit.capacity - self.limit.capacity
+        before, old_capacity = self._refill_kind, self.limit.capacity
+        grown = limit.capacity - old_capacity
         if grown < 0:
             # First, or the fill would be cut to the new capacity and charged for them after that.
             self._charge_all()
@@ -151,7 +152,8 @@ class Bucket:
         elif before is not None and before is self._refill_kind:
             self.fill += grown  # what was taken of a day or a window stays taken
         else:
-            if reservation is not None and remaining is not None:
+            is_new = grown > 0.5 * old_capacity or before is not self._refill_kind
+            if is_new and reservation is not None and remaining is not None:
                 self._raise(reservation, remaining, now)
             self.fill = min(self.fill, limit.capacity)
             if isinstance(self._refill_kind, Sliding):
@@ -162,7 +164,8 @@ class Bucket:
         """Add what the provider had more than we when a request came. Refill since then is not."""
         if reservation.level is not None and reservation.charge_at is not None:
             sent_at = reservation.charge_at - self._transit_seconds
-            refilled = max(0.0, now - sent_at) * self.limit.per_second
+            seconds = max(0.0, now - sent_at) + self._transit_seconds
+            refilled = seconds * self.limit.per_second
             self.fill += max(0.0, remaining - reservation.level - refilled)
 
     def _set_limit(self, limit: Limit) -> None:
@@ -429,12 +432,17 @@ class Bucket:
         if self._refill_kind is not None:
             self._refill_kind.note(at, amount, reservation)
 
-    def drain(self, now: float) -> None:
-        """Set what is available to 0, unless it is below: the provider's bucket is empty."""
+    def drain(self, now: float, until: float | None = None, amount: float = 0.0) -> None:
+        """Set what is available to 0, unless it is below: the provider's bucket is empty.
+
+        If it told ``until`` when, then ``amount`` will be available at that time, and no more.
+        """
         if self.limit.per_second:
             drained = max(0.0, self.available(now))
             self.fill -= drained
             self._note(drained, now)
+            if until is not None and self._rate:
+                self.as_of = max(self.as_of, until - max(0.0, amount - self.fill) / self._rate)
 
     def correct(
         self,
@@ -452,6 +460,8 @@ class Bucket:
         self._advance(now)
         if reservation.after is None:
             return
+        if remaining < reservation.amount:
+            self.corrected_at = now
         if not reservation.charged:  # its request has arrived
             self._charge(reservation)
         available, left = self.fill - self.reserved, remaining + 1

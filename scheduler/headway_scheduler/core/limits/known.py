@@ -62,6 +62,13 @@ class KnownLimits:
             limits += (Limit(Resource.CONCURRENCY, at_once, 0.0, 1),)
         return limits
 
+    @property
+    def has_guesses(self) -> bool:
+        """Whether a rate is nobody's word: it may be too low, and one refusal shows it too high."""
+        return self.stated.is_guess and any(
+            limit.per_second and limit.resource not in self.told for limit in self.stated.limits
+        )
+
     def source(self, resource: Resource) -> str:
         """Say from what a limit is known: ``stated``, ``told``, ``learned`` or ``guess``."""
         if resource is Resource.CONCURRENCY:
@@ -125,11 +132,11 @@ class KnownLimits:
                 return stated
             a_day = told.limit if self.stated.is_guess else min(told.limit, stated.largest)
             return replace(stated, capacity=max(1.0, a_day), largest=largest)
-        per_second = self.per_minute(stated, self.scale) / MINUTE_SECONDS
+        per_second = self.per_second(stated, self.scale)
         limit = replace(stated, per_second=per_second, largest=largest)
         kind = stated.window or self.windows.get(stated.resource)
-        if kind is None and told is not None:
-            kind = told.window
+        if kind is None and told is not None and told.is_period_known:
+            kind = told.window  # else a refusal tells the period
         seconds = self.window_seconds(stated)
         match kind:
             case None | Window.BUCKET:
@@ -157,29 +164,32 @@ class KnownLimits:
             return stated.window_seconds
         return told.period_seconds
 
-    def per_minute(self, stated: Limit, scale: float) -> float:
+    def per_second(self, stated: Limit, scale: float) -> float:
         """Return the rate that holds: what is told or stated, scaled, and never next to nothing."""
-        told = self.told.get(stated.resource)
-        rate = stated.per_second * MINUTE_SECONDS
+        told, is_guess = self.told.get(stated.resource), self.stated.is_guess
+        rate = stated.per_second
         if told is not None:
-            rate = told.per_minute if self.stated.is_guess else min(told.per_minute, rate)
-            scale = min(1.0, scale)
+            told_rate = told.limit / told.period_seconds
+            rate = told_rate if is_guess else min(told_rate, rate)
+            scale = 1.0 if self.has_guesses else min(1.0, scale)
         rate *= scale
         least = 1.0
         if stated.resource is not Resource.REQUESTS:
             least = self.largest.get(stated.resource, 0.0)
+        least /= MINUTE_SECONDS
         if rate >= least:
             return rate
-        most = UNLIMITED if self.stated.is_guess else stated.per_second * MINUTE_SECONDS
-        return max(rate, min(least, most))
+        return max(rate, least if is_guess else min(least, stated.per_second))
 
     def _bucket(self, limit: Limit, stated: Limit, told: Told | None, seconds: float) -> Limit:
         """Return a limit as a token bucket: with what is known to pile up, or else paced."""
-        per_second, scale = limit.per_second, min(1.0, self.scale)
+        per_second = limit.per_second
         is_guess, is_unknown = self.stated.is_guess, stated.learns_burst
-        smooth = max(1.0, per_second * self.slot_seconds)
+        # One that holds less than a call would stand full, and lose its refill, before each.
+        least = max(1.0, self.largest.get(stated.resource, 0.0))
+        smooth = max(least, per_second * self.slot_seconds)
         if told is not None and told.capacity is not None:
-            capacity = told.capacity * scale
+            capacity = told.capacity * (1.0 if self.has_guesses else min(1.0, self.scale))
             if not (is_guess or is_unknown):
                 capacity = min(capacity, stated.capacity)
             is_unknown = False

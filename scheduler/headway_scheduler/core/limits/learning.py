@@ -31,7 +31,7 @@ down to 0.125 s.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...model.quotas import MINUTE_SECONDS, Limit, RateLimitHeader, Resource, Window
 from .known import KnownLimits
@@ -46,7 +46,7 @@ from .told import (
     moved,
     told_by,
 )
-from .windows import WindowReadings, moved_end, reading
+from .windows import LengthReadings, WindowReadings, moved_end, reading
 
 STEP_SECONDS = 5.0
 """How long after one growth the next may follow."""
@@ -80,6 +80,8 @@ class Learned:
     """What is known of them."""
     is_by_chance: bool = False
     """Whether the last refusal was the first one for long, and changed no limit."""
+    doubted: set[Resource] = field(default_factory=set[Resource])
+    """What the last headers told a limit of that was not believed."""
     _claims: dict[Resource, Claim] = field(default_factory=dict[Resource, Claim])
     """Limits that were told and are not believed yet."""
     _confirmed_at: dict[Resource, float] = field(default_factory=dict[Resource, float])
@@ -89,6 +91,7 @@ class Learned:
     _readings: dict[Resource, WindowReadings] = field(
         default_factory=dict[Resource, WindowReadings]
     )
+    _lengths: dict[Resource, LengthReadings] = field(default_factory=dict[Resource, LengthReadings])
     _taken: dict[Resource, float] = field(default_factory=dict[Resource, float])
     """The amounts that answered calls took since the last refusal, by resource."""
     _largest: dict[Resource, float] = field(default_factory=dict[Resource, float])
@@ -114,47 +117,72 @@ class Learned:
         ``sent_at``: when their request left; None: just now.
         """
         sent_at = now if sent_at is None else sent_at
+        self.doubted.clear()
         changed = False
         for stated in self.known.stated.limits:
-            resource = stated.resource
-            header = headers.get(resource)
-            if header is None or resource is Resource.CONCURRENCY:
-                continue
-            old = self.known.told.get(resource)
-            kind = self.known.windows.get(resource)
-            if old is not None and _is_same(old, header, kind):  # nearly always
-                self._confirmed_at[resource] = now
-                is_known = kind is not None and kind is not Window.FIXED
-                if not is_known and header.reset_seconds is not None:
-                    changed |= self._record_window(stated, header, now, sent_at)
-                continue
-            new = told_by(stated, header, old, is_guess=self.known.stated.is_guess)
-            if new is None:
-                continue
-            if new.capacity is None and old is not None and old.limit == new.limit:
-                new = old
-            self._confirmed_at[resource] = now
-            if (old is None or differ(old, new)) and self._believes(stated, new, now):
-                self.known.told[resource] = new
-                changed = True
-            if header.reset_seconds is not None and header.remaining is not None:
-                changed |= self._record_window(stated, header, now, sent_at)
+            header = headers.get(stated.resource)
+            if header is not None and stated.resource is not Resource.CONCURRENCY:
+                changed |= self._record_header(stated, header, now, sent_at)
         slots = headers.get(Resource.CONCURRENCY)
         if slots is not None and slots.limit is not None:
             changed |= self.known.slots.record_told(slots.limit, now)
         return changed
 
+    def _record_header(
+        self, stated: Limit, header: RateLimitHeader, now: float, sent_at: float
+    ) -> bool:
+        """Record what is told of one limit. Return whether that changed it."""
+        changed, resource = False, stated.resource
+        if header.window is Window.FIXED:
+            readings = self._lengths.setdefault(resource, LengthReadings())
+            readings.record(sent_at, now, header)
+        old, kind = self.known.told.get(resource), self.known.windows.get(resource)
+        if old is None or not _is_same(old, header, kind):  # seldom
+            new = told_by(stated, header, old, is_guess=self.known.stated.is_guess)
+            if new is None:
+                return False
+            if new.capacity is None and old is not None and old.limit == new.limit:
+                new = old
+            if old is None or differ(old, new):
+                is_period = old is not None and not old.is_period_known and old.limit == new.limit
+                if not is_period and not self._believes(stated, new, now):
+                    return False
+                self._take(resource, new)
+                changed = True
+        self._confirmed_at[resource] = now
+        if header.window is Window.FIXED:
+            changed |= self._know_length(resource)
+        if header.reset_seconds is not None and (kind is None or kind is Window.FIXED):
+            changed |= self._record_window(stated, header, now, sent_at)
+        return changed
+
+    def _know_length(self, resource: Resource) -> bool:
+        """Take what was found out of how long a window is. Return whether that is new."""
+        told, readings = self.known.told[resource], self._lengths.get(resource)
+        seconds = None if readings is None else readings.seconds
+        if told.is_period_known or seconds is None:
+            return False
+        self.known.told[resource] = replace(told, period_seconds=seconds, is_period_known=True)
+        return True
+
+    def _take(self, resource: Resource, new: Told) -> None:
+        """Have a told limit act. What was learned of the guesses is no word on what is told."""
+        had_guesses = self.known.has_guesses
+        self.known.told[resource] = new
+        if had_guesses and not self.known.has_guesses:
+            self.known.scale, self.known.growth = 1.0, FIRST_GROWTH
+
     def _believes(self, stated: Limit, new: Told, now: float) -> bool:
-        """Whether a told limit acts now."""
+        """Whether a told limit acts now. If it does not, nothing that it tells is believed."""
         claim = self._claims.pop(stated.resource, None)
         if is_near(new, self._holds(stated)):
             return True
         if claim is None or moved(claim.told.per_minute, new.per_minute):
-            self._claims[stated.resource] = Claim(new, now)
-            return False
-        if agrees(claim, new, now):
+            claim = Claim(new, now)
+        elif agrees(claim, new, now):
             return True
         self._claims[stated.resource] = claim
+        self.doubted.add(stated.resource)
         return False
 
     def _holds(self, stated: Limit) -> float:
@@ -219,10 +247,11 @@ class Learned:
         if self._counted_from is not None and (last is not None or pause_seconds > ENOUGH_SECONDS):
             # What was taken has to suffice until more comes back.
             measured = self._measured(now + pause_seconds - self._counted_from)
-        self._taken.clear()
-        self._counted_from = now + pause_seconds
+        if last is None or measured is not None:  # else it is measured over more refusals
+            self._taken.clear()
+            self._counted_from = now + pause_seconds
         is_chance = last is None or now - last > CHANCE_SECONDS
-        if not self._has_rates or (is_chance and not self._has_guesses):
+        if not self._has_rates or (is_chance and not self.known.has_guesses):
             self.is_by_chance = is_chance
             return False
         self.known.is_paced = True
@@ -250,7 +279,7 @@ class Learned:
         self._stepped_at = now
         self.known.scale *= 1 + self.known.growth
         self.known.growth = min(1.0, 2 * self.known.growth)
-        if not self._has_guesses:
+        if not self.known.has_guesses:
             self.known.scale = min(1.0, self.known.scale)
         return True
 
@@ -300,7 +329,7 @@ class Learned:
         if measured is None:
             return self.known.scale * CUT
         below = self.known.scale * min(1.0, BELOW_MEASURED * measured / self.known.scale)
-        if not self._has_guesses:  # it was right, or nearly so
+        if not self.known.has_guesses:  # it was right, or nearly so
             return max(below, self.known.scale * CUT)
         return below if measured < GROSS * self.known.scale else max(below, self.known.scale * CUT)
 
@@ -312,8 +341,7 @@ class Learned:
         if seconds < ENOUGH_SECONDS:
             return None
         shares = (
-            self._taken.get(limit.resource, 0.0)
-            / (seconds * self.known.per_minute(limit, 1.0) / 60)
+            self._taken.get(limit.resource, 0.0) / (seconds * self.known.per_second(limit, 1.0))
             for limit in self.known.stated.limits
             if limit.per_second
         )
@@ -324,16 +352,8 @@ class Learned:
         return any(limit.per_second for limit in self.known.stated.limits)
 
     @property
-    def _has_guesses(self) -> bool:
-        """Whether a rate is nobody's word: it may be too low, and one refusal shows it too high."""
-        return self.known.stated.is_guess and any(
-            limit.per_second and limit.resource not in self.known.told
-            for limit in self.known.stated.limits
-        )
-
-    @property
     def _may_grow(self) -> bool:
-        return self._has_rates and (self.known.scale < 1 or self._has_guesses)
+        return self._has_rates and (self.known.scale < 1 or self.known.has_guesses)
 
 
 def _is_same(old: Told, header: RateLimitHeader, kind: Window | None) -> bool:
@@ -348,4 +368,6 @@ def _is_same(old: Told, header: RateLimitHeader, kind: Window | None) -> bool:
     if left is None or reset is None:
         return True
     capacity = min(old.limit, left + reset * old.limit / MINUTE_SECONDS)
-    return old.capacity is not None and abs(capacity - old.capacity) <= 0.02 * capacity
+    # What remains is rounded down: as ``is_same_capacity``, which is not asked for each answer.
+    known = old.capacity
+    return known is not None and 0.98 * known - 1 <= capacity <= 1.02 * known

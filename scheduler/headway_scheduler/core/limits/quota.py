@@ -47,6 +47,8 @@ class Attempt:
     """Its reservations, by bucket; empty once the call has ended."""
     answered_from: float = math.inf
     """When its answer left at the earliest; epoch seconds. Infinite: just now."""
+    beside: int = 0
+    """How many calls of the quota were in flight when it was admitted, with itself."""
 
 
 class QuotaState:
@@ -117,7 +119,7 @@ class QuotaState:
                 is_changed |= self._answered(attempt, now, is_waited_for=is_waited_for)
             case ProviderEvent.REFUSED:
                 until = signals.pause_until if signals.is_pause_told else None
-                is_changed |= self._refused(attempt, now, until)
+                is_changed |= self._refused(attempt, now, until, signals.about)
             case ProviderEvent.CROWDED:
                 told = signals.headers.get(Resource.CONCURRENCY)
                 limit = None if told is None else told.limit
@@ -156,7 +158,7 @@ class QuotaState:
         """Record an answer. Return whether that changed a limit."""
         learned = self.learned
         self._answers += 1
-        self._note_peak(now)
+        self._note_peak(attempt.beside, now)
         amounts = {b.limit.resource: each.amount for b, each in attempt.reservations.items()}
         is_changed = learned.record_answer(amounts, now, is_waited_for=is_waited_for)
         slots = learned.known.slots
@@ -168,24 +170,26 @@ class QuotaState:
                 is_changed |= at > self._refused_at and learned.record_burst()
         return is_changed
 
-    def _note_peak(self, now: float) -> None:
-        """Note how many calls were in flight at an answer, for a minute at most."""
+    def _note_peak(self, beside: int, now: float) -> None:
+        """Note beside how many others a call went that was answered, for a minute at most."""
         if now - self._peak_since > PEAK_SECONDS:
             is_fresh = now - self._peak_since < 2 * PEAK_SECONDS
             self._peak_before = self._peak if is_fresh else 0
             self._peak, self._peak_since = 0, now
-        self._peak = max(self._peak, self.in_flight)
+        self._peak = max(self._peak, beside)
 
-    def _refused(self, attempt: Attempt, now: float, until: float | None) -> bool:
+    def _refused(
+        self, attempt: Attempt, now: float, until: float | None, about: Resource | None
+    ) -> bool:
         """Record a refusal for the rate. Return whether that changed a limit.
 
-        ``until``: when the provider told that its budget comes back.
+        ``until``: when the provider told that its budget comes back; ``about``: of what.
         """
         rate = self._answers / max(1.0, now - self._refused_at)
         self._answers, self._refused_at = 0, now
         peak, slots = max(self._peak, self._peak_before), self.learned.known.slots
         # Nobody knows when a call in flight ends: who tells a time means a rate.
-        if until is None and slots.record_refusal(self.in_flight, rate, peak, now):
+        if until is None and slots.record_refusal(attempt.beside, rate, peak, now):
             return True
         is_cut = self.learned.record_refusal(
             attempt.admitted_at,
@@ -193,10 +197,19 @@ class QuotaState:
             0.0 if until is None else max(0.0, until - now),
             is_after_burst=any(bucket.burst_at is not None for bucket in self.buckets),
         )
-        for bucket in self.buckets:
-            if is_cut:
-                bucket.drain(now)
-            elif self.learned.is_by_chance:
+        is_by_chance = self.learned.is_by_chance
+        rates = [bucket for bucket in self.buckets if bucket.limit.per_second]
+        if about is not None:
+            refused = [bucket for bucket in rates if _counts(bucket.limit.resource, about)]
+        else:
+            refused = rates
+            until = until if len(rates) == 1 else None
+        for bucket in rates:
+            if bucket in refused and (is_cut or (is_by_chance and until is not None)):
+                reservation = attempt.reservations.get(bucket)
+                amount = 0.0 if reservation is None else reservation.amount
+                bucket.drain(now, until, amount)
+            if is_by_chance:
                 bucket.widen_transit(now)
         return is_cut
 
@@ -307,5 +320,12 @@ class QuotaState:
                 headers.get(bucket.limit.resource),
                 attempt.reservations.get(bucket),
             )
-            if header is not None and header.remaining is not None and reservation is not None:
+            if header is None or header.remaining is None or reservation is None:
+                continue
+            if bucket.limit.resource not in self.learned.doubted:
                 bucket.correct(reservation, header.remaining, now, attempt.answered_from)
+
+
+def _counts(resource: Resource, about: Resource) -> bool:
+    """Whether a limit on ``resource`` may be what a refusal was about: requests, or tokens."""
+    return (resource is Resource.REQUESTS) == (about is Resource.REQUESTS)

@@ -7,8 +7,9 @@ were in flight. Such a limit grows by one when none was refused for a while, and
 each time that this was too much.
 
 *Nobody tells.* A provider that limits the calls in flight may answer as one that limits a rate. It
-is found out by three refusals: each time more calls were in flight than at any answer of the last
-minute, though the rates before them differed twofold.
+is found out by three refusals that name no time to wait: each time more calls were in flight than
+when any call went that was answered in the last minute, though the rates before them differed
+twofold.
 """
 
 from collections import deque
@@ -109,7 +110,8 @@ class Slots:
     def record_refusal(self, in_flight: int, rate: float, peak: int, now: float) -> bool:
         """Record a refusal that does not say of what. Return whether it shows a limit on slots.
 
-        ``rate``: of answers before it; ``peak``: the most calls in flight at an answer lately.
+        ``in_flight``: when the refused call went; ``peak``: the most when one went that was
+        answered, lately. ``rate``: of answers before the refusal.
         """
         if self.limit is not None:
             return False

@@ -39,6 +39,8 @@ class Told:
     """The period."""
     window: Window | None = None
     """How it is counted; None: not told."""
+    is_period_known: bool = True
+    """Whether the period is told, or shown by the stated limit. Else it is only the usual one."""
 
     @property
     def per_minute(self) -> float:
@@ -67,13 +69,13 @@ def told_by(
         return Told(limit, limit)
     period = header.period_seconds or MINUTE_SECONDS
     if header.window is not None and header.window is not Window.BUCKET:
-        if header.period_seconds is None and before is not None:
-            period = before.period_seconds
+        is_known = header.period_seconds is not None
+        if not is_known and before is not None:
+            period, is_known = before.period_seconds, before.is_period_known
         # A stated limit shows the window, unless the provider says it itself.
         is_said = header.period_seconds is not None and header.window is not Window.SLIDING
-        if not (is_said or is_guess):
-            period = _shown_period(stated, limit) or period
-        return Told(limit, limit, period, header.window)
+        shown = None if is_said or is_guess else _shown_period(stated, limit)
+        return Told(limit, limit, shown or period, header.window, bool(shown) or is_known)
     return Told(limit, _capacity(header), period, header.window)
 
 
@@ -94,9 +96,21 @@ def _capacity(header: RateLimitHeader) -> float | None:
 
 def differ(old: Told, new: Told) -> bool:
     """Whether a limit differs by what is worth changing it."""
-    if old.window is not new.window or moved(old.period_seconds, new.period_seconds):
+    if (old.window, old.is_period_known) != (new.window, new.is_period_known):
         return True
-    return moved(old.limit, new.limit) or moved(old.capacity, new.capacity)
+    if moved(old.period_seconds, new.period_seconds):
+        return True
+    if moved(old.limit, new.limit):
+        return True
+    if old.capacity is None or new.capacity is None:
+        return old.capacity is not new.capacity
+    return not is_same_capacity(old.capacity, new.capacity)
+
+
+def is_same_capacity(old: float, new: float) -> bool:
+    """Whether a capacity is worth no change. What remains is rounded down: it may be 1 too low."""
+    slack = WORTH_CHANGING * old
+    return old - 1 - slack <= new <= old + slack
 
 
 def moved(before: float | None, after: float | None) -> bool:

@@ -1,4 +1,4 @@
-"""Tells a fixed window from a token bucket by the resets that answers tell. Law: pure, bounded.
+"""Tells windows from token buckets by what answers tell. Law of this file: pure, bounded.
 
 Theory of operation. Of a token bucket the reset grows with what was used: ``reset + remaining /
 rate`` is the same for all readings, whenever they were taken. Of a fixed window the reset is the
@@ -13,14 +13,16 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ...model.quotas import Window
+from ...model.quotas import RateLimitHeader, Window
 
 READINGS = 3
 """How many readings decide."""
-SAME_SECONDS = 1.0
-"""Times that differ by no more than this are the same: some are told in whole seconds."""
+EXACT = 0.05
+"""By how many seconds times may differ that are the same."""
+APART = 3.0
+"""Resets that differ by so many times what rounding does show what they grow with."""
 OTHER_SECONDS = 2.0
-"""Times that differ by more than this are not."""
+"""Times that differ by more than this are not the same, however they are rounded."""
 APART_SECONDS = 1.0
 """How far apart the requests of two readings are, so that few readings span some time."""
 MOST_READINGS = 8
@@ -34,8 +36,11 @@ class Reading(NamedTuple):
     earliest_end: float
     """The end of the window, if it is a fixed one, at the earliest."""
     latest_end: float
+    reset_seconds: float
     full_seconds: float
     """How long the bucket takes to fill, if it is one."""
+    rounding: float
+    """By how much that may be wrong, in seconds: rests and some resets are whole numbers."""
 
 
 def reading(
@@ -48,7 +53,8 @@ def reading(
     is_whole = reset_seconds.is_integer()
     earliest = sent_at + reset_seconds - is_whole
     latest = heard_at + reset_seconds + is_whole
-    return Reading(sent_at, earliest, latest, reset_seconds + remaining / rate)
+    full = reset_seconds + remaining / rate
+    return Reading(sent_at, earliest, latest, reset_seconds, full, 1 / rate + is_whole + EXACT)
 
 
 @dataclass(slots=True)
@@ -68,17 +74,64 @@ class WindowReadings:
             return None
         sent = _spread([each.sent_at for each in self.readings])
         full = _spread([each.full_seconds for each in self.readings])
-        if full <= SAME_SECONDS:
-            return (Window.BUCKET, 0.0) if sent > OTHER_SECONDS else None
+        rounding = max(each.rounding for each in self.readings)
+        if full <= rounding and _spread([each.reset_seconds for each in self.readings]) > (
+            APART * rounding
+        ):
+            return Window.BUCKET, 0.0
         took = max(each.latest_end - each.earliest_end for each in self.readings)
         earliest = max(each.earliest_end for each in self.readings)
         latest = min(each.latest_end for each in self.readings)
-        if full <= OTHER_SECONDS or sent <= OTHER_SECONDS + 2 * took:
+        if full <= OTHER_SECONDS + 2 * rounding or sent <= OTHER_SECONDS + 2 * took:
             return None
         if earliest <= latest:
             return Window.FIXED, latest
         # Its resets are those of no bucket: what was taken does not come back continuously.
         return (Window.SLIDING, 0.0) if len(self.readings) == MOST_READINGS else None
+
+
+LENGTHS = (1.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 3_600.0)
+"""Lengths that people give to windows, in seconds."""
+ORDERED_SECONDS = 0.5
+"""Requests that leave so far apart arrive in their order."""
+RISE = 0.1
+"""Of others, a rest that rises by this share of the limit is that of another window; at least by"""
+RISEN = 3.0
+
+
+@dataclass(slots=True)
+class LengthReadings:
+    """Finds how long a window is of which answers tell the rest, and no end.
+
+    The rest only falls until the window ends. So between two answers of which the later one tells
+    more, a window has ended and another one begun.
+    """
+
+    seconds: float | None = None
+    """The length, once only one is possible."""
+    _last: tuple[float, float] | None = None
+    """When the request of the last answer left, and the rest that it told."""
+    _began: tuple[float, float] | None = None
+    """When the window began, at the earliest and at the latest. None: that was not seen."""
+
+    def record(self, sent_at: float, heard_at: float, header: RateLimitHeader) -> None:
+        """Take in what an answer told."""
+        limit, remaining, last = header.limit, header.remaining, self._last
+        if self.seconds is not None or limit is None or remaining is None:
+            return
+        if last is not None and sent_at <= last[0]:
+            return  # it may have been counted before that
+        self._last = (sent_at, remaining)
+        if last is None:
+            self._began = (sent_at, heard_at) if remaining >= limit - 1 else None
+        elif remaining > last[1] + (
+            0.0 if sent_at - last[0] > ORDERED_SECONDS else max(RISEN, RISE * limit)
+        ):
+            if self._began is not None:
+                least, most = last[0] - self._began[1], heard_at - self._began[0]
+                possible = [each for each in LENGTHS if least <= each <= most]
+                self.seconds = possible[0] if len(possible) == 1 else None
+            self._began = (last[0], heard_at)
 
 
 def _spread(times: list[float]) -> float:
@@ -88,12 +141,10 @@ def _spread(times: list[float]) -> float:
 def moved_end(end: float, seconds: float, told: Reading) -> float | None:
     """Return the end of a fixed window that a reading shows in the place of ``end``; None: none.
 
-    A window may begin with the first request in it, so its end moves. Too late an end is safe, and
-    so is one that is not known any better.
+    A window may begin with the first request in it, so its end moves. The latest end is safe; a
+    reading that leaves half of a window open says nothing.
     """
-    windows = round((told.latest_end - end) / seconds)
-    expected = end + windows * seconds
-    if told.earliest_end - SAME_SECONDS <= expected <= told.latest_end + SAME_SECONDS:
-        return told.latest_end if told.latest_end < expected else None
-    is_sharp = told.latest_end - told.earliest_end <= OTHER_SECONDS + SAME_SECONDS
-    return told.latest_end if is_sharp or told.earliest_end > expected else None
+    if told.latest_end - told.earliest_end > seconds / 2:
+        return None
+    expected = end + round((told.latest_end - end) / seconds) * seconds
+    return None if told.earliest_end <= expected <= told.latest_end else told.latest_end

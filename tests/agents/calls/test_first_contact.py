@@ -17,9 +17,9 @@ from tests.agents.conftest import CAPABLE
 from tests.waiting import until
 
 from headway_agents import Model, RunScope, ScheduledClient, ping
-from headway_agents.calls import contact
-from headway_agents.calls.contact import cause_of
+from headway_agents.calls import first_contact
 from headway_agents.calls.errors import NoAnswer
+from headway_agents.calls.first_contact import cause_of
 from headway_agents.openai_sdk.client import openai_sdk, scheduled
 from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.errors import ProviderError
@@ -72,7 +72,7 @@ async def saying(*answers: tuple[int, str, str]) -> AsyncIterator[str]:
 async def test_a_server_that_never_answered_is_given_up_with_address_cause_and_remedy(
     scope: RunScope, records: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contact, "FIRST_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(first_contact, "FIRST_PATIENCE_SECONDS", 0.2)
     url = f"http://127.0.0.1:{free_port()}/v1"
     inner = client_of(url)
     client = ScheduledClient(inner, model(url), scope, path="w")
@@ -107,7 +107,7 @@ async def test_all_that_wait_for_it_are_given_up_and_not_one_a_pause(
     """Twenty calls, two at once: after the third fault the breaker lets one go a minute."""
     monkeypatch.setattr("headway_scheduler.model.formulas.FIRST_PAUSE_SECONDS", 60.0)
     monkeypatch.setattr("headway_scheduler.model.formulas.LONGEST_PAUSE_SECONDS", 60.0)
-    monkeypatch.setattr(contact, "FIRST_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(first_contact, "FIRST_PATIENCE_SECONDS", 0.3)
     url = f"http://127.0.0.1:{free_port()}/v1"
     inner, store, errors = client_of(url), MemoryStore(), list[Exception]()
     async with LocalScheduler(store, [Quota.per_minute("q", concurrency=2)]) as scheduler:
@@ -135,7 +135,7 @@ async def test_all_that_wait_for_it_are_given_up_and_not_one_a_pause(
 async def test_a_server_that_has_answered_is_waited_for(
     scope: RunScope, scheduler: LocalScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contact, "FIRST_PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(first_contact, "FIRST_PATIENCE_SECONDS", 0.01)
     port = free_port()
     url = f"http://127.0.0.1:{port}/v1"
     inner = client_of(url)
