@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anyio import to_thread
 from tests.waiting import until
 
 from headway import Headway
@@ -123,6 +124,22 @@ async def test_without_capacity_a_call_goes_standard_in_the_end(
     assert record.call.lane is ServiceLane.STANDARD
     assert record.attempts == 1
     assert tiers(provider) == [("flex", 429), ("", 200)]
+
+
+@pytest.mark.parametrize("settings", [Settings(faults=refused_by_flex)])
+async def test_a_lane_without_capacity_is_shown(
+    provider: SimulatedProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    text = CONFIG.format(url=provider.base_url, gives_up="600")
+    (tmp_path / "headway.toml").write_text(text)
+    async with opened(tmp_path) as hw:
+        handle = await hw.start("agent", task="t", priority="background", lane="flex")
+        await until(lambda: hw.scheduler.provider_health().probing == ("sim/flex",))
+        await hw.cancel(handle.id)
+    monkeypatch.chdir(tmp_path)
+    assert await to_thread.run_sync(main, ["limits", "list"]) == 0
+    (line,) = [each for each in capsys.readouterr().out.splitlines() if "sim/flex" in each]
+    assert "no capacity since" in line
 
 
 async def test_flex_without_a_model_that_has_it_is_refused(tmp_path: Path) -> None:

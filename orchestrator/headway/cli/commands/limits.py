@@ -1,11 +1,12 @@
 """``headway limits``. What it shows, it shows beside a live process, and after it died."""
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import anyio
 
 from headway_scheduler.core.inspection import statistics
+from headway_scheduler.core.state import SchedulerState
 from headway_scheduler.core.views import Gauge
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.changes import Change
@@ -26,8 +27,23 @@ def show(args: Namespace) -> int:
     if args.json:
         say_json([{**each._asdict(), "resource": str(each.resource)} for each in gauges])
     else:
-        say(table(GAUGES, [gauge_row(each, now) for each in gauges]))
+        rows = [gauge_row(each, now) for each in gauges]
+        say(table(GAUGES, [*rows, *_rows_of_lanes(queue.scheduler.state, now)]))
     return 0
+
+
+def _rows_of_lanes(state: SchedulerState, now: float) -> Iterator[tuple[str, ...]]:
+    """Yield a line for each quota without limits, as lanes have, that lets nothing go."""
+    for name, quota in state.lanes.quotas.items():
+        breaker = quota.breaker
+        if quota.buckets or not breaker.is_open:
+            continue
+        said = "probing"
+        if breaker.stopped is not None:
+            said = f"stopped: {one_line(breaker.stopped)}"
+        elif breaker.short_since is not None:
+            said = f"no capacity since {clock(breaker.short_since, now)}"
+        yield name, "none", "", "", "", "", said
 
 
 def set(args: Namespace) -> int:
