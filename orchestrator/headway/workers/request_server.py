@@ -24,6 +24,7 @@ from headway_scheduler.errors import (
     HeadwayError,
     InternalError,
     SchedulerClosed,
+    StoreCorrupt,
     StoreError,
     StoreReplaced,
     StoreTakenOver,
@@ -233,6 +234,8 @@ class RequestServer:
                 raise command
             with answering(lambda change: Answer(request.id, dump(Done(change)))):
                 return dump(Done(await self._commands.execute(command, waits=waits)))
+        except StoreCorrupt as error:  # of what it asks for: it is so for the next leader too
+            return dump(refused(error))
         except (StoreError, SchedulerClosed, StillExecuted):
             raise
         except HeadwayError as error:

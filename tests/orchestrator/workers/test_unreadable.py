@@ -24,7 +24,14 @@ def write(world: World, *statements: str) -> None:
         db.commit()
 
 
+ABOUT_IT = (
+    "INSERT INTO inbox (sender, event) VALUES"
+    """ ('c-gone', '{{"type":"SetPriority","target":"{bad}","priority":1}}')"""
+)
+"""A command about a run that cannot be read: its answer is that error."""
+
 SPOILED = (
+    ABOUT_IT,
     "UPDATE runs SET created_at = 9e999 WHERE id = '{bad}'",
     "UPDATE calls SET quotas = 'x' WHERE run_id = '{bad}'",
     "INSERT INTO inbox (sender, event) VALUES ('w-gone', '{{broken')",
@@ -62,6 +69,7 @@ def test_a_leader_starts_without_what_it_cannot_read_and_everyone_names_it(world
     assert f"run {bad} cannot be read" in err
 
     worker = world.worker()  # it leads, and has answered every request
+    write(world, ABOUT_IT.format(bad=bad))
     more = world.headway("submit", "agent", "more").strip()
     world.headway("queue", "resume")
     for run_id in (good, more):
