@@ -95,9 +95,12 @@ class LocalScheduler(PumpedClient):
 
         Nobody is woken for it, unless everybody waits for a sign of life of the provider.
         """
-        if self._callers.is_closed:
+        callers = self.session.callers
+        if callers.is_closed:
             return
-        self._callers.pending.append(Pending((Observe(call_id, {quota: signals}),)))
+        # Where the end of the call is told, which comes after this and must not pass it: what an
+        # answer tells is compared with what its call holds.
+        callers.pending.append(Pending((Observe(call_id, {quota: signals}),)))
         state = self._pump.core.state.lanes.quotas.get(quota)
         if state is not None and state.breaker.pauses:
             self._callers.wake()
