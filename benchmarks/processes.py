@@ -30,6 +30,7 @@ import anyio
 
 from headway import Headway
 from headway.config import load
+from headway_scheduler.backends.sqlite import backend  # noqa: F401  # before it forks
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
 from headway_scheduler.model.states import CallState
 

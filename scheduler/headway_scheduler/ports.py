@@ -303,9 +303,12 @@ class Presence(Protocol):
 class Mailbox(Protocol):
     """Carries requests to the leader and notifications to workers. Close it after use.
 
-    It opens the database at the first question. A posted request is carried out whether its sender
-    lives or not.
+    It opens the database at the first question, if it was not connected before. A posted request is
+    carried out whether its sender lives or not.
     """
+
+    async def connect(self) -> None:
+        """Open what the first questions need, so that nobody waits for that. Raises StoreError."""
 
     async def post(self, sender: str, text: str, *, durable: bool = False) -> int:
         """Append a request, ring for the leader, and return the request's id.

@@ -123,6 +123,7 @@ class RemoteScheduler(PumpedClient):
     async def _begin(self) -> Iterates:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._mailbox.close)
+            await self._mailbox.connect()
             await stack.enter_async_context(self._notifier)
             self._resources = stack.pop_all()
         return self._posting

@@ -358,7 +358,7 @@ class Listing(BaseHTTPRequestHandler):
     """Lists one model to whoever has the key."""
 
     def do_GET(self) -> None:
-        is_known = self.headers.get("authorization") == "Bearer sk-test-0123456789"
+        is_known = self.headers.get("authorization") == "Bearer sk-listing-9876543210"
         is_list = self.path == "/v1/models"
         body = json.dumps({"data": [{"id": "m"}]} if is_list else {}).encode()
         self.send_response((200 if is_known else 401) if is_list else 404)
@@ -380,7 +380,12 @@ def listing() -> Iterator[str]:
         thread.join()
 
 
-def test_doctor_asks_each_server_for_its_models(folder: Path, shown: Shown, listing: str) -> None:
+def test_doctor_asks_each_server_for_its_models(
+    folder: Path, shown: Shown, listing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What this process reads as a key is replaced wherever it stands from then on: no other test
+    # may have a text that begins with it.
+    monkeypatch.setenv("TEST_KEY", "sk-listing-9876543210")
     (folder / "headway.toml").write_text(f"""
 [models.m]
 base_url = "{listing}/v1"

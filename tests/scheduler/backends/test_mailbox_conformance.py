@@ -224,3 +224,13 @@ async def test_half_a_character_in_a_commit_changes_nothing_for_what_goes_with_i
     assert await sender.answer(asked) == "done"
     assert [text for _, text in await leader.notifications("w-1", 0)] == ["next"]
     assert [worker.id for worker in await term.store.workers()] == ["w-1"]
+
+
+async def test_it_may_be_connected_before_the_first_question(
+    sender: Mailbox, leader: Mailbox
+) -> None:
+    for _ in range(2):
+        await sender.connect()
+        await leader.connect()
+    posted = await sender.post("c-1", "please")
+    assert await ids(leader) == [posted]

@@ -238,6 +238,9 @@ class MemoryMailbox:
         self._tables = backend.tables
         self._epoch = epoch
 
+    async def connect(self) -> None:
+        """Do nothing: there is nothing to open."""
+
     async def post(self, sender: str, text: str, *, durable: bool = False) -> int:
         """Append a request and return its id. Here ``durable`` means nothing: no row outlives the
         process.

@@ -75,6 +75,15 @@ class SqliteMailbox:
         self._told: defaultdict[str, deque[tuple[int, str]]] = defaultdict(deque)
         self._read: dict[str, int] = {}
 
+    async def connect(self) -> None:
+        """Open both connections, so that the first call of a process need not wait for them."""
+        await to_thread.run_sync(self._open)
+
+    def _open(self) -> None:
+        with self._posting, self._reading, explained(self._path):
+            self._outgoing = self._outgoing or self._connect()
+            self._incoming = self._incoming or self._connect()
+
     async def close(self) -> None:
         """Close the connections. What was posted stays."""
         with anyio.CancelScope(shield=True):
