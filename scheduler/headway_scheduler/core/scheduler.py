@@ -19,7 +19,7 @@ from typing import assert_never
 from ..errors import CallerError, IllegalTransition, InternalError, QueueFull
 from ..model.batch import Batch, Lesson, Snapshot
 from ..model.batches import BatchedRequest
-from ..model.calls import BYPASS, Call, CallRecord, Outcome, ServiceLane
+from ..model.calls import BYPASS, Call, CallRecord, Outcome, Route, ServiceLane
 from ..model.data import replace
 from ..model.quotas import Observation, ProviderEvent, Quota, Resource
 from ..model.runs import Run
@@ -476,7 +476,13 @@ class Scheduler:
             # failed waits longer than the others, because the fault may be its own.
             times = (breaker.not_before(record.call.id) or 0.0 for breaker in opened)
             record.not_before = max(times) or None
+            if any(not self._is_faulty(route) for route in live.routes):
+                record.not_before = None  # it is answered elsewhere
         self.state.enqueue(live, now)
+
+    def _is_faulty(self, route: Route) -> bool:
+        quotas = self.state.lanes.quotas
+        return any(quotas[name].breaker.is_faulty for name in route.quotas if name in quotas)
 
     def _require_quotas(self, signals: Mapping[str, Observation]) -> None:
         """Raise UnknownQuota if ``signals`` name a quota that is not configured."""

@@ -150,3 +150,43 @@ def test_a_call_that_is_queued_again_after_a_restart_chooses_anew() -> None:
     call = Call("c", "r", "a", first.model, first.quotas, Priority.NORMAL, first.tokens, NOW)
     scheduler.handle(Resubmit(CallRecord(call, 0, CallState.UNKNOWN), routes=ROUTES), NOW)
     assert went(scheduler) == {"c": "m-west"}
+
+
+def test_a_deployment_that_failed_is_tried_by_one_call_after_each_pause() -> None:
+    scheduler = core()
+    shut(scheduler, "east")
+    ask(scheduler, "at once", ROUTES[:2])
+    assert went(scheduler) == {"at once": "m-west"}
+    later = NOW + 2
+    call = Call("probe", "r", "a", "m-east", ("east",), Priority.NORMAL, 10, later)
+    other = replace(call, id="other")
+    for each in (call, other):
+        scheduler.handle(Submit(each, routes=ROUTES[:2]), later)
+    models = went(scheduler, later)
+    assert models["probe"] == "m-east"
+    assert models["other"] == "m-west"
+
+
+def test_a_call_that_probed_in_vain_goes_at_once_where_it_is_answered() -> None:
+    scheduler = core()
+    shut(scheduler, "east")
+    later = NOW + 2
+    call = Call("probe", "r", "a", "m-east", ("east",), Priority.NORMAL, 10, later)
+    scheduler.handle(Submit(call, routes=ROUTES[:2]), later)
+    assert went(scheduler, later) == {"probe": "m-east"}
+    failed = Outcome(CallState.QUEUED, error="500", not_before=later + 60)
+    scheduler.handle(Settle("probe", failed, {"east": DOWN}), later)
+    assert went(scheduler, later) == {"probe": "m-west"}
+
+
+def test_a_deployment_that_answers_again_is_used_again() -> None:
+    scheduler = core()
+    shut(scheduler, "east")
+    answered = {"east": Observation(event=ProviderEvent.ANSWERED)}
+    for n in range(12):
+        now = NOW + 100 + 10 * n
+        call = Call(f"c{n}", "r", "a", "m-east", ("east",), Priority.NORMAL, 10, now)
+        scheduler.handle(Submit(call, routes=ROUTES[:2]), now)
+        assert went(scheduler, now) == {f"c{n}": "m-east"}
+        scheduler.handle(Settle(f"c{n}", Outcome(CallState.DONE, answer="{}"), answered), now)
+    assert provider_health(scheduler.state).probing == ()

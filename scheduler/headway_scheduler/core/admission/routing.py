@@ -88,9 +88,10 @@ def _outlook(
     lane = lanes.of(call.quotas, now)
     is_standard = route.lane is ServiceLane.STANDARD
     faulty = [quota.breaker for quota in lane.quotas if quota.breaker.is_faulty]
-    # Only a call of the lane itself can find out that it answers again, so it is tried after each
-    # pause. A deployment that failed is left as long as another one answers.
-    is_out = any(is_standard or breaker.is_shut(now) for breaker in faulty) or not lane.fits(call)
+    # Only a call can find out that a provider answers again, so after each pause one goes there.
+    # The others do not wait for what it finds.
+    is_awaited = lane.line.waiting > 0
+    is_out = any(is_awaited or breaker.is_shut(now) for breaker in faulty) or not lane.fits(call)
     waits = lane.line.waiting_cost
     is_late = deadline is not None and now + waits > deadline
     return is_out, is_late, route.rank, is_standard, waits, -lane.free_share(now)
