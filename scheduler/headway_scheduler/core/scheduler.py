@@ -150,12 +150,12 @@ class Scheduler:
         state = self.state
         self._asked_at = now
         state.recall(now)
-        for pool in state.lanes.pools:
+        lanes = [lane for lane in state.lanes.lanes if lane.line.waiting]
+        for pool in state.lanes.pools if lanes else ():  # time passes for those who wait
             pool.advance(now)
         grants: list[CallRecord] = []
         claimed = ClaimedBuckets()
         asks: list[float] = []
-        lanes = [lane for lane in state.lanes.lanes if lane.line.waiting]
         heads = [lane.line.head() for lane in lanes]
         heap = [(head[0], index) for index, head in enumerate(heads) if head is not None]
         heapify(heap)
