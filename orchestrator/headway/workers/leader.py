@@ -201,15 +201,16 @@ class SessionCommands:
 
     async def execute(self, command: Command) -> Change | None:
         """Do what is asked; it is on disk when this returns. Raises what the leader raises."""
-        if self.leader is not None:
+        leader = self.leader  # it may be None by the time that this one raises
+        if leader is not None:
             try:
-                return await self.leader.commands.execute(command)
+                return await leader.commands.execute(command)
             except StoreTakenOver:
                 pass  # nothing of it is on disk: the leader by now is asked
             except (SchedulerClosed, StoreError):
                 # The lead was lost, and what led is being closed: its scheduler and its store take
                 # nothing any more. While it leads, the error is that of the command.
-                if not self.leader.is_lost:
+                if not leader.is_lost:
                     raise
         return await self._remote.execute(command)
 

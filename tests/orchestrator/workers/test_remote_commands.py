@@ -22,7 +22,7 @@ from headway.config import ConfigError, load
 from headway.runs.events import Ended
 from headway.runs.options import new_run
 from headway.testing import MODEL, QUOTA, SimulatedHeadway, simulated_headway
-from headway.workers.leader import Leader
+from headway.workers.leader import Leader, SessionCommands
 from headway.workers.monitor import WorkerMonitor
 from headway.workers.remote_commands import RemoteCommands
 from headway_scheduler.backends import open_backend
@@ -33,6 +33,7 @@ from headway_scheduler.errors import (
     CallerError,
     RunNotFound,
     RunNotResumable,
+    SchedulerClosed,
     StoreBusy,
     StoreTakenOver,
     UnknownQuota,
@@ -725,3 +726,31 @@ async def test_a_run_that_waits_for_another_one_gives_its_slot_back(
         with anyio.fail_after(60):
             await headway.work(slots=1)
         assert len(await headway.list_runs([RunState.COMPLETED])) == 4
+
+
+async def test_a_command_of_a_leader_that_is_lost_meanwhile_goes_to_the_next(
+    leader: SimulatedHeadway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session forgets the leader while the command waits for it to close."""
+    of_leader = leader._opened.leader
+    assert of_leader is not None
+
+    async def lost(command: Command) -> None:
+        commands.leader, of_leader.is_lost = None, True
+        raise SchedulerClosed("it is closed")
+
+    monkeypatch.setattr(of_leader.commands, "execute", lost)
+    asked: list[Command] = []
+
+    class Remote:
+        async def execute(self, command: Command) -> Change | None:
+            asked.append(command)
+            return None
+
+    commands = SessionCommands(of_leader, Remote())
+    command = CancelRun("r-1")
+    try:
+        assert await commands.execute(command) is None
+    finally:
+        of_leader.is_lost = False
+    assert asked == [command]

@@ -32,7 +32,8 @@ class PlainOrder:
                     priority
                 ] * max(0.0, now - self.at)
                 self.credit[priority] = min(self.policy.credit_seconds, earned)
-        self.at = max(self.at, now)
+        # A clock that steps back costs nothing while nobody waits.
+        self.at = max(self.at, now) if self.waiting else now
 
     def push(self, where: Hashable, each: Waiter) -> None:
         key = each.effective_priority, each.team

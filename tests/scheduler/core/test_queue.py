@@ -147,6 +147,22 @@ def test_what_a_class_earned_in_one_pool_it_is_not_owed_in_another(is_absorbed: 
 
 
 @pytest.mark.parametrize("is_absorbed", [False, True])
+def test_a_pool_in_which_nobody_waited_brings_no_time_along(is_absorbed: bool) -> None:
+    queue, empty = Line(Pool(POLICY, {}, 40.0)), Line(Pool(POLICY, {}, 0.0))
+    queue.push(waiter(0, Priority.BACKGROUND), 40.0)
+    queue.push(waiter(1, Priority.INTERACTIVE), 40.0)
+    become_one(queue, empty, is_absorbed)
+    assert [serve(queue, now=40.0) for _ in range(2)] == [1, 0]
+
+
+def test_a_clock_that_stepped_back_while_nobody_waited_costs_nothing() -> None:
+    queue = Line(Pool(POLICY, {}, 100.0))
+    queue.push(waiter(0, Priority.BACKGROUND), 0.0)
+    queue.push(waiter(1, Priority.INTERACTIVE), 0.0)
+    assert serve(queue, now=40.0) == 0
+
+
+@pytest.mark.parametrize("is_absorbed", [False, True])
 def test_a_class_takes_its_debt_into_a_pool_that_becomes_one(is_absorbed: bool) -> None:
     low, high = Priority.BACKGROUND, Priority.INTERACTIVE
     queue = filled(line(POLICY), waiter(0, low, cost=10.0), waiter(1, low), waiter(2, high))

@@ -149,7 +149,10 @@ class Pool:
 
     def join(self, waiter: Waiter, now: float) -> None:
         """Add a call. Its class earns credit from now on, not for the time before."""
-        self.advance(now)
+        if any(each.waiting for each in self.classes):
+            self.advance(now)
+        else:
+            self._at = now  # nobody has waited: a clock that stepped back meanwhile costs nothing
         weight = self._weights.get(waiter.team, 1.0)
         self._joined += 1
         self.classes[waiter.effective_priority].join(waiter, weight, self._joined)
@@ -203,6 +206,8 @@ class Pool:
                 own.start, own.since = max(own.start, team.start), max(own.since, team.since)
                 own.waiting += team.waiting
         self._joined = max(self._joined, other._joined)
+        # Of a pool in which nobody waited it may be old: nobody earns for the time before.
+        self._at = max(self._at, other._at)
 
     def ranked(self, waiters: Iterable[Waiter]) -> list[tuple[Rank, Waiter]]:
         """Return every call in the order in which they go if no other call comes. O(n log n)."""
