@@ -62,7 +62,7 @@ from ..requests.codec import Request, ToolChoice
 from ..requests.prompts import PromptEncoder, RequestDigest, estimated_tokens
 from ..scope import RunScope, asking_agent, scope_of_context
 from ..secrets import without_masked_keys
-from .errors import AnswerRefused, text_of
+from .errors import AnswerRefused, error_inside, text_of
 from .exchange import Exchange
 from .live_call import NOTHING, LiveCall, attached, recorded
 from .models import Candidate, Model
@@ -561,6 +561,10 @@ async def _failed(
     """Have an attempt judged by what came over the wire. A whole answer was paid for."""
     is_whole = failure is not None and failure.status == HTTPStatus.OK
     served = exchange.served([]) if is_whole else NOTHING
+    if failure is not None and failure.status is None and failure.body and not exchange.has_lines:
+        # The client looked for an answer and stumbled: its error has none of the provider's words.
+        inside = error_inside(live.candidate.model.name, failure)
+        inside.__cause__, error = error, inside
     await live.failed(exchange.refusal or error, failure, served)
 
 
