@@ -12,6 +12,7 @@ import anyio
 from headway_scheduler.providers import Failure
 
 from ..autogen_private import http_library
+from ..secrets import scrubbed
 from .errors import text_of
 from .exchange import MIB
 from .first_contact import cause_of, wrong_path
@@ -41,7 +42,7 @@ async def ping(url: str, headers: Mapping[str, str], model: str, address: str) -
     except TimeoutError:
         return False, f"no answer in {PING_SECONDS:g} s"
     except Exception as error:  # of whatever library: an address may be of any kind
-        return False, f"no answer: {cause_of(error)}"
+        return False, f"no answer: {scrubbed(cause_of(error))}"
     return _judged(response.status_code, bytes(body), model, address)
 
 
