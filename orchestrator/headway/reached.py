@@ -308,6 +308,14 @@ def key_of(reached: Reached) -> str:
         case _:
             assert_never(reached.key_from)
     remember(key)
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        # The HTTP library would say so, with the key in its words.
+        is_printed = reached.key_from is KeySource.COMMAND
+        where = "its api_key_command prints" if is_printed else f"{reached.key_name} holds"
+        raise CallerError(
+            f"model {model!r}: {where} no key, but a text with a line end, a space or another "
+            f"character that no HTTP header takes: set it anew"
+        )
     return key
 
 

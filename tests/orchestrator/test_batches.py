@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import openai
 import pytest
 from anyio import to_thread
 from tests.waiting import until
@@ -16,10 +17,12 @@ from headway import Headway, RunHandle
 from headway.cli import main
 from headway.config import load
 from headway.workers import batches
+from headway.workers.batch_provider import BatchProvider
 from headway_scheduler.model.calls import CallRecord, ServiceLane
 from headway_scheduler.model.data import replace
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.testing.provider import (
+    BatchFault,
     Fault,
     FaultKind,
     Settings,
@@ -246,6 +249,48 @@ async def test_where_the_provider_takes_no_batches_calls_go_standard(
     assert len(provider.ledger.paid) == 3
     assert health.locked_out == ("sim/batch",)
     assert "takes no batches of model 'sim'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "batches_paid"),
+    [
+        *((Settings(batch_fault=fault), 0) for fault in BatchFault if fault.startswith("page_for")),
+        (Settings(batch_fault=BatchFault.ODD_ERRORS), 0),
+        (Settings(batch_fault=BatchFault.GONE), 2),
+        (Settings(batch_fault=BatchFault.NO_LINES), 2),
+    ],
+    ids=lambda value: getattr(value, "batch_fault", ""),
+)
+async def test_batches_that_come_to_nothing_are_let_go(
+    provider: SimulatedProvider,
+    settings: Settings,
+    tmp_path: Path,
+    batches_paid: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: Any,
+) -> None:
+    if settings.batch_fault is BatchFault.PAGE_FOR_LOOK:
+        monkeypatch.setattr(batches, "GIVES_UP_SECONDS", 2.0)
+    async with opened(tmp_path) as hw:
+        handle = await submit(hw)
+        await worked(hw, handle)
+        (record,) = await rows(hw, handle)
+    assert record.state is CallState.DONE
+    assert len([each for each in provider.ledger.paid if each.tier != "batch"]) == 1
+    assert len([each for each in provider.ledger.paid if each.tier == "batch"]) <= batches_paid
+    assert all(" has no attribute " not in each.getMessage() for each in caplog.records)
+
+
+async def test_a_file_of_requests_follows_no_redirect(tmp_path: Path) -> None:
+    async with (
+        simulated_provider(Settings()) as other,
+        simulated_provider(Settings(moved_to=other.base_url)) as provider,
+    ):
+        asked = BatchProvider("a key", provider.base_url)
+        with pytest.raises(openai.APIStatusError) as refused:
+            await asked.upload("requests.jsonl", b"{}")
+        await asked.close()
+    assert refused.value.status_code == 307
 
 
 async def test_a_run_that_is_deleted_takes_its_batched_calls_with_it(

@@ -122,3 +122,25 @@ def test_a_command_must_be_one_that_a_shell_could_read(tmp_path: Path) -> None:
     file = written(tmp_path, "http://localhost/v1", 'api_key_command = "pass \'show"')
     with pytest.raises(CallerError, match=r"models\.sim\.api_key_command must be a command"):
         load(file)
+
+
+@pytest.mark.parametrize("end", ["\r", "\nx", " x", "é"])
+@pytest.mark.parametrize("by_command", [False, True])
+async def test_a_key_that_no_header_takes_is_refused_and_not_shown(
+    by_command: bool,
+    end: str,
+    tmp_path: Path,
+    provider: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if by_command and end == "\r":
+        end = "\ry"  # what a command prints is stripped
+    monkeypatch.setenv("SIM_KEY", KEY + end)
+    key = printing(KEY + end) if by_command else 'api_key_env = "SIM_KEY"'
+    file = written(tmp_path, provider.base_url, key)
+    status = await to_thread.run_sync(main, ["doctor", "--ping", "--config", str(file)])
+    said = "".join(capsys.readouterr())
+    assert status == 1
+    assert "that no HTTP header takes: set it anew" in said
+    assert KEY not in said

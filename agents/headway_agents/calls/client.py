@@ -62,7 +62,7 @@ from ..requests.codec import Request, ToolChoice
 from ..requests.prompts import PromptEncoder, RequestDigest, estimated_tokens
 from ..scope import RunScope, asking_agent, scope_of_context
 from ..secrets import without_masked_keys
-from .errors import AnswerRefused, text_of
+from .errors import AnswerRefused, error_inside, text_of
 from .exchange import Exchange
 from .live_call import NOTHING, LiveCall, attached, recorded
 from .models import Candidate, Model
@@ -74,6 +74,8 @@ _log = logging.getLogger("headway")
 TIER = "service_tier"
 """The argument that asks for a lane, in OpenAI's protocol."""
 
+MOST_BATCHES = 2
+"""After how many attempts a call does not go by batch any more."""
 MODEL = "model"
 """The kind of a call that a model client makes; steps have other kinds."""
 
@@ -324,9 +326,9 @@ async def acquire(
 
     old, every = slot.record, candidates
     if len(candidates) > 1 or tier is not None:
-        # A call inside of a step cannot end the attempt of its run, as one by batch does.
-        is_inside = slot.is_unordered and scope.lane is ServiceLane.BATCH
-        lane = ServiceLane.STANDARD if is_inside else scope.lane
+        lane = scope.lane
+        if lane is ServiceLane.BATCH and not _may_be_batched(slot):
+            lane = ServiceLane.STANDARD
         candidates = _permitted(candidates, lane, tier)
         live.asks_for_flex = tier == ServiceLane.FLEX
 
@@ -362,6 +364,16 @@ async def acquire(
     is_old = old is not None and bool(first.usd or old.call.lane is not first.lane)
     has_choice = len(routes) > 1 or is_old or tier is not None
     await live.acquire(call, candidates, routes if has_choice else ())
+
+
+def _may_be_batched(slot: JournalSlot) -> bool:
+    """Whether a call of a run by batch may go so.
+
+    Inside of a step it cannot end the attempt of its run, as one by batch does. Batches that do not
+    answer a call may be paid all the same, so it is not in a third one.
+    """
+    attempts = 0 if slot.record is None else slot.record.attempts
+    return not slot.is_unordered and attempts < MOST_BATCHES
 
 
 def _permitted(candidates: Sequence[Candidate], lane: ServiceLane, tier: Any) -> list[Candidate]:
@@ -549,6 +561,10 @@ async def _failed(
     """Have an attempt judged by what came over the wire. A whole answer was paid for."""
     is_whole = failure is not None and failure.status == HTTPStatus.OK
     served = exchange.served([]) if is_whole else NOTHING
+    if failure is not None and failure.status is None and failure.body and not exchange.has_lines:
+        # The client looked for an answer and stumbled: its error has none of the provider's words.
+        inside = error_inside(live.candidate.model.name, failure)
+        inside.__cause__, error = error, inside
     await live.failed(exchange.refusal or error, failure, served)
 
 

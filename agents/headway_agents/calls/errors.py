@@ -237,6 +237,17 @@ def heard(error: Exception, failure: Failure | None) -> Failure | None:
     return said
 
 
+def error_inside(model: str, failure: Failure) -> ProviderError:
+    """Return the error that came with HTTP 200 instead of an answer, in the provider's words."""
+    parts = list(failure.parts())
+    texts = (part.get(name) for name in ("message", "error") for part in parts)
+    words = next((text for text in texts if text and isinstance(text, str)), "it has no words")
+    number = failure.meant_status
+    shown = words if number is None else f"{number}: {words}"
+    text = f"model {model!r} answers 200 with an error inside: {shown}"
+    return ProviderError(text, status=number)
+
+
 def is_unsent(error: BaseException) -> bool:
     """Whether no connection came about, so that no byte of the request left."""
     kinds = (kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__)

@@ -196,7 +196,8 @@ class Exchange:
     requests: int = 0
     """How many requests of this attempt left."""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    _has_lines: bool = False
+    has_lines: bool = False
+    """Whether the last answer is a stream."""
     _timer: asyncio.TimerHandle | None = None
     _began_at: float = 0.0
     _asked_at: float | None = None
@@ -335,7 +336,7 @@ class Exchange:
     @property
     def is_cut(self) -> bool:
         """Whether the last answer is a stream that ended without its end."""
-        return self._has_lines and not self.is_finished
+        return self.has_lines and not self.is_finished
 
     def failure(self, text: str) -> Failure | None:
         """Return what came over the wire instead of an answer that the client takes.
@@ -383,7 +384,7 @@ class Exchange:
         has_lines = reader.content_type.startswith(_LINES)
         self.usage_events.clear()
         self.whole.clear()
-        self._has_lines, self.is_finished, self.error = has_lines, False, b""
+        self.has_lines, self.is_finished, self.error = has_lines, False, b""
         try:
             async for data in raw:
                 if not has_lines:  # of a stream, only a whole line is a sign of life

@@ -28,6 +28,8 @@ from .errors import NoAnswer, text_of
 FIRST_PATIENCE_SECONDS = 120.0
 """How long a server that never answered is waited for, unless its model's patience is stated."""
 _WRONG_PATH = (404, 405)
+_ENDPOINTS = ("/chat/completions", "/completions", "/responses", "/messages")
+"""What the clients put behind an address."""
 MOST_CAUSES = 20
 """How many causes of an error are looked at."""
 
@@ -156,10 +158,21 @@ def wrong_path(address: str, failure: Failure | None) -> ProviderError | None:
         return None
     if isinstance(failure.body, Mapping) and failure.body.get("error"):
         return None
-    has_version = "/v1" in urlsplit(address).path
-    advice = "is that the path of its API?" if has_version else "does base_url need /v1?"
+    path = urlsplit(address).path
+    if (endpoint := endpoint_of(address)) is not None:
+        advice = f"does base_url end too late? Clients add {endpoint} themselves"
+    elif "/v1" in path:
+        advice = "is that the path of its API?"
+    else:
+        advice = "does base_url need /v1?"
     text = f"{address} answers {failure.status}: {advice} (`headway doctor --ping` asks it)"
     return ProviderError(text, status=failure.status)
+
+
+def endpoint_of(address: str) -> str | None:
+    """Return the path of an endpoint that an address ends in by mistake; None for any other."""
+    path = urlsplit(address).path.rstrip("/")
+    return next((each for each in _ENDPOINTS if path.endswith(each)), None)
 
 
 def cause_of(error: BaseException) -> str:

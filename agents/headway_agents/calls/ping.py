@@ -12,9 +12,10 @@ import anyio
 from headway_scheduler.providers import Failure
 
 from ..autogen_private import http_library
+from ..secrets import scrubbed
 from .errors import text_of
 from .exchange import MIB
-from .first_contact import cause_of, wrong_path
+from .first_contact import cause_of, endpoint_of, wrong_path
 
 PING_SECONDS = 5.0
 MOST_BYTES = 4 * MIB
@@ -41,7 +42,7 @@ async def ping(url: str, headers: Mapping[str, str], model: str, address: str) -
     except TimeoutError:
         return False, f"no answer in {PING_SECONDS:g} s"
     except Exception as error:  # of whatever library: an address may be of any kind
-        return False, f"no answer: {cause_of(error)}"
+        return False, f"no answer: {scrubbed(cause_of(error))}"
     return _judged(response.status_code, bytes(body), model, address)
 
 
@@ -50,7 +51,7 @@ def _judged(status: int, body: bytes, model: str, address: str) -> tuple[bool, s
     if status in (401, 403):
         return False, f"answers {status}: it refuses the key"
     if (wrong := wrong_path(address, Failure(status, {}, parsed))) is not None:
-        is_well = "/v1" in address
+        is_well = "/v1" in address and endpoint_of(address) is None
         return is_well, "answers, and lists no models" if is_well else text_of(wrong)
     if 300 <= status < 400:
         return False, f"answers {status}: it leads elsewhere, and no redirect is followed"

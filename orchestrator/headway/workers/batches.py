@@ -12,7 +12,7 @@ client of its call when the run goes on.
 import json
 import logging
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any, assert_never
@@ -39,7 +39,7 @@ from ..reached import key_of, of_model
 from .request_server import LOST, RETRY_SECONDS
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from .batch_provider import BatchProvider, Standing
 
 TICK_SECONDS = 5.0
 """How often the database is looked at."""
@@ -53,12 +53,14 @@ was handed in by a process that died since is listed by then."""
 MOST_CALLS = 10_000
 MOST_BYTES = 90_000_000
 """The most calls, and bytes of requests, in one batch: OpenAI takes 50,000 and 200 MB."""
-MOST_LISTED = 1_000
-"""How many of the provider's batches are looked through, newest first."""
+GIVES_UP_SECONDS = 172_800.0
+"""How long a batch may take: the provider's day, and another one for what keeps it from there."""
+MOST_ODD = 3
+"""How many odd answers to its file, or to its handing in, a batch bears."""
 
 _FULL = "token_limit_exceeded"
 """The code of a batch that is beyond what may be enqueued."""
-_FINAL_STATUS = frozenset({400, 403, 404, 405, 409, 413, 422})
+_FINAL_STATUS = frozenset({*range(300, 400), 400, 403, 404, 405, 409, 413, 422})
 _OVER = frozenset({"completed", "failed", "expired", "cancelled"})
 """States of a batch at the provider from which on nothing comes."""
 LONGEST_WORDS = 500
@@ -73,9 +75,11 @@ class BatchLane:
         self._scheduler = scheduler
         self._store = store
         self._config = config
-        self._clients: dict[str, AsyncOpenAI] = {}
+        self._clients: dict[str, BatchProvider] = {}
         self._looked_at: dict[str, float] = {}
         """By batch: when a look found it nowhere at the provider. -inf: nobody else knows of it."""
+        self._odd: dict[str, int] = {}
+        """By batch: how many odd answers came before the provider had it."""
         self._ask_at: dict[str, float] = {}
         self._may_be_unwanted = True
         """Whether calls were cancelled, so that some batch may be for nobody."""
@@ -117,7 +121,7 @@ class BatchLane:
                 raise
             except Exception as error:  # of one batch: the others go on
                 self._ask_at[batch.id] = now + POLL_SECONDS
-                _log.warning("batch %s: %s: %s", batch.id, type(error).__name__, error)
+                self._warn(batch, error)
         for run in await self._store.runs_to_wake():
             await self._scheduler.save_run(replace(run, state=RunState.QUEUED, waits_for=None))
 
@@ -149,6 +153,9 @@ class BatchLane:
 
     async def _advance(self, batch: ProviderBatch) -> None:
         """Take a batch as far as it goes now."""
+        if self._scheduler.now() - batch.created_at > GIVES_UP_SECONDS:
+            await self._let_go(batch, f"batch {batch.id} has no end after two days")
+            return
         client = await self._client(batch.model)
         if batch.state is BatchState.PLANNED:
             batch = await self._upload(client, batch)
@@ -162,25 +169,25 @@ class BatchLane:
             case _:
                 assert_never(batch.state)
 
-    async def _upload(self, client: "AsyncOpenAI", batch: ProviderBatch) -> ProviderBatch:
+    async def _upload(self, client: "BatchProvider", batch: ProviderBatch) -> ProviderBatch:
         requests = await self._store.batched_requests(batch.id)
         lines = (_line_of(request) for request in requests)
         file = (f"headway-{batch.id}.jsonl", "".join(lines).encode())
         try:
-            made = await client.files.create(file=file, purpose="batch")
+            file_id = await client.upload(*file)
         except Exception as error:
             return await self._refused(batch, error)
         # Nobody else can have handed this file in: it is new.
         self._looked_at[batch.id] = -inf
-        return await self._saved(batch, BatchState.UPLOADED, file_id=made.id)
+        return await self._saved(batch, BatchState.UPLOADED, file_id=file_id)
 
-    async def _hand_in(self, client: "AsyncOpenAI", batch: ProviderBatch) -> None:
+    async def _hand_in(self, client: "BatchProvider", batch: ProviderBatch) -> None:
         """Hand in the file, unless another process has done so and died before it said so."""
         now, looked_at = self._scheduler.now(), self._looked_at.get(batch.id)
         if looked_at != -inf:
             if looked_at is not None and now - looked_at < ADOPT_SECONDS:
                 return
-            if (found := await self._found(client, batch)) is not None:
+            if (found := await client.find(batch.id)) is not None:
                 await self._saved(batch, BatchState.SUBMITTED, provider_id=found)
                 return
             if looked_at is None:
@@ -189,50 +196,32 @@ class BatchLane:
         # The epoch is asserted once more: a leader that was frozen since hands nothing in.
         await self._scheduler.write(Batch(provider_batches=(batch,)))
         self._looked_at.pop(batch.id, None)  # from here on the provider may know of it
-        endpoint: Any = batch.endpoint
         assert batch.file_id is not None
         try:
-            made = await client.batches.create(
-                input_file_id=batch.file_id,
-                endpoint=endpoint,
-                completion_window="24h",
-                metadata={"headway": batch.id},
-            )
+            made = await client.begin(batch.file_id, batch.endpoint, batch.id)
         except Exception as error:
             await self._refused(batch, error)
         else:
-            await self._saved(batch, BatchState.SUBMITTED, provider_id=made.id)
+            await self._saved(batch, BatchState.SUBMITTED, provider_id=made)
 
-    async def _found(self, client: "AsyncOpenAI", batch: ProviderBatch) -> str | None:
-        """Return the provider's name for a batch that was handed in; None if it lists none."""
-        seen = 0
-        async for each in client.batches.list(limit=100):
-            if (each.metadata or {}).get("headway") == batch.id:
-                return each.id
-            seen += 1
-            if seen == MOST_LISTED:
-                break
-        return None
-
-    async def _look(self, client: "AsyncOpenAI", batch: ProviderBatch) -> None:
+    async def _look(self, client: "BatchProvider", batch: ProviderBatch) -> None:
         """Ask how a batch stands, and collect it when it is over."""
         now = self._scheduler.now()
         is_young = now - batch.created_at < 3600
         self._ask_at[batch.id] = now + (POLL_SECONDS if is_young else LATER_POLL_SECONDS)
         assert batch.provider_id is not None
-        found = await client.batches.retrieve(batch.provider_id)
+        found = await client.look(batch.provider_id)
         if found.status not in _OVER:
             return
-        signals = None
-        if found.status == "failed":
-            errors = (found.errors.data if found.errors else None) or []
-            codes = {each.code for each in errors}
-            words = "; ".join(str(each.message) for each in errors) or "the provider failed it"
-            signals = self._signals(batch.model, words, is_full=_FULL in codes)
-        files = [found.output_file_id, found.error_file_id]
-        texts = [(await client.files.content(file)).content for file in files if file]
-        lines = [line for text in texts for line in _lines(text)]
-        await self._collect(batch, lines, signals)
+        lines = [line for file in found.files for line in await client.lines(file)]
+        await self._collect(batch, lines, self._said(batch, found))
+
+    def _said(self, batch: ProviderBatch, found: "Standing") -> Mapping[str, Observation] | None:
+        """Return what the end of a batch says of its lane: something only if the whole failed."""
+        if found.status != "failed":
+            return None
+        words = found.words or "the provider failed it"
+        return self._signals(batch.model, words, is_full=_FULL in found.codes)
 
     async def _is_cancelled(self, batch: ProviderBatch) -> bool:
         """Cancel a batch that nobody wants, if this is one; it is looked at until it is over."""
@@ -249,7 +238,7 @@ class BatchLane:
         client = await self._client(batch.model)
         assert batch.provider_id is not None
         with suppress(Exception):  # it may be over by now
-            await client.batches.cancel(batch.provider_id)
+            await client.cancel(batch.provider_id)
         return False
 
     async def _collect(
@@ -279,6 +268,7 @@ class BatchLane:
             messages.insert(0, Observe("", signals))
         if others and (records := await self._cancelled(batch, others)):
             messages.append(Amend(tuple(records)))
+        self._odd.pop(batch.id, None)
         ended = replace(batch, state=BatchState.ENDED)
         rows = Batch(requests=tuple(answered.values()), provider_batches=(ended,))
         await self._scheduler.write(rows, *messages)
@@ -308,10 +298,25 @@ class BatchLane:
 
     async def _refused(self, batch: ProviderBatch, error: Exception) -> ProviderBatch:
         """Let the calls of a batch go that the provider refuses. Raises what time may mend."""
-        if getattr(error, "status_code", None) not in _FINAL_STATUS:
+        from .batch_provider import OddAnswer
+
+        odd = self._odd.get(batch.id, 0) + isinstance(error, OddAnswer)
+        self._odd[batch.id] = odd
+        if getattr(error, "status_code", None) not in _FINAL_STATUS and odd < MOST_ODD:
             raise error
-        await self._collect(batch, [], self._signals(batch.model, str(error)))
+        await self._let_go(batch, str(error))
         return replace(batch, state=BatchState.ENDED)
+
+    async def _let_go(self, batch: ProviderBatch, words: str) -> None:
+        """End a batch that comes to nothing: its calls are queued again, and its lane stops."""
+        await self._collect(batch, [], self._signals(batch.model, words))
+
+    def _warn(self, batch: ProviderBatch, error: Exception) -> None:
+        """Say why a batch did not come further."""
+        from headway_agents.secrets import scrubbed
+
+        words = scrubbed(str(error))[:LONGEST_WORDS] or "no answer in time"
+        _log.warning("batch %s: %s: %s", batch.id, type(error).__name__, words)
 
     def _signals(
         self, model: str, words: str, *, is_full: bool = False
@@ -339,19 +344,19 @@ class BatchLane:
         await self._scheduler.write(Batch(provider_batches=(changed,)))
         return changed
 
-    async def _client(self, model: str) -> "AsyncOpenAI":
+    async def _client(self, model: str) -> "BatchProvider":
         if model not in self._clients:
             # To import the SDK, or to run a command that prints a key, takes long.
             self._clients[model] = await to_thread.run_sync(self._new_client, model)
         return self._clients[model]
 
-    def _new_client(self, model: str) -> "AsyncOpenAI":
-        from openai import AsyncOpenAI
+    def _new_client(self, model: str) -> "BatchProvider":
+        from .batch_provider import BatchProvider
 
         if model not in self._config.models and self._config.default_model is None:
             raise CallerError(f"model {model!r} is not configured any more")
         found = of_model(self._config, model)
-        return AsyncOpenAI(api_key=key_of(found), base_url=found.address, max_retries=0)
+        return BatchProvider(key_of(found), found.address)
 
 
 def _line_of(request: BatchedRequest) -> str:
@@ -362,14 +367,3 @@ def _line_of(request: BatchedRequest) -> str:
         "body": json.loads(request.body),
     }
     return json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
-
-
-def _lines(text: bytes) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a file of lines. What is none is left out: its call is asked again."""
-    for line in text.splitlines():
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(found, dict):
-            yield found

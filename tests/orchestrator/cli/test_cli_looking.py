@@ -397,6 +397,8 @@ base_url = "{listing}/v1"
 keyless = true
 [models.nobody]
 base_url = "http://127.0.0.1:9/v1"
+[models.deep]
+base_url = "{listing}/v1/chat/completions"
 """)
     answer = shown.json("doctor", "--ping", status=1)
     pings = [
@@ -412,6 +414,12 @@ base_url = "http://127.0.0.1:9/v1"
                 f"ping {listing} without a key",
                 False,
                 f"{listing} answers 404: does base_url need /v1? (`headway doctor --ping` asks it)",
+            ),
+            (
+                f"ping {listing}/v1/chat/completions without a key",
+                False,
+                f"{listing}/v1/chat/completions answers 404: does base_url end too late? Clients "
+                f"add /chat/completions themselves (`headway doctor --ping` asks it)",
             ),
             (
                 "ping http://127.0.0.1:9/v1 without a key",

@@ -6,6 +6,7 @@ imports nothing of it. ``limits``, ``windows``, ``gate`` and ``refusals`` admit 
 sends it, and ``ledger`` records every request and checks the limits against its records.
 """
 
+from .batches import BatchFault
 from .delivery import Latency
 from .faults import FAULT_HEADER, Fault, FaultKind
 from .frontend import FaultSchedule, Settings
@@ -20,6 +21,7 @@ from .windows import WindowKind
 __all__ = [
     "ANY_MODEL",
     "FAULT_HEADER",
+    "BatchFault",
     "Body",
     "Charging",
     "Entry",

@@ -12,12 +12,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.message import Message
+from enum import StrEnum
 from typing import Any
 
 from .refusals import bad_request
 
 BATCH_TIER = "batch"
 """The tier of its requests in the ledger."""
+
+
+class BatchFault(StrEnum):
+    """What goes wrong with the files and batches of a provider."""
+
+    PAGE_FOR_FILE = "page_for_file"  # what takes files answers 200 with a page
+    PAGE_FOR_BATCH = "page_for_batch"  # what begins batches does, and begins none
+    PAGE_FOR_LOOK = "page_for_look"  # what tells how a batch stands does
+    ODD_ERRORS = "odd_errors"  # batches fail, and say why in no form that anybody knows
+    GONE = "gone"  # files of answers are gone when they are asked for
+    NO_LINES = "no_lines"  # batches are completed and paid, and no line can be read
+
+
+PAGE = b"<html>Welcome</html>"
 
 Outcome = tuple[int, dict[str, Any]] | None
 """The status and the body of a response; None for none."""

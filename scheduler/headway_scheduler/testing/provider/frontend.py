@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from .batches import BATCH_TIER, Batches
+from .batches import BATCH_TIER, Batches, BatchFault
 from .delivery import Delivery, Latency, answer_delivery, error_delivery
 from .faults import FAULT_HEADER, Fault, FaultKind
 from .gate import Gate, Gates
@@ -42,6 +42,8 @@ class Settings:
     ``faults``: returns what goes wrong; a header ``x-simulate-fault`` goes before it.
     ``batch_seconds``: how long a batch takes. ``batch_reply_seconds``: how long the provider, which
     has taken a file or begun a batch, takes to say so. ``takes_batches``: whether it has any.
+    ``batch_fault``: what goes wrong with all of them. ``moved_to``: where requests with files are
+    redirected to.
     """
 
     limits: Limits | Mapping[str, Limits] = field(default_factory=Limits)
@@ -51,6 +53,8 @@ class Settings:
     batch_seconds: float = 0.0
     batch_reply_seconds: float = 0.0
     takes_batches: bool = True
+    batch_fault: BatchFault | None = None
+    moved_to: str | None = None
 
 
 class Frontend:
@@ -64,6 +68,8 @@ class Frontend:
         self.batches: Batches = Batches(settings.batch_seconds, self._answer_line)
         self.batch_reply_seconds: float = settings.batch_reply_seconds
         self.takes_batches: bool = settings.takes_batches
+        self.batch_fault: BatchFault | None = settings.batch_fault
+        self.moved_to: str | None = settings.moved_to
 
     def models(self) -> tuple[str, ...]:
         """Names of the models that have limits of their own."""

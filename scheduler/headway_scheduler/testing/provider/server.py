@@ -19,12 +19,12 @@ import uvicorn
 from anyio.lowlevel import checkpoint
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .batches import not_found
+from .batches import PAGE, BatchFault, not_found
 from .delivery import Delivery, Ending
 from .frontend import Frontend, Read, Settings
 from .ledger import Ledger
@@ -136,6 +136,10 @@ class _Site:
         kind = request.headers.get("content-type", "")
         if not self._frontend.takes_batches:
             return JSONResponse(not_found("page"), 404)
+        if (elsewhere := self._frontend.moved_to) is not None:
+            return RedirectResponse(f"{elsewhere}/files", 307)
+        if self._frontend.batch_fault is BatchFault.PAGE_FOR_FILE:
+            return HTMLResponse(PAGE)
         try:
             made = self._frontend.batches.upload(kind, await request.body(), time.time())
         except ClientDisconnect:
@@ -147,6 +151,13 @@ class _Site:
 
     async def _content(self, request: Request) -> Response:
         found = self._frontend.batches.content(request.path_params["name"])
+        match self._frontend.batch_fault:
+            case BatchFault.GONE:
+                found = None
+            case BatchFault.NO_LINES:
+                found = PAGE
+            case _:
+                pass
         return JSONResponse(not_found("file"), 404) if found is None else Response(found)
 
     async def _batches(self, request: Request) -> Response:
@@ -154,6 +165,8 @@ class _Site:
         if request.method == "GET":
             found = batches.listed(now)
             return JSONResponse({"object": "list", "data": found, "has_more": False})
+        if self._frontend.batch_fault is BatchFault.PAGE_FOR_BATCH:
+            return HTMLResponse(PAGE)
         try:
             made = batches.create(await request.json(), now)
         except ClientDisconnect:
@@ -166,6 +179,13 @@ class _Site:
     async def _batch(self, request: Request) -> Response:
         batches, now = self._frontend.batches, time.time()
         act = batches.cancel if request.method == "POST" else batches.find
+        match self._frontend.batch_fault:
+            case BatchFault.PAGE_FOR_LOOK:
+                return HTMLResponse(PAGE)
+            case BatchFault.ODD_ERRORS:
+                return JSONResponse({"status": "failed", "errors": {"data": [{"code": {}}, 5]}})
+            case _:
+                pass
         found = act(request.path_params["name"], now)
         return JSONResponse(not_found("batch"), 404) if found is None else JSONResponse(found)
 
