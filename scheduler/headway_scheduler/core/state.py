@@ -34,8 +34,10 @@ SIZES = "run size"
 """The kind of the lessons about how many budget-seconds runs of a workflow take."""
 
 
-NOT_BATCHED = Outcome(CallState.QUEUED, error="its process died before its request", sent=False)
-"""The end of an attempt by batch whose request was not made: nothing left."""
+NOT_BATCHED = Outcome(
+    CallState.QUEUED, error="its process died before its request", sent=False, uncounted=True
+)
+"""The end of an attempt by batch whose request was not made: nothing left, so it is none."""
 
 
 @dataclass(slots=True)

@@ -159,7 +159,7 @@ def test_before_its_request_is_made_nothing_is_spent_whoever_dies() -> None:
             each.handle(DropWorker("w-1"), NOW)
         (record,) = queued(each.state)
         assert (record.state, record.parked) == (CallState.QUEUED, True)
-        assert record.lost_attempts == 0
+        assert (record.attempts, record.lost_attempts) == (0, 0)
         assert free(each) == 1000
         assert spent(each) == (0, 0)
         assert each.admit(NOW) == []
