@@ -400,3 +400,41 @@ async def test_what_waits_is_shown(
     (gauge,) = [each for each in statistics.gauges if each.quota == "sim/batch"]
     assert gauge.available < gauge.capacity
     assert json.dumps(gauge.resource) == '"enqueued tokens"'
+
+
+async def test_a_server_that_hangs_holds_up_no_batch_of_another(
+    provider: SimulatedProvider, tmp_path: Path
+) -> None:
+    asked = anyio.Event()
+
+    async def hang(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            asked.set()
+            await anyio.sleep_forever()
+
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as group,
+    ):
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        group.start_soon(listener.serve, hang)
+        with (tmp_path / "headway.toml").open("a") as file:
+            file.write(
+                'hung = "hung_workflow:hung"\n[models.slow]\nquotas = ["org"]\n'
+                f'base_url = "http://127.0.0.1:{port}/v1"\nlanes = ["batch"]\n'
+            )
+        (tmp_path / "hung_workflow.py").write_text(
+            "from autogen_agentchat.agents import AssistantAgent\n"
+            'def hung(models):\n    return AssistantAgent("writer", models("slow"))\n'
+        )
+        async with opened(tmp_path) as hw:
+            group.start_soon(lambda: hw.work(slots=2, forever=True))
+            stuck = await submit(hw, "hung")
+            await asked.wait()
+            fine = await submit(hw)
+            database = hw.config.database
+            assert isinstance(database, Path)
+            await until(lambda: column(database, "state", "runs", fine.id) == ["completed"])
+            assert (await hw.get_run(stuck.id)).state is RunState.WAITING
+            hw.drain()
+        group.cancel_scope.cancel()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 import anyio
 from anyio import to_thread
+from anyio.abc import TaskGroup
 
 from headway_scheduler.errors import CallerError, StoreError
 from headway_scheduler.model.batch import Batch
@@ -81,27 +82,32 @@ class BatchLane:
         self._odd: dict[str, int] = {}
         """By batch: how many odd answers came before the provider had it."""
         self._ask_at: dict[str, float] = {}
+        self._busy: set[str] = set()
+        """Models whose server is being asked something: a slow one keeps no other waiting."""
         self._may_be_unwanted = True
         """Whether calls were cancelled, so that some batch may be for nobody."""
+        self._unwanted_of: set[str] = set()
+        """Models of which a batch may be for nobody."""
 
     async def run(self) -> None:
         """Take turns until cancelled."""
         try:
-            while True:
-                try:
-                    await self.turn()
-                except LOST:
-                    raise
-                except StoreError:
-                    await anyio.sleep(RETRY_SECONDS)
-                await anyio.sleep(TICK_SECONDS)
+            async with anyio.create_task_group() as group:
+                while True:
+                    try:
+                        await self._turn(group)
+                    except LOST:
+                        raise
+                    except StoreError:
+                        await anyio.sleep(RETRY_SECONDS)
+                    await anyio.sleep(TICK_SECONDS)
         finally:
             with anyio.CancelScope(shield=True):
                 for client in self._clients.values():
                     await client.close()
 
-    async def turn(self) -> None:
-        """Do whatever can be done now. Raises StoreError."""
+    async def _turn(self, group: TaskGroup) -> None:
+        """Do whatever can be done now; servers are asked in ``group``. Raises StoreError."""
         for call_id in await self._store.unwanted_calls():
             # Its request may be answered all the same: what it reserved stays spent.
             await self._scheduler.settle(call_id, Outcome(CallState.CANCELLED))
@@ -110,20 +116,40 @@ class BatchLane:
             if self._is_due(gathered):
                 await self._plan(gathered)
         is_asked, self._may_be_unwanted = self._may_be_unwanted, False
+        by_model: dict[str, list[ProviderBatch]] = {}
         for batch in await self._store.provider_batches():
-            now = self._scheduler.now()
-            if now < self._ask_at.get(batch.id, 0.0) and not is_asked:
-                continue
-            try:
-                if not (is_asked and await self._is_cancelled(batch)):
-                    await self._advance(batch)
-            except StoreError:
-                raise
-            except Exception as error:  # of one batch: the others go on
-                self._ask_at[batch.id] = now + POLL_SECONDS
-                self._warn(batch, error)
+            by_model.setdefault(batch.model, []).append(batch)
+        if is_asked:
+            self._unwanted_of |= by_model.keys()
+        for model in by_model.keys() - self._busy:
+            self._busy.add(model)
+            group.start_soon(self._ask, model, by_model[model], name=f"headway batches of {model}")
         for run in await self._store.runs_to_wake():
             await self._scheduler.save_run(replace(run, state=RunState.QUEUED, waits_for=None))
+
+    async def _ask(self, model: str, batches: Sequence[ProviderBatch]) -> None:
+        """Take the batches of a model as far as they go now, one after the other."""
+        is_asked = model in self._unwanted_of
+        self._unwanted_of.discard(model)
+        try:
+            for batch in batches:
+                now = self._scheduler.now()
+                if now < self._ask_at.get(batch.id, 0.0) and not is_asked:
+                    continue
+                try:
+                    if not (is_asked and await self._is_cancelled(batch)):
+                        await self._advance(batch)
+                except StoreError:
+                    raise
+                except Exception as error:  # of one batch: the others go on
+                    self._ask_at[batch.id] = now + POLL_SECONDS
+                    self._warn(batch, error)
+        except LOST:
+            raise
+        except StoreError:
+            pass  # what is on disk stands: the next turn goes on from there
+        finally:
+            self._busy.discard(model)
 
     # Gathered -> planned
 
