@@ -29,16 +29,18 @@ SHORTEST_KEY = 8
 """The fewest characters of a value that is taken for a key: a shorter one is found anywhere."""
 
 _MAY_BE_SECRET = re.compile(
-    r"^auth|^cred|token(?!iz)|key$|keys$|secret|^pass|password|cookie|bearer|connection|^dsn$",
+    r"^auth|^cred|token(?!iz)|key(?!word|less|board)|secret|^pass|password|cookie|bearer|^conn"
+    r"|connection|^dsn$|^hmac|^otp$|^pin$|^pat$|^salt$|^sas|^session(_?id)?$",
     re.IGNORECASE,
 )
 """Fields of components whose texts are not kept, if they are as long as a key."""
-_MAPS = re.compile(r"headers?$|^env(ironment)?$|cookies$", re.IGNORECASE)
+_MAPS = re.compile(r"headers?$|^env(ironment)?$|cookies$|query$", re.IGNORECASE)
 """Fields whose values are not kept, but for the names in ``_PLAIN``."""
 _PLAIN = frozenset(
     {"accept", "content-type", "user-agent", "http-referer", "x-title", "anthropic-version"}
     | {"anthropic-beta", "openai-beta", "openai-organization", "openai-project"}
     | {"path", "home", "lang", "lc_all", "tz", "pythonpath", "pythonunbuffered", "log_level"}
+    | {"api-version"}
 )
 _REFERENCE = re.compile(r"((?:Bearer |Basic )?)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """A text of a component that stands for a variable of the environment."""
