@@ -11,6 +11,7 @@ from autogen_agentchat.base import Response
 from autogen_agentchat.messages import BaseChatMessage, TextMessage
 from autogen_core import CancellationToken
 from autogen_core.models import ChatCompletionClient, UserMessage
+from tests.waiting import until
 
 from headway import Headway, QueueFull, RunFailed
 from headway_scheduler.testing.provider import Latency, Settings, simulated_provider
@@ -73,6 +74,7 @@ async def test_a_full_queue_refuses_whoever_asks(
         (tmp_path / "headway.toml").write_text(CONFIG.format(url=provider.base_url))
         async with opened(tmp_path) as leader, opened(tmp_path) as follower:
             before = await leader.start("modest", task="x")
+            await until(lambda: provider.ledger.entries)  # its one call is not a new one
             run = await (follower if follows else leader).start("greedy", task="x")
             with pytest.raises(RunFailed, match=r"QueueFull: .* defaults.waiting") as caught:
                 await run.result()
