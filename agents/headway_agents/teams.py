@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 from autogen_agentchat.base import ChatAgent, Team
-from autogen_core import ComponentLoader
+from autogen_core import ComponentLoader, ComponentModel
 from autogen_core.models import ChatCompletionClient
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from headway_scheduler.errors import CallerError
 
@@ -28,6 +28,7 @@ from .secrets import (
     without_whole_keys,
 )
 
+_AUTOGEN = ("autogen_agentchat.", "autogen_core.", "autogen_ext.")
 Reach = Callable[[str, Mapping[str, Any], str], Mapping[str, Any]]
 """Says what a client of a component file is to be built with instead of what its config says, from
 its provider (as in ``providers/``), its config and the file's name. Raises CallerError."""
@@ -73,9 +74,13 @@ def clients_of_component(text: str, *, name: str) -> list[tuple[str, Mapping[str
 
 
 def redacted(text: str, *, name: str = "component") -> str:
-    """Return a component file's text without any key, as it may be kept. Raises CallerError."""
+    """Return a component file's text without any key, as it may be kept. Raises CallerError.
+
+    Of a component of AutoGen only the fields that its class declares are kept: AutoGen reads no
+    other, and what a field that nobody declared holds cannot be known.
+    """
     data = _parsed(text, name)
-    clean = without_secret_fields(data)
+    clean = _with_declared_fields(without_secret_fields(data))
     if clean != data:
         text = (
             json.dumps(clean, indent=2)
@@ -140,6 +145,41 @@ def _components(data: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
     elif isinstance(data, list):
         for index, value in enumerate(data):
             yield from _components(value, f"{place}[{index}]")
+
+
+def _with_declared_fields(data: Any) -> Any:
+    if isinstance(data, list):
+        return [_with_declared_fields(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    kept = {name: _with_declared_fields(value) for name, value in data.items()}
+    provider, config = kept.get("provider"), kept.get("config")
+    if isinstance(provider, str) and isinstance(config, dict):
+        declared = _declared_fields(WELL_KNOWN_PROVIDERS.get(provider, provider))
+        if declared is not None:
+            kept["config"] = {each: config[each] for each in config if each in declared}
+            kept = {each: kept[each] for each in kept if each in ComponentModel.model_fields}
+    return kept
+
+
+def _declared_fields(provider: str) -> frozenset[str] | None:
+    """Return the names that a component of AutoGen reads; None if they cannot be told.
+
+    Modules of others are not imported here: text is redacted where a run is submitted, and that
+    program may lack what the workers have.
+    """
+    module_name, _, attribute = provider.rpartition(".")
+    if not module_name.startswith(_AUTOGEN):
+        return None
+    try:
+        schema = getattr(importlib.import_module(module_name), attribute).component_config_schema
+    except Exception:  # an extra of AutoGen is missing: a module raises what it likes
+        return None
+    if not issubclass(schema, BaseModel) or schema.model_config.get("extra") == "allow":
+        return None
+    fields = schema.model_fields
+    aliases = (each.alias for each in fields.values() if each.alias is not None)
+    return frozenset({*fields, *aliases})
 
 
 def _is_client(kind: object) -> bool:

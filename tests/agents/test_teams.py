@@ -151,6 +151,28 @@ def test_text_without_a_key_is_kept_to_the_letter() -> None:
     assert redacted(text) == text
 
 
+@pytest.mark.parametrize(
+    "provider",
+    ["autogen_ext.models.openai.OpenAIChatCompletionClient", "OpenAIChatCompletionClient"],
+)
+@pytest.mark.parametrize("value", ["zebra", ["zebra"], {"a": "zebra"}, {"b": [{"c": "zebra"}]}])
+def test_a_field_that_a_class_of_autogen_does_not_declare_is_not_kept(
+    value: Any, provider: str
+) -> None:
+    config = agent_config(params=value) | {"params": value}
+    config["config"]["model_client"]["provider"] = provider
+    expected = agent_config()
+    expected["config"]["model_client"]["provider"] = provider
+    assert json.loads(redacted(json.dumps(config))) == expected
+
+
+def test_fields_of_others_components_are_kept() -> None:
+    config = agent_config()
+    config["config"]["model_client"]["provider"] = "no_such_module.Client"
+    config["config"]["model_client"]["config"]["params"] = {"top_k": 4}
+    assert json.loads(redacted(json.dumps(config))) == config
+
+
 def test_a_tool_may_have_a_parameter_called_api_key() -> None:
     schema = {"parameters": {"properties": {"api_key": {"type": "string"}}}}
     config = agent_config()
