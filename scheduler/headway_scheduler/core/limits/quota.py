@@ -112,7 +112,10 @@ class QuotaState:
         is_waited_for = self._is_waited_for(asked_at, now)
         is_reopened = self._record_event(signals, attempt, now)
         is_changed = bool(signals.headers) and self.learned.record_headers(
-            signals.headers, now, attempt.sent_at
+            signals.headers,
+            now,
+            attempt.sent_at,
+            is_refused=signals.event is ProviderEvent.REFUSED,
         )
         match signals.event:
             case ProviderEvent.ANSWERED:
