@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
@@ -479,3 +480,39 @@ async def test_what_blocks_the_event_loop_is_named_in_the_log(
     (run,) = [run for run in await headway.list_runs() if run.workflow == "guilty"]
     said = [each for each in caplog.messages if "blocked the event loop" in each]
     assert [each for each in said if each.startswith(name) and f"of run {run.id} " in each]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no field"), SystemExit(3)], ids=repr)
+async def test_a_filter_of_log_lines_that_raises_stops_no_scheduler(
+    headway: Headway, error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Raises(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            raise error
+
+    handler = logging.StreamHandler()
+    handler.addFilter(Raises())
+    loggers = [logging.getLogger(name) for name in ("headway", "aiosqlite")]
+    before = [logger.level for logger in loggers]
+
+    async def tool() -> str:
+        """Do it."""
+        for logger in loggers:
+            logger.setLevel(logging.DEBUG)
+            logger.addHandler(handler)
+        return "done"
+
+    def factory(models: Models) -> Team:
+        writer = AssistantAgent("writer", models(MODEL), tools=[tool], reflect_on_tool_use=True)
+        return RoundRobinGroupChat([writer], max_turns=1)
+
+    try:
+        text, failed = await beside(headway, factory)
+        logging.getLogger("headway").warning("said")
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+            logger.removeHandler(handler)
+    assert failed is None
+    assert text == "done"
+    assert "--- Logging error ---" in capsys.readouterr().err
