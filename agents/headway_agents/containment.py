@@ -32,6 +32,7 @@ from autogen_core.models import FunctionExecutionResult
 from headway_scheduler.errors import CallerError, WorkflowExited
 
 from .autogen_private import RESULT_PROCESSOR, ExecuteToolCall, ToolCallResult, result_processor
+from .callbacks import contain_callbacks
 from .calls.errors import described, text_of
 from .scope import acting_step, current_scope
 
@@ -188,8 +189,9 @@ def checked_team(made: object, what: str) -> Team | ChatAgent:
 
 
 def contain_tasks() -> None:
-    """Guard, from here on, each task of this loop that code of a run starts."""
+    """Guard, from here on, each task and callback of this loop that code of a run starts."""
     loop = asyncio.get_running_loop()
+    contain_callbacks(loop)
     before = loop.get_task_factory()
     if not isinstance(before, _ContainingFactory):
         loop.set_task_factory(cast(Any, _ContainingFactory(before)))
