@@ -25,6 +25,7 @@ from autogen_core.models import (
     ModelFamily,
     ModelInfo,
     RequestUsage,
+    UserMessage,
 )
 from autogen_ext.models.replay import ReplayChatCompletionClient
 from pydantic import BaseModel
@@ -596,3 +597,22 @@ async def test_a_tool_cannot_stop_the_event_loop(headway: Headway) -> None:
     text, failed = await beside(headway, factory)
     assert failed is None
     assert "cannot stop the event loop" in text
+
+
+async def test_a_sync_tool_that_asks_a_model_in_a_loop_of_its_own_is_told_so(
+    headway: Headway,
+) -> None:
+    def factory(models: Models) -> Team:
+        client = models(MODEL)
+
+        def tool() -> str:
+            """Do it."""
+            asked = [UserMessage(content="x", source="user")]
+            return str(asyncio.run(client.create(asked)).content)
+
+        writer = AssistantAgent("writer", client, tools=[tool], reflect_on_tool_use=True)
+        return RoundRobinGroupChat([writer], max_turns=1)
+
+    text, failed = await beside(headway, factory)
+    assert failed is None
+    assert "executed in another event loop, or thread: make the code" in text
