@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from io import StringIO
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from autogen_agentchat.agents import AssistantAgent, BaseChatAgent
 from autogen_agentchat.base import Response, Team
@@ -29,6 +31,7 @@ from autogen_core.models import (
 )
 from autogen_ext.models.replay import ReplayChatCompletionClient
 from pydantic import BaseModel
+from tests.waiting import until
 
 from headway import Headway, Models, RunFailed, RunState
 from headway.testing import MODEL, simulated_headway
@@ -616,3 +619,30 @@ async def test_a_sync_tool_that_asks_a_model_in_a_loop_of_its_own_is_told_so(
     text, failed = await beside(headway, factory)
     assert failed is None
     assert "executed in another event loop, or thread: make the code" in text
+
+
+async def test_a_tool_that_takes_all_threads_of_anyio_holds_up_no_other_run(
+    headway: Headway,
+) -> None:
+    end = threading.Event()
+
+    async def tool() -> str:
+        """Do it."""
+        async with anyio.create_task_group() as group:
+            for _ in range(100):
+                group.start_soon(anyio.to_thread.run_sync, end.wait)
+        return "done"
+
+    @headway.workflow("guilty")
+    def factory(models: Models) -> Team:
+        writer = AssistantAgent("writer", models(MODEL), tools=[tool], reflect_on_tool_use=True)
+        return RoundRobinGroupChat([writer], max_turns=1)
+
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    guilty = await headway.start("guilty", task="x")
+    try:
+        await until(lambda: not limiter.available_tokens)
+        assert (await headway.run("bystander", task="x")).calls == 5
+    finally:
+        end.set()
+    assert (await guilty.result()).text == "done"

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Self
 
 import anyio
-from anyio import to_thread
 
 from ...ports import Holder, Vacancy
+from .. import threads
 from .lock_file import LeaseMonitor, holder_of
 from .reads import OpenedFile
 from .store import SqliteStore
@@ -53,7 +53,7 @@ class SqliteLeadership:
 
     async def holder(self) -> Holder | None:
         """Return the leader, alive or silent; None if nobody leads."""
-        return await to_thread.run_sync(holder_of, self._path)
+        return await threads.run_sync(holder_of, self._path)
 
 
 class SqliteTerm:

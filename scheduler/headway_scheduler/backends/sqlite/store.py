@@ -15,7 +15,6 @@ from typing import Self, TypeVar
 
 import aiosqlite
 import anyio
-from anyio import to_thread
 
 from ...errors import StoreCorrupt, StoreError, StoreReadOnly
 from ...model.batch import NOTHING, Batch, Lesson, Snapshot
@@ -25,6 +24,7 @@ from ...model.changes import Change
 from ...model.runs import Run, Worker
 from ...model.states import CallState, RunState
 from ...ports import Clock, UnreadableRow, Vacancy
+from .. import threads
 from . import reads
 from .boot_clock import new_anchor
 from .errors import explained, taken_over
@@ -72,9 +72,9 @@ class SqliteStore:
     async def __aenter__(self) -> Self:
         """Open, and migrate if needed. Raises StoreError; nothing was changed then."""
         if self.read_only:
-            await to_thread.run_sync(refuse_network, self.path)
+            await threads.run_sync(refuse_network, self.path)
             await self._read(reads.probe)
-            await to_thread.run_sync(self._keep_file)
+            await threads.run_sync(self._keep_file)
             # A damaged table of the clock must not keep the rest from being read.
             with suppress(StoreCorrupt):
                 anchor = await self._read(reads.read_anchor)
@@ -83,7 +83,7 @@ class SqliteStore:
         # Shielded: a cancellation between the lock and this assignment would leave a lock, and its
         # thread, that nobody releases.
         with anyio.CancelScope(shield=True):
-            self._opened = await to_thread.run_sync(self._open)
+            self._opened = await threads.run_sync(self._open)
             self.clock = self._opened.anchor.now
             # Opened before: a failed start of aiosqlite leaves its thread to end by itself.
             self._writer = await aiosqlite.Connection(lambda: self._opened.connection, 64)
@@ -118,7 +118,7 @@ class SqliteStore:
                 # crash in between frees the lock by itself.
                 await writer.close()
             finally:
-                await to_thread.run_sync(self._opened.lock.release)
+                await threads.run_sync(self._opened.lock.release)
 
     def show_life(self) -> None:
         """Show life as the leader. Raises StoreTakenOver if another process took the lock."""
@@ -239,7 +239,7 @@ class SqliteStore:
 
     async def _read(self, question: Callable[[Connection], T]) -> T:
         left_out: set[UnreadableRow] = set()
-        answer = await to_thread.run_sync(self._answer, question, left_out)
+        answer = await threads.run_sync(self._answer, question, left_out)
         if new := left_out - self.unreadable:
             self.unreadable |= new
             if not self.read_only:  # the leader says it once; commands that read show it

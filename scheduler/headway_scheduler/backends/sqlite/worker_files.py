@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Self
 
 import anyio
-from anyio import to_thread
 
 from ...errors import StoreError, StoreTakenOver
 from ...protocol.envelopes import WORKER
+from .. import threads
 from . import reads
 from .errors import explained
 from .lock_file import FileLock, LeaseMonitor, holder_of, silent_seconds
@@ -45,7 +45,7 @@ class WorkerFiles:
 
     async def expired(self, worker_ids: Collection[str]) -> frozenset[str]:
         """Return which of these workers are dead. Ask at least every 0.2 s: silence is counted."""
-        return await to_thread.run_sync(self._expired, tuple(worker_ids))
+        return await threads.run_sync(self._expired, tuple(worker_ids))
 
     def _expired(self, worker_ids: Collection[str]) -> frozenset[str]:
         before = self._monitors
@@ -59,11 +59,11 @@ class WorkerFiles:
 
     async def silent_seconds(self, worker_id: str) -> float | None:
         """Return how many seconds ago a worker touched its file; None if it has none."""
-        return await to_thread.run_sync(silent_seconds, _file_of(self._path, worker_id))
+        return await threads.run_sync(silent_seconds, _file_of(self._path, worker_id))
 
     async def tidy(self, keep: Collection[str]) -> None:
         """Remove the lock files and pipes of killed workers."""
-        await to_thread.run_sync(self._tidy, keep)
+        await threads.run_sync(self._tidy, keep)
 
     def _tidy(self, keep: Collection[str]) -> None:
         for lock in self._path.parent.glob(f"{self._path.name}.{WORKER}*.lock"):
@@ -87,7 +87,7 @@ class WorkerFile:
     async def __aenter__(self) -> Self:
         """Hold the lock file. Raises StoreBusy or another StoreError."""
         with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(self._open)
+            await threads.run_sync(self._open)
         return self
 
     def _open(self) -> None:
@@ -103,11 +103,11 @@ class WorkerFile:
     async def __aexit__(self, *_: object) -> None:
         """Give the lock back."""
         with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(self._lock.release)
+            await threads.run_sync(self._lock.release)
 
     async def confirm(self) -> None:
         """Touch the file, and look at the row. Raises StoreTakenOver if there is none."""
-        is_listed = await to_thread.run_sync(self._confirmed)
+        is_listed = await threads.run_sync(self._confirmed)
         if not is_listed:
             raise StoreTakenOver(f"{self._path}: others took worker {self._worker_id} for dead")
 
