@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any, Self, TypeVar, cast
 
 from autogen_agentchat.agents import AssistantAgent
@@ -32,7 +33,6 @@ from autogen_core.models import FunctionExecutionResult
 from headway_scheduler.errors import CallerError, WorkflowExited
 
 from .autogen_private import RESULT_PROCESSOR, ExecuteToolCall, ToolCallResult, result_processor
-from .callbacks import contain_callbacks
 from .calls.errors import described, text_of
 from .scope import acting_step, current_scope
 
@@ -189,12 +189,19 @@ def checked_team(made: object, what: str) -> Team | ChatAgent:
 
 
 def contain_tasks() -> None:
-    """Guard, from here on, each task and callback of this loop that code of a run starts."""
+    """Guard, from here on, each task of this loop that code of a run starts, and ``stop``."""
     loop = asyncio.get_running_loop()
-    contain_callbacks(loop)
     before = loop.get_task_factory()
     if not isinstance(before, _ContainingFactory):
         loop.set_task_factory(cast(Any, _ContainingFactory(before)))
+    if "stop" not in vars(loop):
+        vars(loop)["stop"] = partial(_stop, loop.stop)
+
+
+def _stop(stop: Callable[[], None]) -> None:
+    if current_scope.get() is not None:
+        raise RuntimeError("code of a run cannot stop the event loop: other runs use it")
+    stop()
 
 
 class _ContainingFactory:

@@ -3,5 +3,3 @@
 Knows neither AutoGen nor any provider SDK. ``core`` decides (pure), ``backends`` remember,
 ``runtime`` joins the two to the callers that wait, and ``cluster`` does so in other processes.
 """
-
-from . import log_lines as log_lines

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import logging
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -521,70 +520,6 @@ async def test_a_filter_of_log_lines_that_raises_stops_no_scheduler(
     assert failed is None
     assert text == "done"
     assert "--- Logging error ---" in capsys.readouterr().err
-
-
-def _at_once() -> None:
-    asyncio.get_running_loop().call_soon(sys.exit, 3)
-
-
-def _later() -> None:
-    asyncio.get_running_loop().call_later(0.01, sys.exit, 3)
-
-
-def _when_done() -> None:
-    asyncio.ensure_future(asyncio.sleep(0.01)).add_done_callback(lambda _: sys.exit(3))
-
-
-def _from_a_thread() -> None:
-    loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(asyncio.to_thread(loop.call_soon_threadsafe, sys.exit, 3))
-    task.add_done_callback(lambda task: task.result())
-
-
-def _interrupted() -> None:
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    asyncio.get_running_loop().call_soon(interrupt)
-
-
-def _in_a_task_of_another_factory() -> None:
-    async def leave() -> None:
-        sys.exit(3)
-
-    task = asyncio.Task(leave())
-    task.add_done_callback(lambda task: task.exception())
-
-
-@pytest.mark.parametrize(
-    "schedule",
-    [_at_once, _later, _when_done, _from_a_thread, _interrupted, _in_a_task_of_another_factory],
-)
-async def test_a_callback_of_a_tool_does_not_end_the_event_loop(
-    headway: Headway, schedule: Callable[[], None]
-) -> None:
-    said: list[str] = []
-    loop = asyncio.get_running_loop()
-    before = loop.get_exception_handler()
-    loop.set_exception_handler(lambda _, told: said.append(f"{told['message']} {told}"))
-
-    async def tool() -> str:
-        """Do it."""
-        schedule()
-        await asyncio.sleep(0.1)
-        return "done"
-
-    def factory(models: Models) -> Team:
-        writer = AssistantAgent("writer", models(MODEL), tools=[tool], reflect_on_tool_use=True)
-        return RoundRobinGroupChat([writer], max_turns=1)
-
-    try:
-        text, failed = await beside(headway, factory)
-    finally:
-        loop.set_exception_handler(before)
-    assert failed is None
-    assert text == "done"
-    assert [each for each in said if "callback of run r-" in each and "WorkflowExited" in each]
 
 
 async def test_a_tool_cannot_stop_the_event_loop(headway: Headway) -> None:

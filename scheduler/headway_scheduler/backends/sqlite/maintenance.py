@@ -18,11 +18,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from anyio import to_thread
+
 from ...errors import CallerError, HeadwayError, StoreBusy, StoreCorrupt, StoreError
 from ...ports import Finding, UnreadableRow
 from ...protocol.codec import dump, load_notification, load_request
 from ...protocol.envelopes import WORKER, Handled, Notification
-from .. import threads
 from . import rows
 from .errors import explained
 from .lock_file import FileLock, holder_of
@@ -58,31 +59,31 @@ class SqliteMaintenance:
 
     async def problems(self) -> Sequence[str]:
         """Look through all of it, beside whoever uses it; each thing that is wrong, in words."""
-        return await threads.run_sync(problems, self._path)
+        return await to_thread.run_sync(problems, self._path)
 
     async def repair(self) -> Sequence[UnreadableRow]:
         """Set aside rows that cannot be read or contradict others. StoreBusy if it is in use."""
-        return await threads.run_sync(repair, self._path)
+        return await to_thread.run_sync(repair, self._path)
 
     async def set_aside(self) -> Sequence[UnreadableRow]:
         """Return the rows that were set aside, oldest first."""
-        return await threads.run_sync(rows_set_aside, self._path)
+        return await to_thread.run_sync(rows_set_aside, self._path)
 
     async def back_up(self, to: str) -> int:
         """Copy it as it is at one moment to the new file ``to``; return the copy's bytes."""
-        return await threads.run_sync(back_up, self._path, Path(to))
+        return await to_thread.run_sync(back_up, self._path, Path(to))
 
     async def compact(self) -> int:
         """Give the space of deleted rows back; return the bytes. StoreBusy if it is in use."""
-        return await threads.run_sync(compact, self._path)
+        return await to_thread.run_sync(compact, self._path)
 
     async def migrate(self) -> Sequence[str]:
         """Bring it to the format of this version; return the copies of older formats."""
-        return await threads.run_sync(migrate, self._path)
+        return await to_thread.run_sync(migrate, self._path)
 
     async def findings(self) -> Sequence[Finding]:
         """Return the lines of ``headway doctor`` on SQLite, the file and its disk."""
-        return await threads.run_sync(lambda: list(_findings(self._path)))
+        return await to_thread.run_sync(lambda: list(_findings(self._path)))
 
 
 def problems(path: Path) -> list[str]:

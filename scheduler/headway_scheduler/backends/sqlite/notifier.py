@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Self
 
 import anyio
+from anyio import to_thread
 
 from ...errors import StoreError, StoreReplaced, StoreTakenOver
-from .. import threads
 from .errors import explained
 from .reads import OpenedFile, connect
 
@@ -58,7 +58,7 @@ class SqliteNotifier:
         self._loop = asyncio.get_running_loop()
         # Shielded: a listener that starts after a cancellation would be closed by nobody.
         with anyio.CancelScope(shield=True):
-            self._listener = await threads.run_sync(
+            self._listener = await to_thread.run_sync(
                 Listener, self._path, self._owner, self._look, self._file
             )
         return self
@@ -66,7 +66,7 @@ class SqliteNotifier:
     async def __aexit__(self, *_: object) -> None:
         """Listen no more."""
         with anyio.CancelScope(shield=True):
-            await threads.run_sync(self._listener.close)
+            await to_thread.run_sync(self._listener.close)
 
     async def wait(self) -> None:
         """Return when something may have been written since this last returned."""
