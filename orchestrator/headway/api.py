@@ -3,6 +3,7 @@
 Everything that imports AutoGen is imported when the first team is built, not before.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from os import PathLike
@@ -92,6 +93,24 @@ class Headway:
     async def run(self, workflow: str, *, task: str, **options: Unpack[StartOptions]) -> RunResult:
         """Execute a run here and wait for its result. Raises RunFailed; else as :meth:`start`."""
         return await (await self.start(workflow, task=task, **options)).result()
+
+    def run_sync(self, workflow: str, *, task: str, **options: Unpack[StartOptions]) -> RunResult:
+        """Open, execute a run, wait for its result, and close. For scripts. As :meth:`run`.
+
+        Raises CallerError where an event loop runs already, as in a notebook: await :meth:`run`.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise CallerError("run_sync cannot wait inside of an event loop: await hw.run(…)")
+
+        async def opened() -> RunResult:
+            async with self:
+                return await self.run(workflow, task=task, **options)
+
+        return asyncio.run(opened())
 
     async def start(
         self, workflow: str, *, task: str, **options: Unpack[StartOptions]
