@@ -6,6 +6,7 @@ its client leave, and the context ends when the last task has.
 """
 
 import asyncio
+import json
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +14,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import uvicorn
@@ -140,14 +142,8 @@ class _Site:
             return RedirectResponse(f"{elsewhere}/files", 307)
         if self._frontend.batch_fault is BatchFault.PAGE_FOR_FILE:
             return HTMLResponse(PAGE)
-        try:
-            made = self._frontend.batches.upload(kind, await request.body(), time.time())
-        except ClientDisconnect:
-            return Response()
-        except ValueError as problem:
-            return JSONResponse(bad_request(str(problem)).body(), 400)
-        await anyio.sleep(self._frontend.batch_reply_seconds)
-        return JSONResponse(made)
+        batches = self._frontend.batches
+        return await self._made(request, lambda raw: batches.upload(kind, raw, time.time()))
 
     async def _content(self, request: Request) -> Response:
         found = self._frontend.batches.content(request.path_params["name"])
@@ -167,8 +163,12 @@ class _Site:
             return JSONResponse({"object": "list", "data": found, "has_more": False})
         if self._frontend.batch_fault is BatchFault.PAGE_FOR_BATCH:
             return HTMLResponse(PAGE)
+        return await self._made(request, lambda raw: batches.create(json.loads(raw), now))
+
+    async def _made(self, request: Request, make: Callable[[bytes], Any]) -> Response:
+        """Answer what ``make`` makes of a body, once the time for that is over."""
         try:
-            made = batches.create(await request.json(), now)
+            made = make(await request.body())
         except ClientDisconnect:
             return Response()
         except ValueError as problem:
