@@ -84,10 +84,9 @@ class BatchLane:
         self._ask_at: dict[str, float] = {}
         self._busy: set[str] = set()
         """Models whose server is being asked something: a slow one keeps no other waiting."""
-        self._may_be_unwanted = True
-        """Whether calls were cancelled, so that some batch may be for nobody."""
-        self._unwanted_of: set[str] = set()
-        """Models of which a batch may be for nobody."""
+        self._wanted: set[str] = set()
+        """Models whose batches were all looked through since a call was cancelled: of the others one
+        may be for nobody."""
 
     async def run(self) -> None:
         """Take turns until cancelled."""
@@ -111,16 +110,13 @@ class BatchLane:
         for call_id in await self._store.unwanted_calls():
             # Its request may be answered all the same: what it reserved stays spent.
             await self._scheduler.settle(call_id, Outcome(CallState.CANCELLED))
-            self._may_be_unwanted = True
+            self._wanted.clear()
         for gathered in await self._store.gathered():
             if self._is_due(gathered):
                 await self._plan(gathered)
-        is_asked, self._may_be_unwanted = self._may_be_unwanted, False
         by_model: dict[str, list[ProviderBatch]] = {}
         for batch in await self._store.provider_batches():
             by_model.setdefault(batch.model, []).append(batch)
-        if is_asked:
-            self._unwanted_of |= by_model.keys()
         for model in by_model.keys() - self._busy:
             self._busy.add(model)
             group.start_soon(self._ask, model, by_model[model], name=f"headway batches of {model}")
@@ -129,8 +125,8 @@ class BatchLane:
 
     async def _ask(self, model: str, batches: Sequence[ProviderBatch]) -> None:
         """Take the batches of a model as far as they go now, one after the other."""
-        is_asked = model in self._unwanted_of
-        self._unwanted_of.discard(model)
+        is_asked = model not in self._wanted
+        self._wanted.add(model)
         try:
             for batch in batches:
                 now = self._scheduler.now()
