@@ -31,7 +31,7 @@ from headway_scheduler.model.quotas import Observation, ProviderEvent
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.ports import Store
 from headway_scheduler.protocol.messages import Amend, LeaveBatch, Message, Observe
-from headway_scheduler.providers import readings
+from headway_scheduler.providers import PROVIDERS, readings
 from headway_scheduler.runtime.local import LocalScheduler
 
 from ..config import Config
@@ -55,7 +55,8 @@ MOST_CALLS = 10_000
 MOST_BYTES = 90_000_000
 """The most calls, and bytes of requests, in one batch: OpenAI takes 50,000 and 200 MB."""
 GIVES_UP_SECONDS = 172_800.0
-"""How long a batch may take: the provider's day, and another one for what keeps it from there."""
+"""How long a batch may take to be handed in, and then to end: the provider's day, and another one
+for what keeps it from there."""
 MOST_ODD = 3
 """How many odd answers to its file, or to its handing in, a batch bears."""
 
@@ -64,9 +65,11 @@ _FULL = "token_limit_exceeded"
 _FINAL_STATUS = frozenset({*range(300, 400), 400, 403, 404, 405, 409, 413, 422})
 _OVER = frozenset({"completed", "failed", "expired", "cancelled"})
 """States of a batch at the provider from which on nothing comes."""
+OVERDUE = "batch {} has no end after two days"
 LONGEST_WORDS = 500
 """How many characters of a refusal are kept."""
 _log = logging.getLogger("headway")
+_ALERT = "quota %r is stopped, its batches wait: %s: mend it, then `headway limits resume %s`"
 
 
 class BatchLane:
@@ -85,8 +88,10 @@ class BatchLane:
         self._busy: set[str] = set()
         """Models whose server is being asked something: a slow one keeps no other waiting."""
         self._wanted: set[str] = set()
-        """Models whose batches were all looked through since a call was cancelled: of the others one
-        may be for nobody."""
+        """Models whose batches were all looked through since a call was cancelled: of the others
+        one may be for nobody."""
+        self._stopped: set[str] = set()
+        """Models whose key or account the provider refused: an operator resumes their lanes."""
 
     async def run(self) -> None:
         """Take turns until cancelled."""
@@ -117,7 +122,8 @@ class BatchLane:
         by_model: dict[str, list[ProviderBatch]] = {}
         for batch in await self._store.provider_batches():
             by_model.setdefault(batch.model, []).append(batch)
-        for model in by_model.keys() - self._busy:
+        self._stopped = {model for model in self._stopped if self._is_locked_out(model)}
+        for model in by_model.keys() - self._busy - self._stopped:
             self._busy.add(model)
             group.start_soon(self._ask, model, by_model[model], name=f"headway batches of {model}")
         for run in await self._store.runs_to_wake():
@@ -129,6 +135,8 @@ class BatchLane:
         self._wanted.add(model)
         try:
             for batch in batches:
+                if model in self._stopped:
+                    break
                 now = self._scheduler.now()
                 if now < self._ask_at.get(batch.id, 0.0) and not is_asked:
                     continue
@@ -139,7 +147,7 @@ class BatchLane:
                     raise
                 except Exception as error:  # of one batch: the others go on
                     self._ask_at[batch.id] = now + POLL_SECONDS
-                    self._warn(batch, error)
+                    _warn(batch, error)
         except LOST:
             raise
         except StoreError:
@@ -174,22 +182,34 @@ class BatchLane:
     # Planned -> uploaded -> submitted -> ended
 
     async def _advance(self, batch: ProviderBatch) -> None:
-        """Take a batch as far as it goes now."""
-        if self._scheduler.now() - batch.created_at > GIVES_UP_SECONDS:
-            await self._let_go(batch, f"batch {batch.id} has no end after two days")
-            return
-        client = await self._client(batch.model)
-        if batch.state is BatchState.PLANNED:
-            batch = await self._upload(client, batch)
-        match batch.state:
-            case BatchState.UPLOADED:
-                await self._hand_in(client, batch)
-            case BatchState.SUBMITTED:
-                await self._look(client, batch)
-            case BatchState.PLANNED | BatchState.ENDED:
-                pass  # it has failed, or is over
-            case _:
-                assert_never(batch.state)
+        """Take a batch as far as it goes now. Raises what time may mend."""
+        client: BatchProvider | None = None
+        try:
+            client = await self._client(batch.model)
+            if batch.state is BatchState.PLANNED:
+                batch = await self._upload(client, batch)
+            match batch.state:
+                case BatchState.UPLOADED:
+                    await self._hand_in(client, batch)
+                case BatchState.SUBMITTED:
+                    await self._look(client, batch)
+                case BatchState.PLANNED | BatchState.ENDED:
+                    pass  # it has failed, or is over
+                case _:
+                    assert_never(batch.state)
+        except StoreError:
+            raise
+        except Exception as error:
+            is_submitted = batch.state is BatchState.SUBMITTED
+            if client is not None and client.shuts_out(error, is_submitted=is_submitted):
+                await self._stop(batch, error)
+            elif self._is_overdue(batch):
+                await self._let_go(batch, OVERDUE.format(batch.id))
+            else:
+                raise
+
+    def _is_overdue(self, batch: ProviderBatch) -> bool:
+        return self._scheduler.now() - batch.created_at > GIVES_UP_SECONDS
 
     async def _upload(self, client: "BatchProvider", batch: ProviderBatch) -> ProviderBatch:
         requests = await self._store.batched_requests(batch.id)
@@ -225,6 +245,7 @@ class BatchLane:
             await self._refused(batch, error)
         else:
             await self._saved(batch, BatchState.SUBMITTED, provider_id=made)
+            await self._note_taken(batch.model)
 
     async def _look(self, client: "BatchProvider", batch: ProviderBatch) -> None:
         """Ask how a batch stands, and collect it when it is over."""
@@ -234,6 +255,8 @@ class BatchLane:
         assert batch.provider_id is not None
         found = await client.look(batch.provider_id)
         if found.status not in _OVER:
+            if self._is_overdue(batch):
+                await self._let_go(batch, OVERDUE.format(batch.id))
             return
         lines = [line for file in found.files for line in await client.lines(file)]
         await self._collect(batch, lines, self._said(batch, found))
@@ -333,12 +356,30 @@ class BatchLane:
         """End a batch that comes to nothing: its calls are queued again, and its lane stops."""
         await self._collect(batch, [], self._signals(batch.model, words))
 
-    def _warn(self, batch: ProviderBatch, error: Exception) -> None:
-        """Say why a batch did not come further."""
-        from headway_agents.secrets import scrubbed
+    async def _stop(self, batch: ProviderBatch, error: Exception) -> None:
+        """Stop the lane of a model until an operator resumes it: its batches stay as they are."""
+        from headway_agents.calls.errors import described
 
-        words = scrubbed(str(error))[:LONGEST_WORDS] or "no answer in time"
-        _log.warning("batch %s: %s: %s", batch.id, type(error).__name__, words)
+        model, words = batch.model, described(error)[:LONGEST_WORDS]
+        quota = self._config.lane_quota(model, ServiceLane.BATCH)
+        _log.warning(_ALERT, quota, words, quota)
+        if (client := self._clients.pop(model, None)) is not None:
+            await client.close()  # the next one asks for the key anew
+        self._ask_at.pop(batch.id, None)
+        locked_out = Observation(event=ProviderEvent.LOCKED_OUT, error=words)
+        await self._scheduler.write(Batch(), Observe("", {quota: locked_out}))
+        self._stopped.add(model)
+
+    def _is_locked_out(self, model: str) -> bool:
+        quota = self._config.lane_quota(model, ServiceLane.BATCH)
+        return quota in self._scheduler.provider_health().locked_out
+
+    async def _note_taken(self, model: str) -> None:
+        """Have calls go by the lane again, if it was stopped: the provider takes batches."""
+        quota = self._config.lane_quota(model, ServiceLane.BATCH)
+        if quota in self._scheduler.provider_health().probing:
+            answered = Observation(event=ProviderEvent.ANSWERED)
+            await self._scheduler.write(Batch(), Observe("", {quota: answered}))
 
     def _signals(
         self, model: str, words: str, *, is_full: bool = False
@@ -363,6 +404,8 @@ class BatchLane:
     async def _saved(self, batch: ProviderBatch, state: BatchState, **names: str) -> ProviderBatch:
         batch.check(state)
         changed = replace(batch, state=state, **names)
+        if state is BatchState.SUBMITTED:
+            changed = replace(changed, created_at=self._scheduler.now())
         await self._scheduler.write(Batch(provider_batches=(changed,)))
         return changed
 
@@ -378,7 +421,7 @@ class BatchLane:
         if model not in self._config.models and self._config.default_model is None:
             raise CallerError(f"model {model!r} is not configured any more")
         found = of_model(self._config, model)
-        return BatchProvider(key_of(found), found.address)
+        return BatchProvider(key_of(found), found.address, PROVIDERS[found.provider])
 
 
 def _line_of(request: BatchedRequest) -> str:
@@ -389,3 +432,11 @@ def _line_of(request: BatchedRequest) -> str:
         "body": json.loads(request.body),
     }
     return json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _warn(batch: ProviderBatch, error: Exception) -> None:
+    """Say why a batch did not come further."""
+    from headway_agents.secrets import scrubbed
+
+    words = scrubbed(str(error))[:LONGEST_WORDS] or "no answer in time"
+    _log.warning("batch %s: %s: %s", batch.id, type(error).__name__, words)

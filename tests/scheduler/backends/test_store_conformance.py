@@ -828,7 +828,10 @@ async def test_batches_are_kept_until_they_have_ended(store: Store) -> None:
     )
     assert [each.id for each in await store.provider_batches()] == ["b", "a"]
     assert (await store.provider_batches())[0] == submitted
-    await store.commit(Batch(provider_batches=(replace(submitted, state=BatchState.ENDED),)))
+    later = replace(submitted, created_at=4.0)
+    await store.commit(Batch(provider_batches=(later,)))
+    assert (await store.provider_batches())[1] == later
+    await store.commit(Batch(provider_batches=(replace(later, state=BatchState.ENDED),)))
     assert [each.id for each in await store.provider_batches()] == ["a"]
 
 

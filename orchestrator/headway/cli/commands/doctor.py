@@ -91,8 +91,11 @@ def _database(config: Config) -> Iterator[Finding]:
 async def _quotas(config: Config) -> list[Finding]:
     """Quotas that are stopped, and those whose providers told odd numbers."""
     async with reading(config) as reader:
-        gauges = statistics((await load_queue(config, reader)).scheduler.state, reader.now).gauges
-    stopped = {gauge.quota: gauge.stopped for gauge in gauges if gauge.stopped is not None}
+        state = (await load_queue(config, reader)).scheduler.state
+    gauges = statistics(state, reader.now).gauges
+    # A lane may have no limit, and so no gauge.
+    whys = {name: quota.breaker.stopped for name, quota in state.lanes.quotas.items()}
+    stopped = {name: why for name, why in whys.items() if why is not None}
     odd = {gauge.quota: gauge.odd for gauge in gauges if gauge.odd}
     return [
         Finding(f"quota {name}", False, f"{why}: mend that, then `headway limits resume {name}`")
