@@ -521,7 +521,7 @@ class Scheduler:
             if observation.event in _FAULTS and quota.breaker.is_open:
                 self._send_elsewhere(name, now)
             elif observation.event is ProviderEvent.NO_CAPACITY:
-                state.note_no_capacity(name)
+                state.note_no_capacity(name, now)
 
     def _send_elsewhere(self, quota: str, now: float) -> None:
         """Let calls that wait for a provider that stopped answering take another route."""

@@ -165,20 +165,21 @@ class SchedulerState:
         lane.line.push(live.waiter, now)
         self.ask_at = now
         if call.lane is ServiceLane.FLEX:
-            self._note_flex_end(live)
+            self._note_flex_end(live, now)
 
-    def _note_flex_end(self, live: LiveCall) -> None:
+    def _note_flex_end(self, live: LiveCall, now: float) -> None:
+        """Note when a call is to leave flex. One that cannot has no other route, and stays."""
         call = live.record.call
-        if (at := flex_until(call, self.lanes, self.registry)) < inf:
+        if now < (at := flex_until(call, self.lanes, self.registry)) < inf:
             heappush(self.flex_ends, (at, call.id))
 
-    def note_no_capacity(self, quota: str) -> None:
+    def note_no_capacity(self, quota: str, now: float) -> None:
         """Note until when calls wait for a lane for which its provider has no capacity now."""
         for live in self.live.values():
             call = live.record.call
             is_flex = call.lane is ServiceLane.FLEX and call.quotas[0] == quota
             if is_flex and live.waiter is not None:
-                self._note_flex_end(live)
+                self._note_flex_end(live, now)
 
     def recall(self, now: float) -> None:
         """Put calls that stand aside, or on a route for a while, where they belong now."""
@@ -199,7 +200,7 @@ class SchedulerState:
             if call.lane is not ServiceLane.FLEX:
                 continue
             if takes_flex(call, self.lanes, self.registry, now):
-                self._note_flex_end(live)  # there was capacity meanwhile
+                self._note_flex_end(live, now)  # there was capacity meanwhile
                 continue
             self.withdraw(live, now)
             self.enqueue(live, now)
