@@ -381,7 +381,6 @@ def test_after_a_restart_it_is_known_since_when_there_is_no_capacity() -> None:
     assert waiting(again) == {"c": FLEX}
     again.admit(NOW + 60)
     refuse(again, "c", NOW + 60)
-    # The routes of a call are not on disk: its row says enough.
     at = NOW + 60
     while waiting(again) == {"c": FLEX}:
         at = again.next_event(at) or 0.0
