@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -19,6 +20,7 @@ from headway.cli import main
 from headway.config import load
 from headway.workers import batches
 from headway.workers.batch_provider import BatchProvider
+from headway_agents.calls import first_contact
 from headway_scheduler.model.calls import CallRecord, ServiceLane
 from headway_scheduler.model.data import replace
 from headway_scheduler.model.states import CallState, RunState
@@ -353,6 +355,24 @@ async def test_a_batch_whose_key_is_refused_waits_until_its_lane_is_resumed(
         hw.drain()
     assert sorted(entry.tier for entry in provider.ledger.paid) == ["", *["batch"] * 4]
     assert len([each for each in caplog.messages if "is stopped" in each and words in each]) == 1
+
+
+async def test_a_batch_whose_server_was_never_reached_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    (tmp_path / "headway.toml").write_text(CONFIG.format(url=url))
+    (tmp_path / "batch_workflows.py").write_text(WORKFLOWS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(first_contact, "FIRST_PATIENCE_SECONDS", 0.3)
+    async with opened(tmp_path) as hw:
+        handle = await submit(hw)
+        await worked(hw, handle, is_expected_to_fail=True)
+        run = await hw.get_run(handle.id)
+    words = f"no answer from {url} for 0.3 s: connection refused: see `headway doctor --ping`"
+    assert words in (run.error or "")
+    assert f"takes no batches of model 'sim': {words}" in caplog.text
 
 
 async def test_a_file_of_requests_follows_no_redirect(tmp_path: Path) -> None:

@@ -72,10 +72,8 @@ class Patience:
     @property
     def _limit_seconds(self) -> float:
         """How long the call waits; infinite once the server has answered, unless it is stated."""
-        if self._stated is not None:
-            return self._stated
         has_answered = self.address in self._scheduler.answered
-        return math.inf if has_answered else FIRST_PATIENCE_SECONDS
+        return patience_for(self._stated, has_answered=has_answered)
 
     def begin(self) -> None:
         """Look again when the call would have waited for too long."""
@@ -157,6 +155,13 @@ class Patience:
 
     def _given_up(self, silence: Silence) -> NoAnswer:
         return NoAnswer(self.address, self._limit_seconds, silence.cause)
+
+
+def patience_for(stated: float | None, *, has_answered: bool) -> float:
+    """Return how many seconds a server that answers nobody is waited for; infinite without end."""
+    if stated is not None:
+        return stated
+    return math.inf if has_answered else FIRST_PATIENCE_SECONDS
 
 
 def wrong_path(address: str, failure: Failure | None) -> ProviderError | None:

@@ -26,8 +26,7 @@ from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.batches import BatchedRequest, BatchState, Gathered, ProviderBatch
 from headway_scheduler.model.calls import CallRecord, Outcome, ServiceLane
 from headway_scheduler.model.data import replace
-from headway_scheduler.model.formulas import LONGEST_STATED_SECONDS
-from headway_scheduler.model.quotas import Observation, ProviderEvent
+from headway_scheduler.model.quotas import Observation
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.ports import Store
 from headway_scheduler.protocol.messages import Amend, LeaveBatch, Message, Observe
@@ -35,11 +34,15 @@ from headway_scheduler.providers import PROVIDERS, readings
 from headway_scheduler.runtime.local import LocalScheduler
 
 from ..config import Config
+from ..config.values import patience_seconds
 from ..pricing.prices import charge
 from ..reached import key_of, of_model
+from .lane_quotas import LONGEST_WORDS, LaneQuotas
 from .request_server import LOST, RETRY_SECONDS
 
 if TYPE_CHECKING:
+    from headway_agents.calls.errors import NoAnswer
+
     from .batch_provider import BatchProvider, Standing
 
 TICK_SECONDS = 5.0
@@ -66,10 +69,7 @@ _FINAL_STATUS = frozenset({*range(300, 400), 400, 403, 404, 405, 409, 413, 422})
 _OVER = frozenset({"completed", "failed", "expired", "cancelled"})
 """States of a batch at the provider from which on nothing comes."""
 OVERDUE = "batch {} has no end after two days"
-LONGEST_WORDS = 500
-"""How many characters of a refusal are kept."""
 _log = logging.getLogger("headway")
-_ALERT = "quota %r is stopped, its batches wait: %s: mend it, then `headway limits resume %s`"
 
 
 class BatchLane:
@@ -79,6 +79,7 @@ class BatchLane:
         self._scheduler = scheduler
         self._store = store
         self._config = config
+        self._lanes = LaneQuotas(scheduler, config)
         self._clients: dict[str, BatchProvider] = {}
         self._looked_at: dict[str, float] = {}
         """By batch: when a look found it nowhere at the provider. -inf: nobody else knows of it."""
@@ -122,7 +123,7 @@ class BatchLane:
         by_model: dict[str, list[ProviderBatch]] = {}
         for batch in await self._store.provider_batches():
             by_model.setdefault(batch.model, []).append(batch)
-        self._stopped = {model for model in self._stopped if self._is_locked_out(model)}
+        self._stopped = {model for model in self._stopped if self._lanes.is_stopped(model)}
         for model in by_model.keys() - self._busy - self._stopped:
             self._busy.add(model)
             group.start_soon(self._ask, model, by_model[model], name=f"headway batches of {model}")
@@ -205,11 +206,29 @@ class BatchLane:
                 await self._stop(batch, error)
             elif self._is_overdue(batch):
                 await self._let_go(batch, OVERDUE.format(batch.id))
+            elif (given_up := await self._given_up(batch, error)) is not None:
+                await self._let_go(batch, str(given_up))
             else:
                 raise
 
     def _is_overdue(self, batch: ProviderBatch) -> bool:
         return self._scheduler.now() - batch.created_at > GIVES_UP_SECONDS
+
+    async def _given_up(self, batch: ProviderBatch, error: Exception) -> "NoAnswer | None":
+        """Return the error if nobody answers for as long as the patience for a first contact."""
+        from headway_agents.calls.errors import NoAnswer, is_unsent
+        from headway_agents.calls.first_contact import cause_of, patience_for
+
+        if batch.state is not BatchState.PLANNED or not is_unsent(error):
+            return None
+        address, scheduler = of_model(self._config, batch.model).shown, self._scheduler
+        stated = self._config.model(batch.model).patience
+        has_answered = await scheduler.has_answered(address)
+        seconds = None if stated is None else patience_seconds(stated)
+        limit = patience_for(seconds, has_answered=has_answered)
+        if scheduler.now() - batch.created_at < limit:
+            return None
+        return NoAnswer(address, limit, cause_of(error))
 
     async def _upload(self, client: "BatchProvider", batch: ProviderBatch) -> ProviderBatch:
         requests = await self._store.batched_requests(batch.id)
@@ -219,6 +238,7 @@ class BatchLane:
             file_id = await client.upload(*file)
         except Exception as error:
             return await self._refused(batch, error)
+        self._scheduler.note_answer(of_model(self._config, batch.model).shown)
         # Nobody else can have handed this file in: it is new.
         self._looked_at[batch.id] = -inf
         return await self._saved(batch, BatchState.UPLOADED, file_id=file_id)
@@ -245,7 +265,7 @@ class BatchLane:
             await self._refused(batch, error)
         else:
             await self._saved(batch, BatchState.SUBMITTED, provider_id=made)
-            await self._note_taken(batch.model)
+            await self._lanes.note_taken(batch.model)
 
     async def _look(self, client: "BatchProvider", batch: ProviderBatch) -> None:
         """Ask how a batch stands, and collect it when it is over."""
@@ -266,7 +286,7 @@ class BatchLane:
         if found.status != "failed":
             return None
         words = found.words or "the provider failed it"
-        return self._signals(batch.model, words, is_full=_FULL in found.codes)
+        return self._lanes.refused(batch.model, words, is_full=_FULL in found.codes)
 
     async def _is_cancelled(self, batch: ProviderBatch) -> bool:
         """Cancel a batch that nobody wants, if this is one; it is looked at until it is over."""
@@ -354,52 +374,15 @@ class BatchLane:
 
     async def _let_go(self, batch: ProviderBatch, words: str) -> None:
         """End a batch that comes to nothing: its calls are queued again, and its lane stops."""
-        await self._collect(batch, [], self._signals(batch.model, words))
+        await self._collect(batch, [], self._lanes.refused(batch.model, words))
 
     async def _stop(self, batch: ProviderBatch, error: Exception) -> None:
-        """Stop the lane of a model until an operator resumes it: its batches stay as they are."""
-        from headway_agents.calls.errors import described
-
-        model, words = batch.model, described(error)[:LONGEST_WORDS]
-        quota = self._config.lane_quota(model, ServiceLane.BATCH)
-        _log.warning(_ALERT, quota, words, quota)
-        if (client := self._clients.pop(model, None)) is not None:
+        """Leave all batches of a model as they are until an operator resumes its lane."""
+        if (client := self._clients.pop(batch.model, None)) is not None:
             await client.close()  # the next one asks for the key anew
         self._ask_at.pop(batch.id, None)
-        locked_out = Observation(event=ProviderEvent.LOCKED_OUT, error=words)
-        await self._scheduler.write(Batch(), Observe("", {quota: locked_out}))
-        self._stopped.add(model)
-
-    def _is_locked_out(self, model: str) -> bool:
-        quota = self._config.lane_quota(model, ServiceLane.BATCH)
-        return quota in self._scheduler.provider_health().locked_out
-
-    async def _note_taken(self, model: str) -> None:
-        """Have calls go by the lane again, if it was stopped: the provider takes batches."""
-        quota = self._config.lane_quota(model, ServiceLane.BATCH)
-        if quota in self._scheduler.provider_health().probing:
-            answered = Observation(event=ProviderEvent.ANSWERED)
-            await self._scheduler.write(Batch(), Observe("", {quota: answered}))
-
-    def _signals(
-        self, model: str, words: str, *, is_full: bool = False
-    ) -> Mapping[str, Observation]:
-        """Return what a refusal of a whole batch says of its lane: it pauses, or stops."""
-        quota = self._config.lane_quota(model, ServiceLane.BATCH)
-        if is_full:
-            until = self._scheduler.now() + LONGEST_STATED_SECONDS
-            return {quota: Observation(pause_until=until)}
-        from headway_agents.secrets import scrubbed
-
-        words = scrubbed(words)[:LONGEST_WORDS]
-        _log.warning(
-            "the provider takes no batches of model %r: %s: its calls go the standard way until "
-            "`headway limits resume %s`",
-            model,
-            words,
-            quota,
-        )
-        return {quota: Observation(event=ProviderEvent.LOCKED_OUT, error=words)}
+        await self._lanes.stop(batch.model, error)
+        self._stopped.add(batch.model)
 
     async def _saved(self, batch: ProviderBatch, state: BatchState, **names: str) -> ProviderBatch:
         batch.check(state)
