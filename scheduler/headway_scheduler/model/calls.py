@@ -286,6 +286,8 @@ class CallRecord(Struct, omit_defaults=True, gc=False):
     parked: bool = False
     """Whether it is queued but never admitted: its process died, and it waits for its run to be
     resumed; or it is a question, and waits for a person."""
+    routes: tuple[Route, ...] = ()
+    """The routes that it may take while it is live; empty: only the one that ``call`` names."""
 
     def check(self, state: CallState) -> None:
         """Raise IllegalTransition unless a call may go from its state to ``state``."""
@@ -336,7 +338,7 @@ class CallRecord(Struct, omit_defaults=True, gc=False):
             self.not_before = outcome.not_before
             return
         self.finished_at, self.arrival = now, outcome.arrival
-        self.answer = outcome.answer
+        self.answer, self.routes = outcome.answer, ()
 
     def decide(self, outcome: "Outcome", now: float) -> None:
         """Record a person's decision: *queued* parks the call until its run goes on."""

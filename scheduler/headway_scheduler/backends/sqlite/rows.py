@@ -15,6 +15,8 @@ from functools import lru_cache
 from math import isfinite
 from typing import Any, Final, NoReturn
 
+import msgspec
+
 from ...model.batch import Batch, Lesson
 from ...model.batches import BatchedRequest, BatchState, Gathered, ProviderBatch
 from ...model.calls import (
@@ -24,6 +26,7 @@ from ...model.calls import (
     CallRecord,
     Charge,
     Priority,
+    Route,
     ServiceLane,
     Spent,
     Usage,
@@ -45,6 +48,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         *("admitted_at", "sent_at", "finished_at", "input_tokens", "output_tokens", "answer"),
         *("error", "arrival", "losses", "input_estimate", "output_estimate", "usd_estimate"),
         *("worker", "usage_parts", "usd", "usd_source", "tier", "served_model", "lane"),
+        "routes",
     ),
     "runs": (
         *("id", "workflow", "task", "priority", "state", "created_at", "key", "component"),
@@ -79,7 +83,7 @@ TEXTS: Final = frozenset(
         *("history", "parent", "waits_for", "team", "worker", "quota", "resource", "text"),
         *("target", "value", "subject", "label", "workflows", "usage_parts", "usd_source", "tier"),
         *("served_model", "lane", "call_id", "endpoint", "body", "batch_id", "file_id"),
-        "provider_id",
+        *("provider_id", "routes"),
     }
 )
 """Columns of text. Only in ``runs`` is ``parent`` one: in ``links`` it is bytes, so that statement
@@ -153,7 +157,7 @@ MAYBE: Final = frozenset(
         *("answer", "error", "arrival", "worker", "key", "component", "started_at", "result"),
         *("parameters", "version", "history", "parent", "parent_until", "deadline", "budget_usd"),
         *("waits_for", "resumed_at", "team", "paused_until", "usage_parts", "usd", "usd_source"),
-        *("tier", "served_model", "file_id", "provider_id", "batch_id"),
+        *("tier", "served_model", "file_id", "provider_id", "batch_id", "routes"),
     }
 )
 """Columns that may be NULL."""
@@ -273,7 +277,15 @@ def _call_row(record: CallRecord) -> Row:
         record.tier,
         record.served_model,
         call.lane.value,
+        msgspec.json.encode(record.routes).decode() if record.routes else None,
     )
+
+
+def _routes(text: str) -> tuple[Route, ...]:
+    try:
+        return msgspec.json.decode(text, type=tuple[Route, ...])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"routes are none: {error}") from None
 
 
 def _parts_text(usage: Usage) -> str | None:
@@ -370,6 +382,7 @@ def call_record(row: Any) -> CallRecord:
         usd_source=row.usd_source,
         tier=row.tier,
         served_model=row.served_model,
+        routes=() if row.routes is None else _routes(row.routes),
     )
 
 
