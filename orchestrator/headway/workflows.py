@@ -49,8 +49,8 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 class Models(Protocol):
     """The argument of a factory: makes a client for a model of the configuration.
 
-    The client is bound to the run, and to the agent that holds it. With a ``priority`` of its own,
-    its calls go by the more urgent of that and the run's.
+    The client is bound to the run, and to the agent that holds it. Its calls have its ``priority``,
+    which may be more urgent than the run's or less, else the run's.
     """
 
     def __call__(
