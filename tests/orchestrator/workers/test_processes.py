@@ -1,5 +1,6 @@
 """Several processes on one database: one admits, the others ask it. Real processes, real kills."""
 
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 from tests.orchestrator.workers.processes import World, world_in
 from tests.processes import Process
 from tests.scheduler.backends.writers import WRITER, is_pending, is_stopped, needs_locks
+from tests.sentences import SENTENCE
 from tests.waiting import without_slowness
 
 
@@ -525,7 +527,7 @@ def test_run_with_the_key_of_a_run_that_is_executed_elsewhere_waits_for_it(world
     world.headway("queue", "resume")
     out, err = waiting[1].communicate()
     assert waiting[1].returncode == 0, err
-    assert "sim answers" in out
+    assert re.search(rf"^writer: {SENTENCE}$", out, re.MULTILINE)
     assert f"`headway runs show {run_id}`" in out
     assert len(world.ledger.paid) == 1
 
@@ -571,7 +573,7 @@ def test_logs_follow_a_run_of_another_process_to_its_end(world: World) -> None:
     out, err = following.communicate()
     assert (following.returncode, without_slowness(err)) == (0, "")
     call, end = out.splitlines()
-    assert "writer: sim answers" in call
+    assert re.search(f"writer: {SENTENCE}", call)
     assert end == f"{run_id} completed"
 
 

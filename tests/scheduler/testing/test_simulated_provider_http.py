@@ -1,6 +1,7 @@
 """The provider over real HTTP: answers, faults one by one, limits, and its end."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import openai
 import pytest
 from pydantic import BaseModel
+from tests.sentences import SENTENCE
 
 from headway_scheduler.testing.provider import (
     Latency,
@@ -118,8 +120,20 @@ async def test_a_script_says_text_tool_calls_and_tokens_or_leaves_it() -> None:
     assert text.choices[0].message.content == "hi"
     assert call.choices[0].message.tool_calls[0].function.arguments == '{"a": 2}'
     assert call.usage.completion_tokens == 50
-    assert default.choices[0].message.content.startswith("m answers")
+    assert re.fullmatch(SENTENCE, default.choices[0].message.content)
     assert [entry.completion_tokens for entry in provider.ledger.entries][:2] == [1, 50]
+
+
+async def test_every_prompt_has_its_own_sentence_and_the_same_one_again() -> None:
+    async with connected() as (_, client):
+        said = [
+            (await ask(client, messages=[{"role": "user", "content": f"page {number % 50}"}]))
+            for number in range(100)
+        ]
+    texts = [answer.choices[0].message.content for answer in said]
+    assert len(set(texts)) == 50
+    assert texts[:50] == texts[50:]
+    assert all(re.fullmatch(SENTENCE, text) for text in texts)
 
 
 async def test_an_answer_is_cut_at_its_cap_and_the_cap_is_charged() -> None:
