@@ -93,6 +93,51 @@ def test_the_changelog_begins_with_the_version_to_be_released() -> None:
     assert re.fullmatch(rf"{__version__} \((unreleased|\d{{4}}-\d\d-\d\d)\)", headings[0])
 
 
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 200
+
+
+def test_the_picture_is_small_animated_and_asks_for_nothing_outside() -> None:
+    (name,) = re.findall(r"!\[.*\]\((.*)\)", README)
+    picture = (ROOT / name).read_text()
+    assert len(picture.encode()) < 200_000
+    assert picture.count("<animate ") > 100
+    addresses = re.findall(r"\w+://[^\"\s]+", picture)
+    assert set(addresses) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"<script|href|url\(|@import", picture)
+
+
+def test_the_picture_ends_with_the_readmes_table() -> None:
+    picture = (ROOT / "docs/demo.svg").read_text()
+    lines = re.findall(r"<text y=\"[^\"]*\">(.*)</text>", picture)
+    shown = [re.findall(r"<tspan[^>]*>([^<│]+)</tspan>", line) for line in lines]
+    (table,) = [block for block in blocks(README, "") if "teams finished" in block]
+    rows = [re.split(r"\s{3,}", line.strip()) for line in table.splitlines()[1:]]
+    assert len(rows) >= 8
+    assert [row for row in rows if row not in shown] == []
+
+
+BENCHMARKS = sorted(
+    line
+    for block in blocks((ROOT / "docs/benchmarks.md").read_text(), "")
+    for line in block.splitlines()
+    if line.startswith("python ")
+)
+
+
+def test_there_are_benchmarks_to_check() -> None:
+    assert len(BENCHMARKS) >= 15
+
+
+@pytest.mark.parametrize("command", BENCHMARKS)
+def test_a_benchmark_is_there_and_has_the_options_that_are_named(command: str) -> None:
+    _, _, module, *options = shlex.split(command)
+    path = ROOT / module.replace(".", "/")
+    source = (path / "__main__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+    for option in options:
+        assert not option.startswith("--") or f'"{option}"' in source
+
+
 DECISIONS = sorted((ROOT / "docs/adr").glob("[0-9]*.md"))
 PARTS = ["Status", "Context", "Decision", "Consequences", "Considered"]
 
