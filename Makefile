@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 LOCK := requirements-dev.lock
 
-.PHONY: demo test test-dev check bench wheel-test lock clean
+.PHONY: demo test test-dev check docs bench wheel-test lock clean
 
 demo: $(STAMP)  ## urgent and background teams on a simulated provider; no key needed
 	$(BIN)/headway demo
@@ -24,6 +24,10 @@ check: $(STAMP)  ## format, lint, types, public types, layers, docs, lock
 	$(BIN)/mypy
 	$(BIN)/python tools/typed_share.py
 	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_docs.py tests/test_repository.py
+	$(BIN)/mkdocs build --strict --quiet
+
+docs: $(STAMP)  ## the documentation as a site, in build/site; each warning is an error
+	$(BIN)/mkdocs build --strict
 
 bench: $(STAMP)  ## durable calls per second, and a burst of teams against the simulated provider
 	$(BIN)/python -m benchmarks.throughput
