@@ -107,6 +107,22 @@ def test_each_pause_is_twice_as_long_up_to_a_minute_and_costs_one_request() -> N
     assert statistics(core.state, now).gauges[0].paused_until == now + LONGEST_PAUSE_SECONDS
 
 
+def test_a_provider_that_answers_between_its_faults_is_not_left_alone_for_ever_longer() -> None:
+    """Every fourth request of aimock fails: its pauses grew to a minute, and never fell again."""
+    core = down(*(f"c{n:02}" for n in range(40)))
+    now, requests, last = NOW, 0, NOW
+    while (at := core.next_event(now)) is not None:
+        now = max(now, at)
+        wave = admitted(core, now)
+        for name in wave:
+            requests += 1
+            (fail if requests % 4 == 0 else answer)(core, name, now)
+        if wave:
+            assert now - last <= 1 + ASIDE_SECONDS
+            last = now
+    assert statistics(core.state, now).waiting == (0, 0, 0, 0, 0)
+
+
 def test_a_call_that_failed_as_the_probe_lets_the_next_one_try() -> None:
     """Else a call that the provider can never answer would keep all the others waiting."""
     core = down("bad", "good")

@@ -6,8 +6,9 @@ as long as there is *retry budget*: each answer earns a tenth of a retry. Withou
 any more. After the pause (*half-open*) the most urgent call goes alone, as a *probe*. Each answer
 lets one more call go at once, and the breaker closes when answers have earned a whole retry. A
 fault starts the next pause, after which another call probes first: the fault may have been the
-call's own. So a provider that is down costs one request per pause, a flaky provider is asked
-little, and the waiting calls are still in order when the provider comes back.
+call's own. Pauses grow from the first one again if the provider answered since the last: it is not
+down. So a provider that is down costs one request per pause, a flaky provider is asked little, but
+never by the minute, and the waiting calls are still in order when the provider comes back.
 
 A lane of the provider for which it has no capacity (the ``short`` ones here) has a quota of its
 own, and so a breaker: its first refusal opens it, pauses are longer, and nothing counts as a fault.
@@ -121,6 +122,8 @@ class Breaker:
             self.retries -= 1
             return False
         self.failed_probe = call_id if self.is_open else None
+        if not self.is_unanswered:
+            self.pauses = 0
         self._open()
         self.pause(now + backoff_seconds(self.pauses))
         return True
