@@ -307,6 +307,8 @@ def window(learned: Learned) -> tuple[Window | None, float, float]:
         (360, RateLimitHeader(60, 1, window=Window.FIXED), (Window.SLIDING, 10, 60)),
         # what it says itself goes before that
         (120, RateLimitHeader(60, 0, None, 30.0, Window.FIXED), (Window.SLIDING, 30, 60)),
+        # of its deployments
+        (120, RateLimitHeader(60, 1, None, 60.0, Window.MINUTE), (Window.MINUTE, 60, 60)),
         # what is stated is never passed
         (60, RateLimitHeader(60, 0, None, 30.0, Window.FIXED), (Window.SLIDING, 30, 30)),
     ],
