@@ -25,6 +25,7 @@ from .refusals import (
     is_about_slots,
     litellm_minute_seconds,
     litellm_refusal,
+    openai_refusal,
     refused_resource,
 )
 
@@ -267,7 +268,9 @@ class Provider:
 
     def told_by_refusal(self, failure: Failure) -> dict[Resource, RateLimitHeader]:
         """Return the limits that the body or the text of a refusal tells."""
-        return litellm_refusal(failure.headers, failure.message)
+        return litellm_refusal(failure.headers, failure.message) or openai_refusal(
+            failure.words("type"), failure.message
+        )
 
     def _judge_unpaid(self, failure: Failure, stated: float | None, pause: float) -> Verdict:
         """Judge a 402: no money, unless it says that time, or a lighter request, mends it."""

@@ -33,6 +33,9 @@ _LITELLM_LIMIT = re.compile(
 _LITELLM_MINUTE = re.compile(
     r"model rate limit exceeded\. ([rt])pm limit=(\d{1,12})", re.IGNORECASE | re.ASCII
 )
+_OPENAI_LIMIT = re.compile(
+    r"\bper (min|day)(?:ute)?(?: \([RT]P[MD]\))?[:.] Limit:? (\d{1,12})\b", re.IGNORECASE | re.ASCII
+)
 _OF_REQUESTS = re.compile(r"requests per min|\brpm\b", re.IGNORECASE)
 _OF_TOKENS = re.compile(r"tokens per min|\btpm\b|token rate limit|too many tokens", re.IGNORECASE)
 _GOOGLE_MINUTE = re.compile(r"per-?minute", re.IGNORECASE)
@@ -104,6 +107,21 @@ def litellm_minute_seconds(headers: Mapping[str, str], message: str, now: float)
     if _LITELLM_MINUTE.search(message[:LONGEST_LOOKED_AT]) is None:
         return None
     return MINUTE_SECONDS - answered_at(headers, now) % MINUTE_SECONDS
+
+
+def openai_refusal(types: frozenset[str], message: str) -> dict[Resource, RateLimitHeader]:
+    """Read the limit in OpenAI's text: gateways pass it on, and not always the headers.
+
+    ``types``: the error's, one of which says what the number counts; without it the text does.
+    """
+    found = _OPENAI_LIMIT.search(message[:LONGEST_LOOKED_AT])
+    resource = refused_resource({}, types, "") or refused_resource({}, frozenset(), message)
+    if found is None or resource is None or (limit := _limit(found[2])) is None:
+        return {}
+    if found[1].lower() == "day":
+        is_tokens = resource is Resource.TOKENS
+        resource = Resource.TOKENS_PER_DAY if is_tokens else Resource.REQUESTS_PER_DAY
+    return {resource: RateLimitHeader(limit)}
 
 
 def google_refusal(parts: Iterable[Mapping[str, Any]]) -> dict[Resource, RateLimitHeader]:
