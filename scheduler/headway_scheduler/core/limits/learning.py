@@ -72,6 +72,8 @@ FIRST_GROWTH = 0.02
 SHORTEST_SLOT_SECONDS = 0.125
 CHANCE_SECONDS = 60.0
 """One refusal of stated limits may be chance; a second one within this time is not."""
+EXACT_SHARE = 0.1
+"""How exactly the beginning of a window must have been seen, as a share of its length."""
 LARGEST_SECONDS = 3_600.0
 """For so long, and at most twice as long, the size of an answered call counts."""
 
@@ -179,6 +181,23 @@ class Learned:
             return False
         self.known.told[resource] = replace(told, period_seconds=seconds, is_period_known=True)
         return True
+
+    def end_of_window(self, resource: Resource, now: float) -> float | None:
+        """Return when a window ends at the latest whose answers tell no end; None: not known.
+
+        LiteLLM's refusals tell a whole window to wait, however little is left of it. Rests of
+        tokens also rise when a request used less than it reserved, so they show no end. Neither
+        does a beginning that was seen too roughly: another window may have begun since.
+        """
+        told, readings = self.known.told.get(resource), self._lengths.get(resource)
+        if resource is not Resource.REQUESTS or told is None or not told.is_period_known:
+            return None
+        if readings is None or readings.began is None:
+            return None
+        earliest, latest = readings.began
+        end = latest + told.period_seconds
+        is_exact = latest - earliest <= EXACT_SHARE * told.period_seconds
+        return end if is_exact and end > now else None
 
     def _take(self, resource: Resource, new: Told) -> None:
         """Have a told limit act. What was learned of the guesses is no word on what is told."""
