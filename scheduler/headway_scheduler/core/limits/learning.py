@@ -17,7 +17,7 @@ After it, it grows by 2 % and then by twice as much each time, and in search of 
 told not before ten answers came, because each growth that is too much costs a refusal. Limits that
 are stated, or that headers tell, are scaled down only by a second refusal within 60 s, by 15 % at
 most, and never up above what was stated or told: another client may use the same key, but nobody
-grants more.
+grants more. Refusals that come whatever the rate scale nothing down (``refused_share.py``).
 
 *Overload, and too many at once* change how many calls may be in flight (``slots.py``). Rates stay.
 
@@ -37,6 +37,7 @@ from dataclasses import dataclass, field, replace
 
 from ...model.quotas import MINUTE_SECONDS, Limit, RateLimitHeader, Resource, Window
 from .known import KnownLimits
+from .refused_share import RefusedShare
 from .told import (
     RISE_SECONDS,
     UNCONFIRMED_SECONDS,
@@ -105,6 +106,7 @@ class Learned:
     _largest_since: float = 0.0
     _refused_at: float | None = None
     """When the last refusal came."""
+    _refused_share: RefusedShare = field(default_factory=RefusedShare)
     _counted_from: float | None = None
     """From when on ``_taken`` is counted: from the end of the last refusal's pause."""
     _answers: int = 0
@@ -277,6 +279,7 @@ class Learned:
         ``is_after_burst``: whether a full bucket had just been used up.
         """
         self.is_by_chance = False
+        self._refused_share.record_refusal(now)
         if self._refused_at is not None and admitted_at <= self._refused_at + REST_SECONDS:
             return False  # sent before the last cut could show
         last, self._refused_at = self._refused_at, now
@@ -287,6 +290,8 @@ class Learned:
         if last is None or measured is not None:  # else it is measured over more refusals
             self._taken.clear()
             self._counted_from = now + pause_seconds
+        if self._refused_share.is_by_chance:
+            return False
         is_chance = last is None or now - last > CHANCE_SECONDS
         if not self._has_rates or (is_chance and not self.known.has_guesses):
             self.is_by_chance = is_chance
@@ -308,6 +313,8 @@ class Learned:
         """
         self._count(amounts, now)
         self._answers += 1
+        if self._refused_at is not None:
+            self._refused_share.record_answer(now)
         is_risen = bool(self._confirmed_at) and self._rise(now)
         if self._stepped_at is None or not is_waited_for:
             self._stepped_at = now
