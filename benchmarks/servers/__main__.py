@@ -31,6 +31,8 @@ SERVERS = {
 BARS = {"right": (1.15, 10.0), "limit": (1.5, 40.0), "nothing": (1.5, 40.0)}
 """How many floors a flood may take, and how many of 1,000 requests may be refused. Of who does not
 know how the limit is counted, as of who knows nothing: it cannot be told."""
+URGENT_SECONDS = 0.3
+"""How long interactive calls may wait, in the median: there is room for all of theirs."""
 CLASSES = tuple(dict.fromkeys(reversed(TEAMS)))
 
 
@@ -39,7 +41,8 @@ def is_missed(flood: Flood, total: int, refused: int) -> bool:
     if flood.floor is None:
         return False
     times, most = BARS[flood.stated]
-    return flood.seconds > times * flood.floor or 1000 * refused / total > most
+    is_late = flood.seconds > times * flood.floor or flood.wait("interactive") > URGENT_SECONDS
+    return is_late or 1000 * refused / total > most
 
 
 def table(played: Iterable[tuple[str, Flood, Books]]) -> int:
