@@ -4,8 +4,8 @@ a fifth a 429, and one in 20 is no JSON.
 Its 429 has the same figures always: ``retry-after: 1``, nothing that remains, and a limit on tokens
 that is whole again after six minutes.
 
-The flood takes 10 to 20 minutes and 250 to 290 requests: its 429s tell a limit of 60 a minute, which
-is believed, and with a fault in every fourth request the breaker of the quota stays half open.
+The flood takes 10 to 20 minutes and 250 to 290 requests: its 429s tell a limit of 60 a minute,
+which is believed, and a fault in every fourth request keeps the breaker of the quota half open.
 """
 
 import json

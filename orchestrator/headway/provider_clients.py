@@ -13,13 +13,21 @@ _ADDRESS_OF = {"azure": "azure_endpoint", "local": "host"}
 """The argument of a class of clients that takes the address, by its provider; else base_url."""
 
 
+def class_of(reached: Reached) -> "type[ChatCompletionClient]":
+    """Import the class of the client of a model of the configuration. Raises CallerError."""
+    from headway_agents import client_class
+
+    kind = kind_of(client := reached.settings.client)
+    path, package = (client, "") if kind is None else (kind.path, kind.package)
+    return client_class(path, reached.model, package)
+
+
 def built(reached: Reached) -> "ChatCompletionClient":
     """Build the client of a model of the configuration. Raises CallerError."""
-    from headway_agents import build_client, client_class, provider_of
+    from headway_agents import build_client, provider_of
 
     settings, kind, address = reached.settings, kind_of(reached.settings.client), {}
-    path, package = (settings.client, "") if kind is None else (kind.path, kind.package)
-    made = client_class(path, reached.model, package)
+    made = class_of(reached)
     provider = provider_of(made)
     if reached.address is not None:
         field = _ADDRESS_OF.get(provider, "base_url") if kind is None else kind.address

@@ -1,6 +1,8 @@
 """Calls by batch, from a run that waits to its bill: in one process."""
 
 import json
+import re
+import socket
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -18,9 +20,11 @@ from headway.cli import main
 from headway.config import load
 from headway.workers import batches
 from headway.workers.batch_provider import BatchProvider
+from headway_agents.calls import first_contact
 from headway_scheduler.model.calls import CallRecord, ServiceLane
 from headway_scheduler.model.data import replace
 from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.providers import PROVIDERS
 from headway_scheduler.testing.provider import (
     BatchFault,
     Fault,
@@ -281,12 +285,102 @@ async def test_batches_that_come_to_nothing_are_let_go(
     assert all(" has no attribute " not in each.getMessage() for each in caplog.records)
 
 
+class Refusing:
+    """Refuses requests about files and batches whose method and path match, until it is mended."""
+
+    def __init__(self, kind: FaultKind, pattern: str) -> None:
+        self.kind = kind
+        self.pattern = re.compile(pattern)
+        self.asked = 0
+        self.is_mended = False
+
+    def __call__(self, request: str) -> Fault | None:
+        if self.is_mended or self.pattern.fullmatch(request) is None:
+            return None
+        self.asked += 1
+        return Fault(self.kind)
+
+
+UPLOAD, BEGIN = "POST /v1/files", "POST /v1/batches"
+LOOK, READ = "GET /v1/batches/batch_[^/]*", "GET /v1/files/.*/content"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (Settings(batch_refusals=Refusing(kind, pattern)), words)
+        for kind, pattern, words in (
+            (FaultKind.UNAUTHORIZED, UPLOAD, "Incorrect API key provided"),
+            (FaultKind.UNPAID, UPLOAD, "Insufficient Balance"),
+            (FaultKind.INSUFFICIENT_QUOTA, BEGIN, "You exceeded your current quota"),
+            (FaultKind.UNAUTHORIZED, BEGIN, "Incorrect API key provided"),
+            (FaultKind.UNAUTHORIZED, LOOK, "Incorrect API key provided"),
+            (FaultKind.FORBIDDEN, LOOK, "insufficient permissions"),
+            (FaultKind.FORBIDDEN, READ, "insufficient permissions"),
+        )
+    ],
+)
+async def test_a_batch_whose_key_is_refused_waits_until_its_lane_is_resumed(
+    provider: SimulatedProvider,
+    settings: Settings,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: Any,
+    capsys: Any,
+) -> None:
+    refusing = settings.batch_refusals
+    assert isinstance(refusing, Refusing)
+    monkeypatch.setattr(batches, "GIVES_UP_SECONDS", 0.0)  # what waits for people is not let go
+    text = (tmp_path / "headway.toml").read_text()
+    limit = '[quotas."sim/batch"]\nenqueued_tokens = 1_000_000\n'
+    assert limit in text
+    (tmp_path / "headway.toml").write_text(text.replace(limit, ""))  # as in most files
+    async with opened(tmp_path) as hw, anyio.create_task_group() as group:
+        group.start_soon(lambda: hw.work(slots=1, forever=True))
+        handle = await submit(hw)
+        await until(lambda: hw.scheduler.provider_health().locked_out == ("sim/batch",))
+        await hw.run("agent", task="meanwhile", priority="interactive")
+        await wait_for_state(hw, handle, RunState.WAITING)
+        monkeypatch.chdir(tmp_path)
+        assert await to_thread.run_sync(main, ["doctor"]) == 1
+        assert words in capsys.readouterr().out
+        assert refusing.asked == 1
+        refusing.is_mended = True
+        await hw.limits.resume("sim/batch")
+        await wait_for_state(hw, handle, RunState.COMPLETED)
+        others = [await submit(hw, task=f"other {n}") for n in range(3)]  # all by batch again
+        for each in others:
+            await wait_for_state(hw, each, RunState.COMPLETED)
+        hw.drain()
+    assert sorted(entry.tier for entry in provider.ledger.paid) == ["", *["batch"] * 4]
+    assert len([each for each in caplog.messages if "is stopped" in each and words in each]) == 1
+
+
+async def test_a_batch_whose_server_was_never_reached_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    (tmp_path / "headway.toml").write_text(CONFIG.format(url=url))
+    (tmp_path / "batch_workflows.py").write_text(WORKFLOWS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(first_contact, "FIRST_PATIENCE_SECONDS", 0.3)
+    async with opened(tmp_path) as hw:
+        handle = await submit(hw)
+        await worked(hw, handle, is_expected_to_fail=True)
+        run = await hw.get_run(handle.id)
+    words = f"no answer from {url} for 0.3 s: connection refused: see `headway doctor --ping`"
+    assert words in (run.error or "")
+    assert f"takes no batches of model 'sim': {words}" in caplog.text
+
+
 async def test_a_file_of_requests_follows_no_redirect(tmp_path: Path) -> None:
     async with (
         simulated_provider(Settings()) as other,
         simulated_provider(Settings(moved_to=other.base_url)) as provider,
     ):
-        asked = BatchProvider("a key", provider.base_url)
+        asked = BatchProvider("a key", provider.base_url, PROVIDERS["openai"])
         with pytest.raises(openai.APIStatusError) as refused:
             await asked.upload("requests.jsonl", b"{}")
         await asked.close()

@@ -67,7 +67,14 @@ from .exchange import Exchange
 from .live_call import NOTHING, LiveCall, attached, recorded
 from .models import Candidate, Model
 from .parts import prepare
-from .wrapped_client import context_tokens, provider_name, refuses_usage, stream_arguments
+from .wrapped_client import (
+    STREAM_OPTIONS,
+    context_tokens,
+    left_out,
+    provider_name,
+    refuses_usage,
+    stream_arguments,
+)
 
 _log = logging.getLogger("headway")
 
@@ -99,7 +106,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
     """Schedules the calls of ``wrapped``, any client of AutoGen.
 
     ``scope`` and ``path`` say for which run and agent; without them every request takes them from
-    the context. ``priority`` of its calls counts where it is more urgent than the run's.
+    the context. ``priority``: the class of its calls; None: their run's.
     ``others``: clients and models that may be asked instead, each with its rank: 0 is as good as
     ``model``, higher ones are asked only while no better one answers.
     """
@@ -124,7 +131,6 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         self.path = path
         self.priority = priority
         self._candidates = [_candidate(*each) for each in ((wrapped, model, 0), *others)]
-        self._defaults = create_arguments(wrapped)
         self._parent: ScheduledClient | None = None
         self._encoder: PromptEncoder | None = None
         self._actual = RequestUsage(0, 0)
@@ -289,8 +295,9 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
                     yield item
 
     async def _acquire(self, live: LiveCall, request: Request) -> None:
-        cap = output_cap(request, self._defaults)
-        tier = (request.extra or {}).get(TIER, self._defaults.get(TIER))
+        stated = self._candidates[0].stated
+        cap = output_cap(request, stated)
+        tier = (request.extra or {}).get(TIER, stated.get(TIER))
         await acquire(live, self._candidates, self.priority, output_cap=cap, tier=tier)
 
     def _count(self, result: CreateResult) -> None:
@@ -466,7 +473,8 @@ def _candidate(client: ChatCompletionClient, model: Model, rank: int) -> Candida
     """Switch a client's own retries off, hook into its HTTP, and return it with its provider."""
     prepared = prepare(client)
     provider = model.provider or of_host(prepared.host) or PROVIDERS[provider_name(client)]
-    return Candidate(model, provider, client, rank, prepared.origins)
+    stated = create_arguments(client)
+    return Candidate(model, provider, client, rank, prepared.origins, stated)
 
 
 def _as_stream(result: CreateResult) -> Iterator[str | CreateResult]:
@@ -486,11 +494,10 @@ def _add(total: RequestUsage, usage: RequestUsage) -> None:
 
 async def answer(live: LiveCall, request: Request, token: CancellationToken | None) -> CreateResult:
     """Return the answer to ``request`` once it is recorded."""
-    arguments = _arguments(request)
     while True:
         client = live.candidate.client
         assert client is not None
-        lane = live.candidate.model.lane
+        arguments, lane = _arguments(live.candidate, request), live.candidate.model.lane
         asked = arguments if lane in _UNTOLD else _in_lane(arguments, lane)
         if lane is ServiceLane.BATCH:
             client = await _by_batch(live, request, token)
@@ -524,7 +531,7 @@ async def answer_stream(
     while True:
         client = live.candidate.client
         assert client is not None
-        arguments = _arguments(request)
+        arguments = _arguments(live.candidate, request)
         if (lane := live.candidate.model.lane) not in _UNTOLD:
             arguments = _in_lane(arguments, lane)
         arguments |= stream_arguments(client, request)
@@ -614,13 +621,17 @@ def model_answer(text: str) -> str:
     return dump_result(CreateResult(finish_reason="stop", content=text, usage=usage, cached=True))
 
 
-def _arguments(request: Request) -> dict[str, Any]:
+def _arguments(candidate: Candidate, request: Request) -> dict[str, Any]:
     """Return keyword arguments of AutoGen's ``create`` and ``create_stream``, less the token."""
+    extra = request.extra or {}
+    if {**candidate.stated, **extra}.get(STREAM_OPTIONS, "") is None:
+        assert candidate.client is not None
+        extra = {**extra, **left_out(candidate.client)}
     return {
         "tools": request.tools,
         "tool_choice": request.tool_choice,
         "json_output": request.json_output,
-        "extra_create_args": request.extra or {},
+        "extra_create_args": extra,
     }
 
 
@@ -635,7 +646,7 @@ async def _by_batch(
     from . import batched  # few calls go so, and it imports OpenAI's SDK
 
     if live.batch_answer is None:
-        arguments = _arguments(request)
+        arguments = _arguments(live.candidate, request)
         await batched.enter(
             live,
             lambda twin: twin.create(request.messages, cancellation_token=token, **arguments),

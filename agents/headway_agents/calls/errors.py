@@ -29,6 +29,9 @@ LONGEST_ERROR_CHARACTERS = 2000
 LONGEST_LOOKED_AT = 20_000
 """How much of an error's text is searched for keys and words; the body of one may be the text."""
 
+MOST_CAUSES = 20
+"""How many causes of an error are looked at: a chain may lead back to its beginning."""
+
 MAX_ATTEMPTS = 8
 """Faults of one call before its error goes to the agent, while the provider answers other calls.
 A call waits as long as it takes for a provider that answers nobody, or that limits its rate."""
@@ -159,7 +162,7 @@ def judged(
         return provider.judge(Failure(), attempt, now)
     if failure is not None:
         return provider.judge(replace(failure, is_flex=is_flex), attempt, now)
-    for cause in _causes(error):
+    for cause in causes(error):
         raised = replace(_failure(cause), is_flex=is_flex)
         if raised.status is not None or raised.body is not None or _is_broken(cause):
             verdict = provider.judge(raised, attempt, now)
@@ -230,7 +233,7 @@ def heard(error: Exception, failure: Failure | None) -> Failure | None:
     """Return what a server said in a failed attempt: over the wire, else as its client tells it."""
     if failure is not None and failure.status is not None:
         return failure
-    raised = (_failure(cause) for cause in _causes(error))
+    raised = (_failure(cause) for cause in causes(error))
     said = next((each for each in raised if each.status is not None), None)
     if said is not None and isinstance(said.body, Mapping) and "message" in said.body:
         return replace(said, body={"error": said.body})  # SDKs give the inner object
@@ -250,7 +253,7 @@ def error_inside(model: str, failure: Failure) -> ProviderError:
 
 def is_unsent(error: BaseException) -> bool:
     """Whether no connection came about, so that no byte of the request left."""
-    kinds = (kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__)
+    kinds = (kind.__name__ for cause in causes(error) for kind in type(cause).__mro__)
     return not _NOTHING_SENT.isdisjoint(kinds)
 
 
@@ -276,7 +279,7 @@ def is_free(error: BaseException) -> bool:
 
     After a timeout or a cut the provider may have written the answer, and bill it.
     """
-    return is_unsent(error) or any(_failure(cause).status is not None for cause in _causes(error))
+    return is_unsent(error) or any(_failure(cause).status is not None for cause in causes(error))
 
 
 def paid_usage(error: Exception, odd: list[Odd] | None = None) -> Usage | None:
@@ -288,10 +291,19 @@ def paid_usage(error: Exception, odd: list[Odd] | None = None) -> Usage | None:
     return readings.usage(counts, [] if odd is None else odd)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+def causes(error: BaseException | None, *, is_any: bool = False) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from; of a group, the first one, and so on.
+
+    What an error means is read from stated causes alone: what a client was handling when it raised
+    may be an earlier attempt of its own. ``is_any``: that too, for words, where it is the only one
+    that says why; some clients raise ``from None``.
+    """
+    for _ in range(MOST_CAUSES):
+        if error is None:
+            return
         yield error
-        error = error.__cause__
+        inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
+        error = inner or error.__cause__ or (error.__context__ if is_any else None)
 
 
 def _is_broken(error: BaseException) -> bool:

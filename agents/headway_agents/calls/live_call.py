@@ -16,6 +16,7 @@ cancelled too; that goes first, and is never swallowed.
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -263,10 +264,10 @@ class LiveCall:
         self._routes: tuple[Route, ...] = ()
         self._attempts = 0
         self._sent_at = 0.0
-        self._faults = 0
+        self._faults: Counter[str | None] = Counter()
         self._said, self._said_since, self._said_times = "", 0.0, 0
         self._overruns = self._times_short = 0
-        self._patience: Patience | None = None
+        self._patience: dict[str, Patience] = {}
 
     # Before it is sent
 
@@ -284,11 +285,10 @@ class LiveCall:
             self.candidate = candidates[0]
         await self.wait(partial(self.scope.replay_barrier, self.slot))
         self.begin()
-        address = self.candidate.model.address
-        if address is not None and len(routes) < 2:
-            is_patient = self.candidate.model.patience is None
-            if not (is_patient and address in self._scheduler.answered):
-                self._be_patient(address)
+        for candidate in candidates:
+            address, stated = candidate.model.address, candidate.model.patience
+            if address is not None and (stated or address not in self._scheduler.answered):
+                self._be_patient(address, stated)
         self._admitted(await self.wait(partial(self._queued, call)))
 
     async def for_person(self) -> Never:
@@ -473,13 +473,18 @@ class LiveCall:
             self._attempts -= 1
             self._times_short += 1
             verdict = replace(verdict, pause_seconds=short_seconds(self._times_short))
-        if self._patience is not None:
-            said = heard(error, failure)
-            has_head = head is not None
-            error, verdict = await self._patience.judged(error, verdict, said, has_head=has_head)
+        address = self.candidate.model.address
+        if (patience := self._patience.get(address or "")) is not None:
+            error, verdict = await patience.judged(
+                error,
+                verdict,
+                heard(error, failure),
+                has_head=head is not None,
+                has_others=bool(self._elsewhere(patience.address)),
+            )
         text, health = self._described(error), self._scheduler.provider_health()
         if verdict.error_class in (ErrorClass.TRANSIENT, ErrorClass.OVERLOADED):
-            self._faults += quota not in health.unanswered
+            self._faults[quota] += quota not in health.unanswered
         if verdict.error_class is ErrorClass.ACCOUNT and quota and quota not in health.locked_out:
             _log.warning(_ALERT, quota, text)  # whoever asked next would get the same error
         step = next_step(
@@ -488,8 +493,8 @@ class LiveCall:
             now,
             head=head,
             quota=quota,
-            routes=self._routes,
-            faults=self._faults,
+            routes=[each for each in self._routes if each.model != self.candidate.model.name],
+            faults=self._faults[quota],
             is_own=self._is_own_fault(verdict, now, health),
             has_lane=self._call is not None and self._call.lane is ServiceLane.FLEX,
         )
@@ -506,17 +511,31 @@ class LiveCall:
             case _:
                 assert_never(step)
 
-    def _be_patient(self, address: str) -> None:
+    def _be_patient(self, address: str, stated: float | None) -> None:
         """Wait for a server that may never answer no longer than its model's patience lasts."""
         from .first_contact import Patience
 
-        stated = self.candidate.model.patience
-        self._patience = Patience(self._scheduler, address, self.slot.id, stated, self._give_up)
-        self._patience.begin()
+        if address not in self._patience:
+            patience = Patience(self._scheduler, address, self.slot.id, stated, self._give_up)
+            self._patience[address] = patience
+            patience.begin()
+
+    def _elsewhere(self, address: str) -> tuple[Route, ...]:
+        """Return the routes of the call that lead to another server."""
+        server_of = {key: each.model.address for key, each in self._candidates.items()}
+        routes = self._routes
+        return tuple([each for each in routes if server_of.get((each.model, each.lane)) != address])
 
     def _give_up(self, error: NoAnswer) -> None:
-        """End the call, which waits for a server that answers nobody. Called by a timer."""
-        if self._phase is Phase.QUEUED and self.interruption.interrupt(error):
+        """Go to another server than one that answers nobody, or end the call. Called by a timer."""
+        if self._phase is not Phase.QUEUED:
+            return
+        if others := self._elsewhere(error.address):
+            self._routes = others
+            self._patience.pop(error.address).stop()
+            self._scheduler.reroute(self.slot.id, others)
+            self._scheduler.reestimates.pop(self.slot.id, None)  # it knows of all routes
+        elif self.interruption.interrupt(error):
             # Whoever waits for its turn is cancelled by that, and looks here for what to record.
             end = Outcome(CallState.FAILED, error=described(error), sent=False)
             self._scheduler.ends[self.slot.id] = end
@@ -616,8 +635,8 @@ class LiveCall:
         self._end()
 
     def _end(self) -> None:
-        if self._patience is not None:
-            self._patience.stop()
+        for patience in self._patience.values():
+            patience.stop()
         if self._phase not in (Phase.NEW, Phase.ENDED):
             self.scope.note_work(WorkEnded())
         self._phase = Phase.ENDED
@@ -625,8 +644,8 @@ class LiveCall:
     async def _queue_again(self, outcome: Outcome, observation: Observation | None = None) -> None:
         self._phase = Phase.QUEUED
         about = self._about_quota(observation)
-        if self._patience is not None:
-            self._patience.begin()
+        for patience in self._patience.values():
+            patience.begin()
         self._admitted(
             await self.wait(partial(self._scheduler.retry, self.slot.id, outcome, about))
         )

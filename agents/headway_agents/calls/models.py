@@ -1,7 +1,8 @@
 """Models as workflows name them, and who answers for them. Data only."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from autogen_core.models import ChatCompletionClient
 
@@ -75,7 +76,8 @@ class Candidate:
 
     ``provider`` says how it charges and what its answers mean. ``client`` sends, None where that is
     OpenAI's SDK. ``rank`` as of a Route: 0 is as good as the model that was asked for. ``origins``:
-    the servers that it may ask, empty if the client shows none.
+    the servers that it may ask, empty if the client shows none. ``stated``: what the client's user
+    has it add to every request, as it is later too.
     """
 
     model: Model
@@ -83,6 +85,7 @@ class Candidate:
     client: ChatCompletionClient | None = None
     rank: int = 0
     origins: frozenset[Origin] = frozenset()
+    stated: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 NO_CANDIDATE = Candidate(Model("", ()), OTHER)

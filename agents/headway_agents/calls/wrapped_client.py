@@ -18,6 +18,8 @@ from ..autogen_private import (
 )
 from ..requests.codec import Request
 
+MOST_NOTED = 1_000
+"""How many models and addresses that refused ``stream_options`` are kept at most."""
 DEFAULT_CONTEXT_TOKENS = 128_000
 """The context window of a model that AutoGen's tables do not list."""
 
@@ -32,6 +34,8 @@ _PROVIDERS = {
 }
 """The provider of each class of AutoGen's clients, subclasses first."""
 
+STREAM_OPTIONS = "stream_options"
+"""The argument that has a stream tell its usage, in OpenAI's protocol."""
 _UNKNOWN_PARAMETER = (400, 422)
 """What servers answer to a parameter that they do not know."""
 _tell_no_usage: set[tuple[str | None, str]] = set()
@@ -61,19 +65,31 @@ def provider_of(kind: type) -> str:
 
 def stream_arguments(client: ChatCompletionClient, request: Request) -> dict[str, Any]:
     """Return the arguments that make a stream report its usage, unless the user chose already."""
-    chosen = "stream_options" in create_arguments(client) or "stream_options" in (
-        request.extra or {}
-    )
+    chosen = STREAM_OPTIONS in {**create_arguments(client), **(request.extra or {})}
     is_asked = is_openai(client) and not chosen and _server_of(client) not in _tell_no_usage
     return {"include_usage": True} if is_asked else {}
+
+
+def left_out(client: ChatCompletionClient) -> dict[str, Any]:
+    """Return the arguments that keep ``stream_options`` out of a request, if a client knows it.
+
+    AutoGen's clients send null for None, and a server that does not know the field refuses both.
+    """
+    if not is_openai(client):
+        return {}
+    from openai import NOT_GIVEN  # the client has imported it
+
+    return {STREAM_OPTIONS: NOT_GIVEN}
 
 
 def refuses_usage(client: ChatCompletionClient, failure: Failure | None) -> bool:
     """Whether a server says that it takes no ``stream_options``; it is noted if so."""
     if failure is None or failure.status not in _UNKNOWN_PARAMETER:
         return False
-    is_refused = "stream_options" in failure.message
+    is_refused = STREAM_OPTIONS in failure.message
     if is_refused:
+        if len(_tell_no_usage) >= MOST_NOTED:
+            _tell_no_usage.clear()  # each is found out again by one request
         _tell_no_usage.add(_server_of(client))
     return is_refused
 

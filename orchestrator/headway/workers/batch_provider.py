@@ -5,13 +5,16 @@ followed: a file holds the prompts of thousands of calls.
 """
 
 import json
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from http import HTTPStatus
 from typing import Any, NamedTuple, TypeVar
 
 import anyio
 from openai import APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient
 
-from headway_scheduler.providers import readings
+from headway_agents.calls.errors import judged
+from headway_scheduler.providers import ErrorClass, Provider, readings
 
 T = TypeVar("T")
 
@@ -44,7 +47,8 @@ class Standing(NamedTuple):
 class BatchProvider:
     """The provider of one model. Methods raise OddAnswer, TimeoutError and what the SDK does."""
 
-    def __init__(self, key: str, address: str | None) -> None:
+    def __init__(self, key: str, address: str | None, provider: Provider) -> None:
+        self._provider = provider
         http = DefaultAsyncHttpxClient(follow_redirects=False)
         self._sdk = AsyncOpenAI(api_key=key, base_url=address, max_retries=0, http_client=http)
 
@@ -120,6 +124,17 @@ class BatchProvider:
     async def cancel(self, batch: str) -> None:
         """Cancel a batch."""
         await _asked(lambda: self._sdk.batches.cancel(batch))
+
+    def shuts_out(self, error: Exception, *, is_submitted: bool) -> bool:
+        """Whether the provider refuses the key or the account, as it would for a plain call.
+
+        ``is_submitted``: it was asked about a batch that it has. One that this key may not see is
+        paid all the same, so a 403 is about the key then.
+        """
+        status = getattr(error, "status_code", None)
+        if is_submitted and status == HTTPStatus.FORBIDDEN:
+            return True
+        return judged(error, self._provider, 1, now=time.time()).error_class is ErrorClass.ACCOUNT
 
     async def _content(self, file: str) -> bytes:
         data = bytearray()

@@ -26,20 +26,23 @@ from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.batches import BatchedRequest, BatchState, Gathered, ProviderBatch
 from headway_scheduler.model.calls import CallRecord, Outcome, ServiceLane
 from headway_scheduler.model.data import replace
-from headway_scheduler.model.formulas import LONGEST_STATED_SECONDS
-from headway_scheduler.model.quotas import Observation, ProviderEvent
+from headway_scheduler.model.quotas import Observation
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.ports import Store
 from headway_scheduler.protocol.messages import Amend, LeaveBatch, Message, Observe
-from headway_scheduler.providers import readings
+from headway_scheduler.providers import PROVIDERS, readings
 from headway_scheduler.runtime.local import LocalScheduler
 
 from ..config import Config
+from ..config.values import patience_seconds
 from ..pricing.prices import charge
 from ..reached import key_of, of_model
+from .lane_quotas import LONGEST_WORDS, LaneQuotas
 from .request_server import LOST, RETRY_SECONDS
 
 if TYPE_CHECKING:
+    from headway_agents.calls.errors import NoAnswer
+
     from .batch_provider import BatchProvider, Standing
 
 TICK_SECONDS = 5.0
@@ -55,7 +58,8 @@ MOST_CALLS = 10_000
 MOST_BYTES = 90_000_000
 """The most calls, and bytes of requests, in one batch: OpenAI takes 50,000 and 200 MB."""
 GIVES_UP_SECONDS = 172_800.0
-"""How long a batch may take: the provider's day, and another one for what keeps it from there."""
+"""How long a batch may take to be handed in, and then to end: the provider's day, and another one
+for what keeps it from there."""
 MOST_ODD = 3
 """How many odd answers to its file, or to its handing in, a batch bears."""
 
@@ -64,8 +68,7 @@ _FULL = "token_limit_exceeded"
 _FINAL_STATUS = frozenset({*range(300, 400), 400, 403, 404, 405, 409, 413, 422})
 _OVER = frozenset({"completed", "failed", "expired", "cancelled"})
 """States of a batch at the provider from which on nothing comes."""
-LONGEST_WORDS = 500
-"""How many characters of a refusal are kept."""
+OVERDUE = "batch {} has no end after two days"
 _log = logging.getLogger("headway")
 
 
@@ -76,6 +79,7 @@ class BatchLane:
         self._scheduler = scheduler
         self._store = store
         self._config = config
+        self._lanes = LaneQuotas(scheduler, config)
         self._clients: dict[str, BatchProvider] = {}
         self._looked_at: dict[str, float] = {}
         """By batch: when a look found it nowhere at the provider. -inf: nobody else knows of it."""
@@ -84,10 +88,11 @@ class BatchLane:
         self._ask_at: dict[str, float] = {}
         self._busy: set[str] = set()
         """Models whose server is being asked something: a slow one keeps no other waiting."""
-        self._may_be_unwanted = True
-        """Whether calls were cancelled, so that some batch may be for nobody."""
-        self._unwanted_of: set[str] = set()
-        """Models of which a batch may be for nobody."""
+        self._wanted: set[str] = set()
+        """Models whose batches were all looked through since a call was cancelled: of the others
+        one may be for nobody."""
+        self._stopped: set[str] = set()
+        """Models whose key or account the provider refused: an operator resumes their lanes."""
 
     async def run(self) -> None:
         """Take turns until cancelled."""
@@ -111,17 +116,15 @@ class BatchLane:
         for call_id in await self._store.unwanted_calls():
             # Its request may be answered all the same: what it reserved stays spent.
             await self._scheduler.settle(call_id, Outcome(CallState.CANCELLED))
-            self._may_be_unwanted = True
+            self._wanted.clear()
         for gathered in await self._store.gathered():
             if self._is_due(gathered):
                 await self._plan(gathered)
-        is_asked, self._may_be_unwanted = self._may_be_unwanted, False
         by_model: dict[str, list[ProviderBatch]] = {}
         for batch in await self._store.provider_batches():
             by_model.setdefault(batch.model, []).append(batch)
-        if is_asked:
-            self._unwanted_of |= by_model.keys()
-        for model in by_model.keys() - self._busy:
+        self._stopped = {model for model in self._stopped if self._lanes.is_stopped(model)}
+        for model in by_model.keys() - self._busy - self._stopped:
             self._busy.add(model)
             group.start_soon(self._ask, model, by_model[model], name=f"headway batches of {model}")
         for run in await self._store.runs_to_wake():
@@ -129,10 +132,12 @@ class BatchLane:
 
     async def _ask(self, model: str, batches: Sequence[ProviderBatch]) -> None:
         """Take the batches of a model as far as they go now, one after the other."""
-        is_asked = model in self._unwanted_of
-        self._unwanted_of.discard(model)
+        is_asked = model not in self._wanted
+        self._wanted.add(model)
         try:
             for batch in batches:
+                if model in self._stopped:
+                    break
                 now = self._scheduler.now()
                 if now < self._ask_at.get(batch.id, 0.0) and not is_asked:
                     continue
@@ -143,7 +148,7 @@ class BatchLane:
                     raise
                 except Exception as error:  # of one batch: the others go on
                     self._ask_at[batch.id] = now + POLL_SECONDS
-                    self._warn(batch, error)
+                    _warn(batch, error)
         except LOST:
             raise
         except StoreError:
@@ -178,22 +183,52 @@ class BatchLane:
     # Planned -> uploaded -> submitted -> ended
 
     async def _advance(self, batch: ProviderBatch) -> None:
-        """Take a batch as far as it goes now."""
-        if self._scheduler.now() - batch.created_at > GIVES_UP_SECONDS:
-            await self._let_go(batch, f"batch {batch.id} has no end after two days")
-            return
-        client = await self._client(batch.model)
-        if batch.state is BatchState.PLANNED:
-            batch = await self._upload(client, batch)
-        match batch.state:
-            case BatchState.UPLOADED:
-                await self._hand_in(client, batch)
-            case BatchState.SUBMITTED:
-                await self._look(client, batch)
-            case BatchState.PLANNED | BatchState.ENDED:
-                pass  # it has failed, or is over
-            case _:
-                assert_never(batch.state)
+        """Take a batch as far as it goes now. Raises what time may mend."""
+        client: BatchProvider | None = None
+        try:
+            client = await self._client(batch.model)
+            if batch.state is BatchState.PLANNED:
+                batch = await self._upload(client, batch)
+            match batch.state:
+                case BatchState.UPLOADED:
+                    await self._hand_in(client, batch)
+                case BatchState.SUBMITTED:
+                    await self._look(client, batch)
+                case BatchState.PLANNED | BatchState.ENDED:
+                    pass  # it has failed, or is over
+                case _:
+                    assert_never(batch.state)
+        except StoreError:
+            raise
+        except Exception as error:
+            is_submitted = batch.state is BatchState.SUBMITTED
+            if client is not None and client.shuts_out(error, is_submitted=is_submitted):
+                await self._stop(batch, error)
+            elif self._is_overdue(batch):
+                await self._let_go(batch, OVERDUE.format(batch.id))
+            elif (given_up := await self._given_up(batch, error)) is not None:
+                await self._let_go(batch, str(given_up))
+            else:
+                raise
+
+    def _is_overdue(self, batch: ProviderBatch) -> bool:
+        return self._scheduler.now() - batch.created_at > GIVES_UP_SECONDS
+
+    async def _given_up(self, batch: ProviderBatch, error: Exception) -> "NoAnswer | None":
+        """Return the error if nobody answers for as long as the patience for a first contact."""
+        from headway_agents.calls.errors import NoAnswer, is_unsent
+        from headway_agents.calls.first_contact import cause_of, patience_for
+
+        if batch.state is not BatchState.PLANNED or not is_unsent(error):
+            return None
+        address, scheduler = of_model(self._config, batch.model).shown, self._scheduler
+        stated = self._config.model(batch.model).patience
+        has_answered = await scheduler.has_answered(address)
+        seconds = None if stated is None else patience_seconds(stated)
+        limit = patience_for(seconds, has_answered=has_answered)
+        if scheduler.now() - batch.created_at < limit:
+            return None
+        return NoAnswer(address, limit, cause_of(error))
 
     async def _upload(self, client: "BatchProvider", batch: ProviderBatch) -> ProviderBatch:
         requests = await self._store.batched_requests(batch.id)
@@ -203,6 +238,7 @@ class BatchLane:
             file_id = await client.upload(*file)
         except Exception as error:
             return await self._refused(batch, error)
+        self._scheduler.note_answer(of_model(self._config, batch.model).shown)
         # Nobody else can have handed this file in: it is new.
         self._looked_at[batch.id] = -inf
         return await self._saved(batch, BatchState.UPLOADED, file_id=file_id)
@@ -229,6 +265,7 @@ class BatchLane:
             await self._refused(batch, error)
         else:
             await self._saved(batch, BatchState.SUBMITTED, provider_id=made)
+            await self._lanes.note_taken(batch.model)
 
     async def _look(self, client: "BatchProvider", batch: ProviderBatch) -> None:
         """Ask how a batch stands, and collect it when it is over."""
@@ -238,6 +275,8 @@ class BatchLane:
         assert batch.provider_id is not None
         found = await client.look(batch.provider_id)
         if found.status not in _OVER:
+            if self._is_overdue(batch):
+                await self._let_go(batch, OVERDUE.format(batch.id))
             return
         lines = [line for file in found.files for line in await client.lines(file)]
         await self._collect(batch, lines, self._said(batch, found))
@@ -247,7 +286,7 @@ class BatchLane:
         if found.status != "failed":
             return None
         words = found.words or "the provider failed it"
-        return self._signals(batch.model, words, is_full=_FULL in found.codes)
+        return self._lanes.refused(batch.model, words, is_full=_FULL in found.codes)
 
     async def _is_cancelled(self, batch: ProviderBatch) -> bool:
         """Cancel a batch that nobody wants, if this is one; it is looked at until it is over."""
@@ -335,38 +374,21 @@ class BatchLane:
 
     async def _let_go(self, batch: ProviderBatch, words: str) -> None:
         """End a batch that comes to nothing: its calls are queued again, and its lane stops."""
-        await self._collect(batch, [], self._signals(batch.model, words))
+        await self._collect(batch, [], self._lanes.refused(batch.model, words))
 
-    def _warn(self, batch: ProviderBatch, error: Exception) -> None:
-        """Say why a batch did not come further."""
-        from headway_agents.secrets import scrubbed
-
-        words = scrubbed(str(error))[:LONGEST_WORDS] or "no answer in time"
-        _log.warning("batch %s: %s: %s", batch.id, type(error).__name__, words)
-
-    def _signals(
-        self, model: str, words: str, *, is_full: bool = False
-    ) -> Mapping[str, Observation]:
-        """Return what a refusal of a whole batch says of its lane: it pauses, or stops."""
-        quota = self._config.lane_quota(model, ServiceLane.BATCH)
-        if is_full:
-            until = self._scheduler.now() + LONGEST_STATED_SECONDS
-            return {quota: Observation(pause_until=until)}
-        from headway_agents.secrets import scrubbed
-
-        words = scrubbed(words)[:LONGEST_WORDS]
-        _log.warning(
-            "the provider takes no batches of model %r: %s: its calls go the standard way until "
-            "`headway limits resume %s`",
-            model,
-            words,
-            quota,
-        )
-        return {quota: Observation(event=ProviderEvent.LOCKED_OUT, error=words)}
+    async def _stop(self, batch: ProviderBatch, error: Exception) -> None:
+        """Leave all batches of a model as they are until an operator resumes its lane."""
+        if (client := self._clients.pop(batch.model, None)) is not None:
+            await client.close()  # the next one asks for the key anew
+        self._ask_at.pop(batch.id, None)
+        await self._lanes.stop(batch.model, error)
+        self._stopped.add(batch.model)
 
     async def _saved(self, batch: ProviderBatch, state: BatchState, **names: str) -> ProviderBatch:
         batch.check(state)
         changed = replace(batch, state=state, **names)
+        if state is BatchState.SUBMITTED:
+            changed = replace(changed, created_at=self._scheduler.now())
         await self._scheduler.write(Batch(provider_batches=(changed,)))
         return changed
 
@@ -382,7 +404,7 @@ class BatchLane:
         if model not in self._config.models and self._config.default_model is None:
             raise CallerError(f"model {model!r} is not configured any more")
         found = of_model(self._config, model)
-        return BatchProvider(key_of(found), found.address)
+        return BatchProvider(key_of(found), found.address, PROVIDERS[found.provider])
 
 
 def _line_of(request: BatchedRequest) -> str:
@@ -393,3 +415,11 @@ def _line_of(request: BatchedRequest) -> str:
         "body": json.loads(request.body),
     }
     return json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _warn(batch: ProviderBatch, error: Exception) -> None:
+    """Say why a batch did not come further."""
+    from headway_agents.secrets import scrubbed
+
+    words = scrubbed(str(error))[:LONGEST_WORDS] or "no answer in time"
+    _log.warning("batch %s: %s: %s", batch.id, type(error).__name__, words)

@@ -88,6 +88,9 @@ def _fill(state: SchedulerState, stored: BucketState, now: float) -> None:
 
 
 def _place(state: SchedulerState, record: CallRecord, now: float, *, is_owned: bool) -> None:
+    record.routes = tuple(
+        each for each in record.routes if all(state.lanes.knows(name, now) for name in each.quotas)
+    )
     if record.state is CallState.QUEUED:
         is_owned = is_owned and all(state.lanes.knows(name, now) for name in record.call.quotas)
         # A call whose quota has left the configuration waits for its run to be resumed.

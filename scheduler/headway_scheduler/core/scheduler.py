@@ -294,9 +294,10 @@ class Scheduler:
             call = routed(call, message.routes, state.lanes, state.registry, now)
         self._check(call, now)
         size = self._require_room(message)
-        record = CallRecord(call, state.next_seq, worker=worker, parked=message.parked)
+        parked, routes = message.parked, message.routes
+        record = CallRecord(call, state.next_seq, worker=worker, parked=parked, routes=routes)
         state.next_seq += 1
-        live = state.add(record, message.routes)
+        live = state.add(record)
         live.bytes = size
         state.bytes += size
         state.log.new[call.id] = record
@@ -320,7 +321,7 @@ class Scheduler:
             state.lanes.of(route.quotas, now)
         if live is None:
             live = state.add(replace(message.record))
-        live.routes = message.routes
+        live.record.routes = message.routes
         live.record.resubmit(worker)
         state.change(live.record)
         state.enqueue(live, now)
@@ -476,7 +477,7 @@ class Scheduler:
             # failed waits longer than the others, because the fault may be its own.
             times = (breaker.not_before(record.call.id) or 0.0 for breaker in opened)
             record.not_before = max(times) or None
-            if any(not self._is_faulty(route) for route in live.routes):
+            if any(not self._is_faulty(route) for route in record.routes):
                 record.not_before = None  # it is answered elsewhere
         self.state.enqueue(live, now)
 
@@ -521,12 +522,12 @@ class Scheduler:
             if observation.event in _FAULTS and quota.breaker.is_open:
                 self._send_elsewhere(name, now)
             elif observation.event is ProviderEvent.NO_CAPACITY:
-                state.note_no_capacity(name)
+                state.note_no_capacity(name, now)
 
     def _send_elsewhere(self, quota: str, now: float) -> None:
         """Let calls that wait for a provider that stopped answering take another route."""
         for live in list(self.state.live.values()):
-            if live.routes and live.waiter is not None and quota in live.record.call.quotas:
+            if live.record.routes and live.waiter is not None and quota in live.record.call.quotas:
                 self.state.withdraw(live, now)
                 self.state.enqueue(live, now)
 
@@ -590,8 +591,8 @@ class Scheduler:
         state.withdraw(live, now)
         first = message.routes[0]
         has_choice = len(message.routes) > 1 or first.lane is not ServiceLane.STANDARD
-        live.routes = message.routes if has_choice else ()
-        if not live.routes:
+        live.record.routes = message.routes if has_choice else ()
+        if not has_choice:
             live.record.call = message.routes[0].taken_by(live.record.call)
         state.change(live.record)
         state.enqueue(live, now)

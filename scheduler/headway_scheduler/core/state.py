@@ -13,7 +13,7 @@ from math import inf
 
 from ..errors import CallerError
 from ..model.batch import Batch
-from ..model.calls import CallRecord, Outcome, Priority, Route, ServiceLane
+from ..model.calls import CallRecord, Outcome, Priority, ServiceLane
 from ..model.changes import LIMITS, RESUME, WEIGHT, Change, hold_of, quota_of, weight_of
 from ..model.data import replace
 from ..model.quotas import Quota
@@ -46,8 +46,6 @@ class LiveCall:
 
     record: CallRecord
     """Its row."""
-    routes: tuple[Route, ...] = ()
-    """The routes that it may take; empty: only the one that its row names."""
     reservations: tuple[tuple[Bucket, Reservation], ...] = ()
     """Its reservations while it is in flight."""
     waiter: Waiter | None = None
@@ -93,9 +91,9 @@ class SchedulerState:
         """Queued calls that can never go, and why. Nobody has been told yet."""
         self.log: ChangeLog = ChangeLog()
 
-    def add(self, record: CallRecord, routes: tuple[Route, ...] = ()) -> LiveCall:
+    def add(self, record: CallRecord) -> LiveCall:
         """Add a call; it stands nowhere yet."""
-        live = self.live[record.call.id] = LiveCall(record, routes)
+        live = self.live[record.call.id] = LiveCall(record)
         self.registry.add(record.call)
         return live
 
@@ -149,8 +147,8 @@ class SchedulerState:
             heappush(self.delayed, (record.not_before, call.id))
             return
         record.not_before = None
-        if live.routes or call.lane is ServiceLane.FLEX:
-            record.call = call = routed(call, live.routes, self.lanes, self.registry, now)
+        if record.routes:
+            record.call = call = routed(call, record.routes, self.lanes, self.registry, now)
             self.change(record)
         registry = self.registry
         priority, team = registry.effective_priority(call), registry.team(call)
@@ -165,20 +163,21 @@ class SchedulerState:
         lane.line.push(live.waiter, now)
         self.ask_at = now
         if call.lane is ServiceLane.FLEX:
-            self._note_flex_end(live)
+            self._note_flex_end(live, now)
 
-    def _note_flex_end(self, live: LiveCall) -> None:
+    def _note_flex_end(self, live: LiveCall, now: float) -> None:
+        """Note when a call is to leave flex. One that cannot has no other route, and stays."""
         call = live.record.call
-        if (at := flex_until(call, self.lanes, self.registry)) < inf:
+        if now < (at := flex_until(call, self.lanes, self.registry)) < inf:
             heappush(self.flex_ends, (at, call.id))
 
-    def note_no_capacity(self, quota: str) -> None:
+    def note_no_capacity(self, quota: str, now: float) -> None:
         """Note until when calls wait for a lane for which its provider has no capacity now."""
         for live in self.live.values():
             call = live.record.call
             is_flex = call.lane is ServiceLane.FLEX and call.quotas[0] == quota
             if is_flex and live.waiter is not None:
-                self._note_flex_end(live)
+                self._note_flex_end(live, now)
 
     def recall(self, now: float) -> None:
         """Put calls that stand aside, or on a route for a while, where they belong now."""
@@ -199,7 +198,7 @@ class SchedulerState:
             if call.lane is not ServiceLane.FLEX:
                 continue
             if takes_flex(call, self.lanes, self.registry, now):
-                self._note_flex_end(live)  # there was capacity meanwhile
+                self._note_flex_end(live, now)  # there was capacity meanwhile
                 continue
             self.withdraw(live, now)
             self.enqueue(live, now)

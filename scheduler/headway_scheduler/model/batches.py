@@ -37,7 +37,7 @@ class ProviderBatch(Data, frozen=True):
     state: BatchState
     """Changes only along ``BATCH_TRANSITIONS``."""
     created_at: float
-    """When it was planned."""
+    """When it was planned; once it is submitted, when that was."""
     file_id: str | None = None
     """The provider's name for the file; None until it has it."""
     provider_id: str | None = None

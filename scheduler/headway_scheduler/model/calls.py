@@ -161,7 +161,8 @@ class Call(Data, frozen=True):
     quotas: tuple[str, ...]
     """Names of the quotas that it draws on, all at once; a step draws on none."""
     priority: Priority
-    """The class that it asks for; it may stand in a more urgent one, see ``RunRegistry``."""
+    """The class that it asks for: its run's, unless its agent has one of its own. It may stand in a
+    more urgent one, see ``RunRegistry``."""
     tokens: int
     """Estimate that is reserved where a limit counts input and output together."""
     submitted_at: float
@@ -286,6 +287,8 @@ class CallRecord(Struct, omit_defaults=True, gc=False):
     parked: bool = False
     """Whether it is queued but never admitted: its process died, and it waits for its run to be
     resumed; or it is a question, and waits for a person."""
+    routes: tuple[Route, ...] = ()
+    """The routes that it may take while it is live; empty: only the one that ``call`` names."""
 
     def check(self, state: CallState) -> None:
         """Raise IllegalTransition unless a call may go from its state to ``state``."""
@@ -336,7 +339,7 @@ class CallRecord(Struct, omit_defaults=True, gc=False):
             self.not_before = outcome.not_before
             return
         self.finished_at, self.arrival = now, outcome.arrival
-        self.answer = outcome.answer
+        self.answer, self.routes = outcome.answer, ()
 
     def decide(self, outcome: "Outcome", now: float) -> None:
         """Record a person's decision: *queued* parks the call until its run goes on."""

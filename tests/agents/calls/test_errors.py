@@ -1,6 +1,7 @@
 import json
 import logging
 import socket
+from contextlib import aclosing
 from json import JSONDecodeError
 from typing import Any, ClassVar
 
@@ -8,11 +9,13 @@ import anyio
 import openai
 import pytest
 from autogen_ext.models.openai import OpenAIChatCompletionClient
+from pydantic import BaseModel
 from tests.agents.calls.test_stock_clients import COMPLETION, OPENAI_STREAM, Said, Server
 from tests.agents.conftest import CAPABLE
 from tests.waiting import until
 
 from headway_agents import Model, RunScope, ScheduledClient
+from headway_agents.calls import wrapped_client
 from headway_agents.calls.errors import (
     MAX_ATTEMPTS,
     AnswerRefused,
@@ -237,19 +240,56 @@ async def test_a_connection_that_breaks_after_the_end_mark_costs_nothing(
     assert (record.state, record.attempts) == (CallState.DONE, 1)
 
 
+def no_stream_options(_: int, body: Any) -> Fault | None:
+    is_asked = "stream_options" in body
+    return Fault(FaultKind.UNKNOWN_PARAMETER, value="stream_options") if is_asked else None
+
+
 async def test_a_server_that_takes_no_stream_options_is_asked_without(
     scope: RunScope, serve: Any, question: Any, records: Any
 ) -> None:
-    def faults(_: int, body: Any) -> Fault | None:
-        is_asked = "stream_options" in body
-        return Fault(FaultKind.UNKNOWN_PARAMETER, value="stream_options") if is_asked else None
-
-    async with serve(faults=faults) as (provider, inner):
+    async with serve(faults=no_stream_options) as (provider, inner):
         client = ScheduledClient(inner, MODEL, scope, path="w")
         for asked in (2, 3):
             assert (await streamed(client, question(f"the {asked}")))[-1].content
             assert len(provider.ledger) == asked  # the second time it is known
     assert [row.state for row in await records()] == [CallState.DONE] * 2
+
+
+async def test_few_servers_that_take_no_stream_options_are_kept(
+    scope: RunScope, serve: Any, question: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wrapped_client, "MOST_NOTED", 1)
+    for _ in range(3):
+        async with serve(faults=no_stream_options) as (_, inner):
+            await streamed(ScheduledClient(inner, MODEL, scope, path="w"), question())
+    assert len(wrapped_client._tell_no_usage) == 1
+
+
+class Shape(BaseModel):
+    """What a model is to fill in."""
+
+    name: str
+
+
+NULL = {"stream_options": None}
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer")  # AutoGen's client and the SDK
+@pytest.mark.parametrize(("stated", "extra"), [(NULL, {}), ({}, NULL)])
+async def test_stream_options_of_none_are_left_out(
+    stated: Any, extra: Any, scope: RunScope, serve: Any, question: Any
+) -> None:
+    bodies: list[Any] = []
+    async with serve(client=stated, reply=bodies.append) as (_, inner):
+        client = ScheduledClient(inner, MODEL, scope, path="w")
+        for json_output in (None, Shape):
+            options = {"json_output": json_output, "extra_create_args": extra}
+            async with aclosing(client.create_stream(question(), **options)) as stream:
+                assert [item async for item in stream][-1].content
+            await client.create(question(), **options)
+    assert len(bodies) == 4
+    assert not [body for body in bodies if "stream_options" in body]
 
 
 async def test_an_account_without_money_stops_the_quota(

@@ -5,10 +5,12 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import anyio
+import openai
 import pytest
 from anyio.abc import SocketAttribute
 from autogen_core.models import UserMessage
@@ -18,16 +20,21 @@ from tests.waiting import until
 
 from headway_agents import Model, RunScope, ScheduledClient, ping
 from headway_agents.calls import first_contact
-from headway_agents.calls.errors import NoAnswer
+from headway_agents.calls.errors import MOST_CAUSES, NoAnswer, causes
 from headway_agents.calls.first_contact import cause_of
 from headway_agents.openai_sdk.client import openai_sdk, scheduled
 from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.errors import ProviderError
-from headway_scheduler.model.calls import Priority
+from headway_scheduler.model.calls import Priority, ServiceLane
 from headway_scheduler.model.quotas import Quota
 from headway_scheduler.model.states import CallState
 from headway_scheduler.runtime.local import LocalScheduler
-from headway_scheduler.testing.provider import simulated_provider
+from headway_scheduler.testing.provider import (
+    Fault,
+    FaultKind,
+    Settings,
+    simulated_provider,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("fast_pauses")]
 HELLO = [UserMessage(content="hi", source="user")]
@@ -181,6 +188,86 @@ async def test_a_stated_patience_holds_for_a_server_that_has_answered_too(
     await inner.close()
 
 
+def with_fallback(
+    scope: RunScope, url: str, other: str, *, quota: str = "q"
+) -> tuple[ScheduledClient, list[OpenAIChatCompletionClient]]:
+    """A client of ``url`` whose calls go to ``other`` if that does not answer."""
+    inners = [client_of(each) for each in (url, other)]
+    fallback = (inners[1], Model("other", (quota,), address=other), 1)
+    return ScheduledClient(inners[0], model(url), scope, path="w", others=[fallback]), inners
+
+
+@pytest.mark.parametrize("quota", ["q", "narrow"])
+async def test_a_call_goes_on_to_the_fallback_of_a_server_that_never_answered(
+    scope: RunScope, records: Any, quota: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where both draw on one quota, which pauses for the faults of the first."""
+    monkeypatch.setattr(first_contact, "FIRST_PATIENCE_SECONDS", 0.2)
+    async with simulated_provider() as provider:
+        dead = f"http://127.0.0.1:{free_port()}/v1"
+        client, inners = with_fallback(scope, dead, provider.base_url, quota=quota)
+        assert (await client.create(HELLO)).content
+        for inner in inners:
+            await inner.close()
+    (record,) = await records()
+    assert (record.state, record.call.model) == (CallState.DONE, "other")
+
+
+async def test_a_call_is_given_up_when_no_server_of_it_ever_answered(
+    scope: RunScope, scheduler: LocalScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_contact, "FIRST_PATIENCE_SECONDS", 0.2)
+    urls = [f"http://127.0.0.1:{free_port()}/v1" for _ in range(2)]
+    client, inners = with_fallback(scope, *urls, quota="narrow")
+    with pytest.raises(NoAnswer, match=r"no answer from .* for 0\.2 s: connection refused"):
+        await client.create(HELLO)
+    assert not scheduler.session.silent
+    for inner in inners:
+        await inner.close()
+
+
+async def test_a_call_goes_on_to_the_fallback_of_a_wrong_path(
+    scope: RunScope, scheduler: LocalScheduler
+) -> None:
+    async with simulated_provider() as provider, saying(NOT_FOUND) as url:
+        client, inners = with_fallback(scope, url, provider.base_url, quota="narrow")
+        assert (await client.create(HELLO)).content
+        for inner in inners:
+            await inner.close()
+    (stopped,) = {each.stopped for each in scheduler.statistics().gauges if each.stopped}
+    assert "does base_url need /v1?" in stopped
+
+
+def with_a_lane(scope: RunScope, url: str) -> tuple[ScheduledClient, OpenAIChatCompletionClient]:
+    inner, plain = client_of(url), model(url)
+    fast = replace(plain, lane=ServiceLane.PRIORITY)
+    return ScheduledClient(inner, plain, scope, path="w", others=[(inner, fast, 0)]), inner
+
+
+async def test_a_lane_of_the_same_server_is_no_other_way(
+    scope: RunScope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_contact, "FIRST_PATIENCE_SECONDS", 0.2)
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    client, inner = with_a_lane(scope, url)
+    with pytest.raises(NoAnswer, match=r"for 0\.2 s: connection refused"):
+        await client.create(HELLO)
+    await inner.close()
+
+
+async def test_a_bad_key_fails_a_call_that_may_go_by_a_lane(scope: RunScope, records: Any) -> None:
+    async with simulated_provider(
+        Settings(faults=lambda *_: Fault(FaultKind.UNAUTHORIZED))
+    ) as provider:
+        client, inner = with_a_lane(scope, provider.base_url)
+        with pytest.raises(openai.AuthenticationError):
+            await client.create(HELLO)
+        assert len(provider.ledger) == 1
+        await inner.close()
+    (record,) = await records()
+    assert record.state is CallState.FAILED
+
+
 NOT_FOUND = (404, "text/plain", "404 page not found")
 DETAIL = (404, "application/json", '{"detail": "Not Found"}')
 NO_MODEL = (404, "application/json", json.dumps({"error": {"message": "no model", "code": "x"}}))
@@ -244,6 +331,23 @@ def chained(*errors: BaseException) -> BaseException:
     return errors[0]
 
 
+def raised_from_none() -> Exception:
+    """What ollama's client does with what its HTTP library raises."""
+    try:
+        try:
+            raise ConnectionRefusedError(111, "no")
+        except OSError:
+            raise ConnectionError("see the docs") from None
+    except ConnectionError as error:
+        return error
+
+
+def test_a_chain_of_causes_may_lead_back_to_its_beginning() -> None:
+    first, second = ValueError("first"), ValueError("second")
+    chained(first, second, first)
+    assert len(list(causes(first))) == MOST_CAUSES
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
@@ -257,6 +361,7 @@ def chained(*errors: BaseException) -> BaseException:
         (TimeoutError(), "no answer in time"),
         (chained(ValueError("outer"), ValueError("inner")), "inner"),
         (ValueError(), "ValueError"),
+        (raised_from_none(), "connection refused"),
     ],
 )
 def test_the_cause_of_silence_in_words(error: BaseException, words: str) -> None:

@@ -354,6 +354,30 @@ base_url = "http://127.0.0.1:8000/v1"
         assert found[f"model {name}"] == (True, says)
 
 
+def test_doctor_says_which_classes_of_clients_there_are_not(folder: Path, shown: Shown) -> None:
+    (folder / "own_clients.py").write_text("""
+from autogen_ext.models.replay import ReplayChatCompletionClient as Client
+""")
+    names = {
+        "misspelt": "autogen_ext.models.openai.NoSuchClient",
+        "missing": "no_such_module.Client",
+        "other": "pathlib.Path",
+        "fine": "own_clients.Client",
+    }
+    tables = (f'[models.{name}]\nclient = "{path}"\n' for name, path in names.items())
+    (folder / "headway.toml").write_text("".join(tables))
+    found = findings(shown, status=1)
+    assert found["model misspelt"] == (
+        False,
+        "model 'misspelt': models.misspelt.client: 'autogen_ext.models.openai.NoSuchClient' is no "
+        "ChatCompletionClient of AutoGen's",
+    )
+    assert found["model missing"][0] is False
+    assert "needs the module 'no_such_module', which is not there" in found["model missing"][1]
+    assert found["model other"][0] is False
+    assert found["model fine"][0] is True
+
+
 class Listing(BaseHTTPRequestHandler):
     """Lists one model to whoever has the key."""
 

@@ -138,6 +138,14 @@ class World:
         found = self.ask(query)
         return int(found[0][0]) if found else 0
 
+    def headway(self, *words: str) -> Any:
+        """Run a command, and return what it shows."""
+        command = [sys.executable, "-m", "headway", *words]
+        with WarmProcess(command, cwd=self.folder, stdout=subprocess.PIPE, text=True) as child:
+            shown, _ = child.communicate(timeout=60)
+        assert child.returncode == 0
+        return json.loads(shown)
+
     def begun(self) -> int:
         """How many batches the provider has begun."""
         with urllib.request.urlopen(f"{self.url}/batches") as answer:
@@ -241,3 +249,9 @@ def check(world: World) -> None:
     assert usd == pytest.approx(tokens * 0.001 / 2, rel=1e-6)
     assert source == "stated by batch"
     assert world.count("SELECT count(*) FROM batched_requests WHERE batch_id IS NULL") == 0
+    [urgent] = others
+    whole = 0.001 * (urgent.prompt_tokens + urgent.completion_tokens)
+    costs = world.headway("costs", "--by", "workflow", "--json")[-1]
+    assert (costs["key"], costs["calls"], costs["unpriced"]) == ("total", RUNS * CALLS + 1, 0)
+    assert costs["usd"] == pytest.approx(tokens * 0.001 / 2 + whole, rel=1e-6)
+    assert costs["input_tokens"] == sum(entry.prompt_tokens for entry in ledger.paid)

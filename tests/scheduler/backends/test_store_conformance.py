@@ -30,7 +30,7 @@ from headway_scheduler.model.changes import Change
 from headway_scheduler.model.data import replace
 from headway_scheduler.model.prompts import ChainNode, Chunk
 from headway_scheduler.model.quotas import BucketState, Resource
-from headway_scheduler.model.runs import Run, Worker
+from headway_scheduler.model.runs import Run, Task, Worker
 from headway_scheduler.model.states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
 from headway_scheduler.ports import Store
 
@@ -86,6 +86,10 @@ def every_field(seq: int) -> CallRecord:
     full.usage = Usage(11, 22)
     full.answer, full.error = '{"content": "yes"}', "first try: 500"
     full.arrival, full.lost_attempts = 7, 2
+    full.routes = (
+        Route("other", ("a", "b"), 7, 3, 4, 0.5, 1, unbounded=True),
+        Route("small", ("a",), 7, lane=ServiceLane.FLEX, classes=(Priority.BACKGROUND,)),
+    )
     return full
 
 
@@ -131,6 +135,7 @@ async def test_what_comes_back_has_the_types_of_the_model(store: Store) -> None:
     assert type(found.call.priority) is Priority
     assert type(found.state) is CallState
     assert type(found.call.quotas) is tuple
+    assert type(found.routes[1].classes[0]) is Priority
     (found_run,) = await store.runs()
     assert type(found_run.priority) is Priority
     assert type(found_run.state) is RunState
@@ -689,7 +694,8 @@ async def test_every_field_of_a_run_that_goes_on_comes_back(store: Store) -> Non
         run("a"),
         parameters='{"x": 1}',
         version="abc",
-        history=("first", "second"),
+        history=(Task("first"), Task("second", "[]")),
+        messages="[]",
         parent="b",
         parent_until=4,
         deadline=5.5,
@@ -828,7 +834,10 @@ async def test_batches_are_kept_until_they_have_ended(store: Store) -> None:
     )
     assert [each.id for each in await store.provider_batches()] == ["b", "a"]
     assert (await store.provider_batches())[0] == submitted
-    await store.commit(Batch(provider_batches=(replace(submitted, state=BatchState.ENDED),)))
+    later = replace(submitted, created_at=4.0)
+    await store.commit(Batch(provider_batches=(later,)))
+    assert (await store.provider_batches())[1] == later
+    await store.commit(Batch(provider_batches=(replace(later, state=BatchState.ENDED),)))
     assert [each.id for each in await store.provider_batches()] == ["a"]
 
 

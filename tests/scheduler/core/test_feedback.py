@@ -591,11 +591,11 @@ def test_a_locked_account_stops_the_quota_and_its_calls_wait() -> None:
 
 
 def test_after_it_was_mended_one_call_tries_and_the_others_follow() -> None:
-    core = locked("a", "b", "c")
+    core = locked(*"abcdef")
     core.handle(ApplyChange(changes.resume("q", NOW)), NOW)
     assert admitted(core, NOW) == ["a"]
     answer(core, "a", NOW + 5)
-    assert admitted(core, NOW + 5) == ["b", "c"]
+    assert admitted(core, NOW + 5) == [*"bcdef"]
 
 
 def test_it_stops_again_if_it_was_not_mended() -> None:

@@ -344,6 +344,20 @@ def test_a_lane_that_a_user_chose_takes_any_class() -> None:
     assert went(scheduler) == {"c": FLEX}
 
 
+@pytest.mark.parametrize("deadline", [None, NOW + 2000])
+def test_a_lane_that_a_user_chose_is_waited_for_as_long_as_it_takes(deadline: float | None) -> None:
+    chosen = replace(ROUTES[1], classes=())
+    scheduler = core()
+    run = Run("r", "w", "t", Priority.BACKGROUND, RunState.RUNNING, NOW, deadline=deadline)
+    scheduler.handle(SaveRun(run), NOW)
+    call = Call("c", "r", "a", "m", chosen.quotas, Priority.BACKGROUND, 10, NOW, lane=FLEX)
+    scheduler.handle(Submit(call, routes=(chosen,)), NOW)
+    for now in (NOW, NOW + 1000, NOW + 3000):  # its other way would be open by then
+        assert went(scheduler, now) == {"c": FLEX}
+        refuse(scheduler, "c", now)
+    assert waiting(scheduler) == {"c": FLEX}
+
+
 # Restarts
 
 
@@ -367,7 +381,6 @@ def test_after_a_restart_it_is_known_since_when_there_is_no_capacity() -> None:
     assert waiting(again) == {"c": FLEX}
     again.admit(NOW + 60)
     refuse(again, "c", NOW + 60)
-    # The routes of a call are not on disk: its row says enough.
     at = NOW + 60
     while waiting(again) == {"c": FLEX}:
         at = again.next_event(at) or 0.0

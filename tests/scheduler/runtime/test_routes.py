@@ -1,11 +1,14 @@
 """Several models for one: which of them takes a call, and when it changes its mind."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from headway_scheduler.core.inspection import provider_health, queued, statistics
 from headway_scheduler.core.policy import STRICT
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.errors import CallTooLarge
+from headway_scheduler.model.batch import Snapshot
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Route
 from headway_scheduler.model.data import replace
 from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
@@ -150,6 +153,43 @@ def test_a_call_that_is_queued_again_after_a_restart_chooses_anew() -> None:
     call = Call("c", "r", "a", first.model, first.quotas, Priority.NORMAL, first.tokens, NOW)
     scheduler.handle(Resubmit(CallRecord(call, 0, CallState.UNKNOWN), routes=ROUTES), NOW)
     assert went(scheduler) == {"c": "m-west"}
+
+
+def succeeded(scheduler: Scheduler, quotas: Sequence[Quota] = (EAST, WEST, SMALL)) -> Scheduler:
+    """Return a core that goes on from what is on disk, as that of the next leader does."""
+    batch = scheduler.take_batch(NOW)
+    again = Scheduler(quotas, NOW, STRICT)
+    snapshot = Snapshot(batch.buckets, batch.new, len(batch.new), (), batch.lessons)
+    again.restore(snapshot, NOW, lambda record: True)
+    return again
+
+
+def test_the_next_leader_routes_waiting_calls_anew() -> None:
+    scheduler = core()
+    for n in range(8):
+        ask(scheduler, f"c{n}", ROUTES[:2])
+    again = succeeded(scheduler)
+    shut(again, "east")  # and two go west at once
+    assert went(again) == {"c0": "m-west", "c1": "m-west"}
+    assert {record.call.model for record in queued(again.state)} == {"m-west"}
+
+
+def test_a_route_whose_quota_is_not_configured_any_more_is_left_out() -> None:
+    scheduler = core()
+    shut(scheduler, "east")
+    ask(scheduler, "c", (ROUTES[1], ROUTES[0]))
+    again = succeeded(scheduler, (WEST, SMALL))
+    assert went(again) == {"c": "m-west"}
+
+
+def test_a_call_that_has_ended_keeps_no_routes() -> None:
+    scheduler = core()
+    ask(scheduler, "c")
+    assert went(scheduler) == {"c": "m-east"}
+    assert scheduler.take_batch(NOW).new[0].routes == ROUTES
+    scheduler.handle(Settle("c", Outcome(CallState.DONE, answer="{}")), NOW)
+    (ended,) = scheduler.take_batch(NOW).changed
+    assert ended.routes == ()
 
 
 def test_a_deployment_that_failed_is_tried_by_one_call_after_each_pause() -> None:

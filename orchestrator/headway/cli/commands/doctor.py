@@ -20,8 +20,10 @@ from headway_scheduler.ports import Finding
 
 from ... import __version__
 from ...config import Config, ConfigError, load
+from ...config.clients import OPENAI
 from ...paired_keys import KeySource
 from ...pricing.prices import charge
+from ...provider_clients import class_of
 from ...reached import Reached, models_request, of_component, of_model, unpaired
 from ..database import load_queue, reading
 from ..output import one_line, say, say_json
@@ -91,8 +93,11 @@ def _database(config: Config) -> Iterator[Finding]:
 async def _quotas(config: Config) -> list[Finding]:
     """Quotas that are stopped, and those whose providers told odd numbers."""
     async with reading(config) as reader:
-        gauges = statistics((await load_queue(config, reader)).scheduler.state, reader.now).gauges
-    stopped = {gauge.quota: gauge.stopped for gauge in gauges if gauge.stopped is not None}
+        state = (await load_queue(config, reader)).scheduler.state
+    gauges = statistics(state, reader.now).gauges
+    # A lane may have no limit, and so no gauge.
+    whys = {name: quota.breaker.stopped for name, quota in state.lanes.quotas.items()}
+    stopped = {name: why for name, why in whys.items() if why is not None}
     odd = {gauge.quota: gauge.odd for gauge in gauges if gauge.odd}
     return [
         Finding(f"quota {name}", False, f"{why}: mend that, then `headway limits resume {name}`")
@@ -113,7 +118,21 @@ def _listed(fields: Mapping[str, int]) -> str:
 def _models(config: Config) -> Iterator[tuple[Reached, Finding]]:
     for name in list(config.models) or ["any"]:
         found = of_model(config, name)
-        yield found, _reached(found)
+        yield found, _without_class(found) or _reached(found)
+
+
+def _without_class(found: Reached) -> Finding | None:
+    """Say why there is no class of a model's client; None if there is one, or for the usual one."""
+    if found.settings.client == OPENAI:
+        return None  # it comes with Headway, and takes a second to import
+    from ..watch import see_workflows
+
+    see_workflows()
+    try:
+        class_of(found)
+    except CallerError as error:
+        return Finding(f"model {found.model}", False, str(error))
+    return None
 
 
 def _clients(config: Config) -> Iterator[tuple[Reached, Finding]]:

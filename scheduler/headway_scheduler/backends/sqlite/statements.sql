@@ -40,7 +40,8 @@ DELETE FROM provider_batches WHERE state = 'ended';
 -- save_batch: Writes a batch of the provider as it is now, over the older row.
 INSERT INTO provider_batches ($provider_batches) VALUES ($provider_batches_values)
 ON CONFLICT (id) DO UPDATE SET
-    state = excluded.state, file_id = excluded.file_id, provider_id = excluded.provider_id;
+    state = excluded.state, created_at = excluded.created_at,
+    file_id = excluded.file_id, provider_id = excluded.provider_id;
 
 -- provider_batches: Batches that have not ended, oldest first.
 SELECT $provider_batches FROM provider_batches WHERE state <> 'ended' ORDER BY created_at, id;

@@ -12,7 +12,6 @@ from math import inf
 from typing import assert_never
 
 from ...model.calls import Call, Priority, Route, ServiceLane
-from ...model.data import replace
 from ..runs.registry import RunRegistry
 from .lanes import Lanes
 
@@ -25,8 +24,7 @@ def routed(
     Raises UnknownQuota.
     """
     if not routes:
-        is_over = call.lane is ServiceLane.FLEX and not takes_flex(call, lanes, registry, now)
-        return _standard(call) if is_over else call
+        return call
     candidates = [route.taken_by(call) for route in routes]
     deadline = registry.deadline(call)
 
@@ -71,14 +69,6 @@ def _is_open(call: Call, route: Route, lanes: Lanes, registry: RunRegistry, now:
             return True
         case _:
             assert_never(route.lane)
-
-
-def _standard(call: Call) -> Call:
-    """Return a call by flex on the standard route: without the quota of the lane.
-
-    A core that was built again does not know its other routes. It reserves as much on this one.
-    """
-    return replace(call, quotas=call.quotas[1:], lane=ServiceLane.STANDARD)
 
 
 def _outlook(

@@ -158,8 +158,9 @@ class Breaker:
         self._open()
 
     def try_again(self) -> None:
-        """Let one call try although the quota is stopped."""
+        """Let one call try although the quota is stopped; if it is answered, it is open again."""
         self.stopped = None
+        self.retries = max(self.retries, 1 - RETRIES_PER_ANSWER)
 
     def not_before(self, call_id: str) -> float | None:
         """Return when a failed call may go again, epoch seconds; None: it may be the next probe."""

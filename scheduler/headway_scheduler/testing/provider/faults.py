@@ -77,6 +77,8 @@ class FaultKind(StrEnum):
     """429: no capacity for flex now."""
     UNPAID = "unpaid"
     """402: the account has no money."""
+    FORBIDDEN = "forbidden"
+    """403: the key lacks a permission."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,12 @@ _ERRORS: dict[FaultKind, tuple[int, str, str, str | None]] = {
         "resource_unavailable",
     ),
     FaultKind.UNPAID: (402, "Insufficient Balance", "unknown_error", None),
+    FaultKind.FORBIDDEN: (
+        403,
+        "You have insufficient permissions for this operation.",
+        "invalid_request_error",
+        None,
+    ),
     FaultKind.UNAUTHORIZED: (
         401,
         "Incorrect API key provided.",

@@ -42,8 +42,9 @@ class Settings:
     ``faults``: returns what goes wrong; a header ``x-simulate-fault`` goes before it.
     ``batch_seconds``: how long a batch takes. ``batch_reply_seconds``: how long the provider, which
     has taken a file or begun a batch, takes to say so. ``takes_batches``: whether it has any.
-    ``batch_fault``: what goes wrong with all of them. ``moved_to``: where requests with files are
-    redirected to.
+    ``batch_fault``: what goes wrong with all of them. ``batch_refusals``: gets the method and path
+    of a request about files or batches (``GET /v1/batches``), and returns the fault that refuses
+    it. ``moved_to``: where requests with files are redirected to.
     """
 
     limits: Limits | Mapping[str, Limits] = field(default_factory=Limits)
@@ -54,6 +55,7 @@ class Settings:
     batch_reply_seconds: float = 0.0
     takes_batches: bool = True
     batch_fault: BatchFault | None = None
+    batch_refusals: Callable[[str], Fault | None] | None = None
     moved_to: str | None = None
 
 
@@ -70,6 +72,12 @@ class Frontend:
         self.takes_batches: bool = settings.takes_batches
         self.batch_fault: BatchFault | None = settings.batch_fault
         self.moved_to: str | None = settings.moved_to
+
+    def batch_refusal(self, request: str) -> Refusal | None:
+        """Return what a request about files or batches is refused with; None if it is taken."""
+        refusals = self._settings.batch_refusals
+        fault = None if refusals is None else refusals(request)
+        return None if fault is None else fault.refusal("")
 
     def models(self) -> tuple[str, ...]:
         """Names of the models that have limits of their own."""

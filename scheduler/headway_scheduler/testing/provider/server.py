@@ -6,13 +6,15 @@ its client leave, and the context ends when the last task has.
 """
 
 import asyncio
+import json
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import uvicorn
@@ -41,6 +43,7 @@ _KEEP_ALIVE_SECONDS = 75
 _ACCEPT_SECONDS = 0.002
 
 HangUp = Callable[[Scope], None]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +99,11 @@ class _Site:
             Route("/v1/chat/completions", partial(self._take, read_chat), methods=["POST"]),
             Route("/v1/embeddings", partial(self._take, read_embeddings), methods=["POST"]),
             Route("/v1/models", self._models),
-            Route("/v1/files", self._upload, methods=["POST"]),
-            Route("/v1/files/{name}/content", self._content),
-            Route("/v1/batches", self._batches, methods=["GET", "POST"]),
-            Route("/v1/batches/{name}", self._batch),
-            Route("/v1/batches/{name}/cancel", self._batch, methods=["POST"]),
+            self._of_batches("/files", self._upload, "POST"),
+            self._of_batches("/files/{name}/content", self._content, "GET"),
+            self._of_batches("/batches", self._batches, "GET", "POST"),
+            self._of_batches("/batches/{name}", self._batch, "GET"),
+            self._of_batches("/batches/{name}/cancel", self._batch, "POST"),
             Route("/ledger", self._ledger),
         ]
         self._server = _new_server(Starlette(routes=routes))
@@ -132,6 +135,17 @@ class _Site:
         data = [{"id": name, "object": "model", "created": 0} for name in self._frontend.models()]
         return JSONResponse({"object": "list", "data": data})
 
+    def _of_batches(self, path: str, handle: Handler, *methods: str) -> Route:
+        """Return a route of files or batches; its requests may be refused."""
+
+        async def handled(request: Request) -> Response:
+            refusal = self._frontend.batch_refusal(f"{request.method} {request.url.path}")
+            if refusal is not None:
+                return JSONResponse(refusal.body(), refusal.status)
+            return await handle(request)
+
+        return Route(f"/v1{path}", handled, methods=list(methods))
+
     async def _upload(self, request: Request) -> Response:
         kind = request.headers.get("content-type", "")
         if not self._frontend.takes_batches:
@@ -140,14 +154,8 @@ class _Site:
             return RedirectResponse(f"{elsewhere}/files", 307)
         if self._frontend.batch_fault is BatchFault.PAGE_FOR_FILE:
             return HTMLResponse(PAGE)
-        try:
-            made = self._frontend.batches.upload(kind, await request.body(), time.time())
-        except ClientDisconnect:
-            return Response()
-        except ValueError as problem:
-            return JSONResponse(bad_request(str(problem)).body(), 400)
-        await anyio.sleep(self._frontend.batch_reply_seconds)
-        return JSONResponse(made)
+        batches = self._frontend.batches
+        return await self._made(request, lambda raw: batches.upload(kind, raw, time.time()))
 
     async def _content(self, request: Request) -> Response:
         found = self._frontend.batches.content(request.path_params["name"])
@@ -167,8 +175,12 @@ class _Site:
             return JSONResponse({"object": "list", "data": found, "has_more": False})
         if self._frontend.batch_fault is BatchFault.PAGE_FOR_BATCH:
             return HTMLResponse(PAGE)
+        return await self._made(request, lambda raw: batches.create(json.loads(raw), now))
+
+    async def _made(self, request: Request, make: Callable[[bytes], Any]) -> Response:
+        """Answer what ``make`` makes of a body, once the time for that is over."""
         try:
-            made = batches.create(await request.json(), now)
+            made = make(await request.body())
         except ClientDisconnect:
             return Response()
         except ValueError as problem:
