@@ -5,11 +5,7 @@ from itertools import pairwise
 import pytest
 
 from headway_scheduler.core.inspection import explain, provider_health, statistics
-from headway_scheduler.core.limits.breaker import (
-    ASIDE_SECONDS,
-    FIRST_RETRIES,
-    MOST_PAUSES_OF_FLAKY,
-)
+from headway_scheduler.core.limits.breaker import ASIDE_SECONDS, FIRST_RETRIES
 from headway_scheduler.core.limits.quota import MOST_ODD_FIELDS
 from headway_scheduler.core.limits.slots import Slots
 from headway_scheduler.core.policy import STRICT
@@ -18,11 +14,7 @@ from headway_scheduler.model import changes
 from headway_scheduler.model.batch import Batch, Snapshot
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
 from headway_scheduler.model.data import replace
-from headway_scheduler.model.formulas import (
-    LONGEST_PAUSE_SECONDS,
-    LONGEST_STATED_SECONDS,
-    backoff_seconds,
-)
+from headway_scheduler.model.formulas import LONGEST_PAUSE_SECONDS, LONGEST_STATED_SECONDS
 from headway_scheduler.model.quotas import (
     Limit,
     Observation,
@@ -116,22 +108,6 @@ def test_each_pause_is_twice_as_long_up_to_a_minute_and_costs_one_request() -> N
             fail(core, name, now)
     assert sent == 10  # after 1, 2, 4, 8, 16, 32 and then every 60 s
     assert statistics(core.state, now).gauges[0].paused_until == now + LONGEST_PAUSE_SECONDS
-
-
-def test_a_provider_that_answers_between_its_faults_is_not_left_alone_for_ever_longer() -> None:
-    """Every fourth request of aimock fails: its pauses grew to a minute, and never fell again."""
-    core = down(*(f"c{n:02}" for n in range(80)))
-    now, requests, last = NOW, 0, NOW
-    while (at := core.next_event(now)) is not None:
-        now = max(now, at)
-        wave = admitted(core, now)
-        for name in wave:
-            requests += 1
-            (fail if requests % 4 == 0 else answer)(core, name, now)
-        if wave:
-            assert now - last <= backoff_seconds(MOST_PAUSES_OF_FLAKY) + ASIDE_SECONDS
-            last = now
-    assert statistics(core.state, now).waiting == (0, 0, 0, 0, 0)
 
 
 def test_a_call_that_failed_as_the_probe_lets_the_next_one_try() -> None:
