@@ -2,6 +2,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Generator
 from inspect import iscoroutinefunction
 from types import SimpleNamespace
@@ -56,6 +57,15 @@ class Unraised(logging.Handler):
 
 def pytest_configure() -> None:
     logging.getLogger("asyncio").addHandler(Unraised(logging.ERROR))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep files of other suites on this machine away from those of this process.
+
+    AutoGen names a file of code after its text, and removes it: two suites would share it.
+    """
+    tempfile.tempdir = os.environ["TMPDIR"] = str(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture

@@ -20,7 +20,13 @@ from ..model.quotas import RateLimitHeader, Resource
 from . import readings
 from .limit_headers import litellm_limits
 from .readings import Odd, duration_seconds, is_litellm, retry_after_seconds, word
-from .refusals import is_about_a_day, is_about_slots, litellm_refusal, refused_resource
+from .refusals import (
+    is_about_a_day,
+    is_about_slots,
+    litellm_refusal,
+    openai_refusal,
+    refused_resource,
+)
 
 # And everything from 500, as in OpenAI's SDK.
 _TRANSIENT_STATUS = frozenset({408, 409, 425})
@@ -257,7 +263,9 @@ class Provider:
 
     def told_by_refusal(self, failure: Failure) -> dict[Resource, RateLimitHeader]:
         """Return the limits that the body or the text of a refusal tells."""
-        return litellm_refusal(failure.headers, failure.message)
+        return litellm_refusal(failure.headers, failure.message) or openai_refusal(
+            failure.words("type"), failure.message
+        )
 
     def _judge_unpaid(self, failure: Failure, stated: float | None, pause: float) -> Verdict:
         """Judge a 402: no money, unless it says that time, or a lighter request, mends it."""

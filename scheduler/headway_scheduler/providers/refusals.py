@@ -29,6 +29,9 @@ _LITELLM_LIMIT = re.compile(
     rf"limit type: (requests|tokens|{LITELLM_SLOTS})\. current limit: (\d{{1,12}})",
     re.IGNORECASE | re.ASCII,
 )
+_OPENAI_LIMIT = re.compile(
+    r"\bper (min|day)(?:ute)?(?: \([RT]P[MD]\))?[:.] Limit:? (\d{1,12})\b", re.IGNORECASE | re.ASCII
+)
 _OF_REQUESTS = re.compile(r"requests per min|\brpm\b", re.IGNORECASE)
 _OF_TOKENS = re.compile(r"tokens per min|\btpm\b|token rate limit|too many tokens", re.IGNORECASE)
 _GOOGLE_MINUTE = re.compile(r"per-?minute", re.IGNORECASE)
@@ -82,6 +85,21 @@ def litellm_refusal(headers: Mapping[str, str], message: str) -> dict[Resource, 
     if period is None or period < 1:
         return {resource: RateLimitHeader(limit, window=Window.FIXED)}
     return {resource: RateLimitHeader(limit, period_seconds=period, window=Window.FIXED)}
+
+
+def openai_refusal(types: frozenset[str], message: str) -> dict[Resource, RateLimitHeader]:
+    """Read the limit in OpenAI's text: gateways pass it on, and not always the headers.
+
+    ``types``: the error's, one of which says what the number counts; without it the text does.
+    """
+    found = _OPENAI_LIMIT.search(message[:LONGEST_LOOKED_AT])
+    resource = refused_resource({}, types, "") or refused_resource({}, frozenset(), message)
+    if found is None or resource is None or (limit := _limit(found[2])) is None:
+        return {}
+    if found[1].lower() == "day":
+        is_tokens = resource is Resource.TOKENS
+        resource = Resource.TOKENS_PER_DAY if is_tokens else Resource.REQUESTS_PER_DAY
+    return {resource: RateLimitHeader(limit)}
 
 
 def google_refusal(parts: Iterable[Mapping[str, Any]]) -> dict[Resource, RateLimitHeader]:

@@ -85,6 +85,13 @@ def test_a_small_bucket_waits_only_a_share_of_its_fill_time() -> None:
     assert mirror.reserved == 0
 
 
+def test_a_burst_is_remembered_until_its_answers_are_judged_though_another_one_follows() -> None:
+    mirror = bucket(capacity=1, per_second=1)
+    for n in range(5):
+        mirror.settle(mirror.reserve(1, EPOCH + 2 * n), 1, EPOCH + 2 * n)
+    assert mirror.burst_at == EPOCH
+
+
 def test_a_transit_time_that_grew_for_a_refusal_shrinks_when_none_comes() -> None:
     mirror = bucket(60, 60)
     for seconds in (0.05, 0.1, 0.2, 0.4, 0.5, 0.5):

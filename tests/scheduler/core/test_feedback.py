@@ -388,6 +388,13 @@ def test_too_many_at_once_make_a_limit_of_slots_and_no_rate_falls() -> None:
     assert slots(again, NOW + 3) == 4
 
 
+def test_calls_that_ended_before_a_refusal_was_read_were_in_flight_when_it_was_refused() -> None:
+    core = flying(3)
+    answer(core, "c00", NOW + 1)
+    crowded(core, "c02", NOW + 1)
+    assert slots(core, NOW + 1) == 2
+
+
 def test_the_number_that_the_provider_tells_holds_and_does_not_grow() -> None:
     core = flying(10)
     crowded(core, "c09", NOW + 1, limit=4)

@@ -11,10 +11,15 @@ from headway_scheduler.core.limits.known import PACED_TRANSIT_SECONDS, KnownLimi
 from headway_scheduler.core.limits.learning import (
     CUT,
     SMALLEST,
+    STEP_ANSWERS,
     STEP_SECONDS,
     Learned,
 )
-from headway_scheduler.core.limits.told import AGREED_SECONDS, UNCONFIRMED_SECONDS
+from headway_scheduler.core.limits.told import (
+    AGREED_SECONDS,
+    READINGS,
+    UNCONFIRMED_SECONDS,
+)
 from headway_scheduler.model.quotas import Limit, Quota, RateLimitHeader, Resource, Window
 
 NOW = 1_772_366_400.0
@@ -36,12 +41,13 @@ def capacities(learned: Learned) -> dict[Resource, float]:
     return {limit.resource: round(limit.capacity, 3) for limit in learned.known.limits()}
 
 
-def grown(learned: Learned, now: float, steps: int) -> float:
+def grown(learned: Learned, now: float, steps: int, answers: int = STEP_ANSWERS) -> float:
     """Answer calls while others wait, for some steps; return the time."""
     learned.record_answer({}, now, is_waited_for=True)
     for _ in range(steps):
         now += STEP_SECONDS
-        learned.record_answer({}, now, is_waited_for=True)
+        for _ in range(answers):
+            learned.record_answer({}, now, is_waited_for=True)
     return now
 
 
@@ -176,6 +182,15 @@ def test_after_a_refusal_it_grows_slowly_at_first() -> None:
     assert learned.known.scale == pytest.approx(CUT * 1.02 * 1.04 * 1.08)
 
 
+def test_a_slow_provider_is_not_refused_every_few_answers_by_the_search() -> None:
+    learned = made(GUESS)
+    learned.record_refusal(NOW, NOW)
+    grown(learned, NOW, STEP_ANSWERS - 2, answers=1)
+    assert learned.known.scale == CUT
+    grown(learned, NOW + 60, 0)
+    assert learned.known.scale == pytest.approx(CUT * 1.02)
+
+
 def test_one_refusal_of_stated_limits_may_be_chance() -> None:
     learned = made(STATED)
     assert not learned.record_refusal(NOW, NOW)
@@ -264,6 +279,21 @@ def test_a_limit_that_is_far_off_acts_when_three_readings_over_5_s_agree() -> No
     assert not learned.record_headers(header, NOW + 6)
     assert learned.record_headers(header, NOW + 5 + AGREED_SECONDS)
     assert per_minute(learned)[REQUESTS] == 6_000
+
+
+def test_a_low_limit_that_two_refusals_tell_acts_at_once() -> None:
+    learned, far = made(GUESS), {REQUESTS: RateLimitHeader(6)}
+    assert not learned.record_headers(far, NOW, is_refused=True)
+    assert not learned.record_headers(far, NOW + 0.1)
+    assert learned.record_headers(far, NOW + 0.2, is_refused=True)
+    assert per_minute(learned)[REQUESTS] == pytest.approx(6, rel=0.1)  # and paced
+
+
+def test_a_refusal_is_no_reason_to_believe_a_high_limit() -> None:
+    learned, far = made(GUESS), {REQUESTS: RateLimitHeader(60_000)}
+    for n in range(READINGS - 1):
+        assert not learned.record_headers(far, NOW + n, is_refused=True)
+    assert per_minute(learned)[REQUESTS] == 600
 
 
 def test_a_told_limit_that_nothing_confirms_any_more_rises_again_twofold_a_minute() -> None:

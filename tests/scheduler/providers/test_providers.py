@@ -207,6 +207,31 @@ OF_ANY: list[Row] = [
         limited(10.0),
     ),
     (429, {}, error(), "Too many concurrent requests for m: Limit 4.", AT_ONCE),
+    # OpenAI's text, which gateways pass on
+    (
+        429,
+        {},
+        error(type="tokens"),
+        "Rate limit reached for m in organization o on tokens per min (TPM): Limit 30000, Used "
+        "29000, Requested 1500. Please try again in 1s.",
+        limited(1.0, TOKENS=RateLimitHeader(30_000)),
+    ),
+    (
+        429,
+        AFTER_7,
+        None,
+        "Rate limit reached for m on requests per min. Limit: 3 / min. Current: 4 / min.",
+        limited(7.0, REQUESTS=RateLimitHeader(3)),
+    ),
+    (
+        429,
+        {},
+        error(type="requests"),
+        "Rate limit reached for m on requests per day (RPD): Limit 200, Used 200, Requested 1.",
+        replace(SPENT, told={Resource.REQUESTS_PER_DAY: RateLimitHeader(200)}),
+    ),
+    (429, AFTER_7, None, "5 requests per min: Limit 0, Used 0", limited(7.0)),
+    (429, AFTER_7, None, "on requests per min, tokens per min: Limit 7, Used 7", limited(7.0)),
     (429, {}, error(), "Too many tokens per day, please wait before trying again.", SPENT),
 ]
 OPENAI: list[Row] = [
@@ -348,14 +373,14 @@ GROQ_ROWS: list[Row] = [
         {"retry-after": "2"},
         error(type="tokens", code="rate_limit_exceeded"),
         "Rate limit reached … on tokens per minute (TPM): Limit 6000. Please try again in 2s",
-        limited(2.0),
+        limited(2.0, TOKENS=RateLimitHeader(6_000)),
     ),
     (
         429,
         {"retry-after": "1200"},
         error(type="requests", code="rate_limit_exceeded"),
         "Rate limit reached … on requests per day (RPD): Limit 1000, Used 1000, Requested 1.",
-        SPENT,
+        replace(SPENT, told={Resource.REQUESTS_PER_DAY: RateLimitHeader(1_000)}),
     ),
     (429, {"x-ratelimit-remaining-requests": "0"}, error(), "", SPENT),
     (429, {"x-ratelimit-remaining-tokens": "0"}, error(), "", LIMITED),

@@ -115,7 +115,7 @@ class Bucket:
         self.corrected_at: float | None = None
         """When an answer last showed that the provider had less, or no more for another one."""
         self.burst_at: float | None = None
-        """When a full bucket was last used up by more than half. None: that was told."""
+        """When a full bucket was first used up by more than half since the last word on that."""
         # Refill that found the bucket full, and what corrections took; what was set aside. In all.
         self._lost = self._taken = 0.0
         # Admitted and not sent; then sent, in the order in which they become charges.
@@ -373,7 +373,9 @@ class Bucket:
         reservation.after = reservation.level + self._taken
         reservation.lost = self._lost
         if self._was_full and 2 * reservation.level < self.limit.capacity:
-            self._was_full, self.burst_at = False, at
+            self._was_full = False
+            if self.burst_at is None:  # else one that is full before each call would never tell
+                self.burst_at = at
         in_transit.append(reservation)
 
     def take_over(self, call: Call, since: float | None, now: float) -> Reservation:

@@ -78,11 +78,20 @@ class KnownLimits:
             if self.slots.limit == self.slots.stated:
                 return "stated"
             return "told" if self.slots.is_told else "learned"
-        if resource in self.told:
+        if resource in self.told and (self.stated.is_guess or self._adds(resource)):
             return "told"
         if self.scale == 1:
             return "guess" if self.stated.is_guess else "stated"
         return "learned"
+
+    def _adds(self, resource: Resource) -> bool:
+        """Whether what is told is less than what is stated, or says how it is counted."""
+        told = self.told[resource]
+        return any(
+            told.per_minute < each.largest or (told.window is not None and each.window is None)
+            for each in self.stated.limits
+            if each.resource is resource
+        )
 
     def dump(self) -> str:
         """Write down what was learned, with the stated limits that it belongs to."""

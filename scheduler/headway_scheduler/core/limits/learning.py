@@ -12,10 +12,12 @@ call took that was answered in the last hour or two.
 it is about. A refusal means that the provider's bucket is empty: so what the provider took between
 two refusals is what it refills in that time, and until more comes back, if it tells when. If that
 is less than 3 s, a refusal takes 15 % off instead, at most once per second. While calls wait for
-such a limit and none is refused, the scale grows every 5 s: by 2 % after a refusal, then by twice
-as much each time; before the first refusal it doubles. Limits that are stated, or that headers
-tell, are scaled down only by a second refusal within 60 s, by 15 % at most, and never up above what
-was stated or told: another client may use the same key, but nobody grants more.
+such a limit and none is refused, the scale grows every 5 s: before the first refusal it doubles.
+After it, it grows by 2 % and then by twice as much each time, and in search of a limit that nobody
+told not before ten answers came, because each growth that is too much costs a refusal. Limits that
+are stated, or that headers tell, are scaled down only by a second refusal within 60 s, by 15 % at
+most, and never up above what was stated or told: another client may use the same key, but nobody
+grants more.
 
 *Overload, and too many at once* change how many calls may be in flight (``slots.py``). Rates stay.
 
@@ -50,6 +52,8 @@ from .windows import LengthReadings, WindowReadings, moved_end, reading
 
 STEP_SECONDS = 5.0
 """How long after one growth the next may follow."""
+STEP_ANSWERS = 10
+"""How many answers lie between two growths after the first refusal."""
 CUT = 0.85
 """The factor of a refusal that measures nothing."""
 SMALLEST = 0.001
@@ -101,6 +105,8 @@ class Learned:
     """When the last refusal came."""
     _counted_from: float | None = None
     """From when on ``_taken`` is counted: from the end of the last refusal's pause."""
+    _answers: int = 0
+    """How many answers came since the scale last changed."""
     _stepped_at: float | None = None
     """When the scale last changed, or calls last did not wait."""
     _risen_at: float | None = None
@@ -111,10 +117,13 @@ class Learned:
         headers: Mapping[Resource, RateLimitHeader],
         now: float,
         sent_at: float | None = None,
+        *,
+        is_refused: bool = False,
     ) -> bool:
-        """Record limits from headers. Return whether that changed a limit.
+        """Record limits from headers, or from a refusal. Return whether that changed a limit.
 
-        ``sent_at``: when their request left; None: just now.
+        ``sent_at``: when their request left; None: just now. ``is_refused``: it was refused for its
+        rate, which bears out a low limit.
         """
         sent_at = now if sent_at is None else sent_at
         self.doubted.clear()
@@ -122,14 +131,20 @@ class Learned:
         for stated in self.known.stated.limits:
             header = headers.get(stated.resource)
             if header is not None and stated.resource is not Resource.CONCURRENCY:
-                changed |= self._record_header(stated, header, now, sent_at)
+                changed |= self._record_header(stated, header, now, sent_at, is_refused=is_refused)
         slots = headers.get(Resource.CONCURRENCY)
         if slots is not None and slots.limit is not None:
             changed |= self.known.slots.record_told(slots.limit, now)
         return changed
 
     def _record_header(
-        self, stated: Limit, header: RateLimitHeader, now: float, sent_at: float
+        self,
+        stated: Limit,
+        header: RateLimitHeader,
+        now: float,
+        sent_at: float,
+        *,
+        is_refused: bool,
     ) -> bool:
         """Record what is told of one limit. Return whether that changed it."""
         changed, resource = False, stated.resource
@@ -145,7 +160,7 @@ class Learned:
                 new = old
             if old is None or differ(old, new):
                 is_period = old is not None and not old.is_period_known and old.limit == new.limit
-                if not is_period and not self._believes(stated, new, now):
+                if not is_period and not self._believes(stated, new, now, is_refused=is_refused):
                     return False
                 self._take(resource, new)
                 changed = True
@@ -172,15 +187,18 @@ class Learned:
         if had_guesses and not self.known.has_guesses:
             self.known.scale, self.known.growth = 1.0, FIRST_GROWTH
 
-    def _believes(self, stated: Limit, new: Told, now: float) -> bool:
+    def _believes(self, stated: Limit, new: Told, now: float, *, is_refused: bool) -> bool:
         """Whether a told limit acts now. If it does not, nothing that it tells is believed."""
-        claim = self._claims.pop(stated.resource, None)
-        if is_near(new, self._holds(stated)):
+        claim, holds = self._claims.pop(stated.resource, None), self._holds(stated)
+        if is_near(new, holds):
             return True
+        is_shown = is_refused and new.per_minute < holds
         if claim is None or moved(claim.told.per_minute, new.per_minute):
-            claim = Claim(new, now)
-        elif agrees(claim, new, now):
-            return True
+            claim = Claim(new, now, refusals=int(is_shown))
+        else:
+            claim.refusals += is_shown
+            if agrees(claim, new, now):
+                return True
         self._claims[stated.resource] = claim
         self.doubted.add(stated.resource)
         return False
@@ -256,7 +274,7 @@ class Learned:
             return False
         self.known.is_paced = True
         self.known.scale = max(SMALLEST, self._after_refusal(measured))
-        self._stepped_at, self.known.growth = now, FIRST_GROWTH
+        self._stepped_at, self._answers, self.known.growth = now, 0, FIRST_GROWTH
         if is_after_burst:
             self.known.slot_seconds = max(SHORTEST_SLOT_SECONDS, self.known.slot_seconds / 2)
         return True
@@ -270,13 +288,17 @@ class Learned:
         show that it is too high.
         """
         self._count(amounts, now)
+        self._answers += 1
         is_risen = bool(self._confirmed_at) and self._rise(now)
         if self._stepped_at is None or not is_waited_for:
             self._stepped_at = now
             return is_risen
         if now - self._stepped_at < STEP_SECONDS or not self._may_grow:
             return is_risen
-        self._stepped_at = now
+        is_search = self.known.has_guesses and self._refused_at is not None
+        if is_search and self._answers < STEP_ANSWERS:
+            return is_risen
+        self._stepped_at, self._answers = now, 0
         self.known.scale *= 1 + self.known.growth
         self.known.growth = min(1.0, 2 * self.known.growth)
         if not self.known.has_guesses:

@@ -112,7 +112,10 @@ class QuotaState:
         is_waited_for = self._is_waited_for(asked_at, now)
         is_reopened = self._record_event(signals, attempt, now)
         is_changed = bool(signals.headers) and self.learned.record_headers(
-            signals.headers, now, attempt.sent_at
+            signals.headers,
+            now,
+            attempt.sent_at,
+            is_refused=signals.event is ProviderEvent.REFUSED,
         )
         if signals.date is not None and any(b.limit.window is Window.MINUTE for b in self.buckets):
             clock, sent_at = self.learned.known.clock, attempt.sent_at or now
@@ -126,7 +129,9 @@ class QuotaState:
             case ProviderEvent.CROWDED:
                 told = signals.headers.get(Resource.CONCURRENCY)
                 limit = None if told is None else told.limit
-                is_changed |= self.learned.known.slots.record_crowded(self.in_flight, limit, now)
+                # Some may have ended since it went, and their answers been read before its own.
+                beside = max(self.in_flight, attempt.beside)
+                is_changed |= self.learned.known.slots.record_crowded(beside, limit, now)
             case ProviderEvent.OVERLOADED:
                 slots = self.learned.known.slots
                 is_changed |= slots.record_overload(attempt.admitted_at, self._in_use, now)

@@ -1,8 +1,9 @@
 """Decides which limits that answers tell are believed. Law of this file: one answer locks nothing.
 
 Theory of operation. A limit within four times of the one that holds acts at once. One that is
-further off acts when three readings over 5 s or more agree on it. A limit that lowered the stated
-one and is not told any more for 10 min rises again, twofold a minute.
+further off acts when three readings over 5 s or more agree on it, or two of answers that were
+refused for it. A limit that lowered the stated one and is not told any more for 10 min rises again,
+twofold a minute.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ READINGS = 3
 """How many readings of any other must agree,"""
 AGREED_SECONDS = 5.0
 """and over how many seconds at least."""
+REFUSALS = 2
+"""How many refusals that tell it must agree."""
 WORTH_CHANGING = 0.02
 """A header changes a limit, or contradicts another one, if it differs by more than this share."""
 UNCONFIRMED_SECONDS = 600.0
@@ -56,6 +59,8 @@ class Claim:
     since: float
     """When it was first told; epoch seconds."""
     readings: int = 1
+    refusals: int = 0
+    """Those of them that were refusals."""
 
 
 def told_by(
@@ -146,4 +151,5 @@ def agrees(claim: Claim, told: Told, now: float) -> bool:
     """Count one more reading of a claim. Return whether that is enough."""
     claim.readings += 1
     claim.told = told
-    return claim.readings >= READINGS and now - claim.since >= AGREED_SECONDS
+    is_shown = claim.refusals >= REFUSALS
+    return is_shown or (claim.readings >= READINGS and now - claim.since >= AGREED_SECONDS)
