@@ -4,7 +4,7 @@ Wrap a client in :class:`ScheduledClient`, :func:`bind` a freshly built team to 
 :class:`RunScope` of one attempt of a run, and drive it with :class:`Attempt`.
 """
 
-from .attempt import Attempt, dump_result, load_result
+from .attempt import Attempt, TaskInput, dump_result, dump_task, load_result, load_task
 from .calls.building import build_client, client_class
 from .calls.client import ScheduledClient, model_answer
 from .calls.models import CallLimits, Model
@@ -45,6 +45,7 @@ __all__ = [
     "Paused",
     "RunScope",
     "ScheduledClient",
+    "TaskInput",
     "WouldCall",
     "around",
     "bind",
@@ -55,11 +56,13 @@ __all__ = [
     "current_scope",
     "difference",
     "dump_result",
+    "dump_task",
     "idempotency_key",
     "idempotent",
     "load_component",
     "load_factory",
     "load_result",
+    "load_task",
     "model_answer",
     "now",
     "once",

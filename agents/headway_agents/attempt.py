@@ -23,7 +23,8 @@ from autogen_agentchat.messages import (
 from autogen_core import CancellationToken
 from pydantic_core import to_jsonable_python
 
-from headway_scheduler.errors import RunClosed
+from headway_scheduler.errors import CallerError, RunClosed
+from headway_scheduler.model.runs import Task
 
 from .autogen_private import QueueShutDown
 from .containment import is_asked_for
@@ -38,7 +39,10 @@ GRACE_SECONDS = 2.0
 """How long agents, and what was started for them, may take to end after their run did."""
 
 Message = BaseAgentEvent | BaseChatMessage
-Task = str | HandoffMessage
+TaskInput = str | BaseChatMessage | Sequence[BaseChatMessage]
+"""What ``run(task=…)`` of AutoGen's teams and agents takes."""
+
+_PERMITTED_TASKS = "a text, one of AutoGen's messages, or a list of them"
 
 
 class Attempt:
@@ -66,7 +70,9 @@ class Attempt:
         """Why the attempt was ended from inside, if it was."""
         return self.scope.stopped
 
-    async def events(self, task: str, history: Sequence[str] = ()) -> AsyncGenerator[Message, None]:
+    async def events(
+        self, task: TaskInput, history: Sequence[TaskInput] = ()
+    ) -> AsyncGenerator[Message, None]:
         """Yield the team's messages as they come; ``result`` is set afterwards.
 
         The team gets the tasks of ``history`` first, whose messages are not yielded. Raises what
@@ -106,10 +112,10 @@ class Attempt:
         """
         asyncio.get_running_loop().call_later(GRACE_SECONDS, self._token.cancel)
 
-    async def _run(self, task: Task) -> AsyncGenerator[Message, None]:
+    async def _run(self, task: TaskInput) -> AsyncGenerator[Message, None]:
         """Give the team a task, then the words of a person whenever it hands off to one."""
         messages: list[Message] = []
-        following: Task | None = task
+        following: TaskInput | None = task
         while following is not None:
             result = None
             async with aclosing(self._stream(following)) as events:
@@ -127,7 +133,7 @@ class Attempt:
             if following is None:
                 self._latest = TaskResult(messages=messages, stop_reason=result.stop_reason)
 
-    async def _stream(self, task: Task) -> AsyncGenerator[Message | TaskResult, None]:
+    async def _stream(self, task: TaskInput) -> AsyncGenerator[Message | TaskResult, None]:
         work = TeamWork(self._team, task, self._token)
         try:
             async for event in work.events():
@@ -154,7 +160,7 @@ class TeamWork:
     go on, with nobody left who could stop it.
     """
 
-    def __init__(self, team: Team | ChatAgent, task: Task, token: CancellationToken) -> None:
+    def __init__(self, team: Team | ChatAgent, task: TaskInput, token: CancellationToken) -> None:
         self._team = team
         self._token = token
         self._events: asyncio.Queue[Message | TaskResult | None] = asyncio.Queue()
@@ -180,7 +186,7 @@ class TeamWork:
             driver.exception()  # whoever stops early does not ask for it, and asyncio would log it
         self._events.put_nowait(None)
 
-    async def _drive(self, task: Task) -> None:
+    async def _drive(self, task: TaskInput) -> None:
         stream = self._team.run_stream(task=task, cancellation_token=self._token)
         async for event in stream:
             self._events.put_nowait(event)
@@ -207,6 +213,50 @@ def _is_of_autogen(error: BaseException) -> bool:
     """Whether an error comes from AutoGen's tasks, and nobody cancels this task with it."""
     is_cancellation = isinstance(error, asyncio.CancelledError)
     return isinstance(error, Exception) or (is_cancellation and not is_asked_for(error))
+
+
+def dump_task(given: object) -> Task:
+    """Return a task as a run keeps it. Raises CallerError for what is no task.
+
+    A resumed run gives its team the same messages again, with their ids and times.
+    """
+    if isinstance(given, str):
+        return Task(given)
+    messages = [given] if isinstance(given, BaseChatMessage) else given
+    if not isinstance(messages, Sequence) or not messages:
+        raise CallerError(f"task must be {_PERMITTED_TASKS}, not {_spoken(given)}")
+    factory = MessageFactory()
+    for each in messages:
+        if not isinstance(each, BaseChatMessage):
+            raise CallerError(f"task must be {_PERMITTED_TASKS}: it has {_spoken(each)}")
+        if not factory.is_registered(type(each)):
+            raise CallerError(
+                f"task has a {type(each).__name__}, and a run that is resumed in another process "
+                "could not make it again: give one of AutoGen's own messages, such as TextMessage"
+            )
+    text = "\n".join(each.to_text() for each in messages)
+    return Task(text, json.dumps([each.dump() for each in messages]))
+
+
+def load_task(task: Task) -> str | list[BaseChatMessage]:
+    """Return a task as AutoGen takes it. Raises CallerError for messages that it cannot read."""
+    if task.messages is None:
+        return task.text
+    factory = MessageFactory()
+    try:
+        return [_chat_message(factory.create(each)) for each in json.loads(task.messages)]
+    except ValueError as error:
+        raise CallerError(f"the task's messages cannot be read: {error}") from None
+
+
+def _chat_message(message: Any) -> BaseChatMessage:
+    if not isinstance(message, BaseChatMessage):
+        raise ValueError(f"a {type(message).__name__} is no chat message")
+    return message
+
+
+def _spoken(value: object) -> str:
+    return str(value) if value is None else f"a {type(value).__name__}"
 
 
 def dump_result(result: TaskResult) -> str:

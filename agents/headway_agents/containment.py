@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any, Self, TypeVar, cast
 
 from autogen_agentchat.agents import AssistantAgent
@@ -188,11 +189,19 @@ def checked_team(made: object, what: str) -> Team | ChatAgent:
 
 
 def contain_tasks() -> None:
-    """Guard, from here on, each task of this loop that code of a run starts."""
+    """Guard, from here on, each task of this loop that code of a run starts, and ``stop``."""
     loop = asyncio.get_running_loop()
     before = loop.get_task_factory()
     if not isinstance(before, _ContainingFactory):
         loop.set_task_factory(cast(Any, _ContainingFactory(before)))
+    if "stop" not in vars(loop):
+        vars(loop)["stop"] = partial(_stop, loop.stop)
+
+
+def _stop(stop: Callable[[], None]) -> None:
+    if current_scope.get() is not None:
+        raise RuntimeError("code of a run cannot stop the event loop: other runs use it")
+    stop()
 
 
 class _ContainingFactory:

@@ -134,9 +134,19 @@ class RunScope:
         self._deliveries: dict[int, asyncio.Future[None]] = {}
         self._opened = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._loop = _running_loop()
 
     def open_slot(self, kind: str, path: str, digest: RequestDigest) -> JournalSlot:
-        """Find the slot of a request in the journal, or open a new one. Raises RunClosed."""
+        """Find the slot of a request in the journal, or open a new one.
+
+        Raises RunClosed, and CallerError in an event loop that does not execute the run: nothing
+        would wake up there.
+        """
+        if self._loop is not None and _running_loop() is not self._loop:
+            raise CallerError(
+                f"run {self.run_id} is executed in another event loop, or thread: make the code "
+                "that asks async and await it there, or use asyncio.run_coroutine_threadsafe"
+            )
         if (step := _inside.get()) is not None and step[0] is self:
             path = f"{path}{NESTED}{step[1]}"
         opened, *_ = self.tell(Requested(kind, path, digest.request_hash, digest.chunks))
@@ -295,6 +305,13 @@ def inside_step(scope: RunScope, slot: JournalSlot, name: str) -> Iterator[None]
         yield
     finally:
         _inside.reset(token)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def acting_agent() -> str:

@@ -3,6 +3,7 @@
 Everything that imports AutoGen is imported when the first team is built, not before.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from os import PathLike
@@ -34,6 +35,8 @@ from .workflows import Factory, Workflows
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
     from openai import AsyncOpenAI
+
+    from headway_agents import TaskInput
 
 
 class Headway:
@@ -89,12 +92,34 @@ class Headway:
             return self._owner.session
         raise CallerError(NOT_OPEN)
 
-    async def run(self, workflow: str, *, task: str, **options: Unpack[StartOptions]) -> RunResult:
+    async def run(
+        self, workflow: str, *, task: "TaskInput", **options: Unpack[StartOptions]
+    ) -> RunResult:
         """Execute a run here and wait for its result. Raises RunFailed; else as :meth:`start`."""
         return await (await self.start(workflow, task=task, **options)).result()
 
+    def run_sync(
+        self, workflow: str, *, task: "TaskInput", **options: Unpack[StartOptions]
+    ) -> RunResult:
+        """Open, execute a run, wait for its result, and close. For scripts. As :meth:`run`.
+
+        Raises CallerError where an event loop runs already, as in a notebook: await :meth:`run`.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise CallerError("run_sync cannot wait inside of an event loop: await hw.run(…)")
+
+        async def opened() -> RunResult:
+            async with self:
+                return await self.run(workflow, task=task, **options)
+
+        return asyncio.run(opened())
+
     async def start(
-        self, workflow: str, *, task: str, **options: Unpack[StartOptions]
+        self, workflow: str, *, task: "TaskInput", **options: Unpack[StartOptions]
     ) -> RunHandle:
         """Queue a run and start it here. With a ``key`` that was used before: that run.
 
@@ -106,7 +131,7 @@ class Headway:
         return await self._opened.executor.start(run, asked_priority)
 
     async def submit(
-        self, workflow: str, *, task: str, **options: Unpack[StartOptions]
+        self, workflow: str, *, task: "TaskInput", **options: Unpack[StartOptions]
     ) -> RunHandle:
         """Queue a run for any worker; the handle's ``run`` is its row. Else as :meth:`start`."""
         now = self._opened.scheduler.now()
@@ -179,14 +204,14 @@ class Headway:
         """Go on with a failed run from its failure, with other options if given."""
         return await self._opened.actions.retry(run_id, options)
 
-    async def fork(self, run_id: str, *, at: str, task: str | None = None) -> RunHandle:
+    async def fork(self, run_id: str, *, at: str, task: "TaskInput | None" = None) -> RunHandle:
         """Start a copy of a run that asks call ``at`` anew; what was answered before it is free.
 
         With another ``task``, the same agents get the earlier answers in order, whatever they ask.
         """
         return await self._opened.actions.fork(run_id, at, task)
 
-    async def continue_run(self, run_id: str, task: str) -> RunHandle:
+    async def continue_run(self, run_id: str, task: "TaskInput") -> RunHandle:
         """Give the team of a completed run another task, as a new run; what it did is free."""
         return await self._opened.actions.continue_run(run_id, task)
 

@@ -4,12 +4,14 @@ Behind this door values meet the scheduler of all runs, and a row that a databas
 check returns the value; it raises CallerError, which names the argument and what is permitted.
 """
 
+import sys
 from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Priority, ServiceLane
+from headway_scheduler.model.runs import Task
 
 from .config.keys import LANES, parse_priority
 
@@ -41,6 +43,21 @@ def text(argument: str, value: object, *, most: int = LONGEST_NAME, least: int =
 def long_text(argument: str, value: object) -> str:
     """Check a text for a model or of a person, which may be empty."""
     return text(argument, value, most=LONGEST_TEXT, least=0)
+
+
+def task(value: object) -> Task:
+    """Check a task: a text, one of AutoGen's messages, or a list of them."""
+    if isinstance(value, str):
+        return Task(long_text("task", value))
+    if "autogen_agentchat.messages" not in sys.modules:  # then nobody can have made one
+        permitted = "a text, one of AutoGen's messages, or a list of them"
+        raise CallerError(f"task must be {permitted}, not {_spoken(value)}")
+    from headway_agents import dump_task
+
+    found = dump_task(value)
+    long_text("task", found.text)
+    long_text("the task's messages as JSON", found.messages)
+    return found
 
 
 def amount(argument: str, value: object, *, least: float | None = None) -> float:

@@ -49,14 +49,17 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 class Models(Protocol):
     """The argument of a factory: makes a client for a model of the configuration.
 
-    The client is bound to the run, and to the agent that holds it. With a ``priority`` of its own,
-    its calls go by the more urgent of that and the run's.
+    The client is bound to the run, and to the agent that holds it. Its calls have its ``priority``,
+    which may be more urgent than the run's or less, else the run's.
     """
 
     def __call__(
-        self, name: str, *, priority: Priority | str | None = None
+        self, model: "str | ChatCompletionClient", *, priority: Priority | str | None = None
     ) -> "ChatCompletionClient":
-        """Make a client. Raises CallerError for a model without a key, or without a price."""
+        """Make a client, by the name of a model or around your own client.
+
+        Raises CallerError for a model without a key, or without a price.
+        """
 
 
 class Workflows:
@@ -72,10 +75,15 @@ class Workflows:
         self._watch: Watch | None = None
 
     def register(self, name: str, factory: Factory) -> Factory:
-        """Name a factory, and return it. Raises CallerError if the name is taken."""
-        if name in self._factories or name in self._config.workflows:
+        """Name a factory, and return it. A function that is defined anew replaces itself.
+
+        Raises CallerError for what is no factory, and for a name that another one has.
+        """
+        before = self._factories.get(name)
+        is_other = before is not None and _place(before) != _place(factory)
+        if is_other or name in self._config.workflows:
             raise CallerError(f"workflow {name!r} is registered already: choose another name")
-        self._factories[name] = factory
+        self._factories[name] = _checked_factory(name, factory)
         return factory
 
     def describe(self, reference: str) -> tuple[str, str | None]:
@@ -127,7 +135,7 @@ class Workflows:
             team = load_component(run.component, name=run.workflow, reach=reach)
         else:
             parameters = json.loads(run.parameters or "{}")
-            team = await build(partial(self._factory(run.workflow), **parameters), self.model)
+            team = await build(partial(self._factory(run.workflow), **parameters), self.made)
         models = self.wrap if run.component is None else partial(self._wrap_made, run.id)
         effects = {name: Effect(effect) for name, effect in self._config.tools.items()}
         bind(team, scope, models, effects=effects)
@@ -182,7 +190,20 @@ class Workflows:
             return self.model(model, priority=priority).bound(scope)
         from headway_agents import around
 
-        return around(model, lambda inner: self.wrap(inner, priority=priority).bound(scope))
+        def handle(client: "ChatCompletionClient") -> "ChatCompletionClient":
+            return self.wrap(client, priority=priority).bound(scope)
+
+        return around(model, handle)
+
+    def made(
+        self, model: "str | ChatCompletionClient", *, priority: Priority | str | None = None
+    ) -> "ChatCompletionClient":
+        """Make a client for a factory, not yet bound to the run. This is its ``models``."""
+        if isinstance(model, str):
+            return self.model(model, priority=priority)
+        from headway_agents import around
+
+        return around(model, partial(self.wrap, priority=priority))
 
     def model(self, name: str, *, priority: Priority | str | None = None) -> "ScheduledClient":
         """Make a client for a model of the configuration, not yet bound to a run."""
@@ -377,6 +398,28 @@ class Workflows:
         if reached.model not in self._wrapped:
             self._wrapped[reached.model] = built(reached)
         return self._wrapped[reached.model]
+
+
+def _place(factory: Callable[..., Any]) -> tuple[object, object]:
+    """Return where a function is defined: a notebook's cell that is run again defines it anew."""
+    return getattr(factory, "__module__", None), getattr(factory, "__qualname__", factory)
+
+
+def _checked_factory(name: str, factory: object) -> Callable[..., Any]:
+    """Check that it can be called with ``models``. Raises CallerError, which says what to do."""
+    advice = (
+        f"hw.workflow({name!r}) takes a function that makes a fresh team for each run: "
+        "def make(models): return RoundRobinGroupChat(…)"
+    )
+    if not callable(factory):
+        raise CallerError(f"a {type(factory).__name__} is no factory: {advice}")
+    try:
+        inspect.signature(factory).bind_partial(None)
+    except TypeError:
+        raise CallerError(f"{_place(factory)[1]} takes no argument: {advice}") from None
+    except ValueError:  # a built-in: it does not say what it takes
+        pass
+    return factory
 
 
 def _lanes(reached: Reached) -> list[ServiceLane]:

@@ -106,7 +106,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
     """Schedules the calls of ``wrapped``, any client of AutoGen.
 
     ``scope`` and ``path`` say for which run and agent; without them every request takes them from
-    the context. ``priority`` of its calls counts where it is more urgent than the run's.
+    the context. ``priority``: the class of its calls; None: their run's.
     ``others``: clients and models that may be asked instead, each with its rank: 0 is as good as
     ``model``, higher ones are asked only while no better one answers.
     """

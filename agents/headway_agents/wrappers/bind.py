@@ -177,8 +177,14 @@ def around(
 ) -> ChatCompletionClient:
     """Return what ``handle`` makes of a client; of a cache, a cache around that.
 
-    A hit costs nothing and is no call. The store of the cache stays shared.
+    A hit costs nothing and is no call. The store of the cache stays shared. Raises CallerError for
+    what is no client.
     """
+    if not isinstance(client, ChatCompletionClient):
+        raise CallerError(
+            f"a {type(client).__name__} is no model: give the name of a model, or one of AutoGen's "
+            "clients, such as OpenAIChatCompletionClient"
+        )
     if not isinstance(wrapped := getattr(client, "client", None), ChatCompletionClient):
         return handle(client)
     wrapper = copy.copy(client)

@@ -33,7 +33,7 @@ from .stopped import (
 )
 
 if TYPE_CHECKING:
-    from headway_agents import NonDeterminism
+    from headway_agents import NonDeterminism, TaskInput
 
 Execute = Callable[[Run, ReplayOptions], Awaitable[RunHandle]]
 """Claims a run for this process and executes it. Raises RunNotResumable if another one does."""
@@ -129,21 +129,21 @@ class Actions:
         )
         return await self._execute(run, ReplayOptions(retry_failed=True))
 
-    async def fork(self, run_id: str, at: str, task: str | None) -> RunHandle:
+    async def fork(self, run_id: str, at: str, task: "TaskInput | None") -> RunHandle:
         """Start a copy of a run that asks call ``at`` anew."""
         run = await self._find_to_build(run_id)
-        task = None if task is None else arguments.long_text("task", task)
+        given = None if task is None else arguments.task(task)
         at = arguments.text("at", at)
         until = await self._stopped.cut(run, at)
-        copy = await self._stopped.copied(run, task=task, until=until)
+        copy = await self._stopped.copied(run, task=given, until=until)
         return await self._execute(copy, ReplayOptions())
 
-    async def continue_run(self, run_id: str, task: str) -> RunHandle:
+    async def continue_run(self, run_id: str, task: "TaskInput") -> RunHandle:
         """Start a copy of a completed run, with another task."""
         run = await self._find_to_build(run_id)
         require_completed(run)
-        task = arguments.long_text("task", task)
-        copy = await self._stopped.copied(run, task=task, history=(*run.history, run.task))
+        given = arguments.task(task)
+        copy = await self._stopped.copied(run, task=given, history=(*run.history, run.given))
         return await self._execute(copy, ReplayOptions())
 
     async def question(self, run_id: str) -> tuple[CallRecord, str] | None:

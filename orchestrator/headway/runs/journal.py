@@ -107,7 +107,7 @@ async def _has_other_task(store: Store, run: Run) -> bool:
     if run.parent is None or run.parent_until is None:
         return False
     parent = await store.run(run.parent)
-    return parent is not None and (parent.task, parent.history) != (run.task, run.history)
+    return parent is not None and (parent.given, parent.history) != (run.given, run.history)
 
 
 def _is_before(row: CallRecord, until: float) -> bool:

@@ -55,7 +55,7 @@ def new_run(
     config: Config,
     now: float,
     workflow: str,
-    task: str,
+    task: object,
     options: StartOptions,
 ) -> tuple[Run, Priority]:
     """Return a run in a class that is permitted, and the class that was asked for.
@@ -63,9 +63,9 @@ def new_run(
     Raises CallerError for what cannot be a run.
     """
     name, component = workflows.describe(arguments.text("workflow", workflow))
-    task = arguments.long_text("task", task)
-    state = RunState.QUEUED
-    run = Run(new_run_id(), name, task, config.priority, state, now, component=component)
+    given, state = arguments.task(task), RunState.QUEUED
+    run = Run(new_run_id(), name, given.text, config.priority, state, now, component=component)
+    run = replace(run, messages=given.messages)
     asked = with_options(run, now, **options)
     run = permitted(asked, config)
     check_lane(run, config)

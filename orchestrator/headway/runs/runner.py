@@ -290,7 +290,10 @@ class Runner:
 
 
 async def _shown(attempt: "Attempt", run: Run, publish: Callable[[Any], None]) -> None:
-    async with aclosing(attempt.events(run.task, run.history)) as events:
+    from headway_agents import load_task
+
+    history = [load_task(each) for each in run.history]
+    async with aclosing(attempt.events(load_task(run.given), history)) as events:
         async for event in events:
             publish(event)
 

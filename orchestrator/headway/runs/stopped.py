@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from headway_scheduler.errors import CallerError, NothingToAnswer, RunNotFound, RunNotResumable
 from headway_scheduler.model.calls import CallRecord, Outcome, ServiceLane
 from headway_scheduler.model.data import replace
-from headway_scheduler.model.runs import Run
+from headway_scheduler.model.runs import Run, Task
 from headway_scheduler.model.states import ENDED_RUNS, CallState, RunState
 from headway_scheduler.ports import Store
 from headway_scheduler.runtime.client import SchedulerClient
@@ -102,15 +102,17 @@ class StoppedRuns:
         self,
         run: Run,
         *,
-        task: str | None = None,
-        history: tuple[str, ...] | None = None,
+        task: Task | None = None,
+        history: tuple[Task, ...] | None = None,
         until: int | None = None,
     ) -> Run:
         """Write a new run that begins with the answers of ``run``, those before ``until``."""
+        task = task or run.given
         copy = Run(
             id=new_run_id(),
             workflow=run.workflow,
-            task=run.task if task is None else task,
+            task=task.text,
+            messages=task.messages,
             priority=run.priority,
             state=_R.QUEUED,
             created_at=self._scheduler.now(),

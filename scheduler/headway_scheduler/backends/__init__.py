@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import CallerError
 from ..ports import Backend
+from . import log_lines as log_lines
 
 
 def open_backend(database: Path | str) -> Backend:

@@ -161,7 +161,8 @@ class Call(Data, frozen=True):
     quotas: tuple[str, ...]
     """Names of the quotas that it draws on, all at once; a step draws on none."""
     priority: Priority
-    """The class that it asks for; it may stand in a more urgent one, see ``RunRegistry``."""
+    """The class that it asks for: its run's, unless its agent has one of its own. It may stand in a
+    more urgent one, see ``RunRegistry``."""
     tokens: int
     """Estimate that is reserved where a limit counts input and output together."""
     submitted_at: float

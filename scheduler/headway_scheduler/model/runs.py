@@ -9,6 +9,15 @@ LIVES = 3
 """How many workers in a row a run may lose, without a new answer in between, until it fails."""
 
 
+class Task(Data, frozen=True):
+    """What a team is given to do."""
+
+    text: str
+    """It in words."""
+    messages: str | None = None
+    """It as AutoGen's messages, a JSON list; None if it is the text alone."""
+
+
 class Run(Data, frozen=True):
     """One execution of a workflow on a task. Times are epoch seconds."""
 
@@ -17,7 +26,7 @@ class Run(Data, frozen=True):
     workflow: str
     """How the team is built again: a name, ``module:factory``, or the path of a component file."""
     task: str
-    """The task of the team."""
+    """The task of the team, in words."""
     priority: Priority
     """The class of its calls, unless a call has a class of its own."""
     state: RunState
@@ -41,7 +50,7 @@ class Run(Data, frozen=True):
     version: str | None = None
     """A hash of the source that its first attempt was built from, to find later that the workflow
     changed; None if the source is unknown."""
-    history: tuple[str, ...] = ()
+    history: tuple[Task, ...] = ()
     """Tasks that the team was given before ``task``, oldest first: those of a continued run."""
     parent: str | None = None
     """The run with whose recorded answers this one begins: it is a copy of it."""
@@ -68,6 +77,13 @@ class Run(Data, frozen=True):
     code was at rest then, so ``LIVES`` of them count as one life."""
     lane: ServiceLane = ServiceLane.STANDARD
     """The lane that its background calls may take, where their model has it."""
+    messages: str | None = None
+    """The task as AutoGen's messages, a JSON list; None if it is the text ``task`` alone."""
+
+    @property
+    def given(self) -> Task:
+        """The task, as the team is given it."""
+        return Task(self.task, self.messages)
 
     def check(self, state: RunState) -> None:
         """Raise IllegalTransition unless a run may go from its state to ``state``."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
@@ -9,6 +11,7 @@ from io import StringIO
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from autogen_agentchat.agents import AssistantAgent, BaseChatAgent
 from autogen_agentchat.base import Response, Team
@@ -23,9 +26,11 @@ from autogen_core.models import (
     ModelFamily,
     ModelInfo,
     RequestUsage,
+    UserMessage,
 )
 from autogen_ext.models.replay import ReplayChatCompletionClient
 from pydantic import BaseModel
+from tests.waiting import until
 
 from headway import Headway, Models, RunFailed, RunState
 from headway.testing import MODEL, simulated_headway
@@ -479,3 +484,100 @@ async def test_what_blocks_the_event_loop_is_named_in_the_log(
     (run,) = [run for run in await headway.list_runs() if run.workflow == "guilty"]
     said = [each for each in caplog.messages if "blocked the event loop" in each]
     assert [each for each in said if each.startswith(name) and f"of run {run.id} " in each]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no field"), SystemExit(3)], ids=repr)
+async def test_a_filter_of_log_lines_that_raises_stops_no_scheduler(
+    headway: Headway, error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Raises(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            raise error
+
+    handler = logging.StreamHandler()
+    handler.addFilter(Raises())
+    loggers = [logging.getLogger(name) for name in ("headway", "aiosqlite")]
+    before = [logger.level for logger in loggers]
+
+    async def tool() -> str:
+        """Do it."""
+        for logger in loggers:
+            logger.setLevel(logging.DEBUG)
+            logger.addHandler(handler)
+        return "done"
+
+    def factory(models: Models) -> Team:
+        writer = AssistantAgent("writer", models(MODEL), tools=[tool], reflect_on_tool_use=True)
+        return RoundRobinGroupChat([writer], max_turns=1)
+
+    try:
+        text, failed = await beside(headway, factory)
+        logging.getLogger("headway").warning("said")
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+            logger.removeHandler(handler)
+    assert failed is None
+    assert text == "done"
+    assert "--- Logging error ---" in capsys.readouterr().err
+
+
+async def test_a_tool_cannot_stop_the_event_loop(headway: Headway) -> None:
+    async def tool() -> str:
+        """Do it."""
+        asyncio.get_running_loop().stop()
+        return "stopped"
+
+    def factory(models: Models) -> Team:
+        writer = AssistantAgent("writer", models(MODEL), tools=[tool], reflect_on_tool_use=True)
+        return RoundRobinGroupChat([writer], max_turns=1)
+
+    text, failed = await beside(headway, factory)
+    assert failed is None
+    assert "cannot stop the event loop" in text
+
+
+async def test_a_sync_tool_that_asks_a_model_in_a_loop_of_its_own_is_told_so(
+    headway: Headway,
+) -> None:
+    def factory(models: Models) -> Team:
+        client = models(MODEL)
+
+        def tool() -> str:
+            """Do it."""
+            asked = [UserMessage(content="x", source="user")]
+            return str(asyncio.run(client.create(asked)).content)
+
+        writer = AssistantAgent("writer", client, tools=[tool], reflect_on_tool_use=True)
+        return RoundRobinGroupChat([writer], max_turns=1)
+
+    text, failed = await beside(headway, factory)
+    assert failed is None
+    assert "executed in another event loop, or thread: make the code" in text
+
+
+async def test_a_tool_that_takes_all_threads_of_anyio_holds_up_no_other_run(
+    headway: Headway,
+) -> None:
+    end = threading.Event()
+
+    async def tool() -> str:
+        """Do it."""
+        async with anyio.create_task_group() as group:
+            for _ in range(100):
+                group.start_soon(anyio.to_thread.run_sync, end.wait)
+        return "done"
+
+    @headway.workflow("guilty")
+    def factory(models: Models) -> Team:
+        writer = AssistantAgent("writer", models(MODEL), tools=[tool], reflect_on_tool_use=True)
+        return RoundRobinGroupChat([writer], max_turns=1)
+
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    guilty = await headway.start("guilty", task="x")
+    try:
+        await until(lambda: not limiter.available_tokens)
+        assert (await headway.run("bystander", task="x")).calls == 5
+    finally:
+        end.set()
+    assert (await guilty.result()).text == "done"

@@ -38,6 +38,7 @@ from headway_scheduler.errors import (
     RunNotResumable,
     WorkflowNotHere,
 )
+from headway_scheduler.model.runs import Task
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.testing.provider import (
     Fault,
@@ -448,7 +449,7 @@ async def test_a_completed_run_continues_with_another_task(world: World) -> None
         assert said(second)[0] == "And now?"
         third = await headway.continue_run(second.id, "And then?")
         await third.result()
-        assert third.run.history == ("Go.", "And now?")
+        assert third.run.history == (Task("Go."), Task("And now?"))
     assert world.paid - before == 2 * (MESSAGES - 1)
 
 

@@ -30,7 +30,7 @@ from headway_scheduler.model.changes import Change
 from headway_scheduler.model.data import replace
 from headway_scheduler.model.prompts import ChainNode, Chunk
 from headway_scheduler.model.quotas import BucketState, Resource
-from headway_scheduler.model.runs import Run, Worker
+from headway_scheduler.model.runs import Run, Task, Worker
 from headway_scheduler.model.states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
 from headway_scheduler.ports import Store
 
@@ -694,7 +694,8 @@ async def test_every_field_of_a_run_that_goes_on_comes_back(store: Store) -> Non
         run("a"),
         parameters='{"x": 1}',
         version="abc",
-        history=("first", "second"),
+        history=(Task("first"), Task("second", "[]")),
+        messages="[]",
         parent="b",
         parent_until=4,
         deadline=5.5,

@@ -504,11 +504,12 @@ class Lives(RuleBasedStateMachine):
         self.attained[call.run_id] += first.cost
 
     def priority(self, call: Call) -> Priority:
-        """The class of the most urgent run that waits for it."""
+        """Its own class, or that of the most urgent other run that waits for its run."""
         found = {call.run_id}
         while more := {name for name, on in self.waits.items() if on & found} - found:
             found |= more
-        return min(call.priority, *(self.runs[name].priority for name in found))
+        others = [self.runs[name].priority for name in found if name != call.run_id]
+        return min([call.priority, *others])
 
     def is_held(self, call: Call, priority: Priority) -> bool:
         for target in ("all", "model:m", f"class:{priority.label}"):

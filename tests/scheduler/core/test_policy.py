@@ -92,12 +92,13 @@ def drain(scheduler: Scheduler, now: float = NOW) -> list[str]:
 # Inheritance
 
 
-def test_a_call_is_as_urgent_as_the_run_that_makes_it() -> None:
+def test_a_call_may_be_less_urgent_than_its_run() -> None:
     scheduler = occupied()
     scheduler.handle(SaveRun(run("urgent", INTERACTIVE)), NOW)
-    submit(scheduler, "a", "other")
     submit(scheduler, "b", "urgent", BACKGROUND)
-    assert order(scheduler) == ["b", "a"]
+    submit(scheduler, "a", "other")
+    submit(scheduler, "c", "urgent", INTERACTIVE)
+    assert order(scheduler) == ["c", "a", "b"]
 
 
 def test_a_call_may_be_more_urgent_than_its_run() -> None:

@@ -26,7 +26,7 @@ from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, R
 from headway_scheduler.model.changes import Change, HoldState
 from headway_scheduler.model.prompts import ChainNode, Chunk, Prompt
 from headway_scheduler.model.quotas import Observation, ProviderEvent, RateLimitHeader, Resource
-from headway_scheduler.model.runs import Run, Worker
+from headway_scheduler.model.runs import Run, Task, Worker
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.protocol.codec import (
     dump,
@@ -90,7 +90,9 @@ from headway_scheduler.protocol.messages import (
 CALL = Call(
     "r.0", "r", "team/writer", "m", ("a", "b"), Priority.HIGH, 9, 1.5, "ab", 1, "sdk", 4, 5, 0.1
 )
-RUN = Run("r", "w", "task", Priority.LOW, RunState.RUNNING, 1.0, history=("before",), worker="w-1")
+RUN = Run(
+    "r", "w", "task", Priority.LOW, RunState.RUNNING, 1.0, history=(Task("before"),), worker="w-1"
+)
 ROUTE = Route("other", ("a",), 9, rank=1)
 RECORD = CallRecord(CALL, 7, CallState.UNKNOWN, attempts=2, usage=Usage(1, 2), lost_attempts=1)
 WORKER = Worker("w-1", 1, 2.0, "label", 3, True, ("a",))
@@ -358,6 +360,7 @@ def test_a_field_that_is_added_has_a_default() -> None:
         "SetWeight": "team weight",
         "Settle": "call_id outcome",
         "Submit": "call",
+        "Task": "text",
         "Usage": "input_tokens output_tokens",
         "Worker": "id pid since",
     }

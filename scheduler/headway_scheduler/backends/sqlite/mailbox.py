@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 
 import anyio
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 
 from ...errors import StoreBusy, StoreError
 from ...model.batch import Letter
@@ -30,7 +30,7 @@ from ...ports import LEADER, READ_AT_ONCE
 from .errors import explained
 from .lock_file import LOOK_SECONDS
 from .notifier import pipe_of, ring
-from .reads import Connection, OpenedFile, assert_epoch, connect, probe, read
+from .reads import THREADS, Connection, OpenedFile, assert_epoch, connect, probe, read
 from .sql import STATEMENTS, named
 from .stopped_writer import wake_writer
 
@@ -62,6 +62,8 @@ class SqliteMailbox:
         file: OpenedFile | None = None,
     ) -> None:
         self._path = path
+        # Its own: a tool may take all of those that anyio has for everybody.
+        self._threads = CapacityLimiter(THREADS)
         self._file = OpenedFile(path) if file is None else file
         self._leader = pipe_of(path, LEADER)
         self._epoch = epoch
@@ -77,7 +79,7 @@ class SqliteMailbox:
 
     async def connect(self) -> None:
         """Open both connections, so that the first call of a process need not wait for them."""
-        await to_thread.run_sync(self._open)
+        await to_thread.run_sync(self._open, limiter=self._threads)
 
     def _open(self) -> None:
         with self._posting, self._reading, explained(self._path):
@@ -87,7 +89,7 @@ class SqliteMailbox:
     async def close(self) -> None:
         """Close the connections. What was posted stays."""
         with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(self._close)
+            await to_thread.run_sync(self._close, limiter=self._threads)
 
     def _close(self) -> None:
         for owner in [owner for owner, reader in self._readers.items() if reader is self]:
@@ -105,7 +107,7 @@ class SqliteMailbox:
         waited, looked_at = 0.0, time.monotonic()
         while True:
             try:
-                return await to_thread.run_sync(attempt)
+                return await to_thread.run_sync(attempt, limiter=self._threads)
             except StoreBusy:
                 # Counted like a lease, at most 0.2 s per attempt. On a machine so busy that no
                 # process has seen the leader's silence yet, a stopped leader that is continued now
@@ -115,7 +117,7 @@ class SqliteMailbox:
                 if waited > POST_SECONDS:
                     raise
                 if waited > STOPPED_SECONDS:
-                    await to_thread.run_sync(wake_writer, self._path)
+                    await to_thread.run_sync(wake_writer, self._path, limiter=self._threads)
 
     def _post(self, sender: str, text: str, durable: bool) -> int:
         with self._posting, explained(self._path):
@@ -137,7 +139,7 @@ class SqliteMailbox:
 
     async def answer(self, request_id: int) -> str | None:
         """Return the answer to a request, None as long as there is none. Raises StoreError."""
-        return await to_thread.run_sync(self._answer, request_id)
+        return await to_thread.run_sync(self._answer, request_id, limiter=self._threads)
 
     def _answer(self, request_id: int) -> str | None:
         answers = self._answers(request_id)
@@ -149,7 +151,7 @@ class SqliteMailbox:
 
     async def is_waiting(self, request_id: int) -> bool:
         """Whether no leader has taken a request yet. Raises StoreError."""
-        return await to_thread.run_sync(self._answers, request_id) == [None]
+        return await to_thread.run_sync(self._answers, request_id, limiter=self._threads) == [None]
 
     def _answers(self, request_id: int) -> list[str | None]:
         """The answer to a request, None as long as there is none; empty if it is not kept."""
@@ -170,7 +172,7 @@ class SqliteMailbox:
         self._readers[LEADER] = self
         self._in_hand = frozenset(in_hand)
         if not self._requests:
-            await to_thread.run_sync(self.read_ahead, LEADER)
+            await to_thread.run_sync(self.read_ahead, LEADER, limiter=self._threads)
         requests = list(islice(self._requests, limit))
         # First into the set, then out of the queue: the listener's thread may read between these
         # lines, and would take a request that is in neither a second time.
@@ -187,7 +189,7 @@ class SqliteMailbox:
         told = self._told[worker_id]
         self._readers[worker_id] = self
         if not told:
-            await to_thread.run_sync(self.read_ahead, worker_id)
+            await to_thread.run_sync(self.read_ahead, worker_id, limiter=self._threads)
         return [told.popleft() for _ in range(len(told))]
 
     def read_ahead(self, owner: str) -> bool:

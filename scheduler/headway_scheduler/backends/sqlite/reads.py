@@ -34,6 +34,9 @@ T = TypeVar("T")
 BUSY_SECONDS = 5.0
 """How long SQLite waits for another process's lock; the default of Python's sqlite3."""
 
+THREADS = 40
+"""How many threads each part of the backend may use at once; anyio has as many for all others."""
+
 
 class OpenedFile:
     """The file that a process has opened: it must stay at its path, and not become shorter.

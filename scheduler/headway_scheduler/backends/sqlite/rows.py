@@ -34,7 +34,7 @@ from ...model.calls import (
 from ...model.changes import Change, hold_of, quota_of, weight_of
 from ...model.data import astuple, replace
 from ...model.quotas import BucketState, Resource
-from ...model.runs import Run, Worker
+from ...model.runs import Run, Task, Worker
 from ...model.states import CallState, RunState
 
 Row = tuple[Any, ...]
@@ -55,6 +55,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         *("started_at", "finished_at", "result", "error", "parameters", "version", "history"),
         *("parent", "parent_until", "deadline", "budget_usd", "waits_for", "attempts"),
         *("resumed_at", "team", "worker", "lives_lost", "lost_waiting", "lane"),
+        "messages",
     ),
     "buckets": ("quota", "resource", "available", "as_of", "paused_until"),
     "pieces": ("hash", "text"),
@@ -83,7 +84,7 @@ TEXTS: Final = frozenset(
         *("history", "parent", "waits_for", "team", "worker", "quota", "resource", "text"),
         *("target", "value", "subject", "label", "workflows", "usage_parts", "usd_source", "tier"),
         *("served_model", "lane", "call_id", "endpoint", "body", "batch_id", "file_id"),
-        *("provider_id", "routes"),
+        *("provider_id", "routes", "messages"),
     }
 )
 """Columns of text. Only in ``runs`` is ``parent`` one: in ``links`` it is bytes, so that statement
@@ -157,7 +158,7 @@ MAYBE: Final = frozenset(
         *("answer", "error", "arrival", "worker", "key", "component", "started_at", "result"),
         *("parameters", "version", "history", "parent", "parent_until", "deadline", "budget_usd"),
         *("waits_for", "resumed_at", "team", "paused_until", "usage_parts", "usd", "usd_source"),
-        *("tier", "served_model", "file_id", "provider_id", "batch_id", "routes"),
+        *("tier", "served_model", "file_id", "provider_id", "batch_id", "routes", "messages"),
     }
 )
 """Columns that may be NULL."""
@@ -314,7 +315,7 @@ def _run_row(run: Run) -> Row:
         run.error,
         run.parameters,
         run.version,
-        json.dumps(run.history) if run.history else None,
+        _history_text(run.history) if run.history else None,
         run.parent,
         run.parent_until,
         run.deadline,
@@ -327,7 +328,31 @@ def _run_row(run: Run) -> Row:
         run.lives_lost,
         run.lost_waiting,
         run.lane.value,
+        run.messages,
     )
+
+
+def _history_text(tasks: tuple[Task, ...]) -> str:
+    """Write tasks as texts, and those of messages as pairs of text and messages."""
+    return json.dumps(
+        [each.text if each.messages is None else [each.text, each.messages] for each in tasks]
+    )
+
+
+def _history(text: str) -> tuple[Task, ...]:
+    tasks = json_of("history", text)
+    if type(tasks) is not list:
+        raise ValueError("history is no list")
+    found = []
+    for each in tasks:
+        match each:
+            case str():
+                found.append(Task(each))
+            case [str(), str()]:
+                found.append(Task(*each))
+            case _:
+                raise ValueError("history has what is no task")
+    return tuple(found)
 
 
 def _worker_row(worker: Worker) -> Row:
@@ -399,12 +424,14 @@ def run(row: Any) -> Run:
     stored: dict[str, Any] = checked(row)._asdict()
     if row.parameters is not None and type(json_of("parameters", row.parameters)) is not dict:
         raise ValueError("parameters are no JSON object")
+    if row.messages is not None and type(json_of("messages", row.messages)) is not list:
+        raise ValueError("messages are no JSON list")
     return Run(
         **stored
         | {
             "priority": Priority(row.priority),
             "state": RunState(row.state),
-            "history": () if row.history is None else _texts("history", row.history),
+            "history": () if row.history is None else _history(row.history),
             "lane": ServiceLane(row.lane),
         }
     )

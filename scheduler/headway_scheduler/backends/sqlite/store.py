@@ -15,7 +15,7 @@ from typing import Self, TypeVar
 
 import aiosqlite
 import anyio
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 
 from ...errors import StoreCorrupt, StoreError, StoreReadOnly
 from ...model.batch import NOTHING, Batch, Lesson, Snapshot
@@ -30,7 +30,7 @@ from .boot_clock import new_anchor
 from .errors import explained, taken_over
 from .network import refuse_network
 from .opening import Writer, begin, open_writer
-from .reads import Connection, OpenedFile
+from .reads import THREADS, Connection, OpenedFile
 from .rows import Work, with_bytes, work_of
 from .sql import STATEMENTS
 
@@ -60,6 +60,8 @@ class SqliteStore:
         # Resolved: two names of one file must not have two locks.
         self.path = Path(path).resolve()
         self.read_only = read_only
+        # Its own: a tool may take all of those that anyio has for everybody.
+        self._threads = CapacityLimiter(THREADS)
         self._file = OpenedFile(self.path) if file is None else file
         self.clock: Clock = new_anchor().now
         """The time that all processes on the database share; wall time until this is open."""
@@ -72,9 +74,9 @@ class SqliteStore:
     async def __aenter__(self) -> Self:
         """Open, and migrate if needed. Raises StoreError; nothing was changed then."""
         if self.read_only:
-            await to_thread.run_sync(refuse_network, self.path)
+            await to_thread.run_sync(refuse_network, self.path, limiter=self._threads)
             await self._read(reads.probe)
-            await to_thread.run_sync(self._keep_file)
+            await to_thread.run_sync(self._keep_file, limiter=self._threads)
             # A damaged table of the clock must not keep the rest from being read.
             with suppress(StoreCorrupt):
                 anchor = await self._read(reads.read_anchor)
@@ -83,7 +85,7 @@ class SqliteStore:
         # Shielded: a cancellation between the lock and this assignment would leave a lock, and its
         # thread, that nobody releases.
         with anyio.CancelScope(shield=True):
-            self._opened = await to_thread.run_sync(self._open)
+            self._opened = await to_thread.run_sync(self._open, limiter=self._threads)
             self.clock = self._opened.anchor.now
             # Opened before: a failed start of aiosqlite leaves its thread to end by itself.
             self._writer = await aiosqlite.Connection(lambda: self._opened.connection, 64)
@@ -118,7 +120,7 @@ class SqliteStore:
                 # crash in between frees the lock by itself.
                 await writer.close()
             finally:
-                await to_thread.run_sync(self._opened.lock.release)
+                await to_thread.run_sync(self._opened.lock.release, limiter=self._threads)
 
     def show_life(self) -> None:
         """Show life as the leader. Raises StoreTakenOver if another process took the lock."""
@@ -239,7 +241,7 @@ class SqliteStore:
 
     async def _read(self, question: Callable[[Connection], T]) -> T:
         left_out: set[UnreadableRow] = set()
-        answer = await to_thread.run_sync(self._answer, question, left_out)
+        answer = await to_thread.run_sync(self._answer, question, left_out, limiter=self._threads)
         if new := left_out - self.unreadable:
             self.unreadable |= new
             if not self.read_only:  # the leader says it once; commands that read show it

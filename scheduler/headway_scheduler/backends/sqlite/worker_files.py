@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 import anyio
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 
 from ...errors import StoreError, StoreTakenOver
 from ...protocol.envelopes import WORKER
@@ -24,6 +24,7 @@ from . import reads
 from .errors import explained
 from .lock_file import FileLock, LeaseMonitor, holder_of, silent_seconds
 from .notifier import pipe_of
+from .reads import THREADS
 
 HEARTBEAT_SECONDS = 1.0
 """How often a worker touches its file and looks at its row."""
@@ -37,6 +38,8 @@ class WorkerFiles:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        # Its own: a tool may take all of those that anyio has for everybody.
+        self._threads = CapacityLimiter(THREADS)
         self._monitors: dict[str, LeaseMonitor] = {}
 
     def present(self, worker_id: str) -> "WorkerFile":
@@ -45,7 +48,7 @@ class WorkerFiles:
 
     async def expired(self, worker_ids: Collection[str]) -> frozenset[str]:
         """Return which of these workers are dead. Ask at least every 0.2 s: silence is counted."""
-        return await to_thread.run_sync(self._expired, tuple(worker_ids))
+        return await to_thread.run_sync(self._expired, tuple(worker_ids), limiter=self._threads)
 
     def _expired(self, worker_ids: Collection[str]) -> frozenset[str]:
         before = self._monitors
@@ -59,11 +62,13 @@ class WorkerFiles:
 
     async def silent_seconds(self, worker_id: str) -> float | None:
         """Return how many seconds ago a worker touched its file; None if it has none."""
-        return await to_thread.run_sync(silent_seconds, _file_of(self._path, worker_id))
+        return await to_thread.run_sync(
+            silent_seconds, _file_of(self._path, worker_id), limiter=self._threads
+        )
 
     async def tidy(self, keep: Collection[str]) -> None:
         """Remove the lock files and pipes of killed workers."""
-        await to_thread.run_sync(self._tidy, keep)
+        await to_thread.run_sync(self._tidy, keep, limiter=self._threads)
 
     def _tidy(self, keep: Collection[str]) -> None:
         for lock in self._path.parent.glob(f"{self._path.name}.{WORKER}*.lock"):
@@ -81,13 +86,14 @@ class WorkerFile:
         self.contact_at = time.monotonic()
         self._path = path
         self._worker_id = worker_id
+        self._threads = CapacityLimiter(THREADS)
         self._contact_lock = threading.Lock()
         self._lock: FileLock
 
     async def __aenter__(self) -> Self:
         """Hold the lock file. Raises StoreBusy or another StoreError."""
         with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(self._open)
+            await to_thread.run_sync(self._open, limiter=self._threads)
         return self
 
     def _open(self) -> None:
@@ -103,11 +109,11 @@ class WorkerFile:
     async def __aexit__(self, *_: object) -> None:
         """Give the lock back."""
         with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(self._lock.release)
+            await to_thread.run_sync(self._lock.release, limiter=self._threads)
 
     async def confirm(self) -> None:
         """Touch the file, and look at the row. Raises StoreTakenOver if there is none."""
-        is_listed = await to_thread.run_sync(self._confirmed)
+        is_listed = await to_thread.run_sync(self._confirmed, limiter=self._threads)
         if not is_listed:
             raise StoreTakenOver(f"{self._path}: others took worker {self._worker_id} for dead")
 

@@ -1,8 +1,8 @@
 """Keeps the runs under way: their teams, their sizes, and which run waits for which.
 
-Law of this file: it knows no queue. Priority inheritance: a call stands in the most urgent class of
-the class that it asks for, its run's, and those of all runs that wait for that run, directly or
-through others.
+Law of this file: it knows no queue. Priority inheritance: a call stands in the most urgent of the
+class that it asks for, and those of all other runs that wait for its run, directly or through
+others. It asks for its run's class, which changes with that, unless its agent has another one.
 """
 
 from collections.abc import Iterator
@@ -105,7 +105,7 @@ class RunRegistry:
         priority = call.priority
         for run_id in self._reached(call.run_id, "awaited_by"):
             run = self._entries[run_id].run
-            if run is not None and run.priority < priority:
+            if run_id != call.run_id and run is not None and run.priority < priority:
                 priority = run.priority
         return priority
 
