@@ -317,11 +317,24 @@ def rate_limits(
 
 
 def is_litellm(headers: Mapping[str, str]) -> bool:
-    """Whether a header has one of LiteLLM's names."""
+    """Whether LiteLLM's proxy tells limits of its own."""
+    if has_deployment_limits(headers):
+        return True
     for name in headers:  # noqa: SIM110  # of each answer: no generator
         if name.startswith("x-ratelimit-") and LITELLM.fullmatch(name):
             return True
     return False
+
+
+def has_deployment_limits(headers: Mapping[str, str]) -> bool:
+    """Whether limits under OpenAI's plain names are those of LiteLLM's deployments.
+
+    Those of a provider behind it are repeated in other names.
+    """
+    return "x-litellm-version" in headers and not (
+        "llm_provider-x-ratelimit-limit-requests" in headers
+        or "llm_provider-x-ratelimit-limit-tokens" in headers
+    )
 
 
 _NO_HEADER = RateLimitHeader(None, None, None)

@@ -1,6 +1,7 @@
 """Limits learned from headers and refusals: pure, times are told."""
 
 import json
+import random
 from collections.abc import Mapping
 from math import floor
 from typing import Any
@@ -337,6 +338,8 @@ def window(learned: Learned) -> tuple[Window | None, float, float]:
         (360, RateLimitHeader(60, 1, window=Window.FIXED), (Window.SLIDING, 10, 60)),
         # what it says itself goes before that
         (120, RateLimitHeader(60, 0, None, 30.0, Window.FIXED), (Window.SLIDING, 30, 60)),
+        # of its deployments
+        (120, RateLimitHeader(60, 1, None, 60.0, Window.MINUTE), (Window.MINUTE, 60, 60)),
         # what is stated is never passed
         (60, RateLimitHeader(60, 0, None, 30.0, Window.FIXED), (Window.SLIDING, 30, 30)),
     ],
@@ -518,3 +521,14 @@ def test_without_a_limit_of_slots_overload_changes_none() -> None:
     learned = made(STATED)
     assert not learned.known.slots.record_overload(NOW, 50, NOW)
     assert learned.known.limits() == STATED.limits
+
+
+def test_refusals_by_chance_lower_a_limit_only_until_that_shows() -> None:
+    learned, rng, now = made(STATED), random.Random(7), NOW
+    for _ in range(800):
+        now += 1.5 / learned.known.limits()[0].per_second
+        if rng.random() < 0.2:
+            learned.record_refusal(now - 0.5, now, 1.0)
+        else:
+            learned.record_answer(ONE, now, is_waited_for=True)
+    assert learned.known.scale > 0.9

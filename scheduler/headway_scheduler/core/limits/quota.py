@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import assert_never
 
 from ...model.batch import Lesson
+from ...model.data import replace
 from ...model.quotas import Observation, ProviderEvent, Quota, RateLimitHeader, Resource, Window
 from .breaker import Breaker
 from .bucket import Bucket
@@ -109,6 +110,8 @@ class QuotaState:
         """
         if signals.odd:
             self._count_odd(signals.odd)
+        if signals.event is ProviderEvent.REFUSED:
+            signals = self._until_end_of_window(signals, now)
         is_waited_for = self._is_waited_for(asked_at, now)
         is_reopened = self._record_event(signals, attempt, now)
         is_changed = bool(signals.headers) and self.learned.record_headers(
@@ -220,6 +223,18 @@ class QuotaState:
             if is_by_chance:
                 bucket.widen_transit(now)
         return is_cut
+
+    def _until_end_of_window(self, signals: Observation, now: float) -> Observation:
+        """Return a refusal that pauses no longer than the window that it was about lasts."""
+        if signals.about is None or signals.pause_until is None:
+            return signals
+        end = self.learned.end_of_window(signals.about, now)
+        if end is None or end >= signals.pause_until:
+            return signals
+        for bucket in self.buckets:
+            if bucket.limit.resource is signals.about:
+                bucket.end_window(end)
+        return replace(signals, pause_until=end)
 
     def charge_request(self, now: float) -> None:
         """Charge one request that nobody admitted."""

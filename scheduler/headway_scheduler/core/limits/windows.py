@@ -135,29 +135,30 @@ class LengthReadings:
 
     seconds: float | None = None
     """The length, once only one is possible."""
+    began: tuple[float, float] | None = None
+    """When the last window began that was seen to, at the earliest and at the latest; None: none
+    was."""
     _last: tuple[float, float] | None = None
     """When the request of the last answer left, and the rest that it told."""
-    _began: tuple[float, float] | None = None
-    """When the window began, at the earliest and at the latest. None: that was not seen."""
 
     def record(self, sent_at: float, heard_at: float, header: RateLimitHeader) -> None:
         """Take in what an answer told."""
         limit, remaining, last = header.limit, header.remaining, self._last
-        if self.seconds is not None or limit is None or remaining is None:
+        if limit is None or remaining is None:
             return
         if last is not None and sent_at <= last[0]:
             return  # it may have been counted before that
         self._last = (sent_at, remaining)
         if last is None:
-            self._began = (sent_at, heard_at) if remaining >= limit - 1 else None
+            self.began = (sent_at, heard_at) if remaining >= limit - 1 else None
         elif remaining > last[1] + (
             0.0 if sent_at - last[0] > ORDERED_SECONDS else max(RISEN, RISE * limit)
         ):
-            if self._began is not None:
-                least, most = last[0] - self._began[1], heard_at - self._began[0]
+            if self.seconds is None and self.began is not None:
+                least, most = last[0] - self.began[1], heard_at - self.began[0]
                 possible = [each for each in LENGTHS if least <= each <= most]
                 self.seconds = possible[0] if len(possible) == 1 else None
-            self._began = (last[0], heard_at)
+            self.began = (last[0], heard_at)
 
 
 def _spread(times: list[float]) -> float:
