@@ -352,6 +352,35 @@ def test_a_window_that_headers_name_is_counted_as_one(
     assert window(learned) == counted
 
 
+@pytest.mark.parametrize(
+    ("rests", "counted"),
+    [
+        ((19,), (Window.SLIDING, 10, 20)),
+        ((19, 0, 7), (Window.SLIDING, 10, 20)),
+        ((1, 2, 0), (None, 60, 2)),  # so little may be left of any window, and one of 1 s holds 2
+        ((119,), (Window.SLIDING, 60, 120)),
+        ((19, 119, 3), (Window.SLIDING, 60, 120)),
+        ((5_000,), (None, 60, 2)),  # more than is stated: it is of something else
+    ],
+)
+def test_a_rest_that_no_shorter_window_holds_shows_how_long_it_is(
+    rests: tuple[int, ...], counted: tuple[Window | None, float, float]
+) -> None:
+    learned = made(Quota.stated("q", {REQUESTS: 120}, burst_seconds=None))
+    for number, rest in enumerate(rests):
+        header = RateLimitHeader(None, rest, None, 10.0, Window.SLIDING)
+        learned.record_headers({REQUESTS: header}, NOW + number)
+    assert window(learned) == counted
+
+
+def test_a_limit_that_was_told_stays_while_the_rest_alone_is_told() -> None:
+    learned = made(Quota.per_minute("q", requests=120))
+    for limit in (15, None, None):
+        header = RateLimitHeader(limit, 9, None, 10.0, Window.SLIDING)
+        learned.record_headers({REQUESTS: header}, NOW)
+        assert window(learned) == (Window.SLIDING, 10, 15)
+
+
 def test_the_length_that_a_refusal_told_is_not_forgotten_at_the_next_answer() -> None:
     learned = made(Quota("q", Quota.per_minute("q", requests=120).limits, is_guess=True))
     usual = {REQUESTS: RateLimitHeader(60, 1, window=Window.FIXED)}

@@ -13,7 +13,7 @@ from typing import assert_never
 
 from ...model.batch import Lesson
 from ...model.data import replace
-from ...model.quotas import Observation, ProviderEvent, Quota, RateLimitHeader, Resource
+from ...model.quotas import Observation, ProviderEvent, Quota, RateLimitHeader, Resource, Window
 from .breaker import Breaker
 from .bucket import Bucket
 from .known import KnownLimits
@@ -120,6 +120,9 @@ class QuotaState:
             attempt.sent_at,
             is_refused=signals.event is ProviderEvent.REFUSED,
         )
+        if signals.date is not None and any(b.limit.window is Window.MINUTE for b in self.buckets):
+            clock, sent_at = self.learned.known.clock, attempt.sent_at or now
+            is_changed |= clock.record(signals.date, sent_at, now)
         match signals.event:
             case ProviderEvent.ANSWERED:
                 is_changed |= self._answered(attempt, now, is_waited_for=is_waited_for)

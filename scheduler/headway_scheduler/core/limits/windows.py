@@ -90,6 +90,32 @@ class WindowReadings:
         return (Window.SLIDING, 0.0) if len(self.readings) == MOST_READINGS else None
 
 
+DATE_SECONDS = 1.0
+"""A date is cut to so many seconds."""
+WORTH_MOVING = 0.25
+"""By how many seconds the end of a minute is worth moving."""
+LONGEST_AHEAD = 86_400.0
+"""A clock that is said to be off by more is not believed."""
+
+
+@dataclass(slots=True)
+class ProviderClock:
+    """Finds how far a provider's clock is ahead of ours, by the dates of its answers."""
+
+    ahead: float = 0.0
+    """In seconds, and at least so far: minutes by it end later than they would otherwise, which is
+    safe. Below 0 for a clock that is behind."""
+
+    def record(self, date: float, sent_at: float, heard_at: float) -> bool:
+        """Take in a date. Return whether it shows something else than the dates before."""
+        least, most = date - heard_at, date + DATE_SECONDS - sent_at
+        is_known = least - WORTH_MOVING < self.ahead <= most
+        if is_known or abs(least) > LONGEST_AHEAD:
+            return False
+        self.ahead = least
+        return True
+
+
 LENGTHS = (1.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 3_600.0)
 """Lengths that people give to windows, in seconds."""
 ORDERED_SECONDS = 0.5
