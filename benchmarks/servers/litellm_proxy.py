@@ -12,7 +12,7 @@ floods at once would measure each other.
 What it costs itself: an answer of 0.35 s takes 0.38 to 0.41 s on two busy cores, so calls of *4 at
 once* end after 15.3 to 16.3 s with the limit stated (the bar is 16.1). Forty requests at once are
 looked at within a second; when the machine has no core left they take longer than the half second
-that a request may travel, and count in the next window: seen in one of ten runs of *60 in 10 s*,
+that a request may travel, and count in the next window: seen in one of nine runs of *60 in 10 s*,
 stated right (7 of 167 refused, 32 s).
 """
 
