@@ -87,7 +87,7 @@ def _limits(
 
 BUCKET, SLIDING, FIXED = WindowKind.BUCKET, WindowKind.SLIDING, WindowKind.FIXED
 MINUTE, OPENAI, AZURE = WindowKind.MINUTE, HeaderStyle.OPENAI, HeaderStyle.AZURE
-LITELLM = HeaderStyle.LITELLM
+LITELLM, REMAINING = HeaderStyle.LITELLM, HeaderStyle.REMAINING
 KINDS = (
     Kind("bucket of 60 s, 600/min", _limits(600, BUCKET)),
     Kind("bucket of 60 s, 600/min, headers", _limits(600, BUCKET, headers=OPENAI)),
@@ -100,6 +100,7 @@ KINDS = (
     Kind("calendar minute, 600/min", _limits(600, MINUTE)),
     Kind("calendar minute, 600/min, headers", _limits(600, MINUTE, headers=OPENAI)),
     Kind("Azure: sliding, 20 in 10 s", _limits(120, SLIDING, 10, AZURE), "azure"),
+    Kind("Azure: the same, remaining alone", _limits(120, SLIDING, 10, REMAINING), "azure"),
     Kind("LiteLLM key: fixed, 60 in 10 s", _limits(360, FIXED, 10, LITELLM)),
 )
 FLOODS = (

@@ -23,7 +23,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from itertools import count
 from typing import Any, assert_never
 
 from autogen_core import MessageHandlerContext
@@ -135,6 +134,10 @@ class RunScope:
         self._opened = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._loop = _running_loop()
+
+    def for_next_call(self) -> "RunScope":
+        """Return the scope that the next call belongs to: this one."""
+        return self
 
     def open_slot(self, kind: str, path: str, digest: RequestDigest) -> JournalSlot:
         """Find the slot of a request in the journal, or open a new one.
@@ -268,17 +271,41 @@ class AdHocScope(RunScope):
 
     A program may make any number of them, so this scope keeps nothing of a call that has ended.
     Without a replay, the order of parallel answers need not repeat: each is delivered as it comes.
+    After ``most_calls``, or ``until`` then (epoch seconds), ``renew`` gives the scope of another
+    run.
     """
 
-    def __init__(self, scheduler: SchedulerClient, run_id: str, priority: Priority) -> None:
+    def __init__(
+        self,
+        scheduler: SchedulerClient,
+        run_id: str,
+        priority: Priority,
+        *,
+        renew: "Callable[[], AdHocScope]",
+        most_calls: int,
+        until: float,
+    ) -> None:
         super().__init__(scheduler, run_id, priority)
-        self._calls = count()
+        self._renew = renew
+        self._most_calls = most_calls
+        self._until = until
+        self.opened: int = 0
+        """How many calls there were."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it takes no further call."""
+        return self.opened >= self._most_calls or self.scheduler.now() > self._until
+
+    def for_next_call(self) -> RunScope:
+        """Return the scope that the next call belongs to: this one, or that of the next run."""
+        return self._renew() if self.is_over else self
 
     def open_slot(self, kind: str, path: str, digest: RequestDigest) -> JournalSlot:
         """Open a new slot. Raises RunClosed."""
         if self.is_closed:
             raise run_closed(self.run_id)
-        call = next(self._calls)
+        call, self.opened = self.opened, self.opened + 1
         return JournalSlot(
             id=f"{self.run_id}.{call}",
             kind=kind,

@@ -1,7 +1,8 @@
-"""The run of calls that belong to no run: those of clients that a program makes for itself.
+"""The runs of calls that belong to no run: those of clients that a program makes for itself.
 
-Law of this file: it begins with the first such client, ends when Headway closes, and is never
-resumed: nobody could build it again.
+Law of this file: such a run begins with the first client, and is never resumed, because nobody
+could build it again. It takes a bounded number of calls and then ends, so that it can be pruned
+while the program, perhaps a server, goes on.
 """
 
 from typing import TYPE_CHECKING
@@ -19,10 +20,14 @@ if TYPE_CHECKING:
     from headway_agents import AdHocScope, RunScope
 
 AD_HOC = "(ad hoc)"
-"""The workflow of the run, which takes no slot of its worker."""
+"""The workflow of these runs, which take no slot of their worker."""
+MOST_CALLS = 1_000
+"""How many calls one of them takes,"""
+LONGEST_SECONDS = 3_600.0
+"""and for how long; the next call begins the next one."""
 
 
-class AdHocRun:
+class AdHocRuns:
     """Has the scope of ``Headway.model`` and ``Headway.openai`` outside of runs."""
 
     def __init__(self, scheduler: SchedulerClient, worker: str, config: Config) -> None:
@@ -30,29 +35,21 @@ class AdHocRun:
         self._worker = worker
         self._highest = config.highest_of_all
         self._priority = max(config.priority, self._highest)
-        self._begun: tuple[Run, AdHocScope] | None = None
+        self._current: tuple[Run, AdHocScope] | None = None
+        self._earlier: list[tuple[Run, AdHocScope]] = []
 
     def scope(self) -> "AdHocScope":
-        """The scope of the ad-hoc run, which begins if it has not."""
-        if self._begun is None:
-            from headway_agents import AdHocScope
-
-            now = self._scheduler.now()
-            run = Run(
-                id=new_run_id(),
-                workflow=AD_HOC,
-                task="",
-                priority=Priority.BACKGROUND,  # nobody waits for it as a whole
-                state=RunState.RUNNING,
-                created_at=now,
-                started_at=now,
-                worker=self._worker,
-            )
-            scope = AdHocScope(self._scheduler, run.id, self._priority)
-            scope.highest = self._highest
-            self._begun = (run, scope)
-            self._scheduler.note_run(run)
-        return self._begun[1]
+        """The scope of the ad-hoc run that takes the next call."""
+        now = self._scheduler.now()
+        if self._current is not None and self._current[1].is_over:
+            # A stream may have been asked for and not be read yet, so its run stays open while the
+            # next one fills.
+            self._end_idle(now)
+            self._earlier.append(self._current)
+            self._current = None
+        if self._current is None:
+            self._current = self._begun(now)
+        return self._current[1]
 
     def scope_of_caller(self) -> "RunScope":
         """The scope of the run that asks, else that of the ad-hoc run."""
@@ -61,11 +58,51 @@ class AdHocRun:
         return current_scope.get() or self.scope()
 
     async def close(self) -> None:
-        """Complete the run, if it has begun."""
-        if self._begun is not None:
-            run, scope = self._begun
+        """Complete those that have begun."""
+        now, begun = self._scheduler.now(), self._earlier
+        if self._current is not None:
+            begun = [*begun, self._current]
+        self._current, self._earlier = None, []
+        for run, scope in begun:
             scope.close()
-            now = self._scheduler.now()
-            ended = replace(run, state=RunState.COMPLETED, finished_at=now, worker=None)
-            await self._scheduler.save_run(ended)
-            self._begun = None
+            await self._scheduler.save_run(_ended(run, now))
+
+    def _begun(self, now: float) -> "tuple[Run, AdHocScope]":
+        from headway_agents import AdHocScope
+
+        run = Run(
+            id=new_run_id(),
+            workflow=AD_HOC,
+            task="",
+            priority=Priority.BACKGROUND,  # nobody waits for it as a whole
+            state=RunState.RUNNING,
+            created_at=now,
+            started_at=now,
+            worker=self._worker,
+        )
+        scope = AdHocScope(
+            self._scheduler,
+            run.id,
+            self._priority,
+            renew=self.scope,
+            most_calls=MOST_CALLS,
+            until=now + LONGEST_SECONDS,
+        )
+        scope.highest = self._highest
+        self._scheduler.note_run(run)
+        return run, scope
+
+    def _end_idle(self, now: float) -> None:
+        """Complete earlier ones whose calls have ended. They take no call any more."""
+        left = []
+        for run, scope in self._earlier:
+            if scope.live_calls:
+                left.append((run, scope))
+            else:
+                scope.close()
+                self._scheduler.note_run(_ended(run, now))
+        self._earlier = left
+
+
+def _ended(run: Run, now: float) -> Run:
+    return replace(run, state=RunState.COMPLETED, finished_at=now, worker=None)

@@ -267,7 +267,7 @@ class Headway:
     ) -> "ChatCompletionClient":
         """Make a scheduled client for an agent of your own, by name or around your client.
 
-        Its calls are those of an ad-hoc run, which cannot be resumed.
+        Its calls are those of ad-hoc runs, which cannot be resumed.
         """
         scope = self._opened.ad_hoc.scope()
         return self.workflows.client(model, scope, priority=priority)

@@ -37,7 +37,7 @@ from headway_scheduler.runtime.clock import system_clock
 from headway_scheduler.runtime.local import LocalScheduler
 from headway_scheduler.runtime.pending import Callers
 
-from .ad_hoc import AdHocRun
+from .ad_hoc import AdHocRuns
 from .config import Config
 from .pricing.prices import Prices
 from .runs.actions import Actions
@@ -89,7 +89,7 @@ class Session:
     actions: Actions
     """Verbs for runs that stopped."""
 
-    ad_hoc: AdHocRun
+    ad_hoc: AdHocRuns
     """The run of calls outside of runs."""
 
     database: str
@@ -206,7 +206,7 @@ class Opener:
             executor=executor,
             runner=runner,
             actions=Actions(scheduler, store, runner, executor.handles, executor.claim, worker),
-            ad_hoc=AdHocRun(scheduler, worker, self._config),
+            ad_hoc=AdHocRuns(scheduler, worker, self._config),
             database=self._backend.name,
         )
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import pytest
@@ -28,6 +29,15 @@ from headway_scheduler.runtime.local import LocalScheduler
 pytestmark = pytest.mark.anyio
 MODEL = Model("m", ("q",))
 ENDED = (asyncio.CancelledError, RunClosed)
+
+
+def ad_hoc(scheduler: LocalScheduler) -> AdHocScope:
+    def renew() -> AdHocScope:
+        raise AssertionError
+
+    return AdHocScope(
+        scheduler, "ad-hoc", Priority.NORMAL, renew=renew, most_calls=1_000_000, until=inf
+    )
 
 
 def asking(scope: RunScope, path: str, says: str = "hm") -> ScheduledClient:
@@ -130,7 +140,7 @@ async def test_a_scope_of_no_run_keeps_nothing_of_calls_that_have_ended(
     """A program may ask through it for as long as it lives."""
     monkeypatch.setattr(live_call, "KNOWN_NODES", 3)
     scope, run = (
-        AdHocScope(scheduler, "ad-hoc", Priority.NORMAL),
+        ad_hoc(scheduler),
         RunScope(scheduler, "run", Priority.LOW),
     )
     for number in range(20):
@@ -146,7 +156,7 @@ async def test_a_scope_of_no_run_keeps_nothing_of_calls_that_have_ended(
 async def test_a_scope_of_no_run_that_is_closed_asks_nothing(
     scheduler: LocalScheduler, question: Any, records: Any
 ) -> None:
-    scope = AdHocScope(scheduler, "ad-hoc", Priority.NORMAL)
+    scope = ad_hoc(scheduler)
     scope.close()
     with pytest.raises(RunClosed):
         await asking(scope, "w").create(question())

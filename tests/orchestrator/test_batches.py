@@ -357,6 +357,29 @@ async def test_a_batch_whose_key_is_refused_waits_until_its_lane_is_resumed(
     assert len([each for each in caplog.messages if "is stopped" in each and words in each]) == 1
 
 
+@pytest.mark.parametrize(
+    "settings", [Settings(batch_refusals=Refusing(FaultKind.UNAUTHORIZED, BEGIN))]
+)
+async def test_a_batch_that_may_be_handed_in_waits_for_a_key_that_may_look(
+    provider: SimulatedProvider, settings: Settings, tmp_path: Path
+) -> None:
+    refusing = settings.batch_refusals
+    assert isinstance(refusing, Refusing)
+    async with opened(tmp_path) as hw, anyio.create_task_group() as group:
+        group.start_soon(lambda: hw.work(slots=1, forever=True))
+        handle = await submit(hw)
+        await until(lambda: hw.scheduler.provider_health().locked_out == ("sim/batch",))
+        refusing.kind, refusing.pattern = FaultKind.FORBIDDEN, re.compile("GET /v1/batches")
+        await hw.limits.resume("sim/batch")
+        await until(lambda: refusing.asked == 2)
+        await until(lambda: hw.scheduler.provider_health().locked_out == ("sim/batch",))
+        refusing.is_mended = True
+        await hw.limits.resume("sim/batch")
+        await wait_for_state(hw, handle, RunState.COMPLETED)
+        hw.drain()
+    assert [entry.tier for entry in provider.ledger.paid] == ["batch"]
+
+
 async def test_a_batch_whose_server_was_never_reached_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:

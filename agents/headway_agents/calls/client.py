@@ -261,7 +261,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
 
     def _slot(self, request: Request) -> tuple[RunScope, JournalSlot, RequestDigest]:
         """Encode a request, before anything is awaited, and open its slot in the journal."""
-        scope = self.scope or scope_of_context(self.model.name)
+        scope = (self.scope or scope_of_context(self.model.name)).for_next_call()
         self._encoder = self._encoder or PromptEncoder()
         digest = self._encoder.encode(request)
         return scope, scope.open_slot(MODEL, self.path or asking_agent(), digest), digest

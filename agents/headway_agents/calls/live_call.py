@@ -44,7 +44,7 @@ from headway_scheduler.model.formulas import short_seconds
 from headway_scheduler.model.quotas import Observation, ProviderEvent
 from headway_scheduler.model.states import CallState
 from headway_scheduler.providers import ErrorClass, Failure, Verdict
-from headway_scheduler.providers.readings import Odd, retry_after_seconds
+from headway_scheduler.providers.readings import Odd, date, retry_after_seconds
 
 from ..journal.events import JournalSlot, Skipped, WorkBegan, WorkEnded
 from ..requests.prompts import RequestDigest
@@ -384,7 +384,7 @@ class LiveCall:
             if status >= 400:
                 retry_after_seconds(headers, now, odd)
             noted = self._noted(odd) if odd else ()
-            signals = Observation(event=event, headers=limits, odd=noted)
+            signals = Observation(event=event, headers=limits, odd=noted, date=date(headers))
             self._scheduler.observed(self.slot.id, quota, signals)
 
     def record_repeat(self, head: tuple[int, Mapping[str, str]] | None) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
+from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Call, Outcome
 from headway_scheduler.model.states import CallState
 
@@ -24,6 +25,9 @@ from ..scope import RunScope, inside_step
 from .effects import Effect
 
 PERSON = "person"
+LONGEST_ANSWER = 16_000_000
+"""The most characters of a step's answer, as JSON. All runs of the process wait while it is written
+and put into a prompt, for about 0.1 s a megabyte."""
 Act = Callable[[str], Awaitable[str]]
 """Acts: takes an idempotency key, the same at every attempt at the step, and returns JSON."""
 
@@ -42,8 +46,9 @@ class Step:
 async def perform(scope: RunScope, step: Step, act: Act) -> str:
     """Return the recorded answer; without one, act, record the answer, and return it.
 
-    An error of ``act`` is recorded and raised. An answer is JSON; it is ``{"person": text}`` if a
-    person gave it for a step that was cut off. Raises as :meth:`LiveCall.acquire`.
+    An error of ``act`` is recorded and raised, as is an answer that is too long. An answer is JSON;
+    it is ``{"person": text}`` if a person gave it for a step that was cut off. Raises as
+    :meth:`LiveCall.acquire`.
     """
     async with attached(scope, *_slot(scope, step)) as live:
         if (answered := await recorded(live)) is not None:
@@ -55,10 +60,19 @@ async def perform(scope: RunScope, step: Step, act: Act) -> str:
         try:
             with inside_step(scope, live.slot, f"{step.kind} {step.name!r}"):
                 answer = await live.wait(lambda: contain(act(live.slot.id)))
+            _check_size(step, answer)
         except Exception as error:
             await live.refused(error)
         await live.done(answer)
         return answer
+
+
+def _check_size(step: Step, answer: str) -> None:
+    if len(answer) > LONGEST_ANSWER:
+        raise CallerError(
+            f"{step.kind} {step.name!r} did its work, and gave {len(answer):,} characters: at most "
+            f"{LONGEST_ANSWER:,} are kept. Give a part of them, or the name of a file"
+        )
 
 
 async def ask_person(scope: RunScope, path: str, question: str) -> str:

@@ -24,7 +24,7 @@ def run_facts(run: Run) -> dict[str, Any]:
         "error": run.error,
         "parameters": None if run.parameters is None else json.loads(run.parameters),
         "version": run.version,
-        "history": list(run.history),
+        "history": [each.text for each in run.history],
         "parent": run.parent,
         "deadline": run.deadline,
         "budget_usd": run.budget_usd,

@@ -125,14 +125,14 @@ class BatchProvider:
         """Cancel a batch."""
         await _asked(lambda: self._sdk.batches.cancel(batch))
 
-    def shuts_out(self, error: Exception, *, is_submitted: bool) -> bool:
+    def shuts_out(self, error: Exception, *, may_have_it: bool) -> bool:
         """Whether the provider refuses the key or the account, as it would for a plain call.
 
-        ``is_submitted``: it was asked about a batch that it has. One that this key may not see is
-        paid all the same, so a 403 is about the key then.
+        ``may_have_it``: it was asked about a batch that it may have. One that this key may not see
+        is paid all the same, so a 403 is about the key then.
         """
         status = getattr(error, "status_code", None)
-        if is_submitted and status == HTTPStatus.FORBIDDEN:
+        if may_have_it and status == HTTPStatus.FORBIDDEN:
             return True
         return judged(error, self._provider, 1, now=time.time()).error_class is ErrorClass.ACCOUNT
 

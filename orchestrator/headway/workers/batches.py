@@ -201,8 +201,8 @@ class BatchLane:
         except StoreError:
             raise
         except Exception as error:
-            is_submitted = batch.state is BatchState.SUBMITTED
-            if client is not None and client.shuts_out(error, is_submitted=is_submitted):
+            may_have_it = batch.state is not BatchState.PLANNED
+            if client is not None and client.shuts_out(error, may_have_it=may_have_it):
                 await self._stop(batch, error)
             elif self._is_overdue(batch):
                 await self._let_go(batch, OVERDUE.format(batch.id))

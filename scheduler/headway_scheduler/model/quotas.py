@@ -220,6 +220,8 @@ class Observation(Data, frozen=True):
     """Whether the provider told the pause, so that its budget comes back then and not before."""
     about: Resource | None = None
     """What a refusal says that it is about: requests or tokens. None: it does not say."""
+    date: float | None = None
+    """The time of the answer by the provider's clock, in whole epoch seconds; None: not told."""
 
 
 class BucketState(Data, frozen=True):

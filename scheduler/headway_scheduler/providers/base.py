@@ -23,6 +23,7 @@ from .readings import Odd, duration_seconds, is_litellm, retry_after_seconds, wo
 from .refusals import (
     is_about_a_day,
     is_about_slots,
+    litellm_minute_seconds,
     litellm_refusal,
     openai_refusal,
     refused_resource,
@@ -217,7 +218,11 @@ class Provider:
     def stated_seconds(self, failure: Failure, now: float) -> float | None:
         """Return the seconds that the provider says to wait; None or 0 if it does not say."""
         stated = retry_after_seconds(failure.headers, now)
-        return google_delay_seconds(failure) if stated is None else stated
+        if stated is None:
+            stated = google_delay_seconds(failure)
+        if stated is None:
+            stated = litellm_minute_seconds(failure.headers, failure.message, now)
+        return stated
 
     def judge(self, failure: Failure, attempt: int, now: float) -> Verdict:
         """Judge a failed attempt, the ``attempt``-th of its call from 1, at ``now``."""

@@ -8,7 +8,6 @@ minute are counted for each project. No header tells of them; the body of a 429 
 from ..model.calls import Usage
 from ..model.quotas import RateLimitHeader, Resource
 from .base import ErrorClass, Failure, Provider, Verdict, google_delay_seconds
-from .readings import retry_after_seconds
 from .refusals import google_refusal
 
 
@@ -40,4 +39,4 @@ class Gemini(Provider):
     def stated_seconds(self, failure: Failure, now: float) -> float | None:
         """Return ``retryDelay`` of the body, as in ``34.07s``, in seconds; else the headers'."""
         delay = google_delay_seconds(failure)
-        return retry_after_seconds(failure.headers, now) if delay is None else delay
+        return super().stated_seconds(failure, now) if delay is None else delay

@@ -1,10 +1,12 @@
 """Reads rate limit headers that are known by their names, whoever the provider is said to be.
 
-Law of this file: pure. An answer that has OpenAI's plain names, and no name of LiteLLM's, is not
+Law of this file: pure. An answer that has OpenAI's plain names, and is not LiteLLM's own, is not
 read here.
 
 LiteLLM's proxy names a scope (a key, a team, a user) in each header. It counts in fixed windows of
-60 s, or of another length that only its refusals tell, and puts no reset into its answers. Other
+60 s, or of another length that only its refusals tell, and puts no reset into its answers. What its
+deployments may have in a minute of the clock, all keys together, it tells in OpenAI's plain names,
+unless these are those of the provider behind it, which it then repeats in names of its own. Other
 hosts put the period into the name, or follow the IETF's draft of ``RateLimit-Policy``. OpenRouter
 tells a limit with its refusals alone, without saying of what; the time of its reset says whether it
 is of a minute or of a day.
@@ -30,6 +32,7 @@ from .readings import (
     Odd,
     answered_at,
     duration_seconds,
+    has_deployment_limits,
     rate_limits,
     seconds_until,
 )
@@ -41,6 +44,10 @@ _RESOURCES = {
     "requests": Resource.REQUESTS,
     "tokens": Resource.TOKENS,
     LITELLM_SLOTS: Resource.CONCURRENCY,
+}
+_OF_DEPLOYMENTS = {
+    resource: (f"x-ratelimit-limit-{word}", f"x-ratelimit-remaining-{word}", "")
+    for word, resource in (("requests", Resource.REQUESTS), ("tokens", Resource.TOKENS))
 }
 _BY_PERIOD = {
     resource: (
@@ -75,7 +82,7 @@ _UNIT = re.compile(r';\s{0,4}qu="([a-z-]{1,40})"')
 def litellm_limits(
     headers: Mapping[str, str], odd: list[Odd] | None = None
 ) -> dict[Resource, RateLimitHeader]:
-    """Read ``x-ratelimit-SCOPE-{limit,remaining}-…``; of several scopes, the tightest."""
+    """Read ``x-ratelimit-SCOPE-{limit,remaining}-…``, and the deployments'; the tightest counts."""
     scopes = {found[1] for name in headers if (found := LITELLM.fullmatch(name))}
     told: dict[Resource, RateLimitHeader] = {}
     for scope in sorted(scopes):
@@ -89,7 +96,18 @@ def litellm_limits(
         }
         for resource, header in rate_limits(headers, names, duration_seconds, odd).items():
             told[resource] = _tighter(told.get(resource), header)
-    return {resource: _in_window(resource, header) for resource, header in told.items()}
+    told = {resource: _in_window(resource, header) for resource, header in told.items()}
+    if has_deployment_limits(headers):
+        of_minute = rate_limits(headers, _OF_DEPLOYMENTS, duration_seconds, odd)
+        for resource, header in of_minute.items():
+            of_scope = told.get(resource)
+            if of_scope is None or _is_lower(header, of_scope):
+                told[resource] = _in_minute(header)
+    return told
+
+
+def _is_lower(one: RateLimitHeader, other: RateLimitHeader) -> bool:
+    return one.limit is not None and other.limit is not None and one.limit < other.limit
 
 
 def _tighter(one: RateLimitHeader | None, other: RateLimitHeader) -> RateLimitHeader:
@@ -105,6 +123,11 @@ def _in_window(resource: Resource, header: RateLimitHeader) -> RateLimitHeader:
         return RateLimitHeader(header.limit)
     left = header.remaining
     return RateLimitHeader(header.limit, left, window=Window.FIXED)
+
+
+def _in_minute(header: RateLimitHeader) -> RateLimitHeader:
+    limit, left = header.limit, header.remaining
+    return RateLimitHeader(limit, left, None, MINUTE_SECONDS, Window.MINUTE)
 
 
 def limits_of_other_hosts(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -316,11 +317,24 @@ def rate_limits(
 
 
 def is_litellm(headers: Mapping[str, str]) -> bool:
-    """Whether a header has one of LiteLLM's names."""
+    """Whether LiteLLM's proxy tells limits of its own."""
+    if has_deployment_limits(headers):
+        return True
     for name in headers:  # noqa: SIM110  # of each answer: no generator
         if name.startswith("x-ratelimit-") and LITELLM.fullmatch(name):
             return True
     return False
+
+
+def has_deployment_limits(headers: Mapping[str, str]) -> bool:
+    """Whether limits under OpenAI's plain names are those of LiteLLM's deployments.
+
+    Those of a provider behind it are repeated in other names.
+    """
+    return "x-litellm-version" in headers and not (
+        "llm_provider-x-ratelimit-limit-requests" in headers
+        or "llm_provider-x-ratelimit-limit-tokens" in headers
+    )
 
 
 _NO_HEADER = RateLimitHeader(None, None, None)
@@ -368,8 +382,13 @@ def seconds_until(raw: str | None, now: float) -> float | None:
 
 def answered_at(headers: Mapping[str, str], now: float) -> float:
     """Return the time of an answer by its server's clock; without a ``Date`` header, ``now``."""
-    at = _date(_short(headers.get("date")))
+    at = date(headers)
     return now if at is None else at
+
+
+def date(headers: Mapping[str, str]) -> float | None:
+    """Return the time of an answer by its server's clock, in whole seconds; None: not told."""
+    return _date(_short(headers.get("date")))
 
 
 def retry_after_seconds(
@@ -436,6 +455,7 @@ def number(raw: object) -> float | None:
     return value if math.isfinite(value) else None
 
 
+@lru_cache(maxsize=64)
 def _date(text: str) -> float | None:
     """Return the seconds since 1970 of a date in any of its forms; one without a zone is UTC."""
     if (value := number(text)) is not None:
@@ -444,8 +464,8 @@ def _date(text: str) -> float | None:
         return value if value >= _FIRST_EPOCH_SECONDS else None
     for parse in (datetime.fromisoformat, parsedate_to_datetime):
         try:
-            date = parse(text)
-            return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+            at = parse(text)
+            return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
         except (ValueError, TypeError, IndexError, AttributeError, ArithmeticError):
             continue  # the parsers raise any of these for a text that is no date
     return None

@@ -10,11 +10,12 @@ from typing import Any
 
 from ..model.quotas import (
     LARGEST_LIMIT,
+    MINUTE_SECONDS,
     RateLimitHeader,
     Resource,
     Window,
 )
-from .readings import LITELLM_SLOTS, duration_seconds, number, word
+from .readings import LITELLM_SLOTS, answered_at, duration_seconds, number, word
 
 LONGEST_LOOKED_AT = 2_000
 """How many characters of a refusal's text are searched."""
@@ -28,6 +29,9 @@ _DAY = re.compile(r"per[ _-]?day|\b[rt]pd\b|daily", re.IGNORECASE)
 _LITELLM_LIMIT = re.compile(
     rf"limit type: (requests|tokens|{LITELLM_SLOTS})\. current limit: (\d{{1,12}})",
     re.IGNORECASE | re.ASCII,
+)
+_LITELLM_MINUTE = re.compile(
+    r"model rate limit exceeded\. ([rt])pm limit=(\d{1,12})", re.IGNORECASE | re.ASCII
 )
 _OPENAI_LIMIT = re.compile(
     r"\bper (min|day)(?:ute)?(?: \([RT]P[MD]\))?[:.] Limit:? (\d{1,12})\b", re.IGNORECASE | re.ASCII
@@ -74,7 +78,14 @@ def is_about_a_day(message: str, parts: Iterable[Mapping[str, Any]]) -> bool:
 
 
 def litellm_refusal(headers: Mapping[str, str], message: str) -> dict[Resource, RateLimitHeader]:
-    """Read LiteLLM's limit, and the length of its window, which is its ``retry-after``."""
+    """Read LiteLLM's limit: a deployment's is of a minute of the clock, a key's of a window.
+
+    The length of the window is its ``retry-after``.
+    """
+    minute = _LITELLM_MINUTE.search(message[:LONGEST_LOOKED_AT])
+    if minute is not None and 1 <= (limit := float(minute[2])) <= LARGEST_LIMIT:
+        resource = Resource.TOKENS if minute[1].lower() == "t" else Resource.REQUESTS
+        return {resource: RateLimitHeader(limit, None, None, MINUTE_SECONDS, Window.MINUTE)}
     found = _LITELLM_LIMIT.search(message[:LONGEST_LOOKED_AT])
     if found is None or not 1 <= (limit := float(found[2])) <= LARGEST_LIMIT:
         return {}
@@ -85,6 +96,17 @@ def litellm_refusal(headers: Mapping[str, str], message: str) -> dict[Resource, 
     if period is None or period < 1:
         return {resource: RateLimitHeader(limit, window=Window.FIXED)}
     return {resource: RateLimitHeader(limit, period_seconds=period, window=Window.FIXED)}
+
+
+def litellm_minute_seconds(headers: Mapping[str, str], message: str, now: float) -> float | None:
+    """Return how much is left of the minute of the clock that LiteLLM counts for a deployment.
+
+    None if the refusal is about something else. It tells a whole minute, in a header of another
+    name (``llm_provider-retry-after``), whenever the next one begins.
+    """
+    if _LITELLM_MINUTE.search(message[:LONGEST_LOOKED_AT]) is None:
+        return None
+    return MINUTE_SECONDS - answered_at(headers, now) % MINUTE_SECONDS
 
 
 def openai_refusal(types: frozenset[str], message: str) -> dict[Resource, RateLimitHeader]:

@@ -1,7 +1,9 @@
 import json
 import logging
 import socket
+import time
 from contextlib import aclosing
+from email.utils import formatdate
 from json import JSONDecodeError
 from typing import Any, ClassVar
 
@@ -31,7 +33,7 @@ from headway_agents.calls.errors import (
 )
 from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.model.calls import Outcome, Priority, Route
-from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota
+from headway_scheduler.model.quotas import Observation, ProviderEvent, Quota, Resource, Window
 from headway_scheduler.model.states import CallState
 from headway_scheduler.providers import PROVIDERS, ErrorClass, Verdict
 from headway_scheduler.runtime.local import LocalScheduler
@@ -414,6 +416,29 @@ async def test_a_page_instead_of_json_is_asked_again(
     await inner.close()
     (row,) = await records()
     assert (row.state, row.attempts, server.says) == (CallState.DONE, 4, [])
+
+
+async def test_the_date_of_an_answer_tells_when_the_minutes_of_its_provider_end(
+    question: Any,
+) -> None:
+    date = formatdate(time.time() + 1234, usegmt=True)
+    server = Server()
+    server.says = [Said(body=COMPLETION, headers={"date": date})]
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    inner = client_of(listener.extra(anyio.abc.SocketAttribute.local_port), "m")
+    quota = Quota.stated("q", {Resource.REQUESTS: 100}, window=Window.MINUTE)
+    async with (
+        LocalScheduler(MemoryStore(), [quota]) as scheduler,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(listener.serve, server.serve)
+        scope = RunScope(scheduler, "run", Priority.NORMAL)
+        await ScheduledClient(inner, MODEL, scope, path="w").create(question())
+        (limit,) = scheduler._pump.core.state.lanes.quotas["q"].learned.known.limits()
+        group.cancel_scope.cancel()
+    await listener.aclose()
+    await inner.close()
+    assert limit.day_starts == pytest.approx(-1234, abs=10)
 
 
 def client_of(port: int, model: str = "sim-1") -> OpenAIChatCompletionClient:

@@ -15,6 +15,7 @@ from autogen_core import CancellationToken
 from headway_agents import Attempt, Effect, Journal, NeedsInput, RunScope, bind, person_answer
 from headway_agents.steps.effects import idempotency_key
 from headway_agents.steps.inputs import now, random, step
+from headway_agents.steps.step import LONGEST_ANSWER
 from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Outcome, Priority
@@ -64,6 +65,23 @@ async def said(attempt: Attempt) -> Any:
         pass
     result: TaskResult | None = attempt.result
     return None if result is None else result.messages[-1].to_text()
+
+
+async def test_an_answer_that_is_too_long_is_an_error_of_its_step(
+    begin: Callable[..., Any], store: MemoryStore
+) -> None:
+    async def told() -> str:
+        try:
+            return str(await step("read", lambda: "x" * LONGEST_ANSWER, effect=Effect.PURE))
+        except CallerError as error:
+            return str(error)
+
+    attempt = await begin(told)
+    said = [message async for message in attempt.events("Go.")]
+    assert "Give a part of them" in said[-1].to_text()
+    (record,) = await store.calls("run")
+    assert record.state is CallState.FAILED
+    assert len(record.error or "") < 300
 
 
 async def test_time_and_chance_are_the_same_in_a_replay(begin: Any, records: Any) -> None:

@@ -125,8 +125,8 @@ def test_a_killed_run_is_checked_and_resumed(folder: Path, headway: Headway) -> 
     status, _, err = headway("resume", run_id)
     assert status == 2
     assert "runs continue" in err
-    status, out, _ = headway("runs", "continue", run_id, "And now?", "--json")
-    assert status == 0
+    status, out, err = headway("runs", "continue", run_id, "And now?", "--json")
+    assert status == 0, err
     result = json.loads(out.splitlines()[-1])
     assert result["history"] == ["Go."]
     assert result["receipts"][0]["replayed"] == 4

@@ -377,7 +377,7 @@ class World:
         """Another process joins, and sends a run and a call, which a notification grants."""
         messages = (
             SaveRun(run("r-w", RunState.RUNNING, LOST)),
-            Submit(Call("r-w.0", "r-w", "a", "model", ("q",), Priority.LOW, 10, NOW)),
+            Submit(Call("r-w.0", "r-w", "a", "model", ("q",), Priority.NORMAL, 10, NOW)),
         )
         batch = load_request(dump(MessageBatch(LOST, messages, joins=Worker(LOST, 1, NOW))))
         assert isinstance(batch, MessageBatch)

@@ -314,6 +314,35 @@ async def test_the_next_leader_goes_on_with_what_waits_and_flies(engine: Engine)
             assert {r.attempts for r in await second.store.calls("r-1")} == {1}
 
 
+async def test_with_the_next_leader_what_waits_goes_to_its_fallback(engine: Engine) -> None:
+    routes = (Route("m", ("q",), 10), Route("m2", ("other",), 10, rank=1))
+    granted: list[Call] = []
+    is_succeeded = anyio.Event()
+
+    async def work(following: AbstractAsyncContextManager[RemoteScheduler]) -> None:
+        async with following as remote, anyio.create_task_group() as calls:
+            for number in range(2):  # no slot of q is left
+                await remote.acquire(call(number))
+
+            async def third() -> None:
+                granted.append(await remote.acquire(call(2), NO_PROMPT, routes))
+                await remote.settle("r-1.2", DONE)
+
+            calls.start_soon(third)
+            await is_succeeded.wait()
+            stopped = Observation(event=ProviderEvent.LOCKED_OUT, error="no money")
+            await remote.settle("r-1.0", Outcome(CallState.FAILED), {"q": stopped})
+
+    async with anyio.create_task_group() as group:
+        async with led(engine) as first:
+            group.start_soon(work, follower(first))
+            await until(lambda: sum(first.scheduler.statistics().waiting) == 1)
+        async with led(engine) as second:
+            is_succeeded.set()
+            await second.until_done(1)
+    assert [each.model for each in granted] == ["m2"]
+
+
 def _done(seen: list[Batch]) -> int:
     changed = {r.call.id: r.state for batch in seen for r in (*batch.new, *batch.changed)}
     return sum(state is CallState.DONE for state in changed.values())

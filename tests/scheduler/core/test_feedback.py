@@ -13,13 +13,16 @@ from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.model import changes
 from headway_scheduler.model.batch import Batch, Snapshot
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.formulas import LONGEST_PAUSE_SECONDS, LONGEST_STATED_SECONDS
 from headway_scheduler.model.quotas import (
+    Limit,
     Observation,
     ProviderEvent,
     Quota,
     RateLimitHeader,
     Resource,
+    Window,
 )
 from headway_scheduler.model.states import CallState
 from headway_scheduler.protocol.messages import (
@@ -588,3 +591,35 @@ def test_a_stop_is_seen_after_a_restart_and_a_new_process_tries_once() -> None:
     assert admitted(again, NOW) == []
     again.handle(ProbeStopped(), NOW)
     assert admitted(again, NOW) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("heard", "goes_at"),
+    [(0.8, 10.8), (2.0, 20.0)],  # 2 s of 10 are too rough: what the refusal tells is believed
+)
+def test_a_whole_window_that_a_refusal_tells_is_waited_for_only_until_it_ends(
+    heard: float, goes_at: float
+) -> None:
+    """LiteLLM tells the length of its window whenever it refuses; its answers tell the rest."""
+    limit = Limit(Resource.REQUESTS, 60, 6.0, 360.0, 0.0, Window.FIXED, 10.0)
+    core = Scheduler([Quota("q", (limit,))], NOW, STRICT)
+    for n in range(61):
+        core.handle(Submit(call(f"c{n:02}")), NOW)
+    first, *others = admitted(core, NOW)
+    for name in (first, *others):
+        core.handle(MarkSent(name, NOW), NOW)
+    rest = {Resource.REQUESTS: RateLimitHeader(60, 59, window=Window.FIXED)}
+    core.handle(Observe(first, {"q": replace(ANSWERED, headers=rest)}), NOW + heard)
+    core.handle(Settle(first, DONE), NOW + heard)
+    refused = Observation(
+        NOW + 20,
+        ProviderEvent.REFUSED,
+        {Resource.REQUESTS: RateLimitHeader(60, None, None, 10.0, Window.FIXED)},
+        is_pause_told=True,
+        about=Resource.REQUESTS,
+    )
+    for name in others:
+        core.handle(Observe(name, {"q": refused}), NOW + 10)
+        core.handle(Settle(name, replace(AGAIN, refused=True)), NOW + 10)
+    assert admitted(core, NOW + goes_at - 0.01) == []
+    assert len(admitted(core, NOW + goes_at + 0.01)) == 60

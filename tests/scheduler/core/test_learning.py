@@ -1,6 +1,7 @@
 """Limits learned from headers and refusals: pure, times are told."""
 
 import json
+import random
 from collections.abc import Mapping
 from math import floor
 from typing import Any
@@ -337,6 +338,8 @@ def window(learned: Learned) -> tuple[Window | None, float, float]:
         (360, RateLimitHeader(60, 1, window=Window.FIXED), (Window.SLIDING, 10, 60)),
         # what it says itself goes before that
         (120, RateLimitHeader(60, 0, None, 30.0, Window.FIXED), (Window.SLIDING, 30, 60)),
+        # of its deployments
+        (120, RateLimitHeader(60, 1, None, 60.0, Window.MINUTE), (Window.MINUTE, 60, 60)),
         # what is stated is never passed
         (60, RateLimitHeader(60, 0, None, 30.0, Window.FIXED), (Window.SLIDING, 30, 30)),
     ],
@@ -347,6 +350,35 @@ def test_a_window_that_headers_name_is_counted_as_one(
     learned = made(Quota.per_minute("q", requests=stated))
     learned.record_headers({REQUESTS: header}, NOW)
     assert window(learned) == counted
+
+
+@pytest.mark.parametrize(
+    ("rests", "counted"),
+    [
+        ((19,), (Window.SLIDING, 10, 20)),
+        ((19, 0, 7), (Window.SLIDING, 10, 20)),
+        ((1, 2, 0), (None, 60, 2)),  # so little may be left of any window, and one of 1 s holds 2
+        ((119,), (Window.SLIDING, 60, 120)),
+        ((19, 119, 3), (Window.SLIDING, 60, 120)),
+        ((5_000,), (None, 60, 2)),  # more than is stated: it is of something else
+    ],
+)
+def test_a_rest_that_no_shorter_window_holds_shows_how_long_it_is(
+    rests: tuple[int, ...], counted: tuple[Window | None, float, float]
+) -> None:
+    learned = made(Quota.stated("q", {REQUESTS: 120}, burst_seconds=None))
+    for number, rest in enumerate(rests):
+        header = RateLimitHeader(None, rest, None, 10.0, Window.SLIDING)
+        learned.record_headers({REQUESTS: header}, NOW + number)
+    assert window(learned) == counted
+
+
+def test_a_limit_that_was_told_stays_while_the_rest_alone_is_told() -> None:
+    learned = made(Quota.per_minute("q", requests=120))
+    for limit in (15, None, None):
+        header = RateLimitHeader(limit, 9, None, 10.0, Window.SLIDING)
+        learned.record_headers({REQUESTS: header}, NOW)
+        assert window(learned) == (Window.SLIDING, 10, 15)
 
 
 def test_the_length_that_a_refusal_told_is_not_forgotten_at_the_next_answer() -> None:
@@ -489,3 +521,14 @@ def test_without_a_limit_of_slots_overload_changes_none() -> None:
     learned = made(STATED)
     assert not learned.known.slots.record_overload(NOW, 50, NOW)
     assert learned.known.limits() == STATED.limits
+
+
+def test_refusals_by_chance_lower_a_limit_only_until_that_shows() -> None:
+    learned, rng, now = made(STATED), random.Random(7), NOW
+    for _ in range(800):
+        now += 1.5 / learned.known.limits()[0].per_second
+        if rng.random() < 0.2:
+            learned.record_refusal(now - 0.5, now, 1.0)
+        else:
+            learned.record_answer(ONE, now, is_waited_for=True)
+    assert learned.known.scale > 0.9

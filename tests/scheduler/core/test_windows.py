@@ -1,16 +1,32 @@
 """How a limit is counted is told by resets, by rests, or by neither: random providers decide."""
 
 import random
+from collections import Counter as Counted
+from math import floor
 
 import pytest
 
 from headway_scheduler.core.limits.windows import (
+    WORTH_MOVING,
     LengthReadings,
+    ProviderClock,
     WindowReadings,
     moved_end,
     reading,
 )
-from headway_scheduler.model.quotas import RateLimitHeader, Window
+from headway_scheduler.core.policy import STRICT
+from headway_scheduler.core.scheduler import Scheduler
+from headway_scheduler.model.calls import Call, Outcome, Priority
+from headway_scheduler.model.quotas import (
+    Observation,
+    ProviderEvent,
+    Quota,
+    RateLimitHeader,
+    Resource,
+    Window,
+)
+from headway_scheduler.model.states import CallState
+from headway_scheduler.protocol.messages import Observe, Settle, Submit
 from headway_scheduler.testing.provider.limits import Bucket
 from headway_scheduler.testing.provider.windows import FixedWindow, SlidingWindow
 
@@ -114,3 +130,67 @@ def test_answers_that_overtake_each_other_show_no_length() -> None:
         left = 60 - number ^ 1  # each two arrive in the other order
         readings.record(NOW + 0.01 * number, NOW + 0.5, RateLimitHeader(60, left))
     assert readings.seconds is None
+
+
+# The provider's clock
+
+
+def most_in_a_minute(ahead: float, *, has_dates: bool) -> int:
+    """Return the most that a provider gets in one minute of its clock, ``ahead`` of ours.
+
+    Calls come at the end of one minute of ours and at the beginning of the next one, then not for
+    80 s: both are one minute to a provider whose clock is off.
+    """
+    quota = Quota.stated("q", {Resource.REQUESTS: 60}, window=Window.MINUTE)
+    scheduler, minutes = Scheduler([quota], NOW, STRICT), Counted[int]()
+    scheduler.handle(Observe("", {"q": _dated(NOW, ahead, has_dates)}), NOW)
+    for tick in range(2400):
+        now = NOW + tick / 4
+        if 20 <= now % 120 < 100:
+            continue
+        call = Call(f"c{tick}", "r", "a", "m", ("q",), Priority.NORMAL, 1, now)
+        scheduler.handle(Submit(call), now)
+        for record in scheduler.admit(now):
+            arrived = now + 0.1 + ahead
+            minutes[floor(arrived / 60)] += 1
+            told, done = _dated(arrived - ahead, ahead, has_dates), Outcome(CallState.DONE)
+            scheduler.handle(Settle(record.call.id, done, {"q": told}), now + 0.2)
+    return max(minutes.values())
+
+
+def _dated(at: float, ahead: float, has_dates: bool) -> Observation:
+    date = float(floor(at + ahead)) if has_dates else None
+    return Observation(event=ProviderEvent.ANSWERED, date=date)
+
+
+@pytest.mark.parametrize("ahead", [0.0, 0.4, 20.0, -20.0, 50.7, -3600.3])
+def test_minutes_are_those_of_the_providers_clock(ahead: float) -> None:
+    assert 50 <= most_in_a_minute(ahead, has_dates=True) <= 60
+
+
+def test_without_dates_its_clock_is_taken_for_ours() -> None:
+    assert most_in_a_minute(0.0, has_dates=False) == 60
+    assert most_in_a_minute(20.0, has_dates=False) > 60
+
+
+def test_a_date_that_is_wrong_counts_until_the_next_one() -> None:
+    clock = ProviderClock()
+    assert not clock.record(NOW, NOW + 0.1, NOW + 0.5)  # as far as it can be told, they are equal
+    assert clock.record(NOW + 500, NOW + 0.1, NOW + 0.5)
+    assert clock.ahead == pytest.approx(499.5)
+    assert clock.record(NOW + 1, NOW + 1.1, NOW + 1.5)
+    assert abs(clock.ahead) < 1
+    assert not clock.record(0.0, NOW + 1.1, NOW + 1.5)  # off by decades
+    assert abs(clock.ahead) < 1
+
+
+def test_dates_show_a_clock_the_better_the_more_there_are() -> None:
+    rng, clock, errors = random.Random(1), ProviderClock(), list[float]()
+    for n in range(50):
+        sent = NOW + n * 1.37
+        heard = sent + rng.uniform(0.05, 0.4)
+        date = float(floor(rng.uniform(sent, heard) + 12.3))
+        clock.record(date, sent, heard)
+        errors.append(12.3 - clock.ahead)
+    assert all(-WORTH_MOVING <= error < 1.5 for error in errors)  # minutes end late, never early
+    assert errors[-1] < 0.6

@@ -64,6 +64,13 @@ OF_LITELLM = {
     Resource.TOKENS: RateLimitHeader(9_000, 8_000, window=Window.FIXED),
     Resource.CONCURRENCY: RateLimitHeader(4),
 }
+DEPLOYMENT = {
+    "x-litellm-version": "1.106.0",
+    "x-ratelimit-limit-requests": "60",
+    "x-ratelimit-remaining-requests": "41",
+}
+BEHIND = {f"llm_provider-{name}": value for name, value in MINUTE.items()}
+OF_DEPLOYMENT = RateLimitHeader(60, 41, None, 60.0, Window.MINUTE)
 OPENROUTER = {
     "x-ratelimit-limit": "20",
     "x-ratelimit-remaining": "0",
@@ -157,6 +164,17 @@ OF_ANTHROPIC = {
             },
         ),
         ("openai", {"x-ratelimit-api_key-limit-requests": "none"}, {}),
+        *((name, DEPLOYMENT, {Resource.REQUESTS: OF_DEPLOYMENT}) for name in PROVIDERS),
+        (
+            "openai",
+            {**DEPLOYMENT, **TEAM},
+            {
+                Resource.REQUESTS: OF_DEPLOYMENT,
+                Resource.TOKENS: RateLimitHeader(500, 499, window=Window.FIXED),
+            },
+        ),
+        ("openai", {**DEPLOYMENT, **BEHIND, **MINUTE}, OF_OPENAI),
+        ("other", {**DEPLOYMENT, **BEHIND, **MINUTE}, {}),
         (
             "openai",
             OPENROUTER,
@@ -228,7 +246,17 @@ def test_what_headers_tell(
 
 NAMES = st.sampled_from(
     sorted(
-        {*LITELLM, *TEAM, *OPENROUTER, *CEREBRAS, *MISTRAL, *MINUTE, *OF_ANTHROPIC}
+        {
+            *LITELLM,
+            *TEAM,
+            *DEPLOYMENT,
+            *BEHIND,
+            *OPENROUTER,
+            *CEREBRAS,
+            *MISTRAL,
+            *MINUTE,
+            *OF_ANTHROPIC,
+        }
         | {"ratelimit-policy", "ratelimit", "date"}
     )
 )

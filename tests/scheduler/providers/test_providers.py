@@ -206,6 +206,13 @@ OF_ANY: list[Row] = [
         "the key's max_parallel_requests are not what this is about",
         limited(10.0),
     ),
+    (
+        429,
+        {"date": "Sun, 01 Mar 2026 12:00:48 GMT", "llm_provider-retry-after": "60"},
+        error(type="throttling_error", code="429"),
+        "litellm.RateLimitError: Model rate limit exceeded. RPM limit=60, current usage=61",
+        limited(12.0, REQUESTS=RateLimitHeader(60, None, None, 60.0, Window.MINUTE)),
+    ),
     (429, {}, error(), "Too many concurrent requests for m: Limit 4.", AT_ONCE),
     # OpenAI's text, which gateways pass on
     (

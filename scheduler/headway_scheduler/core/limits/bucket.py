@@ -446,6 +446,11 @@ class Bucket:
             if until is not None and self._rate:
                 self.as_of = max(self.as_of, until - max(0.0, amount - self.fill) / self._rate)
 
+    def end_window(self, at: float) -> None:
+        """Have all that was, or will be, charged before ``at`` come back then at the latest."""
+        if isinstance(self._refill_kind, Sliding):
+            self._refill_kind.end(at)
+
     def correct(
         self,
         reservation: Reservation,

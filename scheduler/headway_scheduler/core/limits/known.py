@@ -17,6 +17,7 @@ from ...model.data import replace
 from ...model.quotas import MINUTE_SECONDS, Limit, Quota, Resource, Window
 from .slots import Slots
 from .told import Told
+from .windows import ProviderClock
 
 FIRST_SLOT_SECONDS = 1.0
 PACED_TRANSIT_SECONDS = 0.5
@@ -44,6 +45,8 @@ class KnownLimits:
     """How limits are counted, as the resets of answers showed."""
     ends: dict[Resource, float] = field(default_factory=dict[Resource, float])
     """Of fixed windows: when one of them ends."""
+    clock: ProviderClock = field(default_factory=ProviderClock)
+    """The provider's clock, at whose full minutes some windows end."""
     largest: dict[Resource, float] = field(default_factory=dict[Resource, float])
     """The largest amounts that one answered call took lately, by resource."""
     slots: Slots = field(init=False)
@@ -151,7 +154,8 @@ class KnownLimits:
             case None | Window.BUCKET:
                 return self._bucket(limit, stated, told, seconds)
             case Window.SLIDING | Window.FIXED | Window.MINUTE:
-                end = 0.0 if kind is Window.MINUTE else self.ends.get(stated.resource)
+                is_minute = kind is Window.MINUTE
+                end = -self.clock.ahead if is_minute else self.ends.get(stated.resource)
                 if kind is Window.FIXED and end is None:
                     kind = Window.SLIDING  # no window of that length has more then
                 capacity = max(1.0, per_second * seconds)

@@ -17,7 +17,7 @@ After it, it grows by 2 % and then by twice as much each time, and in search of 
 told not before ten answers came, because each growth that is too much costs a refusal. Limits that
 are stated, or that headers tell, are scaled down only by a second refusal within 60 s, by 15 % at
 most, and never up above what was stated or told: another client may use the same key, but nobody
-grants more.
+grants more. Refusals that come whatever the rate scale nothing down (``refused_share.py``).
 
 *Overload, and too many at once* change how many calls may be in flight (``slots.py``). Rates stay.
 
@@ -37,6 +37,7 @@ from dataclasses import dataclass, field, replace
 
 from ...model.quotas import MINUTE_SECONDS, Limit, RateLimitHeader, Resource, Window
 from .known import KnownLimits
+from .refused_share import RefusedShare
 from .told import (
     RISE_SECONDS,
     UNCONFIRMED_SECONDS,
@@ -72,6 +73,8 @@ FIRST_GROWTH = 0.02
 SHORTEST_SLOT_SECONDS = 0.125
 CHANCE_SECONDS = 60.0
 """One refusal of stated limits may be chance; a second one within this time is not."""
+EXACT_SHARE = 0.1
+"""How exactly the beginning of a window must have been seen, as a share of its length."""
 LARGEST_SECONDS = 3_600.0
 """For so long, and at most twice as long, the size of an answered call counts."""
 
@@ -103,6 +106,7 @@ class Learned:
     _largest_since: float = 0.0
     _refused_at: float | None = None
     """When the last refusal came."""
+    _refused_share: RefusedShare = field(default_factory=RefusedShare)
     _counted_from: float | None = None
     """From when on ``_taken`` is counted: from the end of the last refusal's pause."""
     _answers: int = 0
@@ -179,6 +183,23 @@ class Learned:
             return False
         self.known.told[resource] = replace(told, period_seconds=seconds, is_period_known=True)
         return True
+
+    def end_of_window(self, resource: Resource, now: float) -> float | None:
+        """Return when a window ends at the latest whose answers tell no end; None: not known.
+
+        LiteLLM's refusals tell a whole window to wait, however little is left of it. Rests of
+        tokens also rise when a request used less than it reserved, so they show no end. Neither
+        does a beginning that was seen too roughly: another window may have begun since.
+        """
+        told, readings = self.known.told.get(resource), self._lengths.get(resource)
+        if resource is not Resource.REQUESTS or told is None or not told.is_period_known:
+            return None
+        if readings is None or readings.began is None:
+            return None
+        earliest, latest = readings.began
+        end = latest + told.period_seconds
+        is_exact = latest - earliest <= EXACT_SHARE * told.period_seconds
+        return end if is_exact and end > now else None
 
     def _take(self, resource: Resource, new: Told) -> None:
         """Have a told limit act. What was learned of the guesses is no word on what is told."""
@@ -258,6 +279,7 @@ class Learned:
         ``is_after_burst``: whether a full bucket had just been used up.
         """
         self.is_by_chance = False
+        self._refused_share.record_refusal(now)
         if self._refused_at is not None and admitted_at <= self._refused_at + REST_SECONDS:
             return False  # sent before the last cut could show
         last, self._refused_at = self._refused_at, now
@@ -268,6 +290,8 @@ class Learned:
         if last is None or measured is not None:  # else it is measured over more refusals
             self._taken.clear()
             self._counted_from = now + pause_seconds
+        if self._refused_share.is_by_chance:
+            return False
         is_chance = last is None or now - last > CHANCE_SECONDS
         if not self._has_rates or (is_chance and not self.known.has_guesses):
             self.is_by_chance = is_chance
@@ -289,6 +313,8 @@ class Learned:
         """
         self._count(amounts, now)
         self._answers += 1
+        if self._refused_at is not None:
+            self._refused_share.record_answer(now)
         is_risen = bool(self._confirmed_at) and self._rise(now)
         if self._stepped_at is None or not is_waited_for:
             self._stepped_at = now

@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import assert_never
 
 from ...model.batch import Lesson
-from ...model.quotas import Observation, ProviderEvent, Quota, RateLimitHeader, Resource
+from ...model.data import replace
+from ...model.quotas import Observation, ProviderEvent, Quota, RateLimitHeader, Resource, Window
 from .breaker import Breaker
 from .bucket import Bucket
 from .known import KnownLimits
@@ -109,6 +110,8 @@ class QuotaState:
         """
         if signals.odd:
             self._count_odd(signals.odd)
+        if signals.event is ProviderEvent.REFUSED:
+            signals = self._until_end_of_window(signals, now)
         is_waited_for = self._is_waited_for(asked_at, now)
         is_reopened = self._record_event(signals, attempt, now)
         is_changed = bool(signals.headers) and self.learned.record_headers(
@@ -117,6 +120,9 @@ class QuotaState:
             attempt.sent_at,
             is_refused=signals.event is ProviderEvent.REFUSED,
         )
+        if signals.date is not None and any(b.limit.window is Window.MINUTE for b in self.buckets):
+            clock, sent_at = self.learned.known.clock, attempt.sent_at or now
+            is_changed |= clock.record(signals.date, sent_at, now)
         match signals.event:
             case ProviderEvent.ANSWERED:
                 is_changed |= self._answered(attempt, now, is_waited_for=is_waited_for)
@@ -217,6 +223,18 @@ class QuotaState:
             if is_by_chance:
                 bucket.widen_transit(now)
         return is_cut
+
+    def _until_end_of_window(self, signals: Observation, now: float) -> Observation:
+        """Return a refusal that pauses no longer than the window that it was about lasts."""
+        if signals.about is None or signals.pause_until is None:
+            return signals
+        end = self.learned.end_of_window(signals.about, now)
+        if end is None or end >= signals.pause_until:
+            return signals
+        for bucket in self.buckets:
+            if bucket.limit.resource is signals.about:
+                bucket.end_window(end)
+        return replace(signals, pause_until=end)
 
     def charge_request(self, now: float) -> None:
         """Charge one request that nobody admitted."""

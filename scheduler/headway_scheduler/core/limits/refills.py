@@ -6,7 +6,7 @@ was charged while the boundary may have passed already at the provider (``blur_s
 window gives each amount back when its length has passed since the charge; our charge is never
 earlier than the provider's, so neither is the return. A fixed window whose ends nobody told is
 mirrored as a sliding one: no window of that length, wherever it starts, then holds more than the
-limit.
+limit. If the rests show when it ends, a refusal lets nothing go before, and all come back then.
 """
 
 import math
@@ -86,11 +86,21 @@ class Sliding:
     """The same of calls that have not ended."""
     returned: deque[tuple[float, float]] = field(default_factory=deque[tuple[float, float]])
     """What came back lately: when, and how much."""
+    ends_at: float = 0.0
+    """The last known end of the fixed window that is mirrored so; epoch seconds. 0: none is."""
+
+    def end(self, at: float) -> None:
+        """Have all that was, or will be, charged before ``at`` come back then at the latest."""
+        self.ends_at = at
+        for entry in self.taken:
+            entry.at = min(entry.at, at - self.seconds)
 
     def note(self, at: float, amount: float, reservation: Reservation | None = None) -> None:
         """Note that an amount was charged."""
         if amount <= 0:
             return
+        if at < self.ends_at:
+            at = min(at, self.ends_at - self.seconds)
         last = self.taken[-1].at if self.taken else at
         entry = _Taken(max(at, last), amount)  # later is safe, and keeps them in order
         self.taken.append(entry)

@@ -69,7 +69,8 @@ def told_by(
     """Return what a header tells of a limit; None: it tells no limit."""
     limit = header.limit
     if limit is None:
-        return None
+        is_of_a_window = header.window is Window.SLIDING and not is_guess
+        return _of_the_rest(stated, header.remaining, before) if is_of_a_window else None
     if not stated.per_second:
         return Told(limit, limit)
     period = header.period_seconds or MINUTE_SECONDS
@@ -82,6 +83,22 @@ def told_by(
         shown = None if is_said or is_guess else _shown_period(stated, limit)
         return Told(limit, limit, shown or period, header.window, bool(shown) or is_known)
     return Told(limit, _capacity(header), period, header.window)
+
+
+def _of_the_rest(stated: Limit, rest: float | None, before: Told | None) -> Told | None:
+    """Return what is known of a stated limit of which only the rest is told, as Azure often does.
+
+    A rest that is more than a shorter window holds shows how long it is. None: it is not known yet,
+    for what the shortest one holds may be what is left of any.
+    """
+    if rest is None or (before is not None and rest < before.limit * (1 + NEAR_PERIOD)):
+        return before
+    a_second = stated.largest / MINUTE_SECONDS
+    fits = (each for each in PERIODS if rest < a_second * each * (1 + NEAR_PERIOD))
+    seconds = next(fits, PERIODS[0])
+    if seconds == PERIODS[0]:
+        return None
+    return Told(a_second * seconds, a_second * seconds, seconds, Window.SLIDING)
 
 
 def _shown_period(stated: Limit, limit: float) -> float | None:

@@ -90,6 +90,32 @@ class WindowReadings:
         return (Window.SLIDING, 0.0) if len(self.readings) == MOST_READINGS else None
 
 
+DATE_SECONDS = 1.0
+"""A date is cut to so many seconds."""
+WORTH_MOVING = 0.25
+"""By how many seconds the end of a minute is worth moving."""
+LONGEST_AHEAD = 86_400.0
+"""A clock that is said to be off by more is not believed."""
+
+
+@dataclass(slots=True)
+class ProviderClock:
+    """Finds how far a provider's clock is ahead of ours, by the dates of its answers."""
+
+    ahead: float = 0.0
+    """In seconds, and at least so far: minutes by it end later than they would otherwise, which is
+    safe. Below 0 for a clock that is behind."""
+
+    def record(self, date: float, sent_at: float, heard_at: float) -> bool:
+        """Take in a date. Return whether it shows something else than the dates before."""
+        least, most = date - heard_at, date + DATE_SECONDS - sent_at
+        is_known = least - WORTH_MOVING < self.ahead <= most
+        if is_known or abs(least) > LONGEST_AHEAD:
+            return False
+        self.ahead = least
+        return True
+
+
 LENGTHS = (1.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 3_600.0)
 """Lengths that people give to windows, in seconds."""
 ORDERED_SECONDS = 0.5
@@ -109,29 +135,30 @@ class LengthReadings:
 
     seconds: float | None = None
     """The length, once only one is possible."""
+    began: tuple[float, float] | None = None
+    """When the last window began that was seen to, at the earliest and at the latest; None: none
+    was."""
     _last: tuple[float, float] | None = None
     """When the request of the last answer left, and the rest that it told."""
-    _began: tuple[float, float] | None = None
-    """When the window began, at the earliest and at the latest. None: that was not seen."""
 
     def record(self, sent_at: float, heard_at: float, header: RateLimitHeader) -> None:
         """Take in what an answer told."""
         limit, remaining, last = header.limit, header.remaining, self._last
-        if self.seconds is not None or limit is None or remaining is None:
+        if limit is None or remaining is None:
             return
         if last is not None and sent_at <= last[0]:
             return  # it may have been counted before that
         self._last = (sent_at, remaining)
         if last is None:
-            self._began = (sent_at, heard_at) if remaining >= limit - 1 else None
+            self.began = (sent_at, heard_at) if remaining >= limit - 1 else None
         elif remaining > last[1] + (
             0.0 if sent_at - last[0] > ORDERED_SECONDS else max(RISEN, RISE * limit)
         ):
-            if self._began is not None:
-                least, most = last[0] - self._began[1], heard_at - self._began[0]
+            if self.seconds is None and self.began is not None:
+                least, most = last[0] - self.began[1], heard_at - self.began[0]
                 possible = [each for each in LENGTHS if least <= each <= most]
                 self.seconds = possible[0] if len(possible) == 1 else None
-            self._began = (last[0], heard_at)
+            self.began = (last[0], heard_at)
 
 
 def _spread(times: list[float]) -> float:

@@ -70,6 +70,9 @@ class Gate:
                 return {}
             case HeaderStyle.AZURE:
                 return self._short_headers(now)
+            case HeaderStyle.REMAINING:
+                told = self._short_headers(now)
+                return {name: value for name, value in told.items() if "remaining" in name}
             case HeaderStyle.LITELLM:
                 return self._scoped_headers(now)
         if self._limits.charging is Charging.ANTHROPIC:

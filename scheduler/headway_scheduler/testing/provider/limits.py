@@ -50,6 +50,7 @@ class HeaderStyle(StrEnum):
 
     OPENAI = "openai"  # limit, remaining and reset
     AZURE = "azure"  # the same without a reset; the limit is that of the window
+    REMAINING = "remaining"  # what remains alone, as Azure often tells
     LITELLM = "litellm"  # LiteLLM's proxy: with the scope in their names, and no reset
     NONE = "none"
 

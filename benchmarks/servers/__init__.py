@@ -1,0 +1,1 @@
+"""Servers that nobody here wrote: a flood of teams against limits that others enforce."""
