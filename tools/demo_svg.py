@@ -70,7 +70,8 @@ async def recorded() -> list[Frame]:
     show(report, end)
     # The buffer of what was printed is the only place where rich keeps its styles.
     lines = [clean(line) for line in Segment.split_lines(end._record_buffer)]
-    return [*frames, (time.monotonic() - started_at, lines)]
+    footnotes = max(row for row, line in enumerate(lines) if not text_in(line))
+    return [*frames, (time.monotonic() - started_at, lines[:footnotes])]
 
 
 def drawn(screen: Console, shown: RenderableType) -> list[Line]:
@@ -81,6 +82,11 @@ def drawn(screen: Console, shown: RenderableType) -> list[Line]:
 def clean(segments: list[Segment]) -> Line:
     """Return the texts of a line with their styles, without control codes and line ends."""
     return tuple((text.rstrip("\n"), style) for text, style, control in segments if not control)
+
+
+def text_in(line: Line) -> str:
+    """Return a line without its styles and the spaces around it."""
+    return "".join(text for text, _ in line).strip()
 
 
 def svg(frames: list[Frame]) -> str:
@@ -107,7 +113,7 @@ def variants(frames: list[Frame], row: int, total: float) -> Iterator[tuple[floa
     seen = [(at, lines[row] if row < len(lines) else ()) for at, lines in frames]
     changes = [seen[0], *(after for before, after in pairwise(seen) if after[1] != before[1])]
     for (begin, line), (end, _) in pairwise([*changes, (total, ())]):
-        if "".join(text for text, _ in line).strip():
+        if text_in(line):
             yield begin, end, line
 
 
