@@ -22,6 +22,7 @@ from anyio.from_thread import start_blocking_portal
 from tests.processes import Process, WarmProcess
 from tests.sentences import SENTENCE
 
+import headway
 from headway.cli.parser import parse
 from headway.config import load
 from headway_scheduler.testing.provider import Latency, Settings, simulated_provider
@@ -290,6 +291,8 @@ def test_the_site_is_whole(tmp_path: Path) -> None:
     pages = {page: page.read_text() for page in tmp_path.rglob("*.html") if page.name != "404.html"}
     ids = {page: set(re.findall(r'\bid="([^"]+)"', text)) for page, text in pages.items()}
     assert len(pages) >= 30
+    described = {name.rsplit(".", 1)[-1] for name in ids[tmp_path / "api.html"]}
+    assert set(headway.__all__) - described == {"__version__", "Progress"}  # a number, a union
     for page, text in pages.items():
         assert re.findall(r'<(?:script|img|link)[^>]*(?:src|href)="(?:https?:)?//', text) == []
         for target, anchor in re.findall(r'<a[^>]*\bhref="(?!\w+:)([^"#]*)#?([^"]*)"', text):
@@ -302,4 +305,7 @@ def test_the_site_is_whole(tmp_path: Path) -> None:
             )
         prose = re.sub(r"<(pre|code|script|style)\b.*?</\1>", "", text, flags=re.DOTALL)
         words = re.sub(r"<[^>]+>", "", prose)
-        assert re.findall(r"```|\]\(|\*\*|^\|.*|^- .*", words, re.MULTILINE) == [], page.name
+        assert (
+            re.findall(r"```|\]\(|\*\*|:(?:meth|class|func|attr):|^\|.*|^- .*", words, re.MULTILINE)
+            == []
+        ), page.name

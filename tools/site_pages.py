@@ -1,4 +1,7 @@
-"""Takes pages of the repository's root into the site, and turns links to them. Hooks of mkdocs."""
+"""Hooks of mkdocs: takes pages of the repository's root into the site, and turns links to them.
+
+It also takes roles of docstrings (``:meth:``) out of the reference, which leave no link there.
+"""
 
 import os
 import re
@@ -24,12 +27,16 @@ def on_page_markdown(markdown: str, *, page: Any, files: Files, **_: Any) -> str
     folder = Path(str(page.file.abs_src_path)).parent
 
     def turned(match: re.Match[str]) -> str:
-        found = homes.get((folder / match[1]).resolve())
-        if found is None:
-            folder_page = homes.get((folder / match[1] / "README.md").resolve())
-            found = folder_page
+        target = folder / match[1]
+        target = target / "README.md" if target.is_dir() else target
+        found = homes.get(target.resolve())
         if found is None:
             return match[0]
         return f"]({os.path.relpath(found, os.path.dirname(page.file.src_uri) or '.')}"
 
     return re.sub(r"\]\((?!\w+:|#)([^)#\s]+)", turned, markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Leave the name of what a docstring refers to."""
+    return re.sub(r":\w+:(?=<code>)", "", html)
