@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from autogen_agentchat.agents import AssistantAgent
+from autogen_agentchat.conditions import MaxMessageTermination
+from autogen_agentchat.teams import RoundRobinGroupChat
 from tests.sentences import SENTENCE
 
-from headway import __version__
+from headway import Models, __version__
 from headway.cli.parser import parse
 from headway.testing import simulated_headway
 
@@ -55,9 +58,29 @@ class _Opened:
         return None
 
 
+async def test_the_readmes_transcript_is_what_the_simulated_provider_says() -> None:
+    (block,) = blocks(README, "console")
+    said = dict.fromkeys(re.findall(r"^(?:user|writer|critic): .*$", block, re.MULTILINE))
+    (task,) = {shlex.split(line)[4] for line in block.splitlines() if " run report " in line}
+    async with simulated_headway() as headway:
+        headway.workflow("report")(report)
+        result = await headway.run("report", task=task)
+    messages = result.task_result.messages
+    lines = [f"{message.source}: {message.to_text()}" for message in messages]
+    assert list(said) == [*lines[:6], lines[-1]]
+
+
+def report(models: Models) -> RoundRobinGroupChat:
+    """The team of the README's transcript, which is the tutorial's."""
+    agents: list[Any] = [AssistantAgent(name, models("sim")) for name in ("writer", "critic")]
+    return RoundRobinGroupChat(agents, termination_condition=MaxMessageTermination(9))
+
+
 def commands() -> list[str]:
     """Every complete ``headway …`` line of the README's blocks, without its comment."""
-    lines = (line for block in blocks(README, "") for line in block.splitlines())
+    lines = [line for block in blocks(README, "") for line in block.splitlines()]
+    typed = [line for block in blocks(README, "console") for line in block.splitlines()]
+    lines += [line[2:].split(" & ")[0] for line in typed if line.startswith("$ ")]
     return [
         re.split(r"\s{3,}", line)[0].split(" #")[0].strip()
         for line in lines
