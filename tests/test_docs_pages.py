@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.processes import Process, WarmProcess
 from tests.sentences import SENTENCE
 
 import headway
+from headway import Headway
 from headway.cli.parser import parse
 from headway.config import load
 from headway_scheduler.testing.provider import Latency, Settings, simulated_provider
@@ -129,11 +131,23 @@ def test_the_commands_parse(page: str, command: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_configurations_load(page: Path, tmp_path: Path) -> None:
+def test_the_configurations_load_and_their_clients_are_made(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "AZURE_US_API_KEY"):
+        monkeypatch.setenv(variable, "not-a-key")
+
+    async def open_all(file: Path) -> None:
+        config = load(file)
+        assert config.models
+        async with Headway(replace(config, database=tmp_path / "headway.db")) as headway:
+            for name in config.models:
+                assert headway.model(name).model_info
+
     for language, name, text in blocks(page):
         if language == "toml":
             (tmp_path / name).write_text(text)
-            assert load(tmp_path / name).models
+            anyio.run(open_all, tmp_path / name)
 
 
 # OpenAI answers with a dated name, which AutoGen expects; the simulated provider with a plain one.
