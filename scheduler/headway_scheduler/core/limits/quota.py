@@ -5,7 +5,7 @@ Law of this file: it hands each part of an observation to the one object that it
 
 import json
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -28,6 +28,8 @@ ODD = "odd"
 
 PEAK_SECONDS = 30.0
 """Answers of the last one to two such times are looked at."""
+MOST_ANSWERS = 256
+"""The times of so many answers are kept."""
 NO_HEADERS: Mapping[Resource, RateLimitHeader] = MappingProxyType({})
 
 MOST_ODD_FIELDS = 1_000
@@ -56,6 +58,7 @@ class QuotaState:
     """One quota. All times are epoch seconds and are told by the caller."""
 
     __slots__ = (
+        "_answered_at",
         "_answers",
         "_peak",
         "_peak_before",
@@ -87,6 +90,7 @@ class QuotaState:
         self.waited_at: float | None = None
         """When an admission last found that a call waits for it to open."""
         self._answers = 0
+        self._answered_at: deque[float] = deque(maxlen=MOST_ANSWERS)
         self._refused_at = now
         self._peak = self._peak_before = 0
         self._peak_since = now
@@ -132,9 +136,10 @@ class QuotaState:
             case ProviderEvent.CROWDED:
                 told = signals.headers.get(Resource.CONCURRENCY)
                 limit = None if told is None else told.limit
-                # Some may have ended since it went, and their answers been read before its own.
-                beside = max(self.in_flight, attempt.beside)
-                is_changed |= self.learned.known.slots.record_crowded(beside, limit, now)
+                # Some may have been answered since it went: they were in flight as well.
+                answered = sum(at > attempt.admitted_at for at in self._answered_at)
+                at_once = self.in_flight + answered
+                is_changed |= self.learned.known.slots.record_crowded(at_once, limit, now)
             case ProviderEvent.OVERLOADED:
                 slots = self.learned.known.slots
                 is_changed |= slots.record_overload(attempt.admitted_at, self._in_use, now)
@@ -169,6 +174,7 @@ class QuotaState:
         """Record an answer. Return whether that changed a limit."""
         learned = self.learned
         self._answers += 1
+        self._answered_at.append(now)
         self._note_peak(attempt.beside, now)
         amounts = {b.limit.resource: each.amount for b, each in attempt.reservations.items()}
         is_changed = learned.record_answer(amounts, now, is_waited_for=is_waited_for)
