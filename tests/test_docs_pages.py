@@ -241,7 +241,9 @@ def test_the_guide_of_pytest(tmp_path: Path) -> None:
 
 
 def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADWAY_")}
+    # A pytest that is started within this one is no worker of it, and counts no lines for it.
+    others = ("HEADWAY_", "PYTEST_", "SLIPCOVER_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     paths = [os.path.abspath(entry) for entry in sys.path if entry]
     return kept | {"PYTHONPATH": os.pathsep.join(paths)}
 
