@@ -6,7 +6,7 @@ of function tools. Load only what the user named.
 
 import importlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -80,7 +80,15 @@ def redacted(text: str, *, name: str = "component") -> str:
     other, and what a field that nobody declared holds cannot be known.
     """
     data = _parsed(text, name)
-    clean = _with_declared_fields(without_secret_fields(data))
+    clean = without_secret_fields(data)
+    for _, component in _components(clean, ""):
+        provider = WELL_KNOWN_PROVIDERS.get(component["provider"], component["provider"])
+        if (
+            isinstance(component["config"], dict)
+            and (declared := _declared_fields(provider)) is not None
+        ):
+            _keep(component, ComponentModel.model_fields)
+            _keep(component["config"], declared)
     if clean != data:
         text = (
             json.dumps(clean, indent=2)
@@ -147,19 +155,9 @@ def _components(data: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _components(value, f"{place}[{index}]")
 
 
-def _with_declared_fields(data: Any) -> Any:
-    if isinstance(data, list):
-        return [_with_declared_fields(item) for item in data]
-    if not isinstance(data, dict):
-        return data
-    kept = {name: _with_declared_fields(value) for name, value in data.items()}
-    provider, config = kept.get("provider"), kept.get("config")
-    if isinstance(provider, str) and isinstance(config, dict):
-        declared = _declared_fields(WELL_KNOWN_PROVIDERS.get(provider, provider))
-        if declared is not None:
-            kept["config"] = {each: config[each] for each in config if each in declared}
-            kept = {each: kept[each] for each in kept if each in ComponentModel.model_fields}
-    return kept
+def _keep(fields: dict[str, Any], names: Container[str]) -> None:
+    for name in [each for each in fields if each not in names]:
+        del fields[name]
 
 
 def _declared_fields(provider: str) -> frozenset[str] | None:

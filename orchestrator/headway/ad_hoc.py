@@ -35,21 +35,18 @@ class AdHocRuns:
         self._worker = worker
         self._highest = config.highest_of_all
         self._priority = max(config.priority, self._highest)
-        self._current: tuple[Run, AdHocScope] | None = None
-        self._earlier: list[tuple[Run, AdHocScope]] = []
+        self._open: list[tuple[Run, AdHocScope]] = []
+        """Those that have begun and not ended; the last one takes the calls."""
 
     def scope(self) -> "AdHocScope":
         """The scope of the ad-hoc run that takes the next call."""
-        now = self._scheduler.now()
-        if self._current is not None and self._current[1].is_over:
-            # A stream may have been asked for and not be read yet, so its run stays open while the
-            # next one fills.
-            self._end_idle(now)
-            self._earlier.append(self._current)
-            self._current = None
-        if self._current is None:
-            self._current = self._begun(now)
-        return self._current[1]
+        if not self._open or self._open[-1][1].is_over:
+            now = self._scheduler.now()
+            # A stream of the last one may have been asked for and not be read yet, so that one
+            # stays open while the next one fills.
+            self._end_idle(self._open[:-1], now)
+            self._open.append(self._begun(now))
+        return self._open[-1][1]
 
     def scope_of_caller(self) -> "RunScope":
         """The scope of the run that asks, else that of the ad-hoc run."""
@@ -59,10 +56,7 @@ class AdHocRuns:
 
     async def close(self) -> None:
         """Complete those that have begun."""
-        now, begun = self._scheduler.now(), self._earlier
-        if self._current is not None:
-            begun = [*begun, self._current]
-        self._current, self._earlier = None, []
+        now, begun, self._open = self._scheduler.now(), self._open, []
         for run, scope in begun:
             scope.close()
             await self._scheduler.save_run(_ended(run, now))
@@ -92,16 +86,13 @@ class AdHocRuns:
         self._scheduler.note_run(run)
         return run, scope
 
-    def _end_idle(self, now: float) -> None:
-        """Complete earlier ones whose calls have ended. They take no call any more."""
-        left = []
-        for run, scope in self._earlier:
-            if scope.live_calls:
-                left.append((run, scope))
-            else:
+    def _end_idle(self, earlier: "list[tuple[Run, AdHocScope]]", now: float) -> None:
+        """Complete those whose calls have ended. They take no call any more."""
+        for run, scope in earlier:
+            if not scope.live_calls:
+                self._open.remove((run, scope))
                 scope.close()
                 self._scheduler.note_run(_ended(run, now))
-        self._earlier = left
 
 
 def _ended(run: Run, now: float) -> Run:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, assert_never, cast
 
 from anyio import to_thread
 
@@ -186,14 +186,10 @@ class Workflows:
         priority: Priority | str | None = None,
     ) -> "ChatCompletionClient":
         """Make a client of a scope by the name of a model, or around the user's own."""
-        if isinstance(model, str):
-            return self.model(model, priority=priority).bound(scope)
         from headway_agents import around
 
-        def handle(client: "ChatCompletionClient") -> "ChatCompletionClient":
-            return self.wrap(client, priority=priority).bound(scope)
-
-        return around(model, handle)
+        made = self.made(model, priority=priority)
+        return around(made, lambda each: cast("ScheduledClient", each).bound(scope))
 
     def made(
         self, model: "str | ChatCompletionClient", *, priority: Priority | str | None = None

@@ -64,8 +64,16 @@ def new_run(
     """
     name, component = workflows.describe(arguments.text("workflow", workflow))
     given, state = arguments.task(task), RunState.QUEUED
-    run = Run(new_run_id(), name, given.text, config.priority, state, now, component=component)
-    run = replace(run, messages=given.messages)
+    run = Run(
+        new_run_id(),
+        name,
+        given.text,
+        config.priority,
+        state,
+        now,
+        component=component,
+        messages=given.messages,
+    )
     asked = with_options(run, now, **options)
     run = permitted(asked, config)
     check_lane(run, config)

@@ -5,7 +5,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from io import StringIO
 from typing import Any
@@ -486,6 +486,16 @@ async def test_what_blocks_the_event_loop_is_named_in_the_log(
     assert [each for each in said if each.startswith(name) and f"of run {run.id} " in each]
 
 
+def with_tool(tool: Callable[[], Awaitable[str]]) -> Callable[[Models], Team]:
+    """A factory of a team whose only agent has one tool, and says what came of it."""
+
+    def factory(models: Models) -> Team:
+        writer = AssistantAgent("writer", models(MODEL), tools=[tool], reflect_on_tool_use=True)
+        return RoundRobinGroupChat([writer], max_turns=1)
+
+    return factory
+
+
 @pytest.mark.parametrize("error", [RuntimeError("no field"), SystemExit(3)], ids=repr)
 async def test_a_filter_of_log_lines_that_raises_stops_no_scheduler(
     headway: Headway, error: BaseException, capsys: pytest.CaptureFixture[str]
@@ -506,12 +516,8 @@ async def test_a_filter_of_log_lines_that_raises_stops_no_scheduler(
             logger.addHandler(handler)
         return "done"
 
-    def factory(models: Models) -> Team:
-        writer = AssistantAgent("writer", models(MODEL), tools=[tool], reflect_on_tool_use=True)
-        return RoundRobinGroupChat([writer], max_turns=1)
-
     try:
-        text, failed = await beside(headway, factory)
+        text, failed = await beside(headway, with_tool(tool))
         logging.getLogger("headway").warning("said")
     finally:
         for logger, level in zip(loggers, before, strict=True):
@@ -528,11 +534,7 @@ async def test_a_tool_cannot_stop_the_event_loop(headway: Headway) -> None:
         asyncio.get_running_loop().stop()
         return "stopped"
 
-    def factory(models: Models) -> Team:
-        writer = AssistantAgent("writer", models(MODEL), tools=[tool], reflect_on_tool_use=True)
-        return RoundRobinGroupChat([writer], max_turns=1)
-
-    text, failed = await beside(headway, factory)
+    text, failed = await beside(headway, with_tool(tool))
     assert failed is None
     assert "cannot stop the event loop" in text
 
@@ -568,11 +570,7 @@ async def test_a_tool_that_takes_all_threads_of_anyio_holds_up_no_other_run(
                 group.start_soon(anyio.to_thread.run_sync, end.wait)
         return "done"
 
-    @headway.workflow("guilty")
-    def factory(models: Models) -> Team:
-        writer = AssistantAgent("writer", models(MODEL), tools=[tool], reflect_on_tool_use=True)
-        return RoundRobinGroupChat([writer], max_turns=1)
-
+    headway.workflow("guilty")(with_tool(tool))
     limiter = anyio.to_thread.current_default_thread_limiter()
     guilty = await headway.start("guilty", task="x")
     try:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Self
 
 import anyio
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 
 from ...ports import Holder, Vacancy
 from .lock_file import LeaseMonitor, holder_of
-from .reads import THREADS, OpenedFile
+from .reads import OpenedFile, own_threads
 from .store import SqliteStore
 
 SILENT_SECONDS = 1.5
@@ -31,8 +31,7 @@ class SqliteLeadership:
 
     def __init__(self, path: Path, file: OpenedFile | None = None) -> None:
         self._path = path
-        # Its own: a tool may take all of those that anyio has for everybody.
-        self._threads = CapacityLimiter(THREADS)
+        self._threads = own_threads()
         self._file = file
         self._monitor = LeaseMonitor(path, SILENT_SECONDS)
 

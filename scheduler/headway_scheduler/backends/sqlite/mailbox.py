@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 
 import anyio
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 
 from ...errors import StoreBusy, StoreError
 from ...model.batch import Letter
@@ -30,7 +30,7 @@ from ...ports import LEADER, READ_AT_ONCE
 from .errors import explained
 from .lock_file import LOOK_SECONDS
 from .notifier import pipe_of, ring
-from .reads import THREADS, Connection, OpenedFile, assert_epoch, connect, probe, read
+from .reads import Connection, OpenedFile, assert_epoch, connect, own_threads, probe, read
 from .sql import STATEMENTS, named
 from .stopped_writer import wake_writer
 
@@ -62,8 +62,7 @@ class SqliteMailbox:
         file: OpenedFile | None = None,
     ) -> None:
         self._path = path
-        # Its own: a tool may take all of those that anyio has for everybody.
-        self._threads = CapacityLimiter(THREADS)
+        self._threads = own_threads()
         self._file = OpenedFile(path) if file is None else file
         self._leader = pipe_of(path, LEADER)
         self._epoch = epoch

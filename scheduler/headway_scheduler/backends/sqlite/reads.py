@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from anyio import CapacityLimiter
+
 from ...errors import StoreCorrupt, StoreError, StoreForeign, StoreReplaced, StoreTooNew
 from ...model.batch import Lesson, Snapshot
 from ...model.batches import BatchedRequest, Gathered, ProviderBatch
@@ -34,8 +36,13 @@ T = TypeVar("T")
 BUSY_SECONDS = 5.0
 """How long SQLite waits for another process's lock; the default of Python's sqlite3."""
 
-THREADS = 40
-"""How many threads each part of the backend may use at once; anyio has as many for all others."""
+
+def own_threads() -> CapacityLimiter:
+    """Return the threads of one part of the backend, as many as anyio has for all others.
+
+    A tool may take all of those.
+    """
+    return CapacityLimiter(40)
 
 
 class OpenedFile:

@@ -15,7 +15,7 @@ from typing import Self, TypeVar
 
 import aiosqlite
 import anyio
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 
 from ...errors import StoreCorrupt, StoreError, StoreReadOnly
 from ...model.batch import NOTHING, Batch, Lesson, Snapshot
@@ -30,7 +30,7 @@ from .boot_clock import new_anchor
 from .errors import explained, taken_over
 from .network import refuse_network
 from .opening import Writer, begin, open_writer
-from .reads import THREADS, Connection, OpenedFile
+from .reads import Connection, OpenedFile, own_threads
 from .rows import Work, with_bytes, work_of
 from .sql import STATEMENTS
 
@@ -60,8 +60,7 @@ class SqliteStore:
         # Resolved: two names of one file must not have two locks.
         self.path = Path(path).resolve()
         self.read_only = read_only
-        # Its own: a tool may take all of those that anyio has for everybody.
-        self._threads = CapacityLimiter(THREADS)
+        self._threads = own_threads()
         self._file = OpenedFile(self.path) if file is None else file
         self.clock: Clock = new_anchor().now
         """The time that all processes on the database share; wall time until this is open."""

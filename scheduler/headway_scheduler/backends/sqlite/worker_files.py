@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 import anyio
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 
 from ...errors import StoreError, StoreTakenOver
 from ...protocol.envelopes import WORKER
@@ -24,7 +24,7 @@ from . import reads
 from .errors import explained
 from .lock_file import FileLock, LeaseMonitor, holder_of, silent_seconds
 from .notifier import pipe_of
-from .reads import THREADS
+from .reads import own_threads
 
 HEARTBEAT_SECONDS = 1.0
 """How often a worker touches its file and looks at its row."""
@@ -38,8 +38,7 @@ class WorkerFiles:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # Its own: a tool may take all of those that anyio has for everybody.
-        self._threads = CapacityLimiter(THREADS)
+        self._threads = own_threads()
         self._monitors: dict[str, LeaseMonitor] = {}
 
     def present(self, worker_id: str) -> "WorkerFile":
@@ -86,7 +85,7 @@ class WorkerFile:
         self.contact_at = time.monotonic()
         self._path = path
         self._worker_id = worker_id
-        self._threads = CapacityLimiter(THREADS)
+        self._threads = own_threads()
         self._contact_lock = threading.Lock()
         self._lock: FileLock
 

@@ -5,9 +5,6 @@ refused falls with the rate. So a share that stays while the rate falls is not a
 provider refuses by chance, or for somebody else's load, and slower requests would change nothing.
 It is compared over two halves of the last requests that were answered or refused. If more than a
 third of them are refused, it is taken for a limit all the same: each of them costs a pause.
-
-Checked in simulation (40 seeds of 800 requests): a fifth refused by chance is found after 74
-requests in the median, and no limit, halved in mid-run, is taken for chance.
 """
 
 from collections import deque
