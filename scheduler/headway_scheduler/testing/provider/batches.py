@@ -114,9 +114,9 @@ class Batches:
             return self.shown(batch)
         return found
 
-    def listed(self, now: float) -> list[dict[str, Any]]:
-        """Return every batch, the newest first."""
-        return [found for key in reversed(self._batches) if (found := self.find(key, now))]
+    def listed(self) -> list[dict[str, Any]]:
+        """Return every batch as it was last found, the newest first. To list pays for none."""
+        return [self.shown(batch) for batch in reversed(self._batches.values())]
 
     def shown(self, batch: _Batch) -> dict[str, Any]:
         """Return the object of a batch."""

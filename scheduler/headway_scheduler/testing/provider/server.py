@@ -171,8 +171,7 @@ class _Site:
     async def _batches(self, request: Request) -> Response:
         batches, now = self._frontend.batches, time.time()
         if request.method == "GET":
-            found = batches.listed(now)
-            return JSONResponse({"object": "list", "data": found, "has_more": False})
+            return JSONResponse({"object": "list", "data": batches.listed(), "has_more": False})
         if self._frontend.batch_fault is BatchFault.PAGE_FOR_BATCH:
             return HTMLResponse(PAGE)
         return await self._made(request, lambda raw: batches.create(json.loads(raw), now))
