@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from headway_scheduler.model.calls import CallRecord, Priority, Usage
     from headway_scheduler.model.changes import Change
     from headway_scheduler.model.runs import Run
+    from headway_scheduler.model.schedules import Overlap, Schedule, ScheduleState
     from headway_scheduler.model.states import CallState, RunState
 
     from .api import Headway
@@ -111,6 +112,7 @@ _MODULES = {
     ),
     "headway_scheduler.model.changes": ("Change",),
     "headway_scheduler.model.runs": ("Run",),
+    "headway_scheduler.model.schedules": ("Overlap", "Schedule", "ScheduleState"),
     "headway_scheduler.model.states": (
         "CallState",
         "RunState",
@@ -139,6 +141,7 @@ __all__ = [
     "InternalError",
     "Models",
     "NothingToAnswer",
+    "Overlap",
     "Priority",
     "Progress",
     "ProviderError",
@@ -154,6 +157,8 @@ __all__ = [
     "RunOptions",
     "RunResult",
     "RunState",
+    "Schedule",
+    "ScheduleState",
     "SchedulerClosed",
     "StartOptions",
     "Started",

@@ -25,7 +25,13 @@ exit codes:
   130  interrupted by Ctrl-C, or because the reader of the output has left
 """
 
-_BARE = {"runs": "list", "queue": "list", "config": "show", "limits": "list"}
+_BARE = {
+    "runs": "list",
+    "queue": "list",
+    "config": "show",
+    "limits": "list",
+    "schedules": "list",
+}
 COST_KEYS = ("model", "team", "workflow", "run", "day")
 """``SPENT_BY`` of the scheduler, whose module takes longer to import than ``--help`` to print."""
 RUN_LANES = ("standard", "flex", "batch")
@@ -173,6 +179,7 @@ def _add_looking(commands: Any) -> None:
     for command in (listed, show, logs, head, why):
         _add_common(command)
     _add_queue_changes(verbs)
+    _add_schedules(commands)
     top = _command(commands, "top", "top:top", "the whole system at a glance, again and again")
     top.add_argument("--once", action="store_true", help="show it once, and end")
     top.add_argument("--limit", type=_count, default=20, metavar="N", help="(default: 20)")
@@ -198,6 +205,23 @@ def _add_looking(commands: Any) -> None:
     weight.add_argument("team", metavar="TEAM")
     weight.add_argument("weight", metavar="NUMBER", nargs="?", type=float, help="else configured")
     for command in (show, set_, reset, resume, weight, log):
+        _add_common(command)
+
+
+def _add_schedules(commands: Any) -> None:
+    """Add the verbs of ``headway schedules``."""
+    schedules = commands.add_parser(
+        "schedules", help="runs that are queued again and again", allow_abbrev=False
+    )
+    verbs = schedules.add_subparsers(metavar="VERB", required=True, title="verbs")
+    listed = _command(verbs, "list", "schedules:show", "when each comes next (the default verb)")
+    pause = _command(verbs, "pause", "schedules:pause", "queue nothing until resumed")
+    resume = _command(verbs, "resume", "schedules:resume", "go on with the next time that comes")
+    run = _command(verbs, "run", "schedules:run", "queue its run now, and print its id")
+    remove = _command(verbs, "remove", "schedules:remove", "delete one that a program named")
+    for command in (pause, resume, run, remove):
+        command.add_argument("name", metavar="NAME", help="as `headway schedules` shows it")
+    for command in (listed, pause, resume, run, remove):
         _add_common(command)
 
 

@@ -25,7 +25,15 @@ from .source import find
 from .template import TEMPLATE
 from .values import ConfigError
 
-__all__ = ["TEMPLATE", "Config", "ConfigError", "ModelConfig", "load", "parse_priority"]
+__all__ = [
+    "TEMPLATE",
+    "Config",
+    "ConfigError",
+    "ModelConfig",
+    "ScheduleConfig",
+    "load",
+    "parse_priority",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +119,47 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ScheduleConfig:
+    """A run that is queued again and again."""
+
+    cron: str
+    """Minute, hour, day of the month, month, day of the week."""
+
+    zone: str
+    """The time zone that ``cron`` is of."""
+
+    workflow: str
+    """As for ``headway submit``, or the name of a workflow that a program registers."""
+
+    task: str
+    """What its team is to do."""
+
+    overlap: str
+    """``skip``, ``buffer_one`` or ``allow_all``: what becomes of a time that comes too early."""
+
+    catchup_window: float
+    """How old a missed time may be when it is caught up, in seconds."""
+
+    priority: str | None
+    """The class of its calls. Default: the configured one."""
+
+    team: str | None
+    """Whose share it draws on. Default: its workflow's."""
+
+    parameters: Mapping[str, Any]
+    """Keyword arguments for the factory."""
+
+    budget_usd: float | None
+    """Cap on the cost of each run, in US dollars. Default: no limit."""
+
+    deadline: float | None
+    """How long a run may take, in seconds from when it is queued. Default: no limit."""
+
+    lane: str | None
+    """The lane of its background calls. Default: the standard one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All settings of one process, checked."""
 
@@ -128,6 +177,9 @@ class Config:
 
     tools: Mapping[str, str]
     """``pure``, ``idempotent`` or ``once`` by tool: whether a call that was cut off is repeated."""
+
+    schedules: Mapping[str, ScheduleConfig]
+    """Schedules by name."""
 
     weights: Mapping[str, float]
     """Shares of teams by name. Default of a team that is not listed: 1."""
@@ -246,6 +298,7 @@ def load(
     reading.check_limits()
     reading.check_clients()
     reading.check_lanes()
+    reading.check_schedules()
     reading.raise_problems()
     reading.resolve_paths(file.path.parent if file else cwd, cwd)
     return _build(reading.sorted_settings(), file.path if file else None)
@@ -271,6 +324,9 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
         models=MappingProxyType(models),
         workflows=MappingProxyType(workflows),
         tools=MappingProxyType(tools),
+        schedules=MappingProxyType(
+            {name: ScheduleConfig(**each) for name, each in _tables(settings, "schedules").items()}
+        ),
         weights=MappingProxyType({name: each["weight"] for name, each in teams.items()}),
         team_quotas=MappingProxyType({name: each["quotas"] for name, each in teams.items()}),
         highest_of_teams=MappingProxyType(

@@ -131,6 +131,13 @@ class Reading:
                     place = self._place(("models", name, "arguments"))
                     self._note(place, f"must set {each}: client {client!r} needs it")
 
+    def check_schedules(self) -> None:
+        """Check that each schedule says when it comes, and what is to be done."""
+        for name in self.names("schedules"):
+            for key in ("cron", "workflow", "task"):
+                if self.settings["schedules", name, key].value is None:
+                    self._note(self._place(("schedules", name)), f"must set {key}")
+
     def check_lanes(self) -> None:
         """Refuse lanes of providers that take no service tier."""
         for path, setting in self.settings.items():

@@ -63,6 +63,18 @@ def new_run(
     Raises CallerError for what cannot be a run.
     """
     name, component = workflows.describe(arguments.text("workflow", workflow))
+    return described_run(config, now, name, component, task, options)
+
+
+def described_run(
+    config: Config,
+    now: float,
+    name: str,
+    component: str | None,
+    task: object,
+    options: StartOptions,
+) -> tuple[Run, Priority]:
+    """Return the run of a workflow that is known by what its row keeps, as :func:`new_run`."""
     given, state = arguments.task(task), RunState.QUEUED
     run = Run(
         new_run_id(),

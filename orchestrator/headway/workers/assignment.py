@@ -25,7 +25,7 @@ from ..ad_hoc import AD_HOC
 from ..runs.handle import RunHandle
 from ..workflows import is_portable
 from .leader_commands import LeaderCommands
-from .request_server import LOST, RETRY_SECONDS
+from .retry import LOST, RETRY_SECONDS
 
 WAITING = (RunState.QUEUED, RunState.INTERRUPTED)
 

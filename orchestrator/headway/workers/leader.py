@@ -30,6 +30,7 @@ from .commands import Commands
 from .leader_commands import LeaderCommands
 from .monitor import WorkerMonitor
 from .request_server import RequestServer
+from .schedules import ScheduleEnqueuer
 
 LIFE_SECONDS = 0.25
 """How often a leader shows life."""
@@ -50,6 +51,7 @@ class Leader:
     scheduler: LocalScheduler
     commands: LeaderCommands
     assigner: RunAssigner
+    schedules: ScheduleEnqueuer
 
     def __init__(
         self,
@@ -131,6 +133,7 @@ class Leader:
             group.start_soon(server.serve, group, name="headway requests")
             group.start_soon(monitor.watch, name="headway workers")
             group.start_soon(self.assigner.assign_runs, name="headway runs")
+            group.start_soon(self.schedules.serve, name="headway schedules")
             if any(ServiceLane.BATCH in each.lanes for each in self._config.models.values()):
                 batches = BatchLane(self.scheduler, self.store, self._config)
                 group.start_soon(batches.run, name="headway batches")
@@ -166,13 +169,18 @@ class Leader:
         )
         handles = {} if local_worker is None else local_worker.handles
         stopped = StoppedRuns(self.scheduler, store)
-        self.commands = LeaderCommands(config, self.scheduler, store, stopped, handles, own)
+        self.schedules = ScheduleEnqueuer(self.scheduler, store, config)
+        self.commands = LeaderCommands(
+            config, self.scheduler, store, stopped, handles, self.schedules, own
+        )
         self.assigner = RunAssigner(self.scheduler, store, self.commands, local_worker)
 
     def _committed(self, batch: Batch) -> None:
         """Tell of a commit. Called by the scheduler between two of them: it may not await."""
         if batch.runs:
             self.commands.committed(batch)
+            if self.schedules.awaited:
+                self.schedules.committed(batch)
         for row in batch.outbox:
             self._notifier.ring(row.worker)
         is_cleared = bool(self.assigner.alone_until) and self.assigner.is_cleared(batch)

@@ -10,6 +10,7 @@ from .data import Data
 from .prompts import ChainNode, Chunk
 from .quotas import BucketState
 from .runs import Run, Worker
+from .schedules import ScheduleState
 
 
 class Lesson(Data, frozen=True):
@@ -104,6 +105,10 @@ class Batch(Data, frozen=True):
     more are deleted with the next batch of the provider that is saved."""
     provider_batches: tuple[ProviderBatch, ...] = ()
     """Batches of the provider to insert or overwrite, by id."""
+    schedules: tuple[ScheduleState, ...] = ()
+    """Schedules to insert or overwrite, by name."""
+    unscheduled: tuple[str, ...] = ()
+    """Names of schedules to delete."""
     left: tuple[str, ...] = ()
     """Workers to delete, with the notifications of all workers that are not listed."""
 

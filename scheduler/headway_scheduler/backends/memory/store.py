@@ -20,6 +20,7 @@ from ...model.data import replace
 from ...model.prompts import ChainNode
 from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Worker
+from ...model.schedules import ScheduleState
 from ...model.states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
 from ...ports import Clock, UnreadableRow
 from ..lookup import CANDIDATES, node_hash, only_run
@@ -54,6 +55,7 @@ class Tables:
     outbox: dict[int, OutboxRow] = field(default_factory=dict[int, OutboxRow])
     requests: dict[str, BatchedRequest] = field(default_factory=dict[str, BatchedRequest])
     batches: dict[str, ProviderBatch] = field(default_factory=dict[str, ProviderBatch])
+    schedules: dict[str, ScheduleState] = field(default_factory=dict[str, ScheduleState])
     set_aside: list[UnreadableRow] = field(default_factory=list[UnreadableRow])
     epoch: int = 0
     starts: int = 0
@@ -127,6 +129,9 @@ class MemoryStore:
         self.tables.lessons |= {(lesson.kind, lesson.subject): lesson for lesson in batch.lessons}
         self._save_batches(batch)
         self._forget(batch.forget)
+        self.tables.schedules |= {state.name: state for state in batch.schedules}
+        for name in batch.unscheduled:
+            self.tables.schedules.pop(name, None)
         for worker in batch.joined:
             self.tables.workers[worker.id] = worker
         for worker_id in batch.left:
@@ -188,6 +193,10 @@ class MemoryStore:
     async def workers(self) -> Sequence[Worker]:
         """Return the processes that execute runs, the oldest first."""
         return sorted(self.tables.workers.values(), key=lambda worker: (worker.since, worker.id))
+
+    async def schedules(self) -> Sequence[ScheduleState]:
+        """Return every schedule, by name."""
+        return [self.tables.schedules[name] for name in sorted(self.tables.schedules)]
 
     async def lessons(self) -> Sequence[Lesson]:
         """Return every lesson, by kind and subject."""

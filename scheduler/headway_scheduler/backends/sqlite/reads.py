@@ -23,6 +23,7 @@ from ...model.batches import BatchedRequest, Gathered, ProviderBatch
 from ...model.calls import CallRecord, Spent
 from ...model.changes import Change
 from ...model.runs import Run, Worker
+from ...model.schedules import ScheduleState
 from ...model.states import LIVE_CALLS, CallState, RunState
 from ...ports import UnreadableRow
 from ..lookup import CANDIDATES, node_hash, only_run
@@ -322,6 +323,11 @@ def runs_to_wake(db: Connection) -> Sequence[Run]:
 def unwanted_calls(db: Connection) -> Sequence[str]:
     """See ``Store.unwanted_calls``."""
     return [call_id for (call_id,) in db.execute(STATEMENTS["unwanted_calls"])]
+
+
+def schedules(db: Connection) -> Sequence[ScheduleState]:
+    """See ``Store.schedules``."""
+    return _fetch(db, "schedules", "schedules")
 
 
 def workers(db: Connection) -> Sequence[Worker]:

@@ -123,6 +123,16 @@ INSERT INTO outbox (worker, text) VALUES (CAST(? AS TEXT), CAST(? AS TEXT));
 -- forget_notifications: Deletes what a worker has read.
 DELETE FROM outbox WHERE worker = CAST(? AS TEXT) AND id <= ?;
 
+-- save_schedule: Writes a schedule, and what became of it, over the older row.
+INSERT INTO schedules ($schedules) VALUES ($schedules_values)
+ON CONFLICT (name) DO UPDATE SET $schedules_excluded;
+
+-- forget_schedule: Deletes a schedule.
+DELETE FROM schedules WHERE name = CAST(? AS TEXT);
+
+-- schedules: Every schedule, by name.
+SELECT $schedules FROM schedules ORDER BY name;
+
 -- save_worker: Lists a process that executes runs, with how many it takes at once.
 INSERT INTO workers ($workers) VALUES ($workers_values)
 ON CONFLICT (id) DO UPDATE SET

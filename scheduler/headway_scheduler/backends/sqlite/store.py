@@ -23,6 +23,7 @@ from ...model.batches import BatchedRequest, Gathered, ProviderBatch
 from ...model.calls import CallRecord, Spent
 from ...model.changes import Change
 from ...model.runs import Run, Worker
+from ...model.schedules import ScheduleState
 from ...model.states import CallState, RunState
 from ...ports import Clock, UnreadableRow, Vacancy
 from . import reads
@@ -187,6 +188,10 @@ class SqliteStore:
     async def workers(self) -> Sequence[Worker]:
         """Return the processes that execute runs, the oldest first."""
         return await self._read(reads.workers)
+
+    async def schedules(self) -> Sequence[ScheduleState]:
+        """Return every schedule, by name."""
+        return await self._read(reads.schedules)
 
     async def lessons(self) -> Sequence[Lesson]:
         """Return every lesson, by kind and subject."""
