@@ -22,6 +22,7 @@ from .clients import OPENAI
 from .keys import DEFAULT_QUOTA, KEYS, LIMITS, KeyPath, dotted, parse_priority, pattern
 from .reading import Reading, Setting
 from .source import find
+from .tables import NotifyConfig, ScheduleConfig
 from .template import TEMPLATE
 from .values import ConfigError
 
@@ -30,6 +31,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "ModelConfig",
+    "NotifyConfig",
     "ScheduleConfig",
     "load",
     "parse_priority",
@@ -119,47 +121,6 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class ScheduleConfig:
-    """A run that is queued again and again."""
-
-    cron: str
-    """Minute, hour, day of the month, month, day of the week."""
-
-    zone: str
-    """The time zone that ``cron`` is of."""
-
-    workflow: str
-    """As for ``headway submit``, or the name of a workflow that a program registers."""
-
-    task: str
-    """What its team is to do."""
-
-    overlap: str
-    """``skip``, ``buffer_one`` or ``allow_all``: what becomes of a time that comes too early."""
-
-    catchup_window: float
-    """How old a missed time may be when it is caught up, in seconds."""
-
-    priority: str | None
-    """The class of its calls. Default: the configured one."""
-
-    team: str | None
-    """Whose share it draws on. Default: its workflow's."""
-
-    parameters: Mapping[str, Any]
-    """Keyword arguments for the factory."""
-
-    budget_usd: float | None
-    """Cap on the cost of each run, in US dollars. Default: no limit."""
-
-    deadline: float | None
-    """How long a run may take, in seconds from when it is queued. Default: no limit."""
-
-    lane: str | None
-    """The lane of its background calls. Default: the standard one."""
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """All settings of one process, checked."""
 
@@ -180,6 +141,9 @@ class Config:
 
     schedules: Mapping[str, ScheduleConfig]
     """Schedules by name."""
+
+    notify: NotifyConfig
+    """What is told to the world outside, and whom."""
 
     weights: Mapping[str, float]
     """Shares of teams by name. Default of a team that is not listed: 1."""
@@ -299,6 +263,7 @@ def load(
     reading.check_clients()
     reading.check_lanes()
     reading.check_schedules()
+    reading.check_notify()
     reading.raise_problems()
     reading.resolve_paths(file.path.parent if file else cwd, cwd)
     return _build(reading.sorted_settings(), file.path if file else None)
@@ -324,6 +289,9 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
         models=MappingProxyType(models),
         workflows=MappingProxyType(workflows),
         tools=MappingProxyType(tools),
+        notify=NotifyConfig(
+            **{path[1]: each.value for path, each in settings.items() if path[0] == "notify"}
+        ),
         schedules=MappingProxyType(
             {name: ScheduleConfig(**each) for name, each in _tables(settings, "schedules").items()}
         ),

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from headway_scheduler.model.calls import Priority, ServiceLane
+from headway_scheduler.model.notices import NoticeKind
 from headway_scheduler.model.quotas import (
     DAY_SECONDS,
     GUESSED_PER_MINUTE,
@@ -33,6 +34,7 @@ from .values import (
     check_command,
     check_cron,
     check_duration,
+    check_events,
     check_parameters,
     check_patience,
     check_text,
@@ -366,9 +368,7 @@ KEYS: dict[KeyPath, Key] = {
     ("schedules", "*", "zone"): Key("time zone", check_zone, "UTC"),
     ("schedules", "*", "workflow"): Key("workflow", check_text, unset="required"),
     ("schedules", "*", "task"): Key("text", check_text, unset="required"),
-    ("schedules", "*", "overlap"): Key(
-        "skip, buffer_one or allow_all", _one_of(tuple(Overlap)), "skip"
-    ),
+    ("schedules", "*", "overlap"): Key("overlap policy", _one_of(tuple(Overlap)), "skip"),
     ("schedules", "*", "catchup_window"): Key("time", check_catchup_window, int(CATCHUP_SECONDS)),
     ("schedules", "*", "priority"): Key("priority", _priority, unset="that of defaults"),
     ("schedules", "*", "team"): Key("text", check_text, unset="its workflow"),
@@ -376,6 +376,10 @@ KEYS: dict[KeyPath, Key] = {
     ("schedules", "*", "budget_usd"): Key("number", _above_zero, unset="no limit"),
     ("schedules", "*", "deadline"): Key("time", check_duration, unset="no limit"),
     ("schedules", "*", "lane"): Key("lane", _one_of(LANES), unset="standard"),
+    ("notify", "url"): Key("http(s) address", _url, unset="none"),
+    ("notify", "secret_env"): Key("variable", _variable_name, unset="none"),
+    ("notify", "command"): Key("command", check_command, unset="none"),
+    ("notify", "events"): Key("list of events", check_events, tuple(NoticeKind)),
 }
 
 

@@ -138,6 +138,18 @@ class Reading:
                 if self.settings["schedules", name, key].value is None:
                     self._note(self._place(("schedules", name)), f"must set {key}")
 
+    def check_notify(self) -> None:
+        """Check that one receiver is told, and that an address is told under a signature."""
+        url, command = (self.settings["notify", key].value for key in ("url", "command"))
+        if url is not None and command is not None:
+            self._note(self._place(("notify", "command")), "must not stand beside url: choose one")
+        if url is not None and self.settings["notify", "secret_env"].value is None:
+            self._note(
+                self._place(("notify",)),
+                "must set secret_env, the variable that holds the secret by which what is sent to "
+                "url is signed",
+            )
+
     def check_lanes(self) -> None:
         """Refuse lanes of providers that take no service tier."""
         for path, setting in self.settings.items():

@@ -88,4 +88,10 @@ api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never
 #     budget_usd = 0.50
 #     deadline = "2h"
 #     lane = "flex"
+
+[notify]                        # what happens is told: by a POST,
+# url = "https://example.com/headway"
+# secret_env = "HOOK_SECRET"    # signed by the secret in this variable, as in "whsec_…";
+# events = ["run.ended", "person.asked", "quota.stopped", "budget.low"]   # without: all of these
+#     command = "notify"        # or a command gets it, as JSON on its standard input
 """

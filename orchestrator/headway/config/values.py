@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from headway_scheduler.errors import CallerError
+from headway_scheduler.model.notices import NoticeKind
 
 from .clients import CLIENTS, OURS
 
@@ -159,6 +160,14 @@ def check_catchup_window(value: object) -> int | float:
     if seconds < 10:
         raise ConfigError(f"must be at least 10 s, not {seconds}")
     return seconds
+
+
+def check_events(value: object) -> tuple[str, ...]:
+    """Check a list of what is told to the world outside."""
+    permitted = tuple(NoticeKind)
+    if not isinstance(value, list) or not value or not all(each in permitted for each in value):
+        raise ConfigError(f"must be a list of events; permitted: {', '.join(permitted)}")
+    return tuple(dict.fromkeys(value))
 
 
 def check_patience(value: object) -> str:

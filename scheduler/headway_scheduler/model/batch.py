@@ -7,6 +7,7 @@ from .batches import BatchedRequest, ProviderBatch
 from .calls import CallRecord
 from .changes import Change
 from .data import Data
+from .notices import Notice
 from .prompts import ChainNode, Chunk
 from .quotas import BucketState
 from .runs import Run, Worker
@@ -109,6 +110,10 @@ class Batch(Data, frozen=True):
     """Schedules to insert or overwrite, by name."""
     unscheduled: tuple[str, ...] = ()
     """Names of schedules to delete."""
+    notices: tuple[Notice, ...] = ()
+    """Notices to insert or overwrite, by id."""
+    told: tuple[str, ...] = ()
+    """Ids of notices to delete: they were told, or nobody will be."""
     left: tuple[str, ...] = ()
     """Workers to delete, with the notifications of all workers that are not listed."""
 

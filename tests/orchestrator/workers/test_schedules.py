@@ -189,6 +189,23 @@ async def test_a_commit_that_fails_is_made_up_for_once_there_is_room(
         assert leader.store.tables.schedules["hourly"].next_at == NOON + 3600
 
 
+async def test_a_commit_that_stands_although_it_failed_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with leading(tmp_path, HOURLY) as leader:
+        commit = leader.store.commit
+
+        async def cut_off(batch: Batch) -> None:
+            await commit(batch)
+            raise StoreFull("no room for more")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(leader.store, "commit", cut_off)
+            with pytest.raises(StoreFull):
+                await leader.schedules.hold("hourly", True)
+        assert await leader.at(NOON) == []
+
+
 async def test_one_that_cannot_be_met_harms_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -28,6 +28,7 @@ from headway_scheduler.model.calls import (
 )
 from headway_scheduler.model.changes import Change
 from headway_scheduler.model.data import replace
+from headway_scheduler.model.notices import Notice, NoticeKind
 from headway_scheduler.model.prompts import ChainNode, Chunk
 from headway_scheduler.model.quotas import BucketState, Resource
 from headway_scheduler.model.runs import Run, Task, Worker
@@ -422,7 +423,13 @@ def everything(number: int) -> Batch:
         left=(f"w{number - 1}",),
         schedules=(scheduled("a", number), scheduled(f"s{number}")),
         unscheduled=(f"s{number - 1}",),
+        notices=(notice("a", number), notice(f"n{number}")),
+        told=(f"n{number - 1}",),
     )
+
+
+def notice(id: str, attempts: int = 0, at: float = 1.0) -> Notice:
+    return Notice(id, NoticeKind.BUDGET_LOW, at, '{"run": "r"}', attempts, 7.0 * attempts)
 
 
 def scheduled(name: str, skipped: int = 0) -> ScheduleState:
@@ -444,6 +451,7 @@ async def content(store: Store) -> tuple[dict[str, object], list[str]]:
         "lessons": list(await store.lessons()),
         "workers": list(await store.workers()),
         "schedules": list(await store.schedules()),
+        "notices": list(await store.notices()),
         "spent": list(await store.spent("model", 0.0)),
         "prompts": [await store.prompt(node.hash.hex()) for node in nodes],
     }
@@ -807,6 +815,16 @@ async def test_a_schedule_replaces_the_one_before_and_goes(store: Store) -> None
     moved = replace(plain, next_at=2.0, last_run="r-1", skipped=3)
     await store.commit(Batch(schedules=(moved,), unscheduled=("a", "none")))
     assert list(await store.schedules()) == [moved]
+
+
+async def test_a_notice_is_there_until_it_is_told(store: Store) -> None:
+    assert list(await store.notices()) == []
+    rows = (notice("c", at=3.0), notice("a", at=2.0), notice("b", at=2.0))
+    await store.commit(Batch(notices=rows))
+    assert [each.id for each in await store.notices()] == ["a", "b", "c"]
+    assert [each.id for each in await store.notices(limit=2)] == ["a", "b"]
+    await store.commit(Batch(notices=(notice("a", 2, at=2.0),), told=("b", "none")))
+    assert list(await store.notices()) == [notice("a", 2, at=2.0), notice("c", at=3.0)]
 
 
 async def test_a_run_and_the_schedule_that_it_is_of_are_one_commit(store: Store) -> None:

@@ -22,6 +22,7 @@ from ...model.batch import Lesson, Snapshot
 from ...model.batches import BatchedRequest, Gathered, ProviderBatch
 from ...model.calls import CallRecord, Spent
 from ...model.changes import Change
+from ...model.notices import Notice
 from ...model.runs import Run, Worker
 from ...model.schedules import ScheduleState
 from ...model.states import LIVE_CALLS, CallState, RunState
@@ -328,6 +329,11 @@ def unwanted_calls(db: Connection) -> Sequence[str]:
 def schedules(db: Connection) -> Sequence[ScheduleState]:
     """See ``Store.schedules``."""
     return _fetch(db, "schedules", "schedules")
+
+
+def notices(db: Connection, limit: int | None) -> Sequence[Notice]:
+    """See ``Store.notices``."""
+    return _fetch(db, "notices", "notices", limit=limit)
 
 
 def workers(db: Connection) -> Sequence[Worker]:

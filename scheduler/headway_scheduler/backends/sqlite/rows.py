@@ -33,6 +33,7 @@ from ...model.calls import (
 )
 from ...model.changes import Change, hold_of, quota_of, weight_of
 from ...model.data import astuple, replace
+from ...model.notices import Notice, NoticeKind
 from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Task, Worker
 from ...model.schedules import Overlap, Schedule, ScheduleState
@@ -73,6 +74,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         *("name", "cron", "zone", "run", "overlap", "catchup_seconds", "source", "next_at"),
         *("is_paused", "buffered_at", "last_at", "last_run", "skipped"),
     ),
+    "notices": ("id", "kind", "at", "data", "attempts", "not_before"),
     "workers": ("id", "pid", "since", "label", "slots", "takes_interrupted", "workflows"),
 }
 """The columns of each table that a commit fills, in the order in which rows have them."""
@@ -90,7 +92,7 @@ TEXTS: Final = frozenset(
         *("target", "value", "subject", "label", "workflows", "usage_parts", "usd_source", "tier"),
         *("served_model", "lane", "call_id", "endpoint", "body", "batch_id", "file_id"),
         *("provider_id", "routes", "messages", "name", "cron", "zone", "run", "overlap", "source"),
-        "last_run",
+        *("last_run", "data"),
     }
 )
 """Columns of text. Only in ``runs`` is ``parent`` one: in ``links`` it is bytes, so that statement
@@ -119,6 +121,8 @@ def work_of(batch: Batch) -> Work:
         ("take_request", [(request_id,) for request_id in batch.taken], False),
         ("save_schedule", [_schedule_row(state) for state in batch.schedules], False),
         ("forget_schedule", [(name,) for name in batch.unscheduled], False),
+        ("save_notice", [_notice_row(notice) for notice in batch.notices], False),
+        ("forget_notice", [(notice_id,) for notice_id in batch.told], False),
         ("save_worker", [_worker_row(worker) for worker in batch.joined], False),
         ("forget_worker", [(worker,) for worker in batch.left], False),
         ("forget_lost_notifications", [()] if batch.left else [], False),
@@ -399,6 +403,11 @@ def _schedule_row(state: ScheduleState) -> Row:
     )
 
 
+def _notice_row(notice: Notice) -> Row:
+    kind = notice.kind.value
+    return (notice.id, kind, notice.at, notice.data, notice.attempts, notice.not_before)
+
+
 def call_record(row: Any) -> CallRecord:
     """Return the call of a row. Raises ValueError for a value that no Headway writes."""
     checked(row)
@@ -546,6 +555,14 @@ def schedule(row: Any) -> ScheduleState:
     )
 
 
+def notice(row: Any) -> Notice:
+    """Return the notice of a row. Raises ValueError for a value that no Headway writes."""
+    stored: dict[str, Any] = checked(row)._asdict()
+    if type(json_of("data", row.data)) is not dict:
+        raise ValueError("data is no JSON object")
+    return Notice(**stored | {"kind": NoticeKind(row.kind)})
+
+
 def spent(row: Any) -> Spent:
     """Return a group of calls that took the same."""
     checked(row)
@@ -574,6 +591,7 @@ READERS: Final = {
     "changes": ("change", ("kind", "target"), change),
     "lessons": ("lesson", ("kind", "subject"), lesson),
     "schedules": ("schedule", ("name",), schedule),
+    "notices": ("notice", ("id",), notice),
     "workers": ("worker", ("id",), worker),
     "provider_batches": ("batch", ("id",), provider_batch),
     "batched_requests": ("request by batch", ("call_id",), batched_request),
