@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from .config import Config, ConfigError
     from .pricing.costs import Cost
     from .runs.actions import Check
-    from .runs.events import Admitted, Ended, Finished, Progress, Queued, Retrying, Started
+    from .runs.event_stream import EventStream
+    from .runs.events import Admitted, Ended, Finished, Missed, Progress, Queued, Retrying, Started
     from .runs.handle import RunFailed, RunHandle, RunResult
     from .runs.options import RunOptions, StartOptions
     from .runs.receipt import Receipt
@@ -55,10 +56,12 @@ _MODULES = {
     ),
     "headway.pricing.costs": ("Cost",),
     "headway.runs.actions": ("Check",),
+    "headway.runs.event_stream": ("EventStream",),
     "headway.runs.events": (
         "Admitted",
         "Ended",
         "Finished",
+        "Missed",
         "Progress",
         "Queued",
         "Retrying",
@@ -134,11 +137,13 @@ __all__ = [
     "Cost",
     "DeadlineExceeded",
     "Ended",
+    "EventStream",
     "Finished",
     "Headway",
     "HeadwayError",
     "IllegalTransition",
     "InternalError",
+    "Missed",
     "Models",
     "NothingToAnswer",
     "Overlap",

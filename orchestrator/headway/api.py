@@ -25,6 +25,7 @@ from .pricing.costs import Cost, costs_by
 from .pricing.prices import Prices
 from .queue import Queue
 from .runs.actions import Check, OnChange, OnUnknown
+from .runs.event_stream import EventStream
 from .runs.handle import RunHandle, RunResult
 from .runs.options import RunOptions, StartOptions, new_run
 from .runs.receipt import Receipt, receipt_of
@@ -177,6 +178,14 @@ class Headway:
     async def handle(self, run_id: str) -> RunHandle:
         """Return a handle of a run, by whatever process it is executed. Raises RunNotFound."""
         return self._opened.executor.handle(await self.get_run(run_id))
+
+    def events(self) -> EventStream:
+        """Return an async iterator of what happens in all runs that this process executes.
+
+        It yields ``Progress``, from now on until this closes. 1,000 events wait for a slow reader;
+        of more, the oldest are lost, and ``Missed`` says how many.
+        """
+        return self._opened.executor.streams.open()
 
     async def get_run(self, run_id: str) -> Run:
         """Return the row of a run; its id may be shortened. Raises RunNotFound."""

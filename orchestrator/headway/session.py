@@ -193,6 +193,7 @@ class Opener:
                 session = self._session(role, executor)
                 # Closed in the opposite order: the runs end first, then what they use.
                 stack.callback(session.shut)
+                stack.callback(executor.streams.end)
                 stack.push_async_callback(self._workflows.close)
                 stack.push_async_callback(session.ad_hoc.close)
                 runs = await stack.enter_async_context(anyio.create_task_group())
