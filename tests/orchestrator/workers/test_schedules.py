@@ -479,6 +479,31 @@ def test_a_leader_that_is_killed_around_the_fire_neither_loses_nor_doubles_a_run
     assert len(world.ledger.paid) == 1
 
 
+IDLE = """
+import anyio
+from headway import Headway
+
+async def main():
+    async with Headway():
+        print("open", flush=True)
+        await anyio.sleep_forever()
+
+anyio.run(main)
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_process_that_only_names_schedules_leads_when_nobody_does(world: World) -> None:
+    leader = world.worker()
+    world.until(lambda: rows(world), leader)
+    idle = world.start("-c", IDLE)
+    assert idle.stdout is not None
+    assert idle.stdout.readline() == "open\n"
+    leader.kill()
+    leader.wait()
+    world.until(lambda: world.leader() == idle.pid, idle)
+
+
 def test_the_command_line(world: World) -> None:
     assert "yearly is paused" in world.headway("schedules", "pause", "yearly")
     assert "paused" in world.headway("schedules")
