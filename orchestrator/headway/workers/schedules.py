@@ -11,12 +11,19 @@ is looked at again before long, whatever time comes next.
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import inf
 
 import anyio
 
 from headway_scheduler.core.schedules import defined, meet, resumed, run_key
-from headway_scheduler.errors import CallerError, KeyTaken, StoreError
+from headway_scheduler.errors import (
+    CallerError,
+    KeyTaken,
+    SchedulerClosed,
+    StoreCorrupt,
+    StoreError,
+)
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run
@@ -61,8 +68,8 @@ class ScheduleEnqueuer:
         """Held from a look at a row until what follows from it is written."""
         self._states: dict[str, ScheduleState] | None = None
         """The rows by name; None: they are to be read."""
-        self._odd: set[Schedule] = set()
-        """Definitions that cannot be met, and were complained of."""
+        self._odd: dict[str, Schedule] = {}
+        """Definitions that cannot be met, and were complained of, by name."""
         self.awaited: set[str] = set()
         """Runs whose end lets a buffered run go."""
         self._looked_at = inf
@@ -127,26 +134,29 @@ class ScheduleEnqueuer:
             for state in list((await self._read()).values()):
                 is_due = state.next_at <= now or state.buffered_at is not None
                 # A clock that was set back may have left a next time that is far away.
-                if state.schedule in self._odd or not (is_due or now < before):
+                if self._is_odd(state) or not (is_due or now < before):
                     continue
                 try:
                     await self._meet(state, now)
+                except SchedulerClosed:
+                    raise
                 except CallerError as error:  # of a newer version, or of another machine's zones
-                    self._odd.add(state.schedule)
+                    self._odd[state.name] = state.schedule
                     _log.error("schedule %s is left out: %s", state.name, error)
             self._looked_at = now
             states = (await self._read()).values()
-            known = [each for each in states if each.schedule not in self._odd]
-            return min((each.next_at for each in known if not each.is_paused), default=inf)
+            known = (each for each in states if not (each.is_paused or self._is_odd(each)))
+            return min((each.next_at for each in known), default=inf)
+
+    def _is_odd(self, state: ScheduleState) -> bool:
+        return self._odd.get(state.name) == state.schedule
 
     async def _meet(self, state: ScheduleState, now: float) -> None:
-        last = None if state.last_run is None else await self._store.run(state.last_run)
-        is_open = last is not None and last.state not in ENDED_RUNS
-        met, times = meet(state, now, is_open=is_open)
+        met, times = meet(state, now, is_open=await self._is_open(state.last_run))
         runs: list[Run] = []
         for at in times:
             key = run_key(state.schedule, at)
-            if await self._store.run_with_key(key) is None:
+            if not await self._is_queued(key):
                 run = self._run(state.schedule, key, new_run_id())
                 met = replace(met, last_at=at, last_run=run.id)
                 runs.append(run)
@@ -161,6 +171,19 @@ class ScheduleEnqueuer:
             await self._write(Batch(schedules=(met,)), runs)
         except KeyTaken:
             self._wake()  # somebody used the key meanwhile: the next turn finds that run
+
+    async def _is_open(self, run_id: str | None) -> bool:
+        """Whether a run has not ended. One whose row cannot be read holds no schedule up."""
+        with suppress(StoreCorrupt):
+            run = None if run_id is None else await self._store.run(run_id)
+            return run is not None and run.state not in ENDED_RUNS
+        return False
+
+    async def _is_queued(self, key: str) -> bool:
+        """Whether a run has a key. One whose row cannot be read has it."""
+        with suppress(StoreCorrupt):
+            return await self._store.run_with_key(key) is not None
+        return True
 
     def _run(self, schedule: Schedule, key: str | None, run_id: str) -> Run:
         """Return the run of a schedule, to be queued now."""

@@ -18,7 +18,7 @@ from headway.testing import MODEL, simulated_headway
 from headway.workers import schedules
 from headway.workers.schedules import ScheduleEnqueuer
 from headway_scheduler.backends.memory.store import MemoryStore
-from headway_scheduler.errors import StoreFull
+from headway_scheduler.errors import StoreCorrupt, StoreFull
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.data import replace
@@ -217,6 +217,23 @@ async def test_one_that_cannot_be_met_harms_no_other(
         assert await leader.at(NOON) == keys(12)
         await leader.at(NOON + 1)
     assert [each.getMessage()[:27] for each in caplog.records] == ["schedule also is left out: "]
+
+
+async def test_a_run_that_cannot_be_read_holds_no_schedule_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with leading(tmp_path, HOURLY, replace(HOURLY, name="also")) as leader:
+        assert len(await leader.at(NOON)) == 2
+
+        async def damaged(_: str) -> Run | None:
+            raise StoreCorrupt("a run cannot be read")
+
+        monkeypatch.setattr(leader.store, "run", damaged)
+        assert len(await leader.at(NOON + 3600)) == 4
+        # If it is the one of this time, it was queued.
+        monkeypatch.setattr(leader.store, "run_with_key", damaged)
+        assert len(await leader.at(NOON + 7200)) == 4
+        assert leader.store.tables.schedules["also"].next_at == NOON + 3 * 3600
 
 
 async def test_a_paused_one_queues_nothing_and_goes_on_with_what_comes(tmp_path: Path) -> None:
