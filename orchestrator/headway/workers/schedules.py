@@ -138,9 +138,9 @@ class ScheduleEnqueuer:
                     continue
                 try:
                     await self._meet(state, now)
-                except SchedulerClosed:
+                except (StoreError, SchedulerClosed):
                     raise
-                except CallerError as error:  # of a newer version, or of another machine's zones
+                except Exception as error:  # of a newer version, another machine's zones, no time
                     self._odd[state.name] = state.schedule
                     _log.error("schedule %s is left out: %s", state.name, error)
             self._looked_at = now

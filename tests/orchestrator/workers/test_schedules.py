@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace as changed
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -206,13 +207,15 @@ async def test_a_commit_that_stands_although_it_failed_is_read_again(
         assert await leader.at(NOON) == []
 
 
+@pytest.mark.parametrize("odd", [{"zone": "Mars/Olympus"}, {"cron": "bogus"}, {"next_at": -2e11}])
 async def test_one_that_cannot_be_met_harms_no_other(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, odd: dict[str, Any]
 ) -> None:
     async with leading(tmp_path, HOURLY, replace(HOURLY, name="also")) as leader:
         row = leader.store.tables.schedules["also"]
-        odd = replace(row, schedule=replace(row.schedule, zone="Mars/Olympus"))
-        leader.store.tables.schedules["also"] = odd
+        row = replace(row, next_at=odd.pop("next_at", row.next_at))
+        row = replace(row, schedule=replace(row.schedule, **odd))
+        leader.store.tables.schedules["also"] = row
         leader.schedules._states = None
         assert await leader.at(NOON) == keys(12)
         await leader.at(NOON + 1)

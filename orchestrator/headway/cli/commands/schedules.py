@@ -3,7 +3,7 @@
 import time
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeVar
 
 import anyio
@@ -118,8 +118,8 @@ def _local(at: float, zone: str) -> str:
     """Write a time by the clocks of a schedule's zone."""
     try:
         return datetime.fromtimestamp(at, zone_of(zone)).strftime("%Y-%m-%d %H:%M")
-    except CallerError:  # this machine does not know the zone
-        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (CallerError, ValueError, OverflowError):  # no zone of this machine, or no time
+        return f"{at:.0f}"
 
 
 def _facts(state: ScheduleState, last: dict[str, str]) -> dict[str, object]:
