@@ -154,6 +154,10 @@ class NoticeSender:
                     await self._deliver(notice, body)
         except (NotTold, TimeoutError) as error:
             problem = str(error) or f"no answer within {TELLING_SECONDS:g} s"
+        except HeadwayError:
+            raise
+        except Exception as error:  # of a row that no Headway wrote: it may hold anything
+            problem = f"it cannot be said ({type(error).__name__})"
         else:
             self._note("")
             await self._scheduler.write(Batch(told=(notice.id,)))
@@ -166,7 +170,7 @@ class NoticeSender:
             _log.error("notice %s is given up: %s", notice.id, problem)
             await self._scheduler.write(Batch(told=(notice.id,)))
             return
-        pause = min(FIRST_PAUSE_SECONDS * 3.0**notice.attempts, LONGEST_PAUSE_SECONDS)
+        pause = min(FIRST_PAUSE_SECONDS * 3.0 ** min(notice.attempts, 20), LONGEST_PAUSE_SECONDS)
         again = replace(notice, attempts=notice.attempts + 1, not_before=now + pause)
         await self._scheduler.write(Batch(notices=(again,)))
 

@@ -350,6 +350,24 @@ async def test_what_waits_is_given_up_after_a_day_and_beyond_a_number(
         assert all(0 < each.not_before - now <= 60 for each in pauses)
 
 
+async def test_an_odd_row_harms_no_other_and_is_given_up(tmp_path: Path) -> None:
+    notify, out = command(tmp_path, WRITES)
+    store = MemoryStore()
+    async with LocalScheduler(store, ()) as scheduler:
+        now = scheduler.now()
+        rows = (
+            Notice("no time", NoticeKind.RUN_ENDED, -2e11, "{}"),
+            Notice("no run", NoticeKind.PERSON_ASKED, now, "{}", attempts=10**6),
+            Notice("good", NoticeKind.RUN_ENDED, now, "{}"),
+        )
+        await scheduler.write(Batch(notices=rows))
+        await NoticeSender(scheduler, store, notify)._turn()
+        (left,) = store.tables.notices.values()
+        assert (left.id, left.attempts) == ("no run", 10**6 + 1)
+        assert left.not_before - now <= notices.LONGEST_PAUSE_SECONDS + 60
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["good"]
+
+
 # The configuration
 
 GOOD = '[notify]\nurl = "https://example.com/x"\nsecret_env = "HOOK_SECRET"\n'
