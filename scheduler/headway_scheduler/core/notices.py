@@ -108,7 +108,8 @@ class Notices:
                 if bucket.limit.resource is not Resource.USD_PER_DAY:
                     continue
                 if self._is_new(f"low {name}", bucket.fill <= LOW_SHARE * usd):
-                    spent, day = round(usd - bucket.fill, 6), int(now // DAY_SECONDS)
+                    spent = round(usd - bucket.fill, 6)
+                    day = int((now - bucket.limit.day_starts) // DAY_SECONDS)
                     facts = {"quota": name, "spent_usd": spent, "usd": usd}
                     yield _notice(NoticeKind.BUDGET_LOW, f"{name}.{day}", now, facts)
 

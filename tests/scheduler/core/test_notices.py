@@ -140,6 +140,20 @@ def test_the_dollars_of_a_day_are_told_of_once_a_day() -> None:
     assert again.id != notice.id
 
 
+def test_a_day_of_dollars_begins_when_it_is_said_to() -> None:
+    begins = 50_000.0
+    assert NOW % DAY_SECONDS < begins < (NOW + 1000) % DAY_SECONDS
+    day = Quota.stated("day", {Resource.USD_PER_DAY: 10.0}, day_starts=begins)
+    scheduler = Scheduler([QUOTAS[0], day], NOW, Policy(notifies=tuple(NoticeKind)))
+    scheduler.handle(SaveRun(replace(RUN, budget_usd=None)), NOW)
+    ids = [
+        notice.id
+        for id, now in (("a", NOW), ("b", NOW + 1000), ("c", NOW + 1001))
+        for notice in spend(scheduler, id, 4.5 if id != "a" else 9.0, now)
+    ]
+    assert len(ids) == len(set(ids)) == 2
+
+
 def test_what_was_so_before_a_restart_was_told_of() -> None:
     scheduler = core()
     assert spend(scheduler, "a", 0.9)
