@@ -101,7 +101,8 @@ class Definitions:
             "deadline_seconds": stated.deadline,
             "lane": stated.lane,
         }
-        run, _ = described_run(self._config, 0.0, workflow, component, stated.task, options)
+        given = arguments.task(stated.task)
+        run, _ = described_run(self._config, 0.0, workflow, component, given, options)
         return Schedule(
             name,
             stated.cron,

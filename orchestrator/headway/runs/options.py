@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Priority, ServiceLane
 from headway_scheduler.model.data import replace
-from headway_scheduler.model.runs import Run
+from headway_scheduler.model.runs import Run, Task
 from headway_scheduler.model.states import RunState
 
 from .. import arguments
@@ -63,7 +63,7 @@ def new_run(
     Raises CallerError for what cannot be a run.
     """
     name, component = workflows.describe(arguments.text("workflow", workflow))
-    return described_run(config, now, name, component, task, options)
+    return described_run(config, now, name, component, arguments.task(task), options)
 
 
 def described_run(
@@ -71,17 +71,16 @@ def described_run(
     now: float,
     name: str,
     component: str | None,
-    task: object,
+    given: Task,
     options: StartOptions,
 ) -> tuple[Run, Priority]:
     """Return the run of a workflow that is known by what its row keeps, as :func:`new_run`."""
-    given, state = arguments.task(task), RunState.QUEUED
     run = Run(
         new_run_id(),
         name,
         given.text,
         config.priority,
-        state,
+        RunState.QUEUED,
         now,
         component=component,
         messages=given.messages,
