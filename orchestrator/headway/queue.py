@@ -30,8 +30,8 @@ class Queue:
         """Change the class of a run with its waiting calls, or of one waiting call.
 
         Return the class that it has then: less urgent than ``priority`` if its team may not ask
-        for that. Raises RunNotFound, RunNotResumable for a run that has ended, IllegalTransition
-        for a call that does not wait.
+        for that. Raises RunNotFound, RunNotResumable for a run that has ended, CallerError for a
+        call that does not wait.
         """
         target = arguments.text("id", id)
         asked = arguments.priority(priority)
