@@ -30,6 +30,7 @@ COST_KEYS = ("model", "team", "workflow", "run", "day")
 """``SPENT_BY`` of the scheduler, whose module takes longer to import than ``--help`` to print."""
 RUN_LANES = ("standard", "flex", "batch")
 """``LANES`` of the configuration, whose module takes as long, and the one that every model has."""
+_OR_FILE = ": text, - (standard input) or @FILE"
 _PRIORITIES = "interactive, high, normal, low or background"
 
 
@@ -85,7 +86,7 @@ def _add_running(commands: Any) -> None:
         command.add_argument(
             "workflow", metavar="WORKFLOW", help="name, file.json, .yaml, module:factory"
         )
-        command.add_argument("task", metavar="TASK", help="what its team is to do")
+        command.add_argument("task", metavar="TASK", help=f"what its team is to do{_OR_FILE}")
         command.add_argument("-p", "--priority", metavar="PRIORITY", help=_PRIORITIES)
         command.add_argument("--key", help="used before: the run of then, not another one")
         command.add_argument(
@@ -99,6 +100,8 @@ def _add_running(commands: Any) -> None:
         )
         command.add_argument("--team", help="whose share it draws on (default: its workflow's)")
         _add_options(command)
+    run.add_argument("-o", "--output", metavar="FILE", help="write the final text there as well")
+    run.add_argument("--last", action="store_true", help="print only the text of the last message")
     work = _command(commands, "work", "work:work", "take queued runs, most urgent first")
     work.add_argument(
         "--slots", type=_count, default=8, metavar="N", help="runs at once (default: 8)"
@@ -144,7 +147,7 @@ def _add_run_changes(verbs: Any) -> None:
     for command in (retry, fork, follow, answer, cancel, pause, export):
         command.add_argument("id", metavar="ID", help="of the run; its start is enough")
         _add_common(command)
-    follow.add_argument("task", metavar="TASK", help="what the team is to do next")
+    follow.add_argument("task", metavar="TASK", help=f"what the team is to do next{_OR_FILE}")
     answer.add_argument("words", metavar="WORDS", nargs="?", help="the answer")
     answer.add_argument("--done", metavar="RESULT", help="the step was done, with this result")
     answer.add_argument("--again", action="store_true", help="do the step again")

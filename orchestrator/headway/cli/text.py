@@ -16,7 +16,7 @@ from headway_scheduler.model.states import CallState
 
 from .output import clean
 
-_CHUNK = "ModelClientStreamingChunkEvent"  # a piece of an answer that comes whole as well
+_CHUNK = "ModelClientStreamingChunkEvent"
 
 
 class Totals(NamedTuple):
@@ -157,7 +157,12 @@ def _amount(value: float, rounded: Callable[[float], int]) -> str:
 
 def is_message(event: Any) -> bool:
     """Whether an event is a whole message of AutoGen; events of Headway are dataclasses."""
-    return not is_dataclass(event) and type(event).__name__ != _CHUNK
+    return not is_dataclass(event) and not is_chunk(event)
+
+
+def is_chunk(event: Any) -> bool:
+    """Whether an event is a piece of an answer, which comes as a whole message as well."""
+    return type(event).__name__ == _CHUNK
 
 
 def indented(text: str) -> str:

@@ -27,7 +27,7 @@ from ..api import Headway
 from ..runs.events import Retrying
 from ..runs.handle import RunFailed, RunHandle
 from ..runs.runner import Person
-from .output import clean, complain, one_line, say, say_json
+from .output import clean, complain, one_line, say_json
 from .parser import BAD_DATABASE, CHANGED, FAILED, INTERRUPTED, WAITS
 from .text import Totals, counted, status_line
 from .views import View, new_view
@@ -130,12 +130,15 @@ def watched(
     end: Callable[[Namespace, Watch], None],
     *,
     several_runs: bool,
+    shows_messages: bool = True,
 ) -> int:
     """Carry out ``work``, have ``end`` print the ends of its runs, and return the exit code."""
     for name in _REPEATING_LOGGERS:
         logging.getLogger(name).addHandler(logging.NullHandler())
     see_workflows()
-    with new_view(as_json=args.json, several_runs=several_runs) as view:
+    with new_view(
+        as_json=args.json, several_runs=several_runs, shows_messages=shows_messages
+    ) as view:
         watch = Watch(view)
         try:
             anyio.run(work, args, watch)
@@ -150,12 +153,6 @@ def watched(
 def see_workflows() -> None:
     """Let module:factory be found in the working directory: a script has its own folder there."""
     sys.path.insert(0, os.getcwd())
-
-
-def say_summary(watch: Watch, first: str, last: str) -> None:
-    """Print two lines: the outcome with the sums, and where to see more."""
-    say(f"{first} · {watch.totals}")
-    say(last)
 
 
 def say_result(watch: Watch, facts: dict[str, Any]) -> None:

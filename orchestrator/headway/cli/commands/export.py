@@ -1,19 +1,18 @@
 """``headway runs export``."""
 
 import json
-import os
 from argparse import Namespace
-from pathlib import Path
 from typing import Any
 
 import anyio
 
-from headway_scheduler.errors import CallerError, RunNotFound
+from headway_scheduler.errors import RunNotFound
 
 from ...config import Config, load
 from ...pricing.prices import Prices
 from ...runs.export import exported
 from ..database import reading
+from ..files import write_private
 from ..json_views import call_facts, run_facts
 from ..output import say_json
 
@@ -24,20 +23,8 @@ def export(args: Namespace) -> int:
     if args.output is None:
         say_json(data)
         return 0
-    try:
-        _write(Path(args.output), json.dumps(data, indent=2))
-    except OSError as error:
-        raise CallerError(f"{args.output} cannot be written: {error}") from error
+    write_private(args.output, json.dumps(data, indent=2))
     return 0
-
-
-def _write(file: Path, text: str) -> None:
-    """Write a file that only its owner can read: what agents said may be private."""
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
-        if os.name == "posix" and os.path.isfile(file):
-            os.fchmod(descriptor, 0o600)  # it may have been there, open to others
-        opened.write(text)
 
 
 async def _read(config: Config, run_id: str) -> dict[str, Any]:

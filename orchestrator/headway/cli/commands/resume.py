@@ -18,6 +18,7 @@ from ...api import Headway
 from ...runs.actions import Check
 from ...runs.handle import RunHandle
 from ...runs.receipt import Receipt
+from ..files import given_task
 from ..json_views import run_facts
 from ..output import say, say_json
 from ..parser import CHANGED, FAILED, WAITS
@@ -43,11 +44,13 @@ def retry(args: Namespace) -> int:
 
 def fork(args: Namespace) -> int:
     """Start a copy of a run."""
+    args.task = None if args.task is None else given_task(args.task)
     return _go_on(args, _forked)
 
 
 def continue_run(args: Namespace) -> int:
     """Give the team of a completed run another task."""
+    args.task = given_task(args.task)
     return _go_on(args, _continued)
 
 

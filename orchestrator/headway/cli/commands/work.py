@@ -7,7 +7,7 @@ import anyio
 
 from ...api import Headway
 from ..output import say
-from ..watch import Watch, say_result, say_summary, watched
+from ..watch import Watch, say_result, watched
 
 
 def work(args: Namespace) -> int:
@@ -42,4 +42,5 @@ def _end(args: Namespace, watch: Watch) -> None:
         say("no run is queued: `headway submit` queues one")
     else:
         states = ", ".join(f"{count} {state}" for state, count in watch.states.items())
-        say_summary(watch, states, "`headway runs list` shows them")
+        say(f"{states} · {watch.totals}")
+        say("`headway runs list` shows them")
