@@ -11,6 +11,7 @@ from typing import Any
 from headway_scheduler.model.states import RunState
 
 from .. import __version__
+from .words import Parser, count, duration, one_of, parameter, positive
 
 FAILED, BAD_INPUT, BAD_DATABASE, WAITS, CHANGED, INTERRUPTED = 1, 2, 3, 4, 5, 130
 
@@ -36,20 +37,20 @@ _PRIORITIES = "interactive, high, normal, low or background"
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the arguments of one command. Exits with 2 if they are wrong."""
-    given = list(argv)
-    if given and given[0] in _BARE and not _names_a_verb(given[1:]):
+    given = list(argv) or ["--help"]
+    if given[0] in _BARE and not _names_a_verb(given[1:]):
         given.insert(1, _BARE[given[0]])
-    return new_parser().parse_args(given)
+    parser = new_parser()
+    parser.refuse_typos(given)
+    return parser.parse_args(given)
 
 
-def new_parser() -> argparse.ArgumentParser:
+def new_parser() -> Parser:
     """Make the parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="headway",
         description="Runs AutoGen teams behind one priority scheduler that owns the budget.",
         epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"headway {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
@@ -72,7 +73,7 @@ def _add_starting(commands: Any) -> None:
     doctor.add_argument(
         "--ping", action="store_true", help="also ask each server for its models, with its key"
     )
-    config = commands.add_parser("config", help="the settings in force", allow_abbrev=False)
+    config = commands.add_parser("config", help="the settings in force")
     verbs = config.add_subparsers(metavar="VERB", required=True, title="verbs")
     show = _command(verbs, "show", "config:show", "every value and where it came from")
     for command in (init, doctor, show):
@@ -94,7 +95,7 @@ def _add_running(commands: Any) -> None:
             "--parameter",
             action="append",
             default=[],
-            type=_parameter,
+            type=parameter,
             metavar="NAME=VALUE",
             help="for the factory; VALUE is JSON, or text",
         )
@@ -104,7 +105,7 @@ def _add_running(commands: Any) -> None:
     run.add_argument("--last", action="store_true", help="print only the text of the last message")
     work = _command(commands, "work", "work:work", "take queued runs, most urgent first")
     work.add_argument(
-        "--slots", type=_count, default=8, metavar="N", help="runs at once (default: 8)"
+        "--slots", type=count, default=8, metavar="N", help="runs at once (default: 8)"
     )
     work.add_argument("--forever", action="store_true", help="wait for more when none is left")
     work.add_argument("--label", default="", metavar="NAME", help="what `headway top` calls it")
@@ -119,12 +120,14 @@ def _add_resume(commands: Any) -> None:
     resume.add_argument("--check", action="store_true", help="replay offline, say what would be")
     resume.add_argument(
         "--unknown",
+        type=one_of(["send", "wait"]),
         choices=["send", "wait"],
         default="send",
         help="calls cut off in flight: send them again, or wait for a person (default: send)",
     )
     resume.add_argument(
         "--on-change",
+        type=one_of(["abort", "fork", "accept"]),
         choices=["abort", "fork", "accept"],
         default="abort",
         help="if the workflow changed: do nothing, go on in a copy, or here (default: abort)",
@@ -156,36 +159,40 @@ def _add_run_changes(verbs: Any) -> None:
 
 
 def _add_looking(commands: Any) -> None:
-    runs = commands.add_parser("runs", help="what ran and what became of it", allow_abbrev=False)
+    runs = commands.add_parser("runs", help="what ran and what became of it")
     verbs = runs.add_subparsers(metavar="VERB", required=True, title="verbs")
     listed = _command(verbs, "list", "runs:show_list", "newest first (the default verb)")
-    listed.add_argument("--state", choices=[state.value for state in RunState])
+    listed.add_argument(
+        "--state",
+        type=one_of([state.value for state in RunState]),
+        choices=[state.value for state in RunState],
+    )
     show = _command(verbs, "show", "runs:show_one", "one run with its calls and last messages")
     logs = _command(verbs, "logs", "logs:logs", "what happened in a run, call by call")
     logs.add_argument("-f", "--follow", action="store_true", help="and what happens, until it ends")
     for command in (show, logs):
         command.add_argument("id", metavar="ID", help="of the run; its start is enough")
     _add_run_changes(verbs)
-    queue = commands.add_parser("queue", help="which calls wait, and for what", allow_abbrev=False)
+    queue = commands.add_parser("queue", help="which calls wait, and for what")
     verbs = queue.add_subparsers(metavar="VERB", required=True, title="verbs")
     head = _command(verbs, "list", "queue:show_list", "next one first (the default verb)")
     why = _command(verbs, "why", "queue:show_why", "what one call waits for")
     why.add_argument("id", metavar="CALL", help="id of the call; its start is enough")
     for command in (listed, head):
-        command.add_argument("--limit", type=_count, default=20, metavar="N", help="(default: 20)")
+        command.add_argument("--limit", type=count, default=20, metavar="N", help="(default: 20)")
     for command in (listed, show, logs, head, why):
         _add_common(command)
     _add_queue_changes(verbs)
     top = _command(commands, "top", "top:top", "the whole system at a glance, again and again")
     top.add_argument("--once", action="store_true", help="show it once, and end")
-    top.add_argument("--limit", type=_count, default=20, metavar="N", help="(default: 20)")
+    top.add_argument("--limit", type=count, default=20, metavar="N", help="(default: 20)")
     _add_common(top)
     _add_database(commands)
     costs = _command(commands, "costs", "costs:show", "what was spent")
-    costs.add_argument("--by", choices=COST_KEYS, default="model", help="(default: model)")
     costs.add_argument(
-        "--since", type=_duration, metavar="TIME", help="how long ago, as in 12h, 7d"
+        "--by", type=one_of(COST_KEYS), choices=COST_KEYS, default="model", help="(default: model)"
     )
+    costs.add_argument("--since", type=duration, metavar="TIME", help="how long ago, as in 12h, 7d")
     _add_common(costs)
     limits = commands.add_parser("limits", help="what may be sent, and who gets how much of it")
     verbs = limits.add_subparsers(metavar="VERB", required=True, title="verbs")
@@ -206,7 +213,7 @@ def _add_looking(commands: Any) -> None:
 
 def _add_database(commands: Any) -> None:
     """Add the verbs of ``headway db``."""
-    database = commands.add_parser("db", help="the database itself", allow_abbrev=False)
+    database = commands.add_parser("db", help="the database itself")
     verbs = database.add_subparsers(metavar="VERB", required=True, title="verbs")
     check = _command(verbs, "check", "db:check", "look through all of it")
     repair = _command(verbs, "repair", "db:repair", "set rows aside that cannot be read")
@@ -215,8 +222,8 @@ def _add_database(commands: Any) -> None:
     migrate = _command(verbs, "migrate", "db:migrate", "bring it to the format of this version")
     repair.add_argument("--list", action="store_true", help="only show what was set aside")
     backup.add_argument("file", metavar="FILE", help="which must not exist")
-    prune.add_argument("--older-than", type=_duration, metavar="TIME", help="as 30d")
-    prune.add_argument("--keep", type=_count, metavar="N", help="the last N runs that ended")
+    prune.add_argument("--older-than", type=duration, metavar="TIME", help="as 30d")
+    prune.add_argument("--keep", type=count, metavar="N", help="the last N runs that ended")
     prune.add_argument("--dry-run", action="store_true", help="only say how many")
     for command in (check, repair, backup, prune, migrate):
         _add_common(command)
@@ -239,9 +246,7 @@ def _add_queue_changes(verbs: Any) -> None:
 
 
 def _command(commands: Any, name: str, target: str, text: str) -> Any:
-    command = commands.add_parser(
-        name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
-    )
+    command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.set_defaults(target=target)
     return command
 
@@ -252,48 +257,15 @@ def _add_common(command: Any) -> None:
 
 
 def _add_options(command: Any) -> None:
-    command.add_argument("--budget-usd", type=_positive, metavar="USD", help="for all its calls")
-    command.add_argument("--deadline", type=_duration, metavar="TIME", help="as in 90s, 30m, 2h")
-    command.add_argument("--lane", choices=RUN_LANES, help="of the provider, for background calls")
+    command.add_argument("--budget-usd", type=positive, metavar="USD", help="for all its calls")
+    command.add_argument("--deadline", type=duration, metavar="TIME", help="as in 90s, 30m, 2h")
+    command.add_argument(
+        "--lane",
+        type=one_of(RUN_LANES),
+        choices=RUN_LANES,
+        help="of the provider, for background calls",
+    )
 
 
 def _add_json(command: Any) -> None:
     command.add_argument("--json", action="store_true", help="for programs")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
-    return number
-
-
-def _duration(text: str) -> float:
-    """Read seconds from a number with an optional unit."""
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    factor = units.get(text[-1:], 0)
-    try:
-        return _positive(text[:-1] if factor else text) * (factor or 1)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"must be as 90s, 30m or 2h, not {text!r}") from None
-
-
-def _parameter(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not name.isidentifier() or not equals:
-        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, not {text!r}")
-    import json  # `headway --help` needs none
-
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value

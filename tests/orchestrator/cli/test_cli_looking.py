@@ -191,7 +191,9 @@ def test_a_run_is_shown_with_its_calls_and_last_messages(database: Path, shown: 
 def test_an_id_that_is_ambiguous_unknown_or_empty(database: Path, shown: Shown) -> None:
     assert "r-aaa, r-aab" in shown("runs", "show", "r-a", status=2)
     assert "headway runs list" in shown("runs", "show", "r-zzz", status=2)
-    assert "headway runs list" in shown("runs", "show", "", status=2)
+    assert "run_id must have 1 to 500 characters" in shown("runs", "show", "", status=2)
+    for verb in ("show", "export", "logs", "cancel"):
+        assert "no run 'r-bbc': did you mean r-bbb?" in shown("runs", verb, "r-bbc", status=2)
 
 
 # queue
@@ -260,6 +262,7 @@ def test_submit_queues_and_prints_the_id(database: Path, shown: Shown) -> None:
         (["submit", "broken.json", "x"], "broken.json: no valid JSON"),
         (["submit", "a:b", "x", "-p", "urgent"], "'urgent' is not a priority"),
         (["run", "nothing", "x"], "no workflow 'nothing'"),
+        (["submit", "lots", "x"], "no workflow 'lots': did you mean lost?"),
         (["runs", "--config", "none.toml"], "none.toml: no such file"),
         (["work", "--config", "broken.json"], "broken.json:1: is not valid TOML"),
     ],
@@ -268,19 +271,51 @@ def test_bad_input_is_one_line_that_says_what_is_wrong(
     folder: Path, shown: Shown, arguments: list[str], said: str
 ) -> None:
     Path("broken.json").write_text('{"provider"')
+    Path("headway.toml").write_text(CONFIG)
     err = shown(*arguments, status=2)
     assert said in err
     assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [[], ["nonsense"], ["runs", "r-abc"], ["runs", "--limit", "0"], ["runs", "--state", "x"]],
+    ("words", "said"),
+    [
+        ("rnus", "there is no command headway rnus: did you mean runs?"),
+        ("show r-abc", "did you mean headway config show or headway runs show?"),
+        ("nonsense", "no command headway nonsense: `headway --help` shows what there is"),
+        ("runs r-abc", "there is no command headway runs r-abc: `headway runs --help` shows"),
+        ("runs cancle r-abc", "no command headway runs cancle: did you mean cancel?"),
+        ("submit pair Go. --budget 3", "no option --budget: did you mean --budget-usd?"),
+        ("submit pair Go. --budjet-usd=3", "no option --budjet-usd: did you mean --budget-usd?"),
+        ("runs --state complete", "argument --state: there is no 'complete': did you mean compl"),
+        ("costs --by x", "--by: there is no 'x': permitted are model, team, workflow, run, day"),
+        ("runs --limit 0", "argument --limit: must be a whole number of at least 1, not '0'"),
+        ("run pair", "the following arguments are required: TASK: `headway run --help` shows"),
+    ],
 )
-def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_words_are_told_in_a_line_that_names_what_was_meant(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(arguments)
-    assert "usage: headway" in capsys.readouterr().err
+        main(words.split())
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("headway: ")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([])
+    assert "exit codes:" in capsys.readouterr().out
+
+
+def test_a_task_may_begin_with_dashes(database: Path, shown: Shown) -> None:
+    run_id = shown("submit", "a:b", "--what is this?").strip()
+    assert shown.json("runs", "show", run_id)["task"] == "--what is this?"
+    run_id = shown("submit", "a:b", "--", "--what").strip()
+    assert shown.json("runs", "show", run_id)["task"] == "--what"
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

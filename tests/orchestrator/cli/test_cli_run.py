@@ -108,6 +108,21 @@ def test_a_task_that_cannot_be_one_is_refused_before_a_run_is_made(
     assert tasks(folder) == []
 
 
+@pytest.mark.parametrize(
+    ("workflow", "said"),
+    [
+        ("wirter", "no workflow 'wirter': did you mean writer?"),
+        ("teem:writer", "'teem:writer': there is no module 'teem'"),
+        ("teams:wirter", "'teams:wirter': module 'teams' (PLACE) has no 'wirter'"),
+    ],
+)
+def test_a_workflow_that_is_mistyped_makes_no_run(folder: Path, workflow: str, said: str) -> None:
+    status, out, err = headway(folder, "run", workflow, "Go.")
+    assert (status, out) == (2, "")
+    assert said.replace("PLACE", str(folder / "teams.py")) in err
+    assert tasks(folder) == []
+
+
 def test_a_pipe_gets_real_lines_of_which_none_can_pose_as_a_message(folder: Path) -> None:
     status, out, _ = headway(folder, "run", "writer", "Go.")
     assert status == 0

@@ -6,11 +6,10 @@ from typing import Any
 
 import anyio
 
-from headway_scheduler.errors import RunNotFound
-
 from ...config import Config, load
 from ...pricing.prices import Prices
 from ...runs.export import exported
+from ...runs.stopped import find_run
 from ..database import reading
 from ..files import write_private
 from ..json_views import call_facts, run_facts
@@ -29,9 +28,7 @@ def export(args: Namespace) -> int:
 
 async def _read(config: Config, run_id: str) -> dict[str, Any]:
     async with reading(config) as reader:
-        run = await reader.store.run(run_id) if run_id else None
-        if run is None:
-            raise RunNotFound(f"no run {run_id!r}: `headway runs list` shows them")
+        run = await find_run(reader.store, run_id)
         run = reader.as_it_is(run)
         data = await exported(reader.store, run, Prices(config).usd_of)
         facts = [call_facts(record, reader.now) for record in data.records]

@@ -8,6 +8,7 @@ from headway_scheduler.errors import CallerError
 
 from ...api import Headway
 from ...runs.options import RunOptions
+from ...workflows import import_autogen
 from ..files import check_writable, given_task, write_private
 from ..json_views import run_facts
 from ..output import complain, say
@@ -37,7 +38,9 @@ def options_of(args: Namespace) -> RunOptions:
 
 
 async def _run(args: Namespace, watch: Watch) -> None:
-    async with Headway(args.config) as headway, watch.beside(headway):
+    headway = Headway(args.config)
+    await _require(headway, args.workflow)
+    async with headway, watch.beside(headway):
         headway.ask(asking())
         handle = await headway.start(
             args.workflow,
@@ -47,6 +50,16 @@ async def _run(args: Namespace, watch: Watch) -> None:
             **options_of(args),
         )
         watch.follow(handle)
+
+
+async def _require(headway: Headway, workflow: str) -> None:
+    """Raise CallerError if there is no such workflow: a word that is mistyped makes no run."""
+    _, component = headway.workflows.describe(workflow)
+    if component is None:
+        await import_autogen()
+        from headway_agents import load_factory
+
+        load_factory(headway.config.workflows.get(workflow, workflow))
 
 
 def _end(args: Namespace, watch: Watch) -> None:

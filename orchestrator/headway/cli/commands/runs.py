@@ -7,7 +7,6 @@ from typing import Any
 
 import anyio
 
-from headway_scheduler.errors import RunNotFound
 from headway_scheduler.model.calls import BYPASS, CallRecord, Priority, ServiceLane
 from headway_scheduler.model.runs import LIVES, Run
 from headway_scheduler.model.states import RunState
@@ -15,7 +14,7 @@ from headway_scheduler.model.states import RunState
 from ...config import Config, load
 from ...runs.journal import unpacked
 from ...runs.receipt import bypasses
-from ...runs.stopped import is_by_batch
+from ...runs.stopped import find_run, is_by_batch
 from ..database import Reader, reading
 from ..json_views import call_facts, run_facts
 from ..output import one_line, say, say_json, shortened, table
@@ -83,9 +82,7 @@ def _states(state: RunState | None, reader: Reader) -> set[RunState]:
 async def one_run(config: Config, run_id: str) -> tuple[Run, list[CallRecord], float]:
     """Return a run with its calls, as it is now. Raises RunNotFound."""
     async with reading(config) as reader:
-        run = await reader.store.run(run_id) if run_id else None
-        if run is None:
-            raise RunNotFound(f"no run {run_id!r}: `headway runs list` shows them")
+        run = await find_run(reader.store, run_id)
         calls = list(await reader.store.calls(run.id))
         return reader.as_it_is(run), calls, reader.now
 
