@@ -42,7 +42,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         given.insert(1, _BARE[given[0]])
     parser = new_parser()
     parser.refuse_typos(given)
-    return parser.parse_args(given)
+    args, left = parser.parse_known_args(given)
+    if left and "ids" in args and not any(word.startswith("-") for word in left):
+        args.ids += left  # argparse takes no positional after an option that stands between them
+    elif left:
+        parser.error(f"there is no place for {' '.join(left)}")
+    args.line = " ".join((parser.prog, *given))
+    return args
 
 
 def new_parser() -> Parser:
@@ -115,8 +121,8 @@ def _add_running(commands: Any) -> None:
 
 def _add_resume(commands: Any) -> None:
     resume = _command(commands, "resume", "resume:resume", "go on with interrupted runs")
-    resume.add_argument("id", metavar="ID", nargs="?", help="of the run; its start is enough")
-    resume.add_argument("--all", action="store_true", help="every interrupted run")
+    _add_selection(resume, asks=True)
+    resume.add_argument("--all", action="store_true", help="every interrupted run, without asking")
     resume.add_argument("--check", action="store_true", help="replay offline, say what would be")
     resume.add_argument(
         "--unknown",
@@ -147,11 +153,13 @@ def _add_run_changes(verbs: Any) -> None:
     cancel = _command(verbs, "cancel", "resume:cancel", "end a run for good")
     pause = _command(verbs, "pause", "resume:pause", "keep a run from being taken up")
     export = _command(verbs, "export", "export:export", "a run as one JSON object")
+    _add_selection(follow, words="TASK", about=f"what the team is to do next{_OR_FILE}", asks=True)
+    _add_selection(answer, words="WORDS", about="the answer", asks=True)
+    for command in (retry, fork, cancel, pause):
+        _add_selection(command, asks=True)
+    _add_selection(export)
     for command in (retry, fork, follow, answer, cancel, pause, export):
-        command.add_argument("id", metavar="ID", help="of the run; its start is enough")
         _add_common(command)
-    follow.add_argument("task", metavar="TASK", help=f"what the team is to do next{_OR_FILE}")
-    answer.add_argument("words", metavar="WORDS", nargs="?", help="the answer")
     answer.add_argument("--done", metavar="RESULT", help="the step was done, with this result")
     answer.add_argument("--again", action="store_true", help="do the step again")
     answer.add_argument("--abort", action="store_true", help="cancel the run")
@@ -162,16 +170,12 @@ def _add_looking(commands: Any) -> None:
     runs = commands.add_parser("runs", help="what ran and what became of it")
     verbs = runs.add_subparsers(metavar="VERB", required=True, title="verbs")
     listed = _command(verbs, "list", "runs:show_list", "newest first (the default verb)")
-    listed.add_argument(
-        "--state",
-        type=one_of([state.value for state in RunState]),
-        choices=[state.value for state in RunState],
-    )
-    show = _command(verbs, "show", "runs:show_one", "one run with its calls and last messages")
+    _add_filters(listed)
+    show = _command(verbs, "show", "runs:show", "runs with their calls and last messages")
     logs = _command(verbs, "logs", "logs:logs", "what happened in a run, call by call")
     logs.add_argument("-f", "--follow", action="store_true", help="and what happens, until it ends")
     for command in (show, logs):
-        command.add_argument("id", metavar="ID", help="of the run; its start is enough")
+        _add_selection(command)
     _add_run_changes(verbs)
     queue = commands.add_parser("queue", help="which calls wait, and for what")
     verbs = queue.add_subparsers(metavar="VERB", required=True, title="verbs")
@@ -249,6 +253,33 @@ def _command(commands: Any, name: str, target: str, text: str) -> Any:
     command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.set_defaults(target=target)
     return command
+
+
+def _add_selection(command: Any, *, words: str = "", about: str = "", asks: bool = False) -> None:
+    """Have a verb take ids or filters; after the ids, ``words``, which are ``about`` something.
+
+    It ``asks`` before it changes runs that filters name.
+    """
+    ids = "of a run; its start is enough"
+    command.add_argument(
+        "ids",
+        metavar=f"ID ... {words}".strip(),
+        nargs="*",
+        help=f"{ids}; and {about}" if words else ids,
+    )
+    _add_filters(command)
+    if asks:
+        command.add_argument("-y", "--yes", action="store_true", help="do not ask before")
+
+
+def _add_filters(command: Any) -> None:
+    states = [state.value for state in RunState]
+    command.add_argument(
+        "--state", type=one_of(states), choices=states, metavar="STATE", help=", ".join(states)
+    )
+    command.add_argument(
+        "--since", type=duration, metavar="TIME", help="submitted no longer ago, as in 90m, 12h, 7d"
+    )
 
 
 def _add_common(command: Any) -> None:

@@ -19,7 +19,7 @@ import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
-from headway_scheduler.errors import StoreError
+from headway_scheduler.errors import CallerError, StoreError
 from headway_scheduler.model.calls import CallRecord
 from headway_scheduler.model.states import ENDED_RUNS, RunState
 
@@ -28,7 +28,7 @@ from ..runs.events import Retrying
 from ..runs.handle import RunFailed, RunHandle
 from ..runs.runner import Person
 from .output import clean, complain, one_line, say_json
-from .parser import BAD_DATABASE, CHANGED, FAILED, INTERRUPTED, WAITS
+from .parser import BAD_DATABASE, BAD_INPUT, CHANGED, FAILED, INTERRUPTED, WAITS
 from .text import Totals, counted, status_line
 from .views import View, new_view
 
@@ -58,6 +58,7 @@ class Watch:
         self.totals: Totals = Totals(0, 0, 0, 0.0)
         self.status: int = 0
         self._view = view
+        self._ended = anyio.Event()
         self._retries = 0
         self._last_retry = ""
         self._group: TaskGroup
@@ -73,6 +74,16 @@ class Watch:
                 yield
             helpers.cancel_scope.cancel()
 
+    async def room(self, most: int) -> None:
+        """Wait until fewer than ``most`` of the runs that are followed go on."""
+        while len(self.live) >= most:
+            await self._ended.wait()
+
+    def refuse(self, error: CallerError) -> None:
+        """Say why a run is not followed, and go on with the others."""
+        complain(str(error))
+        self.status = max(self.status, BAD_INPUT)
+
     def follow(self, handle: RunHandle) -> None:
         """Show a run from its first event to its end, inside of :meth:`beside`."""
         self.live[handle.id] = handle
@@ -87,6 +98,8 @@ class Watch:
         self.states[handle.run.state] += 1
         self.totals = self.totals.plus(Totals.of(handle.calls.values(), time.time()))
         self.status = max(self.status, _status(handle))
+        self._ended.set()
+        self._ended = anyio.Event()
 
     async def _follow(self, handle: RunHandle) -> None:
         async for event in handle.stream():

@@ -11,14 +11,19 @@ from ...pricing.prices import Prices
 from ...runs.export import exported
 from ...runs.stopped import find_run
 from ..database import reading
-from ..files import write_private
+from ..files import check_writable, write_private
 from ..json_views import call_facts, run_facts
 from ..output import say_json
+from ..selection import selected
 
 
 def export(args: Namespace) -> int:
-    """Write a run as one JSON object: transcript, calls, prompts, costs."""
-    data = anyio.run(_read, load(args.config), args.id)
+    """Write a run as one JSON object, several as a list: transcript, calls, prompts, costs."""
+    if args.output is not None:
+        check_writable(args.output)
+    config = load(args.config)
+    found = [anyio.run(_read, config, run.id) for run in selected(args)]
+    data = found[0] if len(args.ids) == 1 else found
     if args.output is None:
         say_json(data)
         return 0
