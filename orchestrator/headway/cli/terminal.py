@@ -6,6 +6,8 @@ speak at the same time must not mix in one line. So one answer is streamed at a 
 messages of the others are held back until it has ended.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 from rich.console import Console
@@ -26,7 +28,9 @@ class Terminal:
         self._console = Console(highlight=False, markup=False, emoji=False)
         self._status = self._console.status(Text("starting"))
         self._streamed: _Streamed | None = None
+        self._is_asking = False
         self._held: list[tuple[str, Any]] = []
+        self._missed: set[str | None] = set()
 
     def __enter__(self) -> Self:
         self._status.start()
@@ -47,33 +51,56 @@ class Terminal:
             if isinstance(event, Retrying) and self._streamed is not None:
                 self._streamed.is_cut_off |= event.agent.endswith(self._streamed.source)
         elif self._streamed is None:
-            self._print(run_id, event)
+            self._print_or_hold(run_id, event)
         elif event.source != self._streamed.source:
             self._held.append((run_id, event))
-        elif self._streamed.is_all_of(event):
-            self._end_stream()
         else:
+            is_shown = self._streamed.is_all_of(event)
             self._end_stream()
-            self._print(run_id, event)
+            if not is_shown:
+                self._print_or_hold(run_id, event)
 
     def status(self, text: str) -> None:
         """Replace the status line."""
         self._status.update(Text(one_line(text), no_wrap=True, overflow="ellipsis"))
 
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Show nothing while a person types; what is said meanwhile follows."""
+        self._end_stream()
+        self._status.stop()
+        self._is_asking = True
+        try:
+            yield
+        finally:
+            self._is_asking = False
+            self._print_held()
+            self._status.start()
+
+    def _print_or_hold(self, run_id: str, message: Any) -> None:
+        if self._is_asking:
+            self._held.append((run_id, message))
+        else:
+            self._print(run_id, message)
+
     def _print(self, run_id: str, message: Any) -> None:
+        self._missed.discard(message.id)
         text = Text.assemble(self._head(run_id, message), indented(message.to_text()))
         self._console.print(text, soft_wrap=True)
 
     def _print_piece(self, run_id: str, chunk: Any) -> None:
+        is_other = self._streamed is not None and self._streamed.id != chunk.full_message_id
+        if self._is_asking or is_other or chunk.full_message_id in self._missed:
+            self._missed.add(chunk.full_message_id)  # it is shown when it has come whole
+            return
         if self._streamed is not None and self._streamed.is_cut_off:
             self._end_stream()  # the call was sent again, and streams its answer anew
         if self._streamed is None:
             self._status.stop()
             self._streamed = _Streamed(chunk.source, chunk.full_message_id)
             self._console.print(Text.assemble(self._head(run_id, chunk)), end="", soft_wrap=True)
-        if self._streamed.id == chunk.full_message_id:
-            piece = Text(indented(self._streamed.whole_lines(chunk.content)))
-            self._console.print(piece, end="", soft_wrap=True)
+        piece = Text(indented(self._streamed.whole_lines(chunk.content)))
+        self._console.print(piece, end="", soft_wrap=True)
 
     def _head(self, run_id: str, event: Any) -> tuple[str, str]:
         prefix = f"{run_id} " if self._several_runs else ""
@@ -84,10 +111,13 @@ class Terminal:
             return
         self._streamed = None
         self._console.print()
+        self._print_held()
+        self._status.start()
+
+    def _print_held(self) -> None:
         held, self._held = self._held, []
         for run_id, message in held:
             self._print(run_id, message)
-        self._status.start()
 
 
 class _Streamed:

@@ -17,6 +17,7 @@ from headway_scheduler.model.states import CallState
 from .output import clean
 
 _CHUNK = "ModelClientStreamingChunkEvent"
+_ASKED = "UserInputRequestedEvent"  # it has no text; the question is shown where it is asked
 
 
 class Totals(NamedTuple):
@@ -157,7 +158,7 @@ def _amount(value: float, rounded: Callable[[float], int]) -> str:
 
 def is_message(event: Any) -> bool:
     """Whether an event is a whole message of AutoGen; events of Headway are dataclasses."""
-    return not is_dataclass(event) and not is_chunk(event)
+    return not is_dataclass(event) and type(event).__name__ not in (_CHUNK, _ASKED)
 
 
 def is_chunk(event: Any) -> bool:

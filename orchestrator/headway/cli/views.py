@@ -7,6 +7,8 @@ lines but the first indented, and none has control characters.
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass
 from typing import Any, Protocol, Self
 
@@ -34,6 +36,9 @@ class View(Protocol):
 
     def status(self, text: str) -> None:
         """Take a line that says how things stand."""
+
+    def asking(self) -> AbstractContextManager[None]:
+        """Keep out of the way while a person types."""
 
 
 def new_view(*, as_json: bool, several_runs: bool, shows_messages: bool = True) -> View:
@@ -68,6 +73,10 @@ class JsonLines:
     def status(self, text: str) -> None:
         """Do nothing: a reader of the events can count itself."""
 
+    def asking(self) -> AbstractContextManager[None]:
+        """Do nothing: the question is on stderr."""
+        return nullcontext()
+
 
 class PlainLines:
     """Prints the messages on stdout, if wanted, and the status now and then on stderr."""
@@ -78,6 +87,7 @@ class PlainLines:
         self._several_runs = several_runs
         self._shows_messages = shows_messages
         self._said = ""
+        self._is_asking = False
 
     def __enter__(self) -> Self:
         return self
@@ -93,9 +103,18 @@ class PlainLines:
 
     def status(self, text: str) -> None:
         """Print the status if it has changed: a worker may have nothing to do for days."""
-        if text != self._said:
+        if text != self._said and not self._is_asking:
             self._said = text
             complain(one_line(text))
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Print no status while a person types."""
+        self._is_asking = True
+        try:
+            yield
+        finally:
+            self._is_asking = False
 
 
 def _as_object(run_id: str, event: Any) -> dict[str, Any]:

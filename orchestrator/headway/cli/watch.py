@@ -1,7 +1,9 @@
 """Follows runs of this process to their ends. Law of this file: each end is told.
 
-Ctrl-C cancels the main task: the runs become *interrupted* on disk while Headway closes, and only
-then the KeyboardInterrupt leaves the event loop. So the record of the runs is kept outside of it.
+The first Ctrl-C drains: each run goes on until its calls in flight have come back, and is
+interrupted. The second cancels the main task: the runs become *interrupted* on disk while Headway
+closes, and only then the KeyboardInterrupt leaves the event loop. So the record of the runs is kept
+outside of it.
 """
 
 import logging
@@ -16,19 +18,20 @@ from traceback import format_exception
 from typing import Any
 
 import anyio
-from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from headway_scheduler.errors import CallerError, StoreError
 from headway_scheduler.model.calls import CallRecord
-from headway_scheduler.model.states import ENDED_RUNS, RunState
+from headway_scheduler.model.states import ENDED_RUNS, IN_FLIGHT, RunState
 
 from ..api import Headway
 from ..runs.events import Retrying
 from ..runs.handle import RunFailed, RunHandle
 from ..runs.runner import Person
-from .output import clean, complain, one_line, say_json
+from .interrupts import draining_first
+from .output import clean, complain, say_json
 from .parser import BAD_DATABASE, BAD_INPUT, CHANGED, FAILED, INTERRUPTED, WAITS
+from .person import TerminalPerson
 from .text import Totals, counted, status_line
 from .views import View, new_view
 
@@ -57,7 +60,12 @@ class Watch:
         self.states: Counter[RunState] = Counter()
         self.totals: Totals = Totals(0, 0, 0, 0.0)
         self.status: int = 0
+        self.is_draining: bool = False
+        """Whether Ctrl-C was pressed: no more runs are begun."""
         self._view = view
+        self._person = TerminalPerson(view)
+        self._asked_to_drain = anyio.Event()
+        self._elsewhere: list[anyio.CancelScope] = []
         self._ended = anyio.Event()
         self._retries = 0
         self._last_retry = ""
@@ -70,6 +78,7 @@ class Watch:
         self._headway = headway
         async with anyio.create_task_group() as helpers:
             helpers.start_soon(self._keep_status, headway)
+            helpers.start_soon(self._drain_when_asked)
             async with anyio.create_task_group() as self._group:
                 yield
             helpers.cancel_scope.cancel()
@@ -88,6 +97,40 @@ class Watch:
         """Show a run from its first event to its end, inside of :meth:`beside`."""
         self.live[handle.id] = handle
         self._group.start_soon(self._follow, handle)
+        if self.is_draining and handle.is_local:
+            self._group.start_soon(handle.drain)
+
+    def person(self) -> Person | None:
+        """Return what asks the person at the terminal; None without a terminal."""
+        return self._person if sys.stdin.isatty() and sys.stderr.isatty() else None
+
+    def drain(self) -> bool:
+        """Have the runs stop once their calls in flight have ended; return whether there are any.
+
+        Runs of other processes are not followed any longer.
+        """
+        if not any(handle.is_local for handle in self.live.values()):
+            return False
+        self.is_draining = True
+        self._asked_to_drain.set()
+        return True
+
+    async def _drain_when_asked(self) -> None:
+        await self._asked_to_drain.wait()
+        self._headway.drain()
+        handles = [handle for handle in self.live.values() if handle.is_local]
+        records = (record for handle in handles for record in handle.calls.values())
+        in_flight = sum(record.state in IN_FLIGHT for record in records)
+        if self._person.is_asked:
+            sys.stderr.write("\n")
+        waits = (
+            f"{counted(in_flight, 'call')} in flight {'ends' if in_flight == 1 else 'end'} first"
+        )
+        complain(f"{waits if in_flight else 'nothing is in flight'}; Ctrl-C again stops at once")
+        for handle in handles:
+            self._group.start_soon(handle.drain)
+        for scope in self._elsewhere:
+            scope.cancel()
 
     def count(self, handle: RunHandle) -> None:
         """Add a run that has ended or stopped to the sums."""
@@ -102,10 +145,15 @@ class Watch:
         self._ended = anyio.Event()
 
     async def _follow(self, handle: RunHandle) -> None:
-        async for event in handle.stream():
-            if isinstance(event, Retrying):
-                self._retries, self._last_retry = self._retries + 1, event.reason
-            self._view.show(handle.id, event)
+        with anyio.CancelScope() as scope:
+            if not handle.is_local:
+                self._elsewhere.append(scope)
+            async for event in handle.stream():
+                if isinstance(event, Retrying):
+                    self._retries, self._last_retry = self._retries + 1, event.reason
+                self._view.show(handle.id, event)
+        if scope.cancelled_caught:
+            return
         if handle.run.state is not RunState.INTERRUPTED or handle.change is not None:
             self.count(handle)
             await self._tell_end(handle)
@@ -153,12 +201,19 @@ def watched(
         as_json=args.json, several_runs=several_runs, shows_messages=shows_messages
     ) as view:
         watch = Watch(view)
+
+        async def interruptible() -> None:
+            with draining_first(watch.drain):
+                await work(args, watch)
+
         try:
-            anyio.run(work, args, watch)
+            anyio.run(interruptible)
         except KeyboardInterrupt:
-            watch.status = INTERRUPTED
+            watch.is_draining = True
         finally:
             _tell_interrupted(watch)
+    if watch.is_draining:
+        watch.status = INTERRUPTED
     end(args, watch)
     return watch.status
 
@@ -213,19 +268,9 @@ def _tell_interrupted(watch: Watch) -> None:
         watch.count(handle)
         if handle.is_local and handle.run.state not in ENDED_RUNS:
             stopped.append(handle.id)
+        if not handle.is_local:
+            complain(f"{handle.id} goes on elsewhere: `headway runs logs {handle.id} -f`")
         if handle.error is not None:
             _tell_failure(handle)
     if stopped:
         complain(f"interrupted {', '.join(stopped)}: `headway resume {stopped[0]}` goes on")
-
-
-def asking() -> Person | None:
-    """Return what asks the person at the terminal; None without a terminal."""
-    return _read_line if sys.stdin.isatty() and sys.stderr.isatty() else None
-
-
-async def _read_line(question: str) -> str:
-    sys.stderr.write(f"{one_line(question)} ")
-    sys.stderr.flush()
-    line: str = await to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
-    return line.rstrip("\n")

@@ -253,6 +253,24 @@ def test_pieces_are_shown_as_they_come_and_others_wait_until_the_answer_has_ende
     ]
 
 
+def test_an_answer_whose_beginning_was_missed_is_shown_whole(screen: Screen) -> None:
+    with screen.view as view:
+        view.show("r-a", chunk("writer", "One", "m1"))
+        view.show("r-a", chunk("critic", "I d", "m2"))
+        view.show("r-a", message("writer", "One", "m1"))
+        view.show("r-a", chunk("critic", "isagree", "m2"))
+        view.show("r-a", message("critic", "I disagree", "m2"))
+        screen.wait_for("writer: One\ncritic: I disagree\n")
+        with view.asking():
+            view.show("r-a", chunk("writer", "T", "m3"))
+            view.show("r-a", message("critic", "Never"))
+            print("Well? ", end="")
+            screen.wait_for("disagree\nWell? ")
+        view.show("r-a", chunk("writer", "wo", "m3"))
+        view.show("r-a", message("writer", "Two", "m3"))
+        screen.wait_for("Well? critic: Never\nwriter: Two\n")
+
+
 def test_a_thought_that_streamed_is_not_shown_again_and_another_message_is(screen: Screen) -> None:
     with screen.view as view:
         view.show("r-a", chunk("writer", "Let me look", "m1"))

@@ -24,7 +24,7 @@ from ..json_views import run_facts
 from ..output import complain, say, say_json
 from ..parser import BAD_INPUT, CHANGED, FAILED, WAITS
 from ..selection import selected, to_change
-from ..watch import Watch, asking, see_workflows, watched
+from ..watch import Watch, see_workflows, watched
 from .run import end_of_one
 from .work import end_of_several
 
@@ -167,11 +167,13 @@ async def _watched(
         return
     handles: list[RunHandle] = []
     async with Headway(args.config) as headway:
-        headway.ask(asking())
+        headway.ask(watch.person())
         try:
             async with watch.beside(headway):
                 for run_id in ids:
                     await watch.room(AT_ONCE)
+                    if watch.is_draining:
+                        break
                     try:
                         handle = await start(headway, run_id)
                     except CallerError as error:

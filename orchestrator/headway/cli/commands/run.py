@@ -13,7 +13,7 @@ from ..files import check_writable, given_task, write_private
 from ..json_views import run_facts
 from ..output import complain, say
 from ..text import duration
-from ..watch import Watch, asking, say_result, watched
+from ..watch import Watch, say_result, watched
 
 
 def run(args: Namespace) -> int:
@@ -41,7 +41,7 @@ async def _run(args: Namespace, watch: Watch) -> None:
     headway = Headway(args.config)
     await _require(headway, args.workflow)
     async with headway, watch.beside(headway):
-        headway.ask(asking())
+        headway.ask(watch.person())
         handle = await headway.start(
             args.workflow,
             task=args.task,

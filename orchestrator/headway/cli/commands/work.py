@@ -30,7 +30,7 @@ async def _work(args: Namespace, watch: Watch) -> None:
 
 
 async def _heed_signals(headway: Headway) -> None:
-    """Drain at the first SIGTERM; at the second, stop as Ctrl-C does."""
+    """Take no more runs from the first SIGTERM on; the second and third are as Ctrl-C."""
     with anyio.open_signal_receiver(signal.SIGTERM) as signals:
         async for _ in signals:
             if headway.is_draining:
