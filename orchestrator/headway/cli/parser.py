@@ -31,6 +31,7 @@ COST_KEYS = ("model", "team", "workflow", "run", "day")
 """``SPENT_BY`` of the scheduler, whose module takes longer to import than ``--help`` to print."""
 RUN_LANES = ("standard", "flex", "batch")
 """``LANES`` of the configuration, whose module takes as long, and the one that every model has."""
+_FORMATS = ("text", "json")
 _OR_FILE = ": text, - (standard input) or @FILE"
 _PRIORITIES = "interactive, high, normal, low or background"
 
@@ -117,6 +118,7 @@ def _add_running(commands: Any) -> None:
     work.add_argument("--label", default="", metavar="NAME", help="what `headway top` calls it")
     for command in (run, submit, work):
         _add_common(command)
+        _add_log(command, has_time=command is work)
 
 
 def _add_resume(commands: Any) -> None:
@@ -139,6 +141,7 @@ def _add_resume(commands: Any) -> None:
         help="if the workflow changed: do nothing, go on in a copy, or here (default: abort)",
     )
     _add_common(resume)
+    _add_log(resume)
 
 
 def _add_run_changes(verbs: Any) -> None:
@@ -160,6 +163,8 @@ def _add_run_changes(verbs: Any) -> None:
     _add_selection(export)
     for command in (retry, fork, follow, answer, cancel, pause, export):
         _add_common(command)
+    for command in (retry, fork, follow, answer):
+        _add_log(command)
     answer.add_argument("--done", metavar="RESULT", help="the step was done, with this result")
     answer.add_argument("--again", action="store_true", help="do the step again")
     answer.add_argument("--abort", action="store_true", help="cancel the run")
@@ -296,6 +301,14 @@ def _add_options(command: Any) -> None:
         choices=RUN_LANES,
         help="of the provider, for background calls",
     )
+
+
+def _add_log(command: Any, *, has_time: bool = False) -> None:
+    """Add how the lines on stderr are written. They have a time and a level if it ``has_time``."""
+    command.add_argument("-v", "--verbose", action="store_true", help="warnings of AutoGen as well")
+    command.add_argument("--log-format", type=one_of(_FORMATS), choices=_FORMATS, default="text")
+    command.add_argument("--log-file", metavar="FILE", help="write what goes to stderr there too")
+    command.set_defaults(has_time=has_time)
 
 
 def _add_json(command: Any) -> None:

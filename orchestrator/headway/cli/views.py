@@ -105,7 +105,7 @@ class PlainLines:
         """Print the status if it has changed: a worker may have nothing to do for days."""
         if text != self._said and not self._is_asking:
             self._said = text
-            complain(one_line(text))
+            complain(one_line(text), "info")
 
     @contextmanager
     def asking(self) -> Iterator[None]:

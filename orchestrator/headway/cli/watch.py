@@ -6,7 +6,6 @@ closes, and only then the KeyboardInterrupt leaves the event loop. So the record
 outside of it.
 """
 
-import logging
 import os
 import sys
 import time
@@ -28,17 +27,13 @@ from ..api import Headway
 from ..runs.events import Retrying
 from ..runs.handle import RunFailed, RunHandle
 from ..runs.runner import Person
+from . import output
 from .interrupts import draining_first
 from .output import clean, complain, say_json
 from .parser import BAD_DATABASE, BAD_INPUT, CHANGED, FAILED, INTERRUPTED, WAITS
 from .person import TerminalPerson
 from .text import Totals, counted, status_line
 from .views import View, new_view
-
-_REPEATING_LOGGERS = ("autogen_core", "autogen_agentchat")
-"""Loggers that print a traceback for every error of an agent, and every call that a Ctrl-C cancels.
-Errors are printed here, once."""
-
 
 _CHOICES = (
     "`headway resume {id} --on-change fork` goes on from there in a copy, "
@@ -126,7 +121,9 @@ class Watch:
         waits = (
             f"{counted(in_flight, 'call')} in flight {'ends' if in_flight == 1 else 'end'} first"
         )
-        complain(f"{waits if in_flight else 'nothing is in flight'}; Ctrl-C again stops at once")
+        complain(
+            f"{waits if in_flight else 'nothing is in flight'}; Ctrl-C again stops at once", "info"
+        )
         for handle in handles:
             self._group.start_soon(handle.drain)
         for scope in self._elsewhere:
@@ -194,8 +191,6 @@ def watched(
     shows_messages: bool = True,
 ) -> int:
     """Carry out ``work``, have ``end`` print the ends of its runs, and return the exit code."""
-    for name in _REPEATING_LOGGERS:
-        logging.getLogger(name).addHandler(logging.NullHandler())
     see_workflows()
     with new_view(
         as_json=args.json, several_runs=several_runs, shows_messages=shows_messages
@@ -258,7 +253,7 @@ def _tell_failure(handle: RunHandle) -> None:
     if handle.error is not None and type(handle.error).__module__ == "builtins":
         from headway_agents.secrets import scrubbed
 
-        sys.stderr.write(clean(scrubbed("".join(format_exception(handle.error)))))
+        output.teller("error", clean(scrubbed("".join(format_exception(handle.error)))))
     complain(str(RunFailed(handle.run)))
 
 

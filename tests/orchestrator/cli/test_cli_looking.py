@@ -264,7 +264,7 @@ def test_submit_queues_and_prints_the_id(database: Path, shown: Shown) -> None:
         (["run", "nothing", "x"], "no workflow 'nothing'"),
         (["submit", "lots", "x"], "no workflow 'lots': did you mean lost?"),
         (["runs", "--config", "none.toml"], "none.toml: no such file"),
-        (["work", "--config", "broken.json"], "broken.json:1: is not valid TOML"),
+        (["resume", "--all", "--config", "broken.json"], "broken.json:1: is not valid TOML"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what_is_wrong(
