@@ -26,11 +26,15 @@ exit codes:
   130  interrupted by Ctrl-C, or because the reader of the output has left
 """
 
+_DESCRIPTION = """\
+Runs teams of AutoGen agents that share one account with a model provider. Urgent calls go first,
+no limit of the account is passed, and a run that was cut off goes on without paying again."""
 _BARE = {"runs": "list", "queue": "list", "config": "show", "limits": "list"}
 COST_KEYS = ("model", "team", "workflow", "run", "day")
 """``SPENT_BY`` of the scheduler, whose module takes longer to import than ``--help`` to print."""
 RUN_LANES = ("standard", "flex", "batch")
 """``LANES`` of the configuration, whose module takes as long, and the one that every model has."""
+_SHELLS = ("bash", "zsh", "fish", "tcsh")
 _FORMATS = ("text", "json")
 _OR_FILE = ": text, - (standard input) or @FILE"
 _PRIORITIES = "interactive, high, normal, low or background"
@@ -56,7 +60,7 @@ def new_parser() -> Parser:
     """Make the parser of all commands."""
     parser = Parser(
         prog="headway",
-        description="Runs AutoGen teams behind one priority scheduler that owns the budget.",
+        description=_DESCRIPTION,
         epilog=EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"headway {__version__}")
@@ -73,14 +77,18 @@ def _names_a_verb(rest: Sequence[str]) -> bool:
 
 
 def _add_starting(commands: Any) -> None:
-    demo = _command(commands, "demo", "demo:run", "teams on a simulated provider; no key needed")
+    demo = _command(
+        commands, "demo", "demo:run", "see it work on a simulated provider; no key needed"
+    )
     _add_json(demo)
-    init = _command(commands, "init", "init:write", "write headway.toml")
-    doctor = _command(commands, "doctor", "doctor:check", "check that everything is in place")
+    init = _command(commands, "init", "init:write", "write headway.toml, the configuration")
+    doctor = _command(
+        commands, "doctor", "doctor:check", "check keys, limits, servers and the database"
+    )
     doctor.add_argument(
         "--ping", action="store_true", help="also ask each server for its models, with its key"
     )
-    config = commands.add_parser("config", help="the settings in force")
+    config = commands.add_parser("config", help="show the settings in force")
     verbs = config.add_subparsers(metavar="VERB", required=True, title="verbs")
     show = _command(verbs, "show", "config:show", "every value and where it came from")
     for command in (init, doctor, show):
@@ -88,15 +96,22 @@ def _add_starting(commands: Any) -> None:
 
 
 def _add_running(commands: Any) -> None:
-    run = _command(commands, "run", "run:run", "run a team here and watch it")
-    submit = _command(commands, "submit", "submit:submit", "queue a run and print its id")
+    run = _command(commands, "run", "run:run", "run a team here, and watch it")
+    submit = _command(
+        commands, "submit", "submit:submit", "queue a run for a worker, and print its id"
+    )
     for command in (run, submit):
         command.add_argument(
-            "workflow", metavar="WORKFLOW", help="name, file.json, .yaml, module:factory"
+            "workflow",
+            metavar="WORKFLOW",
+            help="a name of [workflows], team.json, team.yaml, or module:function",
         )
         command.add_argument("task", metavar="TASK", help=f"what its team is to do{_OR_FILE}")
         command.add_argument("-p", "--priority", metavar="PRIORITY", help=_PRIORITIES)
-        command.add_argument("--key", help="used before: the run of then, not another one")
+        command.add_argument(
+            "--key",
+            help="names the run: if one has this key already, it is shown instead of a new one",
+        )
         command.add_argument(
             "-P",
             "--parameter",
@@ -104,28 +119,28 @@ def _add_running(commands: Any) -> None:
             default=[],
             type=parameter,
             metavar="NAME=VALUE",
-            help="for the factory; VALUE is JSON, or text",
+            help="an argument of the workflow's function; VALUE is JSON, or text",
         )
-        command.add_argument("--team", help="whose share it draws on (default: its workflow's)")
+        command.add_argument("--team", help="whose share of the limits it uses (default: WORKFLOW)")
         _add_options(command)
     run.add_argument("-o", "--output", metavar="FILE", help="write the final text there as well")
     run.add_argument("--last", action="store_true", help="print only the text of the last message")
-    work = _command(commands, "work", "work:work", "take queued runs, most urgent first")
+    work = _command(commands, "work", "work:work", "execute queued runs, most urgent first")
     work.add_argument(
-        "--slots", type=count, default=8, metavar="N", help="runs at once (default: 8)"
+        "--slots", type=count, default=8, metavar="N", help="runs at the same time (default: 8)"
     )
-    work.add_argument("--forever", action="store_true", help="wait for more when none is left")
-    work.add_argument("--label", default="", metavar="NAME", help="what `headway top` calls it")
+    work.add_argument("--forever", action="store_true", help="wait for more runs when none is left")
+    work.add_argument("--label", default="", metavar="NAME", help="its name in `headway top`")
     for command in (run, submit, work):
         _add_common(command)
         _add_log(command, has_time=command is work)
 
 
 def _add_resume(commands: Any) -> None:
-    resume = _command(commands, "resume", "resume:resume", "go on with interrupted runs")
+    resume = _command(commands, "resume", "resume:resume", "go on with runs that were interrupted")
     _add_selection(resume, asks=True)
     resume.add_argument("--all", action="store_true", help="every interrupted run, without asking")
-    resume.add_argument("--check", action="store_true", help="replay offline, say what would be")
+    resume.add_argument("--check", action="store_true", help="only say what each would ask next")
     resume.add_argument(
         "--unknown",
         type=one_of(["send", "wait"]),
@@ -172,7 +187,7 @@ def _add_run_changes(verbs: Any) -> None:
 
 
 def _add_looking(commands: Any) -> None:
-    runs = commands.add_parser("runs", help="what ran and what became of it")
+    runs = commands.add_parser("runs", help="list runs, show them, change them")
     verbs = runs.add_subparsers(metavar="VERB", required=True, title="verbs")
     listed = _command(verbs, "list", "runs:show_list", "newest first (the default verb)")
     _add_filters(listed)
@@ -182,7 +197,7 @@ def _add_looking(commands: Any) -> None:
     for command in (show, logs):
         _add_selection(command)
     _add_run_changes(verbs)
-    queue = commands.add_parser("queue", help="which calls wait, and for what")
+    queue = commands.add_parser("queue", help="show the calls that wait, and for what")
     verbs = queue.add_subparsers(metavar="VERB", required=True, title="verbs")
     head = _command(verbs, "list", "queue:show_list", "next one first (the default verb)")
     why = _command(verbs, "why", "queue:show_why", "what one call waits for")
@@ -192,18 +207,18 @@ def _add_looking(commands: Any) -> None:
     for command in (listed, show, logs, head, why):
         _add_common(command)
     _add_queue_changes(verbs)
-    top = _command(commands, "top", "top:top", "the whole system at a glance, again and again")
+    top = _command(commands, "top", "top:top", "watch limits, queue, workers and runs")
     top.add_argument("--once", action="store_true", help="show it once, and end")
     top.add_argument("--limit", type=count, default=20, metavar="N", help="(default: 20)")
     _add_common(top)
     _add_database(commands)
-    costs = _command(commands, "costs", "costs:show", "what was spent")
+    costs = _command(commands, "costs", "costs:show", "show what was spent")
     costs.add_argument(
         "--by", type=one_of(COST_KEYS), choices=COST_KEYS, default="model", help="(default: model)"
     )
     costs.add_argument("--since", type=duration, metavar="TIME", help="how long ago, as in 12h, 7d")
     _add_common(costs)
-    limits = commands.add_parser("limits", help="what may be sent, and who gets how much of it")
+    limits = commands.add_parser("limits", help="show and change what may be sent")
     verbs = limits.add_subparsers(metavar="VERB", required=True, title="verbs")
     show = _command(verbs, "list", "limits:show", "limits that hold, and what is free")
     set_ = _command(verbs, "set", "limits:set", "change limits until they are reset")
@@ -218,11 +233,17 @@ def _add_looking(commands: Any) -> None:
     weight.add_argument("weight", metavar="NUMBER", nargs="?", type=float, help="else configured")
     for command in (show, set_, reset, resume, weight, log):
         _add_common(command)
+    completion = _command(
+        commands, "completion", "completion:show", "print completions for a shell"
+    )
+    completion.add_argument(
+        "shell", type=one_of(_SHELLS), choices=_SHELLS, metavar="SHELL", help=", ".join(_SHELLS)
+    )
 
 
 def _add_database(commands: Any) -> None:
     """Add the verbs of ``headway db``."""
-    database = commands.add_parser("db", help="the database itself")
+    database = commands.add_parser("db", help="check, copy and prune the database")
     verbs = database.add_subparsers(metavar="VERB", required=True, title="verbs")
     check = _command(verbs, "check", "db:check", "look through all of it")
     repair = _command(verbs, "repair", "db:repair", "set rows aside that cannot be read")
@@ -289,27 +310,41 @@ def _add_filters(command: Any) -> None:
 
 def _add_common(command: Any) -> None:
     _add_json(command)
-    command.add_argument("--config", metavar="FILE", help="instead of ./headway.toml")
+    command.add_argument(
+        "--config", metavar="FILE", help="the configuration (default: ./headway.toml)"
+    )
 
 
 def _add_options(command: Any) -> None:
-    command.add_argument("--budget-usd", type=positive, metavar="USD", help="for all its calls")
-    command.add_argument("--deadline", type=duration, metavar="TIME", help="as in 90s, 30m, 2h")
+    command.add_argument(
+        "--budget-usd", type=positive, metavar="USD", help="the most that all its calls may cost"
+    )
+    command.add_argument(
+        "--deadline", type=duration, metavar="TIME", help="how long it may take, as in 90s, 30m, 2h"
+    )
     command.add_argument(
         "--lane",
         type=one_of(RUN_LANES),
         choices=RUN_LANES,
-        help="of the provider, for background calls",
+        help="a cheaper lane of the provider, for background calls",
     )
 
 
 def _add_log(command: Any, *, has_time: bool = False) -> None:
     """Add how the lines on stderr are written. They have a time and a level if it ``has_time``."""
-    command.add_argument("-v", "--verbose", action="store_true", help="warnings of AutoGen as well")
-    command.add_argument("--log-format", type=one_of(_FORMATS), choices=_FORMATS, default="text")
-    command.add_argument("--log-file", metavar="FILE", help="write what goes to stderr there too")
+    command.add_argument(
+        "-v", "--verbose", action="store_true", help="show warnings of AutoGen as well"
+    )
+    command.add_argument(
+        "--log-format",
+        type=one_of(_FORMATS),
+        choices=_FORMATS,
+        default="text",
+        help="of the lines on stderr",
+    )
+    command.add_argument("--log-file", metavar="FILE", help="write the lines there as well")
     command.set_defaults(has_time=has_time)
 
 
 def _add_json(command: Any) -> None:
-    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--json", action="store_true", help="print JSON, for programs")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ..spelling import did_you_mean
+from .examples import EXAMPLES
 from .output import complain
 
 
@@ -20,13 +21,29 @@ class Parser(argparse.ArgumentParser):
         """Its long options, with their dashes."""
         self.verbs: Mapping[str, Parser] = {}
         """The parsers of its verbs, by name."""
+        self.files: list[argparse.Action] = []
+        """Its arguments that are files."""
         shape = argparse.RawDescriptionHelpFormatter
         super().__init__(formatter_class=shape, allow_abbrev=False, **options)
 
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:
         """Add an argument, and note the name of an option."""
         self.options += [name for name in names if name.startswith("--")]
-        return super().add_argument(*names, **options)
+        added = super().add_argument(*names, **options)
+        if added.metavar == "FILE":
+            self.files.append(added)
+        return added
+
+    def format_help(self) -> str:
+        """Return the help, with the examples before the epilog."""
+        epilog, examples = self.epilog, EXAMPLES.get(self.prog)
+        if examples is not None:
+            lines = "\n".join(f"  {line}" for line in examples.splitlines())
+            self.epilog = f"examples:\n{lines}" + (f"\n\n{epilog}" if epilog else "")
+        try:
+            return super().format_help()
+        finally:
+            self.epilog = epilog
 
     def add_subparsers(self, **options: Any) -> Any:
         """Add the place of a verb."""
