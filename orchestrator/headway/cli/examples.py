@@ -5,15 +5,15 @@ from collections.abc import Mapping
 EXAMPLES: Mapping[str, str] = {
     "headway": """\
 headway demo                                     see it work; no key needed
-headway init                                     write headway.toml
+headway init --template team                     write headway.toml and teams.py
 headway doctor --ping                            is everything in place?
-headway run teams:triage "The site is down"      run a team of teams.py
-headway submit teams:report "Week 47" -p background
+headway run triage "The site is down"            run a team of teams.py
+headway submit report "Week 47" -p background
 headway work --forever                           execute what is submitted""",
     "headway demo": "headway demo",
     "headway init": """\
 headway init
-headway init --config staging.toml""",
+headway init --template team                     and teams.py beside it""",
     "headway doctor": """\
 headway doctor
 headway doctor --ping""",

@@ -34,6 +34,7 @@ COST_KEYS = ("model", "team", "workflow", "run", "day")
 """``SPENT_BY`` of the scheduler, whose module takes longer to import than ``--help`` to print."""
 RUN_LANES = ("standard", "flex", "batch")
 """``LANES`` of the configuration, whose module takes as long, and the one that every model has."""
+_TEMPLATES = ("team", "person", "service")
 _SHELLS = ("bash", "zsh", "fish", "tcsh")
 _FORMATS = ("text", "json")
 _OR_FILE = ": text, - (standard input) or @FILE"
@@ -82,6 +83,13 @@ def _add_starting(commands: Any) -> None:
     )
     _add_json(demo)
     init = _command(commands, "init", "init:write", "write headway.toml, the configuration")
+    init.add_argument(
+        "--template",
+        type=one_of(_TEMPLATES),
+        choices=_TEMPLATES,
+        metavar="NAME",
+        help="code to begin with as well: team, person (who is asked) or service (FastAPI)",
+    )
     doctor = _command(
         commands, "doctor", "doctor:check", "check keys, limits, servers and the database"
     )

@@ -329,7 +329,10 @@ def test_init_writes_once_and_what_it_writes_loads(folder: Path, shown: Shown) -
     written = Path("headway.toml").read_text()
     assert "is there already" in shown("init", status=2)
     assert Path("headway.toml").read_text() == written
-    assert shown.json("init", "--config", "other.toml") == {"file": "other.toml"}
+    assert shown.json("init", "--config", "other.toml") == {
+        "file": "other.toml",
+        "files": ["other.toml"],
+    }
     assert "cannot be written" in shown("init", "--config", "none/x.toml", status=2)
     assert "gpt-5.4" in shown("config")
 
