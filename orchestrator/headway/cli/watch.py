@@ -32,8 +32,11 @@ from .interrupts import draining_first
 from .output import clean, complain, say_json
 from .parser import BAD_DATABASE, BAD_INPUT, CHANGED, FAILED, INTERRUPTED, WAITS
 from .person import TerminalPerson
-from .text import Totals, counted, status_line
+from .text import Totals, counted, next_to_go, status_line
 from .views import View, new_view
+
+MOST_LINES = 8
+"""In how many lines of the queue the next call is looked for."""
 
 _CHOICES = (
     "`headway resume {id} --on-change fork` goes on from there in a copy, "
@@ -227,9 +230,15 @@ def _status_line(headway: Headway) -> str:
     if not headway.is_leader:
         return f"waiting here: {headway.waiting_calls} (`headway top` shows all)"
     scheduler = headway.scheduler
-    queued = scheduler.queued()
-    head = scheduler.explain(queued[0].call.id) if queued else None
-    return status_line(scheduler.statistics(), head, scheduler.now())
+    # The first of each line: those behind it wait for it. Parked calls and questions stand in none.
+    heads: dict[tuple[str, ...], str] = {}
+    for record in scheduler.queued():
+        if not record.parked and len(heads) < MOST_LINES:
+            heads.setdefault(record.call.quotas, record.call.id)
+    reasons = (scheduler.explain(call_id) for call_id in heads.values())
+    now = scheduler.now()
+    head = next_to_go([each for each in reasons if each is not None], now)
+    return status_line(scheduler.statistics(), head, now)
 
 
 def _status(handle: RunHandle) -> int:

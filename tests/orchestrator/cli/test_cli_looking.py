@@ -186,6 +186,8 @@ def test_a_run_is_shown_with_its_calls_and_last_messages(database: Path, shown: 
     assert facts["calls"][0]["waited_seconds"] == pytest.approx(10)
     assert facts["messages"] == json.loads(RESULT)["messages"]
     assert r"error      x\x1b]0;t\x07" in shown("runs", "show", "r-b")
+    said = r"last try   r-aab.0: RateLimitError: slow\x1b[0m down"
+    assert said in shown("runs", "show", "r-aab")
 
 
 def test_an_id_that_is_ambiguous_unknown_or_empty(database: Path, shown: Shown) -> None:
@@ -233,6 +235,21 @@ def test_the_queue_of_a_dead_process_is_parked(database: Path, shown: Shown) -> 
     assert {call["waits_for"] for call in calls} == {"its run is interrupted"}
     assert shown("queue").endswith("no process is working on them\n")
     assert not Path(f"{database}.lock").exists()
+
+
+def test_a_hold_of_nothing_is_refused_and_names_what_was_meant(
+    database: Path, shown: Shown
+) -> None:
+    assert "no class 'backgroud': did you mean background?" in shown(
+        "queue", "pause", "class:backgroud", status=2
+    )
+    assert "there is no model 'n': known are m" in shown("queue", "drain", "model:n", status=2)
+    assert "there is no model 'n'" in shown("queue", "resume", "model:n", status=2)
+    assert "say all, class:CLASS or model:MODEL" in shown("queue", "pause", "everything", status=2)
+    assert shown.json("limits", "log") == []
+    shown("queue", "pause", "model:m")
+    (database.parent / "headway.toml").write_text(CONFIG.replace("models.m", "models.k"))
+    shown("queue", "resume", "model:m")  # it has calls, or a hold, though it is not configured
 
 
 # the database
@@ -367,6 +384,13 @@ def test_doctor_says_what_is_wrong_and_what_to_do(
     assert found["database"] == (True, f"{database}: no process works on it")
     monkeypatch.delenv("TEST_KEY")
     assert "TEST_KEY is not set: export it" in shown("doctor", status=1)
+
+
+def test_doctor_says_the_price_of_an_ordinary_call(folder: Path, shown: Shown) -> None:
+    """A call with a million tokens of input would cost twice as much for each."""
+    (folder / "headway.toml").write_text('[models."gpt-5.4"]\napi_key_env = "TEST_KEY"\n')
+    says = findings(shown, status=0)["model gpt-5.4"][1]
+    assert says.endswith("$2.5 and $15 a million tokens (list)")
 
 
 def test_doctor_says_which_servers_get_no_key(folder: Path, shown: Shown) -> None:

@@ -80,8 +80,15 @@ def _what(record: CallRecord) -> str:
     if record.answer is None:
         return f"{record.state}{f': {record.error}' if record.error else ''}"
     if record.call.kind != "model":
-        return record.answer
+        return _words(record.answer)
     return text_of(json.loads(record.answer)["content"])
+
+
+def _words(answer: str) -> str:
+    """Return the words that a person gave; of other steps, the answer as JSON."""
+    data = json.loads(answer)
+    is_words = isinstance(data, dict) and data.keys() == {"person"}
+    return str(data["person"]) if is_words else answer
 
 
 def _state(run: Run) -> str:

@@ -9,7 +9,7 @@ import anyio
 
 from headway_scheduler.model.calls import BYPASS, CallRecord, Priority, ServiceLane
 from headway_scheduler.model.runs import LIVES, Run
-from headway_scheduler.model.states import RunState
+from headway_scheduler.model.states import CallState, RunState
 
 from ...config import Config, load
 from ...runs.journal import unpacked
@@ -143,6 +143,9 @@ def _facts_of_calls(calls: Sequence[CallRecord], now: float) -> Iterator[str]:
     retries = sum(max(0, record.attempts - 1) for record in calls)
     if retries:
         yield f"sent again {counted(retries, 'time')}"
+    for record in calls:
+        if record.state is CallState.QUEUED and record.error is not None:
+            yield f"last try   {record.call.id}: {one_line(record.error)}"
     for (host, agent), times in bypasses(calls).items():
         yield f"bypassed   {counted(times, 'request')} to {one_line(host)} by {one_line(agent)}"
 
@@ -161,17 +164,27 @@ def _troubles(run: Run) -> Iterator[str]:
 
 
 def _call_row(record: CallRecord, now: float) -> tuple[str, ...]:
-    usage = record.usage
     return (
         record.call.id,
         record.call.kind,
         record.call.path,
         record.call.model,
-        record.state,
-        str(record.attempts),
+        "waits for a person" if is_open_question(record) else record.state,
+        "" if is_open_question(record) else str(record.attempts),
         duration(waited_seconds(record, now)),
-        f"{record.call.tokens:,} reserved" if usage is None else f"{usage.total:,}",
+        _tokens(record),
     )
+
+
+def is_open_question(record: CallRecord) -> bool:
+    """Whether a call is a question that nobody has answered: it waits for no budget."""
+    return record.call.kind == "person" and record.state is CallState.QUEUED
+
+
+def _tokens(record: CallRecord) -> str:
+    if record.usage is not None:
+        return f"{record.usage.total:,}"
+    return f"{record.call.tokens:,} reserved" if record.call.is_paid else ""
 
 
 def _messages(run: Run, calls: Sequence[CallRecord]) -> list[dict[str, Any]]:
