@@ -18,9 +18,10 @@ test: $(STAMP)  ## the whole suite, and which share of the lines it executes
 test-dev: $(STAMP)  ## the suite in Python's development mode, which is asyncio's debug mode too
 	PYTHONDEVMODE=1 $(BIN)/python -m pytest --timeout 600
 
-check: $(STAMP)  ## format, lint, types, public types, layers, docs, lock
+check: $(STAMP)  ## format, lint, spelling, types, public types, layers, docs, lock
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/python tools/typed_share.py
 	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_docs.py tests/test_repository.py

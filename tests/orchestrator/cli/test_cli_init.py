@@ -37,7 +37,7 @@ def test_the_templates_of_the_help_are_those_that_there_are() -> None:
     for name in TEMPLATES:
         assert parse(["init", "--template", name]).template == name
     with pytest.raises(SystemExit, match="2"):
-        parse(["init", "--template", "servcie"])
+        parse(["init", "--template", "servicx"])
 
 
 def test_the_template_of_a_team_runs(folder: Path) -> None:

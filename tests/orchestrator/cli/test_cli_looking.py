@@ -240,8 +240,8 @@ def test_the_queue_of_a_dead_process_is_parked(database: Path, shown: Shown) -> 
 def test_a_hold_of_nothing_is_refused_and_names_what_was_meant(
     database: Path, shown: Shown
 ) -> None:
-    assert "no class 'backgroud': did you mean background?" in shown(
-        "queue", "pause", "class:backgroud", status=2
+    assert "no class 'backgrxund': did you mean background?" in shown(
+        "queue", "pause", "class:backgrxund", status=2
     )
     assert "there is no model 'n': known are m" in shown("queue", "drain", "model:n", status=2)
     assert "there is no model 'n'" in shown("queue", "resume", "model:n", status=2)
@@ -301,7 +301,7 @@ def test_bad_input_is_one_line_that_says_what_is_wrong(
         ("show r-abc", "did you mean headway config show or headway runs show?"),
         ("nonsense", "no command headway nonsense: `headway --help` shows what there is"),
         ("runs r-abc", "there is no command headway runs r-abc: `headway runs --help` shows"),
-        ("runs cancle r-abc", "no command headway runs cancle: did you mean cancel?"),
+        ("runs cancxl r-abc", "no command headway runs cancxl: did you mean cancel?"),
         ("submit pair Go. --budget 3", "no option --budget: did you mean --budget-usd?"),
         ("submit pair Go. --budjet-usd=3", "no option --budjet-usd: did you mean --budget-usd?"),
         ("runs --state complete", "argument --state: there is no 'complete': did you mean compl"),

@@ -77,17 +77,17 @@ def tasks(folder: Path) -> list[str]:
 
 
 def test_a_task_comes_from_standard_input_a_file_or_the_command(folder: Path) -> None:
-    (folder / "task.txt").write_bytes("\ufeffGrüße\r\nan alle\r\n".encode())
+    (folder / "task.txt").write_bytes("\ufeffGrüße\r\nan Ada\r\n".encode())
     assert headway(folder, "submit", "writer", "-", given="One\ntwo\n")[0] == 0
     assert headway(folder, "submit", "writer", "@task.txt")[0] == 0
     assert headway(folder, "submit", "writer", "@@ada is away")[0] == 0
-    assert tasks(folder) == ["@ada is away", "Grüße\r\nan alle", "One\ntwo"]
+    assert tasks(folder) == ["@ada is away", "Grüße\r\nan Ada", "One\ntwo"]
 
 
 @pytest.mark.parametrize(
     ("data", "task", "said"),
     [
-        (b"caf\xe9", "@task.txt", "the task in task.txt is no UTF-8 at byte 3"),
+        (b"12 \xe9", "@task.txt", "the task in task.txt is no UTF-8 at byte 3"),
         (b" \n", "@task.txt", "the task in task.txt is empty"),
         (b"x" * 64_000_001, "@task.txt", "the task in task.txt is too long"),
         (b"x" * 16_000_001, "@task.txt", "task must have 0 to 16,000,000 characters"),
@@ -111,9 +111,9 @@ def test_a_task_that_cannot_be_one_is_refused_before_a_run_is_made(
 @pytest.mark.parametrize(
     ("workflow", "said"),
     [
-        ("wirter", "no workflow 'wirter': did you mean writer?"),
+        ("writxr", "no workflow 'writxr': did you mean writer?"),
         ("teem:writer", "'teem:writer': there is no module 'teem'"),
-        ("teams:wirter", "'teams:wirter': module 'teams' (PLACE) has no 'wirter'"),
+        ("teams:writxr", "'teams:writxr': module 'teams' (PLACE) has no 'writxr'"),
     ],
 )
 def test_a_workflow_that_is_mistyped_makes_no_run(folder: Path, workflow: str, said: str) -> None:
