@@ -11,7 +11,7 @@ from typing import Any
 from headway_scheduler.model.states import RunState
 
 from .. import __version__
-from .words import Parser, count, duration, one_of, parameter, positive
+from .grammar.words import Parser, count, duration, one_of, parameter, positive
 
 FAILED, BAD_INPUT, BAD_DATABASE, WAITS, CHANGED, INTERRUPTED = 1, 2, 3, 4, 5, 130
 

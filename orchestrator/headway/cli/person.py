@@ -24,28 +24,31 @@ class TerminalPerson:
     """
 
     def __init__(self, view: View) -> None:
-        self.is_asked: bool = False
-        """Whether the cursor stands behind a question."""
         self._view = view
+        self._is_line_open = False
         self._one_at_a_time = anyio.Lock()
 
     async def __call__(self, question: str) -> str:
         """Ask, and wait for a line."""
         async with self._one_at_a_time:
             with self._view.asking():
-                self.is_asked = True
+                self._is_line_open = True
                 try:
                     sys.stderr.write(f"{one_line(question.rstrip())} ")
                     sys.stderr.flush()
                     line = await _line()
-                except BaseException:
-                    sys.stderr.write("\n")
-                    raise
+                    self._is_line_open = not line.endswith("\n")  # a terminal shows what is typed
                 finally:
-                    self.is_asked = False
+                    self.end_line()
         if not line:
             raise EOFError("nobody answers at the terminal any more")
         return line.removesuffix("\n")
+
+    def end_line(self) -> None:
+        """End the line of a question that is open: something else is to be said."""
+        if self._is_line_open:
+            sys.stderr.write("\n")
+            self._is_line_open = False
 
 
 async def _line() -> str:

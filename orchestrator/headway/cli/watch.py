@@ -64,7 +64,8 @@ class Watch:
         self._person = TerminalPerson(view)
         self._asked_to_drain = anyio.Event()
         self._elsewhere: list[anyio.CancelScope] = []
-        self._ended = anyio.Event()
+        self._going = 0
+        self._changed = anyio.Event()
         self._retries = 0
         self._last_retry = ""
         self._group: TaskGroup
@@ -83,8 +84,8 @@ class Watch:
 
     async def room(self, most: int) -> None:
         """Wait until fewer than ``most`` of the runs that are followed go on."""
-        while len(self.live) >= most:
-            await self._ended.wait()
+        while self._going >= most:
+            await self._changed.wait()
 
     def refuse(self, error: CallerError) -> None:
         """Say why a run is not followed, and go on with the others."""
@@ -94,6 +95,7 @@ class Watch:
     def follow(self, handle: RunHandle) -> None:
         """Show a run from its first event to its end, inside of :meth:`beside`."""
         self.live[handle.id] = handle
+        self._going += 1
         self._group.start_soon(self._follow, handle)
         if self.is_draining and handle.is_local:
             self._group.start_soon(handle.drain)
@@ -111,7 +113,12 @@ class Watch:
             return False
         self.is_draining = True
         self._asked_to_drain.set()
+        self._tell()
         return True
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
 
     async def _drain_when_asked(self) -> None:
         await self._asked_to_drain.wait()
@@ -119,8 +126,7 @@ class Watch:
         handles = [handle for handle in self.live.values() if handle.is_local]
         records = (record for handle in handles for record in handle.calls.values())
         in_flight = sum(record.state in IN_FLIGHT for record in records)
-        if self._person.is_asked:
-            sys.stderr.write("\n")
+        self._person.end_line()
         waits = (
             f"{counted(in_flight, 'call')} in flight {'ends' if in_flight == 1 else 'end'} first"
         )
@@ -141,8 +147,6 @@ class Watch:
         self.states[handle.run.state] += 1
         self.totals = self.totals.plus(Totals.of(handle.calls.values(), time.time()))
         self.status = max(self.status, _status(handle))
-        self._ended.set()
-        self._ended = anyio.Event()
 
     async def _follow(self, handle: RunHandle) -> None:
         with anyio.CancelScope() as scope:
@@ -152,6 +156,8 @@ class Watch:
                 if isinstance(event, Retrying):
                     self._retries, self._last_retry = self._retries + 1, event.reason
                 self._view.show(handle.id, event)
+        self._going -= 1
+        self._tell()
         if scope.cancelled_caught:
             return
         if handle.run.state is not RunState.INTERRUPTED or handle.change is not None:

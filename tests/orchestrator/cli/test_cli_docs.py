@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from headway.cli import main
-from headway.cli.examples import EXAMPLES
+from headway.cli.grammar.examples import EXAMPLES
 from headway.cli.parser import EXIT_CODES, new_parser, parse
 
 DOC = Path(__file__).parents[3] / "docs" / "cli.md"

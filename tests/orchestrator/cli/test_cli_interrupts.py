@@ -12,11 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
 from tests.orchestrator.cli.shell import ended, headway, read, started
 from tests.processes import WarmProcess
 
+from headway import Headway
+from headway.cli.commands.resume import AT_ONCE
 from headway_scheduler.testing.provider import Body, Settings, simulated_provider
 
 TEAMS = """
@@ -100,9 +103,9 @@ def heard(stream: IO[str] | None, words: str) -> str:
     return line
 
 
-def runs(folder: Path) -> list[str]:
+def runs(folder: Path, limit: int = 20) -> list[str]:
     """The states of the runs, the oldest first."""
-    _, out, _ = headway(folder, "runs", "--json")
+    _, out, _ = headway(folder, "runs", "--json", "--limit", str(limit))
     return [run["state"] for run in reversed(json.loads(out))]
 
 
@@ -177,6 +180,28 @@ def test_work_takes_no_more_runs_after_the_first_ctrl_c(folder: Path, gate: Gate
         status, _, err = ended(process)
     assert (status, runs(folder)) == (130, ["interrupted", "queued"])
     assert "`headway resume r-" in err
+
+
+def test_runs_that_wait_for_their_turn_are_not_begun_after_ctrl_c(folder: Path, gate: Gate) -> None:
+    async def pause_many() -> None:
+        async with Headway(folder / "headway.toml") as hw:
+            for task in range(AT_ONCE + 2):
+                run = await hw.submit("teams:pair", task=f"Task {task}.")
+                await hw.pause(run.id)
+
+    anyio.run(pause_many)
+    with started(folder, "resume", "--state", "paused", "--yes") as process:
+        while runs(folder, limit=AT_ONCE + 2).count("running") < AT_ONCE:
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        heard(process.stderr, "Ctrl-C again")
+        gate.is_open.set()
+        status, _, err = ended(process)
+    assert status == 130
+    assert "`headway resume r-" in err
+    found = runs(folder, limit=AT_ONCE + 2)
+    assert found.count("paused") == 2
+    assert set(found) == {"paused", "interrupted"}
 
 
 def test_code_that_blocks_the_event_loop_ends_at_the_second_ctrl_c(folder: Path) -> None:

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from ..spelling import did_you_mean
+from ...spelling import did_you_mean
+from ..output import complain
 from .examples import EXAMPLES
-from .output import complain
 
 
 class Parser(argparse.ArgumentParser):
