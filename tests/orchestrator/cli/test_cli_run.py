@@ -31,7 +31,7 @@ from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.conditions import MaxMessageTermination
 from autogen_agentchat.teams import RoundRobinGroupChat
 
-def writer(models):
+def writer(models, *, tone="plain"):
     agents = [AssistantAgent("writer", models("sim"), model_client_stream=True)]
     return RoundRobinGroupChat(agents, termination_condition=MaxMessageTermination(2))
 
@@ -121,6 +121,15 @@ def test_a_workflow_that_is_mistyped_makes_no_run(folder: Path, workflow: str, s
     assert (status, out) == (2, "")
     assert said.replace("PLACE", str(folder / "teams.py")) in err
     assert tasks(folder) == []
+
+
+def test_a_parameter_that_is_mistyped_makes_no_run(folder: Path) -> None:
+    status, out, err = headway(folder, "run", "writer", "Go.", "-P", "toen=dry")
+    assert (status, out) == (2, "")
+    assert "workflow 'writer' takes no parameter 'toen': did you mean tone?" in err
+    assert "it takes none" in headway(folder, "run", "broken", "Go.", "-P", "tone=dry")[2]
+    assert tasks(folder) == []
+    assert headway(folder, "run", "writer", "Go.", "-P", "tone=dry")[0] == 0
 
 
 def test_a_pipe_gets_real_lines_of_which_none_can_pose_as_a_message(folder: Path) -> None:

@@ -1,13 +1,15 @@
 """``headway run``."""
 
+import inspect
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from headway_scheduler.errors import CallerError
 
 from ...api import Headway
 from ...runs.options import RunOptions
+from ...spelling import did_you_mean
 from ...workflows import import_autogen
 from ..files import check_writable, given_task, write_private
 from ..json_views import run_facts
@@ -39,7 +41,7 @@ def options_of(args: Namespace) -> RunOptions:
 
 async def _run(args: Namespace, watch: Watch) -> None:
     headway = Headway(args.config)
-    await _require(headway, args.workflow)
+    await _require(headway, args.workflow, dict(args.parameter))
     async with headway, watch.beside(headway):
         headway.ask(watch.person())
         handle = await headway.start(
@@ -52,14 +54,34 @@ async def _run(args: Namespace, watch: Watch) -> None:
         watch.follow(handle)
 
 
-async def _require(headway: Headway, workflow: str) -> None:
-    """Raise CallerError if there is no such workflow: a word that is mistyped makes no run."""
+async def _require(headway: Headway, workflow: str, parameters: Collection[str]) -> None:
+    """Raise CallerError if there is no such workflow, or if it does not take ``parameters``.
+
+    A word that is mistyped makes no run.
+    """
     _, component = headway.workflows.describe(workflow)
     if component is None:
         await import_autogen()
         from headway_agents import load_factory
 
-        load_factory(headway.config.workflows.get(workflow, workflow))
+        factory = load_factory(headway.config.workflows.get(workflow, workflow))
+        _check_parameters(factory, workflow, parameters)
+
+
+def _check_parameters(
+    factory: Callable[..., Any], workflow: str, parameters: Collection[str]
+) -> None:
+    try:
+        taken = inspect.signature(factory).parameters
+    except ValueError:  # built in: it does not say what it takes
+        return
+    if any(each.kind is each.VAR_KEYWORD for each in taken.values()):
+        return
+    for name in parameters:
+        if name not in taken:
+            named = list(taken)[1:]  # the first one is for `models`
+            meant = did_you_mean(name, named) or f"it takes {', '.join(named) or 'none'}"
+            raise CallerError(f"workflow {workflow!r} takes no parameter {name!r}: {meant}")
 
 
 def _end(args: Namespace, watch: Watch) -> None:
