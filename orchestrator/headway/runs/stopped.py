@@ -176,7 +176,8 @@ async def find_run(store: Store, run_id: str) -> Run:
     run = await store.run(arguments.text("run_id", run_id))
     if run is None:
         newest = [each.id for each in await store.runs(limit=LOOKED_THROUGH)]
-        meant = did_you_mean(run_id, newest) or "`headway runs list` shows them"
+        # Ids are made by chance, so any two have some letters in common.
+        meant = did_you_mean(run_id, newest, nearness=0.75) or "`headway runs list` shows them"
         raise RunNotFound(f"no run {run_id!r}: {meant}")
     return run
 

@@ -194,6 +194,7 @@ def test_an_id_that_is_ambiguous_unknown_or_empty(database: Path, shown: Shown) 
     assert "r-aaa, r-aab" in shown("runs", "show", "r-a", status=2)
     assert "headway runs list" in shown("runs", "show", "r-zzz", status=2)
     assert "run_id must have 1 to 500 characters" in shown("runs", "show", "", status=2)
+    assert "headway runs list" in shown("runs", "show", "r-bxy", status=2)
     for verb in ("show", "export", "logs", "cancel"):
         assert "no run 'r-bbc': did you mean r-bbb?" in shown("runs", verb, "r-bbc", status=2)
 
