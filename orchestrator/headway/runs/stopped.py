@@ -17,11 +17,15 @@ from headway_scheduler.ports import Store
 from headway_scheduler.runtime.client import SchedulerClient
 
 from .. import arguments
+from ..spelling import did_you_mean
 from .journal import answered, inherited_answers
 from .options import new_run_id
 
 if TYPE_CHECKING:
     from headway_agents import NonDeterminism
+
+LOOKED_THROUGH = 100
+"""How many of the newest runs may be meant by an id that is not there."""
 
 _R = RunState
 _HINTS = {
@@ -171,7 +175,10 @@ async def find_run(store: Store, run_id: str) -> Run:
     """Return the row of a run; its id may be shortened. Raises RunNotFound."""
     run = await store.run(arguments.text("run_id", run_id))
     if run is None:
-        raise RunNotFound(f"no run {run_id!r}: `headway runs list` shows them")
+        newest = [each.id for each in await store.runs(limit=LOOKED_THROUGH)]
+        # Ids are made by chance, so any two have some letters in common.
+        meant = did_you_mean(run_id, newest, nearness=0.75) or "`headway runs list` shows them"
+        raise RunNotFound(f"no run {run_id!r}: {meant}")
     return run
 
 

@@ -186,12 +186,17 @@ def test_a_run_is_shown_with_its_calls_and_last_messages(database: Path, shown: 
     assert facts["calls"][0]["waited_seconds"] == pytest.approx(10)
     assert facts["messages"] == json.loads(RESULT)["messages"]
     assert r"error      x\x1b]0;t\x07" in shown("runs", "show", "r-b")
+    said = r"last try   r-aab.0: RateLimitError: slow\x1b[0m down"
+    assert said in shown("runs", "show", "r-aab")
 
 
 def test_an_id_that_is_ambiguous_unknown_or_empty(database: Path, shown: Shown) -> None:
     assert "r-aaa, r-aab" in shown("runs", "show", "r-a", status=2)
     assert "headway runs list" in shown("runs", "show", "r-zzz", status=2)
-    assert "headway runs list" in shown("runs", "show", "", status=2)
+    assert "run_id must have 1 to 500 characters" in shown("runs", "show", "", status=2)
+    assert "headway runs list" in shown("runs", "show", "r-bxy", status=2)
+    for verb in ("show", "export", "logs", "cancel"):
+        assert "no run 'r-bbc': did you mean r-bbb?" in shown("runs", verb, "r-bbc", status=2)
 
 
 # queue
@@ -233,12 +238,25 @@ def test_the_queue_of_a_dead_process_is_parked(database: Path, shown: Shown) -> 
     assert not Path(f"{database}.lock").exists()
 
 
+def test_a_hold_of_nothing_is_refused_and_names_what_was_meant(
+    database: Path, shown: Shown
+) -> None:
+    assert "no class 'backgrxund': did you mean background?" in shown(
+        "queue", "pause", "class:backgrxund", status=2
+    )
+    assert "there is no model 'n': known are m" in shown("queue", "drain", "model:n", status=2)
+    assert "there is no model 'n'" in shown("queue", "resume", "model:n", status=2)
+    assert "say all, class:CLASS or model:MODEL" in shown("queue", "pause", "everything", status=2)
+    assert shown.json("limits", "log") == []
+    shown("queue", "pause", "model:m")
+    (database.parent / "headway.toml").write_text(CONFIG.replace("models.m", "models.k"))
+    shown("queue", "resume", "model:m")  # it has calls, or a hold, though it is not configured
+
+
 # the database
 
 
 def test_a_database_that_cannot_be_used_is_told_in_a_line(folder: Path, shown: Shown) -> None:
-    for noun in ("runs", "queue"):
-        assert "no such database" in shown(noun, status=3)
     Path(".headway").mkdir()
     Path(".headway/headway.db").write_text("this is not SQLite, and longer than its header " * 9)
     assert "not a Headway database" in shown("runs", status=3)
@@ -262,27 +280,60 @@ def test_submit_queues_and_prints_the_id(database: Path, shown: Shown) -> None:
         (["submit", "broken.json", "x"], "broken.json: no valid JSON"),
         (["submit", "a:b", "x", "-p", "urgent"], "'urgent' is not a priority"),
         (["run", "nothing", "x"], "no workflow 'nothing'"),
+        (["submit", "lots", "x"], "no workflow 'lots': did you mean lost?"),
         (["runs", "--config", "none.toml"], "none.toml: no such file"),
-        (["work", "--config", "broken.json"], "broken.json:1: is not valid TOML"),
+        (["resume", "--all", "--config", "broken.json"], "broken.json:1: is not valid TOML"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what_is_wrong(
     folder: Path, shown: Shown, arguments: list[str], said: str
 ) -> None:
     Path("broken.json").write_text('{"provider"')
+    Path("headway.toml").write_text(CONFIG)
     err = shown(*arguments, status=2)
     assert said in err
     assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [[], ["nonsense"], ["runs", "r-abc"], ["runs", "--limit", "0"], ["runs", "--state", "x"]],
+    ("words", "said"),
+    [
+        ("rnus", "there is no command headway rnus: did you mean runs?"),
+        ("show r-abc", "did you mean headway config show or headway runs show?"),
+        ("nonsense", "no command headway nonsense: `headway --help` shows what there is"),
+        ("runs r-abc", "there is no command headway runs r-abc: `headway runs --help` shows"),
+        ("runs cancxl r-abc", "no command headway runs cancxl: did you mean cancel?"),
+        ("submit pair Go. --budget 3", "no option --budget: did you mean --budget-usd?"),
+        ("submit pair Go. --budjet-usd=3", "no option --budjet-usd: did you mean --budget-usd?"),
+        ("runs --state complete", "argument --state: there is no 'complete': did you mean compl"),
+        ("costs --by x", "--by: there is no 'x': permitted are model, team, workflow, run, day"),
+        ("runs --limit 0", "argument --limit: must be a whole number of at least 1, not '0'"),
+        ("run pair", "the following arguments are required: TASK: `headway run --help` shows"),
+    ],
 )
-def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_words_are_told_in_a_line_that_names_what_was_meant(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(arguments)
-    assert "usage: headway" in capsys.readouterr().err
+        main(words.split())
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("headway: ")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([])
+    assert "exit codes:" in capsys.readouterr().out
+
+
+def test_a_task_may_begin_with_dashes(database: Path, shown: Shown) -> None:
+    run_id = shown("submit", "a:b", "--what is this?").strip()
+    assert shown.json("runs", "show", run_id)["task"] == "--what is this?"
+    run_id = shown("submit", "a:b", "--", "--what").strip()
+    assert shown.json("runs", "show", run_id)["task"] == "--what"
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -296,7 +347,10 @@ def test_init_writes_once_and_what_it_writes_loads(folder: Path, shown: Shown) -
     written = Path("headway.toml").read_text()
     assert "is there already" in shown("init", status=2)
     assert Path("headway.toml").read_text() == written
-    assert shown.json("init", "--config", "other.toml") == {"file": "other.toml"}
+    assert shown.json("init", "--config", "other.toml") == {
+        "file": "other.toml",
+        "files": ["other.toml"],
+    }
     assert "cannot be written" in shown("init", "--config", "none/x.toml", status=2)
     assert "gpt-5.4" in shown("config")
 
@@ -344,6 +398,13 @@ def test_doctor_says_who_is_told_and_whether_its_secret_is_there(
     assert is_well is bool(value)
     assert says.startswith("https://example.com/x")
     assert "c2VjcmV0" not in says
+
+
+def test_doctor_says_the_price_of_an_ordinary_call(folder: Path, shown: Shown) -> None:
+    """A call with a million tokens of input would cost twice as much for each."""
+    (folder / "headway.toml").write_text('[models."gpt-5.4"]\napi_key_env = "TEST_KEY"\n')
+    says = findings(shown, status=0)["model gpt-5.4"][1]
+    assert says.endswith("$2.5 and $15 a million tokens (list)")
 
 
 def test_doctor_says_which_servers_get_no_key(folder: Path, shown: Shown) -> None:
@@ -594,9 +655,22 @@ def test_top_counts_every_run(database: Path, shown: Shown) -> None:
     assert len(shown.json("top")["runs"]) == 2001
 
 
-def test_top_of_an_empty_database_is_no_error(folder: Path, shown: Shown) -> None:
+def test_a_database_that_is_not_there_yet_is_looked_at_as_an_empty_one(
+    folder: Path, shown: Shown
+) -> None:
     (folder / "headway.toml").write_text(CONFIG)
-    assert "there is no such database" in shown("top", status=3)
+    assert shown("runs") == "no runs\n"
+    assert shown("queue").startswith("0 calls queued, 0 in flight")
+    assert "no process works on it" in shown("top")
+    assert "\nq        requests" in shown("limits")
+    assert "nothing was changed" in shown("limits", "log")
+    assert shown("costs").splitlines()[-1].split() == ["total", "0", "0", "0", "0", "$0.0000"]
+    assert shown.json("runs") == shown.json("limits", "log") == []
+    assert (shown.json("queue")["calls"], shown.json("top")["runs"]) == ([], [])
+    assert shown.json("limits")[0]["quota"] == "q"
+    assert [cost["calls"] for cost in shown.json("costs")] == [0]
+    assert "no run 'r-abc'" in shown("runs", "show", "r-abc", status=2)
+    assert not (folder / "headway.db").exists()
 
 
 def test_top_on_a_terminal_lasts_until_it_is_interrupted(database: Path) -> None:
