@@ -5,6 +5,7 @@ provider. Commands of guides are parsed; those of the tutorial run.
 """
 
 import ast
+import base64
 import inspect
 import json
 import os
@@ -13,6 +14,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +30,7 @@ import headway
 from headway import Headway
 from headway.cli.parser import parse
 from headway.config import load
+from headway.workers.notices import signed
 from headway_scheduler.testing.provider import Latency, Settings, simulated_provider
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -112,8 +115,8 @@ def execute(name: str) -> dict[str, Any]:
 
 
 def test_every_guide_is_here() -> None:
-    assert len(PAGES) == 12
-    assert sum(len(blocks(page)) for page in PAGES) >= 39
+    assert len(PAGES) == 13
+    assert sum(len(blocks(page)) for page in PAGES) >= 42
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -220,6 +223,29 @@ def test_the_guide_of_people(capsys: pytest.CaptureFixture[str]) -> None:
     state, said = capsys.readouterr().out.splitlines()
     assert state == "waiting"
     assert re.fullmatch(SENTENCE, said)
+
+
+def test_the_guide_of_notifications(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastapi.testclient import TestClient
+
+    monkeypatch.setenv("HOOK_SECRET", "whsec_" + base64.b64encode(bytes(32)).decode())
+    names = execute("notifications.md")
+    with TestClient(names["app"]) as client:
+        body = b'{"type": "run.ended"}'
+        headers = signed(bytes(32), "run.ended.r-1", int(time.time()), body)
+        statuses = [
+            client.post("/headway", content=content, headers=headers | more).status_code
+            for content, more in (
+                (body, {}),
+                (body, {}),
+                (b"{}", {}),
+                (body, {"webhook-timestamp": "1"}),
+            )
+        ]
+    assert statuses == [204, 204, 401, 401]
+    assert capsys.readouterr().out == f"{body.decode()}\n"
 
 
 def test_the_guide_of_litellm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,11 @@ PURE = {
 }
 """The folders, and single files, whose code is pure: no I/O, no clock, no tasks, no dependency."""
 
-PURE_DEPENDENCIES = {key: {"msgspec"} for key in ("core", "model", "protocol")}  # types and text
+PURE_DEPENDENCIES = {
+    "core": {"msgspec", "cronsim"},  # types and text; what a cron expression names
+    "model": {"msgspec"},
+    "protocol": {"msgspec"},
+}
 
 PURE_BELOW = {"headway_agents": {"errors", "model"}}
 """What pure folders of a package above import of the scheduler: rows, their states, and errors."""

@@ -12,6 +12,7 @@ import headway
 from headway import Headway, RunHandle, StartOptions
 from headway.limits import Limits
 from headway.queue import Queue
+from headway.schedules import Schedules
 from headway.testing import simulated_headway
 
 pytestmark = pytest.mark.anyio
@@ -36,7 +37,13 @@ def test_every_public_name_is_there(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("before", "kind"),
-    [("hw.", Headway), ("hw.queue.", Queue), ("hw.limits.", Limits), ("", RunHandle)],
+    [
+        ("hw.", Headway),
+        ("hw.queue.", Queue),
+        ("hw.limits.", Limits),
+        ("hw.schedules.", Schedules),
+        ("", RunHandle),
+    ],
 )
 def test_every_verb_is_there(before: str, kind: type) -> None:
     lines = [line for line in PAGE.splitlines() if before in line]

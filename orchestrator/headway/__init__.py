@@ -32,13 +32,15 @@ if TYPE_CHECKING:
     from headway_scheduler.model.calls import CallRecord, Priority, Usage
     from headway_scheduler.model.changes import Change
     from headway_scheduler.model.runs import Run
+    from headway_scheduler.model.schedules import Overlap, Schedule, ScheduleState
     from headway_scheduler.model.states import CallState, RunState
 
     from .api import Headway
     from .config import Config, ConfigError
     from .pricing.costs import Cost
     from .runs.actions import Check
-    from .runs.events import Admitted, Ended, Finished, Progress, Queued, Retrying, Started
+    from .runs.event_stream import EventStream
+    from .runs.events import Admitted, Ended, Finished, Missed, Progress, Queued, Retrying, Started
     from .runs.handle import RunFailed, RunHandle, RunResult
     from .runs.options import RunOptions, StartOptions
     from .runs.receipt import Receipt
@@ -54,10 +56,12 @@ _MODULES = {
     ),
     "headway.pricing.costs": ("Cost",),
     "headway.runs.actions": ("Check",),
+    "headway.runs.event_stream": ("EventStream",),
     "headway.runs.events": (
         "Admitted",
         "Ended",
         "Finished",
+        "Missed",
         "Progress",
         "Queued",
         "Retrying",
@@ -111,6 +115,7 @@ _MODULES = {
     ),
     "headway_scheduler.model.changes": ("Change",),
     "headway_scheduler.model.runs": ("Run",),
+    "headway_scheduler.model.schedules": ("Overlap", "Schedule", "ScheduleState"),
     "headway_scheduler.model.states": (
         "CallState",
         "RunState",
@@ -132,13 +137,16 @@ __all__ = [
     "Cost",
     "DeadlineExceeded",
     "Ended",
+    "EventStream",
     "Finished",
     "Headway",
     "HeadwayError",
     "IllegalTransition",
     "InternalError",
+    "Missed",
     "Models",
     "NothingToAnswer",
+    "Overlap",
     "Priority",
     "Progress",
     "ProviderError",
@@ -154,6 +162,8 @@ __all__ = [
     "RunOptions",
     "RunResult",
     "RunState",
+    "Schedule",
+    "ScheduleState",
     "SchedulerClosed",
     "StartOptions",
     "Started",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.data import replace
-from headway_scheduler.model.runs import Run
+from headway_scheduler.model.runs import AD_HOC, Run
 from headway_scheduler.model.states import RunState
 from headway_scheduler.runtime.client import SchedulerClient
 
@@ -19,8 +19,6 @@ from .runs.options import new_run_id
 if TYPE_CHECKING:
     from headway_agents import AdHocScope, RunScope
 
-AD_HOC = "(ad hoc)"
-"""The workflow of these runs, which take no slot of their worker."""
 MOST_CALLS = 1_000
 """How many calls one of them takes,"""
 LONGEST_SECONDS = 3_600.0

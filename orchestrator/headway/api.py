@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import CallRecord, Priority
 from headway_scheduler.model.runs import Run
+from headway_scheduler.model.schedules import CATCHUP_SECONDS, Overlap
 from headway_scheduler.model.states import RunState
 from headway_scheduler.protocol.commands import CancelRun, PauseRun
 from headway_scheduler.runtime.local import LocalScheduler
@@ -24,11 +25,13 @@ from .pricing.costs import Cost, costs_by
 from .pricing.prices import Prices
 from .queue import Queue
 from .runs.actions import Check, OnChange, OnUnknown
+from .runs.event_stream import EventStream
 from .runs.handle import RunHandle, RunResult
 from .runs.options import RunOptions, StartOptions, new_run
 from .runs.receipt import Receipt, receipt_of
 from .runs.runner import Person
 from .runs.stopped import find_run
+from .schedules import Definitions, Schedules
 from .session import Opener, Session
 from .workflows import Factory, Workflows
 
@@ -56,12 +59,46 @@ class Headway:
         self.config = config
         self._prices = Prices(config)
         self.workflows: Workflows = Workflows(config)
-        self._opener = Opener(config, self.workflows, self._prices, label)
+        self._definitions = Definitions(config, self.workflows)
+        self._opener = Opener(config, self.workflows, self._definitions, self._prices, label)
         self._owner: SessionOwner | None = None
 
     def workflow(self, name: str) -> Callable[[Factory], Factory]:
         """Register a factory: it gets ``models`` and returns a fresh AutoGen team or agent."""
         return partial(self.workflows.register, name)
+
+    def schedule(
+        self,
+        name: str,
+        *,
+        cron: str,
+        workflow: str,
+        task: "TaskInput",
+        zone: str = "UTC",
+        overlap: Overlap | str = Overlap.SKIP,
+        catchup_window_seconds: float = CATCHUP_SECONDS,
+        **options: Unpack[StartOptions],
+    ) -> None:
+        """Have a run queued again and again, for any worker, by whichever process leads.
+
+        ``cron``: minute, hour, day of the month, month and day of the week, by the clocks of
+        ``zone``. ``overlap``: ``skip``, ``buffer_one`` or ``allow_all``: what becomes of a time at
+        which the run before has not ended. ``catchup_window_seconds``: how old a missed time may be
+        when it is caught up. It holds from when this opens, and stays when this closes, until it is
+        removed or named anew. Raises CallerError for what cannot be, and while this is open.
+        """
+        if self._owner is not None and self._owner.is_open:
+            raise CallerError(f"name schedule {name!r} before Headway opens: it is written then")
+        self._definitions.name(
+            name,
+            cron=cron,
+            zone=zone,
+            workflow=workflow,
+            task=task,
+            overlap=overlap,
+            catchup_window_seconds=catchup_window_seconds,
+            options=options,
+        )
 
     async def open(self) -> Self:
         """Open the database, and lead; if another process does, follow it. Raises StoreError.
@@ -141,6 +178,14 @@ class Headway:
     async def handle(self, run_id: str) -> RunHandle:
         """Return a handle of a run, by whatever process it is executed. Raises RunNotFound."""
         return self._opened.executor.handle(await self.get_run(run_id))
+
+    def events(self) -> EventStream:
+        """Return an async iterator of what happens in all runs that this process executes.
+
+        It yields ``Progress``, from now on until this closes. 1,000 events wait for a slow reader;
+        of more, the oldest are lost, and ``Missed`` says how many.
+        """
+        return self._opened.executor.streams.open()
 
     async def get_run(self, run_id: str) -> Run:
         """Return the row of a run; its id may be shortened. Raises RunNotFound."""
@@ -299,6 +344,11 @@ class Headway:
     def limits(self) -> Limits:
         """Changes limits of quotas and shares of teams."""
         return Limits(self._opened.commands, self._opened.store)
+
+    @property
+    def schedules(self) -> Schedules:
+        """Lists, pauses, resumes, runs and removes schedules."""
+        return Schedules(self._opened.commands, self._opened.store, self.config)
 
     async def costs(self, by: str = "model", *, since_seconds: float | None = None) -> list[Cost]:
         """Add up what was spent, by model, team, workflow, run or day (UTC), and last the total.

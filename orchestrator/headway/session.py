@@ -42,6 +42,7 @@ from .config import Config
 from .pricing.prices import Prices
 from .runs.actions import Actions
 from .runs.runner import Runner
+from .schedules import Definitions
 from .workers.assignment import LocalWorker
 from .workers.commands import Commands
 from .workers.executor import Executor, new_worker
@@ -145,9 +146,17 @@ class Session:
 class Opener:
     """Opens sessions of one Headway. ``label`` names this process where workers are listed."""
 
-    def __init__(self, config: Config, workflows: Workflows, prices: Prices, label: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        workflows: Workflows,
+        schedules: Definitions,
+        prices: Prices,
+        label: str,
+    ) -> None:
         self._config = config
         self._workflows = workflows
+        self._schedules = schedules
         self._prices = prices
         self._label = label
         self._clock = system_clock()
@@ -184,10 +193,12 @@ class Opener:
                 session = self._session(role, executor)
                 # Closed in the opposite order: the runs end first, then what they use.
                 stack.callback(session.shut)
+                stack.callback(executor.streams.end)
                 stack.push_async_callback(self._workflows.close)
                 stack.push_async_callback(session.ad_hoc.close)
                 runs = await stack.enter_async_context(anyio.create_task_group())
                 executor.begin(role.scheduler, role.commands, role.store, session.runner, runs)
+                await self._schedules.declare(role.store, role.commands)
                 if session.leader is not None:
                     await self._take_up(session)
                 session.keep(stack)
@@ -316,12 +327,13 @@ class Opener:
     async def _stand_in(self, executor: Executor, scheduler: SchedulerClient) -> None:
         """Lead as well when nobody does, until this process closes or another one takes over.
 
-        A process without runs and without waiting calls does not: it may be asleep for hours.
+        A process without runs, waiting calls and schedules does not: it may be asleep for hours.
         """
         leadership = self._backend.leadership()
         while True:
             vacancy = await leadership.vacant()
-            if not executor.has_joined and not scheduler.waiting_calls:
+            is_needed = executor.has_joined or scheduler.waiting_calls or self._schedules.are_any
+            if not is_needed:
                 await anyio.sleep(LOOK_SECONDS)
                 continue
             try:

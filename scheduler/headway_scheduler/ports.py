@@ -19,7 +19,9 @@ from .model.batch import Batch, Lesson, Letter, Snapshot
 from .model.batches import BatchedRequest, Gathered, ProviderBatch
 from .model.calls import CallRecord, Spent
 from .model.changes import Change
+from .model.notices import Notice
 from .model.runs import Run, Worker
+from .model.schedules import ScheduleState
 from .model.states import CallState, RunState
 
 Clock = Callable[[], float]
@@ -71,7 +73,7 @@ class UnreadableRow(NamedTuple):
 
     kind: str
     """The kind of the row: ``run``, ``call``, ``limit``, ``change``, ``lesson``, ``worker``,
-    ``request`` or ``notification``."""
+    ``schedule``, ``notice``, ``request`` or ``notification``."""
     id: str
     """Its id or key."""
     why: str
@@ -136,6 +138,12 @@ class Store(Protocol):
 
     async def workers(self) -> Sequence[Worker]:
         """Load the workers, in the order in which they joined."""
+
+    async def schedules(self) -> Sequence[ScheduleState]:
+        """Load the schedules, by name."""
+
+    async def notices(self, *, limit: int | None = None) -> Sequence[Notice]:
+        """Load what is to be told to the world outside, oldest first; at most ``limit``."""
 
     async def lessons(self) -> Sequence[Lesson]:
         """Load everything that was learned."""

@@ -29,7 +29,10 @@ exit codes:
 _DESCRIPTION = """\
 Runs teams of AutoGen agents that share one account with a model provider. Urgent calls go first,
 no limit of the account is passed, and a run that was cut off goes on without paying again."""
-_BARE = {"runs": "list", "queue": "list", "config": "show", "limits": "list"}
+_BARE = {
+    **{"runs": "list", "queue": "list", "config": "show", "limits": "list"},
+    "schedules": "list",
+}
 COST_KEYS = ("model", "team", "workflow", "run", "day")
 """``SPENT_BY`` of the scheduler, whose module takes longer to import than ``--help`` to print."""
 RUN_LANES = ("standard", "flex", "batch")
@@ -215,6 +218,7 @@ def _add_looking(commands: Any) -> None:
     for command in (listed, show, logs, head, why):
         _add_common(command)
     _add_queue_changes(verbs)
+    _add_schedules(commands)
     top = _command(commands, "top", "top:top", "watch limits, queue, workers and runs")
     top.add_argument("--once", action="store_true", help="show it once, and end")
     top.add_argument("--limit", type=count, default=20, metavar="N", help="(default: 20)")
@@ -247,6 +251,21 @@ def _add_looking(commands: Any) -> None:
     completion.add_argument(
         "shell", type=one_of(_SHELLS), choices=_SHELLS, metavar="SHELL", help=", ".join(_SHELLS)
     )
+
+
+def _add_schedules(commands: Any) -> None:
+    """Add the verbs of ``headway schedules``."""
+    schedules = commands.add_parser("schedules", help="see and change runs that come again")
+    verbs = schedules.add_subparsers(metavar="VERB", required=True, title="verbs")
+    listed = _command(verbs, "list", "schedules:show", "when each comes next (the default verb)")
+    pause = _command(verbs, "pause", "schedules:pause", "queue nothing until resumed")
+    resume = _command(verbs, "resume", "schedules:resume", "go on with the next time that comes")
+    run = _command(verbs, "run", "schedules:run", "queue its run now, and print its id")
+    remove = _command(verbs, "remove", "schedules:remove", "delete one that a program named")
+    for command in (pause, resume, run, remove):
+        command.add_argument("name", metavar="NAME", help="as `headway schedules` shows it")
+    for command in (listed, pause, resume, run, remove):
+        _add_common(command)
 
 
 def _add_database(commands: Any) -> None:

@@ -22,10 +22,20 @@ from .clients import OPENAI
 from .keys import DEFAULT_QUOTA, KEYS, LIMITS, KeyPath, dotted, parse_priority, pattern
 from .reading import Reading, Setting
 from .source import find
+from .tables import NotifyConfig, ScheduleConfig
 from .template import TEMPLATE
 from .values import ConfigError
 
-__all__ = ["TEMPLATE", "Config", "ConfigError", "ModelConfig", "load", "parse_priority"]
+__all__ = [
+    "TEMPLATE",
+    "Config",
+    "ConfigError",
+    "ModelConfig",
+    "NotifyConfig",
+    "ScheduleConfig",
+    "load",
+    "parse_priority",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +138,12 @@ class Config:
 
     tools: Mapping[str, str]
     """``pure``, ``idempotent`` or ``once`` by tool: whether a call that was cut off is repeated."""
+
+    schedules: Mapping[str, ScheduleConfig]
+    """Schedules by name."""
+
+    notify: NotifyConfig
+    """What is told to the world outside, and whom."""
 
     weights: Mapping[str, float]
     """Shares of teams by name. Default of a team that is not listed: 1."""
@@ -246,6 +262,8 @@ def load(
     reading.check_limits()
     reading.check_clients()
     reading.check_lanes()
+    reading.check_schedules()
+    reading.check_notify()
     reading.raise_problems()
     reading.resolve_paths(file.path.parent if file else cwd, cwd)
     return _build(reading.sorted_settings(), file.path if file else None)
@@ -271,6 +289,12 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
         models=MappingProxyType(models),
         workflows=MappingProxyType(workflows),
         tools=MappingProxyType(tools),
+        notify=NotifyConfig(
+            **{path[1]: each.value for path, each in settings.items() if path[0] == "notify"}
+        ),
+        schedules=MappingProxyType(
+            {name: ScheduleConfig(**each) for name, each in _tables(settings, "schedules").items()}
+        ),
         weights=MappingProxyType({name: each["weight"] for name, each in teams.items()}),
         team_quotas=MappingProxyType({name: each["quotas"] for name, each in teams.items()}),
         highest_of_teams=MappingProxyType(

@@ -8,13 +8,13 @@ that could be a secret in the wrong place.
 
 import json
 import re
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from headway_scheduler.model.calls import Priority, ServiceLane
+from headway_scheduler.model.notices import NoticeKind
 from headway_scheduler.model.quotas import (
     DAY_SECONDS,
     GUESSED_PER_MINUTE,
@@ -22,16 +22,23 @@ from headway_scheduler.model.quotas import (
     Resource,
     Window,
 )
+from headway_scheduler.model.schedules import CATCHUP_SECONDS, Overlap
 from headway_scheduler.providers import PROVIDERS
 
 from .clients import OPENAI
 from .values import (
     ConfigError,
     check_arguments,
+    check_catchup_window,
     check_client,
+    check_command,
+    check_cron,
     check_duration,
+    check_events,
+    check_parameters,
     check_patience,
     check_text,
+    check_zone,
     spoken,
 )
 
@@ -160,17 +167,20 @@ def _truth(value: object) -> bool:
     return value
 
 
+def _one_of(permitted: Sequence[str]) -> Callable[[object], str]:
+    def check(value: object) -> str:
+        if value not in permitted:
+            raise ConfigError(f"must be one of {', '.join(permitted)}, not {spoken(value)}")
+        return str(value)
+
+    return check
+
+
 def _above_zero(value: object) -> int | float:
     number = _number(value)
     if number <= 0:
         raise ConfigError(f"must be above 0, not {number}")
     return number
-
-
-def _window(value: object) -> str:
-    if value not in tuple(Window):
-        raise ConfigError(f"must be one of {', '.join(Window)}, not {spoken(value)}")
-    return str(value)
 
 
 def _window_seconds(value: object) -> int | float:
@@ -230,17 +240,6 @@ def _variable_name(value: object) -> str:
     return value
 
 
-def _command(value: object) -> str:
-    text = check_text(value)
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise ConfigError(f"must be a command that a shell could read: {error}") from None
-    if not words:
-        raise ConfigError("must not be empty")
-    return text
-
-
 def _header(value: object) -> str:
     # No digits, and so no key either. The client's own headers are not to be overwritten.
     is_own = str(value).lower() in ("authorization", "content-type", "content-length", "host")
@@ -270,18 +269,6 @@ def _answer_mb(value: object) -> int:
     if not isinstance(number, int) or not 1 <= number <= 1024:
         raise ConfigError(f"must be a whole number from 1 to 1024, not {number}")
     return number
-
-
-def _bypass(value: object) -> str:
-    if value not in BYPASSES:
-        raise ConfigError(f"must be one of {', '.join(BYPASSES)}, not {spoken(value)}")
-    return str(value)
-
-
-def _kind(value: object) -> str:
-    if value not in TOOL_KINDS:
-        raise ConfigError(f"must be one of {', '.join(TOOL_KINDS)}, not {spoken(value)}")
-    return str(value)
 
 
 def _lanes(value: object) -> tuple[str, ...]:
@@ -316,7 +303,7 @@ KEYS: dict[KeyPath, Key] = {
     ("defaults", "highest"): Key(
         "priority", _priority, "interactive", variable="HEADWAY_HIGHEST_PRIORITY"
     ),
-    ("defaults", "bypass"): Key("warn, refuse or allow", _bypass, "warn"),
+    ("defaults", "bypass"): Key("warn, refuse or allow", _one_of(BYPASSES), "warn"),
     ("defaults", "waiting"): Key("whole number", _whole_limit, 100_000),
     ("defaults", "waiting_bytes"): Key("whole number", _whole_limit, 2**30),
     ("quotas", "*", "requests_per_minute"): _quota_key("requests_per_minute", "number", _limit),
@@ -336,7 +323,9 @@ KEYS: dict[KeyPath, Key] = {
     ("quotas", "*", "burst_seconds"): _quota_key(
         "burst_seconds", "number", _above_zero, unset="learned"
     ),
-    ("quotas", "*", "window"): _quota_key("window", "kind of window", _window, unset="learned"),
+    ("quotas", "*", "window"): _quota_key(
+        "window", "kind of window", _one_of(tuple(Window)), unset="learned"
+    ),
     ("quotas", "*", "window_seconds"): _quota_key("window_seconds", "number", _window_seconds, 60),
     ("quotas", "*", "learn"): Key("true or false", _truth, False),
     ("models", "*", "provider"): Key("provider", _provider, unset="the client's"),
@@ -346,7 +335,7 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "quotas"): Key("list of quotas", _quota_names, (DEFAULT_QUOTA,)),
     ("models", "*", "base_url"): Key("http(s) address", _url, unset="the provider's"),
     ("models", "*", "api_key_env"): Key("variable", _variable_name, unset="the provider's"),
-    ("models", "*", "api_key_command"): Key("command", _command, unset="none"),
+    ("models", "*", "api_key_command"): Key("command", check_command, unset="none"),
     ("models", "*", "keyless"): Key("true or false", _truth, False),
     ("models", "*", "idempotency_header"): Key("header", _header, unset="none"),
     ("models", "*", "deployments"): Key("list of models", _model_names, (), "none"),
@@ -373,8 +362,24 @@ KEYS: dict[KeyPath, Key] = {
     ("teams", "*", "weight"): Key("number", _above_zero, 1),
     ("teams", "*", "quotas"): Key("list of quotas", _quota_names, (), "none"),
     ("teams", "*", "highest"): Key("priority", _priority, unset="that of defaults"),
-    ("tools", "*"): Key("pure, idempotent or once", _kind),
+    ("tools", "*"): Key("pure, idempotent or once", _one_of(TOOL_KINDS)),
     ("workflows", "*"): Key("module:factory or file", _workflow),
+    ("schedules", "*", "cron"): Key("cron expression", check_cron, unset="required"),
+    ("schedules", "*", "zone"): Key("time zone", check_zone, "UTC"),
+    ("schedules", "*", "workflow"): Key("workflow", check_text, unset="required"),
+    ("schedules", "*", "task"): Key("text", check_text, unset="required"),
+    ("schedules", "*", "overlap"): Key("overlap policy", _one_of(tuple(Overlap)), "skip"),
+    ("schedules", "*", "catchup_window"): Key("time", check_catchup_window, int(CATCHUP_SECONDS)),
+    ("schedules", "*", "priority"): Key("priority", _priority, unset="that of defaults"),
+    ("schedules", "*", "team"): Key("text", check_text, unset="its workflow"),
+    ("schedules", "*", "parameters"): Key("table", check_parameters, {}, "none"),
+    ("schedules", "*", "budget_usd"): Key("number", _above_zero, unset="no limit"),
+    ("schedules", "*", "deadline"): Key("time", check_duration, unset="no limit"),
+    ("schedules", "*", "lane"): Key("lane", _one_of(LANES), unset="standard"),
+    ("notify", "url"): Key("http(s) address", _url, unset="none"),
+    ("notify", "secret_env"): Key("variable", _variable_name, unset="none"),
+    ("notify", "command"): Key("command", check_command, unset="none"),
+    ("notify", "events"): Key("list of events", check_events, tuple(NoticeKind)),
 }
 
 

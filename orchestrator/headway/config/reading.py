@@ -132,6 +132,25 @@ class Reading:
                     place = self._place(("models", name, "arguments"))
                     self._note(place, f"must set {each}: client {client!r} needs it")
 
+    def check_schedules(self) -> None:
+        """Check that each schedule says when it comes, and what is to be done."""
+        for name in self.names("schedules"):
+            for key in ("cron", "workflow", "task"):
+                if self.settings["schedules", name, key].value is None:
+                    self._note(self._place(("schedules", name)), f"must set {key}")
+
+    def check_notify(self) -> None:
+        """Check that one receiver is told, and that an address is told under a signature."""
+        url, command = (self.settings["notify", key].value for key in ("url", "command"))
+        if url is not None and command is not None:
+            self._note(self._place(("notify", "command")), "must not stand beside url: choose one")
+        if url is not None and self.settings["notify", "secret_env"].value is None:
+            self._note(
+                self._place(("notify",)),
+                "must set secret_env, the variable that holds the secret by which what is sent to "
+                "url is signed",
+            )
+
     def check_lanes(self) -> None:
         """Refuse lanes of providers that take no service tier."""
         for path, setting in self.settings.items():

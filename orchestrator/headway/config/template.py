@@ -77,4 +77,21 @@ api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never
 [workflows]
 # weekly-report = "reports:weekly_report"  # module:factory
 # triage = "teams/triage.json"             # or a component file: .json, .yaml, .yml
+
+[schedules]                     # runs that are queued again and again, by the process that leads
+# nightly = { cron = "0 3 * * *", zone = "UTC", workflow = "weekly-report", task = "Go" }
+#     overlap = "skip"          # if the run before has not ended; or buffer_one, allow_all
+#     catchup_window = "365d"   # how old a missed time may be when it is caught up
+#     priority = "background"   # these as for `headway submit`:
+#     team = "research"
+#     parameters = { days = 1 }
+#     budget_usd = 0.50
+#     deadline = "2h"
+#     lane = "flex"
+
+[notify]                        # what happens is told: by a POST,
+# url = "https://example.com/headway"
+# secret_env = "HOOK_SECRET"    # signed by the secret in this variable, as in "whsec_…";
+# events = ["run.ended", "person.asked", "quota.stopped", "budget.low"]   # without: all of these
+#     command = "notify"        # or a command gets it, as JSON on its standard input
 """

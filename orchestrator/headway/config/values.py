@@ -7,11 +7,16 @@ sentence. A message never repeats a value that could be a secret in the wrong pl
 import json
 import math
 import re
-from typing import Any
+import shlex
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from headway_scheduler.errors import CallerError
+from headway_scheduler.model.notices import NoticeKind
 
 from .clients import CLIENTS, OURS
+
+T = TypeVar("T")
 
 FOREVER = "forever"
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)")
@@ -53,6 +58,18 @@ def check_text(value: object) -> str:
     return value
 
 
+def check_command(value: object) -> str:
+    """Check a command with its arguments, as a shell would split them."""
+    text = check_text(value)
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"must be a command that a shell could read: {error}") from None
+    if not words:
+        raise ConfigError("must not be empty")
+    return text
+
+
 def check_client(value: object) -> str:
     """Check the word, or the class, of a client of AutoGen's."""
     if check_text(value) not in CLIENTS and not _CLASS.fullmatch(str(value)):
@@ -70,11 +87,19 @@ def check_arguments(value: object) -> dict[str, Any]:
             raise ConfigError(
                 f"must not set {name}: that is for name, base_url, api_key_env and Headway itself"
             )
+    check_parameters(value)
+    _refuse_secrets(value)
+    return value
+
+
+def check_parameters(value: object) -> dict[str, Any]:
+    """Check a table of JSON values."""
+    if not isinstance(value, dict):
+        raise ConfigError(f"must be a table, not {spoken(value)}")
     try:
         json.dumps(value)
     except (TypeError, ValueError):
         raise ConfigError("must hold no date or time") from None
-    _refuse_secrets(value)
     return value
 
 
@@ -102,6 +127,47 @@ def check_duration(value: object) -> int | float:
         )
     seconds = float(found[1]) * _UNIT_SECONDS[found[2]]
     return int(seconds) if seconds.is_integer() else seconds
+
+
+def check_cron(value: object) -> str:
+    """Check a cron expression."""
+    from headway_scheduler.core import schedules  # most configurations have none
+
+    return _checked(schedules.check_cron, value)
+
+
+def check_zone(value: object) -> str:
+    """Check the name of a time zone."""
+    from headway_scheduler.core import schedules
+
+    _checked(schedules.zone_of, value)
+    return str(value)
+
+
+def _checked(check: Callable[[str], T], value: object) -> T:
+    """Check a text by a function that begins its error with the word for it."""
+    try:
+        return check(check_text(value))
+    except ConfigError:
+        raise
+    except CallerError as error:
+        raise ConfigError(str(error).split(" ", 1)[1]) from None
+
+
+def check_catchup_window(value: object) -> int | float:
+    """Check how old a missed time may be: as Temporal's, 10 s at least."""
+    seconds = check_duration(value)
+    if seconds < 10:
+        raise ConfigError(f"must be at least 10 s, not {seconds}")
+    return seconds
+
+
+def check_events(value: object) -> tuple[str, ...]:
+    """Check a list of what is told to the world outside."""
+    permitted = tuple(NoticeKind)
+    if not isinstance(value, list) or not value or not all(each in permitted for each in value):
+        raise ConfigError(f"must be a list of events; permitted: {', '.join(permitted)}")
+    return tuple(dict.fromkeys(value))
 
 
 def check_patience(value: object) -> str:

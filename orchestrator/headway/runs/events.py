@@ -89,6 +89,14 @@ class Ended:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """Of ``Headway.events``: the reader was slow, and older events than the next one are lost."""
+
+    count: int
+    """How many."""
+
+
 Progress = Started | Queued | Admitted | Retrying | Finished | Ended
 
 

@@ -5,7 +5,7 @@ process executes reads the database.
 """
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
@@ -21,6 +21,7 @@ from headway_scheduler.ports import Store
 from headway_scheduler.protocol.commands import CancelRun, PauseRun, RunOrder, SetPriority
 
 from ..workflows import asking_scope, import_autogen
+from .event_stream import EventStream
 from .events import Ended, Progress
 from .journal import unpacked
 
@@ -114,6 +115,8 @@ class RunHandle:
         """Cuts the attempt off. For the runner."""
         self.is_cancelled: bool = False
         """Whether the run is to end for good."""
+        self.listeners: Collection[EventStream] = ()
+        """Streams of the process that get its progress as well."""
         self._events: list[Progress | BaseChatMessage | BaseAgentEvent] = []
         self._changed = anyio.Event()
         self.is_draining: bool = False
@@ -236,6 +239,9 @@ class RunHandle:
     def publish(self, event: "Progress | BaseChatMessage | BaseAgentEvent") -> None:
         """Add to the stream. For the runner and for commits."""
         self._events.append(event)
+        if self.listeners and isinstance(event, Progress):
+            for stream in self.listeners:
+                stream.put(event)
         self._changed.set()
         self._changed = anyio.Event()
 

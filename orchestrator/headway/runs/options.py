@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Priority, ServiceLane
 from headway_scheduler.model.data import replace
-from headway_scheduler.model.runs import Run
+from headway_scheduler.model.runs import Run, Task
 from headway_scheduler.model.states import RunState
 
 from .. import arguments
@@ -63,13 +63,24 @@ def new_run(
     Raises CallerError for what cannot be a run.
     """
     name, component = workflows.describe(arguments.text("workflow", workflow))
-    given, state = arguments.task(task), RunState.QUEUED
+    return described_run(config, now, name, component, arguments.task(task), options)
+
+
+def described_run(
+    config: Config,
+    now: float,
+    name: str,
+    component: str | None,
+    given: Task,
+    options: StartOptions,
+) -> tuple[Run, Priority]:
+    """Return the run of a workflow that is known by what its row keeps, as :func:`new_run`."""
     run = Run(
         new_run_id(),
         name,
         given.text,
         config.priority,
-        state,
+        RunState.QUEUED,
         now,
         component=component,
         messages=given.messages,

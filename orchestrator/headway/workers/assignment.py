@@ -15,17 +15,16 @@ import anyio
 from headway_scheduler.errors import StoreError
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.data import replace
-from headway_scheduler.model.runs import Run, Worker
+from headway_scheduler.model.runs import AD_HOC, Run, Worker
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.ports import Store
 from headway_scheduler.protocol.commands import ExecuteRun, Order
 from headway_scheduler.runtime.local import LocalScheduler
 
-from ..ad_hoc import AD_HOC
 from ..runs.handle import RunHandle
 from ..workflows import is_portable
 from .leader_commands import LeaderCommands
-from .request_server import LOST, RETRY_SECONDS
+from .retry import LOST, RETRY_SECONDS
 
 WAITING = (RunState.QUEUED, RunState.INTERRUPTED)
 

@@ -38,7 +38,7 @@ from ..config.values import patience_seconds
 from ..pricing.prices import charge
 from ..reached import key_of, of_model
 from .lane_quotas import LONGEST_WORDS, LaneQuotas
-from .request_server import LOST, RETRY_SECONDS
+from .retry import LOST, RETRY_SECONDS
 
 if TYPE_CHECKING:
     from headway_agents.calls.errors import NoAnswer

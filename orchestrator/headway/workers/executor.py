@@ -34,6 +34,7 @@ from headway_scheduler.protocol.envelopes import WORKER
 from headway_scheduler.runtime.client import SchedulerClient
 
 from .. import arguments
+from ..runs.event_stream import EventStreams
 from ..runs.events import Ended, of_batch
 from ..runs.handle import RemoteRunHandle, ReplayOptions, RunHandle
 from ..runs.runner import Runner
@@ -63,6 +64,8 @@ class Executor:
         """This process as the leader knows it, or is about to."""
         self.handles: dict[str, RunHandle] = {}
         """Handles by run, of those that are executed here, or are about to be."""
+        self.streams: EventStreams = EventStreams()
+        """Readers of the events of all runs that are executed here."""
         self.is_draining: bool = False
         """Whether no more runs are taken."""
         self.has_joined: bool = False
@@ -202,6 +205,7 @@ class Executor:
         if run.id in self.handles:
             raise being_executed(run.id)
         self.handles[run.id] = handle = RunHandle(run, replay)
+        handle.listeners = self.streams
         self._expected.add(handle)
         try:
             yield handle

@@ -29,7 +29,9 @@ from .batches import BatchLane
 from .commands import Commands
 from .leader_commands import LeaderCommands
 from .monitor import WorkerMonitor
+from .notices import NoticeSender
 from .request_server import RequestServer
+from .schedules import ScheduleEnqueuer
 
 LIFE_SECONDS = 0.25
 """How often a leader shows life."""
@@ -50,6 +52,8 @@ class Leader:
     scheduler: LocalScheduler
     commands: LeaderCommands
     assigner: RunAssigner
+    schedules: ScheduleEnqueuer
+    sender: NoticeSender | None = None
 
     def __init__(
         self,
@@ -131,13 +135,22 @@ class Leader:
             group.start_soon(server.serve, group, name="headway requests")
             group.start_soon(monitor.watch, name="headway workers")
             group.start_soon(self.assigner.assign_runs, name="headway runs")
+            group.start_soon(self.schedules.serve, name="headway schedules")
             if any(ServiceLane.BATCH in each.lanes for each in self._config.models.values()):
                 batches = BatchLane(self.scheduler, self.store, self._config)
                 group.start_soon(batches.run, name="headway batches")
+            if self.sender is not None:
+                group.start_soon(self.sender.serve, name="headway notices")
+                stack.push_async_callback(self._finish_telling, self.sender)
             # From here on: to open a large database may keep the loop busy for longer than a leader
             # may be silent, and so it would for the next one.
             life.start_soon(self._show_life, term, name="headway life")
             self._stack = stack.pop_all()
+
+    async def _finish_telling(self, sender: NoticeSender) -> None:
+        """Have told what was never tried, unless another process leads and does."""
+        if not self.is_lost:
+            await sender.finish()
 
     async def _show_life(self, term: Term) -> None:
         """Show that the loop that admits turns. Raises StoreTakenOver once another one leads."""
@@ -158,6 +171,7 @@ class Leader:
                 flex_gives_up_seconds=config.flex_gives_up,
                 flex_before_seconds=config.flex_before,
                 batch_before_seconds=config.batch_before,
+                notifies=config.notify.kinds,
             ),
             clock=store.clock,
             on_change=self._committed,
@@ -166,13 +180,22 @@ class Leader:
         )
         handles = {} if local_worker is None else local_worker.handles
         stopped = StoppedRuns(self.scheduler, store)
-        self.commands = LeaderCommands(config, self.scheduler, store, stopped, handles, own)
+        if config.notify.kinds:
+            self.sender = NoticeSender(self.scheduler, store, config.notify)
+        self.schedules = ScheduleEnqueuer(self.scheduler, store, config)
+        self.commands = LeaderCommands(
+            config, self.scheduler, store, stopped, handles, self.schedules, own
+        )
         self.assigner = RunAssigner(self.scheduler, store, self.commands, local_worker)
 
     def _committed(self, batch: Batch) -> None:
         """Tell of a commit. Called by the scheduler between two of them: it may not await."""
         if batch.runs:
             self.commands.committed(batch)
+            if self.schedules.awaited:
+                self.schedules.committed(batch)
+        if batch.notices and self.sender is not None:
+            self.sender.committed(batch.notices)
         for row in batch.outbox:
             self._notifier.ring(row.worker)
         is_cleared = bool(self.assigner.alone_until) and self.assigner.is_cleared(batch)

@@ -24,6 +24,8 @@ from headway_scheduler.protocol.commands import (
     CancelRun,
     ClaimRun,
     Command,
+    FireSchedule,
+    HoldSchedule,
     PauseRun,
     QueueRun,
     RegisterWorker,
@@ -32,6 +34,7 @@ from headway_scheduler.protocol.commands import (
     SetHold,
     SetLimits,
     SetPriority,
+    SetSchedules,
     SetWeight,
 )
 from headway_scheduler.runtime.local import LocalScheduler
@@ -40,6 +43,7 @@ from ..config import Config
 from ..runs.handle import RunHandle
 from ..runs.options import permitted
 from ..runs.stopped import StoppedRuns, being_executed, find_run, require_open
+from .schedules import ScheduleEnqueuer
 
 
 class StillExecuted(Exception):
@@ -59,6 +63,7 @@ class LeaderCommands:
         store: Store,
         stopped: StoppedRuns,
         handles: Mapping[str, RunHandle],
+        schedules: ScheduleEnqueuer,
         own: str | None = None,
     ) -> None:
         self._config = config
@@ -66,6 +71,7 @@ class LeaderCommands:
         self._store = store
         self._stopped = stopped
         self.handles = handles
+        self._schedules = schedules
         self._own = own
         self._keys = anyio.Lock()
         self._released: dict[str, anyio.Event] = {}
@@ -103,6 +109,12 @@ class LeaderCommands:
                 return await scheduler.set_weight(command.team, command.weight)
             case ResumeQuota():
                 return await scheduler.resume_quota(command.quota)
+            case SetSchedules():
+                await self._schedules.define(command.schedules, command.removed)
+            case HoldSchedule():
+                await self._schedules.hold(command.name, command.is_paused)
+            case FireSchedule():
+                await self._schedules.fire(command.name, command.run_id)
             case RegisterWorker():
                 if command.again:
                     self._require_listed(command.worker.id)

@@ -26,8 +26,6 @@ from headway_scheduler.errors import (
     SchedulerClosed,
     StoreCorrupt,
     StoreError,
-    StoreReplaced,
-    StoreTakenOver,
 )
 from headway_scheduler.model.batch import Answer, Letter
 from headway_scheduler.ports import READ_AT_ONCE, Mailbox, Notifier
@@ -38,12 +36,7 @@ from headway_scheduler.runtime.local import LocalScheduler
 from headway_scheduler.runtime.pending import Completion, answering
 
 from .leader_commands import LeaderCommands, StillExecuted
-
-RETRY_SECONDS = 1.0
-"""How long to wait before a request is tried again, if the database could not be written."""
-
-LOST = (StoreTakenOver, StoreReplaced)
-"""Errors after which this process leads no more: nothing is tried again."""
+from .retry import LOST, RETRY_SECONDS
 
 MOST_TRIES = 3
 """How many leaders may begin with a request when they start."""

@@ -7,6 +7,8 @@ the effect of each.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..model.notices import NoticeKind
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -34,6 +36,8 @@ class Policy:
     """The time before its run's deadline from which on a call does not go by flex."""
     batch_before_seconds: float = 21_600.0
     """The time before its run's deadline from which on a call does not go by batch."""
+    notifies: tuple[NoticeKind, ...] = ()
+    """What is told to the world outside, of what happens; empty for nothing."""
     waiting: int | None = None
     """How many calls may wait or be in flight before new ones are refused; None: no limit."""
     waiting_bytes: int | None = None

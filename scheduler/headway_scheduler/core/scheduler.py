@@ -53,6 +53,7 @@ from .admission.queue import Rank, Waiter
 from .admission.routing import routed
 from .limits.bucket import Bucket
 from .limits.quota import Attempt, QuotaState
+from .notices import Notices
 from .policy import Policy
 from .state import NOT_BATCHED, SIZES, LiveCall, SchedulerState
 
@@ -79,6 +80,7 @@ class Scheduler:
         """The worker whose process this is in: it alone says at once what it sends and hears. None:
         nobody does, and whatever is admitted counts as sent."""
         self._asked_at: float | None = None
+        self._notices = Notices(self.state.policy.notifies)
 
     def handle(  # noqa: C901  # one case for each type of message
         self, message: Message, now: float, worker: str | None = None
@@ -270,7 +272,11 @@ class Scheduler:
 
     def take_batch(self, now: float) -> Batch:
         """Return what changed since the last call, for one commit, and forget it."""
-        return self.state.take_batch(now)
+        log = self.state.log
+        batch = self.state.take_batch(now)
+        if not self.state.policy.notifies:
+            return batch
+        return replace(batch, notices=self._notices.of_commit(self.state, log, batch, now))
 
     def restore(
         self,
@@ -282,7 +288,9 @@ class Scheduler:
         awaited: Mapping[str, frozenset[str]] | None = None,
     ) -> list[str]:
         """Go on from the store, as ``recovery.restore`` says; return what was left out."""
-        return recovery.restore(self.state, snapshot, now, owned, runs=runs, awaited=awaited)
+        left_out = recovery.restore(self.state, snapshot, now, owned, runs=runs, awaited=awaited)
+        self._notices.know(self.state)
+        return left_out
 
     # Messages
 

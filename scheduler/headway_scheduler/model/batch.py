@@ -7,9 +7,11 @@ from .batches import BatchedRequest, ProviderBatch
 from .calls import CallRecord
 from .changes import Change
 from .data import Data
+from .notices import Notice
 from .prompts import ChainNode, Chunk
 from .quotas import BucketState
 from .runs import Run, Worker
+from .schedules import ScheduleState
 
 
 class Lesson(Data, frozen=True):
@@ -104,6 +106,14 @@ class Batch(Data, frozen=True):
     more are deleted with the next batch of the provider that is saved."""
     provider_batches: tuple[ProviderBatch, ...] = ()
     """Batches of the provider to insert or overwrite, by id."""
+    schedules: tuple[ScheduleState, ...] = ()
+    """Schedules to insert or overwrite, by name."""
+    unscheduled: tuple[str, ...] = ()
+    """Names of schedules to delete."""
+    notices: tuple[Notice, ...] = ()
+    """Notices to insert or overwrite, by id."""
+    told: tuple[str, ...] = ()
+    """Ids of notices to delete: they were told, or nobody will be."""
     left: tuple[str, ...] = ()
     """Workers to delete, with the notifications of all workers that are not listed."""
 

@@ -5,6 +5,9 @@ from .calls import Priority, ServiceLane
 from .data import Data
 from .states import RUN_TRANSITIONS, RunState
 
+AD_HOC = "(ad hoc)"
+"""The workflow of runs of calls that belong to no run. They take no slot of their worker."""
+
 LIVES = 3
 """How many workers in a row a run may lose, without a new answer in between, until it fails."""
 

@@ -9,6 +9,7 @@ from typing import Any
 from ..model.calls import Priority
 from ..model.changes import HoldState
 from ..model.runs import Run, Worker
+from ..model.schedules import Schedule
 from .tagged import Tagged
 
 
@@ -68,6 +69,30 @@ class ResumeQuota(Tagged, frozen=True, tag=True, omit_defaults=True):
     quota: str
 
 
+class SetSchedules(Tagged, frozen=True, tag=True, omit_defaults=True):
+    """Define schedules, anew or for the first time, and delete others."""
+
+    schedules: tuple[Schedule, ...] = ()
+    """Definitions; what became of those that are there already stays."""
+    removed: tuple[str, ...] = ()
+    """Names to delete; those that are not there are passed over."""
+
+
+class HoldSchedule(Tagged, frozen=True, tag=True, omit_defaults=True):
+    """Pause a schedule, or have it go on."""
+
+    name: str
+    is_paused: bool
+
+
+class FireSchedule(Tagged, frozen=True, tag=True, omit_defaults=True):
+    """Queue the run of a schedule now, whatever its times and policies say."""
+
+    name: str
+    run_id: str
+    """The id that the run gets. If a run has it already, nothing happens."""
+
+
 class RegisterWorker(Tagged, frozen=True, tag=True, omit_defaults=True):
     """Have a process execute runs, or state anew how many it takes."""
 
@@ -106,6 +131,9 @@ Command = (
     | SetLimits
     | SetWeight
     | ResumeQuota
+    | SetSchedules
+    | HoldSchedule
+    | FireSchedule
     | RegisterWorker
     | ClaimRun
     | RetireWorker

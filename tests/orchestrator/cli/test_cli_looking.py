@@ -387,6 +387,19 @@ def test_doctor_says_what_is_wrong_and_what_to_do(
     assert "TEST_KEY is not set: export it" in shown("doctor", status=1)
 
 
+@pytest.mark.parametrize("value", ["", "whsec_c2VjcmV0"])
+def test_doctor_says_who_is_told_and_whether_its_secret_is_there(
+    folder: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("HOOK_SECRET", value)
+    table = '[notify]\nurl = "https://example.com/x"\nsecret_env = "HOOK_SECRET"\n'
+    (folder / "headway.toml").write_text(table)
+    is_well, says = findings(shown, status=1)["notify"]  # a key is missing, too
+    assert is_well is bool(value)
+    assert says.startswith("https://example.com/x")
+    assert "c2VjcmV0" not in says
+
+
 def test_doctor_says_the_price_of_an_ordinary_call(folder: Path, shown: Shown) -> None:
     """A call with a million tokens of input would cost twice as much for each."""
     (folder / "headway.toml").write_text('[models."gpt-5.4"]\napi_key_env = "TEST_KEY"\n')

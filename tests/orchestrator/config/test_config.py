@@ -159,7 +159,7 @@ def test_rows_show_every_value_and_where_it_came_from(read: Load, tmp_path: Path
     assert ("models.local.quotas", "gpu, openai", "headway.toml") in rows
     assert ("models.local.api_key_env", "LOCAL_KEY", "headway.toml") in rows
     tables = list(dict.fromkeys(key.split(".")[0] for key, _, _ in rows))
-    assert tables == ["database", "defaults", "quotas", "models", "lanes", "workflows"]
+    assert tables == ["database", "defaults", "quotas", "models", "lanes", "workflows", "notify"]
 
 
 def test_the_order_of_precedence_of_files(tmp_path: Path) -> None:

@@ -28,9 +28,11 @@ from headway_scheduler.model.calls import (
 )
 from headway_scheduler.model.changes import Change
 from headway_scheduler.model.data import replace
+from headway_scheduler.model.notices import Notice, NoticeKind
 from headway_scheduler.model.prompts import ChainNode, Chunk
 from headway_scheduler.model.quotas import BucketState, Resource
 from headway_scheduler.model.runs import Run, Task, Worker
+from headway_scheduler.model.schedules import Overlap, Schedule, ScheduleState
 from headway_scheduler.model.states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
 from headway_scheduler.ports import Store
 
@@ -419,7 +421,23 @@ def everything(number: int) -> Batch:
         seen=(("w", number),),
         joined=(Worker("w", 1, 1.0, slots=number), Worker(f"w{number}", 1, 1.0)),
         left=(f"w{number - 1}",),
+        schedules=(scheduled("a", number), scheduled(f"s{number}")),
+        unscheduled=(f"s{number - 1}",),
+        notices=(notice("a", number), notice(f"n{number}")),
+        told=(f"n{number - 1}",),
     )
+
+
+def notice(id: str, attempts: int = 0, at: float = 1.0) -> Notice:
+    return Notice(id, NoticeKind.BUDGET_LOW, at, '{"run": "r"}', attempts, 7.0 * attempts)
+
+
+def scheduled(name: str, skipped: int = 0) -> ScheduleState:
+    """A schedule that differs from the default in everything."""
+    every = Schedule(
+        name, "0 3 * * *", "Europe/Berlin", run(""), Overlap.BUFFER_ONE, 60.0, "/srv/headway.toml"
+    )
+    return ScheduleState(every, 9.0, True, 6.0, 3.0, "r-1", skipped)
 
 
 async def content(store: Store) -> tuple[dict[str, object], list[str]]:
@@ -432,6 +450,8 @@ async def content(store: Store) -> tuple[dict[str, object], list[str]]:
         "changes": list(await store.changes()),
         "lessons": list(await store.lessons()),
         "workers": list(await store.workers()),
+        "schedules": list(await store.schedules()),
+        "notices": list(await store.notices()),
         "spent": list(await store.spent("model", 0.0)),
         "prompts": [await store.prompt(node.hash.hex()) for node in nodes],
     }
@@ -785,6 +805,34 @@ async def test_a_call_keeps_who_asked_for_it(store: Store) -> None:
     assert [row.worker for row in (await store.snapshot()).calls] == ["w-1", None]
     await store.commit(Batch(changed=(replace(asked, worker="w-2"),)))
     assert [row.worker for row in await store.calls()] == ["w-2", None]
+
+
+async def test_a_schedule_replaces_the_one_before_and_goes(store: Store) -> None:
+    assert list(await store.schedules()) == []
+    plain = ScheduleState(Schedule("b", "* * * * *", "UTC", run("")), 1.0)
+    await store.commit(Batch(schedules=(plain, scheduled("a"))))
+    assert list(await store.schedules()) == [scheduled("a"), plain]
+    moved = replace(plain, next_at=2.0, last_run="r-1", skipped=3)
+    await store.commit(Batch(schedules=(moved,), unscheduled=("a", "none")))
+    assert list(await store.schedules()) == [moved]
+
+
+async def test_a_notice_is_there_until_it_is_told(store: Store) -> None:
+    assert list(await store.notices()) == []
+    rows = (notice("c", at=3.0), notice("a", at=2.0), notice("b", at=2.0))
+    await store.commit(Batch(notices=rows))
+    assert [each.id for each in await store.notices()] == ["a", "b", "c"]
+    assert [each.id for each in await store.notices(limit=2)] == ["a", "b"]
+    await store.commit(Batch(notices=(notice("a", 2, at=2.0),), told=("b", "none")))
+    assert list(await store.notices()) == [notice("a", 2, at=2.0), notice("c", at=3.0)]
+
+
+async def test_a_run_and_the_schedule_that_it_is_of_are_one_commit(store: Store) -> None:
+    await store.commit(Batch(runs=(replace(run("a"), key="k"),)))
+    both = Batch(runs=(replace(run("b"), key="k"),), schedules=(scheduled("a"),))
+    with pytest.raises(KeyTaken):
+        await store.commit(both)
+    assert list(await store.schedules()) == []
 
 
 async def test_lessons_are_given_back_by_themselves_too(store: Store) -> None:

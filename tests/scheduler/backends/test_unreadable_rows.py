@@ -16,8 +16,10 @@ from headway_scheduler.model.calls import Call, CallRecord, Priority
 from headway_scheduler.model.changes import weight
 from headway_scheduler.model.data import replace
 from headway_scheduler.model.formulas import LONGEST_STATED_SECONDS
+from headway_scheduler.model.notices import Notice, NoticeKind
 from headway_scheduler.model.quotas import BucketState, Quota, Resource
 from headway_scheduler.model.runs import Run, Worker
+from headway_scheduler.model.schedules import Schedule, ScheduleState
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.protocol.codec import load_notification
 from headway_scheduler.runtime.local import LocalScheduler
@@ -49,6 +51,14 @@ BATCH = Batch(
         Lesson("tokens", "bad", '{"ratio": 0.25, "output": 9.0}'),
     ),
     joined=(Worker("w-good", 1, NOW), Worker("w-bad", 2, NOW)),
+    schedules=(
+        ScheduleState(Schedule("good", "0 3 * * *", "UTC", run("")), NOW),
+        ScheduleState(Schedule("bad", "0 3 * * *", "UTC", run("")), NOW),
+    ),
+    notices=(
+        Notice("good", NoticeKind.RUN_ENDED, NOW, "{}"),
+        Notice("bad", NoticeKind.RUN_ENDED, NOW, "{}"),
+    ),
     outbox=(OutboxRow("w-good", '{"type": "Notification"}'),),
 )
 
@@ -100,6 +110,11 @@ OTHERS = {
     "weight": "UPDATE changes SET value = '-1' WHERE target = 'bad'",
     "lesson": "UPDATE lessons SET value = '{\"ratio\": 1e999}' WHERE subject = 'bad'",
     "worker": "UPDATE workers SET workflows = 'x' WHERE id = 'w-bad'",
+    "schedule": "UPDATE schedules SET run = '{' WHERE name = 'bad'",
+    "schedule of no time": "UPDATE schedules SET next_at = 1e300 WHERE name = 'bad'",
+    "schedule of no policy": "UPDATE schedules SET overlap = 'bogus' WHERE name = 'bad'",
+    "notice": "UPDATE notices SET data = '[]' WHERE id = 'bad'",
+    "notice of nothing": "UPDATE notices SET kind = 'bogus' WHERE id = 'bad'",
     "request": "INSERT INTO inbox (sender, event) VALUES ('c-bad', '{broken')",
     "batch": "INSERT INTO inbox (sender, event) VALUES ('w-good', CAST(x'ff' AS TEXT))",
     "notification": "INSERT INTO outbox (worker, text) VALUES ('w-good', '{\"type\": 1}')",
@@ -116,6 +131,8 @@ async def check_the_rest(path: Path) -> None:
     async with SqliteStore(path, read_only=True) as store:
         assert await store.run("r-good") == run("r-good")
         assert [each.call.id for each in await store.calls("r-good")] == ["r-good.0", "r-good.2"]
+        assert "good" in [each.name for each in await store.schedules()]
+        assert "good" in [each.id for each in await store.notices()]
         assert "w-good" in [each.id for each in await store.workers()]
         snapshot = await store.snapshot()
         assert [each.call.id for each in snapshot.calls if each.call.run_id == "r-good"] == [

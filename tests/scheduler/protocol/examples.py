@@ -10,11 +10,14 @@ from headway_scheduler.model.changes import HoldState
 from headway_scheduler.model.prompts import ChainNode, Chunk, Prompt
 from headway_scheduler.model.quotas import Observation, ProviderEvent, RateLimitHeader, Resource
 from headway_scheduler.model.runs import Run, Worker
+from headway_scheduler.model.schedules import Schedule
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.protocol.commands import (
     CancelRun,
     ClaimRun,
     ExecuteRun,
+    FireSchedule,
+    HoldSchedule,
     PauseRun,
     QueueRun,
     RegisterWorker,
@@ -23,6 +26,7 @@ from headway_scheduler.protocol.commands import (
     SetHold,
     SetLimits,
     SetPriority,
+    SetSchedules,
     SetWeight,
 )
 from headway_scheduler.protocol.envelopes import (
@@ -111,6 +115,9 @@ EXAMPLES: tuple[Struct, ...] = (
     SetLimits("org", {"requests_per_minute": 60}),
     SetWeight("report", 2.0),
     ResumeQuota("org"),
+    SetSchedules((Schedule("nightly", "0 3 * * *", "Europe/Berlin", RUN),), ("weekly",)),
+    HoldSchedule("nightly", is_paused=True),
+    FireSchedule("nightly", "r-22aa"),
     RegisterWorker(WORKER),
     ClaimRun(RUN, WORKER.id),
     RetireWorker(WORKER.id),

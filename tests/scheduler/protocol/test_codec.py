@@ -27,6 +27,7 @@ from headway_scheduler.model.changes import Change, HoldState
 from headway_scheduler.model.prompts import ChainNode, Chunk, Prompt
 from headway_scheduler.model.quotas import Observation, ProviderEvent, RateLimitHeader, Resource
 from headway_scheduler.model.runs import Run, Task, Worker
+from headway_scheduler.model.schedules import Overlap, Schedule
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.protocol.codec import (
     dump,
@@ -41,6 +42,8 @@ from headway_scheduler.protocol.commands import (
     ClaimRun,
     Command,
     ExecuteRun,
+    FireSchedule,
+    HoldSchedule,
     Order,
     PauseRun,
     QueueRun,
@@ -50,6 +53,7 @@ from headway_scheduler.protocol.commands import (
     SetHold,
     SetLimits,
     SetPriority,
+    SetSchedules,
     SetWeight,
 )
 from headway_scheduler.protocol.envelopes import (
@@ -139,6 +143,9 @@ COMMANDS: tuple[Command, ...] = (
     SetWeight("team", 2.5),
     SetWeight("team", None),
     ResumeQuota("q"),
+    SetSchedules((Schedule("n", "0 3 * * *", "UTC", RUN, Overlap.ALLOW_ALL, 60.0, "f"),), ("m",)),
+    HoldSchedule("n", is_paused=True),
+    FireSchedule("n", "r"),
     RegisterWorker(WORKER, again=True),
     ClaimRun(RUN, "w-1"),
     RetireWorker("w-1", died=True),
@@ -331,9 +338,11 @@ def test_a_field_that_is_added_has_a_default() -> None:
         "DropWorker": "worker_id",
         "EnterBatch": "request",
         "ExecuteRun": "run",
+        "FireSchedule": "name run_id",
         "ForgetRuns": "run_ids",
         "Grant": "admitted_at attempts call_id route",
         "Handled": "request_id",
+        "HoldSchedule": "is_paused name",
         "Learn": "lessons",
         "LeaveBatch": "call_id error",
         "Lesson": "kind subject value",
@@ -353,6 +362,7 @@ def test_a_field_that_is_added_has_a_default() -> None:
         "Route": "model quotas tokens",
         "Run": "created_at id priority state task workflow",
         "SaveRun": "run",
+        "Schedule": "cron name run zone",
         "SetCallPriority": "call_id priority",
         "SetHold": "state target",
         "SetLimits": "limits quota",

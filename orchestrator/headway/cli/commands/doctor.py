@@ -63,6 +63,7 @@ def _findings(file: str | None, *, pings: bool) -> Iterator[Finding]:
     reached = [*_models(config), *_clients(config)]
     yield from (finding for _, finding in reached)
     yield from _components(config)
+    yield from _notify(config)
     if pings:
         yield from anyio.run(_pings, [found for found, _ in reached])
 
@@ -222,6 +223,18 @@ def _price(found: Reached) -> str:
     source = prices[0].source.partition(" ")[0]
     dollars = [f"${1000 * each.usd:g}" for each in prices if each.usd is not None]
     return f"{' and '.join(dollars)} a million tokens ({source})"
+
+
+def _notify(config: Config) -> Iterator[Finding]:
+    notify = config.notify
+    events = ", ".join(notify.events)
+    if notify.command is not None:
+        yield Finding("notify", True, f"{notify.command} (not run): {events}")
+    elif notify.url is not None and notify.secret_env is not None:
+        if os.environ.get(notify.secret_env):
+            yield Finding("notify", True, f"{notify.url}, {notify.secret_env} is set: {events}")
+        else:
+            yield Finding("notify", False, f"{notify.url}: {notify.secret_env} is not set")
 
 
 def _components(config: Config) -> Iterator[Finding]:

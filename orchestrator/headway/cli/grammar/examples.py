@@ -74,6 +74,11 @@ headway top --once --json""",
     "headway limits resume": "headway limits resume openai",
     "headway limits weight": "headway limits weight research 2",
     "headway limits log": "headway limits log",
+    "headway schedules list": "headway schedules list --json",
+    "headway schedules pause": "headway schedules pause nightly",
+    "headway schedules resume": "headway schedules resume nightly",
+    "headway schedules run": "headway schedules run nightly",
+    "headway schedules remove": "headway schedules remove weekly",
     "headway completion": """\
 headway completion bash > ~/.local/share/bash-completion/completions/headway
 headway completion zsh > ~/.zfunc/_headway       a folder of your fpath

@@ -17,9 +17,11 @@ from ...model.batches import BatchedRequest, BatchState, Gathered, ProviderBatch
 from ...model.calls import Call, CallRecord, Charge, Route, ServiceLane, Spent, Usage
 from ...model.changes import Change
 from ...model.data import replace
+from ...model.notices import Notice
 from ...model.prompts import ChainNode
 from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Worker
+from ...model.schedules import ScheduleState
 from ...model.states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
 from ...ports import Clock, UnreadableRow
 from ..lookup import CANDIDATES, node_hash, only_run
@@ -54,6 +56,8 @@ class Tables:
     outbox: dict[int, OutboxRow] = field(default_factory=dict[int, OutboxRow])
     requests: dict[str, BatchedRequest] = field(default_factory=dict[str, BatchedRequest])
     batches: dict[str, ProviderBatch] = field(default_factory=dict[str, ProviderBatch])
+    schedules: dict[str, ScheduleState] = field(default_factory=dict[str, ScheduleState])
+    notices: dict[str, Notice] = field(default_factory=dict[str, Notice])
     set_aside: list[UnreadableRow] = field(default_factory=list[UnreadableRow])
     epoch: int = 0
     starts: int = 0
@@ -127,6 +131,12 @@ class MemoryStore:
         self.tables.lessons |= {(lesson.kind, lesson.subject): lesson for lesson in batch.lessons}
         self._save_batches(batch)
         self._forget(batch.forget)
+        self.tables.schedules |= {state.name: state for state in batch.schedules}
+        for name in batch.unscheduled:
+            self.tables.schedules.pop(name, None)
+        self.tables.notices |= {notice.id: notice for notice in batch.notices}
+        for notice_id in batch.told:
+            self.tables.notices.pop(notice_id, None)
         for worker in batch.joined:
             self.tables.workers[worker.id] = worker
         for worker_id in batch.left:
@@ -188,6 +198,14 @@ class MemoryStore:
     async def workers(self) -> Sequence[Worker]:
         """Return the processes that execute runs, the oldest first."""
         return sorted(self.tables.workers.values(), key=lambda worker: (worker.since, worker.id))
+
+    async def schedules(self) -> Sequence[ScheduleState]:
+        """Return every schedule, by name."""
+        return [self.tables.schedules[name] for name in sorted(self.tables.schedules)]
+
+    async def notices(self, *, limit: int | None = None) -> Sequence[Notice]:
+        """Return what is to be told to the world outside, oldest first."""
+        return sorted(self.tables.notices.values(), key=lambda notice: notice.at)[:limit]
 
     async def lessons(self) -> Sequence[Lesson]:
         """Return every lesson, by kind and subject."""

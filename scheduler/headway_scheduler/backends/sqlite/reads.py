@@ -29,7 +29,9 @@ from ...model.batch import Lesson, Snapshot
 from ...model.batches import BatchedRequest, Gathered, ProviderBatch
 from ...model.calls import CallRecord, Spent
 from ...model.changes import Change
+from ...model.notices import Notice
 from ...model.runs import Run, Worker
+from ...model.schedules import ScheduleState
 from ...model.states import LIVE_CALLS, CallState, RunState
 from ...ports import UnreadableRow
 from ..lookup import CANDIDATES, node_hash, only_run
@@ -329,6 +331,16 @@ def runs_to_wake(db: Connection) -> Sequence[Run]:
 def unwanted_calls(db: Connection) -> Sequence[str]:
     """See ``Store.unwanted_calls``."""
     return [call_id for (call_id,) in db.execute(STATEMENTS["unwanted_calls"])]
+
+
+def schedules(db: Connection) -> Sequence[ScheduleState]:
+    """See ``Store.schedules``."""
+    return _fetch(db, "schedules", "schedules")
+
+
+def notices(db: Connection, limit: int | None) -> Sequence[Notice]:
+    """See ``Store.notices``."""
+    return _fetch(db, "notices", "notices", limit=limit)
 
 
 def workers(db: Connection) -> Sequence[Worker]:

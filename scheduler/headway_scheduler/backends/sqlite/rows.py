@@ -33,8 +33,10 @@ from ...model.calls import (
 )
 from ...model.changes import Change, hold_of, quota_of, weight_of
 from ...model.data import astuple, replace
+from ...model.notices import Notice, NoticeKind
 from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Task, Worker
+from ...model.schedules import Overlap, Schedule, ScheduleState
 from ...model.states import CallState, RunState
 
 Row = tuple[Any, ...]
@@ -68,6 +70,11 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "batched_requests": (
         *("call_id", "model", "endpoint", "body", "created_at", "batch_id", "answer"),
     ),
+    "schedules": (
+        *("name", "cron", "zone", "run", "overlap", "catchup_seconds", "source", "next_at"),
+        *("is_paused", "buffered_at", "last_at", "last_run", "skipped"),
+    ),
+    "notices": ("id", "kind", "at", "data", "attempts", "not_before"),
     "workers": ("id", "pid", "since", "label", "slots", "takes_interrupted", "workflows"),
 }
 """The columns of each table that a commit fills, in the order in which rows have them."""
@@ -84,7 +91,8 @@ TEXTS: Final = frozenset(
         *("history", "parent", "waits_for", "team", "worker", "quota", "resource", "text"),
         *("target", "value", "subject", "label", "workflows", "usage_parts", "usd_source", "tier"),
         *("served_model", "lane", "call_id", "endpoint", "body", "batch_id", "file_id"),
-        *("provider_id", "routes", "messages"),
+        *("provider_id", "routes", "messages", "name", "cron", "zone", "run", "overlap", "source"),
+        *("last_run", "data"),
     }
 )
 """Columns of text. Only in ``runs`` is ``parent`` one: in ``links`` it is bytes, so that statement
@@ -111,6 +119,10 @@ def work_of(batch: Batch) -> Work:
         ("answer_request", [(answer.text, answer.request_id) for answer in batch.answers], False),
         ("forget_requests", [()] if batch.answers else [], False),
         ("take_request", [(request_id,) for request_id in batch.taken], False),
+        ("save_schedule", [_schedule_row(state) for state in batch.schedules], False),
+        ("forget_schedule", [(name,) for name in batch.unscheduled], False),
+        ("save_notice", [_notice_row(notice) for notice in batch.notices], False),
+        ("forget_notice", [(notice_id,) for notice_id in batch.told], False),
         ("save_worker", [_worker_row(worker) for worker in batch.joined], False),
         ("forget_worker", [(worker,) for worker in batch.left], False),
         ("forget_lost_notifications", [()] if batch.left else [], False),
@@ -147,7 +159,8 @@ REALS: Final = frozenset(
     {
         *("submitted_at", "not_before", "admitted_at", "sent_at", "finished_at", "created_at"),
         *("started_at", "resumed_at", "deadline", "budget_usd", "usd_estimate", "available"),
-        *("as_of", "paused_until", "at", "since", "usd", "last_at"),
+        *("as_of", "paused_until", "at", "since", "usd", "last_at", "catchup_seconds", "next_at"),
+        "buffered_at",
     }
 )
 """Columns of numbers with a fraction. All that are neither these nor text are whole numbers."""
@@ -159,12 +172,16 @@ MAYBE: Final = frozenset(
         *("parameters", "version", "history", "parent", "parent_until", "deadline", "budget_usd"),
         *("waits_for", "resumed_at", "team", "paused_until", "usage_parts", "usd", "usd_source"),
         *("tier", "served_model", "file_id", "provider_id", "batch_id", "routes", "messages"),
+        *("source", "buffered_at", "last_at", "last_run"),
     }
 )
 """Columns that may be NULL."""
 
 TIMES: Final = frozenset(
-    {*("created_at", "started_at", "finished_at", "resumed_at", "since", "at")}
+    {
+        *("created_at", "started_at", "finished_at", "resumed_at", "since", "at", "next_at"),
+        *("buffered_at", "last_at"),
+    }
 )
 LAST_TIME: Final = 253_402_300_799.0
 """The end of the year 9999: what comes later cannot be shown."""
@@ -367,6 +384,30 @@ def _worker_row(worker: Worker) -> Row:
     )
 
 
+def _schedule_row(state: ScheduleState) -> Row:
+    schedule = state.schedule
+    return (
+        schedule.name,
+        schedule.cron,
+        schedule.zone,
+        msgspec.json.encode(schedule.run).decode(),
+        schedule.overlap.value,
+        schedule.catchup_seconds,
+        schedule.source,
+        state.next_at,
+        state.is_paused,
+        state.buffered_at,
+        state.last_at,
+        state.last_run,
+        state.skipped,
+    )
+
+
+def _notice_row(notice: Notice) -> Row:
+    kind = notice.kind.value
+    return (notice.id, kind, notice.at, notice.data, notice.attempts, notice.not_before)
+
+
 def call_record(row: Any) -> CallRecord:
     """Return the call of a row. Raises ValueError for a value that no Headway writes."""
     checked(row)
@@ -491,6 +532,37 @@ def worker(row: Any) -> Worker:
     return Worker(**stored | {"workflows": _texts("workflows", row.workflows)})
 
 
+def schedule(row: Any) -> ScheduleState:
+    """Return the schedule of a row. Raises ValueError for a value that no Headway writes."""
+    checked(row)
+    definition = Schedule(
+        row.name,
+        row.cron,
+        row.zone,
+        msgspec.json.decode(row.run, type=Run),
+        Overlap(row.overlap),
+        row.catchup_seconds,
+        row.source,
+    )
+    return ScheduleState(
+        definition,
+        row.next_at,
+        bool(row.is_paused),
+        row.buffered_at,
+        row.last_at,
+        row.last_run,
+        row.skipped,
+    )
+
+
+def notice(row: Any) -> Notice:
+    """Return the notice of a row. Raises ValueError for a value that no Headway writes."""
+    stored: dict[str, Any] = checked(row)._asdict()
+    if type(json_of("data", row.data)) is not dict:
+        raise ValueError("data is no JSON object")
+    return Notice(**stored | {"kind": NoticeKind(row.kind)})
+
+
 def spent(row: Any) -> Spent:
     """Return a group of calls that took the same."""
     checked(row)
@@ -518,6 +590,8 @@ READERS: Final = {
     "buckets": ("limit", ("quota", "resource"), bucket),
     "changes": ("change", ("kind", "target"), change),
     "lessons": ("lesson", ("kind", "subject"), lesson),
+    "schedules": ("schedule", ("name",), schedule),
+    "notices": ("notice", ("id",), notice),
     "workers": ("worker", ("id",), worker),
     "provider_batches": ("batch", ("id",), provider_batch),
     "batched_requests": ("request by batch", ("call_id",), batched_request),

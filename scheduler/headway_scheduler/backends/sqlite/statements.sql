@@ -123,6 +123,26 @@ INSERT INTO outbox (worker, text) VALUES (CAST(? AS TEXT), CAST(? AS TEXT));
 -- forget_notifications: Deletes what a worker has read.
 DELETE FROM outbox WHERE worker = CAST(? AS TEXT) AND id <= ?;
 
+-- save_schedule: Writes a schedule, and what became of it, over the older row.
+INSERT INTO schedules ($schedules) VALUES ($schedules_values)
+ON CONFLICT (name) DO UPDATE SET $schedules_excluded;
+
+-- forget_schedule: Deletes a schedule.
+DELETE FROM schedules WHERE name = CAST(? AS TEXT);
+
+-- schedules: Every schedule, by name.
+SELECT $schedules FROM schedules ORDER BY name;
+
+-- save_notice: Writes what is to be told, over the older row.
+INSERT INTO notices ($notices) VALUES ($notices_values)
+ON CONFLICT (id) DO UPDATE SET attempts = excluded.attempts, not_before = excluded.not_before;
+
+-- forget_notice: Deletes what was told, or will not be.
+DELETE FROM notices WHERE id = CAST(? AS TEXT);
+
+-- notices: What is to be told, oldest first.
+SELECT $notices FROM notices ORDER BY at, rowid LIMIT coalesce(:limit, -1);
+
 -- save_worker: Lists a process that executes runs, with how many it takes at once.
 INSERT INTO workers ($workers) VALUES ($workers_values)
 ON CONFLICT (id) DO UPDATE SET

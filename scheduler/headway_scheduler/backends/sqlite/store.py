@@ -22,7 +22,9 @@ from ...model.batch import NOTHING, Batch, Lesson, Snapshot
 from ...model.batches import BatchedRequest, Gathered, ProviderBatch
 from ...model.calls import CallRecord, Spent
 from ...model.changes import Change
+from ...model.notices import Notice
 from ...model.runs import Run, Worker
+from ...model.schedules import ScheduleState
 from ...model.states import CallState, RunState
 from ...ports import Clock, UnreadableRow, Vacancy
 from . import reads
@@ -187,6 +189,14 @@ class SqliteStore:
     async def workers(self) -> Sequence[Worker]:
         """Return the processes that execute runs, the oldest first."""
         return await self._read(reads.workers)
+
+    async def schedules(self) -> Sequence[ScheduleState]:
+        """Return every schedule, by name."""
+        return await self._read(reads.schedules)
+
+    async def notices(self, *, limit: int | None = None) -> Sequence[Notice]:
+        """Return what is to be told to the world outside, oldest first."""
+        return await self._read(partial(reads.notices, limit=limit))
 
     async def lessons(self) -> Sequence[Lesson]:
         """Return every lesson, by kind and subject."""

@@ -25,7 +25,9 @@ _EPSILON = 1e-9
 class Budget:
     """The budget of one run, and the US dollars that its calls took of it."""
 
-    __slots__ = ("limit_usd", "reserved_usd", "run_id", "spent_usd", "unbounded", "waiting")
+    __slots__ = (
+        *("is_low", "limit_usd", "reserved_usd", "run_id", "spent_usd", "unbounded", "waiting"),
+    )
 
     def __init__(self, run_id: str) -> None:
         self.run_id: str = run_id
@@ -38,6 +40,8 @@ class Budget:
         """The dollars that its calls in flight reserve."""
         self.unbounded: int = 0
         """How many of its calls in flight may cost more than they reserve."""
+        self.is_low: bool = False
+        """Whether it was nearly spent when that was looked at last, so that it is told of once."""
         self.waiting: set[str] = set()
         """Ids of calls that wait for the end of a call in flight."""
 
