@@ -27,6 +27,7 @@ from ..runs.stopped import StoppedRuns
 from .assignment import LocalWorker, RunAssigner
 from .batches import BatchLane
 from .commands import Commands
+from .history import HistoryPruner
 from .leader_commands import LeaderCommands
 from .monitor import WorkerMonitor
 from .request_server import RequestServer
@@ -131,6 +132,8 @@ class Leader:
             group.start_soon(server.serve, group, name="headway requests")
             group.start_soon(monitor.watch, name="headway workers")
             group.start_soon(self.assigner.assign_runs, name="headway runs")
+            pruner = HistoryPruner(self.scheduler, backend.history())
+            group.start_soon(pruner.run, name="headway history")
             if any(ServiceLane.BATCH in each.lanes for each in self._config.models.values()):
                 batches = BatchLane(self.scheduler, self.store, self._config)
                 group.start_soon(batches.run, name="headway batches")

@@ -7,12 +7,13 @@ earned their credit, which the next admission would do as well.
 from typing import assert_never
 
 from ..errors import InternalError
-from ..model.calls import Call, CallRecord, Priority
+from ..model.calls import Call, CallRecord
 from ..model.quotas import Limit, Resource, Window
-from ..model.states import IN_FLIGHT, CallState
+from ..model.states import CallState
 from .admission.queue import Rank, Waiter
 from .limits.bucket import Bucket
 from .state import LiveCall, SchedulerState
+from .tally import census
 from .views import Blocker, Explanation, Gauge, ProviderHealth, Statistics
 
 
@@ -79,17 +80,7 @@ def queued(state: SchedulerState) -> list[CallRecord]:
 
 def statistics(state: SchedulerState, now: float) -> Statistics:
     """Count what waits and what is in flight, and read every gauge."""
-    waiting = dict.fromkeys(Priority, 0)
-    in_flight = parked = batched = 0
-    for live in state.live.values():
-        if live.record.state in IN_FLIGHT:
-            in_flight += 1
-        elif live.record.state is CallState.BATCHED:
-            batched += 1
-        elif live.record.parked:
-            parked += 1
-        else:
-            waiting[live.record.call.priority] += 1
+    found = census(live.record for live in state.live.values())
     gauges = tuple(
         Gauge(
             name,
@@ -106,7 +97,8 @@ def statistics(state: SchedulerState, now: float) -> Statistics:
         for name, quota in state.lanes.quotas.items()
         for bucket in quota.buckets
     )
-    return Statistics(tuple(waiting.values()), in_flight, parked, gauges, batched)
+    in_flight = sum(found.in_flight)
+    return Statistics(tuple(found.waiting), in_flight, found.parked, gauges, found.batched)
 
 
 def _counted(limit: Limit) -> tuple[str, float | None]:

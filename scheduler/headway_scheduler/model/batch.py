@@ -7,6 +7,7 @@ from .batches import BatchedRequest, ProviderBatch
 from .calls import CallRecord
 from .changes import Change
 from .data import Data
+from .history import Crowd, Retention, Try, WaitCount
 from .prompts import ChainNode, Chunk
 from .quotas import BucketState
 from .runs import Run, Worker
@@ -104,6 +105,14 @@ class Batch(Data, frozen=True):
     more are deleted with the next batch of the provider that is saved."""
     provider_batches: tuple[ProviderBatch, ...] = ()
     """Batches of the provider to insert or overwrite, by id."""
+    tries: tuple[Try, ...] = ()
+    """Attempts without an answer to append."""
+    waits: tuple[WaitCount, ...] = ()
+    """Counts of waits, to add to those of the same key."""
+    crowds: tuple[Crowd, ...] = ()
+    """Crowds to insert. Of a minute that has one the larger counts stay."""
+    prune: tuple[Retention, ...] = ()
+    """How much history stays: of each kind of older rows, a few thousand are deleted."""
     left: tuple[str, ...] = ()
     """Workers to delete, with the notifications of all workers that are not listed."""
 

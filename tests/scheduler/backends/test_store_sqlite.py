@@ -122,6 +122,7 @@ async def test_every_table_is_strict(path: Path) -> None:
         tables = {name: strict for name, strict in listed if not name.startswith("sqlite_")}
     names = ("runs", "calls", "buckets", "pieces", "links", "changes", "lessons", "set_aside")
     names += ("inbox", "outbox", "leadership", "workers", "provider_batches", "batched_requests")
+    names += ("tries", "waits", "crowds")
     assert tables == dict.fromkeys(names, 1)
 
 

@@ -18,6 +18,7 @@ from ...ports import (
     LEADER,
     READ_AT_ONCE,
     Finding,
+    History,
     Holder,
     Leadership,
     Mailbox,
@@ -28,6 +29,7 @@ from ...ports import (
     Vacancy,
     WorkerRegistry,
 )
+from .history import MemoryHistory
 from .store import MemoryStore, Tables
 
 POLL_SECONDS = 0.25
@@ -47,6 +49,10 @@ class MemoryBackend:
     def reader(self) -> Store:
         """Return the journal for reading."""
         return MemoryStore(self.tables, name=self.name, read_only=True)
+
+    def history(self) -> History:
+        """Return what is asked about the past."""
+        return MemoryHistory(self.tables.history, lambda: self.tables.calls.values())
 
     def leadership(self) -> Leadership:
         """Return the port to lead, or to watch who leads."""

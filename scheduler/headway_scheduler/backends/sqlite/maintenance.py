@@ -47,6 +47,8 @@ _KEYS = {
     "lessons": ("kind", "subject"),
     "workers": ("id",),
     "provider_batches": ("id",),
+    "waits": ("span", "at", "priority", "team", "bucket"),
+    "crowds": ("at", "priority"),
 }
 """Keys of the tables that have no rowid."""
 
