@@ -20,6 +20,7 @@
     - SchedulerClosed        the scheduler of this process was closed
   x ProviderError            the provider said no, and waiting cannot mend it
   x StoreError               the database cannot be used as it is
+    - StoreMissing           there is no database yet: the first run makes it
     - StoreFull              there is no room to write; work goes on once there is
     - StoreBusy              another process has the database open
     - StoreTakenOver         this process was stopped, and another one leads now
@@ -124,6 +125,10 @@ class ProviderError(HeadwayError):
 
 class StoreError(HeadwayError):
     """The database cannot be used as it is."""
+
+
+class StoreMissing(StoreError):
+    """There is no database yet: whoever writes first makes it."""
 
 
 class StoreFull(StoreError):

@@ -1,14 +1,18 @@
-"""Reading the database beside whoever writes it. Law of this file: nothing is written or locked."""
+"""Reading the database beside whoever writes it. Law of this file: nothing is written or locked.
+
+A database that is not there yet is read as one with nothing in it.
+"""
 
 from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import groupby
 
-from headway_scheduler.backends import open_backend
+from headway_scheduler.backends import empty_backend, open_backend
 from headway_scheduler.core.inspection import queued
 from headway_scheduler.core.policy import Policy
 from headway_scheduler.core.scheduler import Scheduler
+from headway_scheduler.errors import StoreMissing
 from headway_scheduler.model.calls import CallRecord
 from headway_scheduler.model.quotas import GUESSED, Quota
 from headway_scheduler.model.runs import Run
@@ -61,7 +65,12 @@ async def reading(config: Config, *, names: bool = True) -> AsyncIterator[Reader
     At its end it ``names``, on stderr, the rows that were left out because they cannot be read.
     """
     backend = open_backend(config.database)
-    async with backend.reader() as store:
+    async with AsyncExitStack() as stack:
+        try:
+            store = await stack.enter_async_context(backend.reader())
+        except StoreMissing:
+            backend = empty_backend(backend.name)
+            store = await stack.enter_async_context(backend.reader())
         listed = frozenset(worker.id for worker in await store.workers())
         alive = listed - await backend.workers().expired(listed)
         holder, now = await backend.leadership().holder(), store.clock()

@@ -1,7 +1,7 @@
 """Everything that knows a database engine, a path, a lock or a process id.
 
-Law: a backend saves, loads and carries; it decides nothing. ``open_backend`` is the one place where
-an engine is named; the rest of Headway knows ``ports`` alone.
+Law: a backend saves, loads and carries; it decides nothing. This file is the one place where an
+engine is named; the rest of Headway knows ``ports`` alone.
 """
 
 from pathlib import Path
@@ -26,3 +26,10 @@ def open_backend(database: Path | str) -> Backend:
     from .sqlite.backend import SqliteBackend
 
     return SqliteBackend(Path(database))
+
+
+def empty_backend(name: str) -> Backend:
+    """Return a database with nothing in it, in memory: one that is not there yet reads so."""
+    from .memory.backend import MemoryBackend
+
+    return MemoryBackend(name)

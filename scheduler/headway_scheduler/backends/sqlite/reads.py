@@ -17,7 +17,14 @@ from typing import Any, TypeVar
 
 from anyio import CapacityLimiter
 
-from ...errors import StoreCorrupt, StoreError, StoreForeign, StoreReplaced, StoreTooNew
+from ...errors import (
+    StoreCorrupt,
+    StoreError,
+    StoreForeign,
+    StoreMissing,
+    StoreReplaced,
+    StoreTooNew,
+)
 from ...model.batch import Lesson, Snapshot
 from ...model.batches import BatchedRequest, Gathered, ProviderBatch
 from ...model.calls import CallRecord, Spent
@@ -138,7 +145,7 @@ def read(
     ask = partial(_ask, path, question=question, any_age=any_age, left_out=left_out)
     with explained(path):
         if not path.exists():
-            raise StoreError(
+            raise StoreMissing(
                 f"{path}: there is no such database: start a run to make it, or say where it is "
                 "(HEADWAY_DATABASE)"
             )
