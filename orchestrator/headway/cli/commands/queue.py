@@ -6,6 +6,7 @@ from typing import Any
 import anyio
 
 from headway_scheduler.core.inspection import explain
+from headway_scheduler.core.views import Explanation
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import CallRecord
 
@@ -53,7 +54,8 @@ def show_why(args: Namespace) -> int:
         waited = duration(waited_seconds(record, reader.now))
         say(f"{record.call.id} of {record.call.path} is {record.state}; it waited {waited}")
     else:
-        say(f"{record.call.id} of {record.call.path} waits: {waits_for(why, reader.now)}")
+        words = _waits_for(record, why, reader.now)
+        say(f"{record.call.id} of {record.call.path} waits: {words}")
         if why.place is not None:
             starts = why.starts_at
             when = "" if starts is None else f"; goes at {clock(starts, reader.now)}"
@@ -131,8 +133,15 @@ def queue_row(queue: StoredQueue, record: CallRecord, now: float) -> tuple[str, 
         call.model,
         f"{call.tokens:,}",
         duration(waited_seconds(record, now)),
-        "" if why is None else waits_for(why, now),
+        _waits_for(record, why, now),
     )
+
+
+def _waits_for(record: CallRecord, why: Explanation | None, now: float) -> str:
+    """Say what a call waits for. A question waits for a person, and for no budget."""
+    if record.call.kind == "person":
+        return f"a person: `headway runs answer {record.call.run_id}`"
+    return "" if why is None else waits_for(why, now)
 
 
 def _wait_facts(queue: StoredQueue, record: CallRecord, now: float) -> dict[str, Any]:
@@ -140,7 +149,7 @@ def _wait_facts(queue: StoredQueue, record: CallRecord, now: float) -> dict[str,
     facts = call_facts(record, now)
     if why is None:
         return facts | {"waits_for": None, "place": None, "starts_at": None}
-    sentence = waits_for(why, now)
+    sentence = _waits_for(record, why, now)
     return facts | {"waits_for": sentence, "place": why.place, "starts_at": why.starts_at}
 
 
