@@ -97,8 +97,7 @@ async def _corrected(store: Store, alive: Collection[str], now: float) -> dict[s
 async def load_queue(config: Config, reader: Reader) -> StoredQueue:
     """Build the scheduler as it stands on disk.
 
-    Calls of runs that nobody drives any more are parked, as they are in the live process, and so is
-    what a person must answer or decide.
+    Calls of runs that nobody drives any more are parked, as they are in the live process.
     """
     snapshot = await reader.store.snapshot()
     stopped = {run.id for run in await reader.store.runs({RunState.INTERRUPTED})}
@@ -112,18 +111,11 @@ async def load_queue(config: Config, reader: Reader) -> StoredQueue:
         flex_before_seconds=config.flex_before,
         batch_before_seconds=config.batch_before,
     )
-    under_way = await reader.store.runs(UNDER_WAY)
-    asked = {run.waits_for for run in under_way}
     scheduler = Scheduler({**named, **config.quotas}.values(), reader.now, policy)
     scheduler.restore(
         snapshot,
         reader.now,
-        lambda record: (
-            reader.is_held
-            and record.call.run_id not in stopped
-            and record.call.id not in asked
-            and not record.call.is_step
-        ),
-        runs=under_way,
+        lambda record: reader.is_held and record.call.run_id not in stopped,
+        runs=await reader.store.runs(UNDER_WAY),
     )
     return StoredQueue(scheduler, queued(scheduler.state), in_flight)

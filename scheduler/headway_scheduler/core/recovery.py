@@ -101,6 +101,8 @@ def _place(state: SchedulerState, record: CallRecord, now: float, *, is_owned: b
         each for each in record.routes if all(state.lanes.knows(name, now) for name in each.quotas)
     )
     if record.state is CallState.QUEUED:
+        # A question waits for a person, whether its worker lives or not: it is never admitted.
+        is_owned = is_owned and not record.call.is_question
         is_owned = is_owned and all(state.lanes.knows(name, now) for name in record.call.quotas)
         # A call whose quota has left the configuration waits for its run to be resumed.
         record.parked = not is_owned

@@ -39,7 +39,7 @@ def batch() -> Batch:
     """12 runs, of which one waits for a person; calls of each state; history of an hour."""
     runs = [_run(number) for number in range(12)]
     calls = [each for number, run in enumerate(runs) for each in _calls(number, run)]
-    text = json.dumps(["ask", json.dumps(QUESTION)])
+    text = json.dumps(["question", json.dumps(QUESTION)])
     chunk = Chunk(sha256(text.encode()).digest()[:16], text)
     node = ChainNode(sha256(chunk.hash).digest()[:16], None, chunk.hash)
     asks = Run(
@@ -49,7 +49,7 @@ def batch() -> Batch:
         waits_for="r-asks0000.1",
     )
     question = Call(
-        *("r-asks0000.1", asks.id, "editor", "ask", (), Priority.NORMAL, 0, NOW - 3_630),
+        *("r-asks0000.1", asks.id, "editor", "question", (), Priority.NORMAL, 0, NOW - 3_630),
         request_hash=node.hash.hex(),
         kind="person",
     )

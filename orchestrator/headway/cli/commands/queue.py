@@ -139,7 +139,7 @@ def queue_row(queue: StoredQueue, record: CallRecord, now: float) -> tuple[str, 
 
 def _waits_for(record: CallRecord, why: Explanation | None, now: float) -> str:
     """Say what a call waits for. A question waits for a person, and for no budget."""
-    if record.call.kind == "person":
+    if record.call.is_question:
         return f"a person: `headway runs answer {record.call.run_id}`"
     return "" if why is None else waits_for(why, now)
 

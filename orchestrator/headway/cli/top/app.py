@@ -29,8 +29,8 @@ from ...config import Config
 from ..output import one_line
 from .keys import Keys
 from .look import Dashboard, OneRun, look, look_at_run
-from .parts import Line
-from .picture import HEAD, Selection, Sort, draw
+from .parts import HEAD, Line
+from .picture import Selection, Sort, draw
 from .run_picture import draw_run
 
 EVERY_SECONDS = 1.0

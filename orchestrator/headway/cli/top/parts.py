@@ -1,6 +1,7 @@
 """Draws bars, sparklines and columns as pieces of text with styles. Law of this file: pure."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rich.cells import cell_len, set_cell_size
@@ -19,11 +20,27 @@ LEAST_WIDTH = 6
 """No column becomes narrower than this."""
 
 
+HEAD, DIM, BAD, ODD, GOOD = "bold", "dim", "bold red", "yellow", "green"
+"""Styles: of heads, of what is said aside, of what is wrong, odd and well."""
+
+
 class Cell(NamedTuple):
     """A text in a column, with its style."""
 
     text: str
     style: str = ""
+
+
+@dataclass(slots=True)
+class Section:
+    """A table of the screen: its head, its rows, their ids, and how few of them are shown."""
+
+    head: Line
+    rows: list[Line]
+    least: int
+    turn: int
+    """Its place among the sections when room is left: 0 for the one that grows first."""
+    ids: list[str] = field(default_factory=list[str])
 
 
 def bar(share: float, width: int) -> str:

@@ -4,8 +4,8 @@ from headway_scheduler.model.calls import BYPASS
 
 from ..text import Totals, age, clock, duration, waited_seconds
 from .look import OneRun
-from .parts import Cell, Line, columns, cut
-from .picture import BAD, CLASSES, DIM, HEAD, ODD, STATES
+from .parts import BAD, DIM, HEAD, ODD, Cell, Line, columns, cut
+from .picture import CLASSES, STATES
 
 KEYS = "↑ ↓ scroll · p pause · b bump · Esc back · q quit"
 

@@ -2,9 +2,10 @@
 
 import pytest
 
+from headway.cli.top.gauges import amount
 from headway.cli.top.keys import pressed
 from headway.cli.top.parts import Cell, bar, columns, cut, plain, sparkline
-from headway.cli.top.picture import amount, shared
+from headway.cli.top.picture import shared
 
 
 @pytest.mark.parametrize(
