@@ -26,6 +26,14 @@ from .model.states import CallState, RunState
 Clock = Callable[[], float]
 """Seconds since the epoch; never goes back within a process."""
 
+Report = Callable[[int, int], None]
+"""Takes how much of something is done, and of how much, in parts of whatever size."""
+
+
+def unheard(done: int, total: int) -> None:
+    """Take a report, and do nothing."""
+
+
 LEADER = "leader"
 """The owner of the leader's notifier. A worker's notifier is owned by the worker's id."""
 
@@ -427,8 +435,11 @@ class Maintenance(Protocol):
     async def set_aside(self) -> Sequence[UnreadableRow]:
         """Return the rows that were set aside, oldest first. They are kept."""
 
-    async def back_up(self, to: str) -> int:
-        """Copy it as it is at one moment to the new file ``to``; return the copy's bytes."""
+    async def back_up(self, to: str, report: Report = unheard) -> int:
+        """Copy it as it is at one moment to the new file ``to``; return the copy's bytes.
+
+        ``report`` is told of each part, maybe in a thread.
+        """
 
     async def compact(self) -> int:
         """Give the space of deleted rows back; return the bytes. StoreBusy if it is in use."""

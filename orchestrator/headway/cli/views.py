@@ -22,6 +22,8 @@ class View(Protocol):
     """Shows events, while it is open. ``every_seconds`` is how often it wants a status."""
 
     every_seconds: float
+    is_live: bool
+    """Whether a status replaces the one before."""
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -52,6 +54,7 @@ class JsonLines:
     """Prints every event and message as one JSON object a line."""
 
     every_seconds: float = 60.0
+    is_live: bool = False
 
     def __enter__(self) -> Self:
         return self
@@ -71,6 +74,7 @@ class PlainLines:
     """Prints each message as a line on stdout, and the status now and then on stderr."""
 
     every_seconds: float = 5.0
+    is_live: bool = False
 
     def __init__(self, *, several_runs: bool) -> None:
         self._several_runs = several_runs

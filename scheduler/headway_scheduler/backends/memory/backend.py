@@ -24,10 +24,12 @@ from ...ports import (
     Mailbox,
     Maintenance,
     Notifier,
+    Report,
     Store,
     UnreadableRow,
     Vacancy,
     WorkerRegistry,
+    unheard,
 )
 from .history import MemoryHistory
 from .store import MemoryStore, Tables
@@ -351,7 +353,7 @@ class MemoryMaintenance:
         """Return the requests that were set aside, oldest first."""
         return tuple(self._backend.tables.set_aside)
 
-    async def back_up(self, to: str) -> int:
+    async def back_up(self, to: str, report: Report = unheard) -> int:
         """Raise StoreError: there is no file to copy."""
         raise StoreError(f"{self._backend.name}: is in memory, and cannot be copied to {to}")
 
