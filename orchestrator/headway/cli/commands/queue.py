@@ -5,7 +5,7 @@ from typing import Any
 
 import anyio
 
-from headway_scheduler.core.inspection import explain
+from headway_scheduler.core.inspection import explain, explain_each
 from headway_scheduler.core.views import Explanation
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import CallRecord
@@ -37,7 +37,10 @@ def show_list(args: Namespace) -> int:
         )
         return 0
     if shown:
-        say(table(HEADERS, [queue_row(queue, record, reader.now) for record in shown]))
+        ids = [record.call.id for record in shown]
+        reasons = explain_each(queue.scheduler.state, ids, reader.now)
+        rows = [_row(record, reasons.get(record.call.id), reader.now) for record in shown]
+        say(table(HEADERS, rows))
     if len(queue.calls) > len(shown):
         say(f"{len(queue.calls) - len(shown):,} more: --limit N")
     say(_footer(queue, reader))
@@ -122,9 +125,8 @@ def _only(wanted: str, known: dict[str, CallRecord], queue: StoredQueue) -> Call
     raise CallerError(f"{wanted!r} is the start of several calls: {names}{more}: write more of it")
 
 
-def queue_row(queue: StoredQueue, record: CallRecord, now: float) -> tuple[str, ...]:
-    """Return the line of a waiting call in the table of ``HEADERS``."""
-    call, why = record.call, explain(queue.scheduler.state, record.call.id, now)
+def _row(record: CallRecord, why: Explanation | None, now: float) -> tuple[str, ...]:
+    call = record.call
     raised = None if why is None else why.effective_priority
     return (
         call.id,

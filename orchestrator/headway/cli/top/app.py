@@ -34,6 +34,8 @@ from .picture import Selection, Sort, draw
 from .run_picture import draw_run
 
 EVERY_SECONDS = 1.0
+REST = 3.0
+"""How many times as long as a look takes there is rest before the next: 10,000 calls take 1 s."""
 STEPS = {"up": -1, "k": -1, "down": 1, "j": 1, "page up": -10, "page down": 10}
 """Keys that move the cursor, by how many lines."""
 HELP = (
@@ -303,14 +305,17 @@ async def watch(config: Config, path: str | None, limit: int) -> None:
         app = App(config, path, limit, seen, lambda action: group.start_soon(app.act, action))
         # No refresh by a thread: what it would draw changes meanwhile.
         with Keys() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
-            while await _watched(app, keys, live):
+            rest = EVERY_SECONDS
+            while await _watched(app, keys, live, rest):
+                began = time.monotonic()
                 await app.look()
+                rest = max(EVERY_SECONDS, REST * (time.monotonic() - began))
         group.cancel_scope.cancel()
 
 
-async def _watched(app: App, keys: Keys, live: Live) -> bool:
-    """Let keys act until it is time for the next look; whether to go on."""
-    look_at = time.monotonic() + EVERY_SECONDS
+async def _watched(app: App, keys: Keys, live: Live, seconds: float) -> bool:
+    """Let keys act for so long; whether to go on."""
+    look_at = time.monotonic() + seconds
     while True:
         live.update(rendered(app.lines(*live.console.size)), refresh=True)
         wait = partial(keys.wait, look_at - time.monotonic())

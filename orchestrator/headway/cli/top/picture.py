@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from textwrap import wrap
 
-from headway_scheduler.core.inspection import explain
+from headway_scheduler.core.inspection import explain_each
 from headway_scheduler.model.calls import CallRecord, Priority
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import RunState
@@ -207,8 +207,9 @@ def _calls(dashboard: Dashboard, view: Selection, width: int | None, limit: int)
     names = ["CALL", "CLASS", "AGENT", *_wide("MODEL", "TOKENS", width=width), "WAITED"]
     shown = found[:limit]
     rows = [[Cell(name, HEAD) for name in (*names, _counted("WAITS FOR", len(found), limit))]]
+    reasons = explain_each(queue.scheduler.state, [record.call.id for record in shown], now)
     for record in shown:
-        call, why = record.call, explain(queue.scheduler.state, record.call.id, now)
+        call, why = record.call, reasons.get(record.call.id)
         raised = None if why is None else why.effective_priority
         priority = call.priority if raised is None else raised
         more = _wide(call.model, f"{call.tokens:,}", width=width)
