@@ -216,11 +216,13 @@ def test_the_most_that_waited_in_a_minute_are_written_when_it_is_over() -> None:
 def test_calls_are_counted_once_a_second_at_most() -> None:
     scheduler = sent(core())
     scheduler.take_batch(NOW)
-    for number, at in enumerate((0.5, 0.9, SAMPLE_SECONDS)):
-        scheduler.handle(Submit(call(f"{number}")), NOW + at)
-        scheduler.take_batch(NOW + at)
-        if at < SAMPLE_SECONDS:
-            scheduler.handle(Settle(f"{number}", Outcome(CallState.CANCELLED, sent=False)), NOW)
+    for name in "bcd":  # who comes and goes in between is not counted
+        scheduler.handle(Submit(call(name)), NOW + 0.5)
+    scheduler.take_batch(NOW + 0.9)
+    for name in "bcd":
+        scheduler.handle(Settle(name, Outcome(CallState.CANCELLED, sent=False)), NOW + 0.9)
+    scheduler.handle(Submit(call("e")), NOW + SAMPLE_SECONDS)
+    scheduler.take_batch(NOW + SAMPLE_SECONDS)
     (crowd,) = scheduler.take_batch(NOW + MINUTE).crowds
     assert crowd.waiting == 1
 
