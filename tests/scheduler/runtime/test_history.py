@@ -1,22 +1,27 @@
 """History is written exactly once, in the commit of what it is about."""
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from random import Random
 
 import anyio
 import pytest
+from anyio import to_thread
+from tests.processes import WarmProcess
 from tests.waiting import until
 
 from headway_scheduler.backends.memory.backend import MemoryBackend
 from headway_scheduler.backends.memory.store import MemoryStore
 from headway_scheduler.backends.sqlite.backend import SqliteBackend
+from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import StoreFull
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Call, Outcome, Priority
 from headway_scheduler.model.history import HOUR, MINUTE
 from headway_scheduler.model.quotas import Quota
-from headway_scheduler.model.states import CallState
+from headway_scheduler.model.states import IN_FLIGHT, CallState
 from headway_scheduler.ports import Backend
 from headway_scheduler.runtime import pump
 from headway_scheduler.runtime.local import LocalScheduler
@@ -82,6 +87,55 @@ async def test_failed_commits_lose_no_end_and_count_none_twice(
     tried = Counter(each.news for each in store.tables.history.tries.values())
     assert tried["failed"] == ended[CallState.FAILED]
     assert tried["cut off"] == ended[CallState.UNKNOWN]
+
+
+CHILD = """
+import sys, anyio
+from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.model.calls import Call, Outcome, Priority
+from headway_scheduler.model.quotas import Quota
+from headway_scheduler.model.states import CallState
+from headway_scheduler.runtime.local import LocalScheduler
+
+WIDE = Quota.per_minute("wide", requests=600_000)
+
+async def ask(scheduler, number):
+    for turn in range(1_000_000):
+        name = f"c{number}.{turn}"
+        call = Call(name, "run", "a", "m", ("wide",), Priority.LOW, 1, scheduler.now())
+        await scheduler.acquire(call)
+        await scheduler.settle(name, Outcome(CallState.DONE, answer="{}"))
+        if turn == 5:
+            print("some", flush=True)
+
+async def main():
+    async with SqliteStore(sys.argv[1]) as store, LocalScheduler(store, [WIDE]) as scheduler:
+        async with anyio.create_task_group() as group:
+            for number in range(8):
+                group.start_soon(ask, scheduler, number)
+
+anyio.run(main)
+"""
+
+
+async def test_a_kill_leaves_as_many_waits_as_calls_that_ended(tmp_path: Path) -> None:
+    path = tmp_path / "headway.db"
+    command = [sys.executable, "-c", CHILD, str(path)]
+    with WarmProcess(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert await to_thread.run_sync(process.stdout.readline) == "some\n"
+        process.kill()
+    history = SqliteBackend(path).history()
+    async with SqliteStore(path, read_only=True) as store:
+        done = len(await store.calls(states=[CallState.DONE]))
+        in_flight = {each.call.id for each in await store.calls(states=IN_FLIGHT)}
+        for span in (MINUTE, HOUR):
+            assert sum(each.calls for each in await history.waits(span, 0)) == done > 0
+    async with SqliteStore(path) as leader, LocalScheduler(leader, [WIDE]):
+        cut_off = await history.tries()
+        assert {each.call_id for each in cut_off} == in_flight
+        assert {each.news for each in cut_off} <= {"cut off"}
+        assert len(cut_off) == len(in_flight)
 
 
 @pytest.fixture(params=["memory", "sqlite"])
