@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
+from textwrap import wrap
 from typing import NamedTuple, assert_never
 
 import anyio
@@ -115,7 +116,7 @@ class App:
         """Draw the screen as it is now."""
         match self.mode:
             case Mode.HELP:
-                return [[(f"{key:<9}  ", HEAD), (words, "")] for key, words in HELP]
+                return [line for key, words in HELP for line in _explained(key, words, width)]
             case Mode.RUN if self.opened is not None:
                 return draw_run(self.opened, width, height, self.scroll, self.message)
             case _:
@@ -277,6 +278,12 @@ class App:
                 return f"{keys} · p pause · b bump · ⏎ open · ? help · q quit"
             case _:
                 assert_never(self.mode)
+
+
+def _explained(key: str, words: str, width: int) -> list[Line]:
+    """Write a line of the help, in as many as it needs."""
+    first, *more = wrap(words, max(10, width - 11)) or [""]
+    return [[(f"{key:<9}  ", HEAD), (first, "")], *([(" " * 11 + line, "")] for line in more)]
 
 
 def _pausing(target: str, *, is_run: bool, is_held: bool) -> Action:

@@ -12,11 +12,11 @@ from headway_scheduler.model.changes import HOLD
 from headway_scheduler.model.history import MINUTE, Ended, Try, wait_at
 from headway_scheduler.model.quotas import ProviderEvent
 from headway_scheduler.model.runs import Run, Worker
-from headway_scheduler.model.states import RunState
+from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.ports import History, UnreadableRow
 
 from ...config import Config
-from ...runs.stopped import question_of, question_text
+from ...runs.stopped import is_by_batch, question_text
 from ..database import Reader, StoredQueue, load_queue, reading
 
 AT_WORK = (RunState.RUNNING, RunState.WAITING, RunState.QUEUED)
@@ -154,8 +154,10 @@ async def _questions(reader: Reader, runs: Sequence[Run]) -> list[Question]:
     asked = [run for run in runs if run.waits_for is not None]
     found = []
     for run in asked[:MOST_QUESTIONS]:
-        record = await question_of(reader.store, run)
-        if record is not None:
+        # Not all calls of the run: they may be many, and this is read every second.
+        waiting = await reader.store.calls(run.id, {CallState.QUEUED, CallState.UNKNOWN})
+        record = next((each for each in waiting if each.call.id == run.waits_for), None)
+        if record is not None and not is_by_batch(record):
             chunks = await reader.store.prompt(record.call.request_hash)
             found.append(Question(run, record, question_text(record, chunks or ())))
     return found

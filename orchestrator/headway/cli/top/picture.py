@@ -102,12 +102,12 @@ def draw(
     room = height - len(head) - len(tail) - len(foot)
     wanted = [(section.least, len(section.rows), section.turn) for section in sections]
     shown = shared(wanted, room)
-    lines, ids = head, list[str]()
+    lines, ids = head, dict[str, None]()  # a run that asks a person is in two sections
     for section, rows in zip(sections, shown, strict=False):
         lines += [_headed(section, rows), *_pointed(section, rows, view.selected)]
-        ids += section.ids[:rows]
+        ids |= dict.fromkeys(section.ids)
     lines += [[]] * (height - len(lines) - len(tail) - len(foot))
-    return Picture([_cropped(line, width) for line in (*lines, *tail, *foot)][:height], ids)
+    return Picture([_cropped(line, width) for line in (*lines, *tail, *foot)][:height], list(ids))
 
 
 def shared(wanted: Sequence[tuple[int, int, int]], room: int) -> list[int]:
@@ -328,17 +328,19 @@ def _headed(section: Section, rows: int) -> Line:
     if rows >= len(section.rows):
         return section.head
     *rest, (text, style) = section.head
-    more = f"(+{len(section.rows) - rows} below)"
+    more = f"({rows} of {len(section.rows)})"
     return [*rest, (f"{text.rstrip()} {more}", style)]
 
 
 def _pointed(section: Section, rows: int, selected: str | None) -> list[Line]:
-    if selected not in section.ids[:rows]:
+    """Return as many rows, among them the selected one if it is of this section."""
+    if selected not in section.ids:
         return section.rows[:rows]
     place = section.ids.index(selected)
-    lines = list(section.rows[:rows])
+    lines = list(section.rows)
     lines[place] = [(text, f"{style} reverse".strip()) for text, style in lines[place]]
-    return lines
+    first = max(0, place - rows + 1)
+    return lines[first : first + rows]
 
 
 def _cropped(line: Line, width: int | None) -> Line:

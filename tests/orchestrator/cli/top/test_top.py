@@ -150,6 +150,25 @@ async def test_it_fits_any_terminal(tmp_path: Path, width: int, height: int) -> 
     assert all(sum(len(text) for text, _ in line) <= width for line in lines)
 
 
+async def test_the_cursor_reaches_rows_that_were_below_the_screen(tmp_path: Path) -> None:
+    seeds.write_config(tmp_path)
+    config = load(tmp_path / "headway.toml")
+    async with SqliteStore(config.database, candidate=seeds.WORKER) as store:
+        await store.commit(seeds.batch())
+        app = App(config, None, 20, await look(config), lambda action: None)
+    assert "r-00000001.1" not in plain(app.lines(80, 24))
+    for _ in range(len(app.ids)):
+        app.lines(80, 24)
+        await app.press("down")
+    assert app.view.selected == app.ids[-1]
+    app.view.selected = "r-00000001.1"
+    (line,) = [line for line in app.lines(80, 24) if "r-00000001.1" in plain([line])]
+    assert all("reverse" in style for text, style in line if text.strip())
+    await app.press("?")
+    assert "".join(plain(app.lines(80, 24)).split()).count("waitedatmostsolong") == 1
+    assert all(sum(len(text) for text, _ in line) <= 80 for line in app.lines(80, 24))
+
+
 def test_a_question_waits_for_a_person_and_for_no_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
