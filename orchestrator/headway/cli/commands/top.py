@@ -1,5 +1,6 @@
 """``headway top``: the whole system at a glance, beside whatever process works on it."""
 
+import os
 import sys
 from argparse import Namespace
 from typing import Any
@@ -21,7 +22,7 @@ def top(args: Namespace) -> int:
     if args.json:
         say_json(_facts(anyio.run(look, config)))
         return 0
-    if not args.once and sys.stdout.isatty():
+    if not args.once and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
         from ..top.app import watch
 
         anyio.run(watch, config, args.config, args.limit)

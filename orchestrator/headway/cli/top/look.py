@@ -159,7 +159,8 @@ async def _questions(reader: Reader, runs: Sequence[Run]) -> list[Question]:
         record = next((each for each in waiting if each.call.id == run.waits_for), None)
         if record is not None and not is_by_batch(record):
             chunks = await reader.store.prompt(record.call.request_hash)
-            found.append(Question(run, record, question_text(record, chunks or ())))
+            text = "" if chunks is None else question_text(record, chunks)
+            found.append(Question(run, record, text))
     return found
 
 
