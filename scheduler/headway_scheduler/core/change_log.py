@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from ..model.batch import Lesson
 from ..model.batches import BatchedRequest
-from ..model.calls import CallRecord, Priority
+from ..model.calls import CallRecord
 from ..model.changes import Change
 from ..model.history import Try
 from ..model.prompts import ChainNode, Chunk
@@ -33,9 +33,9 @@ class ChangeLog:
     """By kind and subject: the last one overwrites what was learned before it."""
     requests: list[BatchedRequest] = field(default_factory=list[BatchedRequest])
     tries: list[Try] = field(default_factory=list[Try])
-    waits: dict[tuple[int, Priority, str, int], int] = field(
-        default_factory=dict[tuple[int, Priority, str, int], int]
+    waits: dict[tuple[int, int, str, int], int] = field(
+        default_factory=dict[tuple[int, int, str, int], int]
     )
-    """How many calls ended, by the minute, their class, their team and the bucket of their wait."""
+    """How many calls ended, by minute, number of their class, team and bucket of their wait."""
     forget: list[str] = field(default_factory=list[str])
     """Ids of runs to delete."""

@@ -112,10 +112,14 @@ class SchedulerState:
         del self.live[call.id]
         self.bytes -= live.bytes
         team = self.registry.remove(call)
-        # A call that ended unknown is made again, and its wait is counted then.
-        if live.waited is not None and live.record.state is not CallState.UNKNOWN:
+        # Not of steps, which draw on no quota and never wait. A call that ended unknown is made
+        # again, and its wait is counted then.
+        is_unknown = live.record.state is CallState.UNKNOWN
+        if live.waited is not None and call.quotas and not is_unknown:
             bucket = bisect_right(BUCKET_BOUNDS, live.waited)
-            waits, key = self.log.waits, (int(now // MINUTE), call.priority, team, bucket)
+            waits = self.log.waits
+            # The number of the class: the hash of a member of an enum is a call of Python.
+            key = (int(now // MINUTE), call.priority._value_, team, bucket)
             waits[key] = waits.get(key, 0) + 1
 
     def change(self, record: CallRecord) -> None:
@@ -347,10 +351,10 @@ class SchedulerState:
                 live.reservations += tuple(adopted)
 
 
-def _wait_counts(counted: Mapping[tuple[int, Priority, str, int], int]) -> tuple[WaitCount, ...]:
+def _wait_counts(counted: Mapping[tuple[int, int, str, int], int]) -> tuple[WaitCount, ...]:
     """Count in minutes and in hours what was counted by the minute."""
     return tuple(
-        WaitCount(span, minute * MINUTE // span * span, priority, team, bucket, calls)
+        WaitCount(span, minute * MINUTE // span * span, Priority(priority), team, bucket, calls)
         for (minute, priority, team, bucket), calls in counted.items()
         for span in (MINUTE, HOUR)
     )

@@ -95,6 +95,14 @@ def test_a_call_that_was_never_admitted_has_no_wait() -> None:
     assert scheduler.take_batch(NOW + 9).waits == ()
 
 
+def test_a_step_draws_on_no_quota_and_never_waits() -> None:
+    scheduler = core()
+    scheduler.handle(Submit(replace(call("a"), quotas=(), kind="tool")), NOW)
+    assert [record.call.id for record in scheduler.admit(NOW)] == ["a"]
+    scheduler.handle(Settle("a", DONE), NOW + 9)
+    assert scheduler.take_batch(NOW + 9).waits == ()
+
+
 def test_a_call_cut_off_is_counted_when_it_has_been_made_again() -> None:
     scheduler = Scheduler([SLOT], NOW, own="w")
     scheduler.handle(SaveRun(RUN), NOW)
@@ -237,9 +245,9 @@ def test_what_is_parked_does_not_wait_and_a_quiet_minute_has_no_row() -> None:
 @given(st.lists(st.floats(0, 46 * HOUR), min_size=1, max_size=40), st.sampled_from([0.5, 0.95, 1]))
 @settings(max_examples=100, deadline=None)
 def test_a_percentile_is_off_by_less_than_a_tenth(seconds: list[float], share: float) -> None:
-    scheduler = Scheduler([], NOW)
+    scheduler = Scheduler([Quota.per_minute("wide", requests=600_000)], NOW)
     for number, wait in enumerate(seconds):
-        each = replace(call(f"{number}", NOW - wait), quotas=())
+        each = replace(call(f"{number}", NOW - wait), quotas=("wide",))
         scheduler.handle(Submit(each), NOW)
     scheduler.admit(NOW)
     for number in range(len(seconds)):
