@@ -80,12 +80,13 @@ def tried(
     *,
     preempted: bool = False,
 ) -> Try | None:
-    """Return the row of an attempt that is over; None for one that was answered, that its own agent
-    cancelled, or whose request was never made.
+    """Return the row of an attempt that is over; None for one that its own agent cancelled, or whose
+    request was never made, and for a step: it asks no provider.
     """
     call = record.call
-    quota = call.quotas[0] if call.quotas else ""
-    event, pause_until = None, None
+    if not call.quotas:
+        return None
+    quota, event, pause_until = call.quotas[0], None, None
     for name, told in signals.items():
         if told.event not in (None, ProviderEvent.ANSWERED):
             quota, event, pause_until = name, told.event, told.pause_until

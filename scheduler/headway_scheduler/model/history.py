@@ -37,7 +37,7 @@ class Try(Data, frozen=True):
     run_id: str
     """The run of the call."""
     quota: str
-    """The quota that it was refused by, else the first that its call draws on; empty for none."""
+    """The quota that it was refused by, else the first that its call draws on."""
     admitted_at: float
     """When it was admitted."""
     ended_at: float

@@ -30,6 +30,7 @@ from headway_scheduler.protocol.messages import DropWorker, Resubmit, SaveRun, S
 NOW = 1_772_366_400.0  # on the hour
 SLOT = Quota.per_minute("slot", concurrency=1)
 DONE = Outcome(CallState.DONE, answer="{}")
+FAILED = Outcome(CallState.FAILED, error="no")
 AGAIN = Outcome(CallState.QUEUED, error="again")
 RUN = Run("run", "workflow", "task", Priority.LOW, RunState.RUNNING, NOW, team="team")
 
@@ -95,12 +96,13 @@ def test_a_call_that_was_never_admitted_has_no_wait() -> None:
     assert scheduler.take_batch(NOW + 9).waits == ()
 
 
-def test_a_step_draws_on_no_quota_and_never_waits() -> None:
+def test_a_step_draws_on_no_quota_never_waits_and_is_no_attempt_at_a_provider() -> None:
     scheduler = core()
     scheduler.handle(Submit(replace(call("a"), quotas=(), kind="tool")), NOW)
     assert [record.call.id for record in scheduler.admit(NOW)] == ["a"]
-    scheduler.handle(Settle("a", DONE), NOW + 9)
-    assert scheduler.take_batch(NOW + 9).waits == ()
+    scheduler.handle(Settle("a", FAILED), NOW + 9)
+    batch = scheduler.take_batch(NOW + 9)
+    assert (batch.waits, batch.tries) == ((), ())
 
 
 def test_a_call_cut_off_is_counted_when_it_has_been_made_again() -> None:
@@ -144,7 +146,6 @@ def test_a_new_leader_notes_what_its_predecessor_left_in_flight() -> None:
 
 
 REFUSED = Observation(NOW + 60, ProviderEvent.REFUSED)
-FAILED = Outcome(CallState.FAILED, error="no")
 ENDS: dict[str, tuple[Outcome, Observation | None, str | None]] = {
     "an answer": (DONE, Observation(event=ProviderEvent.ANSWERED), None),
     "a 429": (AGAIN, REFUSED, "refused"),
