@@ -80,7 +80,7 @@ def tried(
     *,
     preempted: bool = False,
 ) -> Try | None:
-    """Return the row of an attempt that is over; None for one that its own agent cancelled, or whose
+    """Return the row of an attempt that is over; None for one that its own agent cancelled or whose
     request was never made, and for a step: it asks no provider.
     """
     call = record.call
