@@ -24,9 +24,10 @@ tmux:  ## the terminal of some tests; on Debian and Ubuntu it is installed if it
 		$(AS_ROOT) apt-get install -qq --yes --no-install-recommends tmux; } || \
 		echo 'tmux is not installed: the tests that need a terminal are skipped'
 
-check: $(STAMP)  ## format, lint, types, public types, layers, docs, lock
+check: $(STAMP)  ## format, lint, spelling, types, public types, layers, docs, lock
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/python tools/typed_share.py
 	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_docs.py tests/test_repository.py

@@ -6,6 +6,7 @@ provider. Commands of guides are parsed; those of the tutorial run.
 
 import ast
 import inspect
+import json
 import os
 import re
 import shlex
@@ -111,8 +112,8 @@ def execute(name: str) -> dict[str, Any]:
 
 
 def test_every_guide_is_here() -> None:
-    assert len(PAGES) == 11
-    assert sum(len(blocks(page)) for page in PAGES) >= 36
+    assert len(PAGES) == 12
+    assert sum(len(blocks(page)) for page in PAGES) >= 39
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -134,7 +135,7 @@ def test_the_commands_parse(page: str, command: str) -> None:
 def test_the_configurations_load_and_their_clients_are_made(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for variable in ("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "AZURE_US_API_KEY"):
+    for variable in ("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "AZURE_US_API_KEY", "LITELLM_KEY"):
         monkeypatch.setenv(variable, "not-a-key")
 
     async def open_all(file: Path) -> None:
@@ -219,6 +220,30 @@ def test_the_guide_of_people(capsys: pytest.CaptureFixture[str]) -> None:
     state, said = capsys.readouterr().out.splitlines()
     assert state == "waiting"
     assert re.fullmatch(SENTENCE, said)
+
+
+def test_the_guide_of_litellm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _, name, text in blocks(DOCS / "howto/litellm.md"):
+        if name:
+            url = os.environ["OPENAI_BASE_URL"]
+            (folder / name).write_text(text.replace("http://localhost:4000/v1", url))
+    asked = environment() | {"LITELLM_KEY": "sk-1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    asked.pop("OPENAI_API_KEY")
+
+    def says(*command: str) -> str:
+        headway = [sys.executable, "-m", "headway", *command]
+        done = subprocess.run(headway, env=asked, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    for command in commands(DOCS / "howto/litellm.md"):
+        says(*shlex.split(command)[1:])
+    says("work")
+    runs = json.loads(says("runs", "--json"))
+    assert {(run["workflow"], run["priority"], run["state"]) for run in runs} == {
+        ("teams:nightly", "background", "completed"),
+        ("teams:triage", "interactive", "completed"),
+    }
 
 
 def test_the_guide_of_pytest(tmp_path: Path) -> None:

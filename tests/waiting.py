@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 
-HANG_SECONDS = 480.0 if sys.flags.dev_mode else 120.0
+HANG_SECONDS = 540.0 if sys.flags.dev_mode else 360.0
 """How long an async test may take; asyncio's debug mode takes up to twice as long. pytest's own
 ``timeout`` is above it: its signal raises out of the event loop and leaves the test's task there,
 and the fixtures, which run in the same task, then wait for it for ever."""

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import CallRecord, Priority
@@ -266,14 +266,20 @@ class Headway:
         self._opened.runner.person = person
 
     def model(
-        self, model: "str | ChatCompletionClient", *, priority: Priority | str | None = None
+        self,
+        model: "str | ChatCompletionClient",
+        *,
+        priority: Priority | str | None = None,
+        **arguments: Any,
     ) -> "ChatCompletionClient":
         """Make a scheduled client for an agent of your own, by name or around your client.
 
+        ``arguments`` go with each of its requests, such as ``temperature=0.2``: what AutoGen's
+        client of the model takes as ``extra_create_args``.
         Its calls are those of ad-hoc runs, which cannot be resumed.
         """
         scope = self._opened.ad_hoc.scope()
-        return self.workflows.client(model, scope, priority=priority)
+        return self.workflows.client(model, scope, priority=priority, **arguments)
 
     def openai(self, model: str, *, priority: Priority | str | None = None) -> "AsyncOpenAI":
         """Make OpenAI's own client, scheduled, for memory stores and tools that use the SDK.

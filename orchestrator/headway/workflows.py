@@ -54,9 +54,16 @@ class Models(Protocol):
     """
 
     def __call__(
-        self, model: "str | ChatCompletionClient", *, priority: Priority | str | None = None
+        self,
+        model: "str | ChatCompletionClient",
+        *,
+        priority: Priority | str | None = None,
+        **arguments: Any,
     ) -> "ChatCompletionClient":
         """Make a client, by the name of a model or around your own client.
+
+        ``arguments`` go with each of its requests, such as ``temperature=0.2`` or
+        ``max_tokens=500``: what AutoGen's client of the model takes as ``extra_create_args``.
 
         Raises CallerError for a model without a key, or without a price.
         """
@@ -184,24 +191,29 @@ class Workflows:
         scope: "RunScope",
         *,
         priority: Priority | str | None = None,
+        **arguments: Any,
     ) -> "ChatCompletionClient":
         """Make a client of a scope by the name of a model, or around the user's own."""
         from headway_agents import around
 
-        made = self.made(model, priority=priority)
+        made = self.made(model, priority=priority, **arguments)
         return around(made, lambda each: cast("ScheduledClient", each).bound(scope))
 
     def made(
-        self, model: "str | ChatCompletionClient", *, priority: Priority | str | None = None
+        self,
+        model: "str | ChatCompletionClient",
+        *,
+        priority: Priority | str | None = None,
+        **arguments: Any,
     ) -> "ChatCompletionClient":
         """Make a client for a factory, not yet bound to the run. This is its ``models``."""
         if isinstance(model, str):
-            return self.model(model, priority=priority)
+            return self.model(model).asking(_priority(priority), arguments)
         from headway_agents import around
 
-        return around(model, partial(self.wrap, priority=priority))
+        return around(model, lambda each: self.wrap(each).asking(_priority(priority), arguments))
 
-    def model(self, name: str, *, priority: Priority | str | None = None) -> "ScheduledClient":
+    def model(self, name: str) -> "ScheduledClient":
         """Make a client for a model of the configuration, not yet bound to a run."""
         from headway_agents import ScheduledClient
 
@@ -210,17 +222,15 @@ class Workflows:
             wrapped = self._wrapped_client(found)
             model, others = self._model(completed(found, wrapped)), self._others(found, wrapped)
             self._clients[name] = ScheduledClient(wrapped, model, others=others)
-        return self._clients[name].with_priority(_priority(priority))
+        return self._clients[name]
 
-    def wrap(
-        self, client: "ChatCompletionClient", *, priority: Priority | str | None = None
-    ) -> "ScheduledClient":
+    def wrap(self, client: "ChatCompletionClient") -> "ScheduledClient":
         """Make a client around the user's own, on the quotas of the server that it asks."""
         from headway_agents import ScheduledClient
 
         found = of_client(self._config, client)
         model, others = self._model(found), self._others(found, client)
-        return ScheduledClient(client, model, priority=_priority(priority), others=others)
+        return ScheduledClient(client, model, others=others)
 
     def openai(
         self, name: str, scope: "Callable[[], RunScope]", *, priority: Priority | str | None = None

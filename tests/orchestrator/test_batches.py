@@ -447,10 +447,14 @@ async def test_a_batch_that_nobody_wants_is_cancelled(
     assert provider.ledger.paid == ()
 
 
-@pytest.mark.parametrize("settings", [Settings(batch_seconds=0.5)])
+@pytest.mark.parametrize(
+    "settings", [Settings(batch_refusals=Refusing(FaultKind.SERVER_ERROR, LOOK))]
+)
 async def test_a_cancelled_call_that_is_answered_all_the_same_is_counted(
-    provider: SimulatedProvider, tmp_path: Path
+    provider: SimulatedProvider, settings: Settings, tmp_path: Path
 ) -> None:
+    looks = settings.batch_refusals
+    assert isinstance(looks, Refusing)
     async with opened(tmp_path) as hw:
         wanted, unwanted = await submit(hw, task="a"), await submit(hw, task="b")
         async with anyio.create_task_group() as group:
@@ -460,6 +464,7 @@ async def test_a_cancelled_call_that_is_answered_all_the_same_is_counted(
             for handle in (wanted, unwanted):
                 await wait_for_state(hw, handle, RunState.WAITING)
             await hw.cancel(unwanted.id)
+            looks.is_mended = True  # nobody learns before that that the batch has ended
             await wait_for_state(hw, wanted, RunState.COMPLETED)
             hw.drain()
         (record,) = await rows(hw, unwanted)

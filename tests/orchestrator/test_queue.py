@@ -13,6 +13,7 @@ import pytest
 from anyio import to_thread
 from autogen_agentchat.agents import AssistantAgent
 from tests.processes import WarmProcess
+from tests.waiting import until
 
 from headway import Headway, RunFailed
 from headway.config import ConfigError
@@ -24,7 +25,7 @@ from headway_scheduler.model.changes import Change
 from headway_scheduler.model.quotas import Resource
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import RunState
-from headway_scheduler.testing.provider import Latency, Settings, simulated_provider
+from headway_scheduler.testing.provider import Latency, Ledger, Settings, simulated_provider
 
 pytestmark = pytest.mark.anyio
 
@@ -206,16 +207,17 @@ async def teams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 
 async def test_a_team_waits_for_its_own_quota_and_no_other_does(teams: Any) -> None:
-    headway, _ = teams
+    headway, provider = teams
     for team, is_narrow in (("narrow", True), ("others", False)):
+        asked_before = len(provider.ledger)
+        await headway.queue.pause("all")
         runs = [await headway.start("agent", task=str(n), team=team) for n in range(6)]
-        most = 0
-        while headway.scheduler.statistics().in_flight or headway.scheduler.queued() or not most:
-            most = max(most, headway.scheduler.statistics().in_flight)
-            await next_event(headway)
-        assert (most == 1) is is_narrow
+        await until(lambda: len(headway.scheduler.queued()) == 6)
+        await headway.queue.resume("all")
         for run in runs:
             await run.result()
+        asked = Ledger(provider.ledger.entries[asked_before:])
+        assert (asked.most_at_once() == 1) is is_narrow
 
 
 async def test_a_team_that_has_spent_its_dollars_waits_for_the_next_day(teams: Any) -> None:

@@ -100,13 +100,15 @@ class ScheduledClientConfig(BaseModel):
     idempotency_header: str | None = None
     provider: str | None = None
     priority: Literal["interactive", "high", "normal", "low", "background"] | None = None
+    arguments: dict[str, Any] = {}
 
 
 class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
     """Schedules the calls of ``wrapped``, any client of AutoGen.
 
     ``scope`` and ``path`` say for which run and agent; without them every request takes them from
-    the context. ``priority``: the class of its calls; None: their run's.
+    the context. ``priority``: the class of its calls; None: their run's. ``arguments`` go with each
+    of its requests, as ``extra_create_args`` does, which prevails.
     ``others``: clients and models that may be asked instead, each with its rank: 0 is as good as
     ``model``, higher ones are asked only while no better one answers.
     """
@@ -123,6 +125,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         *,
         path: str | None = None,
         priority: Priority | None = None,
+        arguments: Mapping[str, Any] = NO_ARGUMENTS,
         others: Sequence[tuple[ChatCompletionClient, Model, int]] = (),
     ) -> None:
         self.wrapped = wrapped
@@ -130,6 +133,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         self.scope = scope
         self.path = path
         self.priority = priority
+        self.arguments = arguments
         self._candidates = [_candidate(*each) for each in ((wrapped, model, 0), *others)]
         self._parent: ScheduledClient | None = None
         self._encoder: PromptEncoder | None = None
@@ -141,14 +145,16 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
 
         Without a path the context says which agent asks.
         """
-        handle = self.with_priority(self.priority)
+        handle = self.asking(self.priority, self.arguments)
         handle.scope, handle.path = scope, path
         return handle
 
-    def with_priority(self, priority: Priority | None) -> "ScheduledClient":
-        """Return a handle whose calls have another priority. Its usage counts here as well."""
+    def asking(
+        self, priority: Priority | None, arguments: Mapping[str, Any] = NO_ARGUMENTS
+    ) -> "ScheduledClient":
+        """Return a handle with another priority and arguments. Its usage counts here as well."""
         handle = copy.copy(self)  # what was found out of the wrapped clients is shared
-        handle.priority = priority
+        handle.priority, handle.arguments = priority, arguments
         handle._parent = self._parent or self
         handle._encoder = None
         handle._actual, handle._total = RequestUsage(0, 0), RequestUsage(0, 0)
@@ -169,7 +175,8 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         Raises CallTooLarge, BudgetExceeded, RunClosed, SchedulerClosed, StoreError, ProviderError
         for a recorded failure, or what the wrapped client raised if waiting cannot mend it.
         """
-        request = Request(list(messages), list(tools), tool_choice, json_output, extra_create_args)
+        extra = {**self.arguments, **extra_create_args}
+        request = Request(list(messages), list(tools), tool_choice, json_output, extra)
         async with attached(*self._slot(request), token=cancellation_token) as live:
             if (answered := await recorded(live)) is not None:
                 result = load_result(answered)
@@ -195,7 +202,8 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         CreateResult is the answer. Closing the stream early abandons the call. Raises as ``create``
         does, CallerError at once if it belongs to no run.
         """
-        request = Request(list(messages), list(tools), tool_choice, json_output, extra_create_args)
+        extra = {**self.arguments, **extra_create_args}
+        request = Request(list(messages), list(tools), tool_choice, json_output, extra)
         scope, slot, digest = self._slot(request)
         return self._stream(request, scope, slot, digest=digest, token=cancellation_token)
 
@@ -245,6 +253,7 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
             "idempotency_header": self.model.idempotency_header,
             "provider": None if self.model.provider is None else self.model.provider.name,
             "priority": None if self.priority is None else self.priority.label,
+            "arguments": dict(self.arguments),
         }
         return ScheduledClientConfig.model_validate(fields)
 
@@ -257,10 +266,19 @@ class ScheduledClient(ChatCompletionClient, Component[ScheduledClientConfig]):
         model = Model(
             config.model, tuple(config.quotas), config.idempotency_header, provider=provider
         )
-        return cls(wrapped, model, priority=priority)
+        return cls(wrapped, model, priority=priority, arguments=config.arguments)
 
     def _slot(self, request: Request) -> tuple[RunScope, JournalSlot, RequestDigest]:
-        """Encode a request, before anything is awaited, and open its slot in the journal."""
+        """Encode a request, before anything is awaited, and open its slot in the journal.
+
+        Raises CallerError if it names another model, whose limits and prices nobody looked up.
+        """
+        other = (request.extra or {}).get("model", self.model.name)
+        if other != self.model.name:
+            raise CallerError(
+                f"a request for model {self.model.name!r} has the argument model={other!r}, which "
+                f"would pass its limits: leave it out, and take a client of models({other!r})"
+            )
         scope = (self.scope or scope_of_context(self.model.name)).for_next_call()
         self._encoder = self._encoder or PromptEncoder()
         digest = self._encoder.encode(request)

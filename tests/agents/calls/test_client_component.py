@@ -24,11 +24,15 @@ async def test_a_loaded_client_is_unbound_and_takes_the_key_from_the_environment
     monkeypatch: pytest.MonkeyPatch, scope: RunScope, serve: Any, question: Any
 ) -> None:
     async with serve() as (_, inner):
-        dumped = ScheduledClient(inner, MODEL, priority=Priority.HIGH).dump_component()
+        client = ScheduledClient(
+            inner, MODEL, priority=Priority.HIGH, arguments={"temperature": 0.2}
+        )
+        dumped = client.dump_component()
         monkeypatch.setenv("OPENAI_API_KEY", "sk-from-the-environment")
         loaded = ChatCompletionClient.load_component(type(dumped)(**_json(dumped)))
         assert isinstance(loaded, ScheduledClient)
         assert (loaded.model, loaded.priority, loaded.scope) == (MODEL, Priority.HIGH, None)
+        assert loaded.arguments == {"temperature": 0.2}
         assert isinstance(loaded.wrapped, OpenAIChatCompletionClient)
         assert loaded.wrapped._client.api_key == "sk-from-the-environment"
         assert (await loaded.bound(scope, "w").create(question())).content

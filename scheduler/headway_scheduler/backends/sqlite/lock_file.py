@@ -14,8 +14,8 @@ That does no harm: a leader is fenced by the epoch in the database (``opening``)
 row there.
 """
 
-import fcntl
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,8 +23,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import StoreBusy
+from ...errors import StoreBusy, StoreError
 from ...ports import Holder, Vacancy
+
+if sys.platform == "win32":
+    raise StoreError("Headway runs on Linux and macOS: on Windows, run it in WSL")
+
+import fcntl
 
 PROBES, PROBE_SECONDS = 3, 0.002
 """How often, and after which pause, a refused lock is tried: ``holder_of`` of another process has
