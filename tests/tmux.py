@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from shlex import join
 from typing import Self
@@ -20,6 +21,7 @@ import pytest
 LONGEST_SECONDS = 90.0
 """How long something may take to be on the screen: far above what it takes on a busy machine."""
 LOOK_SECONDS = 0.05
+_NUMBERS = count()
 
 SGR = re.compile("\x1b\\[([0-9;]*)m")
 OTHER_ESCAPES = re.compile("\x1b[()][A-Z0-9]|\x0f|\x0e")
@@ -53,8 +55,9 @@ class Terminal:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._folder = folder
-        # Sockets have short paths: no folder of pytest's is short enough for sure.
-        self._tmux = [required(), "-L", f"headway-{os.getpid()}-{id(self):x}"]
+        # Sockets have short paths: no folder of pytest's is short enough for sure. No name is used
+        # twice: the server before takes a while to end.
+        self._tmux = [required(), "-L", f"headway-{os.getpid()}-{next(_NUMBERS)}"]
         telling = ("NO_COLOR", "COLORTERM", "TERM", "COLUMNS", "LINES", "TMUX", "FORCE_COLOR")
         ours = {k: v for k, v in os.environ.items() if k not in telling}
         self._environment = ours | {"LC_ALL": "C.UTF-8", "TERM": "xterm"} | dict(environment or {})
