@@ -221,7 +221,7 @@ class Scheduler:
         lane.line.serve(waiter, rank)
         record.check(CallState.ADMITTED)
         record.admit(now)
-        live.waited = (live.waited or 0.0) + max(0.0, now - live.queued_at)
+        live.waited = (live.waited or 0.0) + now - live.queued_at
         state.registry.charge(call, waiter.cost)
         is_sent = self.own is None or record.worker != self.own
         live.reservations = tuple(
@@ -447,15 +447,15 @@ class Scheduler:
         """
         state, record = self.state, live.record
         call, was_in_flight = record.call, record.state in IN_FLIGHT
-        self._note_try(record, outcome, signals, now)
+        if outcome.state is not CallState.DONE:
+            self._note_try(record, outcome, signals, now)
         record.settle(outcome, now)
         quotas = [quota for name in call.quotas if (quota := state.lanes.quotas.get(name))]
-        if quotas and outcome.usage is not None and record.sent_at is not None:
-            first = quotas[0]
-            if first.is_local and first.name == call.quotas[0]:
-                # Only its speed shows that a local server is overloaded: it sends no limits.
-                seconds = now - record.sent_at
-                first.record_write_speed(seconds, outcome.usage.output_tokens, now)
+        first = quotas[0] if quotas and quotas[0].name == call.quotas[0] else None
+        if first and first.is_local and outcome.usage is not None and record.sent_at is not None:
+            # Only its speed shows that a local server is overloaded: it sends no limits.
+            seconds = now - record.sent_at
+            first.record_write_speed(seconds, outcome.usage.output_tokens, now)
         for quota in quotas:
             quota.in_flight -= was_in_flight
             if quota.breaker.probes:
@@ -485,7 +485,7 @@ class Scheduler:
         self, record: CallRecord, outcome: Outcome, signals: Mapping[str, Observation], now: float
     ) -> None:
         """Have an attempt in flight that ends without an answer written."""
-        if outcome.state is CallState.DONE or record.state not in IN_FLIGHT:
+        if record.state not in IN_FLIGHT:
             return
         is_preempted = record.call.id in self.state.preemption.times and not outcome.sent
         if row := tried(record, outcome, signals, now, preempted=is_preempted):
