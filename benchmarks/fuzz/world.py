@@ -469,6 +469,8 @@ async def _nothing() -> None:
 
 
 def _told(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(map(_told, error.exceptions))
     try:
         said = str(error)[:200]
     except Exception as problem:

@@ -262,7 +262,10 @@ class Headway:
         return await self._opened.actions.prune(older_than_seconds, keep, is_dry, report)
 
     def ask(self, person: Person | None) -> None:
-        """Have runs ask a person who is present; without one, a run that has a question waits."""
+        """Have runs ask a person who is present; without one, a run that has a question waits.
+
+        It waits as well where ``person`` raises EOFError, as ``input()`` does.
+        """
         self._opened.runner.person = person
 
     def model(

@@ -34,6 +34,7 @@ from .config.values import patience_seconds
 from .pricing.prices import charge_of, stated_cost, write_cost
 from .provider_clients import built
 from .reached import Reached, completed, key_of, of_client, of_model, quotas_past, replaced
+from .spelling import did_you_mean
 
 if TYPE_CHECKING:
     from autogen_core.models import ChatCompletionClient
@@ -105,11 +106,12 @@ class Workflows:
             return reference, self._component_text(target)
         if ":" in target:
             return reference, None
-        known = ", ".join(sorted({*self._factories, *self._config.workflows})) or "none"
-        raise CallerError(
-            f"no workflow {reference!r}: give a name ({known}), module:factory, "
+        names = sorted({*self._factories, *self._config.workflows})
+        advice = did_you_mean(reference, names) or (
+            f"give a name ({', '.join(names) or 'none'}), module:factory, "
             f"or a component file ({', '.join(COMPONENT_SUFFIXES)})"
         )
+        raise CallerError(f"no workflow {reference!r}: {advice}")
 
     async def build(self, run: Run, scheduler: SchedulerClient, journal: "Journal") -> "Attempt":
         """Build a fresh team for ``run``, its clients bound to the run."""

@@ -297,6 +297,12 @@ class LiveCall:
         await self.wait(partial(self.scope.for_person, self.slot))
         raise AssertionError  # that wait only ends by being cancelled
 
+    async def for_another_person(self) -> Never:
+        """Wait as :meth:`for_person`: the person who was asked has left. The question stays."""
+        self._end()
+        await self.wait(partial(self.scope.for_person, self.slot))
+        raise AssertionError  # that wait only ends by being cancelled
+
     def begin(self) -> None:
         """Enter QUEUED: the attempt is not quiet as long as the call is in flight."""
         self._phase = Phase.QUEUED

@@ -86,7 +86,10 @@ async def ask_person(scope: RunScope, path: str, question: str) -> str:
         if scope.person is None:
             await live.for_person()
         live.begin()
-        words = await live.wait(partial(scope.person, question))
+        try:
+            words = await live.wait(partial(scope.person, question))
+        except EOFError:  # as input() says that nobody is there
+            await live.for_another_person()
         await live.settle(Outcome(CallState.DONE, answer=person_answer(words)))
         return words
 

@@ -6,7 +6,8 @@ it raises: an error of Headway in one line, any other with its traceback, becaus
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from io import TextIOWrapper
 
@@ -19,12 +20,28 @@ from .parser import BAD_DATABASE, BAD_INPUT, FAILED, INTERRUPTED, parse
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     _let_any_character_pass()
+    args = parse(sys.argv[1:] if argv is None else argv)
+    return _told(_logged, args)
+
+
+def _logged(args: Namespace) -> int:
+    from .log import begun  # `--help` needs none
+
+    with begun(args):
+        return _told(_carried_out, args)
+
+
+def _carried_out(args: Namespace) -> int:
+    module, _, function = args.target.partition(":")
+    status: int = getattr(import_module(f".commands.{module}", __name__), function)(args)
+    sys.stdout.flush()
+    return status
+
+
+def _told(act: Callable[[Namespace], int], args: Namespace) -> int:
+    """Return the exit code of ``act``, and say why it failed if it did."""
     try:
-        args = parse(sys.argv[1:] if argv is None else argv)
-        module, _, function = args.target.partition(":")
-        status: int = getattr(import_module(f".commands.{module}", __name__), function)(args)
-        sys.stdout.flush()
-        return status
+        return act(args)
     except KeyboardInterrupt:
         complain("interrupted")
         return INTERRUPTED

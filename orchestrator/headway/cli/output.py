@@ -7,7 +7,7 @@ answer for the user. Here they become visible text. JSON is plain ASCII, so it n
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 _CONTROLS = re.compile(
@@ -38,11 +38,20 @@ def say(text: str) -> None:
     sys.stdout.write(f"{clean(text)}\n")
 
 
-def complain(text: str) -> None:
+def _tell(level: str, line: str) -> None:
+    del level
+    sys.stderr.write(f"headway: {line}\n")
+    sys.stderr.flush()
+
+
+teller: Callable[[str, str], None] = _tell
+"""Writes a line of a level (a word of logging's) to stderr. ``log.begun`` sets another."""
+
+
+def complain(text: str, level: str = "error") -> None:
     """Print to stderr, each line with ``headway:`` in front."""
     for line in clean(text).splitlines():
-        sys.stderr.write(f"headway: {line}\n")
-    sys.stderr.flush()
+        teller(level, line)
 
 
 def say_json(data: Any, *, indent: int | None = 2) -> None:

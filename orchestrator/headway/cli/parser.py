@@ -11,6 +11,7 @@ from typing import Any
 from headway_scheduler.model.states import RunState
 
 from .. import __version__
+from .grammar.words import Parser, count, duration, one_of, parameter, positive
 
 FAILED, BAD_INPUT, BAD_DATABASE, WAITS, CHANGED, INTERRUPTED = 1, 2, 3, 4, 5, 130
 
@@ -25,30 +26,43 @@ exit codes:
   130  interrupted by Ctrl-C, or because the reader of the output has left
 """
 
+_DESCRIPTION = """\
+Runs teams of AutoGen agents that share one account with a model provider. Urgent calls go first,
+no limit of the account is passed, and a run that was cut off goes on without paying again."""
 _BARE = {"runs": "list", "queue": "list", "config": "show", "limits": "list"}
 COST_KEYS = ("model", "team", "workflow", "run", "day")
 """``SPENT_BY`` of the scheduler, whose module takes longer to import than ``--help`` to print."""
 RUN_LANES = ("standard", "flex", "batch")
 """``LANES`` of the configuration, whose module takes as long, and the one that every model has."""
+_TEMPLATES = ("team", "person", "service")
+_SHELLS = ("bash", "zsh", "fish", "tcsh")
+_FORMATS = ("text", "json")
+_OR_FILE = ": text, - (standard input) or @FILE"
 _PRIORITIES = "interactive, high, normal, low or background"
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the arguments of one command. Exits with 2 if they are wrong."""
-    given = list(argv)
-    if given and given[0] in _BARE and not _names_a_verb(given[1:]):
+    given = list(argv) or ["--help"]
+    if given[0] in _BARE and not _names_a_verb(given[1:]):
         given.insert(1, _BARE[given[0]])
-    return new_parser().parse_args(given)
+    parser = new_parser()
+    parser.refuse_typos(given)
+    args, left = parser.parse_known_args(given)
+    if left and "ids" in args and not any(word.startswith("-") for word in left):
+        args.ids += left  # argparse takes no positional after an option that stands between them
+    elif left:
+        parser.error(f"there is no place for {' '.join(left)}")
+    args.line = " ".join((parser.prog, *given))
+    return args
 
 
-def new_parser() -> argparse.ArgumentParser:
+def new_parser() -> Parser:
     """Make the parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="headway",
-        description="Runs AutoGen teams behind one priority scheduler that owns the budget.",
+        description=_DESCRIPTION,
         epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"headway {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
@@ -64,14 +78,25 @@ def _names_a_verb(rest: Sequence[str]) -> bool:
 
 
 def _add_starting(commands: Any) -> None:
-    demo = _command(commands, "demo", "demo:run", "teams on a simulated provider; no key needed")
+    demo = _command(
+        commands, "demo", "demo:run", "see it work on a simulated provider; no key needed"
+    )
     _add_json(demo)
-    init = _command(commands, "init", "init:write", "write headway.toml")
-    doctor = _command(commands, "doctor", "doctor:check", "check that everything is in place")
+    init = _command(commands, "init", "init:write", "write headway.toml, the configuration")
+    init.add_argument(
+        "--template",
+        type=one_of(_TEMPLATES),
+        choices=_TEMPLATES,
+        metavar="NAME",
+        help="code to begin with as well: team, person (who is asked) or service (FastAPI)",
+    )
+    doctor = _command(
+        commands, "doctor", "doctor:check", "check keys, limits, servers and the database"
+    )
     doctor.add_argument(
         "--ping", action="store_true", help="also ask each server for its models, with its key"
     )
-    config = commands.add_parser("config", help="the settings in force", allow_abbrev=False)
+    config = commands.add_parser("config", help="show the settings in force")
     verbs = config.add_subparsers(metavar="VERB", required=True, title="verbs")
     show = _command(verbs, "show", "config:show", "every value and where it came from")
     for command in (init, doctor, show):
@@ -79,54 +104,67 @@ def _add_starting(commands: Any) -> None:
 
 
 def _add_running(commands: Any) -> None:
-    run = _command(commands, "run", "run:run", "run a team here and watch it")
-    submit = _command(commands, "submit", "submit:submit", "queue a run and print its id")
+    run = _command(commands, "run", "run:run", "run a team here, and watch it")
+    submit = _command(
+        commands, "submit", "submit:submit", "queue a run for a worker, and print its id"
+    )
     for command in (run, submit):
         command.add_argument(
-            "workflow", metavar="WORKFLOW", help="name, file.json, .yaml, module:factory"
+            "workflow",
+            metavar="WORKFLOW",
+            help="a name of [workflows], team.json, team.yaml, or module:function",
         )
-        command.add_argument("task", metavar="TASK", help="what its team is to do")
+        command.add_argument("task", metavar="TASK", help=f"what its team is to do{_OR_FILE}")
         command.add_argument("-p", "--priority", metavar="PRIORITY", help=_PRIORITIES)
-        command.add_argument("--key", help="used before: the run of then, not another one")
+        command.add_argument(
+            "--key",
+            help="names the run: if one has this key already, it is shown instead of a new one",
+        )
         command.add_argument(
             "-P",
             "--parameter",
             action="append",
             default=[],
-            type=_parameter,
+            type=parameter,
             metavar="NAME=VALUE",
-            help="for the factory; VALUE is JSON, or text",
+            help="an argument of the workflow's function; VALUE is JSON, or text",
         )
-        command.add_argument("--team", help="whose share it draws on (default: its workflow's)")
+        command.add_argument("--team", help="whose share of the limits it uses (default: WORKFLOW)")
         _add_options(command)
-    work = _command(commands, "work", "work:work", "take queued runs, most urgent first")
+    run.add_argument("-o", "--output", metavar="FILE", help="write the final text there as well")
+    run.add_argument("--last", action="store_true", help="print only the text of the last message")
+    work = _command(commands, "work", "work:work", "execute queued runs, most urgent first")
     work.add_argument(
-        "--slots", type=_count, default=8, metavar="N", help="runs at once (default: 8)"
+        "--slots", type=count, default=8, metavar="N", help="runs at the same time (default: 8)"
     )
-    work.add_argument("--forever", action="store_true", help="wait for more when none is left")
-    work.add_argument("--label", default="", metavar="NAME", help="what `headway top` calls it")
+    work.add_argument("--forever", action="store_true", help="wait for more runs when none is left")
+    work.add_argument("--label", default="", metavar="NAME", help="its name in `headway top`")
     for command in (run, submit, work):
         _add_common(command)
+        _add_log(command, has_time=command is work)
 
 
 def _add_resume(commands: Any) -> None:
-    resume = _command(commands, "resume", "resume:resume", "go on with interrupted runs")
-    resume.add_argument("id", metavar="ID", nargs="?", help="of the run; its start is enough")
-    resume.add_argument("--all", action="store_true", help="every interrupted run")
-    resume.add_argument("--check", action="store_true", help="replay offline, say what would be")
+    resume = _command(commands, "resume", "resume:resume", "go on with runs that were interrupted")
+    _add_selection(resume, asks=True)
+    resume.add_argument("--all", action="store_true", help="every interrupted run, without asking")
+    resume.add_argument("--check", action="store_true", help="only say what each would ask next")
     resume.add_argument(
         "--unknown",
+        type=one_of(["send", "wait"]),
         choices=["send", "wait"],
         default="send",
         help="calls cut off in flight: send them again, or wait for a person (default: send)",
     )
     resume.add_argument(
         "--on-change",
+        type=one_of(["abort", "fork", "accept"]),
         choices=["abort", "fork", "accept"],
         default="abort",
         help="if the workflow changed: do nothing, go on in a copy, or here (default: abort)",
     )
     _add_common(resume)
+    _add_log(resume)
 
 
 def _add_run_changes(verbs: Any) -> None:
@@ -141,11 +179,15 @@ def _add_run_changes(verbs: Any) -> None:
     cancel = _command(verbs, "cancel", "resume:cancel", "end a run for good")
     pause = _command(verbs, "pause", "resume:pause", "keep a run from being taken up")
     export = _command(verbs, "export", "export:export", "a run as one JSON object")
+    _add_selection(follow, words="TASK", about=f"what the team is to do next{_OR_FILE}", asks=True)
+    _add_selection(answer, words="WORDS", about="the answer", asks=True)
+    for command in (retry, fork, cancel, pause):
+        _add_selection(command, asks=True)
+    _add_selection(export)
     for command in (retry, fork, follow, answer, cancel, pause, export):
-        command.add_argument("id", metavar="ID", help="of the run; its start is enough")
         _add_common(command)
-    follow.add_argument("task", metavar="TASK", help="what the team is to do next")
-    answer.add_argument("words", metavar="WORDS", nargs="?", help="the answer")
+    for command in (retry, fork, follow, answer):
+        _add_log(command)
     answer.add_argument("--done", metavar="RESULT", help="the step was done, with this result")
     answer.add_argument("--again", action="store_true", help="do the step again")
     answer.add_argument("--abort", action="store_true", help="cancel the run")
@@ -153,38 +195,38 @@ def _add_run_changes(verbs: Any) -> None:
 
 
 def _add_looking(commands: Any) -> None:
-    runs = commands.add_parser("runs", help="what ran and what became of it", allow_abbrev=False)
+    runs = commands.add_parser("runs", help="list runs, show them, change them")
     verbs = runs.add_subparsers(metavar="VERB", required=True, title="verbs")
     listed = _command(verbs, "list", "runs:show_list", "newest first (the default verb)")
-    listed.add_argument("--state", choices=[state.value for state in RunState])
-    show = _command(verbs, "show", "runs:show_one", "one run with its calls and last messages")
+    _add_filters(listed)
+    show = _command(verbs, "show", "runs:show", "runs with their calls and last messages")
     logs = _command(verbs, "logs", "logs:logs", "what happened in a run, call by call")
     logs.add_argument("-f", "--follow", action="store_true", help="and what happens, until it ends")
     for command in (show, logs):
-        command.add_argument("id", metavar="ID", help="of the run; its start is enough")
+        _add_selection(command)
     _add_run_changes(verbs)
-    queue = commands.add_parser("queue", help="which calls wait, and for what", allow_abbrev=False)
+    queue = commands.add_parser("queue", help="show the calls that wait, and for what")
     verbs = queue.add_subparsers(metavar="VERB", required=True, title="verbs")
     head = _command(verbs, "list", "queue:show_list", "next one first (the default verb)")
     why = _command(verbs, "why", "queue:show_why", "what one call waits for")
     why.add_argument("id", metavar="CALL", help="id of the call; its start is enough")
     for command in (listed, head):
-        command.add_argument("--limit", type=_count, default=20, metavar="N", help="(default: 20)")
+        command.add_argument("--limit", type=count, default=20, metavar="N", help="(default: 20)")
     for command in (listed, show, logs, head, why):
         _add_common(command)
     _add_queue_changes(verbs)
-    top = _command(commands, "top", "top:top", "the whole system at a glance, again and again")
+    top = _command(commands, "top", "top:top", "watch limits, queue, workers and runs")
     top.add_argument("--once", action="store_true", help="show it once, and end")
-    top.add_argument("--limit", type=_count, default=20, metavar="N", help="(default: 20)")
+    top.add_argument("--limit", type=count, default=20, metavar="N", help="(default: 20)")
     _add_common(top)
     _add_database(commands)
-    costs = _command(commands, "costs", "costs:show", "what was spent")
-    costs.add_argument("--by", choices=COST_KEYS, default="model", help="(default: model)")
+    costs = _command(commands, "costs", "costs:show", "show what was spent")
     costs.add_argument(
-        "--since", type=_duration, metavar="TIME", help="how long ago, as in 12h, 7d"
+        "--by", type=one_of(COST_KEYS), choices=COST_KEYS, default="model", help="(default: model)"
     )
+    costs.add_argument("--since", type=duration, metavar="TIME", help="how long ago, as in 12h, 7d")
     _add_common(costs)
-    limits = commands.add_parser("limits", help="what may be sent, and who gets how much of it")
+    limits = commands.add_parser("limits", help="show and change what may be sent")
     verbs = limits.add_subparsers(metavar="VERB", required=True, title="verbs")
     show = _command(verbs, "list", "limits:show", "limits that hold, and what is free")
     set_ = _command(verbs, "set", "limits:set", "change limits until they are reset")
@@ -199,11 +241,17 @@ def _add_looking(commands: Any) -> None:
     weight.add_argument("weight", metavar="NUMBER", nargs="?", type=float, help="else configured")
     for command in (show, set_, reset, resume, weight, log):
         _add_common(command)
+    completion = _command(
+        commands, "completion", "completion:show", "print completions for a shell"
+    )
+    completion.add_argument(
+        "shell", type=one_of(_SHELLS), choices=_SHELLS, metavar="SHELL", help=", ".join(_SHELLS)
+    )
 
 
 def _add_database(commands: Any) -> None:
     """Add the verbs of ``headway db``."""
-    database = commands.add_parser("db", help="the database itself", allow_abbrev=False)
+    database = commands.add_parser("db", help="check, copy and prune the database")
     verbs = database.add_subparsers(metavar="VERB", required=True, title="verbs")
     check = _command(verbs, "check", "db:check", "look through all of it")
     repair = _command(verbs, "repair", "db:repair", "set rows aside that cannot be read")
@@ -212,8 +260,8 @@ def _add_database(commands: Any) -> None:
     migrate = _command(verbs, "migrate", "db:migrate", "bring it to the format of this version")
     repair.add_argument("--list", action="store_true", help="only show what was set aside")
     backup.add_argument("file", metavar="FILE", help="which must not exist")
-    prune.add_argument("--older-than", type=_duration, metavar="TIME", help="as 30d")
-    prune.add_argument("--keep", type=_count, metavar="N", help="the last N runs that ended")
+    prune.add_argument("--older-than", type=duration, metavar="TIME", help="as 30d")
+    prune.add_argument("--keep", type=count, metavar="N", help="the last N runs that ended")
     prune.add_argument("--dry-run", action="store_true", help="only say how many")
     for command in (check, repair, backup, prune, migrate):
         _add_common(command)
@@ -236,61 +284,75 @@ def _add_queue_changes(verbs: Any) -> None:
 
 
 def _command(commands: Any, name: str, target: str, text: str) -> Any:
-    command = commands.add_parser(
-        name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
-    )
+    command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.set_defaults(target=target)
     return command
 
 
+def _add_selection(command: Any, *, words: str = "", about: str = "", asks: bool = False) -> None:
+    """Have a verb take ids or filters; after the ids, ``words``, which are ``about`` something.
+
+    It ``asks`` before it changes runs that filters name.
+    """
+    ids = "of a run; its start is enough"
+    command.add_argument(
+        "ids",
+        metavar=f"ID ... {words}".strip(),
+        nargs="*",
+        help=f"{ids}; and {about}" if words else ids,
+    )
+    _add_filters(command)
+    if asks:
+        command.add_argument("-y", "--yes", action="store_true", help="do not ask before")
+
+
+def _add_filters(command: Any) -> None:
+    states = [state.value for state in RunState]
+    command.add_argument(
+        "--state", type=one_of(states), choices=states, metavar="STATE", help=", ".join(states)
+    )
+    command.add_argument(
+        "--since", type=duration, metavar="TIME", help="submitted no longer ago, as in 90m, 12h, 7d"
+    )
+
+
 def _add_common(command: Any) -> None:
     _add_json(command)
-    command.add_argument("--config", metavar="FILE", help="instead of ./headway.toml")
+    command.add_argument(
+        "--config", metavar="FILE", help="the configuration (default: ./headway.toml)"
+    )
 
 
 def _add_options(command: Any) -> None:
-    command.add_argument("--budget-usd", type=_positive, metavar="USD", help="for all its calls")
-    command.add_argument("--deadline", type=_duration, metavar="TIME", help="as in 90s, 30m, 2h")
-    command.add_argument("--lane", choices=RUN_LANES, help="of the provider, for background calls")
+    command.add_argument(
+        "--budget-usd", type=positive, metavar="USD", help="the most that all its calls may cost"
+    )
+    command.add_argument(
+        "--deadline", type=duration, metavar="TIME", help="how long it may take, as in 90s, 30m, 2h"
+    )
+    command.add_argument(
+        "--lane",
+        type=one_of(RUN_LANES),
+        choices=RUN_LANES,
+        help="a cheaper lane of the provider, for background calls",
+    )
+
+
+def _add_log(command: Any, *, has_time: bool = False) -> None:
+    """Add how the lines on stderr are written. They have a time and a level if it ``has_time``."""
+    command.add_argument(
+        "-v", "--verbose", action="store_true", help="show warnings of AutoGen as well"
+    )
+    command.add_argument(
+        "--log-format",
+        type=one_of(_FORMATS),
+        choices=_FORMATS,
+        default="text",
+        help="of the lines on stderr",
+    )
+    command.add_argument("--log-file", metavar="FILE", help="write the lines there as well")
+    command.set_defaults(has_time=has_time)
 
 
 def _add_json(command: Any) -> None:
-    command.add_argument("--json", action="store_true", help="for programs")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
-    return number
-
-
-def _duration(text: str) -> float:
-    """Read seconds from a number with an optional unit."""
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    factor = units.get(text[-1:], 0)
-    try:
-        return _positive(text[:-1] if factor else text) * (factor or 1)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"must be as 90s, 30m or 2h, not {text!r}") from None
-
-
-def _parameter(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not name.isidentifier() or not equals:
-        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, not {text!r}")
-    import json  # `headway --help` needs none
-
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
+    command.add_argument("--json", action="store_true", help="print JSON, for programs")

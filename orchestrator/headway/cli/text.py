@@ -4,7 +4,7 @@ Law of this file: pure; the time is an argument. A message of an agent cannot po
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -16,7 +16,8 @@ from headway_scheduler.model.states import CallState
 
 from .output import clean
 
-_CHUNK = "ModelClientStreamingChunkEvent"  # a piece of an answer that comes whole as well
+_CHUNK = "ModelClientStreamingChunkEvent"
+_ASKED = "UserInputRequestedEvent"  # it has no text; the question is shown where it is asked
 
 
 class Totals(NamedTuple):
@@ -71,6 +72,22 @@ def waits_for(why: Explanation, now: float) -> str:
     if why.behind is not None:
         parts.append(f"behind {why.behind}")
     return " · ".join(parts) or "nothing: it is next"
+
+
+def next_to_go(reasons: Sequence[Explanation], now: float) -> Explanation | None:
+    """Return the call that goes first, of waiting calls the most urgent first.
+
+    One that only waits for the end of a call in flight may go at any moment; one that is held, or
+    whose quota is stopped, goes last.
+    """
+
+    def goes_at(why: Explanation) -> float:
+        is_stopped = any(each.stopped is not None for each in why.blockers)
+        if why.operator_hold is not None or is_stopped:
+            return math.inf
+        return why.not_before or why.starts_at or now
+
+    return min(reasons, key=goes_at, default=None)
 
 
 def status_line(statistics: Statistics, head: Explanation | None, now: float) -> str:
@@ -157,7 +174,12 @@ def _amount(value: float, rounded: Callable[[float], int]) -> str:
 
 def is_message(event: Any) -> bool:
     """Whether an event is a whole message of AutoGen; events of Headway are dataclasses."""
-    return not is_dataclass(event) and type(event).__name__ != _CHUNK
+    return not is_dataclass(event) and type(event).__name__ not in (_CHUNK, _ASKED)
+
+
+def is_chunk(event: Any) -> bool:
+    """Whether an event is a piece of an answer, which comes as a whole message as well."""
+    return type(event).__name__ == _CHUNK
 
 
 def indented(text: str) -> str:

@@ -1,10 +1,11 @@
 """Follows runs of this process to their ends. Law of this file: each end is told.
 
-Ctrl-C cancels the main task: the runs become *interrupted* on disk while Headway closes, and only
-then the KeyboardInterrupt leaves the event loop. So the record of the runs is kept outside of it.
+The first Ctrl-C drains: each run goes on until its calls in flight have come back, and is
+interrupted. The second cancels the main task: the runs become *interrupted* on disk while Headway
+closes, and only then the KeyboardInterrupt leaves the event loop. So the record of the runs is kept
+outside of it.
 """
 
-import logging
 import os
 import sys
 import time
@@ -16,27 +17,27 @@ from traceback import format_exception
 from typing import Any
 
 import anyio
-from anyio import to_thread
 from anyio.abc import TaskGroup
 
-from headway_scheduler.errors import StoreError
+from headway_scheduler.errors import CallerError, StoreError
 from headway_scheduler.model.calls import CallRecord
-from headway_scheduler.model.states import ENDED_RUNS, RunState
+from headway_scheduler.model.states import ENDED_RUNS, IN_FLIGHT, RunState
 
 from ..api import Headway
 from ..runs.events import Retrying, Started
 from ..runs.handle import RunFailed, RunHandle
 from ..runs.runner import Person
-from .output import clean, complain, one_line, say, say_json
-from .parser import BAD_DATABASE, CHANGED, FAILED, INTERRUPTED, WAITS
+from . import output
+from .interrupts import draining_first
+from .output import clean, complain, say_json
+from .parser import BAD_DATABASE, BAD_INPUT, CHANGED, FAILED, INTERRUPTED, WAITS
+from .person import TerminalPerson
 from .progress import progress_line
-from .text import Totals, counted, status_line
+from .text import Totals, counted, next_to_go, status_line
 from .views import View, new_view
 
-_REPEATING_LOGGERS = ("autogen_core", "autogen_agentchat")
-"""Loggers that print a traceback for every error of an agent, and every call that a Ctrl-C cancels.
-Errors are printed here, once."""
-
+MOST_LINES = 8
+"""In how many lines of the queue the next call is looked for."""
 
 COUNT_SECONDS = 5.0
 """How often it is counted how many runs are queued."""
@@ -61,12 +62,19 @@ class Watch:
         self.states: Counter[RunState] = Counter()
         self.totals: Totals = Totals(0, 0, 0, 0.0)
         self.status: int = 0
+        self.is_draining: bool = False
+        """Whether Ctrl-C was pressed: no more runs are begun."""
         self._view = view
         self.takes_runs: bool = False
         """Whether queued runs are taken until none is left: their number says how far that is."""
         self._since = time.monotonic()
         self._answers: dict[str, int] = {}
         self._queued, self._count_at = 0, 0.0
+        self._person = TerminalPerson(view)
+        self._asked_to_drain = anyio.Event()
+        self._elsewhere: list[anyio.CancelScope] = []
+        self._going = 0
+        self._changed = anyio.Event()
         self._retries = 0
         self._last_retry = ""
         self._group: TaskGroup
@@ -78,14 +86,66 @@ class Watch:
         self._headway = headway
         async with anyio.create_task_group() as helpers:
             helpers.start_soon(self._keep_status, headway)
+            helpers.start_soon(self._drain_when_asked)
             async with anyio.create_task_group() as self._group:
                 yield
             helpers.cancel_scope.cancel()
 
+    async def room(self, most: int) -> None:
+        """Wait until fewer than ``most`` of the runs that are followed go on."""
+        while self._going >= most:
+            await self._changed.wait()
+
+    def refuse(self, error: CallerError) -> None:
+        """Say why a run is not followed, and go on with the others."""
+        complain(str(error))
+        self.status = max(self.status, BAD_INPUT)
+
     def follow(self, handle: RunHandle) -> None:
         """Show a run from its first event to its end, inside of :meth:`beside`."""
         self.live[handle.id] = handle
+        self._going += 1
         self._group.start_soon(self._follow, handle)
+        if self.is_draining and handle.is_local:
+            self._group.start_soon(handle.drain)
+
+    def person(self) -> Person | None:
+        """Return what asks the person at the terminal; None without a terminal."""
+        return self._person if sys.stdin.isatty() and sys.stderr.isatty() else None
+
+    def drain(self) -> bool:
+        """Have the runs stop once their calls in flight have ended; return whether there are any.
+
+        Runs of other processes are not followed any longer.
+        """
+        if not any(handle.is_local for handle in self.live.values()):
+            return False
+        self.is_draining = True
+        self._asked_to_drain.set()
+        self._tell()
+        return True
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def _drain_when_asked(self) -> None:
+        await self._asked_to_drain.wait()
+        self._headway.drain()
+        handles = [handle for handle in self.live.values() if handle.is_local]
+        records = (record for handle in handles for record in handle.calls.values())
+        in_flight = sum(record.state in IN_FLIGHT for record in records)
+        self._person.end_line()
+        waits = (
+            f"{counted(in_flight, 'call')} in flight {'ends' if in_flight == 1 else 'end'} first"
+        )
+        complain(
+            f"{waits if in_flight else 'nothing is in flight'}; Ctrl-C again stops at once", "info"
+        )
+        for handle in handles:
+            self._group.start_soon(handle.drain)
+        for scope in self._elsewhere:
+            scope.cancel()
 
     def count(self, handle: RunHandle) -> None:
         """Add a run that has ended or stopped to the sums."""
@@ -99,12 +159,19 @@ class Watch:
         self.status = max(self.status, _status(handle))
 
     async def _follow(self, handle: RunHandle) -> None:
-        async for event in handle.stream():
-            if isinstance(event, Started):
-                self._answers[handle.id] = event.answers
-            if isinstance(event, Retrying):
-                self._retries, self._last_retry = self._retries + 1, event.reason
-            self._view.show(handle.id, event)
+        with anyio.CancelScope() as scope:
+            if not handle.is_local:
+                self._elsewhere.append(scope)
+            async for event in handle.stream():
+                if isinstance(event, Started):
+                    self._answers[handle.id] = event.answers
+                if isinstance(event, Retrying):
+                    self._retries, self._last_retry = self._retries + 1, event.reason
+                self._view.show(handle.id, event)
+        self._going -= 1
+        self._tell()
+        if scope.cancelled_caught:
+            return
         if handle.run.state is not RunState.INTERRUPTED or handle.change is not None:
             self.count(handle)
             await self._tell_end(handle)
@@ -161,19 +228,27 @@ def watched(
     end: Callable[[Namespace, Watch], None],
     *,
     several_runs: bool,
+    shows_messages: bool = True,
 ) -> int:
     """Carry out ``work``, have ``end`` print the ends of its runs, and return the exit code."""
-    for name in _REPEATING_LOGGERS:
-        logging.getLogger(name).addHandler(logging.NullHandler())
     see_workflows()
-    with new_view(as_json=args.json, several_runs=several_runs) as view:
+    with new_view(
+        as_json=args.json, several_runs=several_runs, shows_messages=shows_messages
+    ) as view:
         watch = Watch(view)
+
+        async def interruptible() -> None:
+            with draining_first(watch.drain):
+                await work(args, watch)
+
         try:
-            anyio.run(work, args, watch)
+            anyio.run(interruptible)
         except KeyboardInterrupt:
-            watch.status = INTERRUPTED
+            watch.is_draining = True
         finally:
             _tell_interrupted(watch)
+    if watch.is_draining:
+        watch.status = INTERRUPTED
     end(args, watch)
     return watch.status
 
@@ -181,12 +256,6 @@ def watched(
 def see_workflows() -> None:
     """Let module:factory be found in the working directory: a script has its own folder there."""
     sys.path.insert(0, os.getcwd())
-
-
-def say_summary(watch: Watch, first: str, last: str) -> None:
-    """Print two lines: the outcome with the sums, and where to see more."""
-    say(f"{first} · {watch.totals}")
-    say(last)
 
 
 def say_result(watch: Watch, facts: dict[str, Any]) -> None:
@@ -198,9 +267,15 @@ def _status_line(headway: Headway) -> str:
     if not headway.is_leader:
         return f"waiting here: {headway.waiting_calls} (`headway top` shows all)"
     scheduler = headway.scheduler
-    queued = scheduler.queued()
-    head = scheduler.explain(queued[0].call.id) if queued else None
-    return status_line(scheduler.statistics(), head, scheduler.now())
+    # The first of each line: those behind it wait for it. Parked calls and questions stand in none.
+    heads: dict[tuple[str, ...], str] = {}
+    for record in scheduler.queued():
+        if not record.parked and len(heads) < MOST_LINES:
+            heads.setdefault(record.call.quotas, record.call.id)
+    reasons = (scheduler.explain(call_id) for call_id in heads.values())
+    now = scheduler.now()
+    head = next_to_go([each for each in reasons if each is not None], now)
+    return status_line(scheduler.statistics(), head, now)
 
 
 def _status(handle: RunHandle) -> int:
@@ -224,7 +299,7 @@ def _tell_failure(handle: RunHandle) -> None:
     if handle.error is not None and type(handle.error).__module__ == "builtins":
         from headway_agents.secrets import scrubbed
 
-        sys.stderr.write(clean(scrubbed("".join(format_exception(handle.error)))))
+        output.teller("error", clean(scrubbed("".join(format_exception(handle.error)))))
     complain(str(RunFailed(handle.run)))
 
 
@@ -234,19 +309,9 @@ def _tell_interrupted(watch: Watch) -> None:
         watch.count(handle)
         if handle.is_local and handle.run.state not in ENDED_RUNS:
             stopped.append(handle.id)
+        if not handle.is_local:
+            complain(f"{handle.id} goes on elsewhere: `headway runs logs {handle.id} -f`")
         if handle.error is not None:
             _tell_failure(handle)
     if stopped:
         complain(f"interrupted {', '.join(stopped)}: `headway resume {stopped[0]}` goes on")
-
-
-def asking() -> Person | None:
-    """Return what asks the person at the terminal; None without a terminal."""
-    return _read_line if sys.stdin.isatty() and sys.stderr.isatty() else None
-
-
-async def _read_line(question: str) -> str:
-    sys.stderr.write(f"{one_line(question)} ")
-    sys.stderr.flush()
-    line: str = await to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
-    return line.rstrip("\n")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..spelling import did_you_mean
 from .clients import kind_of
 from .keys import (
     COMPONENT_SUFFIXES,
@@ -233,8 +234,5 @@ def _numeric(text: str) -> object:
 
 
 def _advice(word: str, permitted: Iterable[str]) -> str:
-    from difflib import get_close_matches  # only a mistake needs it
-
     choices = list(dict.fromkeys(permitted))
-    close = get_close_matches(word, choices, n=1)
-    return f"did you mean {close[0]}?" if close else f"permitted: {', '.join(choices)}"
+    return did_you_mean(word, choices) or f"permitted: {', '.join(choices)}"

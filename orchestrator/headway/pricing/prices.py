@@ -5,6 +5,7 @@ user's own (``provider = "local"``); the list price (genai-prices) of the seller
 address, at the time of the request, in the tier that the answer names.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -192,9 +193,24 @@ def _seller(reached: Reached) -> str | None:
     from genai_prices.data_snapshot import get_snapshot  # takes a fifth of a second
 
     try:
-        return get_snapshot().find_provider(None, None, reached.address).id
+        seller = get_snapshot().find_provider(None, None, reached.address)
     except LookupError:
         return None
+    return seller.id if _is_whole_host(seller.api_pattern, reached.address) else None
+
+
+def _is_whole_host(pattern: str, address: str) -> bool:
+    """Whether a seller's pattern, which states how addresses begin, is about all of a host.
+
+    ``https://api.openai.com.example.org`` begins as an address of OpenAI does.
+    """
+    if (found := re.match(pattern, address)) is None:
+        return False
+    if found[0].endswith("/"):
+        return True
+    rest = re.split("[/:]", address[found.end() :], maxsplit=1)[0]
+    # Some patterns leave the last part of the host open: https://api.moonshot.
+    return not rest or (found[0].endswith(".") and "." not in rest)
 
 
 @lru_cache(maxsize=1024)

@@ -16,7 +16,7 @@ from headway_scheduler.errors import CallerError, HeadwayError, RunNotFound
 from headway_scheduler.model.calls import CallRecord, Priority, Usage
 from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run
-from headway_scheduler.model.states import ENDED_RUNS, RunState
+from headway_scheduler.model.states import ENDED_RUNS, IN_FLIGHT, RunState
 from headway_scheduler.ports import Store
 from headway_scheduler.protocol.commands import CancelRun, PauseRun, RunOrder, SetPriority
 
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.25
 """How often the row of another process's run is read."""
+
+SETTLING_SECONDS = 1.0
+"""How long a run that is drained may go on after its last answer. An attempt of which nothing more
+is asked ends by itself in less; only what waits, or code outside of the journal, takes longer."""
 
 _STOPPED = ENDED_RUNS | {RunState.PAUSED, RunState.WAITING}
 
@@ -112,6 +116,8 @@ class RunHandle:
         """Whether the run is to end for good."""
         self._events: list[Progress | BaseChatMessage | BaseAgentEvent] = []
         self._changed = anyio.Event()
+        self.is_draining: bool = False
+        """Whether the run is to be interrupted once its calls in flight have come back."""
         self._is_paused = False
         self._attempt: Attempt | None = None
 
@@ -136,9 +142,32 @@ class RunHandle:
 
     def pause(self) -> None:
         """Stop the run at its next call; what is in flight comes back first."""
-        self._is_paused = True
+        self.is_draining, self._is_paused = False, True
         if self._attempt is not None:
             self._attempt.scope.pause()
+
+    async def drain(self) -> None:
+        """Interrupt the run once its calls and steps in flight have ended; it may end before.
+
+        Queued calls are left in the queue, and questions to a person unanswered.
+        """
+        self.pause()
+        self.is_draining = True
+        while not self._has_ended:
+            patience = None if self._in_flight else SETTLING_SECONDS
+            with anyio.move_on_after(patience) as waiting:
+                await self._changed.wait()
+            if waiting.cancelled_caught and not self._in_flight:
+                self.interrupt()
+                return
+
+    @property
+    def _has_ended(self) -> bool:
+        return bool(self._events) and isinstance(self._events[-1], Ended)
+
+    @property
+    def _in_flight(self) -> bool:
+        return any(record.state in IN_FLIGHT for record in self.calls.values())
 
     def obey(self, order: RunOrder) -> None:
         """Carry out an order. The sender of a SetPriority writes the row."""

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from headway_agents import Attempt, AttemptOutcome, NonDeterminism
 
 Person = Callable[[str], Awaitable[str]]
-"""Asks a person who is present a question, and returns the words of the answer."""
+"""Asks a person who is present a question, and returns the words of the answer. Raises EOFError if
+nobody answers any more: the run waits then."""
 
 
 class Runner:
@@ -200,7 +201,7 @@ class Runner:
                 handle.run = replace(handle.run, waits_for=call_id)
                 return RunState.WAITING
             case Paused():
-                return RunState.PAUSED
+                return RunState.INTERRUPTED if handle.is_draining else RunState.PAUSED
             case DeadlinePassed():
                 handle.error = DeadlineExceeded(
                     f"run {handle.id} passed its deadline: `headway runs retry {handle.id} "

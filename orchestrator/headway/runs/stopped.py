@@ -17,6 +17,7 @@ from headway_scheduler.ports import Report, Store, unheard
 from headway_scheduler.runtime.client import SchedulerClient
 
 from .. import arguments
+from ..spelling import did_you_mean
 from .journal import answered, inherited_answers
 from .options import new_run_id
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 PRUNED_AT_ONCE = 1_000
 """How many runs are deleted in one commit. Each looks through all texts for those not needed."""
+LOOKED_THROUGH = 100
+"""How many of the newest runs may be meant by an id that is not there."""
+
 _R = RunState
 _HINTS = {
     _R.QUEUED: "is queued: `headway work` takes it",
@@ -183,7 +187,10 @@ async def find_run(store: Store, run_id: str) -> Run:
     """Return the row of a run; its id may be shortened. Raises RunNotFound."""
     run = await store.run(arguments.text("run_id", run_id))
     if run is None:
-        raise RunNotFound(f"no run {run_id!r}: `headway runs list` shows them")
+        newest = [each.id for each in await store.runs(limit=LOOKED_THROUGH)]
+        # Ids are made by chance, so any two have some letters in common.
+        meant = did_you_mean(run_id, newest, nearness=0.75) or "`headway runs list` shows them"
+        raise RunNotFound(f"no run {run_id!r}: {meant}")
     return run
 
 

@@ -17,7 +17,7 @@ from heapq import heapify, heappop, heappush
 from types import MappingProxyType
 from typing import assert_never
 
-from ..errors import CallerError, IllegalTransition, InternalError, QueueFull
+from ..errors import CallerError, IllegalTransition, InternalError, NothingToAnswer, QueueFull
 from ..model.batch import Batch, Lesson, Snapshot
 from ..model.batches import BatchedRequest
 from ..model.calls import BYPASS, Call, CallRecord, Outcome, Route, ServiceLane
@@ -379,7 +379,7 @@ class Scheduler:
             self.state.change(decided)
             return
         if not live.record.parked:
-            raise IllegalTransition(f"call {record.call.id}: it waits for no person")
+            raise NothingToAnswer(f"call {record.call.id} waits for no person: it was answered")
         if outcome.state is not CallState.QUEUED:
             live.record.check_end(outcome)
             self._end_attempt(live, outcome, now)
@@ -599,7 +599,10 @@ class Scheduler:
     def _set_priority(self, message: SetCallPriority, now: float) -> None:
         live = self.state.live.get(message.call_id)
         if live is None or live.record.state is not CallState.QUEUED:
-            raise IllegalTransition(f"call {message.call_id} is not queued: its class is settled")
+            raise CallerError(
+                f"call {message.call_id} does not wait, so its class is settled: "
+                "`headway queue` lists the calls that do"
+            )
         self.state.set_priority(live.record, message.priority)
         self.state.place_again([live], now)
 

@@ -116,7 +116,7 @@ class SchedulerClient(ABC):
     async def decide(self, record: CallRecord, outcome: Outcome) -> None:
         """Record a person's decision on a parked or unknown call: done, queued or cancelled.
 
-        Raises IllegalTransition, or StoreError if it is not on disk.
+        Raises NothingToAnswer if it waits for none, or StoreError if it is not on disk.
         """
         await self._callers.tell(Decide(record, outcome))
 

@@ -110,7 +110,7 @@ class LocalScheduler(PumpedClient):
         return inspection.provider_health(self._pump.core.state)
 
     async def bump(self, call_id: str, priority: Priority) -> None:
-        """Change the class of a queued call. Raises IllegalTransition or StoreError."""
+        """Change the class of a queued call. Raises CallerError if it does not wait, StoreError."""
         await self._callers.tell(SetCallPriority(call_id, priority), answer_here())
 
     async def set_limits(self, quota: str, limits: Quota | None) -> Change:

@@ -6,26 +6,22 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
-from tests.processes import WarmProcess
+from tests.orchestrator.cli.shell import KEY, ended, headway, read, started
 from tests.waiting import without_slowness
 
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.testing.provider import Body, Fault, FaultKind, Settings, simulated_provider
 
-KEY = "sk-test-0123456789abcdef"
 ESCAPES = "evil\x1b]0;title\x07\nheadway: I am the program\x9b2J"
-PACKAGES = ("headway", "headway_agents", "headway_scheduler")
 
 TEAMS = f"""
 from autogen_agentchat.agents import AssistantAgent
@@ -97,30 +93,6 @@ def folder(tmp_path: Path, base_url: str) -> Path:
     return tmp_path
 
 
-def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADWAY_")}
-    roots = {str(Path(spec.origin or "").parents[1]) for p in PACKAGES if (spec := find_spec(p))}
-    return kept | {"PYTHONPATH": os.pathsep.join(sorted(roots)), "TEST_KEY": KEY, "TZ": "UTC"}
-
-
-def started(folder: Path, *arguments: str, **options: Any) -> WarmProcess:
-    # Without -P the folder would be on the path anyway, and hide that the command puts it there.
-    command = [sys.executable, "-P", "-m", "headway", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
-    return WarmProcess(command, cwd=folder, env=environment(), **pipes)
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate()
-    assert KEY not in out + err
-    return process.returncode, out, err
-
-
-def headway(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    with started(folder, *arguments) as process:
-        return ended(process)
-
-
 def told(folder: Path, *arguments: str) -> str:
     """The single line of an error."""
     _, out, err = headway(folder, *arguments)
@@ -161,15 +133,15 @@ def test_run_prints_the_messages_and_a_summary_of_two_lines(folder: Path) -> Non
     assert (status, [line for line in said if not STATUS.fullmatch(line)]) == (0, [])
     assert len(said) <= (time.monotonic() - began) / 5
     lines = out.splitlines()
-    assert lines[0] == r"user: Write.\nTwo lines."
-    assert [line.split(":")[0] for line in lines[1:3]] == ["writer", "critic"]
-    assert lines[3].startswith("completed after ")
-    assert "2 calls" in lines[3]
-    assert len(lines) == 5
+    assert lines[:2] == ["user: Write.", "  Two lines."]
+    assert [line.split(":")[0] for line in lines[2:4]] == ["writer", "critic"]
+    assert lines[4].startswith("completed after ")
+    assert "2 calls" in lines[4]
+    assert len(lines) == 6
 
     status, out, _ = headway(folder, "runs", "show", "r-")
     assert status == 0
-    assert lines[4].split(":")[0] in out
+    assert lines[5].split(":")[0] in out
     assert "high" in out
 
 
@@ -197,7 +169,7 @@ def test_a_terminal_gets_a_status_line_and_no_escapes_of_a_model(folder: Path) -
     with started(folder, "run", "teams:evil", "Write.", stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         shown = b""
-        while piece := _read(ours):
+        while piece := read(ours):
             shown += piece
     os.close(ours)
     assert process.returncode == 0
@@ -207,13 +179,6 @@ def test_a_terminal_gets_a_status_line_and_no_escapes_of_a_model(folder: Path) -
     assert "\x1b]" not in text
     assert "\x9b" not in text
     assert "\n  headway: I am the program" in text
-
-
-def _read(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 65536)
-    except OSError:  # how Linux says that the other end is closed
-        return b""
 
 
 def test_beside_a_live_process_one_may_look_and_ctrl_c_interrupts(

@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from headway.cli.parser import EXIT_CODES, new_parser
+from headway.cli import main
+from headway.cli.grammar.examples import EXAMPLES
+from headway.cli.parser import EXIT_CODES, new_parser, parse
 
 DOC = Path(__file__).parents[3] / "docs" / "cli.md"
-HEAVY = ("autogen", "openai", "anyio", "aiosqlite", "rich", "yaml", "starlette", "asyncio")
+HEAVY = ("shtab", "autogen", "openai", "anyio", "aiosqlite", "rich", "yaml", "starlette", "asyncio")
 PACKAGES = ("headway", "headway_agents", "headway_scheduler")
 
 
@@ -38,6 +41,53 @@ def test_every_command_is_documented_with_an_example_and_no_other_is() -> None:
     for name in COMMANDS:
         section = text.split(f"## headway {name}\n")[1].split("\n## ")[0]
         assert f"```console\n$ headway {name}" in section, name
+
+
+def test_every_command_has_examples_and_each_can_be_typed() -> None:
+    assert {f"headway {name}" for name in COMMANDS} | {"headway"} == EXAMPLES.keys()
+    for words, examples in EXAMPLES.items():
+        for line in examples.splitlines():
+            typed = shlex.split(re.sub(r"^.*\| | {2,}.*| > .*", "", line))
+            assert typed[0] == "headway"
+            target = parse(typed[1:]).target
+            assert words == "headway" or target == COMMANDS[words.removeprefix("headway ")], line
+
+
+COMPLETED = """
+{script}
+COMP_WORDS=({words}); COMP_CWORD={last}
+$(complete -p headway | sed 's/.*-F \\([^ ]*\\).*/\\1/') && printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("headway re", ["resume"]),
+        ("headway runs ca", ["cancel"]),
+        ("headway runs list --sta", ["--state"]),
+        ("headway runs list --state comp", ["completed"]),
+        ("headway config show --config head", ["headway.toml"]),
+    ],
+)
+def test_bash_completes(
+    words: str, completed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "headway.toml").touch()
+    script = COMPLETED.format(
+        script=capsys.readouterr().out, words=words, last=len(words.split()) - 1
+    )
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout.split() == completed
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish", "tcsh"])
+def test_other_shells_have_completions(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    assert "resume" in capsys.readouterr().out
 
 
 def test_the_options_of_the_docs_exist() -> None:

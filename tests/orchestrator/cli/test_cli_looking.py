@@ -186,12 +186,17 @@ def test_a_run_is_shown_with_its_calls_and_last_messages(database: Path, shown: 
     assert facts["calls"][0]["waited_seconds"] == pytest.approx(10)
     assert facts["messages"] == json.loads(RESULT)["messages"]
     assert r"error      x\x1b]0;t\x07" in shown("runs", "show", "r-b")
+    said = r"last try   r-aab.0: RateLimitError: slow\x1b[0m down"
+    assert said in shown("runs", "show", "r-aab")
 
 
 def test_an_id_that_is_ambiguous_unknown_or_empty(database: Path, shown: Shown) -> None:
     assert "r-aaa, r-aab" in shown("runs", "show", "r-a", status=2)
     assert "headway runs list" in shown("runs", "show", "r-zzz", status=2)
-    assert "headway runs list" in shown("runs", "show", "", status=2)
+    assert "run_id must have 1 to 500 characters" in shown("runs", "show", "", status=2)
+    assert "headway runs list" in shown("runs", "show", "r-bxy", status=2)
+    for verb in ("show", "export", "logs", "cancel"):
+        assert "no run 'r-bbc': did you mean r-bbb?" in shown("runs", verb, "r-bbc", status=2)
 
 
 # queue
@@ -233,6 +238,21 @@ def test_the_queue_of_a_dead_process_is_parked(database: Path, shown: Shown) -> 
     assert not Path(f"{database}.lock").exists()
 
 
+def test_a_hold_of_nothing_is_refused_and_names_what_was_meant(
+    database: Path, shown: Shown
+) -> None:
+    assert "no class 'backgrxund': did you mean background?" in shown(
+        "queue", "pause", "class:backgrxund", status=2
+    )
+    assert "there is no model 'n': known are m" in shown("queue", "drain", "model:n", status=2)
+    assert "there is no model 'n'" in shown("queue", "resume", "model:n", status=2)
+    assert "say all, class:CLASS or model:MODEL" in shown("queue", "pause", "everything", status=2)
+    assert shown.json("limits", "log") == []
+    shown("queue", "pause", "model:m")
+    (database.parent / "headway.toml").write_text(CONFIG.replace("models.m", "models.k"))
+    shown("queue", "resume", "model:m")  # it has calls, or a hold, though it is not configured
+
+
 # the database
 
 
@@ -260,27 +280,60 @@ def test_submit_queues_and_prints_the_id(database: Path, shown: Shown) -> None:
         (["submit", "broken.json", "x"], "broken.json: no valid JSON"),
         (["submit", "a:b", "x", "-p", "urgent"], "'urgent' is not a priority"),
         (["run", "nothing", "x"], "no workflow 'nothing'"),
+        (["submit", "lots", "x"], "no workflow 'lots': did you mean lost?"),
         (["runs", "--config", "none.toml"], "none.toml: no such file"),
-        (["work", "--config", "broken.json"], "broken.json:1: is not valid TOML"),
+        (["resume", "--all", "--config", "broken.json"], "broken.json:1: is not valid TOML"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what_is_wrong(
     folder: Path, shown: Shown, arguments: list[str], said: str
 ) -> None:
     Path("broken.json").write_text('{"provider"')
+    Path("headway.toml").write_text(CONFIG)
     err = shown(*arguments, status=2)
     assert said in err
     assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [[], ["nonsense"], ["runs", "r-abc"], ["runs", "--limit", "0"], ["runs", "--state", "x"]],
+    ("words", "said"),
+    [
+        ("rnus", "there is no command headway rnus: did you mean runs?"),
+        ("show r-abc", "did you mean headway config show or headway runs show?"),
+        ("nonsense", "no command headway nonsense: `headway --help` shows what there is"),
+        ("runs r-abc", "there is no command headway runs r-abc: `headway runs --help` shows"),
+        ("runs cancxl r-abc", "no command headway runs cancxl: did you mean cancel?"),
+        ("submit pair Go. --budget 3", "no option --budget: did you mean --budget-usd?"),
+        ("submit pair Go. --budjet-usd=3", "no option --budjet-usd: did you mean --budget-usd?"),
+        ("runs --state complete", "argument --state: there is no 'complete': did you mean compl"),
+        ("costs --by x", "--by: there is no 'x': permitted are model, team, workflow, run, day"),
+        ("runs --limit 0", "argument --limit: must be a whole number of at least 1, not '0'"),
+        ("run pair", "the following arguments are required: TASK: `headway run --help` shows"),
+    ],
 )
-def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_words_are_told_in_a_line_that_names_what_was_meant(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(arguments)
-    assert "usage: headway" in capsys.readouterr().err
+        main(words.split())
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("headway: ")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([])
+    assert "exit codes:" in capsys.readouterr().out
+
+
+def test_a_task_may_begin_with_dashes(database: Path, shown: Shown) -> None:
+    run_id = shown("submit", "a:b", "--what is this?").strip()
+    assert shown.json("runs", "show", run_id)["task"] == "--what is this?"
+    run_id = shown("submit", "a:b", "--", "--what").strip()
+    assert shown.json("runs", "show", run_id)["task"] == "--what"
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -294,7 +347,10 @@ def test_init_writes_once_and_what_it_writes_loads(folder: Path, shown: Shown) -
     written = Path("headway.toml").read_text()
     assert "is there already" in shown("init", status=2)
     assert Path("headway.toml").read_text() == written
-    assert shown.json("init", "--config", "other.toml") == {"file": "other.toml"}
+    assert shown.json("init", "--config", "other.toml") == {
+        "file": "other.toml",
+        "files": ["other.toml"],
+    }
     assert "cannot be written" in shown("init", "--config", "none/x.toml", status=2)
     assert "gpt-5.4" in shown("config")
 
@@ -329,6 +385,13 @@ def test_doctor_says_what_is_wrong_and_what_to_do(
     assert found["database"] == (True, f"{database}: no process works on it")
     monkeypatch.delenv("TEST_KEY")
     assert "TEST_KEY is not set: export it" in shown("doctor", status=1)
+
+
+def test_doctor_says_the_price_of_an_ordinary_call(folder: Path, shown: Shown) -> None:
+    """A call with a million tokens of input would cost twice as much for each."""
+    (folder / "headway.toml").write_text('[models."gpt-5.4"]\napi_key_env = "TEST_KEY"\n')
+    says = findings(shown, status=0)["model gpt-5.4"][1]
+    assert says.endswith("$2.5 and $15 a million tokens (list)")
 
 
 def test_doctor_says_which_servers_get_no_key(folder: Path, shown: Shown) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -166,6 +167,10 @@ def test_a_question_ends_the_process_and_the_answer_goes_on(folder: Path, headwa
     run_id = last_run(headway)["id"]
     assert status == 4
     assert f'`headway runs answer {run_id} "WORDS"` goes on' in err
+    status, out, _ = headway("runs", "show", run_id)
+    assert re.search(
+        r"^\S+ +person +boss +question +waits for a person +[\d.]+ s$", out, re.MULTILINE
+    )
     status, _, err = headway("resume", run_id)
     assert status == 2
     status, out, err = headway("runs", "answer", run_id, "Well done.")
@@ -174,6 +179,7 @@ def test_a_question_ends_the_process_and_the_answer_goes_on(folder: Path, headwa
     assert "steps replayed: 1" in out
     status, out, _ = headway("runs", "show", run_id)
     assert "steps      1" in out
+    assert "boss (person question): Well done.\n" in headway("runs", "logs", run_id)[1]
     status, out, _ = headway("runs", "export", run_id, "-o", "run.json")
     assert (status, out) == (0, "")
     if sys.platform != "win32":

@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 
 from headway.cli.output import clean, one_line, shortened, table
-from headway.cli.text import age, clock, duration, status_line, waits_for
+from headway.cli.text import age, clock, duration, next_to_go, status_line, waits_for
 from headway_scheduler.core.views import Blocker, Explanation, Statistics
 from headway_scheduler.model.quotas import Resource
 from headway_scheduler.model.states import CallState
@@ -54,6 +54,20 @@ SHORT = Blocker("q", Resource.REQUESTS, 1, 0.44, NOW + 192)
 )
 def test_what_a_call_waits_for(why: Explanation, sentence: str) -> None:
     assert waits_for(why, NOW) == sentence
+
+
+def test_the_next_call_is_the_one_that_goes_first_and_not_the_one_that_is_held() -> None:
+    paused = Explanation("urgent", CallState.QUEUED, starts_at=NOW + 60)
+    soon = Explanation("soon", CallState.QUEUED, starts_at=NOW + 2)
+    slot = Blocker("q", Resource.CONCURRENCY, 1, 0, None)
+    any_moment = Explanation("any moment", CallState.QUEUED, blockers=(slot,))
+    held = Explanation("held", CallState.QUEUED, operator_hold="all paused")
+    stopped = Blocker("q", None, 0, 0, None, stopped="bad key")
+    locked = Explanation("locked", CallState.QUEUED, blockers=(stopped,))
+    assert next_to_go([held, paused, soon], NOW) is soon
+    assert next_to_go([locked, paused, any_moment], NOW) is any_moment
+    assert next_to_go([locked, held], NOW) is locked
+    assert next_to_go([], NOW) is None
 
 
 def test_the_status_line() -> None:

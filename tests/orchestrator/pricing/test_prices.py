@@ -32,6 +32,9 @@ base_url = "http://127.0.0.1:1/v1"
 [models.nobodys]
 name = "gpt-4o"
 base_url = "https://llm.example.com/v1"
+[models.nearly]
+name = "gpt-4o"
+base_url = "https://api.openai.com.example.org/v1"
 [models.router]
 name = "openai/gpt-4o"
 base_url = "https://openrouter.ai/api/v1"
@@ -115,7 +118,7 @@ def test_a_stated_price_goes_before_the_list(prices: Prices) -> None:
 
 def test_the_seller_is_the_one_at_the_address(prices: Prices) -> None:
     assert prices.charge("own", Served(CACHED), AT) == Charge(0.0, "local")
-    for model in ("here", "nobodys"):
+    for model in ("here", "nobodys", "nearly"):
         assert prices.charge(model, Served(CACHED), AT) == UNPRICED
         assert charge_of(of_model(prices.config, model)) is None
     assert charge_of(of_model(prices.config, "own")) is not None

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from headway_scheduler.core.inspection import explain, queued, statistics
 from headway_scheduler.core.policy import Policy
 from headway_scheduler.core.scheduler import Scheduler
-from headway_scheduler.errors import CallTooLarge, IllegalTransition, InternalError, UnknownQuota
+from headway_scheduler.errors import (
+    CallTooLarge,
+    IllegalTransition,
+    InternalError,
+    NothingToAnswer,
+    UnknownQuota,
+)
 from headway_scheduler.model.batch import Batch, Snapshot
 from headway_scheduler.model.calls import Call, CallRecord, Outcome, Priority, Usage
 from headway_scheduler.model.data import replace
@@ -949,7 +955,7 @@ def test_nobody_decides_what_is_on_its_way() -> None:
     core.admit(NOW)
     rows = core.take_batch(NOW).new
     for row in rows:
-        with pytest.raises(IllegalTransition, match="waits for no person"):
+        with pytest.raises(NothingToAnswer, match="waits for no person"):
             core.handle(Decide(replace(row), Outcome(CallState.DONE, answer="x")), NOW)
     assert not core.take_batch(NOW)
 

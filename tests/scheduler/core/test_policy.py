@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from headway_scheduler.core.inspection import explain, queued, statistics
 from headway_scheduler.core.policy import Policy
 from headway_scheduler.core.scheduler import Scheduler
-from headway_scheduler.errors import CallerError, IllegalTransition, UnknownQuota
+from headway_scheduler.errors import CallerError, UnknownQuota
 from headway_scheduler.model import changes
 from headway_scheduler.model.batch import Snapshot
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
@@ -163,7 +163,7 @@ def test_a_queued_call_is_bumped_and_that_is_written() -> None:
     assert order(scheduler) == ["b", "a"]
     [changed] = scheduler.take_batch(NOW).changed
     assert changed.call.priority is INTERACTIVE
-    with pytest.raises(IllegalTransition, match="not queued"):
+    with pytest.raises(CallerError, match="does not wait"):
         scheduler.handle(SetCallPriority("first", INTERACTIVE), NOW)
 
 

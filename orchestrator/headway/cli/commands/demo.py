@@ -1,6 +1,5 @@
 """``headway demo``: no key, nothing to start. Exits 0 if every team of Headway finished."""
 
-import logging
 from argparse import Namespace
 from dataclasses import asdict
 
@@ -9,9 +8,6 @@ from rich.console import Console
 
 from ..output import complain, say_json
 from ..parser import FAILED, INTERRUPTED
-
-_NOISY_LOGGER = "autogen_core"
-"""It prints a traceback for each team that dies. They are the demo's subject, and are counted."""
 
 
 class _Console(Console):
@@ -22,7 +18,6 @@ class _Console(Console):
 
 def run(args: Namespace) -> int:
     """Run the demo; with ``args.json`` print one JSON document and nothing else."""
-    logging.getLogger(_NOISY_LOGGER).addHandler(logging.NullHandler())
     try:
         return anyio.run(_demo, bool(args.json), _Console())
     except KeyboardInterrupt:

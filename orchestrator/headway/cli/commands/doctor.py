@@ -210,14 +210,18 @@ def _key(found: Reached) -> tuple[bool, str]:
 
 
 def _price(found: Reached) -> str:
-    """Say what a million tokens of input and of output cost."""
-    million, now = 1_000_000, datetime.now(UTC).timestamp()
-    usages = (Usage(million, 0), Usage(0, million))
+    """Say what a million tokens of input and of output cost, a thousand in each call.
+
+    Calls with very much input have a higher price for each token.
+    """
+    now = datetime.now(UTC).timestamp()
+    usages = (Usage(1000, 0), Usage(0, 1000))
     prices = [charge(found, Served(usage), now) for usage in usages]
     if prices[0].usd is None or prices[1].usd is None:
         return "price unknown"
     source = prices[0].source.partition(" ")[0]
-    return f"${prices[0].usd:g} and ${prices[1].usd:g} a million tokens ({source})"
+    dollars = [f"${1000 * each.usd:g}" for each in prices if each.usd is not None]
+    return f"{' and '.join(dollars)} a million tokens ({source})"
 
 
 def _components(config: Config) -> Iterator[Finding]:

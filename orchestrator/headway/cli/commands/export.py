@@ -1,50 +1,39 @@
 """``headway runs export``."""
 
 import json
-import os
 from argparse import Namespace
-from pathlib import Path
 from typing import Any
 
 import anyio
 
-from headway_scheduler.errors import CallerError, RunNotFound
-
 from ...config import Config, load
 from ...pricing.prices import Prices
 from ...runs.export import exported
+from ...runs.stopped import find_run
 from ..database import reading
+from ..files import check_writable, write_private
 from ..json_views import call_facts, run_facts
 from ..output import say_json
+from ..selection import selected
 
 
 def export(args: Namespace) -> int:
-    """Write a run as one JSON object: transcript, calls, prompts, costs."""
-    data = anyio.run(_read, load(args.config), args.id)
+    """Write a run as one JSON object, several as a list: transcript, calls, prompts, costs."""
+    if args.output is not None:
+        check_writable(args.output)
+    config = load(args.config)
+    found = [anyio.run(_read, config, run.id) for run in selected(args)]
+    data = found[0] if len(args.ids) == 1 else found
     if args.output is None:
         say_json(data)
         return 0
-    try:
-        _write(Path(args.output), json.dumps(data, indent=2))
-    except OSError as error:
-        raise CallerError(f"{args.output} cannot be written: {error}") from error
+    write_private(args.output, json.dumps(data, indent=2))
     return 0
-
-
-def _write(file: Path, text: str) -> None:
-    """Write a file that only its owner can read: what agents said may be private."""
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
-        if os.name == "posix" and os.path.isfile(file):
-            os.fchmod(descriptor, 0o600)  # it may have been there, open to others
-        opened.write(text)
 
 
 async def _read(config: Config, run_id: str) -> dict[str, Any]:
     async with reading(config) as reader:
-        run = await reader.store.run(run_id) if run_id else None
-        if run is None:
-            raise RunNotFound(f"no run {run_id!r}: `headway runs list` shows them")
+        run = await find_run(reader.store, run_id)
         run = reader.as_it_is(run)
         data = await exported(reader.store, run, Prices(config).usd_of)
         facts = [call_facts(record, reader.now) for record in data.records]

@@ -1,4 +1,4 @@
-"""``headway runs logs``: a line for each call of a run, while any process executes it.
+"""``headway runs logs``: a line for each call of runs, while any process executes them.
 
 Law of this file: it only reads the database. A call is printed when it has ended, and again if it
 was made again and has ended anew.
@@ -18,6 +18,8 @@ from headway_scheduler.model.states import ENDED_RUNS, LIVE_CALLS, RunState
 from ...config import Config, load
 from ..json_views import call_facts
 from ..output import one_line, say, say_json
+from ..parser import FAILED
+from ..selection import selected
 from ..text import clock, indented
 from .runs import one_run, text_of
 
@@ -28,25 +30,31 @@ Printed = set[tuple[str, str, float | None]]
 
 
 def logs(args: Namespace) -> int:
-    """Print ended calls; with ``--follow`` go on until the run has ended."""
+    """Print ended calls; with ``--follow`` go on until the runs have ended."""
     config, printed = load(args.config), Printed()
-    run = _print_new(config, args.id, printed, args.json)
-    while args.follow and run.state not in ENDED_RUNS:
-        time.sleep(LOOK_SECONDS)
-        run = _print_new(config, run.id, printed, args.json)
-    if not args.json:
-        say(_state(run))
-    return int(args.follow and run.state is not RunState.COMPLETED)
+    left = [run.id for run in selected(args)]
+    is_one, is_well = len(left) == 1, True
+    while left:
+        for run_id in tuple(left):
+            run = _print_new(config, run_id, printed, args.json, is_one)
+            if not args.follow or run.state in ENDED_RUNS:
+                left.remove(run_id)
+                is_well &= not args.follow or run.state is RunState.COMPLETED
+                if not args.json:
+                    say(_state(run))
+        if left:
+            time.sleep(LOOK_SECONDS)
+    return 0 if is_well else FAILED
 
 
-def _print_new(config: Config, run_id: str, printed: Printed, as_json: bool) -> Run:
-    """Print the calls that have ended since the last look."""
+def _print_new(config: Config, run_id: str, printed: Printed, as_json: bool, is_one: bool) -> Run:
+    """Print the calls that have ended since the last look; of several runs, with the run's id."""
     run, calls, now = anyio.run(one_run, config, run_id)
     for record in _ended(calls, printed):
         if as_json:
             say_json({**call_facts(record, now), "answer": record.answer}, indent=None)
         else:
-            say(_line(record, now))
+            say(f"{'' if is_one else f'{run.id} '}{_line(record, now)}")
     return run
 
 
@@ -72,8 +80,15 @@ def _what(record: CallRecord) -> str:
     if record.answer is None:
         return f"{record.state}{f': {record.error}' if record.error else ''}"
     if record.call.kind != "model":
-        return record.answer
+        return _words(record.answer)
     return text_of(json.loads(record.answer)["content"])
+
+
+def _words(answer: str) -> str:
+    """Return the words that a person gave; of other steps, the answer as JSON."""
+    data = json.loads(answer)
+    is_words = isinstance(data, dict) and data.keys() == {"person"}
+    return str(data["person"]) if is_words else answer
 
 
 def _state(run: Run) -> str:

@@ -10,123 +10,180 @@ from functools import partial
 
 import anyio
 
-from headway_scheduler.errors import CallerError
+from headway_scheduler.errors import CallerError, RunNotResumable, WorkflowNotHere
 from headway_scheduler.model.runs import Run
-from headway_scheduler.model.states import RunState
+from headway_scheduler.model.states import ENDED_RUNS, RunState
 
 from ...api import Headway
 from ...runs.actions import Check
 from ...runs.handle import RunHandle
+from ...runs.options import RunOptions
 from ...runs.receipt import Receipt
+from ..files import given_task
 from ..json_views import run_facts
-from ..output import say, say_json
-from ..parser import CHANGED, FAILED, WAITS
-from ..watch import Watch, asking, see_workflows, watched
+from ..output import complain, say, say_json
+from ..parser import BAD_INPUT, CHANGED, FAILED, WAITS
+from ..selection import selected, to_change
+from ..watch import Watch, see_workflows, watched
 from .run import end_of_one
+from .work import end_of_several
 
-Start = Callable[[Headway, Namespace], Awaitable[Sequence[RunHandle]]]
+_R = RunState
+_OPEN = (_R.QUEUED, _R.RUNNING, _R.WAITING, _R.PAUSED, _R.INTERRUPTED)
+_NOT_STARTED = (_R.QUEUED, _R.RUNNING, _R.INTERRUPTED)
+AT_ONCE = 32
+"""How many runs one command executes at the same time."""
+
+Start = Callable[[Headway, str], Awaitable[RunHandle | None]]
+"""Has a run go on, by its id; None if it is left as it is."""
 
 
 def resume(args: Namespace) -> int:
-    """Go on with one run, or with all that were interrupted."""
-    if (args.id is None) == (not args.all):
-        raise CallerError("say which run is to go on: an id, or --all")
+    """Go on with runs that were interrupted or paused."""
+    if args.all:
+        if args.ids or args.state or args.since:
+            raise CallerError("say which runs: --all, or ids, or --state and --since")
+        args.state, args.yes = _R.INTERRUPTED.value, True
+    find = selected if args.check else to_change
+    runs = find(args, (_R.INTERRUPTED, _R.PAUSED))
     if args.check:
-        return _check(args)
-    return _go_on(args, _resumed, several_runs=args.all)
+        return _check(args, runs)
+
+    async def start(headway: Headway, run_id: str) -> RunHandle | None:
+        try:
+            return await headway.resume(run_id, unknown=args.unknown, on_change=args.on_change)
+        except (WorkflowNotHere, RunNotResumable) as error:
+            if not args.all:
+                raise
+            complain(f"left as it is: {error}")  # or another process was faster
+            return None
+
+    return _go_on(args, runs, start)
 
 
 def retry(args: Namespace) -> int:
-    """Go on with a failed run."""
-    return _go_on(args, _retried)
+    """Go on with failed runs."""
+    options = RunOptions(budget_usd=args.budget_usd, deadline_seconds=args.deadline, lane=args.lane)
+    runs = to_change(args, [_R.FAILED])
+    return _go_on(args, runs, lambda headway, run_id: headway.retry(run_id, **options))
 
 
 def fork(args: Namespace) -> int:
-    """Start a copy of a run."""
-    return _go_on(args, _forked)
+    """Start copies of runs."""
+    task = None if args.task is None else given_task(args.task)
+    runs = to_change(args, tuple(ENDED_RUNS))
+    return _go_on(args, runs, lambda headway, run_id: headway.fork(run_id, at=args.at, task=task))
 
 
 def continue_run(args: Namespace) -> int:
-    """Give the team of a completed run another task."""
-    return _go_on(args, _continued)
+    """Give the teams of completed runs another task."""
+    task = given_task(_last(args, "TASK"))
+    runs = to_change(args, [_R.COMPLETED])
+    return _go_on(args, runs, lambda headway, run_id: headway.continue_run(run_id, task))
 
 
 def answer(args: Namespace) -> int:
-    """Answer what a run waits for, and go on with it."""
-    if args.words is not None and args.done is not None:
-        raise CallerError("give the answer once: WORDS or --done RESULT")
+    """Answer what runs wait for, and go on with them."""
+    words: str | None = args.done
+    if words is None and not (args.again or args.abort):
+        words = _last(args, "WORDS")
+    runs = to_change(args, [_R.WAITING])
     if args.abort:
-        return _told(args, anyio.run(_aborted, args))
-    return _go_on(args, _answered)
+        return _steered(args, runs, lambda headway, run_id: headway.answer(run_id, abort=True))
+
+    async def start(headway: Headway, run_id: str) -> RunHandle:
+        run = await headway.answer(run_id, words, again=args.again)
+        return await headway.resume(run.id)
+
+    return _go_on(args, runs, start)
+
+
+def _last(args: Namespace, what: str) -> str:
+    """Take the last word, which is no id. Raises CallerError if there is none."""
+    by_filter = args.state is not None or args.since is not None
+    if len(args.ids) < 2 - by_filter:
+        raise CallerError(f"say which run, and {what}: `{args.line} --help` shows how")
+    word: str = args.ids.pop()
+    return word
 
 
 def cancel(args: Namespace) -> int:
-    """End a run for good."""
-    return _told(args, anyio.run(_steered, args, Headway.cancel))
+    """End runs for good."""
+    return _steered(args, to_change(args, _OPEN), Headway.cancel)
 
 
 def pause(args: Namespace) -> int:
-    """Keep a run from being taken up."""
-    return _told(args, anyio.run(_steered, args, Headway.pause))
+    """Keep runs from being taken up."""
+    return _steered(args, to_change(args, _NOT_STARTED), Headway.pause)
 
 
-async def _resumed(headway: Headway, args: Namespace) -> Sequence[RunHandle]:
-    if args.all:
-        return await headway.resume_all(unknown=args.unknown)
-    return [await headway.resume(args.id, unknown=args.unknown, on_change=args.on_change)]
+def _steered(
+    args: Namespace, runs: Sequence[Run], verb: Callable[[Headway, str], Awaitable[Run]]
+) -> int:
+    """Change runs one after the other, say what became of each, and return the exit code.
+
+    A run that does not allow it keeps no other from being changed. A single one raises its error.
+    """
+    refused: list[str] = []
+
+    async def act() -> list[Run]:
+        changed = []
+        async with Headway(args.config) as headway:
+            for run in runs:
+                try:
+                    changed.append(await verb(headway, run.id))
+                except CallerError as error:
+                    if len(args.ids) == 1:
+                        raise
+                    refused.append(str(error))
+        return changed
+
+    changed = anyio.run(act) if runs else []
+    if args.json:
+        facts = [run_facts(run) for run in changed]
+        say_json(facts[0] if len(args.ids) == 1 else facts)
+    else:
+        for run in changed:
+            say(f"{run.id}  {run.state}")
+        if not runs:
+            say("no run was changed")
+    for text in refused:
+        complain(text)
+    return BAD_INPUT if refused else 0
 
 
-async def _retried(headway: Headway, args: Namespace) -> Sequence[RunHandle]:
-    budget, deadline = args.budget_usd, args.deadline
-    return [await headway.retry(args.id, budget_usd=budget, deadline_seconds=deadline)]
-
-
-async def _forked(headway: Headway, args: Namespace) -> Sequence[RunHandle]:
-    return [await headway.fork(args.id, at=args.at, task=args.task)]
-
-
-async def _continued(headway: Headway, args: Namespace) -> Sequence[RunHandle]:
-    return [await headway.continue_run(args.id, args.task)]
-
-
-async def _answered(headway: Headway, args: Namespace) -> Sequence[RunHandle]:
-    words = args.words if args.done is None else args.done
-    run = await headway.answer(args.id, words, again=args.again)
-    return [await headway.resume(run.id)]
-
-
-async def _aborted(args: Namespace) -> Run:
-    async with Headway(args.config) as headway:
-        words = args.words if args.done is None else args.done
-        return await headway.answer(args.id, words, again=args.again, abort=True)
-
-
-async def _steered(args: Namespace, verb: Callable[[Headway, str], Awaitable[Run]]) -> Run:
-    async with Headway(args.config) as headway:
-        return await verb(headway, args.id)
-
-
-def _told(args: Namespace, run: Run) -> int:
-    say_json(run_facts(run)) if args.json else say(f"{run.id}  {run.state}")
-    return 0
-
-
-def _go_on(args: Namespace, start: Start, *, several_runs: bool = False) -> int:
-    """Start runs, watch them to their ends, and print their receipts."""
+def _go_on(args: Namespace, runs: Sequence[Run], start: Start) -> int:
+    """Start runs, the most urgent first, watch them to their ends, and print their receipts."""
     receipts: list[Receipt] = []
-    work = partial(_watched, start, receipts)
-    return watched(args, work, partial(_end, receipts), several_runs=several_runs)
+    first_to_last = sorted(runs, key=lambda run: (run.priority, run.created_at))
+    work = partial(_watched, [run.id for run in first_to_last], start, receipts)
+    return watched(args, work, partial(_end, receipts), several_runs=len(runs) > 1)
 
 
-async def _watched(start: Start, receipts: list[Receipt], args: Namespace, watch: Watch) -> None:
+async def _watched(
+    ids: Sequence[str], start: Start, receipts: list[Receipt], args: Namespace, watch: Watch
+) -> None:
+    if not ids:
+        return
+    handles: list[RunHandle] = []
     async with Headway(args.config) as headway:
-        headway.ask(asking())
-        handles: Sequence[RunHandle] = ()
+        headway.ask(watch.person())
         try:
             async with watch.beside(headway):
-                handles = await start(headway, args)
-                for handle in handles:
-                    watch.follow(handle)
+                for run_id in ids:
+                    await watch.room(AT_ONCE)
+                    if watch.is_draining:
+                        break
+                    try:
+                        handle = await start(headway, run_id)
+                    except CallerError as error:
+                        if len(args.ids) == 1:
+                            raise
+                        watch.refuse(error)
+                        continue
+                    if handle is not None:
+                        handles.append(handle)
+                        watch.follow(handle)
         finally:
             with anyio.CancelScope(shield=True):
                 for handle in handles:
@@ -134,15 +191,19 @@ async def _watched(start: Start, receipts: list[Receipt], args: Namespace, watch
 
 
 def _end(receipts: list[Receipt], args: Namespace, watch: Watch) -> None:
-    end_of_one(args, watch, {"receipts": [asdict(receipt) for receipt in receipts]})
+    more = {"receipts": [asdict(receipt) for receipt in receipts]}
+    if watch.states.total() == 1:
+        end_of_one(args, watch, more)
+    else:
+        end_of_several(args, watch, "no run went on", more)
     if not args.json:
         for receipt in receipts:
             say(f"{receipt.run_id}: {receipt}")
 
 
-def _check(args: Namespace) -> int:
+def _check(args: Namespace, runs: Sequence[Run]) -> int:
     see_workflows()
-    checks = anyio.run(_checked, args)
+    checks = anyio.run(_checked, args, runs)
     if args.json:
         say_json([asdict(check) for check in checks])
     else:
@@ -155,11 +216,9 @@ def _check(args: Namespace) -> int:
     return WAITS if any(check.outcome == "waits" for check in checks) else 0
 
 
-async def _checked(args: Namespace) -> list[Check]:
+async def _checked(args: Namespace, runs: Sequence[Run]) -> list[Check]:
     async with Headway(args.config) as headway:
-        runs = await headway.list_runs([RunState.INTERRUPTED]) if args.all else []
-        ids = [run.id for run in runs] if args.all else [args.id]
-        return [await headway.check(key, unknown=args.unknown) for key in ids]
+        return [await headway.check(run.id, unknown=args.unknown) for run in runs]
 
 
 def _sentence(check: Check) -> str:

@@ -7,18 +7,18 @@ from typing import Any
 
 import anyio
 
-from headway_scheduler.errors import RunNotFound
 from headway_scheduler.model.calls import BYPASS, CallRecord, Priority, ServiceLane
 from headway_scheduler.model.runs import LIVES, Run
-from headway_scheduler.model.states import RunState
+from headway_scheduler.model.states import CallState, RunState
 
 from ...config import Config, load
 from ...runs.journal import unpacked
 from ...runs.receipt import bypasses
-from ...runs.stopped import is_by_batch
-from ..database import Reader, reading
+from ...runs.stopped import find_run, is_by_batch
+from ..database import reading
 from ..json_views import call_facts, run_facts
 from ..output import one_line, say, say_json, shortened, table
+from ..selection import listed, selected
 from ..text import Totals, age, clock, counted, duration, indented, waited_seconds
 
 TASK_WIDTH = 60
@@ -27,14 +27,13 @@ LAST_MESSAGES = 5
 
 def show_list(args: Namespace) -> int:
     """List runs, newest first."""
-    state = None if args.state is None else RunState(args.state)
-    runs, now = anyio.run(_list, load(args.config), state, args.limit + 1)
+    runs, now = anyio.run(_list, load(args.config), args.state, args.since, args.limit + 1)
     shown = runs[: args.limit]
     if args.json:
         say_json([run_facts(run) for run in shown])
         return 0
     if not shown:
-        say("no runs" if state is None else f"no {state} runs")
+        say("no runs" if args.state is None else f"no {args.state} runs")
         return 0
     headers = ("ID", "STATE", "PRIORITY", "WORKFLOW", "SUBMITTED", "TASK")
     say(table(headers, [_row(run, now) for run in shown]))
@@ -43,19 +42,32 @@ def show_list(args: Namespace) -> int:
     return 0
 
 
-def show_one(args: Namespace) -> int:
-    """Show a run with its calls, its error and its last messages."""
-    config = load(args.config)
-    run, calls, now = anyio.run(one_run, config, args.id)
+def show(args: Namespace) -> int:
+    """Show runs with their calls, their errors and their last messages."""
+    config, runs = load(args.config), selected(args)
     if args.json:
-        facts = [call_facts(record, now) for record in calls if record.call.kind != BYPASS]
-        past = [
-            {"host": host, "agent": agent, "requests": times}
-            for (host, agent), times in bypasses(calls).items()
-        ]
-        messages = _messages(run, calls)
-        say_json({**run_facts(run), "calls": facts, "bypassed": past, "messages": messages})
+        facts = [_all_facts(*anyio.run(one_run, config, run.id)) for run in runs]
+        say_json(facts[0] if len(args.ids) == 1 else facts)
         return 0
+    for place, run in enumerate(runs):
+        if place:
+            say("")
+        _show_one(config, *anyio.run(one_run, config, run.id))
+    if not runs:
+        say("no run fits")
+    return 0
+
+
+def _all_facts(run: Run, calls: list[CallRecord], now: float) -> dict[str, Any]:
+    facts = [call_facts(record, now) for record in calls if record.call.kind != BYPASS]
+    past = [
+        {"host": host, "agent": agent, "requests": times}
+        for (host, agent), times in bypasses(calls).items()
+    ]
+    return {**run_facts(run), "calls": facts, "bypassed": past, "messages": _messages(run, calls)}
+
+
+def _show_one(config: Config, run: Run, calls: list[CallRecord], now: float) -> None:
     say("\n".join(_facts(run, calls, now, config.highest(run.share))))
     shown = [record for record in calls if record.call.kind != BYPASS]
     if shown:
@@ -64,28 +76,19 @@ def show_one(args: Namespace) -> int:
     for message in _messages(run, calls)[-LAST_MESSAGES:]:
         source, text = one_line(str(message.get("source"))), text_of(message.get("content"))
         say(f"\n{source}: {indented(text)}")
-    return 0
 
 
-async def _list(config: Config, state: RunState | None, limit: int) -> tuple[Sequence[Run], float]:
+async def _list(
+    config: Config, state: str | None, since: float | None, limit: int
+) -> tuple[Sequence[Run], float]:
     async with reading(config) as reader:
-        runs = await reader.store.runs(_states(state, reader), limit=limit)
-        return [run for run in map(reader.as_it_is, runs) if state in (None, run.state)], reader.now
-
-
-def _states(state: RunState | None, reader: Reader) -> set[RunState]:
-    """Return the states of rows that may stand for ``state``: see ``Reader.as_it_is``."""
-    if state in (RunState.INTERRUPTED, RunState.FAILED) and not reader.is_held:
-        return {state, RunState.RUNNING}
-    return set() if state is None else {state}
+        return await listed(reader, [RunState(state)] if state else [], since, limit), reader.now
 
 
 async def one_run(config: Config, run_id: str) -> tuple[Run, list[CallRecord], float]:
     """Return a run with its calls, as it is now. Raises RunNotFound."""
     async with reading(config) as reader:
-        run = await reader.store.run(run_id) if run_id else None
-        if run is None:
-            raise RunNotFound(f"no run {run_id!r}: `headway runs list` shows them")
+        run = await find_run(reader.store, run_id)
         calls = list(await reader.store.calls(run.id))
         return reader.as_it_is(run), calls, reader.now
 
@@ -140,6 +143,9 @@ def _facts_of_calls(calls: Sequence[CallRecord], now: float) -> Iterator[str]:
     retries = sum(max(0, record.attempts - 1) for record in calls)
     if retries:
         yield f"sent again {counted(retries, 'time')}"
+    for record in calls:
+        if record.state is CallState.QUEUED and record.error is not None:
+            yield f"last try   {record.call.id}: {one_line(record.error)}"
     for (host, agent), times in bypasses(calls).items():
         yield f"bypassed   {counted(times, 'request')} to {one_line(host)} by {one_line(agent)}"
 
@@ -158,17 +164,27 @@ def _troubles(run: Run) -> Iterator[str]:
 
 
 def _call_row(record: CallRecord, now: float) -> tuple[str, ...]:
-    usage = record.usage
     return (
         record.call.id,
         record.call.kind,
         record.call.path,
         record.call.model,
-        record.state,
-        str(record.attempts),
+        "waits for a person" if is_open_question(record) else record.state,
+        "" if is_open_question(record) else str(record.attempts),
         duration(waited_seconds(record, now)),
-        f"{record.call.tokens:,} reserved" if usage is None else f"{usage.total:,}",
+        _tokens(record),
     )
+
+
+def is_open_question(record: CallRecord) -> bool:
+    """Whether a call is a question that nobody has answered: it waits for no budget."""
+    return record.call.kind == "person" and record.state is CallState.QUEUED
+
+
+def _tokens(record: CallRecord) -> str:
+    if record.usage is not None:
+        return f"{record.usage.total:,}"
+    return f"{record.call.tokens:,} reserved" if record.call.is_paid else ""
 
 
 def _messages(run: Run, calls: Sequence[CallRecord]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import anyio
 from headway_scheduler.model.runs import Run
 
 from ...api import Headway
+from ..files import given_task
 from ..json_views import run_facts
 from ..output import say, say_json
 from .run import options_of
@@ -14,6 +15,7 @@ from .run import options_of
 
 def submit(args: Namespace) -> int:
     """Queue a run and print its id: ``headway work`` takes it."""
+    args.task = given_task(args.task)
     run = anyio.run(_submit, args)
     if args.json:
         say_json(run_facts(run))

@@ -2,17 +2,20 @@
 
 import signal
 from argparse import Namespace
+from functools import partial
+from typing import Any
 
 import anyio
 
 from ...api import Headway
 from ..output import say
-from ..watch import Watch, say_result, say_summary, watched
+from ..watch import Watch, say_result, watched
 
 
 def work(args: Namespace) -> int:
     """Take queued runs, most urgent first, until none is left."""
-    return watched(args, _work, _end, several_runs=True)
+    end = partial(end_of_several, none="no run is queued: `headway submit` queues one")
+    return watched(args, _work, end, several_runs=True)
 
 
 async def _work(args: Namespace, watch: Watch) -> None:
@@ -28,7 +31,7 @@ async def _work(args: Namespace, watch: Watch) -> None:
 
 
 async def _heed_signals(headway: Headway) -> None:
-    """Drain at the first SIGTERM; at the second, stop as Ctrl-C does."""
+    """Take no more runs from the first SIGTERM on; the second and third are as Ctrl-C."""
     with anyio.open_signal_receiver(signal.SIGTERM) as signals:
         async for _ in signals:
             if headway.is_draining:
@@ -36,11 +39,16 @@ async def _heed_signals(headway: Headway) -> None:
             headway.drain()
 
 
-def _end(args: Namespace, watch: Watch) -> None:
+def end_of_several(
+    args: Namespace, watch: Watch, none: str, more: dict[str, Any] | None = None
+) -> None:
+    """Print how many runs ended how, or ``none``; ``more`` goes into its JSON."""
     if args.json:
-        say_result(watch, {"states": {state.value: n for state, n in watch.states.items()}})
+        counts = {state.value: count for state, count in watch.states.items()}
+        say_result(watch, {"states": counts, **(more or {})})
     elif not watch.states:
-        say("no run is queued: `headway submit` queues one")
+        say(none)
     else:
         states = ", ".join(f"{count} {state}" for state, count in watch.states.items())
-        say_summary(watch, states, "`headway runs list` shows them")
+        say(f"{states} · {watch.totals}")
+        say("`headway runs list` shows them")
