@@ -57,7 +57,9 @@ class Terminal:
         self._folder = folder
         # Sockets have short paths: no folder of pytest's is short enough for sure. No name is used
         # twice: the server before takes a while to end.
-        self._tmux = [required(), "-L", f"headway-{os.getpid()}-{next(_NUMBERS)}"]
+        name = f"headway-{os.getpid()}-{next(_NUMBERS)}"
+        sockets = Path(os.environ.get("TMUX_TMPDIR", "/tmp"), f"tmux-{os.getuid()}")
+        self._tmux, self._socket = [required(), "-L", name], sockets / name
         telling = ("NO_COLOR", "COLORTERM", "TERM", "COLUMNS", "LINES", "TMUX", "FORCE_COLOR")
         ours = {k: v for k, v in os.environ.items() if k not in telling}
         self._environment = ours | {"LC_ALL": "C.UTF-8", "TERM": "xterm"} | dict(environment or {})
@@ -74,6 +76,7 @@ class Terminal:
 
     def __exit__(self, *_: object) -> None:
         subprocess.run([*self._tmux, "kill-server"], env=self._environment, check=False)
+        self._socket.unlink(missing_ok=True)
 
     def press(self, *keys: str) -> None:
         """Press keys, by their names in tmux, as in ``Enter`` or ``Down``; else as text."""
