@@ -4,19 +4,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 LOCK := requirements-dev.lock
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo test test-dev check docs bench wheel-test lock clean
+.PHONY: demo test test-dev tmux check docs bench wheel-test lock clean
 
 demo: $(STAMP)  ## urgent and background teams on a simulated provider; no key needed
 	$(BIN)/headway demo
 
-test: $(STAMP)  ## the whole suite, and which share of the lines it executes
+test: $(STAMP) tmux  ## the whole suite, and which share of the lines it executes
 	mkdir -p build
 	$(BIN)/python -m slipcover -m pytest
 	$(BIN)/python tools/covered_share.py
 
-test-dev: $(STAMP)  ## the suite in Python's development mode, which is asyncio's debug mode too
+test-dev: $(STAMP) tmux  ## the suite in Python's development mode, which is asyncio's debug mode too
 	PYTHONDEVMODE=1 $(BIN)/python -m pytest --timeout 600
+
+tmux:  ## the terminal of some tests; on Debian and Ubuntu it is installed if it is missing
+	@command -v tmux > /dev/null || { $(AS_ROOT) apt-get update -qq && \
+		$(AS_ROOT) apt-get install -qq --yes --no-install-recommends tmux; } || \
+		echo 'tmux is not installed: the tests that need a terminal are skipped'
 
 check: $(STAMP)  ## format, lint, spelling, types, public types, layers, docs, lock
 	$(BIN)/ruff format --check .

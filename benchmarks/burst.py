@@ -23,6 +23,7 @@ from autogen_agentchat.conditions import MaxMessageTermination
 from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 
+from benchmarks.progress import Steps
 from headway import Headway, RunFailed, RunHandle
 from headway.config import Config, load
 from headway_scheduler.testing.provider import Latency, Ledger, Limits, Settings, simulated_provider
@@ -41,6 +42,7 @@ INFO: Any = {
 
 @dataclass
 class Score:
+    steps: Steps
     finished: int = 0
     wall_seconds: float = 0.0
     ledger: Ledger | None = None
@@ -94,6 +96,7 @@ async def count(handle: RunHandle, score: Score) -> None:
         print(error)
     else:
         score.finished += 1
+    score.steps.step()
 
 
 async def stock(score: Score, teams: int) -> None:
@@ -106,8 +109,10 @@ async def stock(score: Score, teams: int) -> None:
         try:
             await team(client).run(task=f"task {number}")
         except Exception:  # of whatever type: the team has died, and that is what we count
+            score.steps.step()
             return
         score.finished += 1
+        score.steps.step()
 
     async with simulated_provider(settings) as provider:
         start = time.perf_counter()
@@ -135,7 +140,8 @@ async def main(teams: int) -> None:
     floor_seconds = max(floor_seconds, CALLS_PER_TEAM * LATENCY_SECONDS)
     print(f"{teams} teams of {CALLS_PER_TEAM} calls; the limits allow {floor_seconds:.1f} s\n")
     logging.getLogger("autogen_core").setLevel(logging.CRITICAL)  # it prints each death at length
-    our_score, stock_score = Score(), Score()
+    steps = Steps(2 * teams, "teams")
+    our_score, stock_score = Score(steps), Score(steps)
     async with anyio.create_task_group() as group:
         group.start_soon(ours, our_score, teams)
         group.start_soon(stock, stock_score, teams)

@@ -19,6 +19,8 @@ from pathlib import Path
 import aiosqlite
 import anyio
 
+from benchmarks.progress import Steps
+from headway.cli.text import counted
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.model.calls import Call, Outcome, Priority, Usage
 from headway_scheduler.model.quotas import Quota
@@ -175,7 +177,8 @@ async def main(rounds: int, calls: int) -> None:
     )
     print("callers  contender               calls/s   ms per call of one caller   headway / it")
     for callers in (1, 100, 1000):
-        results = [await round_of(callers, max(1, calls // callers)) for _ in range(rounds)]
+        steps = Steps(rounds, f"rounds with {counted(callers, 'caller')}")
+        results = [await round_of(callers, max(1, calls // callers)) for _ in steps]
         for name in CONTENDERS:
             rate = statistics.median(result[name] for result in results)
             ratio = statistics.median(result["headway"] / result[name] for result in results)

@@ -14,6 +14,7 @@ from headway_scheduler.model.calls import CallRecord, Priority
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.schedules import CATCHUP_SECONDS, Overlap
 from headway_scheduler.model.states import RunState
+from headway_scheduler.ports import Report, unheard
 from headway_scheduler.protocol.commands import CancelRun, PauseRun
 from headway_scheduler.runtime.local import LocalScheduler
 
@@ -295,13 +296,15 @@ class Headway:
         older_than_seconds: float | None = None,
         keep: int | None = None,
         is_dry: bool = False,
+        report: Report = unheard,
     ) -> list[str]:
         """Delete runs that ended ``older_than_seconds`` ago, but not the last ``keep``; return ids.
 
-        ``is_dry``: only say which. A run that another one began as a copy of stays as long as that
-        one. Raises CallerError if neither number is given.
+        ``is_dry``: only say which. ``report`` is told how many are gone, and of how many. A run
+        that another one began as a copy of stays as long as that one. Raises CallerError if neither
+        number is given.
         """
-        return await self._opened.actions.prune(older_than_seconds, keep, is_dry)
+        return await self._opened.actions.prune(older_than_seconds, keep, is_dry, report)
 
     def ask(self, person: Person | None) -> None:
         """Have runs ask a person who is present; without one, a run that has a question waits.

@@ -19,6 +19,7 @@ from .model.batch import Batch, Lesson, Letter, Snapshot
 from .model.batches import BatchedRequest, Gathered, ProviderBatch
 from .model.calls import CallRecord, Spent
 from .model.changes import Change
+from .model.history import Crowd, Ended, Retention, Try, WaitCount
 from .model.notices import Notice
 from .model.runs import Run, Worker
 from .model.schedules import ScheduleState
@@ -26,6 +27,14 @@ from .model.states import CallState, RunState
 
 Clock = Callable[[], float]
 """Seconds since the epoch; never goes back within a process."""
+
+Report = Callable[[int, int], None]
+"""Takes how much of something is done, and of how much, in parts of whatever size."""
+
+
+def unheard(done: int, total: int) -> None:
+    """Take a report, and do nothing."""
+
 
 LEADER = "leader"
 """The owner of the leader's notifier. A worker's notifier is owned by the worker's id."""
@@ -51,6 +60,9 @@ class Backend(Protocol):
 
     def reader(self) -> "Store":
         """Return the journal for reading: it takes no lock, so any number may be open."""
+
+    def history(self) -> "History":
+        """Return what is asked about the past. It needs no opening."""
 
     def leadership(self) -> "Leadership":
         """Return a watcher of the leader, which can also campaign."""
@@ -190,6 +202,37 @@ class Store(Protocol):
 
     async def unwanted_calls(self) -> Sequence[str]:
         """Load the ids of batched calls whose runs have ended for good."""
+
+
+class History(Protocol):
+    """Answers what waited, how many, and which attempts brought no answer. Raises StoreError.
+
+    Rows that cannot be read are left out. The leader writes history with the calls that it is
+    about, and prunes it.
+    """
+
+    async def tries(
+        self, *, run_id: str | None = None, since: float = 0.0, limit: int | None = None
+    ) -> Sequence[Try]:
+        """Attempts that ended at ``since`` (epoch seconds) or later, newest first.
+
+        Those of one run, if it is given; at most ``limit``, if given.
+        """
+
+    async def waits(self, span: int, since: float) -> Sequence[WaitCount]:
+        """Counts of waits, by spans of ``span`` seconds that began at ``since`` or later."""
+
+    async def crowds(self, since: float) -> Sequence[Crowd]:
+        """Crowds of minutes that began at ``since`` (epoch seconds) or later, by time and class."""
+
+    async def ended(self, since: float, *, most: int) -> Sequence[Ended]:
+        """Of the ``most`` calls that came last, those that ended at ``since`` or later.
+
+        Grouped by their quotas. Calls that draw on none are left out.
+        """
+
+    async def has_outdated(self, retention: Retention) -> bool:
+        """Whether a batch with this ``prune`` would delete anything."""
 
 
 class Vacancy:
@@ -400,8 +443,11 @@ class Maintenance(Protocol):
     async def set_aside(self) -> Sequence[UnreadableRow]:
         """Return the rows that were set aside, oldest first. They are kept."""
 
-    async def back_up(self, to: str) -> int:
-        """Copy it as it is at one moment to the new file ``to``; return the copy's bytes."""
+    async def back_up(self, to: str, report: Report = unheard) -> int:
+        """Copy it as it is at one moment to the new file ``to``; return the copy's bytes.
+
+        ``report`` is told of each part, maybe in a thread.
+        """
 
     async def compact(self) -> int:
         """Give the space of deleted rows back; return the bytes. StoreBusy if it is in use."""

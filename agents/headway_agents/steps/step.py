@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from headway_scheduler.errors import CallerError
-from headway_scheduler.model.calls import Call, Outcome
+from headway_scheduler.model.calls import PERSON, QUESTION, Call, Outcome
 from headway_scheduler.model.states import CallState
 
 from ..calls.live_call import attached, recorded
@@ -24,7 +24,6 @@ from ..requests.prompts import RequestDigest, text_digest
 from ..scope import RunScope, inside_step
 from .effects import Effect
 
-PERSON = "person"
 LONGEST_ANSWER = 16_000_000
 """The most characters of a step's answer, as JSON. All runs of the process wait while it is written
 and put into a prompt, for about 0.1 s a megabyte."""
@@ -77,7 +76,7 @@ def _check_size(step: Step, answer: str) -> None:
 
 async def ask_person(scope: RunScope, path: str, question: str) -> str:
     """Ask a person, and return their words. If nobody is there, the attempt ends and waits."""
-    step = Step(PERSON, path, "question", json.dumps(question))
+    step = Step(PERSON, path, QUESTION, json.dumps(question))
     async with attached(scope, *_slot(scope, step)) as live:
         if (answered := await recorded(live)) is not None:
             return _words(answered)

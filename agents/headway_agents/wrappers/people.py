@@ -16,6 +16,8 @@ from autogen_agentchat.base import ChatAgent, TaskResult, Team
 from autogen_agentchat.messages import HandoffMessage
 from autogen_core import CancellationToken
 
+from headway_scheduler.model.calls import PERSON
+
 from ..autogen_private import (
     approval_of,
     approve_with,
@@ -26,7 +28,7 @@ from ..autogen_private import (
 )
 from ..scope import RunScope
 from ..steps.effects import Effect, keyed
-from ..steps.step import PERSON, Step, ask_person, by_person, perform
+from ..steps.step import Step, ask_person, by_person, perform
 
 _TERMINALS = (cancellable_input, builtins.input)
 """What AutoGen reads by default: standard input, which a resumed run may not have."""

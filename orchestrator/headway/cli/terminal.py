@@ -22,6 +22,7 @@ class Terminal:
     """Messages scroll, the status line stays. Text is never read as markup."""
 
     every_seconds: float = 0.5
+    is_live: bool = True
 
     def __init__(self, *, several_runs: bool) -> None:
         self._several_runs = several_runs

@@ -24,6 +24,8 @@ class View(Protocol):
     """Shows events, while it is open. ``every_seconds`` is how often it wants a status."""
 
     every_seconds: float
+    is_live: bool
+    """Whether a status replaces the one before."""
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -59,6 +61,7 @@ class JsonLines:
     """Prints every event and message as one JSON object a line."""
 
     every_seconds: float = 60.0
+    is_live: bool = False
 
     def __enter__(self) -> Self:
         return self
@@ -82,6 +85,7 @@ class PlainLines:
     """Prints the messages on stdout, if wanted, and the status now and then on stderr."""
 
     every_seconds: float = 5.0
+    is_live: bool = False
 
     def __init__(self, *, several_runs: bool, shows_messages: bool = True) -> None:
         self._several_runs = several_runs

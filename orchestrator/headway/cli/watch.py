@@ -24,7 +24,7 @@ from headway_scheduler.model.calls import CallRecord
 from headway_scheduler.model.states import ENDED_RUNS, IN_FLIGHT, RunState
 
 from ..api import Headway
-from ..runs.events import Retrying
+from ..runs.events import Retrying, Started
 from ..runs.handle import RunFailed, RunHandle
 from ..runs.runner import Person
 from . import output
@@ -32,11 +32,15 @@ from .interrupts import draining_first
 from .output import clean, complain, say_json
 from .parser import BAD_DATABASE, BAD_INPUT, CHANGED, FAILED, INTERRUPTED, WAITS
 from .person import TerminalPerson
+from .progress import progress_line
 from .text import Totals, counted, next_to_go, status_line
 from .views import View, new_view
 
 MOST_LINES = 8
 """In how many lines of the queue the next call is looked for."""
+
+COUNT_SECONDS = 5.0
+"""How often it is counted how many runs are queued."""
 
 _CHOICES = (
     "`headway resume {id} --on-change fork` goes on from there in a copy, "
@@ -61,6 +65,11 @@ class Watch:
         self.is_draining: bool = False
         """Whether Ctrl-C was pressed: no more runs are begun."""
         self._view = view
+        self.takes_runs: bool = False
+        """Whether queued runs are taken until none is left: their number says how far that is."""
+        self._since = time.monotonic()
+        self._answers: dict[str, int] = {}
+        self._queued, self._count_at = 0, 0.0
         self._person = TerminalPerson(view)
         self._asked_to_drain = anyio.Event()
         self._elsewhere: list[anyio.CancelScope] = []
@@ -144,6 +153,7 @@ class Watch:
         if self.live.get(handle.id) is handle:
             del self.live[handle.id]
         self.last = handle
+        self._answers.pop(handle.id, None)
         self.states[handle.run.state] += 1
         self.totals = self.totals.plus(Totals.of(handle.calls.values(), time.time()))
         self.status = max(self.status, _status(handle))
@@ -153,6 +163,8 @@ class Watch:
             if not handle.is_local:
                 self._elsewhere.append(scope)
             async for event in handle.stream():
+                if isinstance(event, Started):
+                    self._answers[handle.id] = event.answers
                 if isinstance(event, Retrying):
                     self._retries, self._last_retry = self._retries + 1, event.reason
                 self._view.show(handle.id, event)
@@ -181,10 +193,29 @@ class Watch:
         elif handle.run.state is not RunState.PAUSED:
             _tell_failure(handle)
 
+    async def _progress(self, headway: Headway) -> list[str]:
+        """Say how far it all is: what is given back, and how many of the runs have ended."""
+        if not self._view.is_live:
+            return []
+        now = time.monotonic()
+        told = []
+        back = sum(min(run.replayed, self._answers.get(key, 0)) for key, run in self.live.items())
+        answers = sum(self._answers.get(key, 0) for key in self.live)
+        if back < answers:
+            told.append(progress_line(back, answers, "answers given back", now - self._since))
+        if self.takes_runs:
+            if now >= self._count_at:
+                self._queued = len(await headway.list_runs([RunState.QUEUED]))
+                self._count_at = now + COUNT_SECONDS
+            ended = self.states.total()
+            total = ended + len(self.live) + self._queued
+            told.append(progress_line(ended, total, "runs", now - self._since))
+        return told
+
     async def _keep_status(self, headway: Headway) -> None:
         while True:
             await anyio.sleep(self._view.every_seconds)
-            line = _status_line(headway)
+            line = " | ".join([*await self._progress(headway), _status_line(headway)])
             if self._retries:
                 sent_again = counted(self._retries, "retry", "retries")
                 line = f"{line} | {sent_again}, the last: {self._last_retry}"

@@ -14,7 +14,7 @@ from headway_scheduler.model.calls import CallRecord
 from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
-from headway_scheduler.ports import Store
+from headway_scheduler.ports import Report, Store
 from headway_scheduler.runtime.client import SchedulerClient
 
 from .. import arguments
@@ -166,7 +166,7 @@ class Actions:
         return await self._stopped.answer(run, outcome, words or "")
 
     async def prune(
-        self, older_than_seconds: float | None, keep: int | None, is_dry: bool
+        self, older_than_seconds: float | None, keep: int | None, is_dry: bool, report: Report
     ) -> list[str]:
         """Delete ended runs with their calls and texts; return their ids."""
         if older_than_seconds is None and keep is None:
@@ -177,7 +177,7 @@ class Actions:
             before = self._scheduler.now() - age
         if keep is not None:
             keep = arguments.count("keep", keep)
-        return await self._stopped.prune(before, keep=keep, is_dry=is_dry)
+        return await self._stopped.prune(before, keep=keep, is_dry=is_dry, report=report)
 
     async def _find_to_build(self, run_id: str) -> Run:
         """Return the row of a run to execute here. Raises WorkflowNotHere, and as :meth:`_find`."""

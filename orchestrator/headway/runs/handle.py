@@ -129,6 +129,11 @@ class RunHandle:
         """The run's id."""
         return self.run.id
 
+    @property
+    def replayed(self) -> int:
+        """How many recorded answers the attempt got back so far."""
+        return 0 if self._attempt is None else self._attempt.scope.machine.replayed
+
     def cancel(self) -> None:
         """End the run for good: its queued calls leave the queue, nothing more is bought."""
         self.is_cancelled = True

@@ -13,7 +13,7 @@ from headway_scheduler.model.calls import CallRecord, Outcome, ServiceLane
 from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run, Task
 from headway_scheduler.model.states import ENDED_RUNS, CallState, RunState
-from headway_scheduler.ports import Store
+from headway_scheduler.ports import Report, Store, unheard
 from headway_scheduler.runtime.client import SchedulerClient
 
 from .. import arguments
@@ -24,6 +24,8 @@ from .options import new_run_id
 if TYPE_CHECKING:
     from headway_agents import NonDeterminism
 
+PRUNED_AT_ONCE = 1_000
+"""How many runs are deleted in one commit. Each looks through all texts for those not needed."""
 LOOKED_THROUGH = 100
 """How many of the newest runs may be meant by an id that is not there."""
 
@@ -131,12 +133,18 @@ class StoppedRuns:
         return await self._saved(copy)
 
     async def prune(
-        self, before: float, *, keep: int | None = None, is_dry: bool = False
+        self,
+        before: float,
+        *,
+        keep: int | None = None,
+        is_dry: bool = False,
+        report: Report = unheard,
     ) -> list[str]:
         """Delete the runs that ended before a time, and return their ids.
 
         The last ``keep`` that ended stay, and the parents of runs that stay. ``is_dry``: only say
-        which.
+        which. ``PRUNED_AT_ONCE`` go in one commit, and ``report`` is told of it: callers wait no
+        longer than for that, and after an error in between the rest is still there.
         """
         every = await self._store.runs()
         ended = sorted(
@@ -146,8 +154,12 @@ class StoppedRuns:
         for run in every:  # newest first: a parent comes after its copies
             if run.parent is not None and run.id not in old:
                 old.discard(run.parent)
-        if old and not is_dry:
-            await self._scheduler.forget(*old)
+        if not is_dry:
+            # Newest first: a run may go only when its copies are gone.
+            going = [run.id for run in every if run.id in old]
+            for first in range(0, len(going), PRUNED_AT_ONCE):
+                report(first, len(going))
+                await self._scheduler.forget(*going[first : first + PRUNED_AT_ONCE])
         return sorted(old)
 
     async def cut(self, run: Run, at: str) -> int:

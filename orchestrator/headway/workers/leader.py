@@ -27,6 +27,7 @@ from ..runs.stopped import StoppedRuns
 from .assignment import LocalWorker, RunAssigner
 from .batches import BatchLane
 from .commands import Commands
+from .history import HistoryPruner
 from .leader_commands import LeaderCommands
 from .monitor import WorkerMonitor
 from .notices import NoticeSender
@@ -136,6 +137,8 @@ class Leader:
             group.start_soon(monitor.watch, name="headway workers")
             group.start_soon(self.assigner.assign_runs, name="headway runs")
             group.start_soon(self.schedules.serve, name="headway schedules")
+            pruner = HistoryPruner(self.scheduler, backend.history())
+            group.start_soon(pruner.run, name="headway history")
             if any(ServiceLane.BATCH in each.lanes for each in self._config.models.values()):
                 batches = BatchLane(self.scheduler, self.store, self._config)
                 group.start_soon(batches.run, name="headway batches")

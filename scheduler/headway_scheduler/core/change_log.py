@@ -6,6 +6,7 @@ from ..model.batch import Lesson
 from ..model.batches import BatchedRequest
 from ..model.calls import CallRecord
 from ..model.changes import Change
+from ..model.history import Try
 from ..model.prompts import ChainNode, Chunk
 from ..model.runs import Run
 
@@ -31,5 +32,10 @@ class ChangeLog:
     lessons: dict[tuple[str, str], Lesson] = field(default_factory=dict[tuple[str, str], Lesson])
     """By kind and subject: the last one overwrites what was learned before it."""
     requests: list[BatchedRequest] = field(default_factory=list[BatchedRequest])
+    tries: list[Try] = field(default_factory=list[Try])
+    waits: dict[tuple[int, int, str, int], int] = field(
+        default_factory=dict[tuple[int, int, str, int], int]
+    )
+    """How many calls ended, by minute, number of their class, team and bucket of their wait."""
     forget: list[str] = field(default_factory=list[str])
     """Ids of runs to delete."""

@@ -4,15 +4,17 @@ Law: it reads the state. It changes only the time up to which buckets are refill
 earned their credit, which the next admission would do as well.
 """
 
+from collections.abc import Iterable
 from typing import assert_never
 
 from ..errors import InternalError
-from ..model.calls import Call, CallRecord, Priority
+from ..model.calls import Call, CallRecord
 from ..model.quotas import Limit, Resource, Window
-from ..model.states import IN_FLIGHT, CallState
-from .admission.queue import Rank, Waiter
+from ..model.states import CallState
+from .admission.queue import Pool, Rank, Waiter
 from .limits.bucket import Bucket
 from .state import LiveCall, SchedulerState
+from .tally import census
 from .views import Blocker, Explanation, Gauge, ProviderHealth, Statistics
 
 
@@ -21,23 +23,43 @@ def explain(state: SchedulerState, call_id: str, now: float) -> Explanation | No
 
     None for a call that is not live.
     """
-    live = state.live.get(call_id)
-    if live is None:
-        return None
-    if live.waiter is None:
+    return explain_each(state, [call_id], now).get(call_id)
+
+
+def explain_each(
+    state: SchedulerState, call_ids: Iterable[str], now: float
+) -> dict[str, Explanation]:
+    """Explain several calls, those that are live. The queue is put into order once for all."""
+    found: dict[str, Explanation] = {}
+    order: dict[Pool, list[tuple[Rank, Waiter]]] = {}
+    for call_id in call_ids:
+        if (live := state.live.get(call_id)) is None:
+            continue
+        if live.waiter is not None:
+            found[call_id] = _explained(state, live, live.waiter, now, order)
+            continue
         record = live.record
         aside = (record.state, record.parked, record.not_before)
-        short = _short_of_dollars(state, live)
-        return Explanation(call_id, *aside, blockers=short, operator_hold=live.operator_hold)
-    return _explained(state, live, live.waiter, now)
+        short, hold = _short_of_dollars(state, live), live.operator_hold
+        found[call_id] = Explanation(call_id, *aside, blockers=short, operator_hold=hold)
+    return found
 
 
-def _explained(state: SchedulerState, live: LiveCall, waiter: Waiter, now: float) -> Explanation:
+def _explained(
+    state: SchedulerState,
+    live: LiveCall,
+    waiter: Waiter,
+    now: float,
+    order: dict[Pool, list[tuple[Rank, Waiter]]],
+) -> Explanation:
+    """Explain a call that stands in a line; ``order`` keeps the order of each pool."""
     call = live.record.call
     lane = state.lanes.of(call.quotas, now)
     pool = lane.line.pool
-    pool.advance(now)
-    before, rank = _before(waiter, pool.ranked(state.lanes.waiting(pool)))
+    if pool not in order:
+        pool.advance(now)
+        order[pool] = pool.ranked(state.lanes.waiting(pool))
+    before, rank = _before(waiter, order[pool])
     headroom = state.policy.headroom[rank.place]
     blockers = _short_of_dollars(state, live) + tuple(
         Blocker(quota.name, None, 0.0, 0.0, at, stopped=quota.breaker.stopped)
@@ -79,17 +101,7 @@ def queued(state: SchedulerState) -> list[CallRecord]:
 
 def statistics(state: SchedulerState, now: float) -> Statistics:
     """Count what waits and what is in flight, and read every gauge."""
-    waiting = dict.fromkeys(Priority, 0)
-    in_flight = parked = batched = 0
-    for live in state.live.values():
-        if live.record.state in IN_FLIGHT:
-            in_flight += 1
-        elif live.record.state is CallState.BATCHED:
-            batched += 1
-        elif live.record.parked:
-            parked += 1
-        else:
-            waiting[live.record.call.priority] += 1
+    found = census(live.record for live in state.live.values())
     gauges = tuple(
         Gauge(
             name,
@@ -106,7 +118,8 @@ def statistics(state: SchedulerState, now: float) -> Statistics:
         for name, quota in state.lanes.quotas.items()
         for bucket in quota.buckets
     )
-    return Statistics(tuple(waiting.values()), in_flight, parked, gauges, batched)
+    in_flight = sum(found.in_flight)
+    return Statistics(tuple(found.waiting), in_flight, found.parked, gauges, found.batched)
 
 
 def _counted(limit: Limit) -> tuple[str, float | None]:

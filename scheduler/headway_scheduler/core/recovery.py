@@ -12,6 +12,7 @@ from ..model.runs import Run
 from ..model.states import IN_FLIGHT, CallState
 from .limits.quota import BREAKER, LIMITS, ODD
 from .state import NOT_BATCHED, SIZES, SchedulerState
+from .tally import tried
 
 
 def restore(
@@ -87,15 +88,26 @@ def _fill(state: SchedulerState, stored: BucketState, now: float) -> None:
             bucket.restore(stored, now)
 
 
+def _queued_at(state: SchedulerState, record: CallRecord) -> float:
+    """Return since when a call stood queued, as far as its row and its run tell.
+
+    The time that its earlier attempts took counts as well: how long they took is not in its row.
+    """
+    return max(record.call.submitted_at, state.registry.resumed_at(record.call))
+
+
 def _place(state: SchedulerState, record: CallRecord, now: float, *, is_owned: bool) -> None:
     record.routes = tuple(
         each for each in record.routes if all(state.lanes.knows(name, now) for name in each.quotas)
     )
     if record.state is CallState.QUEUED:
+        # A question waits for a person, whether its worker lives or not: it is never admitted.
+        is_owned = is_owned and not record.call.is_question
         is_owned = is_owned and all(state.lanes.knows(name, now) for name in record.call.quotas)
         # A call whose quota has left the configuration waits for its run to be resumed.
         record.parked = not is_owned
         live = state.add(record)
+        live.queued_at = _queued_at(state, record)
         if is_owned:
             state.enqueue(live, now)
     elif is_owned or record.state is CallState.BATCHED:
@@ -104,7 +116,8 @@ def _place(state: SchedulerState, record: CallRecord, now: float, *, is_owned: b
         buckets = state.lanes.of(known, now).buckets
         for name in known:
             state.lanes.quotas[name].in_flight += record.state in IN_FLIGHT
-        since = record.admitted_at
+        if (since := record.admitted_at) is not None:
+            live.waited = max(0.0, since - _queued_at(state, record))
         live.reservations = tuple(
             (each, each.take_over(record.call, since, now)) for each in buckets
         )
@@ -121,6 +134,9 @@ def _place(state: SchedulerState, record: CallRecord, now: float, *, is_owned: b
             state.log.budgets.add(record.call.run_id)
         state.change(record)
     else:
-        record.settle(Outcome(CallState.UNKNOWN), now)
+        lost = Outcome(CallState.UNKNOWN)
+        if row := tried(record, lost, {}, now):
+            state.log.tries.append(row)
+        record.settle(lost, now)
         state.change(record)
         state.ask_at = now

@@ -14,6 +14,7 @@ grant. After a failed commit, the scheduler is thrown away and built again from 
 
 from collections.abc import Callable, Iterable, Mapping
 from heapq import heapify, heappop, heappush
+from types import MappingProxyType
 from typing import assert_never
 
 from ..errors import CallerError, IllegalTransition, InternalError, NothingToAnswer, QueueFull
@@ -56,12 +57,14 @@ from .limits.quota import Attempt, QuotaState
 from .notices import Notices
 from .policy import Policy
 from .state import NOT_BATCHED, SIZES, LiveCall, SchedulerState
+from .tally import tried
 
 LARGEST_SHARE = 8
 """A single call may bring at most one in so many of the bytes that all may."""
 
 _FAULTS = (ProviderEvent.FAILED, ProviderEvent.OVERLOADED, ProviderEvent.LOCKED_OUT)
 _NOTHING_OBSERVED = Observation()
+_NO_SIGNALS: Mapping[str, Observation] = MappingProxyType({})
 
 
 class Scheduler:
@@ -220,6 +223,7 @@ class Scheduler:
         lane.line.serve(waiter, rank)
         record.check(CallState.ADMITTED)
         record.admit(now)
+        live.waited = (live.waited or 0.0) + now - live.queued_at
         state.registry.charge(call, waiter.cost)
         is_sent = self.own is None or record.worker != self.own
         live.reservations = tuple(
@@ -306,7 +310,7 @@ class Scheduler:
         record = CallRecord(call, state.next_seq, worker=worker, parked=parked, routes=routes)
         state.next_seq += 1
         live = state.add(record)
-        live.bytes = size
+        live.bytes, live.queued_at = size, call.submitted_at
         state.bytes += size
         state.log.new[call.id] = record
         if message.prompt is not None:
@@ -331,6 +335,7 @@ class Scheduler:
             live = state.add(replace(message.record))
         live.record.routes = message.routes
         live.record.resubmit(worker)
+        live.queued_at = now
         state.change(live.record)
         state.enqueue(live, now)
 
@@ -433,10 +438,16 @@ class Scheduler:
         if message.signals:
             self._observe(message.call_id, message.signals, now, worker)
         if live is not None:
-            self._end_attempt(live, message.outcome, now)
+            self._end_attempt(live, message.outcome, now, message.signals)
 
     def _end_attempt(
-        self, live: LiveCall, outcome: Outcome, now: float, *, is_parked: bool = False
+        self,
+        live: LiveCall,
+        outcome: Outcome,
+        now: float,
+        signals: Mapping[str, Observation] = _NO_SIGNALS,
+        *,
+        is_parked: bool = False,
     ) -> None:
         """Settle the reservations, and end the call or queue it again.
 
@@ -444,14 +455,15 @@ class Scheduler:
         """
         state, record = self.state, live.record
         call, was_in_flight = record.call, record.state in IN_FLIGHT
+        if outcome.state is not CallState.DONE:
+            self._note_try(record, outcome, signals, now)
         record.settle(outcome, now)
         quotas = [quota for name in call.quotas if (quota := state.lanes.quotas.get(name))]
-        if quotas and outcome.usage is not None and record.sent_at is not None:
-            first = quotas[0]
-            if first.is_local and first.name == call.quotas[0]:
-                # Only its speed shows that a local server is overloaded: it sends no limits.
-                seconds = now - record.sent_at
-                first.record_write_speed(seconds, outcome.usage.output_tokens, now)
+        first = quotas[0] if quotas and quotas[0].name == call.quotas[0] else None
+        if first and first.is_local and outcome.usage is not None and record.sent_at is not None:
+            # Only its speed shows that a local server is overloaded: it sends no limits.
+            seconds = now - record.sent_at
+            first.record_write_speed(seconds, outcome.usage.output_tokens, now)
         for quota in quotas:
             quota.in_flight -= was_in_flight
             if quota.breaker.probes:
@@ -477,8 +489,18 @@ class Scheduler:
         if state.preemption.times:
             state.preemption.ended(call.id)
 
+    def _note_try(
+        self, record: CallRecord, outcome: Outcome, signals: Mapping[str, Observation], now: float
+    ) -> None:
+        """Have an attempt in flight that ends without an answer written."""
+        if record.state not in IN_FLIGHT:
+            return
+        is_preempted = record.call.id in self.state.preemption.times and not outcome.sent
+        if row := tried(record, outcome, signals, now, preempted=is_preempted):
+            self.state.log.tries.append(row)
+
     def _queue_again(self, live: LiveCall, quotas: Iterable[QuotaState], now: float) -> None:
-        record = live.record
+        record, live.queued_at = live.record, now
         opened = [quota.breaker for quota in quotas if quota.breaker.is_open]
         if opened:
             # The quota pauses as a whole, so calls need no pause of their own; but a probe that

@@ -6,7 +6,8 @@ a run's class, a wait of one run for another, or an operator's hold changes, the
 taken out of their places and put in again.
 """
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from math import inf
@@ -16,6 +17,7 @@ from ..model.batch import Batch
 from ..model.calls import CallRecord, Outcome, Priority, ServiceLane
 from ..model.changes import LIMITS, RESUME, WEIGHT, Change, hold_of, quota_of, weight_of
 from ..model.data import replace
+from ..model.history import BUCKET_BOUNDS, HOUR, MINUTE, Crowd, WaitCount
 from ..model.quotas import Quota
 from ..model.states import IN_FLIGHT, CallState
 from .admission.holds import OperatorHolds
@@ -29,6 +31,7 @@ from .limits.reservation import Reservation
 from .policy import Policy
 from .runs.budgets import Budget, Budgets
 from .runs.registry import RunRegistry
+from .tally import Crowds
 
 SIZES = "run size"
 """The kind of the lessons about how many budget-seconds runs of a workflow take."""
@@ -60,6 +63,10 @@ class LiveCall:
     """How many calls of its provider's quota were in flight when it was admitted, with itself."""
     budget: Budget | None = None
     """The budget of its run, while it holds dollars of it or waits for them; else None."""
+    queued_at: float = 0.0
+    """Since when it stands queued; epoch seconds. Of the past, while it is in flight."""
+    waited: float | None = None
+    """How many seconds it stood queued before its attempts, all together; None before the first."""
 
 
 class SchedulerState:
@@ -90,6 +97,7 @@ class SchedulerState:
         self.refused: list[tuple[CallRecord, CallerError]] = []
         """Queued calls that can never go, and why. Nobody has been told yet."""
         self.log: ChangeLog = ChangeLog()
+        self.crowds: Crowds = Crowds()
 
     def add(self, record: CallRecord) -> LiveCall:
         """Add a call; it stands nowhere yet."""
@@ -103,7 +111,16 @@ class SchedulerState:
         call = live.record.call
         del self.live[call.id]
         self.bytes -= live.bytes
-        self.registry.remove(call)
+        team = self.registry.remove(call)
+        # Not of steps, which draw on no quota and never wait. A call that ended unknown is made
+        # again, and its wait is counted then.
+        is_unknown = live.record.state is CallState.UNKNOWN
+        if live.waited is not None and call.quotas and not is_unknown:
+            bucket = bisect_right(BUCKET_BOUNDS, live.waited)
+            waits = self.log.waits
+            # The number of the class: the hash of a member of an enum is a call of Python.
+            key = (int(now // MINUTE), call.priority._value_, team, bucket)
+            waits[key] = waits.get(key, 0) + 1
 
     def change(self, record: CallRecord) -> None:
         """Note that the next commit must write a row, and the buckets that its call draws on."""
@@ -124,6 +141,9 @@ class SchedulerState:
             if quota.unsaved:
                 for lesson in quota.take_lessons():
                     log.lessons[lesson.kind, lesson.subject] = lesson
+        crowds: tuple[Crowd, ...] = ()
+        if now >= self.crowds.sample_at:
+            crowds = self.crowds.sample((live.record for live in self.live.values()), now)
         by_run = self.budgets.by_run
         buckets += [by_run[run_id].state(now) for run_id in sorted(log.budgets) if run_id in by_run]
         return Batch(
@@ -137,6 +157,9 @@ class SchedulerState:
             changes=tuple(log.changes),
             lessons=tuple(log.lessons.values()),
             requests=tuple(log.requests),
+            tries=tuple(log.tries),
+            waits=_wait_counts(log.waits) if log.waits else (),
+            crowds=crowds,
         )
 
     def enqueue(self, live: LiveCall, now: float) -> None:
@@ -326,3 +349,12 @@ class SchedulerState:
                 new = [each for each in self.lanes.quota(quota).buckets if each not in reserved]
                 adopted = [(each, each.take_over(call, None, now)) for each in new]
                 live.reservations += tuple(adopted)
+
+
+def _wait_counts(counted: Mapping[tuple[int, int, str, int], int]) -> tuple[WaitCount, ...]:
+    """Count in minutes and in hours what was counted by the minute."""
+    return tuple(
+        WaitCount(span, minute * MINUTE // span * span, Priority(priority), team, bucket, calls)
+        for (minute, priority, team, bucket), calls in counted.items()
+        for span in (MINUTE, HOUR)
+    )

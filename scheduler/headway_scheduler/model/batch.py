@@ -7,6 +7,7 @@ from .batches import BatchedRequest, ProviderBatch
 from .calls import CallRecord
 from .changes import Change
 from .data import Data
+from .history import Crowd, Retention, Try, WaitCount
 from .notices import Notice
 from .prompts import ChainNode, Chunk
 from .quotas import BucketState
@@ -114,6 +115,14 @@ class Batch(Data, frozen=True):
     """Notices to insert or overwrite, by id."""
     told: tuple[str, ...] = ()
     """Ids of notices to delete: they were told, or nobody will be."""
+    tries: tuple[Try, ...] = ()
+    """Attempts without an answer to append."""
+    waits: tuple[WaitCount, ...] = ()
+    """Counts of waits, to add to those of the same key."""
+    crowds: tuple[Crowd, ...] = ()
+    """Crowds to insert. Of a minute that has one the larger counts stay."""
+    prune: tuple[Retention, ...] = ()
+    """How much history stays: of each kind of older rows, a few thousand are deleted."""
     left: tuple[str, ...] = ()
     """Workers to delete, with the notifications of all workers that are not listed."""
 

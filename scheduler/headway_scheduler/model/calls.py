@@ -196,8 +196,17 @@ class Call(Data, frozen=True):
         """Whether it is anything else that a run journals."""
         return self.kind not in _PAID_KINDS and self.kind != BYPASS
 
+    @property
+    def is_question(self) -> bool:
+        """Whether a person is asked, and not by code of the run itself: it is never admitted."""
+        return self.kind == PERSON and self.model == QUESTION
+
 
 _PAID_KINDS = {"model", "sdk"}
+PERSON = "person"
+"""The kind of what a person is asked, be it by a question or by code of the run itself."""
+QUESTION = "question"
+"""In place of a model: what a person is asked by a question, which is never admitted."""
 BYPASS = "bypass"
 """The kind of a request that a run's code made itself, past the scheduler. Its row counts it: it
 has no prompt and no answer, it is no step, and no replay gives it back."""

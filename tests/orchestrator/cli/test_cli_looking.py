@@ -633,10 +633,11 @@ def test_logs_of_a_run_tell_its_calls_and_how_it_ended(shown: Shown, database: P
 @pytest.mark.usefixtures("held")
 def test_top_shows_the_whole_system_at_a_glance(shown: Shown) -> None:
     picture = shown("top", "--limit", "1")
-    head, limits, calls, runs = picture.split("\n\n")
-    assert "a process works on it" in head
-    assert "in flight: 1" in head
+    head, limits, waiting, calls, runs = picture.split("\n\n")
+    assert " works on it" in head
+    assert "1 in flight" in head
     assert limits.splitlines()[0].split()[:2] == ["QUOTA", "LIMIT"]
+    assert waiting.splitlines()[0].split()[:2] == ["WAITING", "NOW"]
     assert len(calls.splitlines()) == len(runs.splitlines()) == 2
     facts = shown.json("top")
     assert facts["in_flight"] == 1
@@ -651,7 +652,7 @@ def test_top_counts_every_run(database: Path, shown: Shown) -> None:
             await store.commit(Batch(runs=waiting))
 
     anyio.run(fill)
-    assert "runs: 2,001 runs" in shown("top", "--limit", "1")
+    assert "· 2,001 runs ·" in shown("top", "--limit", "1")
     assert len(shown.json("top")["runs"]) == 2001
 
 

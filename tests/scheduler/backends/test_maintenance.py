@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from headway_scheduler.backends.sqlite import opening
 from headway_scheduler.backends.sqlite.maintenance import compact, problems
 from headway_scheduler.backends.sqlite.opening import back_up
 from headway_scheduler.backends.sqlite.store import SqliteStore
@@ -102,6 +103,33 @@ async def test_a_backup_is_taken_beside_whoever_writes(path: Path) -> None:
     async with SqliteStore(target, read_only=True) as copy:
         assert [row.seq for row in await copy.calls()] == [0, 1]
     assert problems(target) == []
+
+
+async def test_a_backup_is_of_one_moment_although_others_write_between_its_parts(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite begins a copy again when somebody writes, unless the copier has a snapshot open."""
+    monkeypatch.setattr(opening, "PAGES", 1)
+    await made(path, sound())
+    target, told = path.with_name("copy.db"), list[tuple[int, int]]()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+
+        def write(done: int, total: int) -> None:
+            told.append((done, total))
+            values = (f"{total}", f"{len(told)}", "1")
+            other.execute("INSERT INTO lessons (kind, subject, value) VALUES (?, ?, ?)", values)
+
+        write(0, 0)  # from here on it has a log, as beside a process that works on it
+        told.clear()
+        back_up(path, target, write)
+    assert len(told) > 3
+    assert told == [(number, told[-1][1]) for number in range(1, len(told) + 1)]
+    assert told[-1][0] == told[-1][1]
+    async with SqliteStore(target, read_only=True) as copy:
+        assert [each.subject for each in await copy.lessons()] == ["1"]
+        assert [row.seq for row in await copy.calls()] == [0, 1]
+    async with SqliteStore(path, read_only=True) as store:
+        assert len(await store.lessons()) == len(told) + 1
 
 
 async def test_a_backup_overwrites_nothing_and_leaves_nothing_half_done(path: Path) -> None:

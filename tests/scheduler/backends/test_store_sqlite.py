@@ -20,6 +20,7 @@ from headway_scheduler.errors import (
     RowRefused,
     StoreBusy,
     StoreError,
+    StoreMissing,
     StoreReadOnly,
     StoreTooNew,
 )
@@ -123,6 +124,7 @@ async def test_every_table_is_strict(path: Path) -> None:
     names = ("runs", "calls", "buckets", "pieces", "links", "changes", "lessons", "set_aside")
     names += ("inbox", "outbox", "leadership", "workers", "provider_batches", "batched_requests")
     names += ("schedules", "notices")
+    names += ("tries", "waits", "crowds")
     assert tables == dict.fromkeys(names, 1)
 
 
@@ -263,7 +265,7 @@ async def test_reading_leaves_no_trace(path: Path) -> None:
 
 
 async def test_reading_what_is_not_there_says_what_to_do(path: Path) -> None:
-    with refused(path, StoreError, "no such database: start a run .*HEADWAY_DATABASE"):
+    with refused(path, StoreMissing, "no such database: start a run .*HEADWAY_DATABASE"):
         await make(path, read_only=True)
 
 

@@ -679,6 +679,19 @@ def test_queued_without_an_owner_is_parked() -> None:
     assert statistics(again.state, NOW).parked == 1
 
 
+def test_a_question_of_a_living_worker_still_waits_for_its_person_under_a_new_leader() -> None:
+    """It was admitted, with nobody to send it, and the person's answer was refused."""
+    question = replace(call("a"), quotas=(), kind="person", model="question")
+    disk, core = Disk(), scheduler()
+    core.handle(Submit(question, parked=True), NOW)
+    disk.save(core)
+    again = disk.load(owned=["a"])
+    assert play(again) == {}
+    (record,) = queued(again.state)
+    again.handle(Decide(record, Outcome(CallState.DONE, answer="{}")), NOW)
+    assert record.state is CallState.DONE
+
+
 def test_owned_calls_go_on_in_their_order() -> None:
     disk = Disk()
     disk.save(

@@ -12,6 +12,7 @@ from headway_scheduler.errors import (
     HeadwayError,
     IllegalTransition,
     InternalError,
+    NothingToAnswer,
     UnknownQuota,
 )
 from headway_scheduler.model import changes
@@ -104,10 +105,10 @@ def visible_state(core: Scheduler) -> object:
         (Settle("flying", DONE, {"q": FAILED, "other": FAILED}), UnknownQuota),
         (Settle("waiting", DONE, {"q": FAILED}), IllegalTransition),
         (Settle("waiting", Outcome(CallState.UNKNOWN), {"q": FAILED}), IllegalTransition),
-        (Decide(row("waiting", CallState.QUEUED), DONE), IllegalTransition),
+        (Decide(row("waiting", CallState.QUEUED), DONE), NothingToAnswer),
         (Decide(row("question", CallState.QUEUED), Outcome(CallState.UNKNOWN)), IllegalTransition),
         (Decide(row("old", CallState.DONE), DONE), IllegalTransition),
-        (SetCallPriority("flying", Priority.HIGH), IllegalTransition),
+        (SetCallPriority("flying", Priority.HIGH), CallerError),
         (ChargeRequest(("q",), call("new")), IllegalTransition),
         (ApplyChange(changes.limits("other", Q, NOW)), UnknownQuota),
         (ApplyChange(changes.resume("other", NOW)), UnknownQuota),

@@ -7,12 +7,13 @@ import anyio
 
 from headway_scheduler.backends import open_backend
 from headway_scheduler.errors import CallerError, StoreBusy
-from headway_scheduler.ports import Backend, Maintenance, UnreadableRow
+from headway_scheduler.ports import Backend, Maintenance, Report, UnreadableRow
 
 from ...api import Headway
 from ...config import load
 from ..output import say, say_json
 from ..parser import FAILED
+from ..progress import progress
 from ..text import counted
 
 
@@ -70,7 +71,8 @@ def _consequence(row: UnreadableRow) -> str:
 
 def backup(args: Namespace) -> int:
     """Copy it, beside whoever writes it."""
-    size = anyio.run(_backend(args).maintenance().back_up, args.file)
+    with progress("copying", as_json=args.json) as report:
+        size = anyio.run(_backend(args).maintenance().back_up, args.file, report)
     if args.json:
         say_json({"backup": args.file, "bytes": size})
     else:
@@ -82,11 +84,13 @@ def prune(args: Namespace) -> int:
     """Delete runs that ended long ago, but the last ones, and give their space back."""
     if args.older_than is None and args.keep is None:
         raise CallerError("say which runs: --older-than TIME, --keep N, or both")
-    ids = anyio.run(_pruned, args)
+    with progress("deleting runs", as_json=args.json) as report:
+        ids = anyio.run(_pruned, args, report)
     freed, note = 0, ""
     if ids and not args.dry_run:
         try:
-            freed = anyio.run(_backend(args).maintenance().compact)
+            with progress("giving space back", as_json=args.json):
+                freed = anyio.run(_backend(args).maintenance().compact)
         except StoreBusy:
             note = "; the file stays as large while others use it, and has room for what comes"
     runs = counted(len(ids), "run")
@@ -115,8 +119,8 @@ def _backend(args: Namespace) -> Backend:
     return open_backend(load(args.config).database)
 
 
-async def _pruned(args: Namespace) -> list[str]:
+async def _pruned(args: Namespace, report: Report) -> list[str]:
     async with Headway(args.config) as headway:
         return await headway.prune(
-            older_than_seconds=args.older_than, keep=args.keep, is_dry=args.dry_run
+            older_than_seconds=args.older_than, keep=args.keep, is_dry=args.dry_run, report=report
         )

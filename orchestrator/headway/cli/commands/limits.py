@@ -17,7 +17,7 @@ from ..database import StoredQueue, load_queue, reading
 from ..output import one_line, say, say_json, table
 from ..text import clock
 
-GAUGES = ("QUOTA", "LIMIT", "A MINUTE", "FULL", "FREE", "KNOWN", "STATE")
+_GAUGES = ("QUOTA", "LIMIT", "A MINUTE", "FULL", "FREE", "KNOWN", "STATE")
 
 
 def show(args: Namespace) -> int:
@@ -27,8 +27,8 @@ def show(args: Namespace) -> int:
     if args.json:
         say_json([{**each._asdict(), "resource": str(each.resource)} for each in gauges])
     else:
-        rows = [gauge_row(each, now) for each in gauges]
-        say(table(GAUGES, [*rows, *_rows_of_lanes(queue.scheduler.state, now)]))
+        rows = [_gauge_row(each, now) for each in gauges]
+        say(table(_GAUGES, [*rows, *_rows_of_lanes(queue.scheduler.state, now)]))
     return 0
 
 
@@ -78,8 +78,7 @@ def log(args: Namespace) -> int:
     return 0
 
 
-def gauge_row(gauge: Gauge, now: float) -> tuple[str, ...]:
-    """Return the line of a limit in the table of ``GAUGES``."""
+def _gauge_row(gauge: Gauge, now: float) -> tuple[str, ...]:
     rate = f"{60 * gauge.per_second:,.6g}" if gauge.per_second else ""
     state = "open"
     if gauge.stopped is not None:

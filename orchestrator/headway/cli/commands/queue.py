@@ -5,7 +5,8 @@ from typing import Any
 
 import anyio
 
-from headway_scheduler.core.inspection import explain
+from headway_scheduler.core.inspection import explain, explain_each
+from headway_scheduler.core.views import Explanation
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import CallRecord
 
@@ -36,7 +37,10 @@ def show_list(args: Namespace) -> int:
         )
         return 0
     if shown:
-        say(table(HEADERS, [queue_row(queue, record, reader.now) for record in shown]))
+        ids = [record.call.id for record in shown]
+        reasons = explain_each(queue.scheduler.state, ids, reader.now)
+        rows = [_row(record, reasons.get(record.call.id), reader.now) for record in shown]
+        say(table(HEADERS, rows))
     if len(queue.calls) > len(shown):
         say(f"{len(queue.calls) - len(shown):,} more: --limit N")
     say(_footer(queue, reader))
@@ -53,7 +57,8 @@ def show_why(args: Namespace) -> int:
         waited = duration(waited_seconds(record, reader.now))
         say(f"{record.call.id} of {record.call.path} is {record.state}; it waited {waited}")
     else:
-        say(f"{record.call.id} of {record.call.path} waits: {waits_for(why, reader.now)}")
+        words = _waits_for(record, why, reader.now)
+        say(f"{record.call.id} of {record.call.path} waits: {words}")
         if why.place is not None:
             starts = why.starts_at
             when = "" if starts is None else f"; goes at {clock(starts, reader.now)}"
@@ -120,9 +125,8 @@ def _only(wanted: str, known: dict[str, CallRecord], queue: StoredQueue) -> Call
     raise CallerError(f"{wanted!r} is the start of several calls: {names}{more}: write more of it")
 
 
-def queue_row(queue: StoredQueue, record: CallRecord, now: float) -> tuple[str, ...]:
-    """Return the line of a waiting call in the table of ``HEADERS``."""
-    call, why = record.call, explain(queue.scheduler.state, record.call.id, now)
+def _row(record: CallRecord, why: Explanation | None, now: float) -> tuple[str, ...]:
+    call = record.call
     raised = None if why is None else why.effective_priority
     return (
         call.id,
@@ -131,8 +135,15 @@ def queue_row(queue: StoredQueue, record: CallRecord, now: float) -> tuple[str, 
         call.model,
         f"{call.tokens:,}",
         duration(waited_seconds(record, now)),
-        "" if why is None else waits_for(why, now),
+        _waits_for(record, why, now),
     )
+
+
+def _waits_for(record: CallRecord, why: Explanation | None, now: float) -> str:
+    """Say what a call waits for. A question waits for a person, and for no budget."""
+    if record.call.is_question:
+        return f"a person: `headway runs answer {record.call.run_id}`"
+    return "" if why is None else waits_for(why, now)
 
 
 def _wait_facts(queue: StoredQueue, record: CallRecord, now: float) -> dict[str, Any]:
@@ -140,7 +151,7 @@ def _wait_facts(queue: StoredQueue, record: CallRecord, now: float) -> dict[str,
     facts = call_facts(record, now)
     if why is None:
         return facts | {"waits_for": None, "place": None, "starts_at": None}
-    sentence = waits_for(why, now)
+    sentence = _waits_for(record, why, now)
     return facts | {"waits_for": sentence, "place": why.place, "starts_at": why.starts_at}
 
 

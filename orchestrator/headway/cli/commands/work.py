@@ -19,6 +19,7 @@ def work(args: Namespace) -> int:
 
 
 async def _work(args: Namespace, watch: Watch) -> None:
+    watch.takes_runs = not args.forever
     async with (
         Headway(args.config, label=args.label) as headway,
         watch.beside(headway),

@@ -18,16 +18,20 @@ from ...ports import (
     LEADER,
     READ_AT_ONCE,
     Finding,
+    History,
     Holder,
     Leadership,
     Mailbox,
     Maintenance,
     Notifier,
+    Report,
     Store,
     UnreadableRow,
     Vacancy,
     WorkerRegistry,
+    unheard,
 )
+from .history import MemoryHistory
 from .store import MemoryStore, Tables
 
 POLL_SECONDS = 0.25
@@ -47,6 +51,10 @@ class MemoryBackend:
     def reader(self) -> Store:
         """Return the journal for reading."""
         return MemoryStore(self.tables, name=self.name, read_only=True)
+
+    def history(self) -> History:
+        """Return what is asked about the past."""
+        return MemoryHistory(self.tables.history, lambda: self.tables.calls.values())
 
     def leadership(self) -> Leadership:
         """Return the port to lead, or to watch who leads."""
@@ -345,7 +353,7 @@ class MemoryMaintenance:
         """Return the requests that were set aside, oldest first."""
         return tuple(self._backend.tables.set_aside)
 
-    async def back_up(self, to: str) -> int:
+    async def back_up(self, to: str, report: Report = unheard) -> int:
         """Raise StoreError: there is no file to copy."""
         raise StoreError(f"{self._backend.name}: is in memory, and cannot be copied to {to}")
 

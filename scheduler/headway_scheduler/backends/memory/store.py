@@ -25,6 +25,7 @@ from ...model.schedules import ScheduleState
 from ...model.states import ENDED_RUNS, LIVE_CALLS, CallState, RunState
 from ...ports import Clock, UnreadableRow
 from ..lookup import CANDIDATES, node_hash, only_run
+from .history import HistoryTables
 
 KEPT_ANSWERS = 1000
 """How many answers to requests are kept, for senders that have not read them yet."""
@@ -60,6 +61,7 @@ class Tables:
     notices: dict[str, Notice] = field(default_factory=dict[str, Notice])
     set_aside: list[UnreadableRow] = field(default_factory=list[UnreadableRow])
     epoch: int = 0
+    history: HistoryTables = field(default_factory=HistoryTables)
     starts: int = 0
     """How many terms in a row ended before their leader was ready."""
     last_id: int = 0
@@ -130,6 +132,7 @@ class MemoryStore:
         self.tables.changes += batch.changes
         self.tables.lessons |= {(lesson.kind, lesson.subject): lesson for lesson in batch.lessons}
         self._save_batches(batch)
+        self.tables.history.write(batch)
         self._forget(batch.forget)
         self.tables.schedules |= {state.name: state for state in batch.schedules}
         for name in batch.unscheduled:
@@ -359,6 +362,7 @@ class MemoryStore:
             k: v for k, v in self.tables.calls.items() if v.call.run_id not in gone
         }
         self.tables.seqs = {record.seq for record in self.tables.calls.values()}
+        self.tables.history.forget(gone)
         for run_id in gone:
             self.tables.buckets.pop((f"run {run_id}", Resource.USD), None)
         nodes = self._nodes_of(record.call.request_hash for record in self.tables.calls.values())

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ...ports import Leadership, Mailbox, Maintenance, Notifier, Store, WorkerRegistry
+from ...ports import History, Leadership, Mailbox, Maintenance, Notifier, Store, WorkerRegistry
 from .leadership import SqliteLeadership
 from .mailbox import SqliteMailbox
 from .maintenance import SqliteMaintenance
@@ -28,6 +28,10 @@ class SqliteBackend:
 
     def reader(self) -> Store:
         """Return the journal for reading."""
+        return SqliteStore(self._path, read_only=True, file=self._file)
+
+    def history(self) -> History:
+        """Return what is asked about the past."""
         return SqliteStore(self._path, read_only=True, file=self._file)
 
     def leadership(self) -> Leadership:

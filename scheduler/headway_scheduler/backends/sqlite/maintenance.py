@@ -21,7 +21,7 @@ from typing import Any
 from anyio import to_thread
 
 from ...errors import CallerError, HeadwayError, StoreBusy, StoreCorrupt, StoreError
-from ...ports import Finding, UnreadableRow
+from ...ports import Finding, Report, UnreadableRow, unheard
 from ...protocol.codec import dump, load_notification, load_request
 from ...protocol.envelopes import WORKER, Handled, Notification
 from . import rows
@@ -47,6 +47,8 @@ _KEYS = {
     "lessons": ("kind", "subject"),
     "workers": ("id",),
     "provider_batches": ("id",),
+    "waits": ("span", "at", "priority", "team", "bucket"),
+    "crowds": ("at", "priority"),
 }
 """Keys of the tables that have no rowid."""
 
@@ -69,9 +71,9 @@ class SqliteMaintenance:
         """Return the rows that were set aside, oldest first."""
         return await to_thread.run_sync(rows_set_aside, self._path)
 
-    async def back_up(self, to: str) -> int:
+    async def back_up(self, to: str, report: Report = unheard) -> int:
         """Copy it as it is at one moment to the new file ``to``; return the copy's bytes."""
-        return await to_thread.run_sync(back_up, self._path, Path(to))
+        return await to_thread.run_sync(back_up, self._path, Path(to), report)
 
     async def compact(self) -> int:
         """Give the space of deleted rows back; return the bytes. StoreBusy if it is in use."""

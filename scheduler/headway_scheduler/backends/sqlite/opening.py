@@ -9,12 +9,13 @@ call it in a thread.
 
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import StoreBusy, StoreError, StoreReadOnly
-from ...ports import Vacancy
+from ...ports import Report, Vacancy, unheard
 from .boot_clock import Anchor, new_anchor
 from .errors import explained
 from .lock_file import FileLock
@@ -23,6 +24,8 @@ from .reads import Connection, connect, probe, read, read_anchor
 from .sql import APPLICATION_ID, MIGRATIONS, STATEMENTS, named
 from .stopped_writer import wake_writer
 
+PAGES = 1_000
+"""How many pages are copied at once: 8 MB."""
 HEARTBEAT_SECONDS = 0.25
 """How often a leader shows life."""
 
@@ -169,10 +172,11 @@ def _migrate(db: Connection, number: int, script: str) -> None:
         raise
 
 
-def back_up(path: Path, target: Path) -> int:
+def back_up(path: Path, target: Path, report: Report = unheard) -> int:
     """Copy the database as it is at one moment, beside whoever writes it; return the bytes.
 
-    ``target`` must not exist; it is there whole and synced, or not at all. Raises StoreError.
+    ``report`` is told of each ``PAGES`` pages. ``target`` must not exist; it is there whole and
+    synced, or not at all. Raises StoreError.
     """
     draft = Path(f"{target}.part")
     with explained(target):
@@ -181,7 +185,12 @@ def back_up(path: Path, target: Path) -> int:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
             with closing(sqlite3.connect(draft)) as copy:
-                read(path, lambda db: db.backup(copy), any_age=True)
+                # read() holds one snapshot open, so no writer has the copy begin again.
+                read(
+                    path,
+                    lambda db: db.backup(copy, pages=PAGES, progress=_told(report)),
+                    any_age=True,
+                )
             sync(draft)
             draft.rename(target)
         except BaseException:
@@ -189,6 +198,10 @@ def back_up(path: Path, target: Path) -> int:
             raise
         sync(target.parent)
         return target.stat().st_size
+
+
+def _told(report: Report) -> Callable[[int, int, int], None]:
+    return lambda status, remaining, total: report(total - remaining, total)
 
 
 def sync(path: Path) -> None:

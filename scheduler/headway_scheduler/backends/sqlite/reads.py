@@ -29,6 +29,8 @@ from ...model.batch import Lesson, Snapshot
 from ...model.batches import BatchedRequest, Gathered, ProviderBatch
 from ...model.calls import CallRecord, Spent
 from ...model.changes import Change
+from ...model.data import asdict
+from ...model.history import Crowd, Ended, Retention, Try, WaitCount
 from ...model.notices import Notice
 from ...model.runs import Run, Worker
 from ...model.schedules import ScheduleState
@@ -295,6 +297,36 @@ def calls(
         return _fetch(db, "calls_of_run", "calls", must_be_whole=True, limit=limit, **values)
     name = "live_calls" if states and LIVE_CALLS.issuperset(states) else "calls"
     return _fetch(db, name, "calls", states=listed, limit=limit)
+
+
+def tries(db: Connection, run_id: str | None, since: float, limit: int | None) -> Sequence[Try]:
+    """See ``History.tries``."""
+    if run_id is None:
+        return _fetch(db, "tries", "tries", since=since, limit=limit)
+    run = rows.as_bytes(run_id)
+    return _fetch(db, "tries_of_run", "tries", run_id=run, since=since, limit=limit)
+
+
+def waits(db: Connection, span: int, since: float) -> Sequence[WaitCount]:
+    """See ``History.waits``."""
+    return _fetch(db, "waits", "waits", span=span, since=since)
+
+
+def crowds(db: Connection, since: float) -> Sequence[Crowd]:
+    """See ``History.crowds``."""
+    return _fetch(db, "crowds", "crowds", since=since)
+
+
+def ended(db: Connection, since: float, most: int) -> Sequence[Ended]:
+    """See ``History.ended``."""
+    found = db.execute(STATEMENTS["ended"], {"since": since, "most": most})
+    return [rows.ended(row) for row in named(found)]
+
+
+def has_outdated(db: Connection, retention: Retention) -> bool:
+    """See ``History.has_outdated``."""
+    (answer,) = db.execute(STATEMENTS["has_outdated"], asdict(retention)).fetchone()
+    return bool(answer)
 
 
 def assigned(db: Connection) -> Sequence[Run]:

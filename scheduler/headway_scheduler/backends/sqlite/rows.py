@@ -33,6 +33,7 @@ from ...model.calls import (
 )
 from ...model.changes import Change, hold_of, quota_of, weight_of
 from ...model.data import astuple, replace
+from ...model.history import BUCKETS, HOUR, MINUTE, Crowd, Ended, Try, WaitCount
 from ...model.notices import Notice, NoticeKind
 from ...model.quotas import BucketState, Resource
 from ...model.runs import Run, Task, Worker
@@ -75,6 +76,11 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         *("is_paused", "buffered_at", "last_at", "last_run", "skipped"),
     ),
     "notices": ("id", "kind", "at", "data", "attempts", "not_before"),
+    "tries": (
+        *("call_id", "run_id", "quota", "admitted_at", "ended_at", "news", "pause_until", "error"),
+    ),
+    "waits": ("span", "at", "priority", "team", "bucket", "calls"),
+    "crowds": ("at", "priority", "waiting", "in_flight"),
     "workers": ("id", "pid", "since", "label", "slots", "takes_interrupted", "workflows"),
 }
 """The columns of each table that a commit fills, in the order in which rows have them."""
@@ -92,7 +98,7 @@ TEXTS: Final = frozenset(
         *("target", "value", "subject", "label", "workflows", "usage_parts", "usd_source", "tier"),
         *("served_model", "lane", "call_id", "endpoint", "body", "batch_id", "file_id"),
         *("provider_id", "routes", "messages", "name", "cron", "zone", "run", "overlap", "source"),
-        *("last_run", "data"),
+        *("last_run", "data", "news"),
     }
 )
 """Columns of text. Only in ``runs`` is ``parent`` one: in ``links`` it is bytes, so that statement
@@ -110,6 +116,7 @@ def work_of(batch: Batch) -> Work:
         ("save_run", [_run_row(run) for run in batch.runs], True),
         ("save_request", [astuple(request) for request in batch.requests], True),
         *_saving(batch.provider_batches),
+        *(_of_history(batch) if batch.waits or batch.tries or batch.crowds or batch.prune else ()),
         ("insert_change", [astuple(change) for change in batch.changes], True),
         ("save_lesson", [astuple(lesson) for lesson in batch.lessons], True),
         *_forgetting(batch.forget),
@@ -160,7 +167,7 @@ REALS: Final = frozenset(
         *("submitted_at", "not_before", "admitted_at", "sent_at", "finished_at", "created_at"),
         *("started_at", "resumed_at", "deadline", "budget_usd", "usd_estimate", "available"),
         *("as_of", "paused_until", "at", "since", "usd", "last_at", "catchup_seconds", "next_at"),
-        "buffered_at",
+        *("buffered_at", "ended_at", "pause_until"),
     }
 )
 """Columns of numbers with a fraction. All that are neither these nor text are whole numbers."""
@@ -172,7 +179,7 @@ MAYBE: Final = frozenset(
         *("parameters", "version", "history", "parent", "parent_until", "deadline", "budget_usd"),
         *("waits_for", "resumed_at", "team", "paused_until", "usage_parts", "usd", "usd_source"),
         *("tier", "served_model", "file_id", "provider_id", "batch_id", "routes", "messages"),
-        *("source", "buffered_at", "last_at", "last_run"),
+        *("source", "buffered_at", "last_at", "last_run", "pause_until"),
     }
 )
 """Columns that may be NULL."""
@@ -180,7 +187,7 @@ MAYBE: Final = frozenset(
 TIMES: Final = frozenset(
     {
         *("created_at", "started_at", "finished_at", "resumed_at", "since", "at", "next_at"),
-        *("buffered_at", "last_at"),
+        *("buffered_at", "last_at", "ended_at"),
     }
 )
 LAST_TIME: Final = 253_402_300_799.0
@@ -242,8 +249,30 @@ def _forgetting(run_ids: Sequence[str]) -> Work:
         return []
     ids: list[Row] = [(json.dumps(run_ids),)]
     texts: Work = [("forget_links", [()], False), ("forget_pieces", [()], False)]
-    runs: Work = [(name, ids, False) for name in ("forget_runs", "forget_calls", "forget_budgets")]
+    names = ("forget_runs", "forget_calls", "forget_tries", "forget_budgets")
+    runs: Work = [(name, ids, False) for name in names]
     return [*runs, *texts]
+
+
+def _of_history(batch: Batch) -> Work:
+    return [
+        ("insert_try", [astuple(each) for each in batch.tries], True),
+        ("count_waits", [_wait_row(each) for each in batch.waits], True),
+        (
+            "save_crowd",
+            [(x.at, x.priority.value, x.waiting, x.in_flight) for x in batch.crowds],
+            True,
+        ),
+        ("prune_tries", [(each.tries_since, each.most_tries) for each in batch.prune], False),
+        ("prune_waits", [(MINUTE, each.minutes_since) for each in batch.prune], False),
+        ("prune_waits", [(HOUR, each.hours_since) for each in batch.prune], False),
+        ("prune_crowds", [(each.crowds_since,) for each in batch.prune], False),
+    ]
+
+
+def _wait_row(count: WaitCount) -> Row:
+    priority = count.priority._value_
+    return (count.span, count.at, priority, count.team, count.bucket, count.calls)
 
 
 @lru_cache(maxsize=1024)
@@ -570,6 +599,30 @@ def spent(row: Any) -> Spent:
     return Spent(row.key, row.model, _usage(row), row.calls, row.lost, charge, row.last_at)
 
 
+def attempt(row: Any) -> Try:
+    """Return the try of a row. Raises ValueError for a value that no Headway writes."""
+    return Try(**checked(row)._asdict())
+
+
+def wait_count(row: Any) -> WaitCount:
+    """Return the count of a row. Raises ValueError for a value that no Headway writes."""
+    stored: dict[str, Any] = checked(row)._asdict()
+    if row.span not in (MINUTE, HOUR) or not 0 <= row.bucket < BUCKETS or row.calls < 0:
+        raise ValueError("span, bucket or calls cannot be")
+    return WaitCount(**stored | {"priority": Priority(row.priority)})
+
+
+def crowd(row: Any) -> Crowd:
+    """Return the crowd of a row. Raises ValueError for a value that no Headway writes."""
+    stored: dict[str, Any] = checked(row)._asdict()
+    return Crowd(**stored | {"priority": Priority(row.priority)})
+
+
+def ended(row: Any) -> Ended:
+    """Return how many calls on the same quotas ended."""
+    return Ended(_quotas(row.quotas), row.calls, row.input_tokens, row.output_tokens)
+
+
 def _usage(row: Any) -> Usage | None:
     if row.input_tokens is None:
         return None
@@ -593,6 +646,9 @@ READERS: Final = {
     "schedules": ("schedule", ("name",), schedule),
     "notices": ("notice", ("id",), notice),
     "workers": ("worker", ("id",), worker),
+    "tries": ("try", ("call_id", "ended_at"), attempt),
+    "waits": ("wait", ("span", "at", "priority", "team", "bucket"), wait_count),
+    "crowds": ("crowd", ("at", "priority"), crowd),
     "provider_batches": ("batch", ("id",), provider_batch),
     "batched_requests": ("request by batch", ("call_id",), batched_request),
 }

@@ -73,6 +73,64 @@ SELECT calls.id FROM calls INDEXED BY calls_live JOIN runs ON runs.id = calls.ru
 WHERE (calls.state = 'queued' OR calls.state = 'admitted' OR calls.state = 'sent' OR calls.state = 'batched')
     AND calls.state = 'batched' AND runs.state IN ('completed', 'cancelled');
 
+-- insert_try: Appends an attempt that brought no answer.
+INSERT INTO tries ($tries) VALUES ($tries_values);
+
+-- count_waits: Adds to how many calls waited about as long.
+INSERT INTO waits ($waits) VALUES ($waits_values)
+ON CONFLICT (span, at, priority, team, bucket) DO UPDATE SET calls = calls + excluded.calls;
+
+-- save_crowd: Writes the most calls that waited in a minute. Two leaders may have counted in it.
+INSERT INTO crowds ($crowds) VALUES ($crowds_values)
+ON CONFLICT (at, priority) DO UPDATE SET
+    waiting = max(waiting, excluded.waiting), in_flight = max(in_flight, excluded.in_flight);
+
+-- prune_tries: Deletes old tries, and those that are more than so many; 2,000 at most.
+DELETE FROM tries WHERE id IN (
+    SELECT id FROM tries WHERE ended_at < ?1 OR id <= (SELECT max(id) FROM tries) - ?2 LIMIT 2000
+);
+
+-- prune_waits: Deletes old waits of a span; 2,000 at most.
+DELETE FROM waits WHERE (span, at, priority, team, bucket) IN (
+    SELECT span, at, priority, team, bucket FROM waits WHERE span = ?1 AND at < ?2 LIMIT 2000
+);
+
+-- prune_crowds: Deletes old crowds; 2,000 at most.
+DELETE FROM crowds WHERE (at, priority) IN (
+    SELECT at, priority FROM crowds WHERE at < ? LIMIT 2000
+);
+
+-- has_outdated: Whether there is history to prune.
+SELECT
+    EXISTS (SELECT 1 FROM tries WHERE ended_at < :tries_since)
+    OR coalesce((SELECT max(id) - min(id) FROM tries), 0) >= :most_tries
+    OR EXISTS (SELECT 1 FROM waits WHERE span = 60 AND at < :minutes_since)
+    OR EXISTS (SELECT 1 FROM waits WHERE span = 3600 AND at < :hours_since)
+    OR EXISTS (SELECT 1 FROM crowds WHERE at < :crowds_since);
+
+-- tries: Attempts that ended at some time or later, the last ones, newest first.
+SELECT $tries FROM tries WHERE ended_at >= :since ORDER BY ended_at DESC, id DESC
+LIMIT coalesce(:limit, -1);
+
+-- tries_of_run: Attempts of one run that ended at some time or later, newest first.
+SELECT $tries FROM tries WHERE run_id = CAST(:run_id AS TEXT) AND ended_at >= :since
+ORDER BY id DESC LIMIT coalesce(:limit, -1);
+
+-- waits: How many calls waited how long, by spans that began at some time or later.
+SELECT $waits FROM waits WHERE span = :span AND at >= :since
+ORDER BY at, priority, team, bucket LIMIT coalesce(:limit, -1);
+
+-- crowds: How many calls waited at most, by minutes that began at some time or later.
+SELECT $crowds FROM crowds WHERE at >= :since ORDER BY at, priority LIMIT coalesce(:limit, -1);
+
+-- ended: Calls of the last so many that ended at some time or later, by their quotas.
+SELECT quotas, count(*) AS calls, coalesce(sum(input_tokens), 0) AS input_tokens,
+    coalesce(sum(output_tokens), 0) AS output_tokens
+FROM (
+    SELECT quotas, finished_at, input_tokens, output_tokens FROM calls ORDER BY seq DESC LIMIT :most
+)
+WHERE finished_at >= :since AND quotas <> '[]' GROUP BY quotas ORDER BY quotas;
+
 -- insert_change: Appends what an operator changed.
 INSERT INTO changes ($changes) VALUES ($changes_values);
 
@@ -184,6 +242,11 @@ DELETE FROM buckets
 WHERE resource = 'dollars'
     AND quota IN (SELECT 'run ' || value FROM json_each(CAST(?1 AS TEXT)))
     AND quota NOT IN (SELECT 'run ' || id FROM runs);
+
+-- forget_tries: Deletes the tries of those runs of a JSON list that are gone.
+DELETE FROM tries
+WHERE run_id IN (SELECT value FROM json_each(CAST(? AS TEXT)))
+    AND run_id NOT IN (SELECT id FROM runs);
 
 -- forget_links: Deletes nodes that no call's prompt passes through.
 DELETE FROM links WHERE hash NOT IN (

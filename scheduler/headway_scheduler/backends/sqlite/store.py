@@ -22,6 +22,7 @@ from ...model.batch import NOTHING, Batch, Lesson, Snapshot
 from ...model.batches import BatchedRequest, Gathered, ProviderBatch
 from ...model.calls import CallRecord, Spent
 from ...model.changes import Change
+from ...model.history import Crowd, Ended, Retention, Try, WaitCount
 from ...model.notices import Notice
 from ...model.runs import Run, Worker
 from ...model.schedules import ScheduleState
@@ -247,6 +248,30 @@ class SqliteStore:
     async def unwanted_calls(self) -> Sequence[str]:
         """Batched calls of runs that have ended for good."""
         return await self._read(reads.unwanted_calls)
+
+    # History: each question opens the file anew, so the store need not be open
+
+    async def tries(
+        self, *, run_id: str | None = None, since: float = 0.0, limit: int | None = None
+    ) -> Sequence[Try]:
+        """Attempts without an answer that ended at ``since`` or later, newest first."""
+        return await self._read(partial(reads.tries, run_id=run_id, since=since, limit=limit))
+
+    async def waits(self, span: int, since: float) -> Sequence[WaitCount]:
+        """Counts of waits by spans that began at ``since`` or later."""
+        return await self._read(partial(reads.waits, span=span, since=since))
+
+    async def crowds(self, since: float) -> Sequence[Crowd]:
+        """Crowds of minutes that began at ``since`` or later."""
+        return await self._read(partial(reads.crowds, since=since))
+
+    async def ended(self, since: float, *, most: int) -> Sequence[Ended]:
+        """Of the ``most`` last calls, those that ended at ``since`` or later, by their quotas."""
+        return await self._read(partial(reads.ended, since=since, most=most))
+
+    async def has_outdated(self, retention: Retention) -> bool:
+        """Whether there is history to prune."""
+        return await self._read(partial(reads.has_outdated, retention=retention))
 
     async def _read(self, question: Callable[[Connection], T]) -> T:
         left_out: set[UnreadableRow] = set()

@@ -65,11 +65,13 @@ class RunRegistry:
         """Note a live call."""
         self._entry(call.run_id).calls[call.id] = None
 
-    def remove(self, call: Call) -> None:
-        """Forget a call that has ended."""
-        if (entry := self._entries.get(call.run_id)) is not None:
-            entry.calls.pop(call.id, None)
-            self._tidy(call.run_id)
+    def remove(self, call: Call) -> str:
+        """Forget a call that has ended. Return the team whose share it drew on; empty for none."""
+        if (entry := self._entries.get(call.run_id)) is None:
+            return ""
+        entry.calls.pop(call.id, None)
+        self._tidy(call.run_id)
+        return entry.team
 
     def charge(self, call: Call, cost: float) -> None:
         """Add the budget-seconds of an admitted call to its run."""
@@ -118,6 +120,11 @@ class RunRegistry:
         """Return the deadline of a call's run, epoch seconds; None without one."""
         entry = self._entries.get(call.run_id)
         return None if entry is None or entry.run is None else entry.run.deadline
+
+    def resumed_at(self, call: Call) -> float:
+        """Return when the last attempt of a call's run began, epoch seconds; 0 if unknown."""
+        entry = self._entries.get(call.run_id)
+        return 0.0 if entry is None or entry.run is None else entry.run.resumed_at or 0.0
 
     def due(self, call: Call, policy: Policy) -> float:
         """Return when a call counts as having come, epoch seconds.
