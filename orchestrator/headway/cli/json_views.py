@@ -1,9 +1,11 @@
 """Runs and calls as JSON objects. Law of this file: what scripts read keeps its names."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from headway_scheduler.model.calls import CallRecord
+from headway_scheduler.model.history import Try
 from headway_scheduler.model.runs import Run
 
 from .text import waited_seconds
@@ -63,3 +65,19 @@ def call_facts(record: CallRecord, now: float) -> dict[str, Any]:
         "losses": record.lost_attempts,
         "lane": call.lane.value,
     }
+
+
+def tries_facts(tries: Iterable[Try], call_id: str) -> list[dict[str, Any]]:
+    """Return the attempts at a call that brought no answer, the last one first."""
+    return [
+        {
+            "quota": each.quota,
+            "admitted_at": each.admitted_at,
+            "ended_at": each.ended_at,
+            "because": each.news,
+            "pause_until": each.pause_until,
+            "error": each.error,
+        }
+        for each in tries
+        if each.call_id == call_id
+    ]

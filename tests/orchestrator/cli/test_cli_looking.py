@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import sys
@@ -23,6 +24,7 @@ from headway_scheduler.errors import CallerError
 from headway_scheduler.model.batch import Batch, Lesson
 from headway_scheduler.model.calls import Call, CallRecord, Priority, Usage
 from headway_scheduler.model.data import replace
+from headway_scheduler.model.history import Try
 from headway_scheduler.model.quotas import BucketState, Resource
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
@@ -60,6 +62,13 @@ BATCH = Batch(
         record("r-bbb.0", 2, CallState.QUEUED, priority=Priority.BACKGROUND),
         record("r-bbb.1", 3, CallState.SENT, quota="gone", admitted_at=NOW - 1),
         record("r-bbb.10", 4, CallState.QUEUED, priority=Priority.LOW),
+    ),
+    tries=(
+        *(
+            Try("r-aaa.0", "r-aaa", "q", NOW - 99, NOW - 90 + n, "failed", None, "")
+            for n in range(5)
+        ),
+        Try("r-aaa.0", "r-aaa", "q", NOW - 80, NOW - 70, "refused", NOW - 68, "429:\x1b[0m slow"),
     ),
     buckets=(BucketState("q", Resource.REQUESTS, 0.4, NOW),),
     runs=(
@@ -180,10 +189,15 @@ def test_a_run_is_shown_with_its_calls_and_last_messages(database: Path, shown: 
     out = shown("runs", "show", "r-aaa")
     assert "1 call · 120 tokens (100 in, 20 out) · waited 10.0 s" in out
     assert "sent again 1 time" in out
+    tried = out.partition("SENT AGAIN")[2].splitlines()[1:7]
+    assert re.fullmatch(r"r-aaa\.0 +\d\d:\d\d:\d\d +refused +q +429:\\x1b\[0m slow", tried[0])
+    assert [line.split()[2] for line in tried[1:5]] == ["failed"] * 4
+    assert tried[5] == "these are the last ones: --json has more"
     assert "took       1 min 30 s" in out
     assert "wri\\x1b[31mter: one\n  two\\x07" in out
     facts = shown.json("runs", "show", "r-aaa")
     assert facts["calls"][0]["waited_seconds"] == pytest.approx(10)
+    assert [each["because"] for each in facts["calls"][0]["tries"]] == ["refused", *["failed"] * 5]
     assert facts["messages"] == json.loads(RESULT)["messages"]
     assert r"error      x\x1b]0;t\x07" in shown("runs", "show", "r-b")
     said = r"last try   r-aab.0: RateLimitError: slow\x1b[0m down"

@@ -49,7 +49,7 @@ def logs(args: Namespace) -> int:
 
 def _print_new(config: Config, run_id: str, printed: Printed, as_json: bool, is_one: bool) -> Run:
     """Print the calls that have ended since the last look; of several runs, with the run's id."""
-    run, calls, now = anyio.run(one_run, config, run_id)
+    run, calls, _, now = anyio.run(one_run, config, run_id)
     for record in _ended(calls, printed):
         if as_json:
             say_json({**call_facts(record, now), "answer": record.answer}, indent=None)

@@ -3,11 +3,12 @@
 import json
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 
 from headway_scheduler.model.calls import BYPASS, CallRecord, Priority, ServiceLane
+from headway_scheduler.model.history import Try
 from headway_scheduler.model.runs import LIVES, Run
 from headway_scheduler.model.states import CallState, RunState
 
@@ -16,13 +17,24 @@ from ...runs.journal import unpacked
 from ...runs.receipt import bypasses
 from ...runs.stopped import find_run, is_by_batch
 from ..database import reading
-from ..json_views import call_facts, run_facts
+from ..json_views import call_facts, run_facts, tries_facts
 from ..output import one_line, say, say_json, shortened, table
 from ..selection import listed, selected
 from ..text import Totals, age, clock, counted, duration, indented, waited_seconds
 
 TASK_WIDTH = 60
 LAST_MESSAGES = 5
+SHOWN_TRIES, MOST_TRIES = 5, 100
+"""How many attempts without an answer are shown of a run, and told as JSON."""
+
+
+class ShownRun(NamedTuple):
+    """A run with its calls, and their attempts that brought no answer, the last ones first."""
+
+    run: Run
+    calls: list[CallRecord]
+    tries: Sequence[Try]
+    now: float
 
 
 def show_list(args: Namespace) -> int:
@@ -46,20 +58,25 @@ def show(args: Namespace) -> int:
     """Show runs with their calls, their errors and their last messages."""
     config, runs = load(args.config), selected(args)
     if args.json:
-        facts = [_all_facts(*anyio.run(one_run, config, run.id)) for run in runs]
+        facts = [_all_facts(anyio.run(one_run, config, run.id)) for run in runs]
         say_json(facts[0] if len(args.ids) == 1 else facts)
         return 0
     for place, run in enumerate(runs):
         if place:
             say("")
-        _show_one(config, *anyio.run(one_run, config, run.id))
+        _show_one(config, anyio.run(one_run, config, run.id))
     if not runs:
         say("no run fits")
     return 0
 
 
-def _all_facts(run: Run, calls: list[CallRecord], now: float) -> dict[str, Any]:
-    facts = [call_facts(record, now) for record in calls if record.call.kind != BYPASS]
+def _all_facts(shown: ShownRun) -> dict[str, Any]:
+    run, calls, tries, now = shown
+    facts = [
+        call_facts(record, now) | {"tries": tries_facts(tries, record.call.id)}
+        for record in calls
+        if record.call.kind != BYPASS
+    ]
     past = [
         {"host": host, "agent": agent, "requests": times}
         for (host, agent), times in bypasses(calls).items()
@@ -67,12 +84,18 @@ def _all_facts(run: Run, calls: list[CallRecord], now: float) -> dict[str, Any]:
     return {**run_facts(run), "calls": facts, "bypassed": past, "messages": _messages(run, calls)}
 
 
-def _show_one(config: Config, run: Run, calls: list[CallRecord], now: float) -> None:
-    say("\n".join(_facts(run, calls, now, config.highest(run.share))))
+def _show_one(config: Config, found: ShownRun) -> None:
+    run, calls, tries, now = found
+    say("\n".join(_facts(found, config.highest(run.share))))
     shown = [record for record in calls if record.call.kind != BYPASS]
     if shown:
         headers = ("CALL", "KIND", "AGENT", "MODEL OR TOOL", "STATE", "TRIES", "WAITED", "TOKENS")
         say("\n" + table(headers, [_call_row(record, now) for record in shown]))
+    if tries:
+        rows = [_try_row(each, now) for each in tries[:SHOWN_TRIES]]
+        say("\n" + table(("SENT AGAIN", "AT", "BECAUSE", "QUOTA", "ERROR"), rows))
+    if len(tries) > SHOWN_TRIES:
+        say("these are the last ones: --json has more")
     for message in _messages(run, calls)[-LAST_MESSAGES:]:
         source, text = one_line(str(message.get("source"))), text_of(message.get("content"))
         say(f"\n{source}: {indented(text)}")
@@ -85,12 +108,13 @@ async def _list(
         return await listed(reader, [RunState(state)] if state else [], since, limit), reader.now
 
 
-async def one_run(config: Config, run_id: str) -> tuple[Run, list[CallRecord], float]:
-    """Return a run with its calls, as it is now. Raises RunNotFound."""
+async def one_run(config: Config, run_id: str) -> ShownRun:
+    """Return a run as it is now. Raises RunNotFound."""
     async with reading(config) as reader:
         run = await find_run(reader.store, run_id)
         calls = list(await reader.store.calls(run.id))
-        return reader.as_it_is(run), calls, reader.now
+        tries = await reader.backend.history().tries(run_id=run.id, limit=MOST_TRIES)
+        return ShownRun(reader.as_it_is(run), calls, tries, reader.now)
 
 
 def state_of(run: Run) -> str:
@@ -109,7 +133,8 @@ def _row(run: Run, now: float) -> tuple[str, ...]:
     )
 
 
-def _facts(run: Run, calls: Sequence[CallRecord], now: float, highest: Priority) -> Iterator[str]:
+def _facts(shown: ShownRun, highest: Priority) -> Iterator[str]:
+    run, calls, _, now = shown
     yield f"{run.id}  {state_of(run)}"
     yield f"workflow   {one_line(run.workflow)}"
     yield f"task       {one_line(run.task)}"
@@ -174,6 +199,11 @@ def _call_row(record: CallRecord, now: float) -> tuple[str, ...]:
         duration(waited_seconds(record, now)),
         _tokens(record),
     )
+
+
+def _try_row(each: Try, now: float) -> tuple[str, ...]:
+    error = shortened(one_line(each.error or ""), TASK_WIDTH)
+    return each.call_id, clock(each.ended_at, now), each.news, each.quota, error
 
 
 def is_open_question(record: CallRecord) -> bool:
