@@ -102,6 +102,9 @@ def _add_starting(commands: Any) -> None:
     config = commands.add_parser("config", help="show the settings in force")
     verbs = config.add_subparsers(metavar="VERB", required=True, title="verbs")
     show = _command(verbs, "show", "config:show", "every value and where it came from")
+    _command(
+        verbs, "schema", "config:schema_of_file", "the JSON Schema of headway.toml, for editors"
+    )
     for command in (init, doctor, show):
         _add_common(command)
 

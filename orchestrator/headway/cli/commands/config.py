@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...config import load
+from ...config.schema import schema
 from ..output import say, say_json, table
 
 
@@ -22,6 +23,12 @@ def show(args: Namespace) -> int:
         )
     else:
         say(table(("SETTING", "VALUE", "FROM"), rows))
+    return 0
+
+
+def schema_of_file(_: Namespace) -> int:
+    """Print what an editor checks and completes headway.toml by."""
+    say_json(schema())
     return 0
 
 

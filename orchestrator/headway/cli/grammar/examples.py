@@ -18,6 +18,7 @@ headway init --template team                     and teams.py beside it""",
 headway doctor
 headway doctor --ping""",
     "headway config show": "headway config show --json",
+    "headway config schema": "headway config schema > headway.schema.json",
     "headway run": """\
 headway run triage "The site is down" -p interactive
 headway run teams:triage @incident.txt --last -o reply.txt
