@@ -466,6 +466,7 @@ async def test_a_cancelled_call_that_is_answered_all_the_same_is_counted(
             await hw.cancel(unwanted.id)
             looks.is_mended = True  # nobody learns before that that the batch has ended
             await wait_for_state(hw, wanted, RunState.COMPLETED)
+            await until(lambda: states_of_batches(database) in (["ended"], []))
             hw.drain()
         (record,) = await rows(hw, unwanted)
         costs = (await hw.costs())[-1]

@@ -24,7 +24,8 @@ sys.exit(main(sys.argv[1:]))
 """
 
 AS_ON_WINDOWS = """
-import asyncio, sys
+import asyncio, sys, sysconfig
+sysconfig.get_config_vars()  # of the system that it really is
 sys.modules["fcntl"] = None
 sys.platform = "win32"
 from headway.cli import main
