@@ -267,8 +267,8 @@ def test_the_guide_of_litellm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     says("work")
     runs = json.loads(says("runs", "--json"))
     assert {(run["workflow"], run["priority"], run["state"]) for run in runs} == {
-        ("teams:nightly", "background", "completed"),
-        ("teams:triage", "interactive", "completed"),
+        ("nightly", "background", "completed"),
+        ("triage", "interactive", "completed"),
     }
 
 

@@ -14,14 +14,23 @@ from headway_scheduler.core.policy import Policy
 from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.errors import StoreMissing
 from headway_scheduler.model.calls import CallRecord
+from headway_scheduler.model.data import replace
 from headway_scheduler.model.quotas import GUESSED, Quota
 from headway_scheduler.model.runs import Run
-from headway_scheduler.model.states import IN_FLIGHT, UNDER_WAY, RunState
+from headway_scheduler.model.states import (
+    ENDED_RUNS,
+    IN_FLIGHT,
+    UNDER_WAY,
+    CallState,
+    RunState,
+)
 from headway_scheduler.ports import Backend, Holder, Store
 from headway_scheduler.runtime.workers import after_death, evidence, released
 
 from ..config import Config
 from .output import complain
+
+OPEN_RUNS = frozenset(RunState) - ENDED_RUNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +106,21 @@ async def _corrected(store: Store, alive: Collection[str], now: float) -> dict[s
 async def load_queue(config: Config, reader: Reader) -> StoredQueue:
     """Build the scheduler as it stands on disk.
 
-    Calls of runs that nobody drives any more are parked, as they are in the live process.
+    Calls of runs that nobody drives any more are parked, as they are in the live process. Those of
+    a run that has failed wait for nothing: it may be retried, and asks them again then.
     """
     snapshot = await reader.store.snapshot()
-    stopped = {run.id for run in await reader.store.runs({RunState.INTERRUPTED})}
+    runs = await reader.store.runs(OPEN_RUNS)
+    stopped = {run.id for run in runs if run.state is RunState.INTERRUPTED}
+    here = {run.id for run in runs}
+    snapshot = replace(
+        snapshot,
+        calls=tuple(
+            record
+            for record in snapshot.calls
+            if record.state is not CallState.QUEUED or record.call.run_id in here
+        ),
+    )
     in_flight = sum(record.state in IN_FLIGHT for record in snapshot.calls)
     # A quota that left the configuration limits nothing, but its calls are still there.
     names = {name for record in snapshot.calls for name in record.call.quotas}
@@ -116,6 +136,6 @@ async def load_queue(config: Config, reader: Reader) -> StoredQueue:
         snapshot,
         reader.now,
         lambda record: reader.is_held and record.call.run_id not in stopped,
-        runs=await reader.store.runs(UNDER_WAY),
+        runs=[run for run in runs if run.state in UNDER_WAY],
     )
     return StoredQueue(scheduler, queued(scheduler.state), in_flight)

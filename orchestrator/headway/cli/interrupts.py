@@ -1,4 +1,4 @@
-"""What Ctrl-C does: the first drains, the second stops.
+"""What Ctrl-C does: the first drains, the second stops. SIGTERM is as Ctrl-C.
 
 The event loop may be blocked by the code of a run, or be about to end. So the handler is one of
 Python, which runs in the middle of anything: it asks the loop to drain, and leaves the rest to
@@ -43,8 +43,11 @@ def draining_first(drain: Callable[[], bool]) -> Iterator[None]:
             stop(number, frame)
         stop(number, frame)
 
+    # ``headway work`` heeds SIGTERM by itself, from here on.
+    before_term = signal.signal(signal.SIGTERM, pressed)
     signal.signal(signal.SIGINT, pressed)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, before_term or signal.SIG_DFL)

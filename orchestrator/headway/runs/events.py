@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from headway_scheduler.model.batch import Batch
-from headway_scheduler.model.calls import BYPASS, CallRecord, Priority, Usage
+from headway_scheduler.model.calls import BYPASS, Call, CallRecord, Priority, Usage
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.ports import Clock
 
@@ -109,15 +109,7 @@ def of_batch(batch: Batch, clock: Clock) -> Iterator[Progress]:
         call = record.call
         if call.kind == BYPASS:
             continue
-        yield Queued(
-            call.run_id,
-            call.id,
-            call.path,
-            call.model,
-            call.priority,
-            call.tokens,
-            call.submitted_at,
-        )
+        yield _queued(call)
         if record.state is not CallState.QUEUED:
             yield of_record(record, clock)
     for record in batch.changed:
@@ -132,8 +124,23 @@ def of_record(record: CallRecord, clock: Clock) -> Progress:
         at = record.admitted_at or clock()
         waited_seconds = at - call.submitted_at
         return Admitted(call.run_id, call.id, call.path, waited_seconds, at, call.model)
+    if state is CallState.QUEUED and not record.attempts:  # its run was resumed
+        return _queued(call)
     if state is CallState.QUEUED:
-        reason = record.error or "sent again"
+        lost = "cut off with its process" if record.lost_attempts else "sent again"
+        reason = record.error or lost
         return Retrying(call.run_id, call.id, call.path, record.attempts, record.not_before, reason)
     at = record.finished_at or clock()
     return Finished(call.run_id, call.id, call.path, state, record.usage, record.error, at)
+
+
+def _queued(call: Call) -> Queued:
+    return Queued(
+        call.run_id,
+        call.id,
+        call.path,
+        call.model,
+        call.priority,
+        call.tokens,
+        call.submitted_at,
+    )

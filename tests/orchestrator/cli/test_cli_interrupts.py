@@ -114,12 +114,13 @@ def calls(folder: Path, run_id: str) -> list[str]:
     return [call["state"] for call in json.loads(out)["calls"]]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_ctrl_c_has_the_call_in_flight_end_and_asks_no_other(
-    folder: Path, gate: Gate
+    folder: Path, gate: Gate, number: signal.Signals
 ) -> None:
     with started(folder, "run", "teams:pair", "Go.") as process:
         assert gate.is_asked.wait(120)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert heard(process.stderr, "Ctrl-C again").startswith("headway: 1 call in flight ends")
         gate.is_open.set()
         status, _, err = ended(process)

@@ -707,3 +707,29 @@ def test_top_on_a_terminal_lasts_until_it_is_interrupted(database: Path) -> None
                 break
     assert process.returncode == 130
     os.close(master)
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_calls_of_a_failed_run_wait_for_nothing(
+    database: Path, shown: Shown, request: pytest.FixtureRequest, is_held: bool
+) -> None:
+    async def fail() -> None:
+        async with SqliteStore(database) as store:
+            failed = run("r-ccc", RunState.FAILED, error="no such factory")
+            left = record("r-ccc.0", 9, CallState.QUEUED)
+            await store.commit(Batch(new=(left,), runs=(failed,)))
+
+    anyio.run(fail)
+    if is_held:
+        request.getfixturevalue("held")
+    calls = shown.json("queue", "list")["calls"]
+    assert {call["id"] for call in calls} == {"r-bbb.10", "r-bbb.0", "r-aab.0"}
+
+
+def test_work_says_that_it_leaves_interrupted_runs(
+    database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["work"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "no run is queued: `headway submit` queues one\n"
+    assert "2 runs are interrupted, and left so: `headway resume --all` goes on with them" in err

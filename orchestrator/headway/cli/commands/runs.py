@@ -10,7 +10,7 @@ import anyio
 from headway_scheduler.model.calls import BYPASS, CallRecord, Priority, ServiceLane
 from headway_scheduler.model.history import Try
 from headway_scheduler.model.runs import LIVES, Run
-from headway_scheduler.model.states import CallState, RunState
+from headway_scheduler.model.states import ENDED_RUNS, CallState, RunState
 
 from ...config import Config, load
 from ...runs.journal import unpacked
@@ -182,8 +182,9 @@ def _awaited(run: Run, calls: Sequence[CallRecord]) -> str:
 
 
 def _troubles(run: Run) -> Iterator[str]:
-    if run.lives_lost:
-        yield f"lives lost {run.lives_lost} in a row, of {LIVES}"
+    if run.lives_lost and run.state is not RunState.COMPLETED:
+        alone = "" if run.state in ENDED_RUNS else ": its worker died, so it goes on alone in one"
+        yield f"lives lost {run.lives_lost} in a row, of {LIVES}{alone}"
     if run.error is not None:
         yield f"error      {one_line(run.error)}"
 

@@ -96,7 +96,7 @@ async def _schedules(config: Config) -> tuple[Sequence[ScheduleState], dict[str,
 
 def _row(state: ScheduleState, last: dict[str, str]) -> tuple[str, ...]:
     schedule = state.schedule
-    said = "paused" if state.is_paused else schedule.overlap.value
+    said = "paused" if state.is_paused else "active"
     if state.buffered_at is not None:
         said += ", one waits for the run before"
     if state.skipped:

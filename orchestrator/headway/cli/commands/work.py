@@ -7,8 +7,10 @@ from typing import Any
 
 import anyio
 
+from headway_scheduler.model.states import RunState
+
 from ...api import Headway
-from ..output import say
+from ..output import complain, say
 from ..watch import Watch, say_result, watched
 
 
@@ -27,6 +29,9 @@ async def _work(args: Namespace, watch: Watch) -> None:
     ):
         group.start_soon(_heed_signals, headway)
         await headway.work(slots=args.slots, forever=args.forever, watch=watch.follow)
+        if not args.forever and (left := await headway.list_runs([RunState.INTERRUPTED])):
+            are = "1 run is" if len(left) == 1 else f"{len(left)} runs are"
+            complain(f"{are} interrupted, and left so: `headway resume --all` goes on with them")
         group.cancel_scope.cancel()
 
 
