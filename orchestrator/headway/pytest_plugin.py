@@ -65,4 +65,6 @@ def _opened(request: pytest.FixtureRequest) -> "AbstractAsyncContextManager[Simu
     from . import testing
 
     marker = request.node.get_closest_marker(MARKER)
+    if marker and marker.args:
+        raise pytest.UsageError(f"{MARKER} takes arguments by name, as reply=, not {marker.args!r}")
     return testing.simulated_headway(**(marker.kwargs if marker else {}))

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from headway_scheduler.errors import CallerError
 from headway_scheduler.testing.provider import (
     Latency,
     Limits,
@@ -54,8 +55,12 @@ async def simulated_headway(
     request; None leaves it to the provider. ``usd_per_million``: the price of tokens, input and
     output alike, which runs with a budget need. While it is open, OPENAI_BASE_URL and
     OPENAI_API_KEY lead to the provider, so that clients of component files never reach a real
-    account.
+    account. Raises CallerError for a ``reply`` that is no function.
     """
+    if reply is not None and not callable(reply):
+        raise CallerError(
+            f"reply must be a function of the request, such as lambda request: {reply!r:.100}"
+        )
     limits = limits or _ROOMY
     settings = Settings(limits=limits, latency=Latency(latency_seconds), reply=reply)
     async with simulated_provider(settings) as provider:

@@ -89,7 +89,12 @@ class Workflows:
         """
         before = self._factories.get(name)
         is_other = before is not None and _place(before) != _place(factory)
-        if is_other or name in self._config.workflows:
+        if name in self._config.workflows:
+            raise CallerError(
+                f"workflow {name!r} stands in [workflows] of the configuration: leave out the one "
+                "there, or the registration here"
+            )
+        if is_other:
             raise CallerError(f"workflow {name!r} is registered already: choose another name")
         self._factories[name] = _checked_factory(name, factory)
         return factory

@@ -55,6 +55,21 @@ def test_a_test_that_nobody_runs_in_a_loop_is_told_what_to_do(tmp_path: Path) ->
     assert "is for async tests: mark the test with @pytest.mark.anyio" in said
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ('reply="Because."', "reply must be a function of the request"),
+        ('"Because."', "simulated_headway takes arguments by name"),
+    ],
+)
+def test_arguments_that_are_none_of_the_marker_fail_the_test(
+    tmp_path: Path, given: str, words: str
+) -> None:
+    head = f"{BACKEND}import pytest\n\n{ANYIO}\n@pytest.mark.simulated_headway({given})\n"
+    text = f"import pytest\n{head}async def test_it(simulated_headway): ...\n"
+    assert words in run(tmp_path, text, *ALONE, status=1)
+
+
 def run(folder: Path, text: str, *options: str, status: int = 0) -> str:
     (folder / "test_it.py").write_text(text)
     others = ("HEADWAY_", "PYTEST_", "SLIPCOVER_")

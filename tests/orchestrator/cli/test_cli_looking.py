@@ -729,7 +729,13 @@ def test_calls_of_a_failed_run_wait_for_nothing(
 def test_work_says_that_it_leaves_interrupted_runs(
     database: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    async def queue() -> None:
+        async with SqliteStore(database) as store:
+            await store.commit(Batch(runs=(run("r-ddd", RunState.QUEUED, workflow="answer"),)))
+
+    anyio.run(queue)
     assert main(["work"]) == 0
     out, err = capsys.readouterr()
     assert out == "no run is queued: `headway submit` queues one\n"
     assert "2 runs are interrupted, and left so: `headway resume --all` goes on with them" in err
+    assert "runs of workflow 'answer' stay queued: it is not in [workflows]" in err

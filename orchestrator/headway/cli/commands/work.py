@@ -29,10 +29,21 @@ async def _work(args: Namespace, watch: Watch) -> None:
     ):
         group.start_soon(_heed_signals, headway)
         await headway.work(slots=args.slots, forever=args.forever, watch=watch.follow)
-        if not args.forever and (left := await headway.list_runs([RunState.INTERRUPTED])):
-            are = "1 run is" if len(left) == 1 else f"{len(left)} runs are"
-            complain(f"{are} interrupted, and left so: `headway resume --all` goes on with them")
+        if not args.forever:
+            await _tell_what_is_left(headway)
         group.cancel_scope.cancel()
+
+
+async def _tell_what_is_left(headway: Headway) -> None:
+    if left := await headway.list_runs([RunState.INTERRUPTED]):
+        are = "1 run is" if len(left) == 1 else f"{len(left)} runs are"
+        complain(f"{are} interrupted, and left so: `headway resume --all` goes on with them")
+    strange = await headway.list_runs([RunState.QUEUED])
+    for name in sorted({run.workflow for run in strange if not headway.workflows.can_build(run)}):
+        complain(
+            f"runs of workflow {name!r} stay queued: it is not in [workflows], and only a program "
+            "that registers it can execute them"
+        )
 
 
 async def _heed_signals(headway: Headway) -> None:
