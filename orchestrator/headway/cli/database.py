@@ -3,7 +3,7 @@
 A database that is not there yet is read as one with nothing in it.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,6 +15,7 @@ from headway_scheduler.core.scheduler import Scheduler
 from headway_scheduler.errors import StoreMissing
 from headway_scheduler.model.calls import CallRecord
 from headway_scheduler.model.data import replace
+from headway_scheduler.model.history import Try
 from headway_scheduler.model.quotas import GUESSED, Quota
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import (
@@ -31,6 +32,8 @@ from ..config import Config
 from .output import complain
 
 OPEN_RUNS = frozenset(RunState) - ENDED_RUNS
+MOST_TRIES = 100
+"""How many attempts without an answer are read of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,25 @@ class StoredQueue:
     scheduler: Scheduler
     calls: list[CallRecord]
     in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class OneRun:
+    """A run with its calls, and its attempts that brought no answer, the newest first."""
+
+    run: Run
+    calls: Sequence[CallRecord]
+    tries: Sequence[Try]
+    now: float
+    question: str | None = None
+    """What it asks a person, where that was looked for."""
+
+
+async def read_run(reader: Reader, run: Run, question: str | None = None) -> OneRun:
+    """Read what belongs to a run. Raises StoreError."""
+    calls = await reader.store.calls(run.id)
+    tries = await reader.backend.history().tries(run_id=run.id, limit=MOST_TRIES)
+    return OneRun(reader.as_it_is(run), calls, tries, reader.now, question)
 
 
 @asynccontextmanager

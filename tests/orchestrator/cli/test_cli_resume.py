@@ -1,18 +1,18 @@
 """The commands that make runs go on, in processes of their own, against the simulated provider."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from anyio.from_thread import start_blocking_portal
+from tests.orchestrator.cli import shell
 from tests.processes import WarmProcess
 from tests.waiting import without_slowness
 
@@ -46,7 +46,6 @@ usd_per_million_output_tokens = 10
 pair = "teams:pair"
 asking = "teams:asking"
 """
-PACKAGES = ("headway", "headway_agents", "headway_scheduler")
 
 Headway = Callable[..., tuple[int, str, str]]
 
@@ -69,28 +68,12 @@ def folder(tmp_path: Path, base_url: str) -> Path:
 
 
 def started(folder: Path, *arguments: str) -> WarmProcess:
-    roots = {str(Path(spec.origin or "").parents[1]) for p in PACKAGES if (spec := find_spec(p))}
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADWAY_")}
-    environment |= {"PYTHONPATH": os.pathsep.join(sorted(roots)), "TEST_KEY": "not-a-key"}
-    return WarmProcess(
-        [sys.executable, "-P", "-m", "headway", *arguments],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return shell.started(folder, *arguments, stdin=subprocess.DEVNULL)
 
 
 @pytest.fixture
 def headway(folder: Path) -> Headway:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with started(folder, *arguments) as process:
-            out, err = process.communicate()
-        return process.returncode, out, err
-
-    return run
+    return partial(shell.headway, folder)
 
 
 def last_run(headway: Headway) -> dict[str, Any]:

@@ -7,7 +7,7 @@ was made again and has ended anew.
 import json
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import anyio
 
@@ -49,7 +49,8 @@ def logs(args: Namespace) -> int:
 
 def _print_new(config: Config, run_id: str, printed: Printed, as_json: bool, is_one: bool) -> Run:
     """Print the calls that have ended since the last look; of several runs, with the run's id."""
-    run, calls, _, now = anyio.run(one_run, config, run_id)
+    found = anyio.run(one_run, config, run_id)
+    run, calls, now = found.run, found.calls, found.now
     for record in _ended(calls, printed):
         if as_json:
             say_json({**call_facts(record, now), "answer": record.answer}, indent=None)
@@ -58,7 +59,7 @@ def _print_new(config: Config, run_id: str, printed: Printed, as_json: bool, is_
     return run
 
 
-def _ended(calls: list[CallRecord], printed: Printed) -> Iterator[CallRecord]:
+def _ended(calls: Sequence[CallRecord], printed: Printed) -> Iterator[CallRecord]:
     for record in sorted(calls, key=lambda each: (each.finished_at or 0.0, each.seq)):
         end = (record.call.id, record.state.value, record.finished_at)
         if record.state not in LIVE_CALLS and end not in printed:

@@ -3,7 +3,7 @@
 import json
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import anyio
 
@@ -16,7 +16,7 @@ from ...config import Config, load
 from ...runs.journal import unpacked
 from ...runs.receipt import bypasses
 from ...runs.stopped import find_run, is_by_batch
-from ..database import reading
+from ..database import OneRun, read_run, reading
 from ..json_views import call_facts, run_facts, tries_facts
 from ..output import one_line, say, say_json, shortened, table
 from ..selection import listed, selected
@@ -24,17 +24,8 @@ from ..text import Totals, age, clock, counted, duration, indented, waited_secon
 
 TASK_WIDTH = 60
 LAST_MESSAGES = 5
-SHOWN_TRIES, MOST_TRIES = 5, 100
-"""How many attempts without an answer are shown of a run, and told as JSON."""
-
-
-class ShownRun(NamedTuple):
-    """A run with its calls, and their attempts that brought no answer, the last ones first."""
-
-    run: Run
-    calls: list[CallRecord]
-    tries: Sequence[Try]
-    now: float
+SHOWN_TRIES = 5
+"""How many attempts without an answer are shown of a run; its JSON has all that are read."""
 
 
 def show_list(args: Namespace) -> int:
@@ -70,10 +61,10 @@ def show(args: Namespace) -> int:
     return 0
 
 
-def _all_facts(shown: ShownRun) -> dict[str, Any]:
-    run, calls, tries, now = shown
+def _all_facts(found: OneRun) -> dict[str, Any]:
+    run, calls = found.run, found.calls
     facts = [
-        call_facts(record, now) | {"tries": tries_facts(tries, record.call.id)}
+        call_facts(record, found.now) | {"tries": tries_facts(found.tries, record.call.id)}
         for record in calls
         if record.call.kind != BYPASS
     ]
@@ -84,8 +75,8 @@ def _all_facts(shown: ShownRun) -> dict[str, Any]:
     return {**run_facts(run), "calls": facts, "bypassed": past, "messages": _messages(run, calls)}
 
 
-def _show_one(config: Config, found: ShownRun) -> None:
-    run, calls, tries, now = found
+def _show_one(config: Config, found: OneRun) -> None:
+    run, calls, tries, now = found.run, found.calls, found.tries, found.now
     say("\n".join(_facts(found, config.highest(run.share))))
     shown = [record for record in calls if record.call.kind != BYPASS]
     if shown:
@@ -108,13 +99,10 @@ async def _list(
         return await listed(reader, [RunState(state)] if state else [], since, limit), reader.now
 
 
-async def one_run(config: Config, run_id: str) -> ShownRun:
+async def one_run(config: Config, run_id: str) -> OneRun:
     """Return a run as it is now. Raises RunNotFound."""
     async with reading(config) as reader:
-        run = await find_run(reader.store, run_id)
-        calls = list(await reader.store.calls(run.id))
-        tries = await reader.backend.history().tries(run_id=run.id, limit=MOST_TRIES)
-        return ShownRun(reader.as_it_is(run), calls, tries, reader.now)
+        return await read_run(reader, await find_run(reader.store, run_id))
 
 
 def state_of(run: Run) -> str:
@@ -133,8 +121,8 @@ def _row(run: Run, now: float) -> tuple[str, ...]:
     )
 
 
-def _facts(shown: ShownRun, highest: Priority) -> Iterator[str]:
-    run, calls, _, now = shown
+def _facts(found: OneRun, highest: Priority) -> Iterator[str]:
+    run, calls, now = found.run, found.calls, found.now
     yield f"{run.id}  {state_of(run)}"
     yield f"workflow   {one_line(run.workflow)}"
     yield f"task       {one_line(run.task)}"
@@ -203,7 +191,7 @@ def _call_row(record: CallRecord, now: float) -> tuple[str, ...]:
 
 
 def _try_row(each: Try, now: float) -> tuple[str, ...]:
-    error = shortened(one_line(each.error or ""), TASK_WIDTH)
+    error = shortened(each.error or "", TASK_WIDTH)
     return each.call_id, clock(each.ended_at, now), each.news, each.quota, error
 
 

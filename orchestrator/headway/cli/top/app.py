@@ -27,9 +27,10 @@ from headway_scheduler.model.changes import ALL
 
 from ...api import Headway
 from ...config import Config
+from ..database import OneRun
 from ..output import one_line
 from .keys import Keys
-from .look import Dashboard, OneRun, look, look_at_run
+from .look import Dashboard, look, look_at_run
 from .parts import HEAD, Line
 from .picture import Selection, Sort, draw
 from .run_picture import draw_run

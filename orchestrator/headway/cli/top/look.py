@@ -9,7 +9,7 @@ from headway_scheduler.core.views import Statistics
 from headway_scheduler.errors import RunNotFound
 from headway_scheduler.model.calls import CallRecord, Priority
 from headway_scheduler.model.changes import HOLD
-from headway_scheduler.model.history import MINUTE, Ended, Try, wait_at
+from headway_scheduler.model.history import MINUTE, Ended, wait_at
 from headway_scheduler.model.quotas import ProviderEvent
 from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import CallState, RunState
@@ -17,7 +17,7 @@ from headway_scheduler.ports import History, UnreadableRow
 
 from ...config import Config
 from ...runs.stopped import is_by_batch, question_text
-from ..database import Reader, StoredQueue, load_queue, reading
+from ..database import OneRun, Reader, StoredQueue, load_queue, read_run, reading
 
 AT_WORK = (RunState.RUNNING, RunState.WAITING, RunState.QUEUED)
 REFUSALS = (ProviderEvent.REFUSED, ProviderEvent.CROWDED, ProviderEvent.SPENT)
@@ -92,17 +92,6 @@ class Dashboard:
     unreadable: Sequence[UnreadableRow]
 
 
-@dataclass(frozen=True, slots=True)
-class OneRun:
-    """A run with its calls, and its attempts that brought no answer, the newest first."""
-
-    run: Run
-    calls: Sequence[CallRecord]
-    tries: Sequence[Try]
-    question: str | None
-    now: float
-
-
 async def look(config: Config) -> Dashboard:
     """Read everything once. Raises StoreError."""
     async with reading(config, names=False) as reader:
@@ -132,11 +121,8 @@ async def look_at_run(config: Config, run_id: str) -> OneRun:
         run = await reader.store.run(run_id)
         if run is None:
             raise RunNotFound(f"no run {run_id!r} any more")
-        calls = await reader.store.calls(run.id)
-        tries = await reader.backend.history().tries(run_id=run.id, limit=100)
         asked = await _questions(reader, [run])
-        question = asked[0].text if asked else None
-        return OneRun(reader.as_it_is(run), calls, tries, question, reader.now)
+        return await read_run(reader, run, asked[0].text if asked else None)
 
 
 async def _seen(reader: Reader) -> list[WorkerView]:

@@ -2,8 +2,8 @@
 
 from headway_scheduler.model.calls import BYPASS
 
+from ..database import OneRun
 from ..text import Totals, age, clock, duration, waited_seconds
-from .look import OneRun
 from .parts import BAD, DIM, HEAD, ODD, Cell, Line, columns, cut
 from .picture import CLASSES, STATES
 
