@@ -3,14 +3,41 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from anyio.from_thread import start_blocking_portal
 from tests.processes import WarmProcess
 
+from headway_scheduler.testing.provider import Settings, simulated_provider
+
 KEY = "sk-test-0123456789abcdef"
+CONFIG = """
+[database]
+path = "headway.db"
+[quotas.roomy]
+concurrency = 9
+[models.sim]
+quotas = ["roomy"]
+base_url = "{}"
+api_key_env = "TEST_KEY"
+"""
+"""It leads to a provider at an address, with the key of :func:`environment`."""
+
 PACKAGES = ("headway", "headway_agents", "headway_scheduler")
+
+
+@contextmanager
+def provided(settings: Settings | None = None) -> Iterator[str]:
+    """Run a simulated provider in a thread; give its address."""
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(simulated_provider(settings)) as provider,
+    ):
+        yield provider.base_url
 
 
 def environment() -> dict[str, str]:

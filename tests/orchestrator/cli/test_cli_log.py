@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from anyio.from_thread import start_blocking_portal
+from tests.orchestrator.cli import shell
 from tests.orchestrator.cli.shell import KEY, headway, started
 from tests.waiting import SLOW
-
-from headway_scheduler.testing.provider import simulated_provider
 
 TEAMS = """
 import logging, os, warnings
@@ -40,31 +38,18 @@ def configured(models):
 def buggy(models):
     raise ValueError(f"a bug beside {os.environ['TEST_KEY']}")
 """
-CONFIG = """
-[database]
-path = "headway.db"
-[quotas.roomy]
-concurrency = 9
-[models.sim]
-quotas = ["roomy"]
-base_url = "{}"
-api_key_env = "TEST_KEY"
-"""
 TIMED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00 (info|warning|error) \S.*")
 
 
 @pytest.fixture(scope="module")
 def base_url() -> Iterator[str]:
-    with (
-        start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(simulated_provider()) as provider,
-    ):
-        yield provider.base_url
+    with shell.provided() as url:
+        yield url
 
 
 @pytest.fixture
 def folder(tmp_path: Path, base_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "headway.toml").write_text(CONFIG.format(base_url))
+    (tmp_path / "headway.toml").write_text(shell.CONFIG.format(base_url))
     (tmp_path / "teams.py").write_text(TEAMS)
     monkeypatch.setenv("BASE", base_url)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)

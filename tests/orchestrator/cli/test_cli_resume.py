@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anyio.from_thread import start_blocking_portal
 from tests.orchestrator.cli import shell
 from tests.processes import WarmProcess
 from tests.waiting import without_slowness
 
-from headway_scheduler.testing.provider import Latency, Settings, simulated_provider
+from headway_scheduler.testing.provider import Latency, Settings
 
 TEAMS = """
 from autogen_agentchat.agents import AssistantAgent, UserProxyAgent
@@ -31,33 +30,24 @@ def asking(models):
     agents = [AssistantAgent("writer", models("sim")), UserProxyAgent("boss")]
     return RoundRobinGroupChat(agents, termination_condition=MaxMessageTermination(4))
 """
-CONFIG = """
-[database]
-path = "headway.db"
-[quotas.roomy]
-concurrency = 9
-[models.sim]
-quotas = ["roomy"]
-base_url = "{}"
-api_key_env = "TEST_KEY"
+CONFIG = (
+    shell.CONFIG
+    + """
 usd_per_million_input_tokens = 10
 usd_per_million_output_tokens = 10
 [workflows]
 pair = "teams:pair"
 asking = "teams:asking"
 """
+)
 
 Headway = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
 def base_url() -> Iterator[str]:
-    settings = Settings(latency=Latency(0.15))
-    with (
-        start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(simulated_provider(settings)) as provider,
-    ):
-        yield provider.base_url
+    with shell.provided(Settings(latency=Latency(0.15))) as url:
+        yield url
 
 
 @pytest.fixture

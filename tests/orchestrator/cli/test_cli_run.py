@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anyio.from_thread import start_blocking_portal
 from autogen_agentchat.messages import (
     BaseChatMessage,
     ModelClientStreamingChunkEvent,
     TextMessage,
     ThoughtEvent,
 )
+from tests.orchestrator.cli import shell
 from tests.orchestrator.cli.shell import headway, read, started
 
 from headway.cli.terminal import Terminal
 from headway.runs.events import Ended, Retrying
 from headway_scheduler.model.states import RunState
-from headway_scheduler.testing.provider import Settings, simulated_provider
+from headway_scheduler.testing.provider import Settings
 
 ANSWER = "First, a line.\nThen\x1b[2J another."
 
@@ -38,30 +38,20 @@ def writer(models, *, tone="plain"):
 def broken(models):
     raise ValueError("no team today")
 """
-CONFIG = """
-[database]
-path = "headway.db"
-[quotas.roomy]
-concurrency = 9
-[models.sim]
-quotas = ["roomy"]
-base_url = "{}"
-api_key_env = "TEST_KEY"
+CONFIG = (
+    shell.CONFIG
+    + """
 [workflows]
 writer = "teams:writer"
 broken = "teams:broken"
 """
+)
 
 
 @pytest.fixture(scope="module")
 def base_url() -> Iterator[str]:
-    with (
-        start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(
-            simulated_provider(Settings(reply=lambda body: ANSWER))
-        ) as provider,
-    ):
-        yield provider.base_url
+    with shell.provided(Settings(reply=lambda body: ANSWER)) as url:
+        yield url
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anyio.from_thread import start_blocking_portal
+from tests.orchestrator.cli import shell
 from tests.orchestrator.cli.shell import headway, read, started
 
 from headway.cli.parser import parse
-from headway_scheduler.testing.provider import Body, Settings, simulated_provider
+from headway_scheduler.testing.provider import Body, Settings
 
 TEAMS = """
 import os
@@ -26,18 +26,13 @@ def writer(models):
     agents = [AssistantAgent("writer", models("sim"))]
     return RoundRobinGroupChat(agents, termination_condition=MaxMessageTermination(2))
 """
-CONFIG = """
-[database]
-path = "headway.db"
-[quotas.roomy]
-concurrency = 9
-[models.sim]
-quotas = ["roomy"]
-base_url = "{}"
-api_key_env = "TEST_KEY"
+CONFIG = (
+    shell.CONFIG
+    + """
 [workflows]
 writer = "teams:writer"
 """
+)
 
 
 def reply(body: Body) -> str:
@@ -46,11 +41,8 @@ def reply(body: Body) -> str:
 
 @pytest.fixture(scope="module")
 def base_url() -> Iterator[str]:
-    with (
-        start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(simulated_provider(Settings(reply=reply))) as provider,
-    ):
-        yield provider.base_url
+    with shell.provided(Settings(reply=reply)) as url:
+        yield url
 
 
 @pytest.fixture
