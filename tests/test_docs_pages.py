@@ -171,8 +171,9 @@ def test_the_guide_of_autogen(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_guide_of_fastapi() -> None:
     from fastapi.testclient import TestClient
 
-    names = execute("fastapi.md")
-    with TestClient(names["app"]) as client:
+    names: dict[str, Any] = {}
+    exec(next(text for _, name, text in blocks(DOCS / "howto/fastapi.md") if name), names)
+    with TestClient(names["create_app"]()) as client:
         answer = client.post("/ask", params={"question": "Why?"}).json()
         assert re.fullmatch(SENTENCE, answer["text"])
         ask = {"task": "Week 47", "key": "w47"}
@@ -274,20 +275,12 @@ def test_the_guide_of_litellm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     }
 
 
-def test_the_guide_of_pytest(tmp_path: Path) -> None:
-    ((_, name, text),) = [each for each in blocks(DOCS / "howto/pytest.md") if each[1]]
-    (tmp_path / name).write_text(text)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        name,
-    ]
+@pytest.mark.parametrize("name", ["pytest.md", "fastapi.md"])
+def test_the_tests_of_guides(tmp_path: Path, name: str) -> None:
+    for _, file, text in blocks(DOCS / "howto" / name):
+        if file:
+            (tmp_path / file).write_text(text)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout

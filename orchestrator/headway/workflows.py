@@ -81,6 +81,8 @@ class Workflows:
         self._run_clients: dict[str, list[ChatCompletionClient]] = {}
         self._sdks: dict[str, AsyncOpenAI] = {}
         self._watch: Watch | None = None
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when a workflow has been registered."""
 
     def register(self, name: str, factory: Factory) -> Factory:
         """Name a factory, and return it. A function that is defined anew replaces itself.
@@ -97,6 +99,7 @@ class Workflows:
         if is_other:
             raise CallerError(f"workflow {name!r} is registered already: choose another name")
         self._factories[name] = _checked_factory(name, factory)
+        self.on_change()
         return factory
 
     def describe(self, reference: str) -> tuple[str, str | None]:

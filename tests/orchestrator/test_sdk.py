@@ -158,7 +158,7 @@ async def test_a_resumed_run_pays_for_no_embedding_twice(world: World) -> None:
     assert (result.calls, result.usage.output_tokens) == (3, 0)
     assert result.usage.input_tokens > 0
     assert (receipt.replayed, receipt.steps_replayed, receipt.paid) == (2, 0, 1)
-    assert receipt.possibly_paid_twice == (f"{run_id}.2",)
+    assert receipt.possibly_paid == (f"{run_id}.2",)
     assert receipt.usd_paid is not None
     assert receipt.usd_paid > 0
 

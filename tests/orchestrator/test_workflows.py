@@ -1,15 +1,19 @@
 """How workflows are registered, what their factories may do, and runs of scripts."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+from anyio import to_thread
 from anyio.from_thread import start_blocking_portal
 from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 
 from headway import Headway, Models
+from headway.cli import main
 from headway.testing import simulated_headway
 from headway_scheduler.errors import CallerError
 from headway_scheduler.testing.provider import simulated_provider
@@ -73,6 +77,46 @@ async def test_a_cell_of_a_notebook_that_is_run_again_replaces_its_workflow() ->
         assert result.task_result.messages[-1].source == "second"
         with pytest.raises(CallerError, match="registered already"):
             hw.workflow("cell")(team)
+
+
+@pytest.mark.anyio
+async def test_a_worker_takes_the_runs_of_a_workflow_that_is_registered_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with simulated_provider() as provider:
+        file = written(tmp_path, provider.base_url)
+        before = Headway(file)
+        before.workflow("late")(team)
+        async with before:
+            run = (await before.submit("late", task="Go.")).run
+
+        async def lacks() -> str:
+            await to_thread.run_sync(main, ["runs", "show", run.id, "--config", str(file)])
+            found = re.search(r"^waits for  (.*)$", capsys.readouterr().out, re.MULTILINE)
+            return found[1] if found else ""
+
+        assert await lacks() == "a worker: none runs (`headway work`)"
+        async with Headway(file) as hw, anyio.create_task_group() as group:
+            group.start_soon(lambda: hw.work(slots=1, forever=True))
+            while await lacks() != "a worker that has its workflow: none of those that run has":
+                pass  # it registers
+            hw.workflow("late")(team)
+            assert (await (await hw.handle(run.id)).result()).text
+            hw.drain()
+
+
+@pytest.mark.anyio
+async def test_a_key_that_has_another_task_is_said_to(caplog: pytest.LogCaptureFixture) -> None:
+    async with simulated_headway() as hw:
+        hw.workflow("cell")(team)
+        first = await hw.run("cell", task="Go.", key="k")
+        assert (await hw.run("cell", task="Go.", key="k")).run_id == first.run_id
+        assert not caplog.messages
+        assert (await hw.run("cell", task="Stop.", key="k")).run_id == first.run_id
+        assert caplog.messages == [
+            f"key 'k' has run {first.run_id} already, of another task or workflow: "
+            "it is the one that counts"
+        ]
 
 
 @pytest.mark.anyio

@@ -20,6 +20,8 @@ from .first_contact import cause_of, endpoint_of, wrong_path
 PING_SECONDS = 5.0
 MOST_BYTES = 4 * MIB
 """How much of an answer is read."""
+MOST_QUOTED = 200
+"""How many bytes of an error are shown."""
 
 
 async def ping(url: str, headers: Mapping[str, str], model: str, address: str) -> tuple[bool, str]:
@@ -56,7 +58,8 @@ def _judged(status: int, body: bytes, model: str, address: str) -> tuple[bool, s
     if 300 <= status < 400:
         return False, f"answers {status}: it leads elsewhere, and no redirect is followed"
     if status >= 400:
-        return status < 500, f"answers {status}"
+        says = scrubbed(body[:MOST_QUOTED].decode("utf-8", "replace"))
+        return status < 500, f"answers {status}: {says}" if says else f"answers {status}"
     listed = parsed.get("data", parsed.get("models")) if isinstance(parsed, dict) else None
     if not isinstance(listed, list):
         return False, "answers, and not as an API does: is that its address?"

@@ -17,7 +17,7 @@ from headway_scheduler.model.calls import CallRecord
 from headway_scheduler.model.data import replace
 from headway_scheduler.model.history import Try
 from headway_scheduler.model.quotas import GUESSED, Quota
-from headway_scheduler.model.runs import Run
+from headway_scheduler.model.runs import Run, Worker
 from headway_scheduler.model.states import (
     ENDED_RUNS,
     IN_FLIGHT,
@@ -40,13 +40,13 @@ MOST_TRIES = 100
 class Reader:
     """A database that is open for reading.
 
-    ``holder`` leads, and the workers ``alive`` execute runs, as of just now.
+    ``holder`` leads, and ``workers`` live, as of just now.
     """
 
     backend: Backend
     store: Store
     holder: Holder | None
-    alive: frozenset[str]
+    workers: Sequence[Worker]
     now: float
     corrected: Mapping[str, Run]
     """Runs of dead workers, as the next leader will have them."""
@@ -77,6 +77,8 @@ class OneRun:
     run: Run
     calls: Sequence[CallRecord]
     tries: Sequence[Try]
+    workers: Sequence[Worker]
+    """The workers that live."""
     now: float
     question: str | None = None
     """What it asks a person, where that was looked for."""
@@ -86,7 +88,7 @@ async def read_run(reader: Reader, run: Run, question: str | None = None) -> One
     """Read what belongs to a run. Raises StoreError."""
     calls = await reader.store.calls(run.id)
     tries = await reader.backend.history().tries(run_id=run.id, limit=MOST_TRIES)
-    return OneRun(reader.as_it_is(run), calls, tries, reader.now, question)
+    return OneRun(reader.as_it_is(run), calls, tries, reader.workers, reader.now, question)
 
 
 @asynccontextmanager
@@ -102,11 +104,12 @@ async def reading(config: Config, *, names: bool = True) -> AsyncIterator[Reader
         except StoreMissing:
             backend = empty_backend(backend.name)
             store = await stack.enter_async_context(backend.reader())
-        listed = frozenset(worker.id for worker in await store.workers())
-        alive = listed - await backend.workers().expired(listed)
+        listed = {worker.id: worker for worker in await store.workers()}
+        alive = listed.keys() - await backend.workers().expired(frozenset(listed))
         holder, now = await backend.leadership().holder(), store.clock()
         corrected = {} if holder is not None else await _corrected(store, alive, now)
-        yield Reader(backend, store, holder, alive, now, corrected)
+        workers = [worker for key, worker in listed.items() if key in alive]
+        yield Reader(backend, store, holder, workers, now, corrected)
         for row in sorted(store.unreadable) if names else ():
             complain(f"{row}, and is left out: `headway db repair` sets it aside")
 

@@ -265,7 +265,8 @@ def say_result(watch: Watch, facts: dict[str, Any]) -> None:
 
 def _status_line(headway: Headway) -> str:
     if not headway.is_leader:
-        return f"waiting here: {headway.waiting_calls} (`headway top` shows all)"
+        waiting = counted(headway.waiting_calls, "call")
+        return f"{waiting} of this process wait: another one leads (`headway top` shows all)"
     scheduler = headway.scheduler
     # The first of each line: those behind it wait for it. Parked calls and questions stand in none.
     heads: dict[tuple[str, ...], str] = {}

@@ -31,8 +31,8 @@ class Receipt:
     paid: int
     """Calls that were answered since."""
 
-    possibly_paid_twice: tuple[str, ...]
-    """Ids of calls that were cut off in flight: the provider may have charged for them."""
+    possibly_paid: tuple[str, ...]
+    """Ids of calls that were cut off in flight: the provider may have charged for what was lost."""
 
     seconds_saved: float
     """How long the replayed calls and steps took when they were made."""
@@ -47,8 +47,8 @@ class Receipt:
     """Requests of all attempts that the run's code made past the scheduler: none is given back."""
 
     def __str__(self) -> str:
-        lost = self.possibly_paid_twice
-        twice = f"{len(lost)} ({', '.join(lost)})" if lost else "0"
+        lost = self.possibly_paid
+        cut = f"{len(lost)} ({', '.join(lost)})" if lost else "0"
         saved = f"{self.seconds_saved:.1f} s"
         if self.usd_saved is not None:
             saved += f" and ${self.usd_saved:.4f}"
@@ -56,7 +56,7 @@ class Receipt:
         past = f" · past the scheduler: {self.bypassed}" if self.bypassed else ""
         return (
             f"calls replayed: {self.replayed} · steps replayed: {self.steps_replayed} · "
-            f"calls paid: {self.paid}{paid} · possibly paid twice: {twice} · saved: {saved}{past}"
+            f"calls paid: {self.paid}{paid} · cut off, possibly paid: {cut} · saved: {saved}{past}"
         )
 
 
@@ -79,7 +79,7 @@ def receipt(
         replayed=sum(map(_is_paid, old)),
         steps_replayed=sum(row.call.is_step for row in old),
         paid=len(new),
-        possibly_paid_twice=tuple(r.call.id for r in records if r.lost_attempts and _is_paid(r)),
+        possibly_paid=tuple(r.call.id for r in records if r.lost_attempts and _is_paid(r)),
         seconds_saved=sum(map(_seconds, old)),
         usd_saved=total_usd(old, usd_of),
         usd_paid=total_usd(new, usd_of),

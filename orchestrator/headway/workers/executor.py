@@ -3,6 +3,7 @@
 Law of this file: a run is executed here only while its row names this worker.
 """
 
+import logging
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -42,6 +43,8 @@ from ..runs.stopped import being_executed
 from ..workflows import Workflows
 from .assignment import LAST_ALONE_SECONDS
 from .commands import Commands
+
+_log = logging.getLogger("headway")
 
 POLL_SECONDS = 0.5
 """How often a worker that ends when no run is left looks for one."""
@@ -93,6 +96,7 @@ class Executor:
         runs: TaskGroup,
     ) -> None:
         """Execute from here on, in the task group ``runs``."""
+        self._workflows.on_change = self._tell
         self._scheduler, self._commands, self._store = scheduler, commands, store
         self._runner, self._runs = runner, runs
         self.is_draining = False
@@ -111,7 +115,15 @@ class Executor:
             # Another process may have queued a run with this key meanwhile. Then the leader left
             # this one out.
             existing = await self._store.run_with_key(key) if key is not None else None
-        return existing or run
+        if existing is None:
+            return run
+        if (existing.workflow, existing.given) != (run.workflow, run.given):
+            _log.warning(
+                "key %r has run %s already, of another task or workflow: it is the one that counts",
+                key,
+                existing.id,
+            )
+        return existing
 
     async def submit(self, new: Run, asked_priority: Priority) -> RunHandle:
         """Queue a run for any worker, and return its handle. Raises StoreError."""
@@ -286,6 +298,8 @@ class Executor:
                 changed = self._changed
                 with anyio.move_on_after(None if forever else POLL_SECONDS):
                     await changed.wait()
+                if self._workflows.names != self.worker.workflows:  # one was registered meanwhile
+                    await self._offer(slots, forever)
         finally:
             # An evicted worker is given nothing more as it is.
             with anyio.CancelScope(shield=True), suppress(WorkerEvicted):

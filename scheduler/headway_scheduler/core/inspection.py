@@ -13,6 +13,7 @@ from ..model.quotas import Limit, Resource, Window
 from ..model.states import CallState
 from .admission.queue import Pool, Rank, Waiter
 from .limits.bucket import Bucket
+from .limits.known import KnownLimits
 from .state import LiveCall, SchedulerState
 from .tally import census
 from .views import Blocker, Explanation, Gauge, ProviderHealth, Statistics
@@ -113,7 +114,7 @@ def statistics(state: SchedulerState, now: float) -> Statistics:
             quota.breaker.stopped,
             dict(quota.odd),
             quota.learned.known.source(bucket.limit.resource),
-            *_counted(bucket.limit),
+            *_counted(bucket.limit, quota.learned.known),
         )
         for name, quota in state.lanes.quotas.items()
         for bucket in quota.buckets
@@ -122,17 +123,22 @@ def statistics(state: SchedulerState, now: float) -> Statistics:
     return Statistics(tuple(found.waiting), in_flight, found.parked, gauges, found.batched)
 
 
-def _counted(limit: Limit) -> tuple[str, float | None]:
-    """Say how a limit is counted, and the length of its window."""
+def _counted(limit: Limit, known: KnownLimits) -> tuple[str, float | None]:
+    """Say how a limit is counted, and the length of its window.
+
+    A fixed window is one also while no end of it is known, and it is mirrored as a sliding one.
+    """
     if not limit.per_second:
         return "", None
-    match limit.window:
+    stated = (each for each in known.stated.limits if each.resource is limit.resource)
+    window = next(map(known.window, stated), None)
+    match window:
         case None | Window.BUCKET:
             return "paced" if limit.learns_burst else "bucket", None
         case Window.SLIDING | Window.FIXED | Window.MINUTE:
-            return str(limit.window), limit.window_seconds
+            return str(window), limit.window_seconds
         case _:
-            assert_never(limit.window)
+            assert_never(window)
 
 
 def provider_health(state: SchedulerState) -> ProviderHealth:

@@ -384,6 +384,7 @@ LIST = json.dumps({"data": [{"id": "gpt-4o"}, {"id": "models/gemini-x"}, 3]})
         (NOT_FOUND, "x", (False, "answers 404: does base_url need /v1?")),
         ((307, "text/plain", ""), "x", (False, "answers 307: it leads elsewhere")),
         ((500, "text/plain", ""), "x", (False, "answers 500")),
+        ((500, "text/plain", "No database."), "x", (False, "answers 500: No database.")),
         ((200, "application/json", '{"data": [' + "1," * 3_000_000), "x", (False, "an answer abo")),
     ],
 )

@@ -131,7 +131,7 @@ def test_the_first_ctrl_c_has_the_call_in_flight_end_and_asks_no_other(
     status, out, err = headway(folder, "resume", run_id)
     assert status == 0, err
     assert "calls replayed: 1 · steps replayed: 0 · calls paid: 1" in out
-    assert "possibly paid twice: 0" in out
+    assert "cut off, possibly paid: 0" in out
 
 
 def test_a_run_whose_last_call_ends_meanwhile_is_completed(folder: Path, gate: Gate) -> None:

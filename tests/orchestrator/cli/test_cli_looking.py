@@ -316,6 +316,7 @@ def test_bad_input_is_one_line_that_says_what_is_wrong(
         ("show r-abc", "did you mean headway config show or headway runs show?"),
         ("nonsense", "no command headway nonsense: `headway --help` shows what there is"),
         ("runs r-abc", "there is no command headway runs r-abc: `headway runs --help` shows"),
+        ("runs resume r-abc", "there is no command headway runs resume: did you mean headway res"),
         ("runs cancxl r-abc", "no command headway runs cancxl: did you mean cancel?"),
         ("submit pair Go. --budget 3", "no option --budget: did you mean --budget-usd?"),
         ("submit pair Go. --budjet-usd=3", "no option --budjet-usd: did you mean --budget-usd?"),
@@ -399,6 +400,28 @@ def test_doctor_says_what_is_wrong_and_what_to_do(
     assert found["database"] == (True, f"{database}: no process works on it")
     monkeypatch.delenv("TEST_KEY")
     assert "TEST_KEY is not set: export it" in shown("doctor", status=1)
+
+
+def test_doctor_imports_the_factories_of_workflows(folder: Path, shown: Shown) -> None:
+    (folder / "looked_at.py").write_text("def made(models): return models\n")
+    (folder / "leaving.py").write_text("raise SystemExit(3)\n")
+    (folder / "headway.toml").write_text("""
+[workflows]
+fine = "looked_at:made"
+no_module = "lokked_at:made"
+no_function = "looked_at:mode"
+exits = "leaving:made"
+""")
+    found = findings(shown, status=1)
+    assert found["workflow fine"] == (True, "looked_at:made")
+    for name, text in {
+        "no_module": "there is no module 'lokked_at': check the spelling",
+        "no_function": "has no 'mode'",
+        "exits": "importing leaving:made exits: 3",
+    }.items():
+        is_well, says = found[f"workflow {name}"]
+        assert not is_well
+        assert text in says
 
 
 @pytest.mark.parametrize("value", ["", "whsec_c2VjcmV0"])
@@ -578,6 +601,18 @@ def test_doctor_says_how_the_clients_of_component_files_are_reached(
         "model 'far' of team.json asks https://llm.example.com/v1, and no key is paired with it: "
         'set base_url and api_key_env in [models."far"], or keyless = true',
     )
+
+
+def test_a_window_that_is_stated_is_shown_as_stated(folder: Path, shown: Shown) -> None:
+    """No end of a fixed window is known before the first answer."""
+    windows = ("sliding", "fixed", "minute")
+    (folder / "headway.toml").write_text(
+        "".join(
+            f'[quotas.{each}]\nrequests_per_minute = 60\nwindow = "{each}"\n' for each in windows
+        )
+    )
+    known = {each["quota"]: each["counted"] for each in shown.json("limits", "list")}
+    assert {each: known[each] for each in windows} == {each: each for each in windows}
 
 
 def test_odd_numbers_of_a_provider_are_shown(database: Path, shown: Shown) -> None:

@@ -95,7 +95,7 @@ def test_a_killed_run_is_checked_and_resumed(folder: Path, headway: Headway) -> 
     *_, first, _, receipt = out.splitlines()
     assert first.startswith("completed after ")
     assert receipt.startswith(f"{run_id}: calls replayed: 2 · steps replayed: 0 · calls paid: 2 ")
-    assert f"possibly paid twice: {lost} " in receipt
+    assert f"cut off, possibly paid: {lost} " in receipt
     status, _, err = headway("resume", run_id)
     assert status == 2
     assert "runs continue" in err

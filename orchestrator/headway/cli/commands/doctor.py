@@ -28,6 +28,7 @@ from ...reached import Reached, models_request, of_component, of_model, unpaired
 from ..database import load_queue, reading
 from ..output import one_line, say, say_json
 from ..parser import FAILED
+from ..watch import see_workflows
 
 MOST_LISTED = 5
 """How many odd fields of a quota are named."""
@@ -59,6 +60,7 @@ def _findings(file: str | None, *, pings: bool) -> Iterator[Finding]:
         return
     found = "none: defaults hold; `headway init` writes one"
     yield Finding("configuration", True, str(config.file or found))
+    see_workflows()
     yield from _database(config)
     reached = [*_models(config), *_clients(config)]
     yield from (finding for _, finding in reached)
@@ -126,9 +128,6 @@ def _without_class(found: Reached) -> Finding | None:
     """Say why there is no class of a model's client; None if there is one, or for the usual one."""
     if found.settings.client == OPENAI:
         return None  # it comes with Headway, and takes a second to import
-    from ..watch import see_workflows
-
-    see_workflows()
     try:
         class_of(found)
     except CallerError as error:
@@ -240,8 +239,21 @@ def _notify(config: Config) -> Iterator[Finding]:
 def _components(config: Config) -> Iterator[Finding]:
     for name, target in config.workflows.items():
         if ":" in target and not os.path.isabs(target):
-            yield Finding(f"workflow {name}", True, f"{target} (imported when it runs)")
+            yield _factory(name, target)
         elif Path(target).is_file():
             yield Finding(f"workflow {name}", True, target)
         else:
             yield Finding(f"workflow {name}", False, f"{target}: no such file: check the path")
+
+
+def _factory(name: str, target: str) -> Finding:
+    """Import a factory, as a worker that is started here would."""
+    from headway_agents import load_factory
+
+    try:
+        load_factory(target)
+    except CallerError as error:
+        return Finding(f"workflow {name}", False, str(error))
+    except SystemExit as error:
+        return Finding(f"workflow {name}", False, f"importing {target} exits: {error}")
+    return Finding(f"workflow {name}", True, target)

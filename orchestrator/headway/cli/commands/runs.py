@@ -9,13 +9,14 @@ import anyio
 
 from headway_scheduler.model.calls import BYPASS, CallRecord, Priority, ServiceLane
 from headway_scheduler.model.history import Try
-from headway_scheduler.model.runs import LIVES, Run
+from headway_scheduler.model.runs import LIVES, Run, Worker
 from headway_scheduler.model.states import ENDED_RUNS, CallState, RunState
 
 from ...config import Config, load
 from ...runs.journal import unpacked
 from ...runs.receipt import bypasses
 from ...runs.stopped import find_run, is_by_batch
+from ...workflows import is_portable
 from ..database import OneRun, read_run, reading
 from ..json_views import call_facts, run_facts, tries_facts
 from ..output import one_line, say, say_json, shortened, table
@@ -137,6 +138,8 @@ def _facts(found: OneRun, highest: Priority) -> Iterator[str]:
         yield f"deadline   {clock(run.deadline, now)}"
     if run.budget_usd is not None:
         yield f"budget     ${run.budget_usd:.4f}"
+    if (missing := _missing(run, found.workers)) is not None:
+        yield f"waits for  {missing}"
     if run.waits_for is not None:
         yield f"waits for  {_awaited(run, calls)} (call {run.waits_for})"
     if run.key is not None:
@@ -167,6 +170,18 @@ def _awaited(run: Run, calls: Sequence[CallRecord]) -> str:
     if any(each.call.id == run.waits_for and is_by_batch(each) for each in calls):
         return "its batch"
     return f"a person: `headway runs answer {run.id}`"
+
+
+def _missing(run: Run, workers: Sequence[Worker]) -> str | None:
+    """Say which worker a queued run lacks; None if one takes it as soon as it has room."""
+    if run.state is not RunState.QUEUED or run.worker is not None:
+        return None
+    taking = [worker for worker in workers if worker.slots]
+    if not taking:
+        return "a worker: none runs (`headway work`)"
+    if is_portable(run) or any(run.workflow in worker.workflows for worker in taking):
+        return None
+    return "a worker that has its workflow: none of those that run has"
 
 
 def _troubles(run: Run) -> Iterator[str]:

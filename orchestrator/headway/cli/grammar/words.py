@@ -57,8 +57,12 @@ class Parser(argparse.ArgumentParser):
         complain(f"{message}{advice}")
         sys.exit(2)
 
-    def refuse_typos(self, words: Sequence[str]) -> None:
-        """Exit with 2 at the first verb or option that does not exist, and name the one meant."""
+    def refuse_typos(self, words: Sequence[str], root: "Parser | None" = None) -> None:
+        """Exit with 2 at the first verb or option that does not exist, and name the one meant.
+
+        ``root``: the parser of the first verb; None: this one.
+        """
+        root = root or self
         for place, word in enumerate(words):
             if word == "--":
                 return
@@ -68,14 +72,16 @@ class Parser(argparse.ArgumentParser):
                     self.error(_refused(f"option {name}", did_you_mean(name, self.options)))
             elif self.verbs and not word.startswith("-"):
                 if word not in self.verbs:
-                    self.error(_refused(f"command {self.prog} {word}", self._meant(word)))
-                return self.verbs[word].refuse_typos(words[place + 1 :])
+                    self.error(_refused(f"command {self.prog} {word}", self._meant(word, root)))
+                return self.verbs[word].refuse_typos(words[place + 1 :], root)
 
-    def _meant(self, word: str) -> str:
+    def _meant(self, word: str, root: "Parser") -> str:
         """Return the verb that was meant, of this parser or, by its exact name, of another."""
         if close := did_you_mean(word, self.verbs):
             return close
-        elsewhere = [verb.prog for verb in self._all_verbs() if verb.prog.endswith(f" {word}")]
+        if word in root.verbs:
+            return f"did you mean {root.verbs[word].prog}?"
+        elsewhere = [verb.prog for verb in root._all_verbs() if verb.prog.endswith(f" {word}")]
         return f"did you mean {' or '.join(elsewhere)}?" if elsewhere else ""
 
     def _all_verbs(self) -> "Iterator[Parser]":

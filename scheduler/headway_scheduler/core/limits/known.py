@@ -146,9 +146,7 @@ class KnownLimits:
             return replace(stated, capacity=max(1.0, a_day), largest=largest)
         per_second = self.per_second(stated, self.scale)
         limit = replace(stated, per_second=per_second, largest=largest)
-        kind = stated.window or self.windows.get(stated.resource)
-        if kind is None and told is not None and told.is_period_known:
-            kind = told.window  # else a refusal tells the period
+        kind = self.window(stated)
         seconds = self.window_seconds(stated)
         match kind:
             case None | Window.BUCKET:
@@ -169,6 +167,14 @@ class KnownLimits:
                 )
             case _:
                 assert_never(kind)
+
+    def window(self, stated: Limit) -> Window | None:
+        """Return the kind of the windows in which a limit is counted; None if it is not known."""
+        told = self.told.get(stated.resource)
+        kind = stated.window or self.windows.get(stated.resource)
+        if kind is None and told is not None and told.is_period_known:
+            return told.window  # else a refusal tells the period
+        return kind
 
     def window_seconds(self, stated: Limit) -> float:
         """Return the length of the windows in which a limit is counted."""
