@@ -115,8 +115,8 @@ def execute(name: str) -> dict[str, Any]:
 
 
 def test_every_guide_is_here() -> None:
-    assert len(PAGES) == 13
-    assert sum(len(blocks(page)) for page in PAGES) >= 42
+    assert len(PAGES) == 14
+    assert sum(len(blocks(page)) for page in PAGES) >= 43
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -200,6 +200,16 @@ def test_the_guide_of_notebooks(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_guide_of_many_processes(capsys: pytest.CaptureFixture[str]) -> None:
     anyio.run(execute("processes.md")["main"])
     assert len(set(re.findall(SENTENCE, capsys.readouterr().out))) == 3
+
+
+def test_the_guide_of_many_tasks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "tickets.csv").write_text("id,text\n1,It is down.\n2,It is slow.\n")
+    main = execute("many.md")["main"]
+    anyio.run(main)
+    first = capsys.readouterr().out
+    assert re.fullmatch(rf"1 {SENTENCE}\n2 {SENTENCE}\n", first)
+    anyio.run(main)
+    assert capsys.readouterr().out == first
 
 
 @pytest.mark.usefixtures("folder")

@@ -119,15 +119,16 @@ async def test_a_session_that_ends_by_itself_says_why_where_it_is_closed(
 ) -> None:
     async def lose() -> None:
         """As if this process had been stopped until others led, and took its runs."""
+        # Before others lead: from then on this process may see that at any time, and follow.
+        leader = closed._opened.leader
+        assert leader is not None
+        assert leader.scheduler.presence is not None
         freeze(closed)
         leadership = open_backend(closed.config.database).leadership()
         vacancy = await leadership.vacant()
         worker = closed._opened.executor.worker.id
         async with await leadership.campaign("w-other", vacancy) as term:
             await term.store.commit(Batch(left=(worker,)))
-            leader = closed._opened.leader
-            assert leader is not None
-            assert leader.scheduler.presence is not None
             leader.scheduler.presence.contact_at -= 60  # type: ignore[misc]
             await until(lambda: closed._owner._task.done())  # type: ignore[union-attr]
 
