@@ -43,9 +43,12 @@ bench: $(STAMP)  ## durable calls per second, and a burst of teams against the s
 WHEEL_TESTS := tests/test_package.py tests/test_examples.py tests/orchestrator/cli/test_cli.py \
 	tests/orchestrator/demo/test_demo.py
 
-wheel-test: $(STAMP)  ## build the wheel, install it alone, compare it with the checkout, run its commands
+wheel-test: $(STAMP)  ## build the wheel from the sdist, install it alone, compare it with the checkout, run its commands
 	rm -rf build/wheel
-	$(BIN)/hatchling build --target wheel --directory build/wheel
+	$(BIN)/hatchling build --target sdist --directory build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel \
+		build/wheel/*.tar.gz
+	$(BIN)/twine check --strict build/wheel/*
 	$(PYTHON) -m venv --clear --without-pip build/wheel-venv
 	$(BIN)/python -m pip hash build/wheel/*.whl | sed 's/:$$/ \\/' > build/wheel/requirements.txt
 	$(BIN)/python -m pip --python build/wheel-venv/bin/python install --quiet \
