@@ -104,7 +104,7 @@ KINDS = (
     Kind("LiteLLM key: fixed, 60 in 10 s", _limits(360, FIXED, 10, LITELLM)),
 )
 FLOODS = (
-    (Kind("bucket, 60/min", _limits(60, BUCKET)), 118.0, 1.1),  # less the headroom of background
+    (Kind("bucket, 60/min", _limits(60, BUCKET)), 110.0, 1.1),  # less the headroom of background
     (Kind("sliding, 60/min", _limits(60, SLIDING)), 120.0, 1.1),
     (Kind("sliding, 60/min, headers", _limits(60, SLIDING, headers=OPENAI)), 120.0, 1.1),
     (Kind("fixed, 60/min", _limits(60, FIXED)), 120.0, 1.1),

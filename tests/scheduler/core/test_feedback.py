@@ -341,6 +341,23 @@ def test_when_the_pause_ends_there_is_what_was_refused_and_no_more() -> None:
     assert len(admitted(core, NOW + 23.6)) == 2
 
 
+@pytest.mark.parametrize(("remaining", "left"), [(20, 0), (55, 54)])
+def test_a_refusal_shows_how_much_others_have_where_answers_show_that_there_are_others(
+    remaining: int, left: int
+) -> None:
+    limits = {Resource.REQUESTS: 60.0}
+    core = Scheduler([Quota.stated("q", limits, window=Window.SLIDING)], NOW, STRICT)
+    for n in range(5):
+        core.handle(Submit(call(f"c{n}", Priority.INTERACTIVE)), NOW)
+    assert len(admitted(core, NOW)) == 5
+    told = {Resource.REQUESTS: RateLimitHeader(60, remaining)}
+    core.handle(Observe("c0", {"q": Observation(headers=told)}), NOW + 1)
+    answer(core, "c0", NOW + 1)
+    core.handle(Observe("c1", {"q": Observation(event=ProviderEvent.REFUSED)}), NOW + 2)
+    (gauge,) = statistics(core.state, NOW + 2).gauges
+    assert (gauge.capacity, gauge.available) == (60, pytest.approx(left, abs=2))
+
+
 def test_a_refusal_empties_what_it_is_about_and_nothing_else() -> None:
     for about, emptied in (
         (Resource.TOKENS, {Resource.TOKENS}),

@@ -454,6 +454,11 @@ def test_headroom_is_for_the_more_urgent_and_what_is_lent_of_slots_is_not_kept()
     for number in range(60):
         scheduler.handle(Submit(call(f"i{number}", INTERACTIVE)), NOW)
     assert sum(record.call.tokens for record in scheduler.admit(NOW)) == 0.3 * CAPACITY
+    large = core(Quota.per_minute("q", tokens=60 * PER_SECOND, burst_seconds=60))
+    for number in range(60):
+        large.handle(Submit(call(f"b{number}", BACKGROUND)), NOW)
+    free = 60 * PER_SECOND - sum(record.call.tokens for record in large.admit(NOW))
+    assert free == 10 * PER_SECOND
     slots = core(Quota.per_minute("slot", concurrency=4))
     for number in range(5):
         slots.handle(Submit(replace(call(f"b{number}", BACKGROUND), quotas=("slot",))), NOW)

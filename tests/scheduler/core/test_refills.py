@@ -147,6 +147,49 @@ def test_what_is_stored_of_a_window_comes_back_no_sooner(window: Window) -> None
     again.restore(BucketState("q", Resource.TOKENS, 60, EPOCH), EPOCH)
 
 
+# Other clients of the key
+
+
+def told(mirror: Bucket, remaining: float, at: float) -> None:
+    """Ask a call of 1, whose answer tells what remained when it came."""
+    reservation = mirror.reserve(1, at)
+    mirror.correct(reservation, remaining, at + 0.9)
+    mirror.settle(reservation, 1, at + 0.9)
+
+
+def test_what_others_take_of_a_sliding_window_stays_taken() -> None:
+    """They go on: in each window there is as much of theirs as answers last showed."""
+    mirror = bucket(Window.SLIDING)
+    told(mirror, 38, EPOCH)
+    assert mirror.available(EPOCH + 1) == 39
+    told(mirror, 37, EPOCH + 30)
+    assert mirror.available(EPOCH + 31) == 38
+    assert mirror.available(EPOCH + 62) == 39  # our first call has left the window, theirs have not
+
+
+def test_what_others_take_shrinks_when_all_answers_of_a_while_show_more() -> None:
+    mirror = bucket(Window.SLIDING)
+    told(mirror, 38, EPOCH)
+    told(mirror, 58, EPOCH + 2)  # it may have overtaken what left before it
+    told(mirror, 37, EPOCH + 3)
+    told(mirror, 57, EPOCH + 5)
+    assert mirror.available(EPOCH + 6) == 36
+    for second in range(61, 66):
+        told(mirror, 59 - (second - 61), EPOCH + second)
+    assert mirror.available(EPOCH + 66.5) == pytest.approx(60 - 5, abs=1)
+
+
+def test_others_of_whom_no_answer_tells_any_more_are_let_go_by_halves() -> None:
+    """They may leave us nothing, and without a request no answer says that they are gone."""
+    mirror = bucket(Window.SLIDING)
+    told(mirror, 0, EPOCH)
+    assert mirror.available(EPOCH + 60.5) == pytest.approx(2)
+    for minute, free in ((1, 31), (2, 45.5), (3, 52.75), (9, 60)):
+        at = EPOCH + 60 * minute
+        assert mirror.ready_at(free, at) == pytest.approx(at + 0.9)
+        assert mirror.available(at + 0.9) == pytest.approx(free)
+
+
 # The theorem, for windows
 
 

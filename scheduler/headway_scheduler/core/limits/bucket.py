@@ -59,6 +59,9 @@ _AMOUNTS: Mapping[Resource, Callable[[Call], float]] = {
 
 _TRANSIT_SHARE = 0.05
 """The transit time is at first this share of the time in which the bucket fills, at most."""
+KEPT_SECONDS = 10.0
+"""Headroom is no more than refills in so many seconds. Of a bucket that holds a minute, 30 % would
+be 18 s of the budget, which nobody has when only background calls are left."""
 CALM_SECONDS = 600.0
 """How long no refusal comes by chance before a transit time that grew for one is halved."""
 _EPSILON = 1e-9
@@ -80,6 +83,7 @@ class Bucket:
         "_kept_at",
         "_kept_since",
         "_lost",
+        "_most_kept",
         "_rate",
         "_refill_kind",
         "_taken",
@@ -179,6 +183,11 @@ class Bucket:
             case _:
                 self._refill_kind = kind
         self._rate: float = limit.per_second if self._refill_kind is None else 0.0
+        # A window lets go what it kept before its end. Of concurrency a slot that is kept would
+        # stand idle, and what is kept of a day would be lost.
+        self._most_kept: float = limit.capacity if limit.per_second else 0.0
+        if self._rate:
+            self._most_kept = KEPT_SECONDS * self._rate
         self._amount = _AMOUNTS.get(limit.resource)
         self._is_concurrency = limit.resource.is_held
         self._is_money = limit.resource.is_money
@@ -269,12 +278,12 @@ class Bucket:
     def need(self, amount: float, headroom: float = 0.0) -> float:
         """Return what must be free for ``amount``: at most the capacity, the rest becomes debt.
 
-        ``headroom`` is the share of the capacity, from 0 to 1, that stays for more urgent calls. It
-        applies to limits that refill: of concurrency, a slot that is kept stands idle.
+        ``headroom`` is the share of the capacity, from 0 to 1, that stays for more urgent calls; of
+        a bucket that refills continuously, no more than refills in ``KEPT_SECONDS``.
         """
         limit = self.limit
-        if limit.per_second:
-            amount += headroom * limit.capacity
+        if headroom:
+            amount += min(headroom * limit.capacity, self._most_kept)
         return amount if amount < limit.capacity or self._is_money else limit.capacity
 
     def ready_at(self, amount: float, now: float, headroom: float = 0.0) -> float | None:
@@ -442,9 +451,17 @@ class Bucket:
         if self.limit.per_second:
             drained = max(0.0, self.available(now))
             self.fill -= drained
-            self._note(drained, now)
+            if isinstance(self._refill_kind, Sliding) and self._refill_kind.is_told:
+                self._refill_kind.others += drained
+            else:
+                self._note(drained, now)
             if until is not None and self._rate:
                 self.as_of = max(self.as_of, until - max(0.0, amount - self.fill) / self._rate)
+
+    @property
+    def sees_others(self) -> bool:
+        """Whether answers show how much of a window other clients of the key take."""
+        return isinstance(self._refill_kind, Sliding) and self._refill_kind.others > 0
 
     def end_window(self, at: float) -> None:
         """Have all that was, or will be, charged before ``at`` come back then at the latest."""
@@ -478,10 +495,17 @@ class Bucket:
         if self._refill_kind is not None:
             way_back = self._refill_kind.came_back_since(now - seconds)
         at_answer = available - way_back - (left - self.reserved)
-        if (above := min(at_arrival, at_answer)) > 0:
-            self.fill -= above
-            self._lost += above
+        above, most = min(at_arrival, at_answer), max(at_arrival, at_answer)
+        if isinstance(self._refill_kind, Sliding):
+            # What remains is rounded down: by up to 1 it may be less.
+            above = self._refill_kind.read(above, most + 1, now)
+        elif above > 0:
             self._note(above, now)
+        else:
+            return
+        self.fill -= above
+        self._lost += above
+        if above > 0:
             self.corrected_at = now
 
     def widen_transit(self, now: float) -> None:

@@ -208,6 +208,15 @@ class QuotaState:
         # Nobody knows when a call in flight ends: who tells a time means a rate.
         if until is None and slots.record_refusal(attempt.beside, rate, peak, now):
             return True
+        rates = [bucket for bucket in self.buckets if bucket.limit.per_second]
+        if about is not None:
+            refused = [bucket for bucket in rates if _counts(bucket.limit.resource, about)]
+        else:
+            refused = rates
+        if any(bucket.sees_others for bucket in refused):
+            for bucket in refused:
+                bucket.drain(now)
+            return False
         is_cut = self.learned.record_refusal(
             attempt.admitted_at,
             now,
@@ -215,12 +224,7 @@ class QuotaState:
             is_after_burst=any(bucket.burst_at is not None for bucket in self.buckets),
         )
         is_by_chance = self.learned.is_by_chance
-        rates = [bucket for bucket in self.buckets if bucket.limit.per_second]
-        if about is not None:
-            refused = [bucket for bucket in rates if _counts(bucket.limit.resource, about)]
-        else:
-            refused = rates
-            until = until if len(rates) == 1 else None
+        until = until if about is not None or len(rates) == 1 else None
         for bucket in rates:
             if bucket in refused and (is_cut or (is_by_chance and until is not None)):
                 reservation = attempt.reservations.get(bucket)

@@ -1,12 +1,15 @@
-"""How a limit that is not a token bucket gets back what was taken. Law of this file: it only adds.
+"""How a limit that is not a token bucket gets back what was taken.
+
+Law of this file: nothing comes back before the provider gives it back.
 
 Theory of operation. A day or a fixed window gives all back at its end and nothing before. A request
 that is still under way then counts in both: it stays reserved over the boundary, and so does what
 was charged while the boundary may have passed already at the provider (``blur_seconds``). A sliding
 window gives each amount back when its length has passed since the charge; our charge is never
-earlier than the provider's, so neither is the return. A fixed window whose ends nobody told is
-mirrored as a sliding one: no window of that length, wherever it starts, then holds more than the
-limit. If the rests show when it ends, a refusal lets nothing go before, and all come back then.
+earlier than the provider's, so neither is the return. What answers show of other clients of the key
+stays taken, because those clients go on. A fixed window whose ends nobody told is mirrored as a
+sliding one: no window of that length, wherever it starts, then holds more than the limit. If the
+rests show when it ends, a refusal lets nothing go before, and all come back then.
 """
 
 import math
@@ -88,6 +91,14 @@ class Sliding:
     """What came back lately: when, and how much."""
     ends_at: float = 0.0
     """The last known end of the fixed window that is mirrored so; epoch seconds. 0: none is."""
+    others: float = 0.0
+    """What other clients of the key have in the window, as answers show."""
+    _read_at: float = 0.0
+    """When an answer last told what remains, or half of ``others`` was let go; epoch seconds."""
+    _shown: float = -math.inf
+    """How much less there is than the mirror has, by the answer that shows most of it."""
+    _shown_since: float = 0.0
+    """From when on answers are looked at for that; epoch seconds."""
 
     def end(self, at: float) -> None:
         """Have all that was, or will be, charged before ``at`` come back then at the latest."""
@@ -107,6 +118,33 @@ class Sliding:
         if reservation is not None:
             self.of[reservation] = entry
 
+    @property
+    def is_told(self) -> bool:
+        """Whether answers tell what remains."""
+        return self._read_at > 0
+
+    def read(self, least: float, most: float, now: float) -> float:
+        """Take in that an answer shows ``least`` to ``most`` less than the mirror has.
+
+        Below 0: more. Return by how much the fill falls. What others took stays taken: their next
+        requests come as those before leave the window. It shrinks when all answers of a while show
+        more; one alone may be of a request that overtook those that left before it.
+        """
+        self._read_at = now
+        if least > 0:
+            self.others += least
+            self._shown = -math.inf
+            return least
+        if self._shown == -math.inf:
+            self._shown_since = now
+        elif now - self._shown_since > BLUR_SECONDS:
+            less = min(self.others, max(0.0, -self._shown))
+            self.others -= less
+            self._shown = -math.inf
+            return -less
+        self._shown = max(self._shown, most)
+        return 0.0
+
     def give_back(self, reservation: Reservation, unused: float, now: float) -> float:
         """Correct the charge of a call that ended; return how much comes back now.
 
@@ -122,6 +160,12 @@ class Sliding:
     def come_back(self, now: float) -> float:
         """Return what came back until ``now``."""
         total = 0.0
+        while self.others and self._read_at + self.seconds <= now:
+            # No answer tells any more, perhaps because nothing may go.
+            self._read_at += self.seconds
+            less = self.others if self.others < 1 else self.others / 2
+            self.others -= less
+            total += less
         while self.taken and self.taken[0].at + self.seconds <= now:
             entry = self.taken.popleft()
             total += entry.amount
@@ -150,7 +194,7 @@ class Sliding:
             deficit -= entry.amount
             if deficit <= 0:
                 return entry.at + self.seconds
-        return None
+        return self._read_at + self.seconds if self.others else None
 
 
 Refill = WindowEnd | Sliding
