@@ -341,9 +341,9 @@ def test_when_the_pause_ends_there_is_what_was_refused_and_no_more() -> None:
     assert len(admitted(core, NOW + 23.6)) == 2
 
 
-@pytest.mark.parametrize(("remaining", "left"), [(20, 0), (55, 54)])
+@pytest.mark.parametrize(("remaining", "at", "left"), [(20, 2, 0), (55, 2, 54), (20, 9, 20)])
 def test_a_refusal_shows_how_much_others_have_where_answers_show_that_there_are_others(
-    remaining: int, left: int
+    remaining: int, at: float, left: int
 ) -> None:
     limits = {Resource.REQUESTS: 60.0}
     core = Scheduler([Quota.stated("q", limits, window=Window.SLIDING)], NOW, STRICT)
@@ -353,8 +353,8 @@ def test_a_refusal_shows_how_much_others_have_where_answers_show_that_there_are_
     told = {Resource.REQUESTS: RateLimitHeader(60, remaining)}
     core.handle(Observe("c0", {"q": Observation(headers=told)}), NOW + 1)
     answer(core, "c0", NOW + 1)
-    core.handle(Observe("c1", {"q": Observation(event=ProviderEvent.REFUSED)}), NOW + 2)
-    (gauge,) = statistics(core.state, NOW + 2).gauges
+    core.handle(Observe("c1", {"q": Observation(event=ProviderEvent.REFUSED)}), NOW + at)
+    (gauge,) = statistics(core.state, NOW + at).gauges
     assert (gauge.capacity, gauge.available) == (60, pytest.approx(left, abs=2))
 
 

@@ -458,10 +458,10 @@ class Bucket:
             if until is not None and self._rate:
                 self.as_of = max(self.as_of, until - max(0.0, amount - self.fill) / self._rate)
 
-    @property
-    def sees_others(self) -> bool:
-        """Whether answers show how much of a window other clients of the key take."""
-        return isinstance(self._refill_kind, Sliding) and self._refill_kind.others > 0
+    def is_taken_by_others(self, now: float) -> bool:
+        """Whether an answer has just shown that other clients of the key took what was there."""
+        is_told = self.corrected_at is not None and now - self.corrected_at < BLUR_SECONDS
+        return is_told and isinstance(self._refill_kind, Sliding) and self._refill_kind.others > 0
 
     def end_window(self, at: float) -> None:
         """Have all that was, or will be, charged before ``at`` come back then at the latest."""

@@ -213,7 +213,7 @@ class QuotaState:
             refused = [bucket for bucket in rates if _counts(bucket.limit.resource, about)]
         else:
             refused = rates
-        if any(bucket.sees_others for bucket in refused):
+        if any(bucket.is_taken_by_others(now) for bucket in refused):
             for bucket in refused:
                 bucket.drain(now)
             return False
