@@ -317,11 +317,14 @@ async def test_a_worker_that_starts_a_run_while_it_begins_to_work_keeps_its_slot
     async with second(leader) as follower, anyio.create_task_group() as group:
         commands = follower._opened.executor._commands
         execute = commands.execute
+        registered: list[int] = []
 
         async def late(command: Any) -> None:
             if isinstance(command, RegisterWorker) and command.worker.slots == 0:
                 await anyio.sleep(0.2)  # another thread may write its request first
             await execute(command)
+            if isinstance(command, RegisterWorker):
+                registered.append(command.worker.slots)
 
         with monkeypatch.context() as patch:
             patch.setattr(commands, "execute", late)
@@ -329,6 +332,7 @@ async def test_a_worker_that_starts_a_run_while_it_begins_to_work_keeps_its_slot
             await anyio.lowlevel.checkpoint()
             group.start_soon(lambda: follower.work(slots=1, forever=True))
             await (await follower.start("agent", task="x")).result()
+            await until(lambda: len(registered) == 2)  # the run may have ended before
             workers = {worker.id: worker for worker in await leader._opened.store.workers()}
             assert workers[follower._opened.executor.worker.id].slots == 1
         follower.drain()
