@@ -1,5 +1,9 @@
 """Defines a run, and the worker that executes it. Data only."""
 
+from typing import Annotated
+
+from msgspec import Meta
+
 from ..errors import IllegalTransition
 from .calls import Priority, ServiceLane
 from .data import Data
@@ -10,6 +14,10 @@ AD_HOC = "(ad hoc)"
 
 LIVES = 3
 """How many workers in a row a run may lose, without a new answer in between, until it fails."""
+
+WORKER_ID_PATTERN = r"^[0-9A-Za-z_-]{1,64}\Z"
+WorkerId = Annotated[str, Meta(pattern=WORKER_ID_PATTERN)]
+"""The id of a worker as text of a process that may be anybody's: backends name files after it."""
 
 
 class Task(Data, frozen=True):
@@ -124,7 +132,7 @@ class Run(Data, frozen=True):
 class Worker(Data, frozen=True):
     """A process that executes runs."""
 
-    id: str
+    id: WorkerId
     """Names this life of the process: a process that starts again has another id."""
     pid: int
     """Its process id, for people to read."""

@@ -11,7 +11,7 @@ as if it had happened there.
 
 from ..model.calls import Route
 from ..model.changes import Change
-from ..model.runs import Worker
+from ..model.runs import Worker, WorkerId
 from .commands import Command, Order
 from .messages import Message
 from .tagged import Tagged
@@ -20,7 +20,7 @@ from .tagged import Tagged
 class MessageBatch(Tagged, frozen=True, tag=True, omit_defaults=True):
     """All messages that a worker sends the leader at once, in order."""
 
-    worker_id: str
+    worker_id: WorkerId
     messages: tuple[Message, ...]
     seen: int = 0
     """The id of the last notification that the worker has read: older ones are deleted."""

@@ -8,8 +8,9 @@ import pytest
 from tests.orchestrator.workers.processes import World, world_in
 
 from headway_scheduler.backends import open_backend
+from headway_scheduler.model.runs import Worker
 from headway_scheduler.protocol.codec import dump
-from headway_scheduler.protocol.commands import SetWeight
+from headway_scheduler.protocol.commands import RegisterWorker, SetWeight
 from headway_scheduler.protocol.envelopes import MessageBatch
 from headway_scheduler.protocol.messages import DropWorker
 
@@ -96,6 +97,23 @@ def test_a_batch_that_takes_three_leaders_down_is_set_aside_and_its_worker_told(
     assert [world.start("-c", LEADER).wait() for _ in range(4)] == [9, 9, 9, 0]
     assert world.rows("SELECT 1 FROM inbox WHERE id = ?", deadly) == []
     assert f"request {deadly} of w-1" in world.headway("db", "repair", "--list")
+
+
+def test_a_worker_that_no_file_can_be_named_after_is_refused_and_the_leader_goes_on(
+    world: World,
+) -> None:
+    odd = ("w-\ud800", "w-/../x", "w-" + "x" * 300, "w-1\n", "")
+    workers = [Worker(each, 1, 1e9, slots=1) for each in odd]
+    commands = post(world, *(("c-1", dump(RegisterWorker(each))) for each in workers))
+    batches = (MessageBatch(each.id, (), joins=each) for each in workers)
+    post(world, *(("w-1", dump(each)) for each in batches))
+    (last,) = post(world, ("c-1", dump(SetWeight("good", 2.0))))
+    world.headway("submit", "agent", "Go.")
+    world.headway("work")
+    assert all('"Refused"' in answer(world, each) for each in commands)
+    assert '"Done"' in answer(world, last)
+    assert world.rows("SELECT state FROM runs") == [("completed",)]
+    assert world.rows("SELECT id FROM workers") == []
 
 
 def test_a_request_that_waits_while_leaders_end_in_order_is_carried_out(world: World) -> None:

@@ -110,6 +110,7 @@ OTHERS = {
     "weight": "UPDATE changes SET value = '-1' WHERE target = 'bad'",
     "lesson": "UPDATE lessons SET value = '{\"ratio\": 1e999}' WHERE subject = 'bad'",
     "worker": "UPDATE workers SET workflows = 'x' WHERE id = 'w-bad'",
+    "worker that no file can be named after": "UPDATE workers SET id = 'w/bad' WHERE id = 'w-bad'",
     "schedule": "UPDATE schedules SET run = '{' WHERE name = 'bad'",
     "schedule of no time": "UPDATE schedules SET next_at = 1e300 WHERE name = 'bad'",
     "schedule of no policy": "UPDATE schedules SET overlap = 'bogus' WHERE name = 'bad'",

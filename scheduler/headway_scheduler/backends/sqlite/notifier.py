@@ -163,8 +163,9 @@ def pipe_of(database: Path, owner: str) -> Path:
 
 def ring(pipe: Path) -> None:
     """Ring a pipe. Never blocks, and raises nothing."""
-    # No process waits there, or the pipe is full: then it has been rung already.
-    with suppress(OSError):
+    # No process waits there, or the pipe is full: then it has been rung already. A name that no
+    # file can have is a ValueError.
+    with suppress(OSError, ValueError):
         end = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             os.write(end, b"!")

@@ -9,6 +9,7 @@ ValueError that names the column.
 """
 
 import json
+import re
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -36,7 +37,7 @@ from ...model.data import astuple, replace
 from ...model.history import BUCKETS, HOUR, MINUTE, Crowd, Ended, Try, WaitCount
 from ...model.notices import Notice, NoticeKind
 from ...model.quotas import BucketState, Resource
-from ...model.runs import Run, Task, Worker
+from ...model.runs import WORKER_ID_PATTERN, Run, Task, Worker
 from ...model.schedules import Overlap, Schedule, ScheduleState
 from ...model.states import CallState, RunState
 
@@ -557,6 +558,8 @@ def gathered(row: Any) -> Gathered:
 def worker(row: Any) -> Worker:
     """Return the worker of a row. Raises ValueError for a value that no Headway writes."""
     stored: dict[str, Any] = checked(row)._asdict()
+    if re.search(WORKER_ID_PATTERN, row.id) is None:
+        raise ValueError("id is none of a worker")
     stored["takes_interrupted"] = bool(row.takes_interrupted)
     return Worker(**stored | {"workflows": _texts("workflows", row.workflows)})
 
