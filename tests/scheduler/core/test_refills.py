@@ -167,6 +167,17 @@ def test_what_others_take_of_a_sliding_window_stays_taken() -> None:
     assert mirror.available(EPOCH + 62) == 39  # our first call has left the window, theirs have not
 
 
+def test_headroom_is_a_share_of_what_others_leave() -> None:
+    mirror = bucket(Window.SLIDING)
+    told(mirror, 18, EPOCH)
+    assert mirror.available(EPOCH + 1) == 19
+    assert mirror.passes(19 - 0.3 * 20, EPOCH + 1, headroom=0.3)
+    assert not mirror.passes(20 - 0.3 * 20, EPOCH + 1, headroom=0.3)
+    assert mirror.need(60) == 20
+    told(mirror, 0, EPOCH + 2)
+    assert mirror.ready_at(1, EPOCH + 3, headroom=0.3) is not None
+
+
 def test_what_others_take_shrinks_when_all_answers_of_a_while_show_more() -> None:
     mirror = bucket(Window.SLIDING)
     told(mirror, 38, EPOCH)

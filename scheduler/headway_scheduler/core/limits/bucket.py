@@ -276,15 +276,21 @@ class Bucket:
         return max(0.0, 1 - (now - self._kept_since) / seconds)
 
     def need(self, amount: float, headroom: float = 0.0) -> float:
-        """Return what must be free for ``amount``: at most the capacity, the rest becomes debt.
+        """Return what must be free for ``amount``: at most what is ours, the rest becomes debt.
 
         ``headroom`` is the share of the capacity, from 0 to 1, that stays for more urgent calls; of
         a bucket that refills continuously, no more than refills in ``KEPT_SECONDS``.
         """
-        limit = self.limit
+        most = self.limit.capacity if self._refill_kind is None else self._ours
         if headroom:
-            amount += min(headroom * limit.capacity, self._most_kept)
-        return amount if amount < limit.capacity or self._is_money else limit.capacity
+            amount += min(headroom * most, self._most_kept)
+        return amount if amount < most or self._is_money else most
+
+    @property
+    def _ours(self) -> float:
+        """How much of a window other clients of the key leave us, and never nothing."""
+        others = self._refill_kind.others if isinstance(self._refill_kind, Sliding) else 0.0
+        return max(1.0, self.limit.capacity - others)
 
     def ready_at(self, amount: float, now: float, headroom: float = 0.0) -> float | None:
         """Return when to ask again for ``amount``; None if only the end of a call can tell."""
@@ -311,7 +317,7 @@ class Bucket:
         deficit = self.need(amount) - self.available(now)
         if deficit <= _EPSILON * self.limit.capacity:
             # Either enough of what is kept is let go, or something comes back before that.
-            share = -deficit / (headroom * self.limit.capacity)
+            share = -deficit / (headroom * self._ours)
             seconds = max(0.0, self._kept_share(refill, now) - share) * self.limit.window_seconds
             times = (now + seconds, refill.ready_at(0.0, now))
             return min(at for at in times if at is not None and at >= now) + _TICK_SECONDS
