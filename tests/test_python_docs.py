@@ -32,6 +32,7 @@ INTERNAL = {"begin", "obey", "publish"}
 @pytest.mark.parametrize("name", headway.__all__)
 def test_every_public_name_is_there(name: str) -> None:
     assert getattr(headway, name) is not None
+    assert name in dir(headway)
     assert re.search(rf"`(headway\.)?{name}[`(]|import .*\b{name}\b|@headway\.{name}\b", PAGE), name
 
 

@@ -184,6 +184,11 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    """List what is public, for completion."""
+    return list(__all__)
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for (PEP 562)."""
     from importlib import import_module

@@ -460,13 +460,14 @@ async def test_a_cancelled_call_that_is_answered_all_the_same_is_counted(
         async with anyio.create_task_group() as group:
             group.start_soon(lambda: hw.work(slots=2, forever=True))
             database = tmp_path / "headway.db"
-            await until(lambda: states_of_batches(database) == ["submitted"])
             for handle in (wanted, unwanted):
                 await wait_for_state(hw, handle, RunState.WAITING)
+            # On a busy machine each may have a batch of its own.
+            await until(lambda: set(states_of_batches(database)) == {"submitted"})
             await hw.cancel(unwanted.id)
             looks.is_mended = True  # nobody learns before that that the batch has ended
             await wait_for_state(hw, wanted, RunState.COMPLETED)
-            await until(lambda: states_of_batches(database) in (["ended"], []))
+            await until(lambda: set(states_of_batches(database)) <= {"ended"})
             hw.drain()
         (record,) = await rows(hw, unwanted)
         costs = (await hw.costs())[-1]

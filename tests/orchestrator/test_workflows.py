@@ -16,7 +16,8 @@ from headway import Headway, Models
 from headway.cli import main
 from headway.testing import simulated_headway
 from headway_scheduler.errors import CallerError
-from headway_scheduler.testing.provider import simulated_provider
+from headway_scheduler.model.states import RunState
+from headway_scheduler.testing.provider import Latency, Settings, simulated_provider
 
 INFO: Any = {"vision": False, "function_calling": False, "json_output": False, "family": "unknown"}
 INFO |= {"structured_output": False}
@@ -114,9 +115,42 @@ async def test_a_key_that_has_another_task_is_said_to(caplog: pytest.LogCaptureF
         assert not caplog.messages
         assert (await hw.run("cell", task="Stop.", key="k")).run_id == first.run_id
         assert caplog.messages == [
-            f"key 'k' has run {first.run_id} already, of another task or workflow: "
-            "it is the one that counts"
+            f"key 'k' belongs to run {first.run_id}, whose task or workflow is another: "
+            "you get that run; use another key for another task"
         ]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_leader", [True, False])
+async def test_submitting_a_key_again_queues_the_run_that_was_interrupted(
+    tmp_path: Path, is_leader: bool
+) -> None:
+    async with simulated_provider(Settings(latency=Latency(0.2))) as provider:
+        file = written(tmp_path, provider.base_url)
+        before = Headway(file)
+        before.workflow("cell")(team)
+        async with before:
+            run = await before.start("cell", task="Go.", key="k")
+            run.interrupt()
+            await run.ended()
+        async with Headway(file) as leader, Headway(file) as follower:
+            hw = leader if is_leader else follower
+            assert hw.is_leader is is_leader
+            hw.workflow("cell")(team)
+            assert (await hw.get_run(run.id)).state is RunState.INTERRUPTED
+            again = await hw.submit("cell", task="Go.", key="k")
+            assert (again.id, again.run.state) == (run.id, RunState.QUEUED)
+            await hw.work(slots=1)
+            assert (await again.result()).text
+            assert (await hw.submit("cell", task="Go.", key="k")).run.state is RunState.COMPLETED
+
+
+@pytest.mark.anyio
+async def test_a_handle_says_which_run_it_is() -> None:
+    async with simulated_headway() as hw:
+        hw.workflow("cell")(team)
+        run = await hw.submit("cell", task="Go.")
+        assert repr(run) == f"<RemoteRunHandle {run.id} cell queued>"
 
 
 @pytest.mark.anyio

@@ -155,6 +155,9 @@ def _blocked(blocker: Blocker, now: float, several: bool) -> str:
             return f"budget of the run: one call without an output cap at a time, {when}"
         left = max(0.0, blocker.free)
         return f"budget of the run: needs ${blocker.need:.4f}, ${left:.4f} free, {when}"
+    if blocker.resource.is_money:
+        left = max(0.0, blocker.free)
+        return f"{quota}{blocker.resource}: needs ${blocker.need:.4f}, ${left:.4f} free, {when}"
     need, free = _amount(blocker.need, math.ceil), _amount(blocker.free, math.floor)
     whose = ""
     if blocker.kept:

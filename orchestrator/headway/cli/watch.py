@@ -265,8 +265,8 @@ def say_result(watch: Watch, facts: dict[str, Any]) -> None:
 
 def _status_line(headway: Headway) -> str:
     if not headway.is_leader:
-        waiting = counted(headway.waiting_calls, "call")
-        return f"{waiting} of this process wait: another one leads (`headway top` shows all)"
+        waiting = headway.waiting_calls or "none"
+        return f"waiting: {waiting} of this process (another one leads: `headway top` shows all)"
     scheduler = headway.scheduler
     # The first of each line: those behind it wait for it. Parked calls and questions stand in none.
     heads: dict[tuple[str, ...], str] = {}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, assert_never
 import anyio
 
 from headway_scheduler.errors import CallerError, HeadwayError, RunNotFound
-from headway_scheduler.model.calls import CallRecord, Priority, Usage
+from headway_scheduler.model.calls import CallRecord, Priority, ServiceLane, Usage
 from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import ENDED_RUNS, IN_FLIGHT, RunState
@@ -46,9 +46,12 @@ class RunFailed(HeadwayError):
     """The run has no result. ``state`` says how it ended, the message why."""
 
     def __init__(self, run: Run) -> None:
-        super().__init__(
-            f"run {run.id} ({run.workflow}) {run.state}: {run.error or 'no reason kept'}"
-        )
+        reason = run.error or "no reason kept"
+        if run.state is RunState.WAITING and run.lane is ServiceLane.BATCH:
+            reason = "it waits for its batch, and goes on by itself"
+        elif run.state is RunState.WAITING:
+            reason = f"a person decides: `headway runs answer {run.id}`, or hw.question, hw.answer"
+        super().__init__(f"run {run.id} ({run.workflow}) {run.state}: {reason}")
         self.run_id: str = run.id
         self.state: RunState = run.state
 
@@ -123,6 +126,9 @@ class RunHandle:
         """Whether the run is to be interrupted once its calls in flight have come back."""
         self._is_paused = False
         self._attempt: Attempt | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} {self.run.workflow} {self.run.state}>"
 
     @property
     def id(self) -> str:

@@ -97,8 +97,9 @@ class Runner:
         """Raise WorkflowNotHere unless this process can build the team of a run."""
         if not self._workflows.can_build(run):
             raise WorkflowNotHere(
-                f"run {run.id}: only a program that registers workflow {run.workflow!r} can "
-                "execute it; that program goes on with its interrupted runs when it starts"
+                f"run {run.id}: no workflow {run.workflow!r} is registered in this process: a "
+                "program that registers it before it opens Headway goes on with the run, and one "
+                "that registers it later resumes it then"
             )
 
     async def rehearse(

@@ -119,15 +119,23 @@ class Executor:
             return run
         if (existing.workflow, existing.given) != (run.workflow, run.given):
             _log.warning(
-                "key %r has run %s already, of another task or workflow: it is the one that counts",
+                "key %r belongs to run %s, whose task or workflow is another: you get that run; "
+                "use another key for another task",
                 key,
                 existing.id,
             )
         return existing
 
     async def submit(self, new: Run, asked_priority: Priority) -> RunHandle:
-        """Queue a run for any worker, and return its handle. Raises StoreError."""
-        handle = self.handle(await self.queue(new))
+        """Queue a run for any worker, and return its handle; as well one that was interrupted.
+
+        Raises StoreError.
+        """
+        run = await self.queue(new)
+        if run.state is RunState.INTERRUPTED:
+            await self._commands.execute(QueueRun(new))
+            run = await self._store.run(run.id) or run
+        handle = self.handle(run)
         handle.asked_priority = asked_priority
         return handle
 

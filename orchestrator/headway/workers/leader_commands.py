@@ -132,8 +132,15 @@ class LeaderCommands:
         if run.worker not in self._scheduler.workers.listed:
             run = replace(run, worker=None)  # the worker that wanted to execute it is gone
         async with self._keys:  # two commands with one key: the second must see the first one's row
-            if run.key is None or await self._store.run_with_key(run.key) is None:
+            known = None if run.key is None else await self._store.run_with_key(run.key)
+            if known is None:
                 await self._scheduler.save_run(run)
+                return
+        async with self.claim_lock:
+            known = await find_run(self._store, known.id)
+            is_idle = known.worker is None and known.id not in self.handles
+            if known.state is RunState.INTERRUPTED and is_idle:
+                await self._scheduler.save_run(replace(known, state=RunState.QUEUED))
 
     async def _end(
         self,

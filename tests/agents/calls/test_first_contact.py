@@ -375,10 +375,14 @@ LIST = json.dumps({"data": [{"id": "gpt-4o"}, {"id": "models/gemini-x"}, 3]})
 @pytest.mark.parametrize(
     ("said", "model", "finding"),
     [
-        ((200, "application/json", LIST), "gpt-4o", (True, "answers, 2 models, 'gpt-4o' among")),
-        ((200, "application/json", LIST), "gemini-x", (True, "answers, 2 models, 'gemini-x' am")),
-        ((200, "application/json", LIST), "other", (True, "answers, 2 models, none is 'other'")),
-        ((200, "application/json", '{"data": []}'), "x", (True, "answers, 0 models, none is")),
+        ((200, "application/json", LIST), "gpt-4o", (True, "lists 2 models, 'gpt-4o' among")),
+        ((200, "application/json", LIST), "gemini-x", (True, "lists 2 models, 'gemini-x' am")),
+        ((200, "application/json", LIST), "other", (True, "lists 2 models, not 'other'")),
+        (
+            (200, "application/json", '{"data": []}'),
+            "x",
+            (True, "lists 0 models, not"),
+        ),
         ((200, "text/html", "<html>"), "x", (False, "answers, and not as an API does")),
         ((401, "application/json", "{}"), "x", (False, "answers 401: it refuses the key")),
         (NOT_FOUND, "x", (False, "answers 404: does base_url need /v1?")),

@@ -543,7 +543,7 @@ base_url = "{listing}/v1/chat/completions"
     ]
     assert sorted(pings) == sorted(
         [
-            (f"ping {listing}/v1", True, "answers, 1 model, 'm' among them"),
+            (f"ping {listing}/v1", True, "answers, and lists 1 model, 'm' among them"),
             (f"ping {listing}/v1 without a key", False, "answers 401: it refuses the key"),
             (
                 f"ping {listing} without a key",

@@ -740,7 +740,7 @@ async def test_runs_whose_workflow_another_program_registers_are_left_as_they_ar
     run_id = await cut_in_tool(world, factory, begun)
     async with world.opened() as other:
         assert await other.resume_all() == []
-        assert f"run {run_id}: only a program that registers workflow 'team'" in caplog.text
+        assert f"run {run_id}: no workflow 'team' is registered in this process" in caplog.text
         for refused in (
             lambda: other.resume(run_id),
             lambda: other.fork(run_id, at="0"),

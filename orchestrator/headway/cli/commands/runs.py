@@ -173,8 +173,12 @@ def _awaited(run: Run, calls: Sequence[CallRecord]) -> str:
 
 
 def _missing(run: Run, workers: Sequence[Worker]) -> str | None:
-    """Say which worker a queued run lacks; None if one takes it as soon as it has room."""
-    if run.state is not RunState.QUEUED or run.worker is not None:
+    """Say which worker a run lacks that waits; None if one takes it as soon as it has room."""
+    if run.worker is not None:
+        return None
+    if run.state is RunState.INTERRUPTED and run.is_suspect:
+        return "a worker that executes nothing else"
+    if run.state is not RunState.QUEUED:
         return None
     taking = [worker for worker in workers if worker.slots]
     if not taking:
@@ -186,7 +190,9 @@ def _missing(run: Run, workers: Sequence[Worker]) -> str | None:
 
 def _troubles(run: Run) -> Iterator[str]:
     if run.lives_lost and run.state is not RunState.COMPLETED:
-        alone = "" if run.state in ENDED_RUNS else ": its worker died, so it goes on alone in one"
+        alone = ""
+        if run.state not in ENDED_RUNS:
+            alone = ": a worker died with it, so the next one executes nothing else beside it"
         yield f"lives lost {run.lives_lost} in a row, of {LIVES}{alone}"
     if run.error is not None:
         yield f"error      {one_line(run.error)}"

@@ -33,7 +33,7 @@ def show(args: Namespace) -> int:
         say(table(HEADERS, [_row(state, last) for state in states]))
     missing = sorted(config.schedules.keys() - {state.name for state in states})
     if missing:
-        say(f"in {config.file} since, and not taken up by a process: {', '.join(missing)}")
+        say(f"{', '.join(missing)}: in {config.file}; known from when a process that leads opens")
     elif not states:
         say("no schedule: name one in [schedules] of headway.toml, or by hw.schedule in Python")
     return 0
