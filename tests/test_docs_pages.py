@@ -184,7 +184,12 @@ def test_the_guide_of_fastapi() -> None:
         while (seen := client.get(f"/reports/{run_id}").json())["state"] != "completed":
             assert seen["state"] in ("queued", "running"), seen
         assert re.fullmatch(SENTENCE, seen["text"])
+        assert seen["calls"] == "1"
         assert client.get("/reports/r-none").status_code == 404
+        assert client.get(f"/reports/{run_id[:6]}").status_code == 404
+        assert client.delete(f"/reports/{run_id}").status_code == 409
+        told = client.post("/stream", params={"question": "Why?"})
+        assert re.fullmatch(SENTENCE, told.text)
 
 
 @pytest.mark.usefixtures("folder")

@@ -262,7 +262,10 @@ class Headway:
         return await self._opened.actions.continue_run(run_id, task)
 
     async def cancel(self, run_id: str) -> Run:
-        """End a run for good, executed or not, by whatever process."""
+        """End a run for good, executed or not, by whatever process.
+
+        Raises RunNotFound, and RunNotResumable for one that has completed or failed.
+        """
         await self._opened.commands.execute(CancelRun((await self.get_run(run_id)).id))
         return await self.get_run(run_id)
 

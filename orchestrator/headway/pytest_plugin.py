@@ -4,7 +4,7 @@ pytest finds this file by its entry point. It imports Headway only for a test th
 """
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import asynccontextmanager, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from .testing import SimulatedHeadway
 
 MARKER = "simulated_headway"
+
+
+class _TestOver(Exception):
+    """What is left of the test's runs is interrupted; without an error they would be waited for."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -61,10 +65,14 @@ if find_spec("pytest_asyncio") is not None:
             yield headway
 
 
-def _opened(request: pytest.FixtureRequest) -> "AbstractAsyncContextManager[SimulatedHeadway]":
+@asynccontextmanager
+async def _opened(request: pytest.FixtureRequest) -> "AsyncIterator[SimulatedHeadway]":
     from . import testing
 
     marker = request.node.get_closest_marker(MARKER)
     if marker and marker.args:
         raise pytest.UsageError(f"{MARKER} takes arguments by name, as reply=, not {marker.args!r}")
-    return testing.simulated_headway(**(marker.kwargs if marker else {}))
+    with suppress(_TestOver):
+        async with testing.simulated_headway(**(marker.kwargs if marker else {})) as headway:
+            yield headway
+            raise _TestOver

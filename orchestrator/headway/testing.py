@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.testing.provider import (
+    FaultSchedule,
     Latency,
     Limits,
     ReplyFunction,
@@ -46,15 +47,18 @@ async def simulated_headway(
     *,
     latency_seconds: float = 0.0,
     reply: ReplyFunction | None = None,
+    faults: FaultSchedule | None = None,
     usd_per_million: float | None = None,
 ) -> AsyncIterator[SimulatedHeadway]:
     """Open a Headway on a temporary database, with a simulated provider behind model ``sim``.
 
     ``limits`` are the provider's and the quota's; by default there is room for any call.
     ``latency_seconds``: how long each answer takes. ``reply``: returns the text of an answer to a
-    request; None leaves it to the provider. ``usd_per_million``: the price of tokens, input and
-    output alike, which runs with a budget need. While it is open, OPENAI_BASE_URL and
-    OPENAI_API_KEY lead to the provider, so that clients of component files never reach a real
+    request; None leaves it to the provider, and an error fails the call. ``faults``: gets the
+    request's number, from 1, and its body, and returns what goes wrong. ``usd_per_million``: the
+    price of tokens, input and output alike, which runs with a budget need. While it is open,
+    OPENAI_BASE_URL and OPENAI_API_KEY lead to the provider, so that clients of component files
+    never reach a real
     account. Raises CallerError for a ``reply`` that is no function.
     """
     if reply is not None and not callable(reply):
@@ -62,7 +66,8 @@ async def simulated_headway(
             f"reply must be a function of the request, such as lambda request: {reply!r:.100}"
         )
     limits = limits or _ROOMY
-    settings = Settings(limits=limits, latency=Latency(latency_seconds), reply=reply)
+    latency = Latency(latency_seconds)
+    settings = Settings(limits=limits, latency=latency, reply=reply, faults=faults)
     async with simulated_provider(settings) as provider:
         address = {"OPENAI_BASE_URL": provider.base_url, "OPENAI_API_KEY": "not-a-key"}
         with TemporaryDirectory(prefix="headway-") as folder, _environment(address):

@@ -49,6 +49,29 @@ def test_the_fixture_runs_in_the_loop_of_its_test(
     assert "2 passed" in run(tmp_path, BODY.format(head=head, mark=mark), *options)
 
 
+LEFT = """
+from autogen_agentchat.agents import AssistantAgent
+
+{head}
+@pytest.mark.simulated_headway(latency_seconds=3600)
+async def test_it(simulated_headway):
+    hw = simulated_headway
+    hw.workflow("agent")(lambda models: AssistantAgent("writer", models("sim")))
+    run = await hw.start("agent", task="Go.")
+    assert run.id == "wrong"
+"""
+
+
+@pytest.mark.parametrize(
+    ("head", "options"), [(BACKEND + ANYIO, ALONE), (ASYNCIO, [])], ids=["anyio", "asyncio"]
+)
+def test_a_test_that_fails_does_not_wait_for_its_runs(
+    tmp_path: Path, head: str, options: list[str]
+) -> None:
+    text = "import pytest\n" + LEFT.format(head=head)
+    assert "== 'wrong'" in run(tmp_path, text, *options, status=1)
+
+
 def test_a_test_that_nobody_runs_in_a_loop_is_told_what_to_do(tmp_path: Path) -> None:
     text = "def test_sync(simulated_headway): ...\n"
     said = run(tmp_path, text, *ALONE, status=1)

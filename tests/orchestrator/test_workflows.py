@@ -12,12 +12,18 @@ from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 
-from headway import Headway, Models
+from headway import Headway, Models, RunFailed
 from headway.cli import main
 from headway.testing import simulated_headway
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.states import RunState
-from headway_scheduler.testing.provider import Latency, Settings, simulated_provider
+from headway_scheduler.testing.provider import (
+    Fault,
+    FaultKind,
+    Latency,
+    Settings,
+    simulated_provider,
+)
 
 INFO: Any = {"vision": False, "function_calling": False, "json_output": False, "family": "unknown"}
 INFO |= {"structured_output": False}
@@ -143,6 +149,27 @@ async def test_submitting_a_key_again_queues_the_run_that_was_interrupted(
             await hw.work(slots=1)
             assert (await again.result()).text
             assert (await hw.submit("cell", task="Go.", key="k")).run.state is RunState.COMPLETED
+
+
+@pytest.mark.anyio
+async def test_a_reply_that_raises_fails_the_run_with_its_words() -> None:
+    async with simulated_headway(reply=lambda request: str(request["no such field"])) as hw:
+        hw.workflow("cell")(team)
+        with pytest.raises(RunFailed, match="reply raised KeyError: 'no such field'"):
+            await hw.run("cell", task="Go.")
+        assert hw.provider.ledger.paid == ()
+
+
+@pytest.mark.anyio
+async def test_faults_of_the_provider_are_said_by_the_number_of_the_request() -> None:
+    def faults(number: int, body: Any) -> Fault | None:
+        return Fault(FaultKind.UNAUTHORIZED) if number == 2 else None
+
+    async with simulated_headway(faults=faults) as hw:
+        hw.workflow("cell")(team)
+        assert (await hw.run("cell", task="Go.")).text
+        with pytest.raises(RunFailed, match="401"):
+            await hw.run("cell", task="Go.")
 
 
 @pytest.mark.anyio

@@ -158,7 +158,11 @@ class Frontend:
     def _serve(self, entry: Entry, asked: Asked, gate: Gate, fault: Fault | None) -> Delivery:
         """Answer a request that was admitted."""
         why = "" if fault is None else fault.kind.value
-        said = answer(asked, entry.index, int(entry.received_at), self._settings.reply)
+        try:
+            said = answer(asked, entry.index, int(entry.received_at), self._settings.reply)
+        except Exception as error:  # of the test's: a 500 would be asked again for ever
+            text = f"reply raised {type(error).__name__}: {error}"
+            return self._refuse(replace(entry, accepted=False), bad_request(text), gate)
         paid = fault is None or fault.kind not in (FaultKind.HANG, FaultKind.REDIRECT)
         tokens = said.completion_tokens if paid else 0
         entry = replace(entry, status=200, paid=paid, why=why, completion_tokens=tokens)
