@@ -2,7 +2,8 @@
 
 A run is given by a row that names the worker, in the commit that tells the worker. A *suspect*, of
 which a worker died before, is given to a worker that executes nothing else, which gets nothing else
-until the suspect got further than before. So whoever is blamed was alone.
+until the suspect got further than before. So whoever is blamed was alone. But what a worker
+executes may wait until midnight for dollars: then suspects get company, or all would wait with it.
 """
 
 from collections import Counter
@@ -34,6 +35,9 @@ leave many suspects, most of them innocent, and each needs an idle worker."""
 
 LAST_ALONE_SECONDS = 60.0
 """The same in its last life, when it is to be blamed."""
+
+IDLE_SECONDS = 60.0
+"""How long a suspect waits for a worker that executes nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ class RunAssigner:
         self._adopted: set[tuple[str, str]] = set()
         self.alone_until: dict[str, float] = {}
         """Suspects that workers execute, and until when each is alone; inf: it got further."""
+        self._idle_until: dict[str, float] = {}
+        """Suspects that wait for an idle worker, and until when each does."""
         self._changed = anyio.Event()
 
     async def assign_runs(self) -> None:
@@ -86,7 +92,9 @@ class RunAssigner:
             except StoreError:
                 await anyio.sleep(RETRY_SECONDS)
                 continue
-            with anyio.move_on_at(min(self.alone_until.values(), default=inf)):
+            now, times = anyio.current_time(), (self.alone_until, self._idle_until)
+            later = (at for until in times for at in until.values() if at > now)
+            with anyio.move_on_at(min(later, default=inf)):
                 await changed.wait()
 
     def is_cleared(self, batch: Batch) -> bool:
@@ -119,6 +127,8 @@ class RunAssigner:
             room = {key: max(0, worker.slots - active[key]) for key, worker in workers.items()}
             room |= dict.fromkeys(self._keep_alone(assigned), 0)
             reserved: str | None = None
+            now, until = anyio.current_time(), self._idle_until
+            self._idle_until = {key: at for key, at in until.items() if at > now - IDLE_SECONDS}
             # Most often the first runs can be given. Any number may have to be passed over: runs
             # that are given, that no worker has the workflow of, or that were adopted once.
             limit = sum(room.values()) + busy.total()
@@ -128,17 +138,19 @@ class RunAssigner:
                     if run.worker is not None or run.id in self._commands.handles:
                         continue
                     able = [key for key in room if room[key] and self._may_take(workers[key], run)]
-                    if run.is_suspect:
+                    if run.is_suspect and able:
                         idle = [key for key in able if not busy[key]]
-                        if able and not idle and reserved is None:
-                            # Nobody is idle. One worker gets nothing more, until it is.
-                            reserved = min(able, key=lambda key: busy[key])
-                            room[reserved] = 0
-                        able = idle
+                        if idle or now < self._idle_until.setdefault(run.id, now + IDLE_SECONDS):
+                            if not idle and reserved is None:
+                                # Nobody is idle. One worker gets nothing more, until it is.
+                                reserved = min(able, key=lambda key: busy[key])
+                                room[reserved] = 0
+                            able = idle
                     if able:
                         worker = max(able, key=lambda key: room[key])
                         if run.is_suspect:  # before it is given: its answer may come at once
-                            self.alone_until[run.id] = anyio.current_time() + alone_seconds(run)
+                            self._idle_until.pop(run.id, None)
+                            self.alone_until[run.id] = now + alone_seconds(run)
                         await self.give(run, worker)
                         busy[worker] += 1
                         room[worker] = 0 if run.is_suspect else room[worker] - 1

@@ -702,6 +702,28 @@ async def test_calls_outside_of_runs_take_no_slot(
     assert (await leader.get_run(run.id)).state is RunState.COMPLETED
 
 
+async def test_a_suspect_does_not_wait_for_ever_for_a_worker_that_is_idle(
+    leader: SimulatedHeadway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only worker executes a run that waits until midnight for dollars, or for an operator."""
+    monkeypatch.setattr("headway.workers.assignment.IDLE_SECONDS", 0.5)
+    monkeypatch.setattr("headway.workers.assignment.ALONE_SECONDS", 0.5)
+    await leader.queue.pause("class:high")
+    held = await leader.submit("agent", task="x", priority="high")
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: leader.work(slots=4, forever=True))
+        await until(lambda: leader.waiting_calls)
+        suspects = [(await leader.submit("agent", task=f"{n}")).run for n in range(2)]
+        for run in suspects:  # as if it had been a suspect when it was queued
+            await leader.scheduler.save_run(replace(run, id=f"{run.id}s", lives_lost=1))
+        last = await leader.submit("agent", task="last", priority="background")
+        for run_id in (*(f"{run.id}s" for run in suspects), last.id):
+            assert (await (await leader.handle(run_id)).result()).text
+        assert (await leader.get_run(held.id)).state is RunState.RUNNING
+        await leader.queue.resume("class:high")
+        leader.drain()
+
+
 @pytest.mark.parametrize("who", ["leader", "follower"])
 async def test_a_run_that_waits_for_another_one_gives_its_slot_back(
     leader: SimulatedHeadway, who: str
