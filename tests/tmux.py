@@ -60,7 +60,9 @@ class Terminal:
         name = f"headway-{os.getpid()}-{next(_NUMBERS)}"
         sockets = Path(os.environ.get("TMUX_TMPDIR", "/tmp"), f"tmux-{os.getuid()}")
         self._tmux, self._socket = [required(), "-L", name], sockets / name
+        # In Python's development mode asyncio would say on the terminal what took long.
         telling = ("NO_COLOR", "COLORTERM", "TERM", "COLUMNS", "LINES", "TMUX", "FORCE_COLOR")
+        telling += ("PYTHONDEVMODE",)
         ours = {k: v for k, v in os.environ.items() if k not in telling}
         self._environment = ours | {"LC_ALL": "C.UTF-8", "TERM": "xterm"} | dict(environment or {})
         self._size = ("-x", str(columns), "-y", str(lines))

@@ -43,7 +43,7 @@ async def until(is_so: Callable[[], object], *, look_every_seconds: float = 0.00
         await anyio.sleep(look_every_seconds)
 
 
-SLOW = re.compile(r"blocked the event loop for|^Executing <.* took [0-9.]+ seconds$")
+SLOW = re.compile(r"blocked the event loop for|Executing <.* took [0-9.]+ seconds$")
 """Lines in which Headway, and asyncio in its debug mode, name what keeps an event loop busy."""
 
 

@@ -22,10 +22,11 @@ class Gap(UserWarning): pass
 
 def writer(models, whose="mine"):
     info = dict(vision=False, function_calling=False, json_output=False, family="unknown")
-    client = OpenAIChatCompletionClient(model="sim", model_info=info, base_url=os.environ["BASE"])
+    # For its warning alone: nobody would close its connections.
+    OpenAIChatCompletionClient(model="sim", model_info=info, base_url=os.environ["BASE"])
     warnings.warn("mind the gap", Gap)
     logging.getLogger("teams").warning("a line of %s\\x1b[2J", whose)
-    agents = [AssistantAgent("writer", models(client))]
+    agents = [AssistantAgent("writer", models("sim"))]
     return RoundRobinGroupChat(agents, termination_condition=MaxMessageTermination(2))
 
 def leaky(models):
