@@ -150,14 +150,13 @@ def _blocked(blocker: Blocker, now: float, several: bool) -> str:
             return f"{quota}waits for the provider to answer one call"
         return f"{quota}paused by the provider until {clock(blocker.at, now)}"
     when = "when a call in flight ends" if blocker.at is None else clock(blocker.at, now)
-    if blocker.resource is Resource.USD:
-        if blocker.free >= blocker.need:
-            return f"budget of the run: one call without an output cap at a time, {when}"
-        left = max(0.0, blocker.free)
-        return f"budget of the run: needs ${blocker.need:.4f}, ${left:.4f} free, {when}"
+    if blocker.resource is Resource.USD and blocker.free >= blocker.need:
+        return f"budget of the run: one call without an output cap at a time, {when}"
     if blocker.resource.is_money:
+        of_run = blocker.resource is Resource.USD
+        whose = "budget of the run" if of_run else f"{quota}{blocker.resource}"
         left = max(0.0, blocker.free)
-        return f"{quota}{blocker.resource}: needs ${blocker.need:.4f}, ${left:.4f} free, {when}"
+        return f"{whose}: needs ${blocker.need:.4f}, ${left:.4f} free, {when}"
     need, free = _amount(blocker.need, math.ceil), _amount(blocker.free, math.floor)
     whose = ""
     if blocker.kept:
