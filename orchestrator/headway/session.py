@@ -36,6 +36,7 @@ from headway_scheduler.runtime.client import SchedulerClient
 from headway_scheduler.runtime.clock import system_clock
 from headway_scheduler.runtime.local import LocalScheduler
 from headway_scheduler.runtime.pending import Callers
+from headway_scheduler.runtime.retry import BUG
 
 from .ad_hoc import AdHocRuns
 from .config import Config
@@ -341,6 +342,8 @@ class Opener:
                     await anyio.sleep_forever()
             except* StoreError as group:
                 _log.info("this process does not lead: %s", group.exceptions[0])
+            except* Exception:  # of what leads: the runs of this process go on
+                _log.exception(BUG)
             # Here a cancellation may land: nothing above waits if nobody can lead at all.
             await anyio.sleep(LOOK_SECONDS)
 

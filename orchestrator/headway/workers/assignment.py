@@ -13,7 +13,6 @@ from math import inf
 
 import anyio
 
-from headway_scheduler.errors import StoreError
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import AD_HOC, Run, Worker
@@ -25,7 +24,6 @@ from headway_scheduler.runtime.local import LocalScheduler
 from ..runs.handle import RunHandle
 from ..workflows import is_portable
 from .leader_commands import LeaderCommands
-from .retry import LOST, RETRY_SECONDS
 
 WAITING = (RunState.QUEUED, RunState.INTERRUPTED)
 
@@ -82,16 +80,10 @@ class RunAssigner:
         self._changed = anyio.Event()
 
     async def assign_runs(self) -> None:
-        """Give runs whenever runs or workers change, until cancelled."""
+        """Give runs whenever runs or workers change, until cancelled. Raises StoreError."""
         while True:
             changed = self._changed  # before the look: a change during it is not missed
-            try:
-                await self._assign()
-            except LOST:
-                raise
-            except StoreError:
-                await anyio.sleep(RETRY_SECONDS)
-                continue
+            await self._assign()
             now, times = anyio.current_time(), (self.alone_until, self._idle_until)
             later = (at for until in times for at in until.values() if at > now)
             with anyio.move_on_at(min(later, default=inf)):

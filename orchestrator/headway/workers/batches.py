@@ -32,13 +32,13 @@ from headway_scheduler.ports import Store
 from headway_scheduler.protocol.messages import Amend, LeaveBatch, Message, Observe
 from headway_scheduler.providers import PROVIDERS, readings
 from headway_scheduler.runtime.local import LocalScheduler
+from headway_scheduler.runtime.retry import LOST, RETRY_SECONDS
 
 from ..config import Config
 from ..config.values import patience_seconds
 from ..pricing.prices import charge
 from ..reached import key_of, of_model
 from .lane_quotas import LONGEST_WORDS, LaneQuotas
-from .retry import LOST, RETRY_SECONDS
 
 if TYPE_CHECKING:
     from headway_agents.calls.errors import NoAnswer
@@ -110,6 +110,7 @@ class BatchLane:
             with anyio.CancelScope(shield=True):
                 for client in self._clients.values():
                     await client.close()
+            self._clients.clear()
 
     async def _turn(self, group: TaskGroup) -> None:
         """Do whatever can be done now; servers are asked in ``group``. Raises StoreError."""

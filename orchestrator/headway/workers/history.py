@@ -6,7 +6,6 @@ quarter. Tries can grow fast where a provider refuses much, so their number is l
 
 import anyio
 
-from headway_scheduler.errors import SchedulerClosed, StoreError
 from headway_scheduler.model.batch import NOTHING, Batch
 from headway_scheduler.model.history import Retention
 from headway_scheduler.ports import History
@@ -37,15 +36,10 @@ class HistoryPruner:
         self._scheduler, self._history = scheduler, history
 
     async def run(self) -> None:
-        """Prune once a minute, until cancelled."""
+        """Prune once a minute, until cancelled. Raises StoreError."""
         while True:
             await anyio.sleep(PRUNE_SECONDS)
-            try:
-                await self.prune()
-            except SchedulerClosed:
-                return
-            except StoreError:
-                continue  # a full disk, say: whoever commits hears of it; in a minute once more
+            await self.prune()
 
     async def prune(self) -> None:
         """Delete what is too old. Raises StoreError."""

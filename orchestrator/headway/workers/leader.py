@@ -7,6 +7,7 @@ workers, before it admits anything.
 import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +22,7 @@ from headway_scheduler.model.runs import Run
 from headway_scheduler.ports import LEADER, Backend, Store, Term, Vacancy
 from headway_scheduler.protocol.commands import Command
 from headway_scheduler.runtime.local import LocalScheduler
+from headway_scheduler.runtime.retry import keep_serving
 
 from ..config import Config
 from ..runs.stopped import StoppedRuns
@@ -133,17 +135,17 @@ class Leader:
             await stack.enter_async_context(self._notifier)
             group = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(group.cancel_scope.cancel)
-            group.start_soon(server.serve, group, name="headway requests")
-            group.start_soon(monitor.watch, name="headway workers")
-            group.start_soon(self.assigner.assign_runs, name="headway runs")
-            group.start_soon(self.schedules.serve, name="headway schedules")
+            group.start_soon(keep_serving, partial(server.serve, group), name="headway requests")
+            group.start_soon(keep_serving, monitor.watch, name="headway workers")
+            group.start_soon(keep_serving, self.assigner.assign_runs, name="headway runs")
+            group.start_soon(keep_serving, self.schedules.serve, name="headway schedules")
             pruner = HistoryPruner(self.scheduler, backend.history())
-            group.start_soon(pruner.run, name="headway history")
+            group.start_soon(keep_serving, pruner.run, name="headway history")
             if any(ServiceLane.BATCH in each.lanes for each in self._config.models.values()):
                 batches = BatchLane(self.scheduler, self.store, self._config)
-                group.start_soon(batches.run, name="headway batches")
+                group.start_soon(keep_serving, batches.run, name="headway batches")
             if self.sender is not None:
-                group.start_soon(self.sender.serve, name="headway notices")
+                group.start_soon(keep_serving, self.sender.serve, name="headway notices")
                 stack.push_async_callback(self._finish_telling, self.sender)
             # From here on: to open a large database may keep the loop busy for longer than a leader
             # may be silent, and so it would for the next one.

@@ -40,7 +40,6 @@ from headway_scheduler.runtime.local import LocalScheduler
 
 from ..config import NotifyConfig
 from ..runs.stopped import question_of, question_text
-from .retry import LOST, RETRY_SECONDS
 
 TELLING_SECONDS = 15.0
 """How long a receiver may take, as Standard Webhooks recommends."""
@@ -89,16 +88,10 @@ class NoticeSender:
         self._changed = anyio.Event()
 
     async def serve(self) -> None:
-        """Tell what there is to tell, until cancelled."""
+        """Tell what there is to tell, until cancelled. Raises StoreError."""
         while True:
             changed = self._changed  # before the look: a change during it is not missed
-            try:
-                next_at = await self._turn()
-            except LOST:
-                raise
-            except StoreError:
-                await anyio.sleep(RETRY_SECONDS)
-                continue
+            next_at = await self._turn()
             seconds = None if next_at == inf else max(0.0, next_at - self._scheduler.now())
             with anyio.move_on_after(seconds):
                 await changed.wait()

@@ -34,9 +34,9 @@ from headway_scheduler.protocol.commands import Command, LongRunning
 from headway_scheduler.protocol.envelopes import WORKER, Done, MessageBatch
 from headway_scheduler.runtime.local import LocalScheduler
 from headway_scheduler.runtime.pending import Completion, answering
+from headway_scheduler.runtime.retry import LOST, RETRY_SECONDS
 
 from .leader_commands import LeaderCommands, StillExecuted
-from .retry import LOST, RETRY_SECONDS
 
 MOST_TRIES = 3
 """How many leaders may begin with a request when they start."""
@@ -127,16 +127,10 @@ class RequestServer:
     async def serve(self, group: TaskGroup) -> None:
         """Take requests as they come, until cancelled; long-running commands in ``group``.
 
-        Raises StoreTakenOver once another process leads, StoreReplaced if the database is gone.
+        Raises StoreError, and StoreTakenOver once another process leads.
         """
         while True:
-            try:
-                requests = await self._read()
-            except LOST:
-                raise
-            except StoreError:
-                await anyio.sleep(RETRY_SECONDS)  # no ring is left to wait for: look again
-                continue
+            requests = await self._read()
             await self._take(requests, group)
             if len(requests) < READ_AT_ONCE:
                 await self._notifier.wait()
@@ -190,9 +184,8 @@ class RequestServer:
                 if is_first:
                     raise
                 await anyio.sleep(RETRY_SECONDS)
-            except HeadwayError as error:
-                # Nothing of it can be written. It stays in hand: this leader does not try again.
-                _log.error("a batch of worker %s is left: %s", batches[0][0].sender, error)
+            except Exception as error:
+                _leave(batches[0][0], error)
                 batches = batches[1:]
 
     def _delivered(self, request: Letter, batch: MessageBatch | InternalError) -> Completion:
@@ -220,6 +213,9 @@ class RequestServer:
                 raise
             except StoreError:
                 await anyio.sleep(RETRY_SECONDS)
+            except Exception as error:
+                _leave(request, error)
+                return
 
     async def _outcome(self, request: Letter, command: Command | InternalError, waits: bool) -> str:
         try:
@@ -235,6 +231,12 @@ class RequestServer:
             return dump(refused(error))
         except Exception as error:  # a bug: it must not end this process, nor the next leader
             return dump(refused(InternalError(f"{type(error).__name__}: {error}")))
+
+
+def _leave(request: Letter, error: Exception) -> None:
+    """Report a request of which nothing can be written. It stays in hand: it is not tried again."""
+    bug = None if isinstance(error, HeadwayError) else error
+    _log.error("request %d of %s is left: %s", request.id, request.sender, error, exc_info=bug)
 
 
 def _read(request: Letter) -> MessageBatch | Command | InternalError:

@@ -36,7 +36,6 @@ from headway_scheduler.runtime.pending import answer_here
 
 from ..config import Config
 from ..runs.options import new_run_id, permitted
-from .retry import LOST, RETRY_SECONDS
 
 LOOK_SECONDS = 20.0
 """How long the wall clock may be out of sight: it may be set, and the machine may have slept."""
@@ -77,16 +76,10 @@ class ScheduleEnqueuer:
         self._changed = anyio.Event()
 
     async def serve(self) -> None:
-        """Meet the times of all schedules, until cancelled."""
+        """Meet the times of all schedules, until cancelled. Raises StoreError."""
         while True:
             changed = self._changed  # before the look: a change during it is not missed
-            try:
-                next_at = await self._turn()
-            except LOST:
-                raise
-            except StoreError:
-                await anyio.sleep(RETRY_SECONDS)
-                continue
+            next_at = await self._turn()
             seconds = min(next_at - self._clock(), LOOK_SECONDS)
             with anyio.move_on_after(max(0.0, seconds)):
                 await changed.wait()

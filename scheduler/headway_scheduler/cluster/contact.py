@@ -15,8 +15,7 @@ import anyio
 
 from ..errors import StoreError, StoreTakenOver
 from ..ports import CONTACT_SECONDS, Presence
-
-RETRY_SECONDS = 1.0
+from ..runtime.retry import RETRY_SECONDS
 
 
 class Contact:

@@ -30,9 +30,7 @@ from ..protocol.envelopes import ASKER, CallRefusal, Grant, Handled, MessageBatc
 from ..protocol.messages import Message, Settle, Submit
 from ..protocol.mirror import Mirror
 from ..runtime.pending import Callers, Pending, finals
-
-RETRY_SECONDS = 1.0
-"""How long after a request that could not be written the next one is tried if nobody asks."""
+from ..runtime.retry import BUG, RETRY_SECONDS
 
 _log = logging.getLogger("headway")
 
@@ -141,11 +139,9 @@ class Posting:
         for number, text in arrived:
             self._seen = number
             try:
-                told = load_notification(text)
-            except InternalError as error:
+                self._take_in(load_notification(text))
+            except Exception as error:
                 self._give_up_waiting(error)
-            else:
-                self._take_in(told)
         if self.lost is not None:
             raise own_copy(self.lost)
         pendings, self._callers.pending = self._callers.pending, []
@@ -153,7 +149,10 @@ class Posting:
             await self._post(pendings)
         changed = self._mirror.take_batch()
         if changed is not None and (changed.runs or self._callbacks.handles):
-            self._callbacks.on_change(changed)
+            try:
+                self._callbacks.on_change(changed)
+            except Exception:  # what was told is posted
+                _log.exception(BUG)
 
     async def _post(self, pendings: list[Pending]) -> None:
         pendings, batch, text = readable(pendings, self._batch)
@@ -206,13 +205,14 @@ class Posting:
         for order in told.orders:
             self._callbacks.on_order(order)
 
-    def _give_up_waiting(self, error: InternalError) -> None:
-        """Let nobody wait on for what the leader told in words that cannot be read.
+    def _give_up_waiting(self, error: Exception) -> None:
+        """Let nobody wait on for what the leader told in words that cannot be taken in.
 
         It may have been a grant, so the calls that wait are ended for the leader too: what they
         hold comes back.
         """
-        _log.error("a notification cannot be read: %s", error)
+        bug = None if isinstance(error, HeadwayError) else error
+        _log.error("a notification cannot be read: %s", error, exc_info=bug)
         waiting = list(self._callers.waiting)
         self.complete_all(
             InternalError(f"this process could not read what the leader told it ({error})")

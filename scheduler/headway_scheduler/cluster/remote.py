@@ -15,21 +15,19 @@ from typing import Self
 import anyio
 
 from ..core.views import ProviderHealth
-from ..errors import StoreError, StoreReplaced, StoreTakenOver, own_copy
+from ..errors import StoreReplaced, StoreTakenOver, own_copy
 from ..model.calls import CallRecord
 from ..model.quotas import Observation
 from ..ports import CONTACT_SECONDS, Backend, Clock, Presence
 from ..protocol.messages import MarkSent, Message, Observe
 from ..runtime.client import Iterates, PumpedClient
 from ..runtime.pending import Callers, Pending
+from ..runtime.retry import keep_serving
 from .contact import Contact
 from .posting import FollowerCallbacks, Posting
 
 REPEAT_SECONDS = 5.0
 """How often the leader is told again which run waits for which: it keeps that in memory alone."""
-
-RETRY_SECONDS = 1.0
-"""How long after notifications that could not be read they are looked for again."""
 
 
 class RemoteScheduler(PumpedClient):
@@ -63,6 +61,7 @@ class RemoteScheduler(PumpedClient):
             lambda: self._posting.joined_at if callbacks.joins() is None else None,
             self._posting.is_joining,
         )
+        self._read = 0
         self._watching = anyio.CancelScope()
         self._resources = AsyncExitStack()
 
@@ -131,8 +130,8 @@ class RemoteScheduler(PumpedClient):
     async def _watch(self) -> None:
         with self._watching:
             async with anyio.create_task_group() as group:
-                group.start_soon(self._listen, name="headway notifications")
-                group.start_soon(self._repeat_waits, name="headway waits")
+                group.start_soon(keep_serving, self._listen, name="headway notifications")
+                group.start_soon(keep_serving, self._repeat_waits, name="headway waits")
                 try:
                     await self._contact.watch()
                 except StoreTakenOver:
@@ -145,19 +144,15 @@ class RemoteScheduler(PumpedClient):
                 self._callers.repeat_waits()
 
     async def _listen(self) -> None:
-        """Read what the leader tells, as it comes."""
-        read = 0
+        """Read what the leader tells, as it comes. Raises StoreError."""
         while True:
             try:
-                notifications = await self._mailbox.notifications(self.worker, read)
+                notifications = await self._mailbox.notifications(self.worker, self._read)
             except StoreReplaced as error:
                 self._posting.lose(error)
                 return
-            except StoreError:
-                await anyio.sleep(RETRY_SECONDS)  # the hint is used up: look without one
-                continue
             if notifications:
-                read = notifications[-1][0]
+                self._read = notifications[-1][0]
                 self._posting.arrived(notifications)
             await self._notifier.wait()
 

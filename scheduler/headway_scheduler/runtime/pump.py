@@ -43,6 +43,7 @@ from ..ports import Clock, Store
 from ..protocol.messages import AwaitRuns, Learn, Message, ProbeStopped, SaveRun, Settle
 from .client import SessionClient
 from .pending import Callers, Decided, Pending, failed_end, finals
+from .retry import BUG
 from .workers import notifications
 
 RETRY_COMMIT_SECONDS = 1.0
@@ -207,7 +208,10 @@ class Pump:
         self._wake(decided)
         if decided.batch != NOTHING or self._waits_changed:
             self._waits_changed = False
-            self._on_change(decided.batch)
+            try:
+                self._on_change(decided.batch)
+            except Exception:  # the commit stands, and callers have been told
+                _log.exception(BUG)
 
     def _wake(self, decided: Decided) -> None:
         """Tell callers of this process what becomes of their calls; workers are notified."""

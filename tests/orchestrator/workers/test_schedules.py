@@ -27,6 +27,7 @@ from headway_scheduler.model.runs import Run
 from headway_scheduler.model.schedules import Overlap, Schedule
 from headway_scheduler.model.states import RunState
 from headway_scheduler.runtime.local import LocalScheduler
+from headway_scheduler.runtime.retry import keep_serving
 
 pytestmark = pytest.mark.anyio
 
@@ -169,7 +170,7 @@ async def test_a_clock_that_was_years_ahead_stops_nothing(tmp_path: Path) -> Non
 async def test_a_commit_that_fails_is_made_up_for_once_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schedules, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("headway_scheduler.runtime.retry.RETRY_SECONDS", 0.01)
     failed: list[Batch] = []
     async with leading(tmp_path, HOURLY) as leader, anyio.create_task_group() as group:
         commit = leader.store.commit
@@ -182,7 +183,7 @@ async def test_a_commit_that_fails_is_made_up_for_once_there_is_room(
 
         monkeypatch.setattr(leader.store, "commit", full)
         leader.wall.now = NOON
-        group.start_soon(leader.schedules.serve)
+        group.start_soon(keep_serving, leader.schedules.serve)
         await until(lambda: leader.runs)
         group.cancel_scope.cancel()
         assert len(failed) == 2

@@ -18,7 +18,6 @@ from collections import defaultdict, deque
 from collections.abc import Collection, MutableMapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import anyio
@@ -68,6 +67,7 @@ class SqliteMailbox:
         self._epoch = epoch
         self._readers = {} if readers is None else readers
         self._posting, self._reading = threading.Lock(), threading.Lock()
+        self._taking = threading.Lock()
         self._outgoing: Connection | None = None
         self._incoming: Connection | None = None
         self._is_syncing = False
@@ -87,12 +87,12 @@ class SqliteMailbox:
 
     async def close(self) -> None:
         """Close the connections. What was posted stays."""
+        for owner in [owner for owner, reader in self._readers.items() if reader is self]:
+            del self._readers[owner]
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(self._close, limiter=self._threads)
 
     def _close(self) -> None:
-        for owner in [owner for owner, reader in self._readers.items() if reader is self]:
-            del self._readers[owner]
         with self._posting, self._reading:
             for connection in (self._outgoing, self._incoming):
                 if connection is not None:
@@ -172,12 +172,12 @@ class SqliteMailbox:
         self._in_hand = frozenset(in_hand)
         if not self._requests:
             await to_thread.run_sync(self.read_ahead, LEADER, limiter=self._threads)
-        requests = list(islice(self._requests, limit))
-        # First into the set, then out of the queue: the listener's thread may read between these
-        # lines, and would take a request that is in neither a second time.
-        self._in_hand |= {request.id for request in requests}
-        for _ in requests:
-            self._requests.popleft()
+        # Out of the queue and into the set as one: the listener's thread reads meanwhile, and would
+        # take a request that is in neither a second time.
+        with self._taking:
+            many = min(limit, len(self._requests))
+            requests = [self._requests.popleft() for _ in range(many)]
+            self._in_hand |= {request.id for request in requests}
         return requests
 
     async def notifications(self, worker_id: str, after: int) -> Sequence[tuple[int, str]]:
@@ -212,13 +212,11 @@ class SqliteMailbox:
             assert_epoch(db, self._path, self._epoch)
         # Collected before the database is asked. A request leaves these sets only after the commit
         # that answers it, so the query below sees a request that is missing here as answered.
-        # Copied first, because the loop takes requests out of the queue meanwhile.
-        ahead = {request.id for request in tuple(self._requests)}
-        known = {
-            "in_hand": json.dumps(list(self._in_hand | ahead)),
-            "limit": READ_AT_ONCE - len(ahead),
-        }
-        rows = named(db.execute(STATEMENTS["waiting_requests"], known))
+        with self._taking:
+            ahead = {request.id for request in self._requests}
+            known = self._in_hand | ahead
+        asked = {"in_hand": json.dumps(list(known)), "limit": READ_AT_ONCE - len(ahead)}
+        rows = named(db.execute(STATEMENTS["waiting_requests"], asked))
         # Bytes that are no text are no request either; of nobody, if it is the sender that is none.
         self._requests.extend(
             Letter(row.id, _text(row.sender), _text(row.event), row.tries) for row in rows
