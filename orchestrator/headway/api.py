@@ -193,11 +193,19 @@ class Headway:
         return await find_run(self._opened.store, run_id)
 
     async def list_runs(
-        self, states: Sequence[RunState] = (), *, limit: int | None = None
+        self,
+        states: Sequence[RunState] = (),
+        *,
+        team: str | None = None,
+        limit: int | None = None,
     ) -> Sequence[Run]:
-        """Return the rows of runs, newest first; at most ``limit``, if given."""
+        """Return the rows of runs, newest first; at most ``limit``, if given.
+
+        ``states``: those in any of them; none: all. ``team``: those of a team; a run that names
+        none belongs to the team that is called as its workflow.
+        """
         most = None if limit is None else arguments.count("limit", limit, least=1)
-        return await self._opened.store.runs(states, limit=most)
+        return await self._opened.store.runs(states, team=team, limit=most)
 
     async def list_calls(self, run_id: str) -> Sequence[CallRecord]:
         """Return the rows of a run's calls and steps, by arrival."""

@@ -137,12 +137,14 @@ class Store(Protocol):
         self,
         states: Collection[RunState] = (),
         *,
+        team: str | None = None,
         limit: int | None = None,
         urgent_first: bool = False,
     ) -> Sequence[Run]:
         """Runs in any of ``states`` (all, if empty), newest first; at most ``limit``, if given.
 
-        ``urgent_first``: the best priority first, and of one priority the oldest.
+        ``team``: those whose calls draw on its share, newest first. ``urgent_first``: the best
+        priority first, and of one priority the oldest; of all teams.
         """
 
     async def assigned(self) -> Sequence[Run]:

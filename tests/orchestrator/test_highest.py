@@ -72,6 +72,27 @@ async def test_a_run_that_asks_for_more_is_lowered_and_told_so(
         assert is_said is (given.label != asked)
 
 
+@pytest.mark.parametrize(
+    ("team", "asked", "given"),
+    [
+        ("night", None, Priority.BACKGROUND),
+        ("night", "normal", Priority.NORMAL),
+        ("agent", None, Priority.LOW),  # of the workflow's name: the run names no team
+        ("batch", None, Priority.LOW),  # normal, as nobody says otherwise; then lowered
+        ("desk", None, Priority.NORMAL),
+    ],
+)
+async def test_a_run_that_states_no_class_has_that_of_its_team(
+    folder: Path, team: str, asked: str | None, given: Priority
+) -> None:
+    with (folder / "headway.toml").open("a") as file:
+        file.write('[teams.night]\npriority = "background"\n[teams.agent]\npriority = "low"\n')
+    named = None if team == "agent" else team
+    async with opened(folder) as headway:
+        handle = await headway.submit("agent", task="x", team=named, priority=asked)
+        assert (await headway.get_run(handle.id)).priority is given
+
+
 @pytest.mark.parametrize("follows", [False, True])
 async def test_a_bump_is_lowered_by_whatever_process(folder: Path, follows: bool) -> None:
     async with opened(folder) as leader, opened(folder) as follower:

@@ -331,8 +331,14 @@ def _add_selection(command: Any, *, words: str = "", about: str = "", asks: bool
 def _add_filters(command: Any) -> None:
     states = [state.value for state in RunState]
     command.add_argument(
-        "--state", type=one_of(states), choices=states, metavar="STATE", help=", ".join(states)
+        "--state",
+        type=one_of(states),
+        choices=states,
+        action="append",
+        metavar="STATE",
+        help=f"{', '.join(states)}; several: once for each",
     )
+    command.add_argument("--team", metavar="NAME", help="of this team, or workflow")
     command.add_argument(
         "--since", type=duration, metavar="TIME", help="submitted no longer ago, as in 90m, 12h, 7d"
     )

@@ -62,31 +62,36 @@ def to_change(args: Namespace, states: Collection[RunState]) -> Sequence[Run]:
 async def _selected(
     config: Config, args: Namespace, states: Collection[RunState]
 ) -> tuple[Sequence[Run], float]:
-    by_filter = args.state is not None or args.since is not None
-    if bool(args.ids) == by_filter:
-        raise CallerError("say which runs: either ids, or --state and --since")
+    if bool(args.ids) == has_filters(args):
+        raise CallerError("say which runs: either ids, or --state, --team and --since")
     async with reading(config) as reader:
         if args.ids:
             found = [await find_run(reader.store, each) for each in args.ids]
             return [
                 reader.as_it_is(run) for run in {run.id: run for run in found}.values()
             ], reader.now
-        wanted = states if args.state is None else [RunState(args.state)]
-        runs = await listed(reader, wanted, args.since, MOST + 1)
+        runs = await listed(reader, args, states, MOST + 1)
         if len(runs) > MOST:
             raise CallerError(f"more than {MOST:,} runs fit: ask for fewer, as with --since 1h")
         return runs, reader.now
 
 
-async def listed(
-    reader: Reader, states: Collection[RunState], since_seconds: float | None, limit: int
-) -> Sequence[Run]:
-    """Return runs in some states (all, if empty), newest first, as they are now.
+def has_filters(args: Namespace) -> bool:
+    """Whether ``args`` says which runs are meant without naming them."""
+    return any(each is not None for each in (args.state, args.team, args.since))
 
-    ``since_seconds``: only those that were submitted no longer ago.
+
+async def listed(
+    reader: Reader, args: Namespace, states: Collection[RunState], limit: int
+) -> Sequence[Run]:
+    """Return the runs that fit the filters of ``args``, newest first, as they are now.
+
+    ``states``: those that are listed if no state was asked for; none: all.
     """
-    rows = await reader.store.runs(_of_rows(states, reader), limit=limit)
-    since = 0.0 if since_seconds is None else reader.now - since_seconds
+    if args.state is not None:
+        states = [RunState(each) for each in args.state]
+    rows = await reader.store.runs(_of_rows(states, reader), team=args.team, limit=limit)
+    since = 0.0 if args.since is None else reader.now - args.since
     runs = (reader.as_it_is(run) for run in rows if run.created_at >= since)
     return [run for run in runs if not states or run.state in states]
 

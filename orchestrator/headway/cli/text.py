@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from headway_scheduler.core.views import Blocker, Explanation, Statistics
 from headway_scheduler.model.calls import CallRecord, Priority
+from headway_scheduler.model.formulas import dollars
 from headway_scheduler.model.quotas import Resource
 from headway_scheduler.model.states import CallState
 
@@ -156,7 +157,7 @@ def _blocked(blocker: Blocker, now: float, several: bool) -> str:
         of_run = blocker.resource is Resource.USD
         whose = "budget of the run" if of_run else f"{quota}{blocker.resource}"
         left = max(0.0, blocker.free)
-        return f"{whose}: needs ${blocker.need:.4f}, ${left:.4f} free, {when}"
+        return f"{whose}: needs {dollars(blocker.need)}, {dollars(left)} free, {when}"
     need, free = _amount(blocker.need, math.ceil), _amount(blocker.free, math.floor)
     whose = ""
     if blocker.kept:

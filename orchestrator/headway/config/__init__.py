@@ -157,8 +157,11 @@ class Config:
     highest_of_all: Priority
     """The most urgent class that anybody else may ask for."""
 
+    priority_of_teams: Mapping[str, Priority]
+    """The class of a team's runs that are started without a priority, of teams that have one."""
+
     priority: Priority
-    """The class of runs that are started without a priority."""
+    """The class of all other runs that are started without a priority."""
 
     bypass: str
     """What becomes of requests to providers that a run's code makes itself: ``warn``, ``refuse`` or
@@ -297,10 +300,9 @@ def _build(settings: Mapping[KeyPath, Setting], file: Path | None) -> Config:
         ),
         weights=MappingProxyType({name: each["weight"] for name, each in teams.items()}),
         team_quotas=MappingProxyType({name: each["quotas"] for name, each in teams.items()}),
-        highest_of_teams=MappingProxyType(
-            {name: parse_priority(h) for name, each in teams.items() if (h := each["highest"])}
-        ),
+        highest_of_teams=_classes(teams, "highest"),
         highest_of_all=parse_priority(settings["defaults", "highest"].value),
+        priority_of_teams=_classes(teams, "priority"),
         priority=parse_priority(settings["defaults", "priority"].value),
         bypass=settings["defaults", "bypass"].value,
         waiting=settings["defaults", "waiting"].value,
@@ -328,6 +330,13 @@ def _tables(settings: Mapping[KeyPath, Setting], table: str) -> dict[str, dict[s
         if path[0] == table:
             tables.setdefault(path[1], {})[path[2]] = setting.value
     return tables
+
+
+def _classes(teams: Mapping[str, Mapping[str, Any]], key: str) -> Mapping[str, Priority]:
+    """Return a priority that some teams have, by their names."""
+    return MappingProxyType(
+        {name: parse_priority(given) for name, each in teams.items() if (given := each[key])}
+    )
 
 
 def _quota(name: str, values: Mapping[str, Any]) -> Quota:

@@ -361,6 +361,7 @@ KEYS: dict[KeyPath, Key] = {
     ("models", "*", "patience"): Key("time", check_patience, unset="2m at first"),
     ("teams", "*", "weight"): Key("number", _above_zero, 1),
     ("teams", "*", "quotas"): Key("list of quotas", _quota_names, (), "none"),
+    ("teams", "*", "priority"): Key("priority", _priority, unset="that of defaults"),
     ("teams", "*", "highest"): Key("priority", _priority, unset="that of defaults"),
     ("tools", "*"): Key("pure, idempotent or once", _one_of(TOOL_KINDS)),
     ("workflows", "*"): Key("module:factory or file", _workflow),

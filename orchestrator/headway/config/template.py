@@ -70,6 +70,7 @@ api_key_env = "OPENAI_API_KEY"  # the variable that holds the key; the key never
 # research = { weight = 2, quotas = ["openai"], highest = "normal" }   # twice as much as another
 #                               # while both have calls waiting; these quotas count beside those of
 #                               # the model; no class above normal
+# nightly = { priority = "background" }       # the class of its runs that state none
 
 [tools]                         # what becomes of a tool call that was cut off: pure and idempotent
 # web_search = "pure"           # ones are made again, the others (once) wait for a person

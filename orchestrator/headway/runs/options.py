@@ -86,6 +86,9 @@ def described_run(
         messages=given.messages,
     )
     asked = with_options(run, now, **options)
+    if options.get("priority") is None:
+        own = config.priority_of_teams.get(asked.share, config.priority)
+        asked = replace(asked, priority=own)
     run = permitted(asked, config)
     check_lane(run, config)
     return run, asked.priority

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from headway_scheduler.model.calls import BYPASS, CallRecord
+from headway_scheduler.model.formulas import dollars
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState
 from headway_scheduler.ports import Store
@@ -51,8 +52,8 @@ class Receipt:
         cut = f"{len(lost)} ({', '.join(lost)})" if lost else "0"
         saved = f"{self.seconds_saved:.1f} s"
         if self.usd_saved is not None:
-            saved += f" and ${self.usd_saved:.4f}"
-        paid = "" if self.usd_paid is None else f" for ${self.usd_paid:.4f}"
+            saved += f" and {dollars(self.usd_saved)}"
+        paid = "" if self.usd_paid is None else f" for {dollars(self.usd_paid)}"
         past = f" · past the scheduler: {self.bypassed}" if self.bypassed else ""
         return (
             f"calls replayed: {self.replayed} · steps replayed: {self.steps_replayed} · "

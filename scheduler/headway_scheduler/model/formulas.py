@@ -1,4 +1,6 @@
-"""Computes pauses after failures and tokens of texts, for several packages. Plain numbers only."""
+"""Pauses after failures, tokens of texts, and dollars in words. Plain numbers only."""
+
+from math import floor, log10
 
 CHARACTERS_PER_TOKEN = 4
 """OpenAI's rule of thumb for English text, used until a model's own ratio is learned."""
@@ -36,3 +38,9 @@ def backoff_seconds(attempt: int) -> float:
     1 s, 2 s, 4 s, … up to 60 s.
     """
     return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(attempt - 1, 10))
+
+
+def dollars(usd: float) -> str:
+    """Write an amount with four decimals, or so many that two digits of it are seen."""
+    decimals = 4 if usd <= 0 else min(12, max(4, 1 - floor(log10(usd))))
+    return f"${usd:,.{decimals}f}"

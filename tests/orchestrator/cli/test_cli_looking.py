@@ -181,7 +181,7 @@ def test_runs_by_state_and_limit(database: Path, shown: Shown) -> None:
     interrupted = shown.json("runs", "list", "--state", "interrupted")
     assert [r["id"] for r in interrupted] == ["r-bbb", "r-aab"]
     assert shown.json("runs", "--state", "running") == []
-    assert shown("runs", "--state", "failed") == "no failed runs\n"
+    assert shown("runs", "--state", "failed") == "no run fits\n"
     assert shown("runs", "--limit", "1").endswith("there are more: --limit N\n")
 
 

@@ -167,12 +167,36 @@ def test_runs_resume_by_ids_and_by_state(folder: Path) -> None:
     assert (status, "completed after" in out) == (0, True), err
 
 
+def test_several_states_and_a_team_choose_runs(folder: Path) -> None:
+    nightly = headway(folder, "submit", "writer", "count", "--team", "nightly")[1].strip()
+    (writer,) = submitted(folder, "write")
+    _, out, _ = headway(folder, "runs")
+    assert [line.split()[3] for line in out.splitlines()] == ["TEAM", "writer", "nightly"]
+    for words, found in (
+        ("--team nightly", [nightly]),
+        ("--team writer", [writer]),  # of the workflow's name: it names no other team
+        ("--state queued --state failed", [writer, nightly]),
+        ("--state failed --state paused", []),
+        ("--team nightly --state failed", []),
+    ):
+        _, out, _ = headway(folder, "runs", *words.split(), "--json")
+        assert [run["id"] for run in json.loads(out)] == found
+    _, out, _ = headway(folder, "runs", "--team", "other")
+    assert out == "no run fits\n"
+    status, out, _ = headway(folder, "runs", "cancel", "--team", "nightly", "--yes")
+    assert (status, out) == (0, f"{nightly}  cancelled\n")
+    assert states(folder) == {"count": "cancelled", "write": "queued"}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("runs cancel", "say which runs: either ids, or --state and --since"),
-        ("runs show r-a --state failed", "say which runs: either ids, or --state and --since"),
-        ("resume --all r-a", "say which runs: --all, or ids, or --state and --since"),
+        ("runs cancel", "say which runs: either ids, or --state, --team and --since"),
+        (
+            "runs show r-a --state failed",
+            "say which runs: either ids, or --state, --team and --since",
+        ),
+        ("resume --all r-a", "say which runs: --all, or ids, or --state, --team and --since"),
         ("runs continue r-a", "say which run, and TASK"),
         ("runs answer r-a", "say which run, and WORDS"),
     ],

@@ -339,6 +339,19 @@ async def test_runs_are_chosen_by_state(store: Store) -> None:
     assert list(await store.runs(wanted, limit=3)) == expected[:3]
 
 
+async def test_runs_are_chosen_by_team(store: Store) -> None:
+    """A run that names no team belongs to the one that is called as its workflow."""
+    named = replace(run("named", RunState.FAILED, 3.0), team="nightly")
+    unnamed = replace(run("unnamed", RunState.QUEUED, 2.0), workflow="nightly")
+    other = replace(run("other", RunState.QUEUED, 1.0), workflow="nightly", team="half \ud83d")
+    await store.commit(Batch(runs=(named, unnamed, other)))
+    assert list(await store.runs(team="nightly")) == [named, unnamed]
+    assert list(await store.runs(team="nightly", limit=1)) == [named]
+    assert list(await store.runs({RunState.QUEUED}, team="nightly")) == [unnamed]
+    assert list(await store.runs(team="half \ud83d")) == [other]
+    assert list(await store.runs(team="none")) == []
+
+
 async def test_the_most_urgent_run_that_waits_longest_can_be_asked_for(store: Store) -> None:
     priorities = [Priority.LOW, Priority.HIGH, Priority.NORMAL]
     new = [

@@ -5,6 +5,8 @@ from dataclasses import asdict
 
 import anyio
 
+from headway_scheduler.model.formulas import dollars
+
 from ...config import Config, load
 from ...pricing.costs import Cost, added_up
 from ...pricing.prices import Prices
@@ -33,7 +35,7 @@ def _row(cost: Cost) -> tuple[str, ...]:
     lost = f"{cost.possibly_paid:,}" if cost.possibly_paid else ""
     counts = (cost.input_tokens, cost.cached_tokens, cost.output_tokens)
     tokens = (f"{count:,}" for count in counts)
-    saved = f"${cost.saved_usd:,.4f}" if cost.saved_usd else ""
+    saved = dollars(cost.saved_usd) if cost.saved_usd else ""
     return cost.key or "(no run)", f"{cost.calls:,}", *tokens, _dollars(cost), saved, lost
 
 
@@ -42,4 +44,4 @@ def _dollars(cost: Cost) -> str:
     if cost.usd is None:
         return unknown
     bound = "at most " if cost.at_most else ""
-    return f"{bound}${cost.usd:,.4f}{' and ' if unknown else ''}{unknown}"
+    return f"{bound}{dollars(cost.usd)}{' and ' if unknown else ''}{unknown}"

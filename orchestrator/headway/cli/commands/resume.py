@@ -23,7 +23,7 @@ from ..files import given_task
 from ..json_views import run_facts
 from ..output import complain, say, say_json
 from ..parser import BAD_INPUT, CHANGED, FAILED, WAITS
-from ..selection import selected, to_change
+from ..selection import has_filters, selected, to_change
 from ..watch import Watch, see_workflows, watched
 from .run import end_of_one
 from .work import end_of_several
@@ -41,9 +41,9 @@ Start = Callable[[Headway, str], Awaitable[RunHandle | None]]
 def resume(args: Namespace) -> int:
     """Go on with runs that were interrupted or paused."""
     if args.all:
-        if args.ids or args.state or args.since:
-            raise CallerError("say which runs: --all, or ids, or --state and --since")
-        args.state, args.yes = _R.INTERRUPTED.value, True
+        if args.ids or has_filters(args):
+            raise CallerError("say which runs: --all, or ids, or --state, --team and --since")
+        args.state, args.yes = [_R.INTERRUPTED.value], True
     find = selected if args.check else to_change
     runs = find(args, (_R.INTERRUPTED, _R.PAUSED))
     if args.check:
@@ -100,8 +100,7 @@ def answer(args: Namespace) -> int:
 
 def _last(args: Namespace, what: str) -> str:
     """Take the last word, which is no id. Raises CallerError if there is none."""
-    by_filter = args.state is not None or args.since is not None
-    if len(args.ids) < 2 - by_filter:
+    if len(args.ids) < 2 - has_filters(args):
         raise CallerError(f"say which run, and {what}: `{args.line} --help` shows how")
     word: str = args.ids.pop()
     return word

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 
 from headway_scheduler.model.calls import BYPASS, CallRecord, Priority, ServiceLane
+from headway_scheduler.model.formulas import dollars
 from headway_scheduler.model.history import Try
 from headway_scheduler.model.runs import LIVES, Run, Worker
 from headway_scheduler.model.states import ENDED_RUNS, CallState, RunState
@@ -20,7 +21,7 @@ from ...workflows import is_portable
 from ..database import OneRun, read_run, reading
 from ..json_views import call_facts, run_facts, tries_facts
 from ..output import one_line, say, say_json, shortened, table
-from ..selection import listed, selected
+from ..selection import has_filters, listed, selected
 from ..text import Totals, age, clock, counted, duration, indented, waited_seconds
 
 TASK_WIDTH = 60
@@ -31,16 +32,17 @@ SHOWN_TRIES = 5
 
 def show_list(args: Namespace) -> int:
     """List runs, newest first."""
-    runs, now = anyio.run(_list, load(args.config), args.state, args.since, args.limit + 1)
+    runs, now = anyio.run(_list, load(args.config), args)
     shown = runs[: args.limit]
     if args.json:
         say_json([run_facts(run) for run in shown])
         return 0
     if not shown:
-        say("no runs" if args.state is None else f"no {args.state} runs")
+        say("no run fits" if has_filters(args) else "no runs")
         return 0
-    headers = ("ID", "STATE", "PRIORITY", "WORKFLOW", "SUBMITTED", "TASK")
-    say(table(headers, [_row(run, now) for run in shown]))
+    has_teams = any(run.share != run.workflow for run in shown)
+    headers = ("ID", "STATE", "PRIORITY", *(["TEAM"] * has_teams), "WORKFLOW", "SUBMITTED", "TASK")
+    say(table(headers, [_row(run, has_teams, now) for run in shown]))
     if len(runs) > len(shown):
         say("there are more: --limit N")
     return 0
@@ -93,11 +95,9 @@ def _show_one(config: Config, found: OneRun) -> None:
         say(f"\n{source}: {indented(text)}")
 
 
-async def _list(
-    config: Config, state: str | None, since: float | None, limit: int
-) -> tuple[Sequence[Run], float]:
+async def _list(config: Config, args: Namespace) -> tuple[Sequence[Run], float]:
     async with reading(config) as reader:
-        return await listed(reader, [RunState(state)] if state else [], since, limit), reader.now
+        return await listed(reader, args, (), args.limit + 1), reader.now
 
 
 async def one_run(config: Config, run_id: str) -> OneRun:
@@ -111,11 +111,12 @@ def state_of(run: Run) -> str:
     return f"{run.state}, quarantined" if run.is_quarantined else run.state
 
 
-def _row(run: Run, now: float) -> tuple[str, ...]:
+def _row(run: Run, has_teams: bool, now: float) -> tuple[str, ...]:
     return (
         run.id,
         state_of(run),
         run.priority.label,
+        *([run.share] * has_teams),
         run.workflow,
         age(run.created_at, now),
         shortened(run.task, TASK_WIDTH),
@@ -137,7 +138,7 @@ def _facts(found: OneRun, highest: Priority) -> Iterator[str]:
     if run.deadline is not None:
         yield f"deadline   {clock(run.deadline, now)}"
     if run.budget_usd is not None:
-        yield f"budget     ${run.budget_usd:.4f}"
+        yield f"budget     {dollars(run.budget_usd)}"
     if (missing := _missing(run, found.workers)) is not None:
         yield f"waits for  {missing}"
     if run.waits_for is not None:

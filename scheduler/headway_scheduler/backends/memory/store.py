@@ -231,6 +231,7 @@ class MemoryStore:
         self,
         states: Collection[RunState] = (),
         *,
+        team: str | None = None,
         limit: int | None = None,
         urgent_first: bool = False,
     ) -> Sequence[Run]:
@@ -238,6 +239,8 @@ class MemoryStore:
         found = [run for run in self.tables.runs.values() if not states or run.state in states]
         if urgent_first:
             return sorted(found, key=lambda run: (run.priority, run.created_at))[:limit]
+        if team is not None:
+            found = [run for run in found if run.share == team]
         # Of runs that were made at the same instant, the run that was written later is newer.
         found.reverse()
         found.sort(key=lambda run: run.created_at, reverse=True)

@@ -274,14 +274,19 @@ def run_with_key(db: Connection, key: str) -> Run | None:
 
 
 def runs(
-    db: Connection, states: Collection[RunState], limit: int | None, urgent_first: bool
+    db: Connection,
+    states: Collection[RunState],
+    team: str | None,
+    limit: int | None,
+    urgent_first: bool,
 ) -> Sequence[Run]:
     """See ``Store.runs``."""
     if urgent_first:
         return _fetch(db, "urgent_runs", "runs", states=_listed(states or RunState), limit=limit)
+    of_team = None if team is None else rows.as_bytes(team)
     if not states:
-        return _fetch(db, "runs", "runs", limit=limit)
-    return _fetch(db, "runs_in", "runs", states=_listed(states), limit=limit)
+        return _fetch(db, "runs", "runs", team=of_team, limit=limit)
+    return _fetch(db, "runs_in", "runs", states=_listed(states), team=of_team, limit=limit)
 
 
 def calls(

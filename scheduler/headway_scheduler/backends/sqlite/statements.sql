@@ -314,15 +314,17 @@ ORDER BY id LIMIT :limit;
 -- run_with_key: The run of an idempotency key.
 SELECT $runs FROM runs WHERE key = CAST(:key AS TEXT);
 
--- runs: Every run, newest first.
-SELECT $runs FROM runs ORDER BY created_at DESC, rowid DESC LIMIT coalesce(:limit, -1);
+-- runs: Runs of a team, or of all (null), newest first.
+SELECT $runs FROM runs WHERE :team IS NULL OR coalesce(team, workflow) = CAST(:team AS TEXT)
+ORDER BY created_at DESC, rowid DESC LIMIT coalesce(:limit, -1);
 
 -- urgent_runs: Runs in some states (JSON list), the most urgent class first, the oldest of it first.
 SELECT $runs FROM runs WHERE state IN (SELECT value FROM json_each(:states))
 ORDER BY priority, created_at, rowid LIMIT coalesce(:limit, -1);
 
--- runs_in: Runs in some states (JSON list), newest first.
+-- runs_in: Runs in some states (JSON list), of a team or of all (null), newest first.
 SELECT $runs FROM runs WHERE state IN (SELECT value FROM json_each(:states))
+    AND (:team IS NULL OR coalesce(team, workflow) = CAST(:team AS TEXT))
 ORDER BY created_at DESC, rowid DESC LIMIT coalesce(:limit, -1);
 
 -- assigned_runs: Runs that a worker executes, or is about to execute.

@@ -176,12 +176,14 @@ class SqliteStore:
         self,
         states: Collection[RunState] = (),
         *,
+        team: str | None = None,
         limit: int | None = None,
         urgent_first: bool = False,
     ) -> Sequence[Run]:
         """Runs in any of ``states`` (all, if empty), newest first or the most urgent first."""
-        question = partial(reads.runs, states=states, limit=limit, urgent_first=urgent_first)
-        return await self._read(question)
+        return await self._read(
+            partial(reads.runs, states=states, team=team, limit=limit, urgent_first=urgent_first)
+        )
 
     async def assigned(self) -> Sequence[Run]:
         """Runs that a worker executes, or is about to."""

@@ -15,6 +15,7 @@ run's row, because a retry may raise it.
 
 from ...errors import BudgetExceeded
 from ...model.calls import Call, Outcome
+from ...model.formulas import dollars
 from ...model.quotas import BucketState, Resource
 
 _PREFIX = "run "
@@ -72,9 +73,10 @@ class Budget:
         """Return the error of a call that the budget does not cover."""
         run, total = self.run_id, self.spent_usd + call.usd
         return BudgetExceeded(
-            f"run {run} may spend ${self.limit_usd or 0:.4f}, and with its next call (model "
+            f"run {run} may spend {dollars(self.limit_usd or 0)}, and with its next call (model "
             f"{call.model!r}, up to {call.input_tokens + call.output_tokens:,} tokens) it would "
-            f"come to ${total:.4f}: `headway runs retry {run} --budget-usd USD` goes on with more"
+            f"come to {dollars(total)}: `headway runs retry {run} --budget-usd USD` goes on with "
+            "more"
         )
 
     def reserve(self, call: Call) -> None:
