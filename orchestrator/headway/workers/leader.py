@@ -31,6 +31,7 @@ from .batches import BatchLane
 from .commands import Commands
 from .history import HistoryPruner
 from .leader_commands import LeaderCommands
+from .long_waits import LongWaits
 from .monitor import WorkerMonitor
 from .notices import NoticeSender
 from .request_server import RequestServer
@@ -139,6 +140,8 @@ class Leader:
             group.start_soon(keep_serving, monitor.watch, name="headway workers")
             group.start_soon(keep_serving, self.assigner.assign_runs, name="headway runs")
             group.start_soon(keep_serving, self.schedules.serve, name="headway schedules")
+            waits = LongWaits(self.scheduler)
+            group.start_soon(keep_serving, waits.run, name="headway long waits")
             pruner = HistoryPruner(self.scheduler, backend.history())
             group.start_soon(keep_serving, pruner.run, name="headway history")
             if any(ServiceLane.BATCH in each.lanes for each in self._config.models.values()):
