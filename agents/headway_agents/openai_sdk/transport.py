@@ -200,11 +200,23 @@ class _Stream(_http.AsyncByteStream):  # type: ignore[misc]  # of whichever libr
                 odd: list[Odd] = []
                 await self._live.done(answer.dumped(), self._exchange.served(odd), odd)
                 yield self._chunk
-            # A connection that is read to its end can be used again. The answer is recorded, so a
-            # server that goes on after it is not listened to for long.
-            with suppress(_http.TransportError, AnswerRefused), anyio.move_on_after(DRAIN_SECONDS):
-                async for chunk in self._chunks:
-                    yield chunk
+            async for chunk in self._rest():
+                yield chunk
+
+    async def _rest(self) -> AsyncIterator[bytes]:
+        """Read the connection to its end, so that it can be used again.
+
+        The answer is recorded: a server that goes on after it is not listened to for long.
+        """
+        deadline = anyio.current_time() + DRAIN_SECONDS
+        while True:
+            chunk = b""
+            # No scope around a yield: the reader may stop there, and leave a scope of its own.
+            with suppress(_http.TransportError, AnswerRefused), anyio.move_on_at(deadline):
+                chunk = await anext(self._chunks, b"")
+            if not chunk or anyio.current_time() >= deadline:
+                return
+            yield chunk
 
     async def aclose(self) -> None:
         """End the call. It is abandoned if its end mark has not come."""

@@ -342,6 +342,22 @@ async def test_a_stream_without_its_end_mark_is_not_recorded(
     await idle()
 
 
+async def test_a_reader_may_stop_while_it_drains_what_follows_the_end_mark(
+    scope: RunScope, records: Any, idle: Any
+) -> None:
+    """The SDK gives up draining after a while, by a cancel scope of its own."""
+    async with scripted(scope, SPOKEN + END + SPOKEN * 20_000) as (_, sdk):
+        stream = await sdk.chat.completions.create(model="c", messages=HELLO, stream=True)
+        body, read = aiter(stream.response.stream), 0
+        with anyio.CancelScope():
+            while read < 400_000:
+                read += len(await anext(body))
+        await stream.close()
+    (record,) = await records()
+    assert record.state is CallState.DONE
+    await idle()
+
+
 async def test_a_connection_that_is_read_to_its_end_is_used_again(scope: RunScope) -> None:
     async with scripted(scope, SPOKEN + END, SPOKEN + END) as (connections, sdk):
         for _ in range(2):
