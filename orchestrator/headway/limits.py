@@ -5,6 +5,7 @@ that follows, the leader makes them.
 """
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.changes import Change
@@ -28,13 +29,18 @@ class Limits:
     async def set(self, quota: str, limits: Mapping[str, object]) -> Change:
         """Change some of a quota's settings, by their names in the configuration.
 
-        The others are as configured. Raises ConfigError.
+        The others are as configured. Raises ConfigError, or CallerError.
         """
         limits = arguments.mapping("limits", limits)
         quota = arguments.text("quota", quota)
         nested = [name for name, value in limits.items() if isinstance(value, dict | list)]
         if nested:
             raise CallerError(f"limits must be numbers or texts: {nested[0]!r:.100} is a table")
+        for name, value in limits.items():
+            if isinstance(value, float) and not isfinite(value):
+                raise CallerError(
+                    f"limits must be finite numbers or texts: {name!r:.100} is {value}"
+                )
         return await changed(self._commands, SetLimits(quota, dict(limits)))
 
     async def reset(self, quota: str) -> Change:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,8 @@ async def test_limits_change_by_their_names_and_come_back() -> None:
         for limits in ({"rpm": 1}, {"concurrency": 0}):
             with pytest.raises(ConfigError):
                 await headway.limits.set(QUOTA, limits)
+        with pytest.raises(CallerError, match="'concurrency' is inf"):
+            await headway.limits.set(QUOTA, {"concurrency": inf})
         with pytest.raises(CallerError):
             await headway.limits.weight("team", 0)
         await headway.limits.reset(QUOTA)

@@ -38,7 +38,7 @@ def dump(said: Request | Answer | Notification) -> str:
         try:
             return _encoder.encode(said).decode()
         except UnicodeEncodeError:
-            return json.dumps(msgspec.to_builtins(said))
+            return json.dumps(msgspec.to_builtins(said), allow_nan=False)
     except (TypeError, ValueError, OverflowError) as error:
         raise CallerError(f"what another process is told must be JSON: {error}") from None
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from math import inf, nan
 from pathlib import Path
 from typing import cast, get_args
 
@@ -218,6 +219,12 @@ def test_lone_surrogates_pass() -> None:
     text = dump(batch)
     assert text.isascii()
     assert load_request(text) == batch
+
+
+@pytest.mark.parametrize("number", [inf, nan])
+def test_numbers_that_json_does_not_have_are_refused_beside_lone_surrogates(number: float) -> None:
+    with pytest.raises(CallerError, match="must be JSON"):
+        dump(SetLimits("q", {"a\ud800b": number}))
 
 
 @pytest.mark.parametrize("error", [CallTooLarge, UnknownQuota, StoreFull, IllegalTransition])
