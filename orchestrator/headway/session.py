@@ -224,7 +224,7 @@ class Opener:
 
     async def _take_up(self, session: Session) -> None:
         """Go on with interrupted runs whose workflow is registered in this process."""
-        interrupted = await session.store.runs({RunState.INTERRUPTED})
+        interrupted = await session.store.runs({RunState.INTERRUPTED}, urgent_first=True)
         await session.executor.take_up([run for run in interrupted if self._workflows.knows(run)])
 
     @asynccontextmanager

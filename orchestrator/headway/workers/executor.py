@@ -8,6 +8,7 @@ import os
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from math import inf
 from typing import TypeVar, assert_never
 
 import anyio
@@ -48,6 +49,9 @@ _log = logging.getLogger("headway")
 
 POLL_SECONDS = 0.5
 """How often a worker that ends when no run is left looks for one."""
+
+AT_ONCE = 32
+"""How many interrupted runs a process that opens goes on with at once: there may be thousands."""
 
 Watch = Callable[[RunHandle], None]
 T = TypeVar("T")
@@ -198,15 +202,23 @@ class Executor:
             self._suspects[run.id] = anyio.Event()
 
     async def take_up(self, runs: Sequence[Run]) -> None:
-        """Go on with interrupted runs; with those in their last life one after the other."""
-        for run in runs:
-            if not run.has_last_life:
-                await self.claim(run)
-        if suspects := [run for run in runs if run.has_last_life]:
-            self._runs.start_soon(self._take_up_suspects, suspects, name="headway suspects")
+        """Go on with interrupted runs; with those in their last life one after the other.
 
-    async def _take_up_suspects(self, runs: Sequence[Run]) -> None:
+        Some may be gone by now: other processes open at the same time, and take up theirs.
+        """
+        ready = [run for run in runs if not run.has_last_life]
+        for run in ready[:AT_ONCE]:
+            with suppress(RunNotResumable):
+                await self.claim(run)
+        if later := ready[AT_ONCE:]:
+            self._runs.start_soon(self._take_up_later, later, AT_ONCE, name="headway take-up")
+        if suspects := [run for run in runs if run.has_last_life]:
+            self._runs.start_soon(self._take_up_later, suspects, inf, name="headway suspects")
+
+    async def _take_up_later(self, runs: Sequence[Run], at_once: float) -> None:
         for run in runs:
+            while len(self.handles) >= at_once:
+                await self._changed.wait()
             with suppress(RunNotResumable, StoreError, SchedulerClosed):  # they stay interrupted
                 await self.claim(run)
 
