@@ -113,16 +113,16 @@ class Headway:
         self._owner = owner
         return self
 
-    async def close(self, error: BaseException | None = None) -> bool | None:
+    async def close(self, error: BaseException | None = None) -> None:
         """Wait for the runs, or interrupt them if there is an ``error``, and close."""
-        return None if self._owner is None else await self._owner.close(error)
+        await self.__aexit__(None, error, None)
 
     __aenter__ = open
 
     async def __aexit__(
         self, kind: object, error: BaseException | None, trace: object
     ) -> bool | None:
-        return await self.close(error)
+        return None if self._owner is None else await self._owner.close(error)
 
     @property
     def _opened(self) -> Session:
@@ -226,8 +226,12 @@ class Headway:
         await self._opened.executor.work(slots, forever, watch)
 
     def drain(self) -> None:
-        """Take no more runs: :meth:`work` returns when those that it executes have ended."""
-        self._opened.executor.drain()
+        """Take no more runs: :meth:`work` returns when those that it executes have ended.
+
+        Nothing happens if Headway is closed.
+        """
+        if self._owner is not None and self._owner.is_open:
+            self._opened.executor.drain()
 
     @property
     def is_draining(self) -> bool:

@@ -116,8 +116,8 @@ class Workflows:
             return reference, None
         names = sorted({*self._factories, *self._config.workflows})
         advice = did_you_mean(reference, names) or (
-            f"give a name ({', '.join(names) or 'none'}), module:factory, "
-            f"or a component file ({', '.join(COMPONENT_SUFFIXES)})"
+            f"this process knows {', '.join(names) or 'none'}; or give module:factory, or a "
+            f"component file ({', '.join(COMPONENT_SUFFIXES)})"
         )
         raise CallerError(f"no workflow {reference!r}: {advice}")
 

@@ -52,6 +52,16 @@ def closed(first: SimulatedHeadway, tmp_path: Path) -> Headway:
     return headway
 
 
+async def test_a_cell_that_ends_what_was_opened_may_be_run_again(closed: Headway) -> None:
+    """Before the first opening, and after the last closing."""
+    for _ in range(2):
+        closed.drain()
+        await closed.close()
+        await closed.open()
+        closed.drain()
+        await closed.close()
+
+
 async def test_opened_used_and_closed_in_different_tasks(closed: Headway) -> None:
     await asyncio.create_task(closed.open())
     handle = await asyncio.create_task(closed.start("team", task="x"))

@@ -1,5 +1,6 @@
 """How workflows are registered, what their factories may do, and runs of scripts."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,36 @@ async def test_a_worker_takes_the_runs_of_a_workflow_that_is_registered_later(
                 pass  # it registers
             hw.workflow("late")(team)
             assert (await (await hw.handle(run.id)).result()).text
+            hw.drain()
+
+
+@pytest.mark.anyio
+async def test_a_run_without_a_slot_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with simulated_provider(Settings(latency=Latency(base_seconds=60))) as provider:
+        file = written(tmp_path, provider.base_url)
+        async with Headway(file) as hw, anyio.create_task_group() as group:
+            hw.workflow("late")(team)
+            group.start_soon(lambda: hw.work(slots=1, forever=True))
+            first = await hw.submit("late", task="Go.")
+            while (await hw.get_run(first.id)).state is not RunState.RUNNING:  # noqa: ASYNC110 (a row)
+                await anyio.sleep(0.01)
+            second = await hw.submit("late", task="Go.")
+            told = ["queue", "why", second.id, "--config", str(file)]
+            await to_thread.run_sync(main, told)
+            assert capsys.readouterr().out == (
+                f"run {second.id} is queued, and waits for a slot: all 1 are taken "
+                "(`headway runs list --state running`)\n"
+            )
+            await to_thread.run_sync(main, [*told, "--json"])
+            assert json.loads(capsys.readouterr().out)["state"] == "queued"
+            await to_thread.run_sync(main, ["runs", "show", second.id, "--config", str(file)])
+            assert "waits for  a slot: all 1 are taken" in capsys.readouterr().out
+            for run in (second, first):
+                await hw.cancel(run.id)
+            await to_thread.run_sync(main, told)
+            assert capsys.readouterr().out.endswith("is cancelled, and no call of it waits\n")
             hw.drain()
 
 

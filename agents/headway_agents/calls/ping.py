@@ -64,6 +64,8 @@ def _judged(status: int, body: bytes, model: str, address: str) -> tuple[bool, s
     if not isinstance(listed, list):
         return False, "answers, and not as an API does: is that its address?"
     names = list(_names(listed))
+    if not names:
+        return True, "answers, and lists no models"
     is_there = any(name in (model, f"{model}:latest") for name in names)
     count = f"answers, and lists {len(names)} model{'' if len(names) == 1 else 's'}"
     return True, f"{count}, {model!r} among them" if is_there else f"{count}, not {model!r}"

@@ -3,6 +3,7 @@
 A database that is not there yet is read as one with nothing in it.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -79,6 +80,8 @@ class OneRun:
     tries: Sequence[Try]
     workers: Sequence[Worker]
     """The workers that live."""
+    executed: Mapping[str, int]
+    """How many runs each of them executes, by its id."""
     now: float
     question: str | None = None
     """What it asks a person, where that was looked for."""
@@ -88,7 +91,9 @@ async def read_run(reader: Reader, run: Run, question: str | None = None) -> One
     """Read what belongs to a run. Raises StoreError."""
     calls = await reader.store.calls(run.id)
     tries = await reader.backend.history().tries(run_id=run.id, limit=MOST_TRIES)
-    return OneRun(reader.as_it_is(run), calls, tries, reader.workers, reader.now, question)
+    executed = Counter(each.worker for each in await reader.store.assigned() if each.worker)
+    now, workers = reader.now, reader.workers
+    return OneRun(reader.as_it_is(run), calls, tries, workers, executed, now, question)
 
 
 @asynccontextmanager

@@ -266,7 +266,7 @@ def say_result(watch: Watch, facts: dict[str, Any]) -> None:
 def _status_line(headway: Headway) -> str:
     if not headway.is_leader:
         waiting = headway.waiting_calls or "none"
-        return f"waiting: {waiting} of this process (another one leads: `headway top` shows all)"
+        return f"waiting: {waiting} of this process (`headway queue` shows for what)"
     scheduler = headway.scheduler
     # The first of each line: those behind it wait for it. Parked calls and questions stand in none.
     heads: dict[tuple[str, ...], str] = {}

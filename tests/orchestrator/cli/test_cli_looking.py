@@ -714,7 +714,16 @@ def test_a_database_that_is_not_there_yet_is_looked_at_as_an_empty_one(
     assert "no process works on it" in shown("top")
     assert "\nq        requests" in shown("limits")
     assert "nothing was changed" in shown("limits", "log")
-    assert shown("costs").splitlines()[-1].split() == ["total", "0", "0", "0", "0", "$0.0000"]
+    assert shown("costs").splitlines()[-1].split() == [
+        "total",
+        "0",
+        "0",
+        "0",
+        "0",
+        "$0.0000",
+        "-",
+        "-",
+    ]
     assert shown.json("runs") == shown.json("limits", "log") == []
     assert (shown.json("queue")["calls"], shown.json("top")["runs"]) == ([], [])
     assert shown.json("limits")[0]["quota"] == "q"

@@ -32,10 +32,10 @@ async def _read(config: Config, by: str, since_seconds: float | None) -> list[Co
 
 
 def _row(cost: Cost) -> tuple[str, ...]:
-    lost = f"{cost.possibly_paid:,}" if cost.possibly_paid else ""
+    lost = f"{cost.possibly_paid:,}" if cost.possibly_paid else "-"
     counts = (cost.input_tokens, cost.cached_tokens, cost.output_tokens)
     tokens = (f"{count:,}" for count in counts)
-    saved = dollars(cost.saved_usd) if cost.saved_usd else ""
+    saved = dollars(cost.saved_usd) if cost.saved_usd else "-"
     return cost.key or "(no run)", f"{cost.calls:,}", *tokens, _dollars(cost), saved, lost
 
 

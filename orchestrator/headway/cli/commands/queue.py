@@ -1,6 +1,7 @@
 """``headway queue``. What it shows, it shows beside a live process, and after it died."""
 
 from argparse import Namespace
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -9,17 +10,21 @@ from headway_scheduler.core.inspection import explain, explain_each
 from headway_scheduler.core.views import Explanation
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import CallRecord
+from headway_scheduler.model.states import LIVE_CALLS
 
 from ... import arguments
 from ...api import Headway
 from ...config import Config, load
+from ...runs.stopped import find_run
 from ..changes import changed
-from ..database import Reader, StoredQueue, load_queue, reading
+from ..database import OneRun, Reader, StoredQueue, load_queue, read_run, reading
 from ..json_views import call_facts
 from ..output import complain, say, say_json, table
 from ..text import clock, counted, duration, waited_seconds, waits_for
+from .runs import missing
 
 HEADERS = ("CALL", "PRIORITY", "AGENT", "MODEL", "TOKENS", "WAITED", "WAITS FOR")
+NO_CALL = "no call of it waits"
 
 
 def show_list(args: Namespace) -> int:
@@ -48,7 +53,14 @@ def show_list(args: Namespace) -> int:
 
 
 def show_why(args: Namespace) -> int:
-    """Say what one call waits for, its place, and when it should go."""
+    """Say what one call waits for, its place, and when it should go; or what a run waits for."""
+    if (found := anyio.run(_without_call, load(args.config), args.id)) is not None:
+        run, lacks = found.run, missing(found)
+        if args.json:
+            say_json({"id": run.id, "state": run.state, "waits_for": lacks})
+        else:
+            say(f"run {run.id} is {run.state}, and {f'waits for {lacks}' if lacks else NO_CALL}")
+        return 0
     record, queue, reader = anyio.run(_find, load(args.config), args.id)
     why = explain(queue.scheduler.state, record.call.id, reader.now)
     if args.json:
@@ -98,6 +110,16 @@ def resume(args: Namespace) -> int:
 async def _load(config: Config) -> tuple[StoredQueue, Reader]:
     async with reading(config) as reader:
         return await load_queue(config, reader), reader
+
+
+async def _without_call(config: Config, run_id: str) -> OneRun | None:
+    """Return a run of which no call waits; None for what is no run, or has a call that does."""
+    async with reading(config) as reader:
+        with suppress(CallerError):
+            run = None if "." in run_id else await find_run(reader.store, run_id)
+            if run is not None and not await reader.store.calls(run.id, states=LIVE_CALLS):
+                return await read_run(reader, run)
+    return None
 
 
 async def _find(config: Config, call_id: str) -> tuple[CallRecord, StoredQueue, Reader]:

@@ -10,7 +10,7 @@ import anyio
 from headway_scheduler.model.calls import BYPASS, CallRecord, Priority, ServiceLane
 from headway_scheduler.model.formulas import dollars
 from headway_scheduler.model.history import Try
-from headway_scheduler.model.runs import LIVES, Run, Worker
+from headway_scheduler.model.runs import LIVES, Run
 from headway_scheduler.model.states import ENDED_RUNS, CallState, RunState
 
 from ...config import Config, load
@@ -139,8 +139,8 @@ def _facts(found: OneRun, highest: Priority) -> Iterator[str]:
         yield f"deadline   {clock(run.deadline, now)}"
     if run.budget_usd is not None:
         yield f"budget     {dollars(run.budget_usd)}"
-    if (missing := _missing(run, found.workers)) is not None:
-        yield f"waits for  {missing}"
+    if (lacks := missing(found)) is not None:
+        yield f"waits for  {lacks}"
     if run.waits_for is not None:
         yield f"waits for  {_awaited(run, calls)} (call {run.waits_for})"
     if run.key is not None:
@@ -173,20 +173,24 @@ def _awaited(run: Run, calls: Sequence[CallRecord]) -> str:
     return f"a person: `headway runs answer {run.id}`"
 
 
-def _missing(run: Run, workers: Sequence[Worker]) -> str | None:
-    """Say which worker a run lacks that waits; None if one takes it as soon as it has room."""
+def missing(found: OneRun) -> str | None:
+    """Say which worker a run lacks that waits for one; None if it waits for none, or gets one."""
+    run, workers = found.run, [worker for worker in found.workers if worker.slots]
     if run.worker is not None:
         return None
     if run.state is RunState.INTERRUPTED and run.is_suspect:
         return "a worker that executes nothing else"
     if run.state is not RunState.QUEUED:
         return None
-    taking = [worker for worker in workers if worker.slots]
-    if not taking:
+    if not workers:
         return "a worker: none runs (`headway work`)"
-    if is_portable(run) or any(run.workflow in worker.workflows for worker in taking):
+    able = [each for each in workers if is_portable(run) or run.workflow in each.workflows]
+    if not able:
+        return "a worker that has its workflow: none of those that run has"
+    slots = sum(worker.slots for worker in able)
+    if sum(found.executed.get(worker.id, 0) for worker in able) < slots:
         return None
-    return "a worker that has its workflow: none of those that run has"
+    return f"a slot: all {slots} are taken (`headway runs list --state running`)"
 
 
 def _troubles(run: Run) -> Iterator[str]:
