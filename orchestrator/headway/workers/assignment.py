@@ -4,6 +4,9 @@ A run is given by a row that names the worker, in the commit that tells the work
 which a worker died before, is given to a worker that executes nothing else, which gets nothing else
 until the suspect got further than before. So whoever is blamed was alone. But what a worker
 executes may wait until midnight for dollars: then suspects get company, or all would wait with it.
+
+A run whose calls wait that long keeps its slot from runs that are no more urgent, and lends it to
+one that is. So a worker has at most its slots of runs of one class.
 """
 
 from collections import Counter
@@ -14,6 +17,7 @@ from math import inf
 import anyio
 
 from headway_scheduler.model.batch import Batch
+from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import AD_HOC, Run, Worker
 from headway_scheduler.model.states import CallState, RunState
@@ -77,6 +81,7 @@ class RunAssigner:
         """Suspects that workers execute, and until when each is alone; inf: it got further."""
         self._idle_until: dict[str, float] = {}
         """Suspects that wait for an idle worker, and until when each does."""
+        self._stalled: frozenset[str] = frozenset()
         self._changed = anyio.Event()
 
     async def assign_runs(self) -> None:
@@ -84,6 +89,8 @@ class RunAssigner:
         while True:
             changed = self._changed  # before the look: a change during it is not missed
             await self._assign()
+            if self._stalled:
+                await self._lend()
             now, times = anyio.current_time(), (self.alone_until, self._idle_until)
             later = (at for until in times for at in until.values() if at > now)
             with anyio.move_on_at(min(later, default=inf)):
@@ -104,6 +111,15 @@ class RunAssigner:
         if batch.left:
             known = self._scheduler.workers.listed.keys() - set(batch.left)
             self._adopted = {each for each in self._adopted if each[0] in known}
+        self._wake()
+
+    def stalled(self, run_ids: frozenset[str]) -> None:
+        """Take note of the runs whose calls wait for long: they lend their slots."""
+        if run_ids != self._stalled:
+            self._stalled = run_ids
+            self._wake()
+
+    def _wake(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
 
@@ -162,6 +178,45 @@ class RunAssigner:
                 self.alone_until[key] = inf
         alone = (suspects[key].worker for key, until in self.alone_until.items() if until < inf)
         return [worker for worker in alone if worker is not None]
+
+    async def _lend(self) -> None:
+        """Give runs to workers without room whose runs wait for long and are less urgent."""
+        async with self._commands.claim_lock:
+            assigned = [run for run in await self._store.assigned() if run.workflow != AD_HOC]
+            lent = self._lent(assigned)
+            limit = len(assigned) + sum(map(len, lent.values()))
+            while lent:
+                runs = await self._store.runs(WAITING, limit=limit, urgent_first=True)
+                for run in runs:
+                    able = [key for key in lent if lent[key] and lent[key][0] > run.priority]
+                    if not able:
+                        return  # those that follow are no more urgent
+                    if run.worker is not None or run.id in self._commands.handles or run.is_suspect:
+                        continue
+                    workers = self._scheduler.workers.listed
+                    able = [key for key in able if self._may_take(workers[key], run)]
+                    if able:
+                        await self.give(run, able[0])
+                        del lent[able[0]][0]
+                if len(runs) < limit:
+                    return
+                limit *= 2
+
+    def _lent(self, assigned: Sequence[Run]) -> dict[str, list[Priority]]:
+        """Return the classes of the runs that lend their slots, by worker, least urgent first."""
+        resting, alone = self._scheduler.waiting_runs, self._keep_alone(assigned)
+        active = Counter(run.worker for run in assigned if run.id not in resting)
+        lent = dict[str, list[Priority]]()
+        for key, worker in self._scheduler.workers.listed.items():
+            beyond = active[key] - worker.slots
+            if worker.slots and beyond >= 0 and key not in alone:
+                stalled = self._stalled.difference(resting)
+                classes = (
+                    run.priority for run in assigned if run.worker == key and run.id in stalled
+                )
+                # What it has beyond its slots took some of these: the least urgent lend first.
+                lent[key] = sorted(classes, reverse=True)[beyond:]
+        return {key: classes for key, classes in lent.items() if classes}
 
     def _may_take(self, worker: Worker, run: Run) -> bool:
         if not is_portable(run) and run.workflow not in worker.workflows:

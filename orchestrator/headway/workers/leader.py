@@ -140,7 +140,7 @@ class Leader:
             group.start_soon(keep_serving, monitor.watch, name="headway workers")
             group.start_soon(keep_serving, self.assigner.assign_runs, name="headway runs")
             group.start_soon(keep_serving, self.schedules.serve, name="headway schedules")
-            waits = LongWaits(self.scheduler)
+            waits = LongWaits(self.scheduler, self.assigner.stalled)
             group.start_soon(keep_serving, waits.run, name="headway long waits")
             pruner = HistoryPruner(self.scheduler, backend.history())
             group.start_soon(keep_serving, pruner.run, name="headway history")

@@ -1,10 +1,11 @@
-"""Says in the log what calls wait for, for the leader, where that takes long.
+"""Finds what calls wait for where that takes long, for the leader: says so, and has slots lent.
 
-``headway work`` and ``top`` show it. A program of one's own shows nothing: without a word, a limit
-of a day that is spent looks like a program that hangs.
+``headway work`` and ``top`` show what calls wait for. A program of one's own shows nothing: without
+a word, a limit of a day that is spent looks like a program that hangs.
 """
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import anyio
@@ -23,10 +24,16 @@ _log = logging.getLogger("headway")
 
 
 class LongWaits:
-    """Reports each limit or pause that keeps calls for long: once, until it is to end."""
+    """Reports each limit or pause that keeps calls for long: once, until it is to end.
 
-    def __init__(self, scheduler: LocalScheduler) -> None:
+    ``on_stalled`` is called with the ids of the runs that it keeps.
+    """
+
+    def __init__(
+        self, scheduler: LocalScheduler, on_stalled: Callable[[frozenset[str]], None]
+    ) -> None:
         self._scheduler = scheduler
+        self._on_stalled = on_stalled
         self._told: dict[tuple[str, str | None], float] = {}
 
     async def run(self) -> None:
@@ -40,13 +47,24 @@ class LongWaits:
         self._told = {about: at for about, at in self._told.items() if at > now}
         # The first of each line: those behind it wait for it.
         heads: dict[tuple[str, ...], str] = {}
-        for record in self._scheduler.queued():
-            if not record.parked and len(heads) < MOST_LINES:
+        queued = [record for record in self._scheduler.queued() if not record.parked]
+        for record in queued:
+            if len(heads) < MOST_LINES:
                 heads.setdefault(record.call.quotas, record.call.id)
-        for call_id in heads.values():
-            explained = self._scheduler.explain(call_id)
-            for blocker in explained.blockers if explained is not None else ():
-                self._tell(blocker, now)
+        stalled = {line for line, call_id in heads.items() if self._is_long(call_id, now)}
+        self._on_stalled(
+            frozenset(each.call.run_id for each in queued if each.call.quotas in stalled)
+        )
+
+    def _is_long(self, call_id: str, now: float) -> bool:
+        explained = self._scheduler.explain(call_id)
+        blockers = () if explained is None else explained.blockers
+        for blocker in blockers:
+            self._tell(blocker, now)
+        return any(
+            blocker.stopped is not None or (blocker.at or now) - now >= LONG_SECONDS
+            for blocker in blockers
+        )
 
     def _tell(self, blocker: Blocker, now: float) -> None:
         about = (blocker.quota, blocker.resource)
