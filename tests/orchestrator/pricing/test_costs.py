@@ -156,6 +156,7 @@ def test_the_command_shows_and_writes_them(
         "total",
         *("0", "0", "0", "0"),
         "$0.0000",
+        *("-", "-"),
     ]
     assert main(["costs", "--json"]) == 0
     (total,) = json.loads(capsys.readouterr().out)
