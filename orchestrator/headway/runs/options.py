@@ -87,7 +87,8 @@ def described_run(
     )
     asked = with_options(run, now, **options)
     if options.get("priority") is None:
-        own = config.priority_of_teams.get(asked.share, config.priority)
+        team = name if asked.team is None else asked.team
+        own = config.priority_of_teams.get(team, config.priority)
         asked = replace(asked, priority=own)
     run = permitted(asked, config)
     check_lane(run, config)

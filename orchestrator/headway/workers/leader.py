@@ -198,10 +198,10 @@ class Leader:
 
     def _committed(self, batch: Batch) -> None:
         """Tell of a commit. Called by the scheduler between two of them: it may not await."""
-        if batch.runs:
+        if batch.runs and self.commands.awaited:
             self.commands.committed(batch)
-            if self.schedules.awaited:
-                self.schedules.committed(batch)
+        if batch.runs and self.schedules.awaited:
+            self.schedules.committed(batch)
         if batch.notices and self.sender is not None:
             self.sender.committed(batch.notices)
         for row in batch.outbox:

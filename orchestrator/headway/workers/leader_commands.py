@@ -74,7 +74,8 @@ class LeaderCommands:
         self._schedules = schedules
         self._own = own
         self._keys = anyio.Lock()
-        self._released: dict[str, anyio.Event] = {}
+        self.awaited: dict[str, anyio.Event] = {}
+        """By run, what is set once its worker has let go of it, where a command waits for that."""
         self._is_over = False
         self.claim_lock: anyio.Lock = anyio.Lock()
         """Held from a look whether a run is executed until the row that follows from it is written.
@@ -161,7 +162,7 @@ class LeaderCommands:
                     await stopped(run)
                     return
                 if handle is None and worker is not None:
-                    released = self._released.setdefault(run.id, anyio.Event())
+                    released = self.awaited.setdefault(run.id, anyio.Event())
                     await self._scheduler.workers.order(worker, order)
             if handle is not None:
                 handle.obey(order)
@@ -228,11 +229,11 @@ class LeaderCommands:
     def lose(self) -> None:
         """Let nobody wait for workers any more: what they do is told to the next leader."""
         self._is_over = True
-        for event in self._released.values():
+        for event in self.awaited.values():
             event.set()
 
     def committed(self, batch: Batch) -> None:
         """Wake the commands that wait for a worker to let go of a run. Called after each commit."""
         for run in batch.runs:
-            if run.worker is None and (event := self._released.pop(run.id, None)) is not None:
+            if run.worker is None and (event := self.awaited.pop(run.id, None)) is not None:
                 event.set()
