@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from itertools import islice
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -59,7 +60,19 @@ def zone_of(name: str) -> tzinfo:
         ) from None
 
 
-def next_time(schedule: Schedule, after: float) -> float:
+class Timed(Protocol):
+    """What comes again and again: a schedule, or what a file says of one."""
+
+    @property
+    def cron(self) -> str:
+        """Minute, hour, day of the month, month, day of the week."""
+
+    @property
+    def zone(self) -> str:
+        """The time zone that ``cron`` is of."""
+
+
+def next_time(schedule: Timed, after: float) -> float:
     """Return the first time of a schedule after a time; both in epoch seconds.
 
     Raises CallerError for an expression or a zone that cannot be.
@@ -67,7 +80,7 @@ def next_time(schedule: Schedule, after: float) -> float:
     return next(_times(schedule, after))
 
 
-def _times(schedule: Schedule, after: float) -> Iterator[float]:
+def _times(schedule: Timed, after: float) -> Iterator[float]:
     """Yield the times of a schedule after a time, in order, each once."""
     check_cron(schedule.cron)
     begin = datetime.fromtimestamp(after, zone_of(schedule.zone))

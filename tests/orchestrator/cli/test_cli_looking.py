@@ -437,6 +437,34 @@ def test_doctor_says_who_is_told_and_whether_its_secret_is_there(
     assert "c2VjcmV0" not in says
 
 
+def test_what_the_file_says_of_schedules_and_teams_is_shown_before_anything_runs(
+    folder: Path, shown: Shown
+) -> None:
+    (folder / "headway.toml").write_text(
+        CONFIG
+        + """
+[teams]
+nightly = { priority = "background", highest = "low", quotas = ["q"] }
+triage = { weight = 2 }
+[schedules.digest]
+cron = "0 3 1 1 *"
+zone = "Europe/Berlin"
+workflow = "lost"
+task = "Yesterday"
+"""
+    )
+    found = findings(shown, status=1)
+    says = "weight 1, background unless a run says otherwise, at most low, quota q"
+    assert found["team nightly"] == (True, says)
+    assert found["team triage"] == (True, "weight 2")
+    assert re.fullmatch(r"next 20\d\d-01-01 03:00 Europe/Berlin, lost", found["schedule digest"][1])
+    assert re.fullmatch(
+        r"digest: next 20\d\d-01-01 03:00 Europe/Berlin, says .*headway.toml; "
+        r"queued once a process that leads has opened\n",
+        shown("schedules"),
+    )
+
+
 def test_doctor_says_the_price_of_an_ordinary_call(folder: Path, shown: Shown) -> None:
     """A call with a million tokens of input would cost twice as much for each."""
     (folder / "headway.toml").write_text('[models."gpt-5.4"]\napi_key_env = "TEST_KEY"\n')

@@ -29,6 +29,7 @@ from ..database import load_queue, reading
 from ..output import one_line, say, say_json
 from ..parser import FAILED
 from ..watch import see_workflows
+from .schedules import coming
 
 MOST_LISTED = 5
 """How many odd fields of a quota are named."""
@@ -65,6 +66,9 @@ def _findings(file: str | None, *, pings: bool) -> Iterator[Finding]:
     reached = [*_models(config), *_clients(config)]
     yield from (finding for _, finding in reached)
     yield from _components(config)
+    yield from _teams(config)
+    for name, schedule in config.schedules.items():
+        yield Finding(f"schedule {name}", True, f"{coming(schedule)}, {schedule.workflow}")
     yield from _notify(config)
     if pings:
         yield from anyio.run(_pings, [found for found, _ in reached])
@@ -165,6 +169,20 @@ def _reached(found: Reached) -> Finding:
     quotas = f"quota{'s' if len(found.quotas) > 1 else ''} {' and '.join(found.quotas)}"
     says = f"{found.shown} ({found.said_by}), {found.provider}, {key}, {quotas}, {_price(found)}"
     return Finding(f"model {found.model}", is_well, says)
+
+
+def _teams(config: Config) -> Iterator[Finding]:
+    """What the configuration says of each team."""
+    for name, weight in config.weights.items():
+        quotas = config.team_quotas[name]
+        own, highest = config.priority_of_teams.get(name), config.highest_of_teams.get(name)
+        said = [
+            f"weight {weight:g}",
+            *([f"{own.label} unless a run says otherwise"] if own is not None else []),
+            *([f"at most {highest.label}"] if highest is not None else []),
+            *([f"quota{'s' if len(quotas) > 1 else ''} {' and '.join(quotas)}"] if quotas else []),
+        ]
+        yield Finding(f"team {name}", True, ", ".join(said))
 
 
 async def _pings(reached: list[Reached]) -> list[Finding]:

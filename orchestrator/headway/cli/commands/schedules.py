@@ -8,12 +8,12 @@ from typing import TypeVar
 
 import anyio
 
-from headway_scheduler.core.schedules import zone_of
+from headway_scheduler.core.schedules import next_time, zone_of
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.schedules import ScheduleState
 
 from ...api import Headway
-from ...config import Config, load
+from ...config import Config, ScheduleConfig, load
 from ..database import reading
 from ..output import say, say_json, table
 from ..text import clock
@@ -32,9 +32,10 @@ def show(args: Namespace) -> int:
     if states:
         say(table(HEADERS, [_row(state, last) for state in states]))
     missing = sorted(config.schedules.keys() - {state.name for state in states})
-    if missing:
-        say(f"{', '.join(missing)}: in {config.file}; known from when a process that leads opens")
-    elif not states:
+    for name in missing:
+        words = coming(config.schedules[name])
+        say(f"{name}: {words}, says {config.file}; queued once a process that leads has opened")
+    if not missing and not states:
         say("no schedule: name one in [schedules] of headway.toml, or by hw.schedule in Python")
     return 0
 
@@ -112,6 +113,12 @@ def _row(state: ScheduleState, last: dict[str, str]) -> tuple[str, ...]:
         "" if run_id is None else f"{run_id} {last.get(state.name, 'pruned')}",
         said,
     )
+
+
+def coming(schedule: ScheduleConfig) -> str:
+    """Write when a schedule of the file comes next."""
+    at = next_time(schedule, time.time())
+    return f"next {_local(at, schedule.zone)} {schedule.zone}"
 
 
 def _local(at: float, zone: str) -> str:
