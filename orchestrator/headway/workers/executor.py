@@ -219,6 +219,8 @@ class Executor:
         for run in runs:
             while len(self.handles) >= at_once:
                 await self._changed.wait()
+            if self.is_draining:
+                return
             with suppress(RunNotResumable, StoreError, SchedulerClosed):  # they stay interrupted
                 await self.claim(run)
 

@@ -116,3 +116,13 @@ async def test_many_are_gone_on_with_some_at_once(
                 await anyio.sleep(0.01)
     assert most == 3
     assert len(provider.ledger.paid) == 20
+
+
+async def test_one_that_drains_leaves_the_rest(
+    config: Config, provider: SimulatedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "AT_ONCE", 3)
+    with anyio.fail_after(60):
+        async with opened(config) as hw:
+            hw.drain()
+    assert len(provider.ledger.paid) == 3
