@@ -195,7 +195,9 @@ def test_the_guide_of_fastapi() -> None:
 @pytest.mark.usefixtures("folder")
 def test_the_guide_of_notebooks(capsys: pytest.CaptureFixture[str]) -> None:
     execute("notebook.md")
-    first, *events, third, spring, neap, storm, dollars = capsys.readouterr().out.splitlines()
+    out, progress = capsys.readouterr().out, r"\r(\{.*?\}), \d+ calls wait   "
+    assert re.findall(progress, out)[-1] == "{'completed': 3}"
+    first, *events, third, spring, neap, storm, dollars = re.sub(progress, "", out).splitlines()
     assert {"Queued", "Admitted", "TextMessage", "Ended"} <= set(events)
     assert all(re.fullmatch(SENTENCE, line) for line in (first, third))
     assert all(re.fullmatch(f"r-[a-z0-9]{{8}} {SENTENCE}", each) for each in (spring, neap, storm))
