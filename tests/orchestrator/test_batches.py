@@ -21,8 +21,10 @@ from headway.config import load
 from headway.workers import batches
 from headway.workers.batch_provider import BatchProvider
 from headway_agents.calls import first_contact
+from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.model.calls import CallRecord, ServiceLane
 from headway_scheduler.model.data import replace
+from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.providers import PROVIDERS
 from headway_scheduler.testing.provider import (
@@ -474,6 +476,28 @@ async def test_a_cancelled_call_that_is_answered_all_the_same_is_counted(
     assert record.state is CallState.CANCELLED
     assert len(provider.ledger.paid) == 2
     assert costs.usd == pytest.approx(paid(provider, "batch"))
+
+
+async def test_a_call_that_is_cancelled_once_its_answer_is_here_is_counted(
+    provider: SimulatedProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def none(_: SqliteStore) -> list[Run]:
+        return []
+
+    monkeypatch.setattr(SqliteStore, "runs_to_wake", none)
+    async with opened(tmp_path) as hw, anyio.create_task_group() as group:
+        group.start_soon(lambda: hw.work(slots=2, forever=True))
+        handle = await submit(hw)
+        await until(lambda: states_of_batches(tmp_path / "headway.db") == ["ended"])
+        await wait_for_state(hw, handle, RunState.WAITING)
+        await hw.cancel(handle.id)
+        while (record := (await rows(hw, handle))[0]).state is not CallState.CANCELLED:  # noqa: ASYNC110 (a row)
+            await anyio.sleep(0.01)
+        costs = (await hw.costs())[-1]
+        hw.drain()
+    assert record.usage is not None
+    assert costs.usd == pytest.approx(paid(provider, "batch"))
+    assert costs.usd
 
 
 async def test_a_budget_counts_batches_at_their_price(

@@ -24,7 +24,7 @@ from anyio.abc import TaskGroup
 from headway_scheduler.errors import CallerError, StoreError
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.batches import BatchedRequest, BatchState, Gathered, ProviderBatch
-from headway_scheduler.model.calls import CallRecord, Outcome, ServiceLane
+from headway_scheduler.model.calls import CallRecord, Charge, Outcome, Served, ServiceLane
 from headway_scheduler.model.data import replace
 from headway_scheduler.model.quotas import Observation
 from headway_scheduler.model.states import CallState, RunState
@@ -115,8 +115,7 @@ class BatchLane:
     async def _turn(self, group: TaskGroup) -> None:
         """Do whatever can be done now; servers are asked in ``group``. Raises StoreError."""
         for call_id in await self._store.unwanted_calls():
-            # Its request may be answered all the same: what it reserved stays spent.
-            await self._scheduler.settle(call_id, Outcome(CallState.CANCELLED))
+            await self._scheduler.settle(call_id, await self._unwanted(call_id))
             self._wanted.clear()
         for gathered in await self._store.gathered():
             if self._is_due(gathered):
@@ -130,6 +129,33 @@ class BatchLane:
             group.start_soon(self._ask, model, by_model[model], name=f"headway batches of {model}")
         for run in await self._store.runs_to_wake():
             await self._scheduler.save_run(replace(run, state=RunState.QUEUED, waits_for=None))
+
+    async def _unwanted(self, call_id: str) -> Outcome:
+        """Return the end of a call that nobody wants. If its answer is here already, it is paid.
+
+        One that is answered later is amended then. Until that, what it reserved stays spent.
+        """
+        run_id = call_id.rpartition(".")[0]
+        outcome = Outcome(CallState.CANCELLED)
+        answer = (await self._store.batch_answers(run_id)).get(call_id)
+        for record in await self._store.calls(run_id, {CallState.BATCHED}):
+            if answer is not None and record.call.id == call_id:
+                body, call = json.loads(answer)["body"], record.call
+                served, cost = self._charged(call.model, call.submitted_at, body)
+                outcome = replace(
+                    outcome,
+                    usage=served.usage,
+                    usd=cost.usd,
+                    usd_source=cost.source,
+                    served_model=served.model,
+                )
+        return outcome
+
+    def _charged(self, model: str, at: float, body: Any) -> tuple[Served, Charge]:
+        """Return what the body of an answer by batch says was used, and what that costs."""
+        served = readings.served([body], [])
+        share = self._config.batch_usd_factor
+        return served, charge(of_model(self._config, model), served, at, share=share)
 
     async def _ask(self, model: str, batches: Sequence[ProviderBatch]) -> None:
         """Take the batches of a model as far as they go now, one after the other."""
@@ -347,16 +373,10 @@ class BatchLane:
         for run_id in sorted(run_ids):
             for record in await self._store.calls(run_id, {CallState.CANCELLED}):
                 body = bodies.get(record.call.id)
-                served = readings.served([body], [])
+                served, cost = self._charged(batch.model, batch.created_at, body)
                 is_by_batch = record.call.lane is ServiceLane.BATCH
                 if not is_by_batch or served.usage is None or record.usage is not None:
                     continue
-                cost = charge(
-                    of_model(self._config, batch.model),
-                    served,
-                    batch.created_at,
-                    share=self._config.batch_usd_factor,
-                )
                 record.usage, record.usd = served.usage, cost.usd
                 record.usd_source, record.served_model = cost.source, served.model
                 found.append(record)

@@ -129,7 +129,8 @@ def test_run_prints_the_messages_and_a_summary_of_two_lines(folder: Path) -> Non
     began = time.monotonic()
     status, out, err = headway(folder, "run", "pair", "Write.\nTwo lines.", "-p", "high")
     # It says nothing else than how things stand, every 5 s (docs/cli.md), and nothing was retried.
-    said = err.splitlines()
+    # asyncio's debug mode tells of each callback that a busy machine made slow.
+    said = [line for line in err.splitlines() if "warning: Executing <" not in line]
     assert (status, [line for line in said if not STATUS.fullmatch(line)]) == (0, [])
     assert len(said) <= (time.monotonic() - began) / 5
     lines = out.splitlines()
