@@ -7,10 +7,10 @@ from typing import Any
 import anyio
 import pytest
 from autogen_agentchat.agents import AssistantAgent
+from tests.orchestrator.workers.configured import KEY, written
 
 from headway import Headway, Models
-from headway.config import Config, load
-from headway.testing import MODEL
+from headway.config import Config
 from headway.workers.assignment import RunAssigner
 from headway.workers.leader import Leader
 from headway.workers.request_server import RequestServer
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 def agent(models: Models) -> AssistantAgent:
-    return AssistantAgent("writer", models(MODEL))
+    return AssistantAgent("writer", models("m"))
 
 
 def break_once(monkeypatch: pytest.MonkeyPatch, kind: type, name: str) -> anyio.Event:
@@ -46,19 +46,9 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Config]:
-    monkeypatch.setenv("TEST_KEY", "not-a-key")
+    monkeypatch.setenv(KEY, "not-a-key")
     async with simulated_provider(Settings(latency=Latency(base_seconds=0.5))) as provider:
-        (tmp_path / "headway.toml").write_text(f"""
-[database]
-path = "headway.db"
-[quotas.q]
-requests_per_minute = 6000
-[models."{MODEL}"]
-quotas = ["q"]
-base_url = "{provider.base_url}"
-api_key_env = "TEST_KEY"
-""")
-        yield load(tmp_path / "headway.toml")
+        yield written(tmp_path, provider.base_url, m="requests_per_minute = 6000")
 
 
 def bugs(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -6,9 +6,10 @@ from pathlib import Path
 import anyio
 import pytest
 from autogen_agentchat.agents import AssistantAgent
+from tests.orchestrator.workers.configured import KEY, written
 
 from headway import Headway, Models, RunState
-from headway.config import Config, load
+from headway.config import Config
 from headway.workers import long_waits
 from headway_scheduler.testing.provider import Settings, simulated_provider
 
@@ -17,25 +18,11 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Config]:
-    monkeypatch.setenv("TEST_KEY", "not-a-key")
+    monkeypatch.setenv(KEY, "not-a-key")
     monkeypatch.setattr(long_waits, "LOOK_SECONDS", 0.02)
     async with simulated_provider(Settings()) as provider:
-        reached = f'base_url = "{provider.base_url}"\napi_key_env = "TEST_KEY"'
-        (tmp_path / "headway.toml").write_text(f"""
-[database]
-path = "headway.db"
-[quotas.day]
-requests_per_day = 1
-[quotas.free]
-requests_per_minute = 60000
-[models.day]
-quotas = ["day"]
-{reached}
-[models.free]
-quotas = ["free"]
-{reached}
-""")
-        yield load(tmp_path / "headway.toml")
+        limits = {"day": "requests_per_day = 1", "free": "requests_per_minute = 60000"}
+        yield written(tmp_path, provider.base_url, **limits)
 
 
 def opened(config: Config) -> Headway:

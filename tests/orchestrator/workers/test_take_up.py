@@ -6,9 +6,10 @@ from pathlib import Path
 import anyio
 import pytest
 from autogen_agentchat.agents import AssistantAgent
+from tests.orchestrator.workers.configured import KEY, written
 
 from headway import Headway, Models, RunState
-from headway.config import Config, load
+from headway.config import Config
 from headway.workers import executor
 from headway.workers.executor import Executor
 from headway_scheduler.backends.sqlite.store import SqliteStore
@@ -36,24 +37,14 @@ async def config(
     tmp_path: Path, provider: SimulatedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> Config:
     """A database with 20 interrupted runs."""
-    monkeypatch.setenv("TEST_KEY", "not-a-key")
-    (tmp_path / "headway.toml").write_text(f"""
-[database]
-path = "headway.db"
-[quotas.q]
-requests_per_minute = 60000
-[models.m]
-quotas = ["q"]
-base_url = "{provider.base_url}"
-api_key_env = "TEST_KEY"
-""")
+    monkeypatch.setenv(KEY, "not-a-key")
     runs = [
         Run(f"r-{at:08}", "agent", "Hello?", Priority.NORMAL, RunState.INTERRUPTED, float(at))
         for at in range(20)
     ]
     async with SqliteStore(tmp_path / "headway.db") as store:
         await store.commit(Batch(runs=tuple(runs)))
-    return load(tmp_path / "headway.toml")
+    return written(tmp_path, provider.base_url, m="requests_per_minute = 60000")
 
 
 def opened(config: Config) -> Headway:
