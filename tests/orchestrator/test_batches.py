@@ -4,7 +4,7 @@ import json
 import re
 import socket
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from headway.workers import batches
 from headway.workers.batch_provider import BatchProvider
 from headway_agents.calls import first_contact
 from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.model.batches import BatchedRequest
 from headway_scheduler.model.calls import CallRecord, ServiceLane
 from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run
@@ -496,6 +497,31 @@ async def test_a_call_that_is_cancelled_once_its_answer_is_here_is_counted(
         costs = (await hw.costs())[-1]
         hw.drain()
     assert record.usage is not None
+    assert costs.usd == pytest.approx(paid(provider, "batch"))
+    assert costs.usd
+
+
+async def test_a_call_that_is_cancelled_while_its_answer_is_being_kept_is_counted(
+    provider: SimulatedProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, batched_requests = tmp_path / "headway.db", SqliteStore.batched_requests
+
+    async def cancelled_then(store: SqliteStore, batch_id: str | None) -> Sequence[BatchedRequest]:
+        found = await batched_requests(store, batch_id)
+        if found and batch_id is not None and provider.ledger.paid:
+            await hw.cancel(handle.id)
+            with anyio.move_on_after(1.0):
+                await until(lambda: column(database, "state", "calls") == ["cancelled"])
+        return found
+
+    async with opened(tmp_path) as hw, anyio.create_task_group() as group:
+        handle = await submit(hw)
+        monkeypatch.setattr(SqliteStore, "batched_requests", cancelled_then)
+        group.start_soon(lambda: hw.work(slots=2, forever=True))
+        await until(lambda: states_of_batches(database) == ["ended"])
+        await until(lambda: column(database, "state", "calls") == ["cancelled"])
+        costs = (await hw.costs())[-1]
+        hw.drain()
     assert costs.usd == pytest.approx(paid(provider, "batch"))
     assert costs.usd
 

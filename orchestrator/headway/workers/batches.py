@@ -85,6 +85,9 @@ class BatchLane:
         """By batch: when a look found it nowhere at the provider. -inf: nobody else knows of it."""
         self._odd: dict[str, int] = {}
         """By batch: how many odd answers came before the provider had it."""
+        self._collecting = anyio.Lock()
+        """Held from a look at which calls are wanted until what follows is written. So an answer is
+        kept for its call, or counted for one that was cancelled."""
         self._ask_at: dict[str, float] = {}
         self._busy: set[str] = set()
         """Models whose server is being asked something: a slow one keeps no other waiting."""
@@ -114,9 +117,10 @@ class BatchLane:
 
     async def _turn(self, group: TaskGroup) -> None:
         """Do whatever can be done now; servers are asked in ``group``. Raises StoreError."""
-        for call_id in await self._store.unwanted_calls():
-            await self._scheduler.settle(call_id, await self._unwanted(call_id))
-            self._wanted.clear()
+        async with self._collecting:
+            for call_id in await self._store.unwanted_calls():
+                await self._scheduler.settle(call_id, await self._unwanted(call_id))
+                self._wanted.clear()
         for gathered in await self._store.gathered():
             if self._is_due(gathered):
                 await self._plan(gathered)
@@ -340,6 +344,15 @@ class BatchLane:
         signals: Mapping[str, Observation] | None = None,
     ) -> None:
         """Keep every answer; what has none is queued again. ``signals``: of the lane's quota."""
+        async with self._collecting:
+            await self._keep(batch, lines, signals)
+
+    async def _keep(
+        self,
+        batch: ProviderBatch,
+        lines: Sequence[dict[str, Any]],
+        signals: Mapping[str, Observation] | None,
+    ) -> None:
         batch.check(BatchState.ENDED)
         requests = {each.call_id: each for each in await self._store.batched_requests(batch.id)}
         answered: dict[str, BatchedRequest] = {}
