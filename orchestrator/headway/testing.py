@@ -58,8 +58,7 @@ async def simulated_headway(
     request's number, from 1, and its body, and returns what goes wrong. ``usd_per_million``: the
     price of tokens, input and output alike, which runs with a budget need. While it is open,
     OPENAI_BASE_URL and OPENAI_API_KEY lead to the provider, so that clients of component files
-    never reach a real
-    account. Raises CallerError for a ``reply`` that is no function.
+    never reach a real account. Raises CallerError for a ``reply`` that is no function.
     """
     if reply is not None and not callable(reply):
         raise CallerError(

@@ -268,14 +268,8 @@ def _status_line(headway: Headway) -> str:
         waiting = headway.waiting_calls or "none"
         return f"waiting: {waiting} of this process (`headway queue` shows for what)"
     scheduler = headway.scheduler
-    # The first of each line: those behind it wait for it. Parked calls and questions stand in none.
-    heads: dict[tuple[str, ...], str] = {}
-    for record in scheduler.queued():
-        if not record.parked and len(heads) < MOST_LINES:
-            heads.setdefault(record.call.quotas, record.call.id)
-    reasons = (scheduler.explain(call_id) for call_id in heads.values())
-    now = scheduler.now()
-    head = next_to_go([each for each in reasons if each is not None], now)
+    now, reasons = scheduler.now(), scheduler.explain_first(MOST_LINES)
+    head = next_to_go(list(reasons.values()), now)
     return status_line(scheduler.statistics(), head, now)
 
 

@@ -125,8 +125,7 @@ class RunAssigner:
 
     async def _assign(self) -> None:
         async with self._commands.claim_lock:
-            # The run of calls outside of runs ends with its process: it would take a slot for good.
-            assigned = [run for run in await self._store.assigned() if run.workflow != AD_HOC]
+            assigned = await self._assigned()
             busy = Counter(run.worker for run in assigned)
             # A run that waits for another one gives its slot back: the other one may need it.
             resting = self._scheduler.waiting_runs
@@ -166,6 +165,11 @@ class RunAssigner:
                     return
                 limit *= 2
 
+    async def _assigned(self) -> list[Run]:
+        """Load the runs that take slots of workers. Raises StoreError."""
+        # The run of calls outside of runs ends with its process: it would take a slot for good.
+        return [run for run in await self._store.assigned() if run.workflow != AD_HOC]
+
     def _keep_alone(self, assigned: Sequence[Run]) -> list[str]:
         """Return the workers that get no more runs: they execute a suspect that got no further."""
         suspects = {run.id: run for run in assigned if run.worker and run.is_suspect}
@@ -182,7 +186,7 @@ class RunAssigner:
     async def _lend(self) -> None:
         """Give runs to workers without room whose runs wait for long and are less urgent."""
         async with self._commands.claim_lock:
-            assigned = [run for run in await self._store.assigned() if run.workflow != AD_HOC]
+            assigned = await self._assigned()
             lent = self._lent(assigned)
             limit = len(assigned) + sum(map(len, lent.values()))
             while lent:

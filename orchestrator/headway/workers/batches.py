@@ -118,8 +118,9 @@ class BatchLane:
     async def _turn(self, group: TaskGroup) -> None:
         """Do whatever can be done now; servers are asked in ``group``. Raises StoreError."""
         async with self._collecting:
-            for call_id in await self._store.unwanted_calls():
-                await self._scheduler.settle(call_id, await self._unwanted(call_id))
+            unwanted = await self._store.unwanted_calls()
+            for run_id in {call_id.rpartition(".")[0] for call_id in unwanted}:
+                await self._end_unwanted(run_id)
                 self._wanted.clear()
         for gathered in await self._store.gathered():
             if self._is_due(gathered):
@@ -134,26 +135,25 @@ class BatchLane:
         for run in await self._store.runs_to_wake():
             await self._scheduler.save_run(replace(run, state=RunState.QUEUED, waits_for=None))
 
-    async def _unwanted(self, call_id: str) -> Outcome:
-        """Return the end of a call that nobody wants. If its answer is here already, it is paid.
+    async def _end_unwanted(self, run_id: str) -> None:
+        """End the batched calls of a run that wants none. Whose answer is here already is paid.
 
         One that is answered later is amended then. Until that, what it reserved stays spent.
         """
-        run_id = call_id.rpartition(".")[0]
-        outcome = Outcome(CallState.CANCELLED)
-        answer = (await self._store.batch_answers(run_id)).get(call_id)
+        answers = await self._store.batch_answers(run_id)
         for record in await self._store.calls(run_id, {CallState.BATCHED}):
-            if answer is not None and record.call.id == call_id:
-                body, call = json.loads(answer)["body"], record.call
+            call, outcome = record.call, Outcome(CallState.CANCELLED)
+            if (answer := answers.get(call.id)) is not None:
+                body = json.loads(answer)["body"]
                 served, cost = self._charged(call.model, call.submitted_at, body)
-                outcome = replace(
-                    outcome,
+                outcome = Outcome(
+                    CallState.CANCELLED,
                     usage=served.usage,
                     usd=cost.usd,
                     usd_source=cost.source,
                     served_model=served.model,
                 )
-        return outcome
+            await self._scheduler.settle(call.id, outcome)
 
     def _charged(self, model: str, at: float, body: Any) -> tuple[Served, Charge]:
         """Return what the body of an answer by batch says was used, and what that costs."""
@@ -386,9 +386,11 @@ class BatchLane:
         for run_id in sorted(run_ids):
             for record in await self._store.calls(run_id, {CallState.CANCELLED}):
                 body = bodies.get(record.call.id)
-                served, cost = self._charged(batch.model, batch.created_at, body)
                 is_by_batch = record.call.lane is ServiceLane.BATCH
-                if not is_by_batch or served.usage is None or record.usage is not None:
+                if body is None or not is_by_batch or record.usage is not None:
+                    continue
+                served, cost = self._charged(batch.model, batch.created_at, body)
+                if served.usage is None:
                     continue
                 record.usage, record.usd = served.usage, cost.usd
                 record.usd_source, record.served_model = cost.source, served.model

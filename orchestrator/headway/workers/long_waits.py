@@ -5,7 +5,7 @@ a word, a limit of a day that is spent looks like a program that hangs.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import anyio
@@ -45,20 +45,18 @@ class LongWaits:
     def _look(self) -> None:
         now = self._scheduler.now()
         self._told = {about: at for about, at in self._told.items() if at > now}
-        # The first of each line: those behind it wait for it.
-        heads: dict[tuple[str, ...], str] = {}
-        queued = [record for record in self._scheduler.queued() if not record.parked]
-        for record in queued:
-            if len(heads) < MOST_LINES:
-                heads.setdefault(record.call.quotas, record.call.id)
-        stalled = {line for line, call_id in heads.items() if self._is_long(call_id, now)}
+        reasons = self._scheduler.explain_first(MOST_LINES)
+        stalled = {line for line, why in reasons.items() if self._is_long(why.blockers, now)}
+        waiting = self._scheduler.queued() if stalled else ()
         self._on_stalled(
-            frozenset(each.call.run_id for each in queued if each.call.quotas in stalled)
+            frozenset(
+                record.call.run_id
+                for record in waiting
+                if not record.parked and record.call.quotas in stalled
+            )
         )
 
-    def _is_long(self, call_id: str, now: float) -> bool:
-        explained = self._scheduler.explain(call_id)
-        blockers = () if explained is None else explained.blockers
+    def _is_long(self, blockers: Sequence[Blocker], now: float) -> bool:
         for blocker in blockers:
             self._tell(blocker, now)
         return any(

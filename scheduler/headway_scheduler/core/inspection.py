@@ -46,6 +46,21 @@ def explain_each(
     return found
 
 
+def explain_first(
+    state: SchedulerState, now: float, most: int
+) -> dict[tuple[str, ...], Explanation]:
+    """Explain the first call of each line, by the line's quotas: those behind it wait for it.
+
+    Of ``most`` lines at most. Parked calls and questions stand in none.
+    """
+    first: dict[tuple[str, ...], str] = {}
+    for record in queued(state):
+        if not record.parked and len(first) < most:
+            first.setdefault(record.call.quotas, record.call.id)
+    found = explain_each(state, first.values(), now)
+    return {line: found[call_id] for line, call_id in first.items() if call_id in found}
+
+
 def _explained(
     state: SchedulerState,
     live: LiveCall,

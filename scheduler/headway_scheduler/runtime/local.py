@@ -1,7 +1,7 @@
 """The scheduler of the process that leads. Law: what is said to hold is on disk."""
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from ..core import inspection
 from ..core.policy import Policy
@@ -177,6 +177,10 @@ class LocalScheduler(PumpedClient):
     def explain(self, call_id: str) -> Explanation | None:
         """Return why a queued call waits; None if it is not live."""
         return inspection.explain(self._pump.core.state, call_id, self.now())
+
+    def explain_first(self, most: int) -> Mapping[tuple[str, ...], Explanation]:
+        """Return why the first call of each line waits, by its quotas; of ``most`` lines."""
+        return inspection.explain_first(self._pump.core.state, self.now(), most)
 
     def queued(self) -> list[CallRecord]:
         """Every queued call, next one first. Read only."""

@@ -3,7 +3,7 @@
 import os
 import platform
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -166,9 +166,13 @@ def _reached(found: Reached) -> Finding:
     is_well, key = _key(found)
     if found.key_from is KeySource.UNPAIRED:
         return Finding(f"model {found.model}", False, key)
-    quotas = f"quota{'s' if len(found.quotas) > 1 else ''} {' and '.join(found.quotas)}"
-    says = f"{found.shown} ({found.said_by}), {found.provider}, {key}, {quotas}, {_price(found)}"
+    quotas, price = _named(found.quotas), _price(found)
+    says = f"{found.shown} ({found.said_by}), {found.provider}, {key}, {quotas}, {price}"
     return Finding(f"model {found.model}", is_well, says)
+
+
+def _named(quotas: Sequence[str]) -> str:
+    return f"quota{'s' if len(quotas) > 1 else ''} {' and '.join(quotas)}"
 
 
 def _teams(config: Config) -> Iterator[Finding]:
@@ -180,7 +184,7 @@ def _teams(config: Config) -> Iterator[Finding]:
             f"weight {weight:g}",
             *([f"{own.label} unless a run says otherwise"] if own is not None else []),
             *([f"at most {highest.label}"] if highest is not None else []),
-            *([f"quota{'s' if len(quotas) > 1 else ''} {' and '.join(quotas)}"] if quotas else []),
+            *([_named(quotas)] if quotas else []),
         ]
         yield Finding(f"team {name}", True, ", ".join(said))
 

@@ -54,14 +54,15 @@ def show_list(args: Namespace) -> int:
 
 def show_why(args: Namespace) -> int:
     """Say what one call waits for, its place, and when it should go; or what a run waits for."""
-    if (found := anyio.run(_without_call, load(args.config), args.id)) is not None:
+    found = anyio.run(_find, load(args.config), args.id)
+    if isinstance(found, OneRun):
         run, lacks = found.run, missing(found)
         if args.json:
             say_json({"id": run.id, "state": run.state, "waits_for": lacks})
         else:
             say(f"run {run.id} is {run.state}, and {f'waits for {lacks}' if lacks else NO_CALL}")
         return 0
-    record, queue, reader = anyio.run(_find, load(args.config), args.id)
+    record, queue, reader = found
     why = explain(queue.scheduler.state, record.call.id, reader.now)
     if args.json:
         say_json(_wait_facts(queue, record, reader.now))
@@ -112,26 +113,30 @@ async def _load(config: Config) -> tuple[StoredQueue, Reader]:
         return await load_queue(config, reader), reader
 
 
-async def _without_call(config: Config, run_id: str) -> OneRun | None:
-    """Return a run of which no call waits; None for what is no run, or has a call that does."""
-    async with reading(config) as reader:
-        with suppress(CallerError):
-            run = None if "." in run_id else await find_run(reader.store, run_id)
-            if run is not None and not await reader.store.calls(run.id, states=LIVE_CALLS):
-                return await read_run(reader, run)
-    return None
+async def _find(config: Config, call_id: str) -> OneRun | tuple[CallRecord, StoredQueue, Reader]:
+    """Find a call by its id, ``run.number``; the run's part may be shortened, or all of it.
 
-
-async def _find(config: Config, call_id: str) -> tuple[CallRecord, StoredQueue, Reader]:
-    """Find a call by its id, ``run.number``; the run's part may be shortened, or all of it."""
+    A run's id alone finds its call that waits; the run, if none does.
+    """
     async with reading(config) as reader:
-        queue = await load_queue(config, reader)
         run_id, dot, number = call_id.partition(".")
+        if not dot and (idle := await _without_call(reader, run_id)) is not None:
+            return idle
+        queue = await load_queue(config, reader)
         run = await reader.store.run(run_id) if dot and run_id else None
         wanted = call_id if run is None else f"{run.id}.{number}"
         past = [] if run is None else await reader.store.calls(run.id)
         known = {record.call.id: record for record in (*past, *queue.calls)}
         return _only(wanted, known, queue), queue, reader
+
+
+async def _without_call(reader: Reader, run_id: str) -> OneRun | None:
+    """Return a run of which no call waits; None for what is no run, or has a call that does."""
+    with suppress(CallerError):
+        run = await find_run(reader.store, run_id)
+        if not await reader.store.calls(run.id, states=LIVE_CALLS):
+            return await read_run(reader, run)
+    return None
 
 
 def _only(wanted: str, known: dict[str, CallRecord], queue: StoredQueue) -> CallRecord:
