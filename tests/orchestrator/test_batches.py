@@ -479,9 +479,15 @@ async def test_a_cancelled_call_that_is_answered_all_the_same_is_counted(
     assert costs.usd == pytest.approx(paid(provider, "batch"))
 
 
+@pytest.mark.parametrize("answer", [None, "no JSON", "[]", '{"status_code": 200}'])
 async def test_a_call_that_is_cancelled_once_its_answer_is_here_is_counted(
-    provider: SimulatedProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    provider: SimulatedProvider,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str | None,
 ) -> None:
+    """One whose row cannot be read is cancelled like any other, and keeps no batch of others."""
+
     async def none(_: SqliteStore) -> list[Run]:
         return []
 
@@ -491,14 +497,17 @@ async def test_a_call_that_is_cancelled_once_its_answer_is_here_is_counted(
         handle = await submit(hw)
         await until(lambda: states_of_batches(tmp_path / "headway.db") == ["ended"])
         await wait_for_state(hw, handle, RunState.WAITING)
+        if answer is not None:
+            with closing(sqlite3.connect(tmp_path / "headway.db")) as db, db:
+                db.execute("UPDATE batched_requests SET answer = ?", (answer,))
         await hw.cancel(handle.id)
         while (record := (await rows(hw, handle))[0]).state is not CallState.CANCELLED:  # noqa: ASYNC110 (a row)
             await anyio.sleep(0.01)
         costs = (await hw.costs())[-1]
         hw.drain()
-    assert record.usage is not None
-    assert costs.usd == pytest.approx(paid(provider, "batch"))
-    assert costs.usd
+    assert (record.usage is None) is (answer is not None)
+    assert costs.usd == pytest.approx(paid(provider, "batch") if answer is None else 0.0)
+    assert paid(provider, "batch")
 
 
 async def test_a_call_that_is_cancelled_while_its_answer_is_being_kept_is_counted(

@@ -21,7 +21,7 @@ import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
-from headway_scheduler.errors import CallerError, StoreError
+from headway_scheduler.errors import CallerError, StoreCorrupt, StoreError
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.batches import BatchedRequest, BatchState, Gathered, ProviderBatch
 from headway_scheduler.model.calls import CallRecord, Charge, Outcome, Served, ServiceLane
@@ -118,9 +118,14 @@ class BatchLane:
     async def _turn(self, group: TaskGroup) -> None:
         """Do whatever can be done now; servers are asked in ``group``. Raises StoreError."""
         async with self._collecting:
+            ended: dict[str, Outcome] = {}
             unwanted = await self._store.unwanted_calls()
             for run_id in {call_id.rpartition(".")[0] for call_id in unwanted}:
-                await self._end_unwanted(run_id)
+                ended |= await self._paid(run_id)
+            for call_id in unwanted:
+                # It may still be answered, and is amended then. What it reserved stays spent.
+                outcome = ended.get(call_id, Outcome(CallState.CANCELLED))
+                await self._scheduler.settle(call_id, outcome)
                 self._wanted.clear()
         for gathered in await self._store.gathered():
             if self._is_due(gathered):
@@ -135,25 +140,30 @@ class BatchLane:
         for run in await self._store.runs_to_wake():
             await self._scheduler.save_run(replace(run, state=RunState.QUEUED, waits_for=None))
 
-    async def _end_unwanted(self, run_id: str) -> None:
-        """End the batched calls of a run that wants none. Whose answer is here already is paid.
+    async def _paid(self, run_id: str) -> dict[str, Outcome]:
+        """Return the ends of a run's batched calls whose answers are here, although it wants none.
 
-        One that is answered later is amended then. Until that, what it reserved stays spent.
+        Of rows that cannot be read nothing is known: they must not keep the batches of others.
         """
-        answers = await self._store.batch_answers(run_id)
-        for record in await self._store.calls(run_id, {CallState.BATCHED}):
-            call, outcome = record.call, Outcome(CallState.CANCELLED)
-            if (answer := answers.get(call.id)) is not None:
-                body = json.loads(answer)["body"]
-                served, cost = self._charged(call.model, call.submitted_at, body)
-                outcome = Outcome(
-                    CallState.CANCELLED,
-                    usage=served.usage,
-                    usd=cost.usd,
-                    usd_source=cost.source,
-                    served_model=served.model,
-                )
-            await self._scheduler.settle(call.id, outcome)
+        try:
+            answers = await self._store.batch_answers(run_id)
+            records = await self._store.calls(run_id, {CallState.BATCHED}) if answers else ()
+            calls = {record.call.id: record.call for record in records}
+            bodies = [(calls[key], json.loads(text)["body"]) for key, text in answers.items()]
+        except (StoreCorrupt, ValueError, LookupError, TypeError) as error:
+            _log.warning("run %s: an answer by batch cannot be read: %s", run_id, error)
+            return {}
+        ended = {}
+        for call, body in bodies:
+            served, cost = self._charged(call.model, call.submitted_at, body)
+            ended[call.id] = Outcome(
+                CallState.CANCELLED,
+                usage=served.usage,
+                usd=cost.usd,
+                usd_source=cost.source,
+                served_model=served.model,
+            )
+        return ended
 
     def _charged(self, model: str, at: float, body: Any) -> tuple[Served, Charge]:
         """Return what the body of an answer by batch says was used, and what that costs."""
