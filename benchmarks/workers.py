@@ -272,7 +272,11 @@ def judged(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
     return {
         "runs": dict(Counter(run.state.value for run in honest)),
         "poison runs": dict(Counter("quarantined" if r.is_quarantined else r.state for r in bad)),
-        "honest runs quarantined": sum(run.is_quarantined for run in honest),
+        "honest runs quarantined": [
+            f"{run.id}, {run.workflow}, attempts {run.attempts}"
+            for run in honest
+            if run.is_quarantined
+        ],
         "errors of honest runs": dict(Counter(run.error for run in honest if run.error)),
         "attempts at runs": sum(run.attempts for run in every),
         "transcripts that differ": sum(found.get(task) != text for task, text in expected.items()),

@@ -125,7 +125,7 @@ class Actions:
         run = await self._find_to_build(run_id)
         require_failed(run)
         run = replace(
-            with_options(run, self._scheduler.now(), **options), lives_lost=0, lost_waiting=0
+            with_options(run, self._scheduler.now(), **options), lives_lost=0, lost_spared=0
         )
         return await self._execute(run, ReplayOptions(retry_failed=True))
 

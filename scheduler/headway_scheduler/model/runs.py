@@ -83,9 +83,9 @@ class Run(Data, frozen=True):
     """The id of the worker that executes the run, or is about to; None if nobody does."""
     lives_lost: int = 0
     """How many workers in a row died while they executed it, and left no new answer of it."""
-    lost_waiting: int = 0
-    """How many workers died while it waited for an answer, since it last lost a life: as a rule its
-    code was at rest then, so ``LIVES`` of them count as one life."""
+    lost_spared: int = 0
+    """How many workers died with it since it last lost a life, when most likely something else was
+    to blame: so ``LIVES`` of them count as one life."""
     lane: ServiceLane = ServiceLane.STANDARD
     """The lane that its background calls may take, where their model has it."""
     messages: str | None = None

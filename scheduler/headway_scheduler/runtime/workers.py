@@ -5,6 +5,7 @@ also deletes their request, so a leader that dies before leaves the request to t
 same commit writes the notification that tells the worker.
 """
 
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -51,6 +52,12 @@ from ..protocol.messages import (
 from ..protocol.outbox import OutboxBuilder
 from .pending import Callers, Completion, Decided, Pending, answer_here
 
+DEATHS_SECONDS = 60.0
+"""For how long the death of a worker speaks for the runs of workers that die after it."""
+
+MOST_DEATHS = 100
+"""How many such deaths are kept at most."""
+
 
 class Workers:
     """The listed workers, and the messages from and to them.
@@ -66,6 +73,9 @@ class Workers:
         self._listed: dict[str, Worker] = {}
         self.listed: Mapping[str, Worker] = MappingProxyType(self._listed)
         """A live view, by worker id."""
+        self._killed = deque[tuple[float, frozenset[str]]](maxlen=MOST_DEATHS)
+        """Deaths that are nobody's fault here: when, and the runs that were executed. Only this
+        leader's: without them a run is judged by its own deaths, as if no other worker died."""
 
     async def begin(self) -> None:
         """List the workers that the store knows. Raises StoreError."""
@@ -123,13 +133,24 @@ class Workers:
         """
         self._listed.pop(worker_id, None)
         runs = [run for run in await self._store.assigned() if run.worker == worker_id]
+        executed = frozenset(run.id for run in runs if run.state is RunState.RUNNING)
+        now, found = self._clock(), Evidence()
         if died:
-            left = after_death(runs, await evidence(self._store, runs), self._clock())
+            found = await evidence(self._store, runs)
+            found = Evidence(found.further, {*found.spared, *self._spared(executed, now)})
+            left = after_death(runs, found, now)
         else:
             left = [released(run) for run in runs]
         messages: list[Message] = [DropWorker(worker_id), *(SaveRun(run) for run in left)]
         await self._callers.written(Pending(messages, Batch(left=(worker_id,))))
+        if died and len(suspects(runs, found)) != 1:
+            self._killed.append((now, executed))
         return left
+
+    def _spared(self, executed: Iterable[str], now: float) -> set[str]:
+        """Return the runs without which a worker died lately too, and no suspect was to blame."""
+        lately = [runs for at, runs in self._killed if abs(now - at) < DEATHS_SECONDS]
+        return {run_id for run_id in executed if any(run_id not in runs for runs in lately)}
 
     async def order(self, worker_id: str, order: Order, run: Run | None = None) -> None:
         """Send a worker an order. ``run`` is written in the same commit. Raises StoreError."""
@@ -167,12 +188,13 @@ def released(run: Run) -> Run:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Ids of a dead worker's runs whose calls tell something of its death."""
+    """Ids of a dead worker's runs of which more is known than that they were executed."""
 
     further: Collection[str] = ()
     """Runs that got a new answer since they were last resumed."""
-    waiting: Collection[str] = ()
-    """Runs that waited for a model's answer when the worker died."""
+    spared: Collection[str] = ()
+    """Runs that most likely did not end it: they waited for a model's answer, so their own code was
+    at rest; or workers without them die too, so somebody kills workers."""
 
 
 async def evidence(store: Store, runs: Iterable[Run]) -> Evidence:
@@ -191,32 +213,36 @@ async def evidence(store: Store, runs: Iterable[Run]) -> Evidence:
     return Evidence(further, waiting)
 
 
+def suspects(runs: Iterable[Run], found: Evidence) -> list[Run]:
+    """Return those of a dead worker's runs that it was to execute alone, and got no further."""
+    executed = (run for run in runs if run.state is RunState.RUNNING)
+    return [run for run in executed if run.is_suspect and run.id not in found.further]
+
+
 def after_death(runs: Sequence[Run], found: Evidence, now: float) -> list[Run]:
     """Return the runs of one worker as they are once it has died: those executed lost one.
 
     Lives are lost in a row: a run that got further in this life has lost this one alone. A run that
-    waited for an answer loses a life only the third time, because most likely somebody killed the
-    process. If another run of the worker was a suspect too, either may be to blame, and neither
-    loses its last life.
+    is spared loses a life only the third time. If another run of the worker was a suspect too,
+    either may be to blame, and neither loses its last life.
     """
-    executed = {run.id for run in runs if run.state is RunState.RUNNING}
-    suspects = sum(run.is_suspect for run in runs if run.id in executed - {*found.further})
-    most = LIVES if suspects == 1 else LIVES - 1
+    most = LIVES if len(suspects(runs, found)) == 1 else LIVES - 1
     return [
-        _after_death(run, found, most, now) if run.id in executed else released(run) for run in runs
+        _after_death(run, found, most, now) if run.state is RunState.RUNNING else released(run)
+        for run in runs
     ]
 
 
 def _after_death(run: Run, found: Evidence, most: int, now: float) -> Run:
     """Take a life from a run whose worker died; ``most`` is how many it may have lost then."""
     lost_before = 0 if run.id in found.further else run.lives_lost
-    lost_waiting = run.lost_waiting + 1 if run.id in found.waiting else 0
-    if 0 < lost_waiting < LIVES:
+    lost_spared = run.lost_spared + 1 if run.id in found.spared else 0
+    if 0 < lost_spared < LIVES:
         # No life is lost. But the run is a suspect, executed alone until it gets further.
         lives_lost = max(1, lost_before)
     else:
-        lives_lost, lost_waiting = min(lost_before + 1, most), 0
-    left = replace(released(run), lives_lost=lives_lost, lost_waiting=lost_waiting)
+        lives_lost, lost_spared = min(lost_before + 1, most), 0
+    left = replace(released(run), lives_lost=lives_lost, lost_spared=lost_spared)
     if lives_lost < LIVES:
         return left
     return replace(

@@ -1,6 +1,6 @@
 """The leader takes messages of workers, and does not believe their clocks."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from math import inf
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from headway_scheduler.protocol.codec import load_notification
 from headway_scheduler.protocol.envelopes import MessageBatch
 from headway_scheduler.protocol.messages import MarkSent, Message, Observe, SaveRun, Settle, Submit
 from headway_scheduler.runtime.local import LocalScheduler
-from headway_scheduler.runtime.workers import Evidence, after_death, evidence
+from headway_scheduler.runtime.workers import DEATHS_SECONDS, Evidence, after_death, evidence
 
 pytestmark = pytest.mark.anyio
 
@@ -188,11 +188,11 @@ def test_a_run_that_was_claimed_and_not_executed_loses_no_life_and_is_no_suspect
     assert lost(executed("a", 2), *waiting)[0] == (RunState.FAILED, 3)
 
 
-def deaths(run: Run, waits: list[bool]) -> list[int]:
-    """Lives lost after each death; whether it waited for an answer when it died."""
+def deaths(run: Run, spared: list[bool]) -> list[int]:
+    """Lives lost after each death; whether the run was spared."""
     lives = []
-    for is_waiting in waits:
-        found = Evidence(waiting=(run.id,) if is_waiting else ())
+    for is_spared in spared:
+        found = Evidence(spared=(run.id,) if is_spared else ())
         (run,) = after_death([replace(run, state=RunState.RUNNING)], found, NOW)
         lives.append(run.lives_lost)
         if run.is_quarantined:
@@ -200,15 +200,15 @@ def deaths(run: Run, waits: list[bool]) -> list[int]:
     return lives
 
 
-def test_a_run_that_waited_for_an_answer_loses_a_life_the_third_time() -> None:
+def test_a_run_that_is_spared_loses_a_life_the_third_time() -> None:
     assert deaths(executed("a", 0), [True] * 9) == [1, 1, 2, 2, 2, 3]
     assert deaths(executed("a", 0), [True, True, False, False]) == [1, 1, 2, 3]
     assert deaths(executed("a", 2), [True, True, True]) == [2, 2, 3]
 
 
 @given(st.lists(st.booleans(), min_size=7, max_size=7))
-def test_whatever_it_does_it_takes_no_more_than_seven_workers_down(waits: list[bool]) -> None:
-    lives = deaths(executed("a", 0), waits)
+def test_whatever_it_does_it_takes_no_more_than_seven_workers_down(spared: list[bool]) -> None:
+    lives = deaths(executed("a", 0), spared)
     assert lives[-1] == 3
     assert len(lives) >= 3
 
@@ -233,3 +233,59 @@ async def test_a_call_that_lives_is_how_it_waited_and_a_step_is_none() -> None:
     assert await evidence(store, [run]) == Evidence(set(), set())
     await store.commit(Batch(new=(sent,)))
     assert await evidence(store, [run]) == Evidence(set(), {"r"})
+
+
+class Killer:
+    """A leader whose clock the test sets, and the deaths of its workers."""
+
+    def __init__(self) -> None:
+        self.store, self.now = MemoryStore(), NOW
+        self.scheduler = LocalScheduler(self.store, [QUOTA], clock=lambda: self.now)
+
+    async def kill(self, *executed: Run) -> list[int]:
+        """Let a worker die with these runs; return the lives that each has lost then."""
+        worker = Worker("w-1", 1, self.now)
+        await self.scheduler.workers.enlist(worker)
+        for run in executed:
+            await self.scheduler.save_run(replace(run, state=RunState.RUNNING, worker=worker.id))
+        left = {run.id: run for run in await self.scheduler.workers.drop(worker.id, died=True)}
+        return [left[run.id].lives_lost for run in executed]
+
+    async def died_with(self, run_id: str, before: Sequence[Run] = ()) -> int:
+        """How many workers die with a run alone until it is quarantined."""
+        run = Run(run_id, "w", "t", Priority.NORMAL, RunState.QUEUED, NOW)
+        for count in range(1, 10):
+            await self.kill(*before)
+            await self.kill(run)
+            found = await self.store.run(run_id)
+            assert found is not None
+            if found.is_quarantined:
+                return count
+            run = found
+        raise AssertionError("it is never quarantined")
+
+
+async def test_a_run_is_spared_while_workers_without_it_die_too() -> None:
+    """Somebody kills workers, most likely; all the same it takes down six."""
+    killer = Killer()
+    async with killer.store, killer.scheduler:
+        assert await killer.died_with("r") == 6
+
+
+async def test_a_run_is_not_spared_for_its_own_deaths_nor_for_those_of_another_suspect() -> None:
+    killer, beside = Killer(), executed("beside", 0)
+    async with killer.store, killer.scheduler:
+        assert await killer.kill(executed("a", 0), beside) == [1, 1]
+        assert await killer.kill(executed("a", 1)) == [2]
+        assert await killer.kill(replace(beside, lives_lost=1)) == [2]
+        assert await killer.kill(executed("a", 2)) == [3]
+
+
+async def test_a_death_speaks_for_other_runs_for_a_minute() -> None:
+    killer = Killer()
+    async with killer.store, killer.scheduler:
+        await killer.kill(executed("a", 0))
+        killer.now += DEATHS_SECONDS - 1
+        assert await killer.kill(executed("b", 1)) == [1]
+        killer.now += 2
+        assert await killer.kill(executed("c", 1)) == [2]

@@ -58,7 +58,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         *("id", "workflow", "task", "priority", "state", "created_at", "key", "component"),
         *("started_at", "finished_at", "result", "error", "parameters", "version", "history"),
         *("parent", "parent_until", "deadline", "budget_usd", "waits_for", "attempts"),
-        *("resumed_at", "team", "worker", "lives_lost", "lost_waiting", "lane"),
+        *("resumed_at", "team", "worker", "lives_lost", "lost_spared", "lane"),
         "messages",
     ),
     "buckets": ("quota", "resource", "available", "as_of", "paused_until"),
@@ -373,7 +373,7 @@ def _run_row(run: Run) -> Row:
         run.team,
         run.worker,
         run.lives_lost,
-        run.lost_waiting,
+        run.lost_spared,
         run.lane.value,
         run.messages,
     )
