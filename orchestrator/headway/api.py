@@ -225,13 +225,14 @@ class Headway:
         """
         await self._opened.executor.work(slots, forever, watch)
 
-    def drain(self) -> None:
+    def drain(self, *, timeout_seconds: float | None = None) -> None:
         """Take no more runs: :meth:`work` returns when those that it executes have ended.
 
-        Nothing happens if Headway is closed.
+        ``timeout_seconds``: after so long those that are left are interrupted, each once its calls
+        in flight have ended; they lose no life. Nothing happens if Headway is closed.
         """
         if self._owner is not None and self._owner.is_open:
-            self._opened.executor.drain()
+            self._opened.executor.drain(timeout_seconds)
 
     @property
     def is_draining(self) -> bool:

@@ -144,6 +144,24 @@ async def test_a_run_without_a_slot_says_so(
 
 
 @pytest.mark.anyio
+async def test_a_drain_that_takes_too_long_interrupts_runs(tmp_path: Path) -> None:
+    async with simulated_headway() as hw:
+        hw.workflow("late")(team)
+        await hw.queue.pause()
+        runs = [await hw.submit("late", task="Go.") for _ in range(2)]
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: hw.work(slots=1, forever=True))
+            while (await hw.get_run(runs[0].id)).state is not RunState.RUNNING:  # noqa: ASYNC110 (a row)
+                await anyio.sleep(0.01)
+            hw.drain()
+            with pytest.raises(CallerError, match="timeout_seconds"):
+                hw.drain(timeout_seconds=-1)
+            hw.drain(timeout_seconds=0)
+        states = [(await hw.get_run(run.id)).state for run in runs]
+        assert states == [RunState.INTERRUPTED, RunState.QUEUED]
+
+
+@pytest.mark.anyio
 async def test_a_key_that_has_another_task_is_said_to(caplog: pytest.LogCaptureFixture) -> None:
     async with simulated_headway() as hw:
         hw.workflow("cell")(team)

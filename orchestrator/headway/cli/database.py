@@ -27,7 +27,7 @@ from headway_scheduler.model.states import (
     RunState,
 )
 from headway_scheduler.ports import Backend, Holder, Store
-from headway_scheduler.runtime.workers import after_death, evidence, released
+from headway_scheduler.runtime.deaths import after_death, recent_deaths, released
 
 from ..config import Config
 from .output import complain
@@ -122,12 +122,10 @@ async def reading(config: Config, *, names: bool = True) -> AsyncIterator[Reader
 async def _corrected(store: Store, alive: Collection[str], now: float) -> dict[str, Run]:
     """Return what the next leader will make of the runs of workers that are dead."""
     left = [run for run in await store.assigned() if run.worker not in alive]
-    found = await evidence(store, left)
-    lost = [
-        each
-        for _, runs in groupby(left, key=lambda run: run.worker)
-        for each in after_death(list(runs), found, now)
-    ]
+    lost, deaths = list[Run](), await recent_deaths(store, now)
+    for _, runs in groupby(left, key=lambda run: run.worker):
+        after, deaths = await after_death(store, list(runs), deaths, now)
+        lost += after
     running = await store.runs({RunState.RUNNING})
     orphans = [released(run) for run in running if run.worker is None]
     return {run.id: run for run in (*orphans, *lost)}

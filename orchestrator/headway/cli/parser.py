@@ -145,6 +145,12 @@ def _add_running(commands: Any) -> None:
     )
     work.add_argument("--forever", action="store_true", help="wait for more runs when none is left")
     work.add_argument("--label", default="", metavar="NAME", help="its name in `headway top`")
+    work.add_argument(
+        "--drain-timeout",
+        type=duration,
+        metavar="TIME",
+        help="how long after SIGTERM runs are interrupted, as in 25s (default: never)",
+    )
     for command in (run, submit, work):
         _add_common(command)
         _add_log(command, has_time=command is work)

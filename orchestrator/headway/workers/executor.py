@@ -84,6 +84,7 @@ class Executor:
         self._suspicion = anyio.Lock()
         self._suspects: dict[str, anyio.Event] = {}
         self._watch: Watch = lambda handle: None
+        self._drain_until = inf
         self._changed = anyio.Event()
         self._scheduler: SchedulerClient
         self._commands: Commands
@@ -103,7 +104,7 @@ class Executor:
         self._workflows.on_change = self._tell
         self._scheduler, self._commands, self._store = scheduler, commands, store
         self._runner, self._runs = runner, runs
-        self.is_draining = False
+        self.is_draining, self._drain_until = False, inf
 
     # Runs that are started here
 
@@ -327,11 +328,20 @@ class Executor:
             with anyio.CancelScope(shield=True), suppress(WorkerEvicted):
                 await self._offer(0, False)
         while self.handles:
-            await self._changed.wait()
+            with anyio.move_on_at(self._drain_until) as waiting:
+                await self._changed.wait()
+            if waiting.cancelled_caught:
+                self._drain_until = inf
+                async with anyio.create_task_group() as ends:
+                    for handle in self.handles.values():
+                        ends.start_soon(handle.drain)
 
-    def drain(self) -> None:
-        """Take no more runs."""
+    def drain(self, timeout_seconds: float | None = None) -> None:
+        """Take no more runs. After the timeout, :meth:`work` interrupts those that are left."""
         self.is_draining = True
+        if timeout_seconds is not None:
+            seconds = arguments.amount("timeout_seconds", timeout_seconds, least=0)
+            self._drain_until = anyio.current_time() + seconds
         self._tell()
 
     def obey(self, order: Order) -> None:

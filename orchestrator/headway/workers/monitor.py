@@ -8,8 +8,8 @@ from headway_scheduler.model.states import RunState
 from headway_scheduler.ports import Mailbox, Store, WorkerRegistry
 from headway_scheduler.protocol.codec import dump
 from headway_scheduler.protocol.commands import RetireWorker
+from headway_scheduler.runtime.deaths import released
 from headway_scheduler.runtime.local import LocalScheduler
-from headway_scheduler.runtime.workers import released
 
 WATCH_SECONDS = 0.2
 """How often the registry is asked for dead workers."""

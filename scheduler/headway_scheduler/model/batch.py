@@ -19,11 +19,11 @@ class Lesson(Data, frozen=True):
     """A fact that a part of the core learned, in that part's own text."""
 
     kind: str
-    """The part that learned it: ``limits``, ``breaker``, ``odd``, ``run size``, ``tokens`` or
-    ``answered``."""
+    """The part that learned it: ``limits``, ``breaker``, ``odd``, ``run size``, ``tokens``,
+    ``answered`` or ``deaths``."""
     subject: str
-    """The subject: a quota, a workflow, a model and an agent, or an address. With ``kind``, the
-    row's key: a later lesson overwrites an earlier one."""
+    """The subject: a quota, a workflow, a model and an agent, an address, or ``workers``. With
+    ``kind``, the row's key: a later lesson overwrites an earlier one."""
     value: str
     """JSON that only its learner reads."""
 

@@ -5,9 +5,7 @@ also deletes their request, so a leader that dies before leaves the request to t
 same commit writes the notification that tells the worker.
 """
 
-from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from math import inf
 from types import MappingProxyType
 from typing import assert_never
@@ -15,14 +13,12 @@ from typing import assert_never
 from msgspec import structs
 
 from ..core.views import ProviderHealth
-from ..errors import StoreError
-from ..model.batch import NOTHING, Batch, OutboxRow
+from ..model.batch import NOTHING, Batch, Lesson, OutboxRow
 from ..model.calls import Outcome
 from ..model.data import replace
 from ..model.formulas import LONGEST_STATED_SECONDS
 from ..model.quotas import Observation
-from ..model.runs import LIVES, Run, Worker
-from ..model.states import LIVE_CALLS, CallState, RunState
+from ..model.runs import Run, Worker
 from ..ports import Clock, Store
 from ..protocol.codec import refused
 from ..protocol.commands import Order
@@ -50,13 +46,8 @@ from ..protocol.messages import (
     Submit,
 )
 from ..protocol.outbox import OutboxBuilder
+from .deaths import after_death, lesson_of, recent_deaths, released
 from .pending import Callers, Completion, Decided, Pending, answer_here
-
-DEATHS_SECONDS = 60.0
-"""For how long the death of a worker speaks for the runs of workers that die after it."""
-
-MOST_DEATHS = 100
-"""How many such deaths are kept at most."""
 
 
 class Workers:
@@ -73,9 +64,6 @@ class Workers:
         self._listed: dict[str, Worker] = {}
         self.listed: Mapping[str, Worker] = MappingProxyType(self._listed)
         """A live view, by worker id."""
-        self._killed = deque[tuple[float, frozenset[str]]](maxlen=MOST_DEATHS)
-        """Deaths that are nobody's fault here: when, and the runs that were executed. Only this
-        leader's: without them a run is judged by its own deaths, as if no other worker died."""
 
     async def begin(self) -> None:
         """List the workers that the store knows. Raises StoreError."""
@@ -133,24 +121,18 @@ class Workers:
         """
         self._listed.pop(worker_id, None)
         runs = [run for run in await self._store.assigned() if run.worker == worker_id]
-        executed = frozenset(run.id for run in runs if run.state is RunState.RUNNING)
-        now, found = self._clock(), Evidence()
+        lessons: tuple[Lesson, ...] = ()
         if died:
-            found = await evidence(self._store, runs)
-            found = Evidence(found.further, {*found.spared, *self._spared(executed, now)})
-            left = after_death(runs, found, now)
+            now = self._clock()
+            before = await recent_deaths(self._store, now)
+            left, deaths = await after_death(self._store, runs, before, now)
+            lessons = (lesson_of(deaths),)
         else:
             left = [released(run) for run in runs]
         messages: list[Message] = [DropWorker(worker_id), *(SaveRun(run) for run in left)]
-        await self._callers.written(Pending(messages, Batch(left=(worker_id,))))
-        if died and len(suspects(runs, found)) != 1:
-            self._killed.append((now, executed))
+        also = Batch(left=(worker_id,), lessons=lessons)
+        await self._callers.written(Pending(messages, also))
         return left
-
-    def _spared(self, executed: Iterable[str], now: float) -> set[str]:
-        """Return the runs without which a worker died lately too, and no suspect was to blame."""
-        lately = [runs for at, runs in self._killed if abs(now - at) < DEATHS_SECONDS]
-        return {run_id for run_id in executed if any(run_id not in runs for runs in lately)}
 
     async def order(self, worker_id: str, order: Order, run: Run | None = None) -> None:
         """Send a worker an order. ``run`` is written in the same commit. Raises StoreError."""
@@ -178,80 +160,6 @@ def notifications(
     for record, error in decided.refused:
         outbox.refuse(record, refused(error))
     return outbox.rows(health.unanswered, health.locked_out, health.one_fails)
-
-
-def released(run: Run) -> Run:
-    """Return a run without its worker: interrupted, if it was running."""
-    state = RunState.INTERRUPTED if run.state is RunState.RUNNING else run.state
-    return replace(run, state=state, worker=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Ids of a dead worker's runs of which more is known than that they were executed."""
-
-    further: Collection[str] = ()
-    """Runs that got a new answer since they were last resumed."""
-    spared: Collection[str] = ()
-    """Runs that most likely did not end it: they waited for a model's answer, so their own code was
-    at rest; or workers without them die too, so somebody kills workers."""
-
-
-async def evidence(store: Store, runs: Iterable[Run]) -> Evidence:
-    """Read from the calls of a dead worker's runs which got further, and which waited."""
-    further, waiting = set[str](), set[str]()
-    for run in runs:
-        if run.state is RunState.RUNNING and run.resumed_at is not None:
-            try:
-                calls = await store.calls(run.id, {CallState.DONE, *LIVE_CALLS})
-            except StoreError:
-                continue  # unreadable rows of one run must not keep the others from being released
-            if any((each.finished_at or 0.0) >= run.resumed_at for each in calls):
-                further.add(run.id)
-            if any(each.state in LIVE_CALLS and each.call.is_paid for each in calls):
-                waiting.add(run.id)
-    return Evidence(further, waiting)
-
-
-def suspects(runs: Iterable[Run], found: Evidence) -> list[Run]:
-    """Return those of a dead worker's runs that it was to execute alone, and got no further."""
-    executed = (run for run in runs if run.state is RunState.RUNNING)
-    return [run for run in executed if run.is_suspect and run.id not in found.further]
-
-
-def after_death(runs: Sequence[Run], found: Evidence, now: float) -> list[Run]:
-    """Return the runs of one worker as they are once it has died: those executed lost one.
-
-    Lives are lost in a row: a run that got further in this life has lost this one alone. A run that
-    is spared loses a life only the third time. If another run of the worker was a suspect too,
-    either may be to blame, and neither loses its last life.
-    """
-    most = LIVES if len(suspects(runs, found)) == 1 else LIVES - 1
-    return [
-        _after_death(run, found, most, now) if run.state is RunState.RUNNING else released(run)
-        for run in runs
-    ]
-
-
-def _after_death(run: Run, found: Evidence, most: int, now: float) -> Run:
-    """Take a life from a run whose worker died; ``most`` is how many it may have lost then."""
-    lost_before = 0 if run.id in found.further else run.lives_lost
-    lost_spared = run.lost_spared + 1 if run.id in found.spared else 0
-    if 0 < lost_spared < LIVES:
-        # No life is lost. But the run is a suspect, executed alone until it gets further.
-        lives_lost = max(1, lost_before)
-    else:
-        lives_lost, lost_spared = min(lost_before + 1, most), 0
-    left = replace(released(run), lives_lost=lives_lost, lost_spared=lost_spared)
-    if lives_lost < LIVES:
-        return left
-    return replace(
-        left,
-        state=RunState.FAILED,
-        finished_at=now,
-        error=f"Quarantined: {LIVES} workers in a row died while they executed it, the last one "
-        f"{run.worker}: see what it does to its process; `headway runs retry {run.id}` tries again",
-    )
 
 
 def restamped(message: Message, now: float, age: float = inf) -> Message:

@@ -289,6 +289,18 @@ def test_a_worker_drains_at_sigterm(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert out.splitlines()[-2].startswith("1 completed")
 
 
+def test_a_worker_whose_drain_takes_too_long_interrupts_its_runs(world: World) -> None:
+    world.headway("queue", "pause")
+    run_id = world.headway("submit", "agent", "wait").strip()
+    worker = world.start("work", "--forever", "--drain-timeout", "0.1")
+    world.until(lambda: world.rows("SELECT 1 FROM calls WHERE state = 'queued'"), worker)
+    worker.send_signal(signal.SIGTERM)
+    _, err = worker.communicate()
+    assert (worker.returncode, world.state(run_id)) == (130, "interrupted"), err
+    assert f"`headway resume {run_id}` goes on" in err
+    assert world.rows("SELECT lives_lost FROM runs") == [(0,)]
+
+
 def test_a_worker_stops_at_the_third_sigterm(slow_world: World) -> None:
     """The first takes no more runs, the second waits for calls in flight only."""
     world = slow_world

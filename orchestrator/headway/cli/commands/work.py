@@ -27,7 +27,7 @@ async def _work(args: Namespace, watch: Watch) -> None:
         watch.beside(headway),
         anyio.create_task_group() as group,
     ):
-        group.start_soon(_heed_signals, headway)
+        group.start_soon(_heed_signals, headway, watch, args.drain_timeout)
         await headway.work(slots=args.slots, forever=args.forever, watch=watch.follow)
         if not args.forever:
             await _tell_what_is_left(headway)
@@ -46,13 +46,24 @@ async def _tell_what_is_left(headway: Headway) -> None:
         )
 
 
-async def _heed_signals(headway: Headway) -> None:
-    """Take no more runs from the first SIGTERM on; the second and third are as Ctrl-C."""
+async def _heed_signals(headway: Headway, watch: Watch, timeout: float | None) -> None:
+    """Take no more runs from the first SIGTERM on; the second and third are as Ctrl-C.
+
+    ``timeout``: so many seconds after the first, runs are interrupted as by the second.
+    """
     with anyio.open_signal_receiver(signal.SIGTERM) as signals:
-        async for _ in signals:
-            if headway.is_draining:
-                signal.raise_signal(signal.SIGINT)
-            headway.drain()
+        async with anyio.create_task_group() as group:
+            async for _ in signals:
+                if headway.is_draining:
+                    signal.raise_signal(signal.SIGINT)
+                elif timeout is not None:
+                    group.start_soon(_drain_after, timeout, watch)
+                headway.drain()
+
+
+async def _drain_after(seconds: float, watch: Watch) -> None:
+    await anyio.sleep(seconds)
+    watch.drain()
 
 
 def end_of_several(
