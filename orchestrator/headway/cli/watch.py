@@ -48,8 +48,7 @@ _CHOICES = (
 )
 _ANSWERS = {
     True: '`headway runs answer {id} "WORDS"` goes on',
-    False: "it was cut off, and may have happened: `headway runs answer {id} --done RESULT`, "
-    "`--again` or `--abort`",
+    False: "`headway runs answer {id} --done RESULT`, `--again` or `--abort` goes on",
 }
 
 

@@ -243,12 +243,14 @@ def _hint(run: Run) -> str:
 
 
 def question_text(record: CallRecord, chunks: Sequence[str]) -> str:
-    """Return what a call asks of a person: a step's question, or the request that was cut off."""
+    """Return what a call asks of a person: a question, or what became of what was cut off."""
     text = "".join(chunks)
     if record.call.is_paid:
-        return text
-    _, request = json.loads(text)
-    return str(json.loads(request)) if record.call.kind == "person" else str(request)
+        return f"A request was cut off, and may have been answered. What came of it? {text}"
+    name, request = json.loads(text)
+    if record.call.kind == "person":
+        return str(json.loads(request))
+    return f"{name} was cut off, and may have happened. What came of {name}({request})?"
 
 
 def _ended_at(run: Run) -> float:

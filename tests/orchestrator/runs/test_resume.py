@@ -31,6 +31,7 @@ from headway import random as journaled_random
 from headway.config import load
 from headway.pricing.prices import Prices
 from headway.runs.export import exported
+from headway.runs.stopped import question_text
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.errors import (
     CallerError,
@@ -38,6 +39,7 @@ from headway_scheduler.errors import (
     RunNotResumable,
     WorkflowNotHere,
 )
+from headway_scheduler.model.calls import Call, CallRecord, Priority
 from headway_scheduler.model.runs import Task
 from headway_scheduler.model.states import CallState, RunState
 from headway_scheduler.testing.provider import (
@@ -751,3 +753,11 @@ async def test_runs_whose_workflow_another_program_registers_are_left_as_they_ar
     async with world.opened(factory) as headway:
         (handle,) = await headway.resume_all()
         assert (await handle.result()).text
+
+
+def test_a_person_is_asked_in_words_what_came_of_a_tool() -> None:
+    call = Call("r.0", "r", "a", "charge", (), Priority.NORMAL, 0, 0.0, kind="tool")
+    text = json.dumps(["charge", '{"invoice": 7}'])
+    assert question_text(CallRecord(call, 0, CallState.UNKNOWN), [text]) == (
+        'charge was cut off, and may have happened. What came of charge({"invoice": 7})?'
+    )
