@@ -63,7 +63,7 @@ ESSENTIAL: dict[str, list[str]] = {
     ],
     "08_a_tool_that_runs_once.py": [
         "state     interrupted",
-        'state     waiting: transfer {"euros": 100}',
+        "state     waiting: transfer was cut off, and may have happened. What came of transfer(",
         "state     completed, transferred 1 time",
     ],
     "09_parts_of_the_policy.py": [

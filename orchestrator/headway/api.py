@@ -216,12 +216,13 @@ class Headway:
         *,
         slots: int,
         forever: bool = False,
-        watch: Callable[[RunHandle], None] = lambda handle: None,
+        watch: Callable[[RunHandle], None] | None = None,
     ) -> None:
         """Execute queued runs, most urgent first, ``slots`` at once, until none is left.
 
         ``forever``: take up interrupted runs as well, each once, and wait for more, until
-        :meth:`drain`. ``watch`` is told of each run that starts.
+        :meth:`drain`. ``watch`` is told of each run that starts; without one, the log says which
+        runs failed.
         """
         await self._opened.executor.work(slots, forever, watch)
 

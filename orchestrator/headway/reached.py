@@ -335,6 +335,11 @@ def unpaired(reached: Reached) -> CallerError:
     )
 
 
+def is_at(reached: Reached, address: str) -> bool:
+    """Whether a client asks the server of an address, or none at all, as a replayed one."""
+    return reached.address is None or _is_same(address, reached.address)
+
+
 def _is_same(address: str, other: str | None) -> bool:
     return other is not None and origin(address) == origin(other)
 

@@ -39,6 +39,7 @@ class SimulatedHeadway(Headway):
     def __init__(self, config: Config, provider: SimulatedProvider) -> None:
         super().__init__(config)
         self.provider = provider
+        self.workflows.only_server = provider.base_url
 
 
 @asynccontextmanager

@@ -33,7 +33,16 @@ from .config.reading import DEFAULT
 from .config.values import patience_seconds
 from .pricing.prices import charge_of, stated_cost, write_cost
 from .provider_clients import built
-from .reached import Reached, completed, key_of, of_client, of_model, quotas_past, replaced
+from .reached import (
+    Reached,
+    completed,
+    is_at,
+    key_of,
+    of_client,
+    of_model,
+    quotas_past,
+    replaced,
+)
 from .spelling import did_you_mean
 
 if TYPE_CHECKING:
@@ -44,6 +53,8 @@ if TYPE_CHECKING:
     from headway_agents.bypass import Watch
 
 _BATCH = ServiceLane.BATCH
+_OF_AGENTS = frozenset({"messages", "tools", "tool_choice", "json_output"})
+"""Arguments of AutoGen's ``create`` that go past its ``extra_create_args``."""
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
@@ -83,6 +94,8 @@ class Workflows:
         self._watch: Watch | None = None
         self.on_change: Callable[[], None] = lambda: None
         """Called when a workflow has been registered."""
+        self.only_server: str | None = None
+        """The address of the only server that a client made in code may ask; None: any."""
 
     def register(self, name: str, factory: Factory) -> Factory:
         """Name a factory, and return it. A function that is defined anew replaces itself.
@@ -217,6 +230,10 @@ class Workflows:
         **arguments: Any,
     ) -> "ChatCompletionClient":
         """Make a client for a factory, not yet bound to the run. This is its ``models``."""
+        for name in _OF_AGENTS.intersection(arguments):
+            raise CallerError(
+                f"{name} cannot be given to models(…): each agent gives its own with every request"
+            )
         if isinstance(model, str):
             return self.model(model).asking(_priority(priority), arguments)
         from headway_agents import around
@@ -239,6 +256,11 @@ class Workflows:
         from headway_agents import ScheduledClient
 
         found = of_client(self._config, client)
+        if self.only_server is not None and not is_at(found, self.only_server):
+            raise CallerError(
+                f"this Headway is simulated, and a client asks {found.shown}: leave out its "
+                f'address, or name the model, as in models("{found.name}")'
+            )
         model, others = self._model(found), self._others(found, client)
         return ScheduledClient(client, model, others=others)
 

@@ -22,7 +22,9 @@ from headway_scheduler.testing.provider import (
     Fault,
     FaultKind,
     Latency,
+    Reply,
     Settings,
+    ToolCall,
     simulated_provider,
 )
 
@@ -73,6 +75,41 @@ CELL = """
 def cell(models):
     return AssistantAgent("{name}", models("sim"))
 """
+
+
+@pytest.mark.anyio
+async def test_a_client_that_leads_past_the_simulated_provider_is_refused() -> None:
+    async with simulated_headway() as hw:
+        client = own_client("http://127.0.0.1:1/v1")
+        hw.workflow("own")(lambda models: AssistantAgent("a", models(client)))
+        with pytest.raises(RunFailed, match=r"simulated, and a client asks http://127.0.0.1:1/v1"):
+            await hw.run("own", task="Go.")
+        client = own_client(hw.provider.base_url)
+        assert (await hw.run("own", task="Go.")).text
+        await client.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["tool_choice", "tools", "messages", "json_output"])
+async def test_what_agents_give_with_each_request_cannot_be_given_for_all(name: str) -> None:
+    async with simulated_headway() as hw:
+        hw.workflow("own")(lambda models: AssistantAgent("a", models("sim", **{name: "required"})))
+        with pytest.raises(RunFailed, match=f"{name} cannot be given"):
+            await hw.run("own", task="Go.")
+
+
+@pytest.mark.anyio
+async def test_a_queued_run_that_fails_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(models: Models) -> AssistantAgent:
+        raise ValueError("no such prompt")
+
+    async with simulated_headway() as hw:
+        hw.workflow("broken")(broken)
+        run = await hw.submit("broken", task="Go.")
+        await hw.work(slots=1)
+        assert (await hw.get_run(run.id)).state is RunState.FAILED
+    (told,) = (each for each in caplog.records if each.levelname == "ERROR")
+    assert "no such prompt" in told.getMessage()
 
 
 @pytest.mark.anyio
@@ -269,3 +306,34 @@ async def test_a_notebook_is_told_to_await(tmp_path: Path) -> None:
     hw = Headway(written(tmp_path, "http://127.0.0.1:1/v1"))
     with pytest.raises(CallerError, match=r"await hw\.run"):
         hw.run_sync("report", task="Week 47")
+
+
+@pytest.mark.anyio
+async def test_plain_words_do_not_say_what_came_of_a_tool_that_was_cut_off(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = anyio.Event()
+
+    async def charge(cents: int) -> str:
+        """Charge."""
+        begun.set()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    settings = Settings(reply=lambda request: Reply(tool_calls=(ToolCall("charge", {"cents": 7}),)))
+    async with simulated_provider(settings) as provider:
+        file = written(tmp_path, provider.base_url)
+        async with Headway(file) as hw:
+            hw.workflow("pay")(lambda models: AssistantAgent("a", models("sim"), tools=[charge]))
+            run = await hw.start("pay", task="Go.")
+            await begun.wait()
+            run.interrupt()
+            await run.ended()
+            run = await hw.resume(run.id)
+            await run.ended()
+            asked = ["runs", "answer", run.id, "Yes.", "--config", str(file)]
+            assert await to_thread.run_sync(main, asked) == 2
+            assert (await hw.get_run(run.id)).state is RunState.WAITING
+            assert "--done RESULT, --again or --abort" in capsys.readouterr().err
+            await to_thread.run_sync(main, ["runs", "show", run.id, "--config", str(file)])
+            assert "with --done RESULT, --again or --abort" in capsys.readouterr().out

@@ -29,7 +29,7 @@ from ..runs.handle import RunFailed, RunHandle
 from ..runs.runner import Person
 from . import output
 from .interrupts import draining_first
-from .output import clean, complain, say_json
+from .output import clean, complain, say, say_json
 from .parser import BAD_DATABASE, BAD_INPUT, CHANGED, FAILED, INTERRUPTED, WAITS
 from .person import TerminalPerson
 from .progress import progress_line
@@ -64,6 +64,8 @@ class Watch:
         self.is_draining: bool = False
         """Whether Ctrl-C was pressed: no more runs are begun."""
         self._view = view
+        self.says_receipts: bool = False
+        """Whether the receipt of a run that went on is printed when it has ended."""
         self.takes_runs: bool = False
         """Whether queued runs are taken until none is left: their number says how far that is."""
         self._since = time.monotonic()
@@ -174,6 +176,8 @@ class Watch:
         if handle.run.state is not RunState.INTERRUPTED or handle.change is not None:
             self.count(handle)
             await self._tell_end(handle)
+            if self.says_receipts and handle.run.attempts > 1:
+                say(f"{handle.id}: {await self._headway.receipt(handle.id)}")
 
     async def _tell_end(self, handle: RunHandle) -> None:
         if handle.change is not None:
@@ -308,4 +312,7 @@ def _tell_interrupted(watch: Watch) -> None:
         if handle.error is not None:
             _tell_failure(handle)
     if stopped:
-        complain(f"interrupted {', '.join(stopped)}: `headway resume {stopped[0]}` goes on")
+        one = f"`headway resume {stopped[0]}` goes on"
+        several = "`headway resume --all` goes on, and so does `headway work --forever`"
+        what = one if len(stopped) == 1 else several
+        complain(f"interrupted {', '.join(stopped)}: {what}", "info")

@@ -38,7 +38,7 @@ from headway_scheduler.runtime.client import SchedulerClient
 from .. import arguments
 from ..runs.event_stream import EventStreams
 from ..runs.events import Ended, of_batch
-from ..runs.handle import RemoteRunHandle, ReplayOptions, RunHandle
+from ..runs.handle import RemoteRunHandle, ReplayOptions, RunFailed, RunHandle
 from ..runs.runner import Runner
 from ..runs.stopped import being_executed
 from ..workflows import Workflows
@@ -83,7 +83,7 @@ class Executor:
         self._given_again: dict[str, Run] = {}
         self._suspicion = anyio.Lock()
         self._suspects: dict[str, anyio.Event] = {}
-        self._watch: Watch = lambda handle: None
+        self._watch: Watch | None = None
         self._drain_until = inf
         self._changed = anyio.Event()
         self._scheduler: SchedulerClient
@@ -311,7 +311,7 @@ class Executor:
 
     # Runs that the leader gives
 
-    async def work(self, slots: int, forever: bool, watch: Watch) -> None:
+    async def work(self, slots: int, forever: bool, watch: Watch | None) -> None:
         """Take runs from the leader, until none is left or, ``forever``, until drained."""
         slots = arguments.count("slots", slots, least=1)
         self._watch = watch
@@ -389,7 +389,11 @@ class Executor:
             self._scheduler.note_run(replace(run, worker=None))
         else:
             with self.expecting(run) as handle:
-                self._watch(self.execute(handle))
+                self.execute(handle)
+            if self._watch is not None:
+                self._watch(handle)
+            else:
+                self._runs.start_soon(_log_failure, handle, name=f"headway log of {run.id}")
 
     async def _run_to_end(self, handle: RunHandle) -> None:
         try:
@@ -437,3 +441,10 @@ class Executor:
     def _tell(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
+
+
+async def _log_failure(handle: RunHandle) -> None:
+    """Say in the log that a run failed: it was queued, so perhaps nobody holds its handle."""
+    await handle.ended()
+    if handle.run.state is RunState.FAILED:
+        _log.error("%s", RunFailed(handle.run))

@@ -20,11 +20,15 @@ LONG_SECONDS = 60.0
 MOST_LINES = 16
 """How many lines of calls are looked at."""
 
+CONTRADICTED = 'window = "fixed" is stated, and answers show a token bucket'
+
 _log = logging.getLogger("headway")
 
 
 class LongWaits:
     """Reports each limit or pause that keeps calls for long: once, until it is to end.
+
+    Reports also, once, a window that is stated and that answers contradict: calls wait in vain.
 
     ``on_stalled`` is called with the ids of the runs that it keeps.
     """
@@ -35,6 +39,7 @@ class LongWaits:
         self._scheduler = scheduler
         self._on_stalled = on_stalled
         self._told: dict[tuple[str, str | None], float] = {}
+        self._contradicted: set[str] = set()
 
     async def run(self) -> None:
         """Look now and then, until cancelled."""
@@ -43,6 +48,10 @@ class LongWaits:
             self._look()
 
     def _look(self) -> None:
+        for gauge in self._scheduler.statistics().gauges:
+            if gauge.is_contradicted and gauge.quota not in self._contradicted:
+                self._contradicted.add(gauge.quota)
+                _log.warning("quota %r: %s: leave `window` out", gauge.quota, CONTRADICTED)
         now = self._scheduler.now()
         self._told = {about: at for about, at in self._told.items() if at > now}
         reasons = self._scheduler.explain_first(MOST_LINES)

@@ -130,6 +130,7 @@ def statistics(state: SchedulerState, now: float) -> Statistics:
             dict(quota.odd),
             quota.learned.known.source(bucket.limit.resource),
             *_counted(bucket.limit, quota.learned.known),
+            quota.learned.known.is_contradicted(bucket.limit.resource),
         )
         for name, quota in state.lanes.quotas.items()
         for bucket in quota.buckets

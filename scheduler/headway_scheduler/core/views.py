@@ -79,6 +79,7 @@ class Gauge(NamedTuple):
     source: str = "stated"  #: from what it is known: stated, told, learned, guess
     counted: str = ""  #: how, of a rate: bucket, paced, sliding, fixed, minute
     window_seconds: float | None = None  #: the length of the window, if it is counted in windows
+    is_contradicted: bool = False  #: a fixed window is stated, and answers show a bucket
 
 
 class Statistics(NamedTuple):

@@ -199,7 +199,7 @@ def test_runs_that_wait_for_their_turn_are_not_begun_after_ctrl_c(folder: Path, 
         gate.is_open.set()
         status, _, err = ended(process)
     assert status == 130
-    assert "`headway resume r-" in err
+    assert "`headway resume --all` goes on" in err
     found = runs(folder, limit=AT_ONCE + 2)
     assert found.count("paused") == 2
     assert set(found) == {"paused", "interrupted"}

@@ -287,6 +287,7 @@ def test_a_worker_drains_at_sigterm(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             err
         )
         assert out.splitlines()[-2].startswith("1 completed")
+        assert "no more runs are taken; 1 run ends first" in err
 
 
 def test_a_worker_whose_drain_takes_too_long_interrupts_its_runs(world: World) -> None:
@@ -299,6 +300,13 @@ def test_a_worker_whose_drain_takes_too_long_interrupts_its_runs(world: World) -
     assert (worker.returncode, world.state(run_id)) == (130, "interrupted"), err
     assert f"`headway resume {run_id}` goes on" in err
     assert world.rows("SELECT lives_lost FROM runs") == [(0,)]
+    # The next worker goes on with it, and says what that cost.
+    world.headway("queue", "resume")
+    worker = world.worker()
+    world.until(lambda: world.state(run_id) == "completed", worker)
+    worker.send_signal(signal.SIGTERM)
+    out, _ = worker.communicate()
+    assert f"{run_id}: calls replayed: 0 · " in out
 
 
 def test_a_worker_stops_at_the_third_sigterm(slow_world: World) -> None:

@@ -108,6 +108,19 @@ def test_a_call_above_a_daily_limit_is_refused_at_once() -> None:
         core.handle(Submit(call("a")), EVENING)
 
 
+def test_what_was_spent_beyond_a_daily_limit_is_forgotten_at_the_end_of_the_day() -> None:
+    core = Scheduler([quota(Resource.USD_PER_DAY, 5.0)], EVENING)
+    core.handle(Submit(call("a")), EVENING)
+    core.admit(EVENING)
+    core.handle(Settle("a", Outcome(CallState.DONE, Usage(1, 1), "{}", usd=20.0)), EVENING)
+    core.handle(Submit(call("b")), EVENING)
+    assert not core.admit(EVENING)
+    why = explain(core.state, "b", EVENING)
+    assert why is not None
+    assert why.starts_at == MIDNIGHT
+    assert [each.call.id for each in core.admit(MIDNIGHT)] == ["b"]
+
+
 def test_of_a_daily_limit_no_class_keeps_anything_for_another() -> None:
     core = Scheduler([quota(Resource.REQUESTS_PER_DAY, 3)], EVENING)
     for id in "abc":

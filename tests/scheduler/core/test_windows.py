@@ -6,6 +6,8 @@ from math import floor
 
 import pytest
 
+from headway_scheduler.core.limits.known import KnownLimits
+from headway_scheduler.core.limits.learning import Learned
 from headway_scheduler.core.limits.windows import (
     WORTH_MOVING,
     LengthReadings,
@@ -194,3 +196,25 @@ def test_dates_show_a_clock_the_better_the_more_there_are() -> None:
         errors.append(12.3 - clock.ahead)
     assert all(-WORTH_MOVING <= error < 1.5 for error in errors)  # minutes end late, never early
     assert errors[-1] < 0.6
+
+
+# What is stated, and answers contradict
+
+
+@pytest.mark.parametrize("kind", [Window.BUCKET, Window.FIXED])
+def test_answers_that_show_a_bucket_contradict_a_fixed_window(kind: Window) -> None:
+    """The window that is stated holds, and has no end that was never told."""
+    stated = Quota.stated("q", {Resource.REQUESTS: PER_MINUTE}, window=Window.FIXED)
+    learned, counter, rng = Learned(KnownLimits(stated)), provider(kind), random.Random(1)
+    now = NOW
+    for _ in range(40):
+        now += rng.expovariate(1 / 0.9)
+        counter = counter.taken(1, now)
+        header = RateLimitHeader(
+            PER_MINUTE, counter.remaining(now), round(counter.reset_seconds(now), 3)
+        )
+        learned.record_headers({Resource.REQUESTS: header}, now + 0.1, now - 0.05)
+    (limit,) = learned.known.limits()
+    is_bucket = kind is Window.BUCKET
+    assert learned.known.is_contradicted(Resource.REQUESTS) == is_bucket
+    assert limit.window is (Window.SLIDING if is_bucket else Window.FIXED)

@@ -25,6 +25,7 @@ from ...paired_keys import KeySource
 from ...pricing.prices import charge
 from ...provider_clients import class_of
 from ...reached import Reached, models_request, of_component, of_model, unpaired
+from ...workers.long_waits import CONTRADICTED
 from ..database import load_queue, reading
 from ..output import one_line, say, say_json
 from ..parser import FAILED
@@ -106,13 +107,23 @@ async def _quotas(config: Config) -> list[Finding]:
     whys = {name: quota.breaker.stopped for name, quota in state.lanes.quotas.items()}
     stopped = {name: why for name, why in whys.items() if why is not None}
     odd = {gauge.quota: gauge.odd for gauge in gauges if gauge.odd}
-    return [
-        Finding(f"quota {name}", False, f"{why}: mend that, then `headway limits resume {name}`")
-        for name, why in stopped.items()
-    ] + [
-        Finding(f"quota {name}", True, f"out of range, counted as unknown: {_listed(fields)}")
-        for name, fields in odd.items()
-    ]
+    contradicted = dict.fromkeys(gauge.quota for gauge in gauges if gauge.is_contradicted)
+    return (
+        [
+            Finding(
+                f"quota {name}", False, f"{why}: mend that, then `headway limits resume {name}`"
+            )
+            for name, why in stopped.items()
+        ]
+        + [
+            Finding(f"quota {name}", False, f"{CONTRADICTED}: leave `window` out of it")
+            for name in contradicted
+        ]
+        + [
+            Finding(f"quota {name}", True, f"out of range, counted as unknown: {_listed(fields)}")
+            for name, fields in odd.items()
+        ]
+    )
 
 
 def _listed(fields: Mapping[str, int]) -> str:

@@ -92,7 +92,8 @@ def _gauge_row(gauge: Gauge, now: float) -> tuple[str, ...]:
 def _known(gauge: Gauge) -> str:
     """Say from what a limit is known and how it is counted, as in ``told, sliding 10 s``."""
     window = "" if gauge.window_seconds is None else f" {gauge.window_seconds:,.6g} s"
-    return f"{gauge.source}, {gauge.counted}{window}" if gauge.counted else gauge.source
+    known = f"{gauge.source}, {gauge.counted}{window}" if gauge.counted else gauge.source
+    return f"{known}; answers show a bucket" if gauge.is_contradicted else known
 
 
 async def _queue(args: Namespace) -> tuple[StoredQueue, float]:

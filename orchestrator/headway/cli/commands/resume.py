@@ -21,7 +21,7 @@ from ...runs.options import RunOptions
 from ...runs.receipt import Receipt
 from ..files import given_task
 from ..json_views import run_facts
-from ..output import complain, say, say_json
+from ..output import complain, one_line, say, say_json
 from ..parser import BAD_INPUT, CHANGED, FAILED, WAITS
 from ..selection import has_filters, selected, to_change
 from ..watch import Watch, see_workflows, watched
@@ -85,13 +85,19 @@ def continue_run(args: Namespace) -> int:
 def answer(args: Namespace) -> int:
     """Answer what runs wait for, and go on with them."""
     words: str | None = args.done
-    if words is None and not (args.again or args.abort):
+    is_plain = words is None and not (args.again or args.abort)
+    if is_plain:
         words = _last(args, "WORDS")
     runs = to_change(args, [_R.WAITING])
     if args.abort:
         return _steered(args, runs, lambda headway, run_id: headway.answer(run_id, abort=True))
 
     async def start(headway: Headway, run_id: str) -> RunHandle:
+        asked = await headway.question(run_id) if is_plain else None
+        if asked is not None and asked[0].call.kind != "person":
+            raise CallerError(
+                f"run {run_id}: {one_line(asked[1])} Say so by --done RESULT, --again or --abort"
+            )
         run = await headway.answer(run_id, words, again=args.again)
         return await headway.resume(run.id)
 

@@ -168,9 +168,12 @@ def _facts_of_calls(calls: Sequence[CallRecord], now: float) -> Iterator[str]:
 
 
 def _awaited(run: Run, calls: Sequence[CallRecord]) -> str:
-    if any(each.call.id == run.waits_for and is_by_batch(each) for each in calls):
+    asked = next((each for each in calls if each.call.id == run.waits_for), None)
+    if asked is not None and is_by_batch(asked):
         return "its batch"
-    return f"a person: `headway runs answer {run.id}`"
+    if asked is None or is_open_question(asked):
+        return f'a person: `headway runs answer {run.id} "WORDS"`'
+    return f"a person: `headway runs answer {run.id}` with --done RESULT, --again or --abort"
 
 
 def missing(found: OneRun) -> str | None:

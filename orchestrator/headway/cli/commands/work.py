@@ -11,6 +11,7 @@ from headway_scheduler.model.states import RunState
 
 from ...api import Headway
 from ..output import complain, say
+from ..text import counted, duration
 from ..watch import Watch, say_result, watched
 
 
@@ -21,7 +22,7 @@ def work(args: Namespace) -> int:
 
 
 async def _work(args: Namespace, watch: Watch) -> None:
-    watch.takes_runs = not args.forever
+    watch.takes_runs, watch.says_receipts = not args.forever, not args.json
     async with (
         Headway(args.config, label=args.label) as headway,
         watch.beside(headway),
@@ -56,9 +57,19 @@ async def _heed_signals(headway: Headway, watch: Watch, timeout: float | None) -
             async for _ in signals:
                 if headway.is_draining:
                     signal.raise_signal(signal.SIGINT)
-                elif timeout is not None:
+                    continue
+                complain(_draining(len(watch.live), timeout), "info")
+                if timeout is not None:
                     group.start_soon(_drain_after, timeout, watch)
                 headway.drain()
+
+
+def _draining(runs: int, timeout: float | None) -> str:
+    if not runs:
+        return "no more runs are taken"
+    after = "" if timeout is None else f"; what is left after {duration(timeout)} is interrupted"
+    end = "ends" if runs == 1 else "end"
+    return f"no more runs are taken; {counted(runs, 'run')} {end} first{after}"
 
 
 async def _drain_after(seconds: float, watch: Watch) -> None:

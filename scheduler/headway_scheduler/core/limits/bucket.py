@@ -348,7 +348,9 @@ class Bucket:
         if self._is_concurrency:
             return None
         if isinstance(ends := self._refill_kind, WindowEnd):
-            windows = math.ceil((amount - self.available(now)) / self.limit.capacity)
+            # What was taken beyond the limit is forgotten at the end of the window.
+            free = max(0.0, self.available(now))
+            windows = math.ceil((amount - free) / self.limit.capacity)
             after = (windows - 1) * ends.period_seconds
             return opens_at if windows < 1 else ends.after(opens_at) + after
         free = min(self.limit.capacity, self.available(now) + (opens_at - now) * rate)

@@ -154,7 +154,7 @@ class KnownLimits:
             case Window.SLIDING | Window.FIXED | Window.MINUTE:
                 is_minute = kind is Window.MINUTE
                 end = -self.clock.ahead if is_minute else self.ends.get(stated.resource)
-                if kind is Window.FIXED and end is None:
+                if kind is Window.FIXED and (end is None or self.is_contradicted(stated.resource)):
                     kind = Window.SLIDING  # no window of that length has more then
                 capacity = max(1.0, per_second * seconds)
                 return replace(
@@ -175,6 +175,14 @@ class KnownLimits:
         if kind is None and told is not None and told.is_period_known:
             return told.window  # else a refusal tells the period
         return kind
+
+    def is_contradicted(self, resource: Resource) -> bool:
+        """Whether answers show a token bucket where a fixed window is stated."""
+        return self.windows.get(resource) is Window.BUCKET and any(
+            stated.window is Window.FIXED
+            for stated in self.stated.limits
+            if stated.resource is resource
+        )
 
     def window_seconds(self, stated: Limit) -> float:
         """Return the length of the windows in which a limit is counted."""
