@@ -316,3 +316,41 @@ def test_no_window_holds_more_than_its_limit(
     run_until(now + 300)
     assert ours.reserved == pytest.approx(0, abs=1e-6)
     assert ours.available(now) == pytest.approx(number)
+
+
+# Forecasts
+
+
+def forecast(mirror: Bucket, now: float) -> float:
+    """When a call that takes 1 and leaves 30 % may go, as it is told to people."""
+    kept = mirror.need(1, 0.3) - 1
+    at = mirror.refilled_at(1, kept, now, now)
+    assert at is not None
+    return at
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.floats(0, 50), st.integers(1, 12)), min_size=1, max_size=30))
+def test_the_forecast_of_a_sliding_window_is_kept(taken: list[tuple[float, int]]) -> None:
+    mirror, now = bucket(Window.SLIDING), EPOCH + 55
+    for after, amount in sorted(taken):
+        if mirror.available(EPOCH + after) >= amount:
+            mirror.reserve(amount, EPOCH + after)
+    expected = now if mirror.passes(1, now, headroom=0.3) else forecast(mirror, now)
+    while not mirror.passes(1, now, headroom=0.3):
+        assert forecast(mirror, now) == pytest.approx(expected)
+        now += 0.25
+    assert expected <= now <= expected + 0.5
+
+
+def test_a_process_that_reads_forecasts_the_same_as_long_as_nothing_happens() -> None:
+    mirror = bucket(Window.SLIDING)
+    mirror.reserve(55, EPOCH)
+    stored = mirror.state(EPOCH + 2, None)
+
+    def read(now: float) -> float:
+        other = bucket(Window.SLIDING)
+        other.restore(stored, now)
+        return forecast(other, now)
+
+    assert read(EPOCH + 5) == read(EPOCH + 30) > EPOCH + 30

@@ -143,12 +143,13 @@ class Lane:
                 yield quota, None, opens_at
             sharing = [other for other in before if quota.name in other.quotas]
             for bucket in quota.buckets:
-                need = bucket.need(bucket.amount(call), headroom)
+                need = bucket.need(bucket.amount(call))
+                kept = bucket.need(bucket.amount(call), headroom) - need
                 amount = sum(map(bucket.amount, sharing)) + need
                 if bucket.waits_for_another(call):
                     yield quota, bucket, None
-                elif amount > bucket.available(now):
-                    yield quota, bucket, bucket.refilled_at(amount, now, opens_at or now)
+                elif amount + kept > bucket.available(now):
+                    yield quota, bucket, bucket.refilled_at(amount, kept, now, opens_at or now)
 
 
 def too_large(call: Call, bucket: Bucket) -> CallTooLarge:

@@ -339,14 +339,17 @@ class Bucket:
             refills = self._refill_kind.gain(now, at, self.limit.capacity)
         return self.available(now) - amount + refills + _EPSILON * self.limit.capacity >= need
 
-    def refilled_at(self, amount: float, now: float, opens_at: float) -> float | None:
+    def refilled_at(self, amount: float, kept: float, now: float, opens_at: float) -> float | None:
         """Return when ``amount`` can have been taken in all, if nothing goes before ``opens_at``.
 
-        None if only the end of a call can tell.
+        ``kept``: the headroom that must be left. None if only the end of a call can tell.
         """
         rate = self.limit.per_second
         if self._is_concurrency:
             return None
+        if isinstance(self._refill_kind, Sliding):
+            return self._come_back_at(self._refill_kind, amount, kept, now, opens_at)
+        amount += kept
         if isinstance(ends := self._refill_kind, WindowEnd):
             # What was taken beyond the limit is forgotten at the end of the window.
             free = max(0.0, self.available(now))
@@ -355,6 +358,24 @@ class Bucket:
             return opens_at if windows < 1 else ends.after(opens_at) + after
         free = min(self.limit.capacity, self.available(now) + (opens_at - now) * rate)
         return opens_at + max(0.0, amount - free) / rate
+
+    def _come_back_at(
+        self, window: Sliding, amount: float, kept: float, now: float, opens_at: float
+    ) -> float:
+        """Return when a sliding window has ``amount``, beside what it still keeps of ``kept``."""
+        seconds, at, free = self.limit.window_seconds, opens_at, self.available(now)
+        is_letting_go = self._kept_at is not None and now - self._kept_at <= seconds
+        all_let_go = (self._kept_since if is_letting_go else now) + seconds
+        returns = [(entry.at + seconds, entry.amount) for entry in window.taken]
+        for returned_at, returned in [*returns, (math.inf, 0.0)]:
+            if free >= amount:
+                share = min(1.0, (free - amount) / kept) if kept else 1.0
+                let_go = max(at, all_let_go - share * seconds)
+                if let_go <= returned_at:
+                    return let_go
+            if returned_at < math.inf:
+                at, free = max(at, returned_at), free + returned
+        return at + (amount - free) / self.limit.per_second
 
     def take(self, call: Call, now: float, *, is_sent: bool = True) -> Reservation:
         """Set aside what ``call`` takes. As :meth:`reserve`."""
@@ -546,6 +567,8 @@ class Bucket:
             self.as_of = min(state.as_of, now + self._transit_seconds)
             if isinstance(self._refill_kind, Sliding):
                 self._refill_kind.note(self.as_of, self.limit.capacity - self.fill)
+                # What was kept is let go from then on: how long before, nobody wrote down.
+                self._kept_since = self._kept_at = self.as_of
 
     def _advance(self, now: float) -> None:
         in_transit = self._in_transit
