@@ -11,6 +11,7 @@ from typing import Any
 
 from anyio.from_thread import start_blocking_portal
 from tests.processes import WarmProcess
+from tests.waiting import without_slowness
 
 from headway_scheduler.testing.provider import Settings, simulated_provider
 
@@ -57,7 +58,7 @@ def ended(process: subprocess.Popen[str], given: str | None = None) -> tuple[int
     """Wait for its end, with ``given`` for its stdin."""
     out, err = process.communicate(given)
     assert KEY not in out + err
-    return process.returncode, out, err
+    return process.returncode, out, without_slowness(err)
 
 
 def headway(folder: Path, *arguments: str, given: str | None = None) -> tuple[int, str, str]:

@@ -15,7 +15,6 @@ import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
 from tests.orchestrator.cli.shell import KEY, ended, headway, read, started
-from tests.waiting import without_slowness
 
 from headway_scheduler.backends.sqlite.store import SqliteStore
 from headway_scheduler.model.states import CallState, RunState
@@ -149,7 +148,7 @@ def test_run_prints_the_messages_and_a_summary_of_two_lines(folder: Path) -> Non
 def test_run_json_and_a_key_that_was_used_before(folder: Path) -> None:
     status, out, err = headway(folder, "run", "pair", "Write.", "--key", "k", "--json")
     first = [json.loads(line) for line in out.splitlines()]
-    assert (status, without_slowness(err)) == (0, "")
+    assert (status, err) == (0, "")
     kinds = [event["event"] for event in first]
     assert kinds[0] == "started"
     assert kinds[-2:] == ["ended", "result"]
@@ -239,7 +238,7 @@ def test_submit_and_work_and_how_each_failure_is_told(folder: Path) -> None:
     ids = {}
     for team in teams:
         status, out, err = headway(folder, "submit", team, "Write.")
-        assert (status, without_slowness(err)) == (0, "")
+        assert (status, err) == (0, "")
         ids[team] = out.strip()
 
     status, out, err = headway(folder, "work", "--slots", "3")
@@ -284,7 +283,7 @@ def test_a_worker_without_work_lets_others_submit(folder: Path) -> None:
             pass
         process.send_signal(signal.SIGINT)
         status, out, err = ended(process)
-    assert (status, without_slowness(err)) == (130, "")
+    assert (status, err) == (130, "")
     assert json.loads(out.splitlines()[-1])["states"] == {"completed": 1}
     assert states(folder) == [RunState.COMPLETED]
 

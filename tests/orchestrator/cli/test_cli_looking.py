@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 import pytest
 from tests.processes import Process
+from tests.waiting import without_slowness
 
 import headway
 from headway.cli import main
@@ -144,7 +145,7 @@ class Shown:
             assert out == ""
             assert all(line.startswith("headway: ") for line in err.splitlines())
             return err
-        assert err == ""
+        assert without_slowness(err) == ""
         return out
 
     def json(self, *arguments: str, status: int = 0) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 from tests.processes import Process, WarmProcess
 from tests.scheduler.backends.writers import is_stopped
+from tests.waiting import without_slowness
 
 from headway_scheduler.backends import open_backend
 from headway_scheduler.ports import Mailbox
@@ -76,7 +77,7 @@ class World:
         process = self.start(*command)
         out, err = process.communicate()
         assert process.returncode == status, err or out
-        return err if status else out
+        return without_slowness(err) if status else out
 
     def facts(self, *command: str) -> Any:
         return json.loads(self.headway(*command, "--json"))
