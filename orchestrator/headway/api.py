@@ -298,7 +298,8 @@ class Headway:
         """Give a person's ``words`` to a waiting run, as the answer or as what came of a step.
 
         ``again``: the step that was cut off is done again; ``abort``: the run is cancelled.
-        :meth:`resume` goes on with it. Raises NothingToAnswer.
+        :meth:`resume` goes on with it, or a worker does. Raises NothingToAnswer, RunNotFound, or
+        CallerError for none of the three or several.
         """
         return await self._opened.actions.answer(run_id, words, again, abort)
 

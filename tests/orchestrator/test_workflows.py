@@ -337,3 +337,8 @@ async def test_plain_words_do_not_say_what_came_of_a_tool_that_was_cut_off(
             assert "--done RESULT, --again or --abort" in capsys.readouterr().err
             await to_thread.run_sync(main, ["runs", "show", run.id, "--config", str(file)])
             assert "with --done RESULT, --again or --abort" in capsys.readouterr().out
+            # A command does not have the workflow of this program: it answers, and leaves it.
+            asked = ["runs", "answer", run.id, "--again", "--config", str(file)]
+            assert await to_thread.run_sync(main, asked) == 0
+            assert "is answered: a worker that has its workflow goes on" in capsys.readouterr().err
+            assert (await hw.get_run(run.id)).state is RunState.QUEUED

@@ -162,7 +162,7 @@ def test_runs_resume_by_ids_and_by_state(folder: Path) -> None:
     assert status == 0, err
     assert [check["run_id"] for check in json.loads(out)] == [three]
     status, out, err = headway(folder, "resume", "--all")
-    assert (status, out) == (0, "no run went on\n"), err
+    assert (status, out) == (0, "no run went on here\n"), err
     status, out, err = headway(folder, "resume", "--state", "paused", "--yes")
     assert (status, "completed after" in out) == (0, True), err
 

@@ -92,14 +92,20 @@ def answer(args: Namespace) -> int:
     if args.abort:
         return _steered(args, runs, lambda headway, run_id: headway.answer(run_id, abort=True))
 
-    async def start(headway: Headway, run_id: str) -> RunHandle:
+    async def start(headway: Headway, run_id: str) -> RunHandle | None:
         asked = await headway.question(run_id) if is_plain else None
         if asked is not None and asked[0].call.kind != "person":
             raise CallerError(
                 f"run {run_id}: {one_line(asked[1])} Say so by --done RESULT, --again or --abort"
             )
         run = await headway.answer(run_id, words, again=args.again)
-        return await headway.resume(run.id)
+        try:
+            return await headway.resume(run.id)
+        except (WorkflowNotHere, RunNotResumable):  # or a worker was faster
+            complain(
+                f"{run.id} is answered: a worker that has its workflow goes on with it", "info"
+            )
+            return None
 
     return _go_on(args, runs, start)
 
@@ -200,7 +206,7 @@ def _end(receipts: list[Receipt], args: Namespace, watch: Watch) -> None:
     if watch.states.total() == 1:
         end_of_one(args, watch, more)
     else:
-        end_of_several(args, watch, "no run went on", more)
+        end_of_several(args, watch, "no run went on here", more)
     if not args.json:
         for receipt in receipts:
             say(f"{receipt.run_id}: {receipt}")
