@@ -71,7 +71,7 @@ def build_client(
     except Exception as error:  # a class may raise anything from its constructor
         text = f"model {model!r}: {kind.__name__}: {type(error).__name__}: {error}"
         raise CallerError(
-            scrubbed(f"{text}: see client and arguments in [models.{model}]")
+            scrubbed(f'{text}: see client and arguments in [models."{model}"]')
         ) from error
 
 

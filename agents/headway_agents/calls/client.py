@@ -478,7 +478,7 @@ def _reserved_usd(
     if model.price is None:
         raise CallerError(
             f"run {scope.run_id} counts dollars, and no price is known for model {model.name!r}: "
-            f"state its prices in [models.{model.name}]"
+            f'state its prices in [models."{model.name}"]'
         )
     most, is_bound = scope.scheduler.most(
         live.slot.agent, model.name, digest.characters, digest.most_tokens, output_cap

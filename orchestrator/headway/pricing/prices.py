@@ -126,7 +126,7 @@ def stated_cost(
             f"dollars are limited for model {reached.model!r} (a quota of it, or the budget of the "
             "run), and no price is known for it: "
             f"state usd_per_million_input_tokens and usd_per_million_output_tokens in "
-            f"[models.{reached.model}]"
+            f'[models."{reached.model}"]'
         )
     return usd
 

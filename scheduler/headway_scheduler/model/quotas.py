@@ -237,3 +237,6 @@ class BucketState(Data, frozen=True):
     """From when on it refills; epoch seconds."""
     paused_until: float | None = None
     """The quota sends nothing before this time; epoch seconds. None: no pause."""
+    capacity: float | None = None
+    """What a full bucket held then: under another limit, what was taken of a day stays taken. None
+    in rows of before."""

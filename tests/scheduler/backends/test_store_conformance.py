@@ -286,7 +286,7 @@ async def test_being_parked_is_not_stored(store: Store) -> None:
 
 
 async def test_a_bucket_is_overwritten(store: Store) -> None:
-    tokens = BucketState("openai", Resource.TOKENS, -12.5, 100.0, 160.0)
+    tokens = BucketState("openai", Resource.TOKENS, -12.5, 100.0, 160.0, 450_000.0)
     requests = BucketState("openai", Resource.REQUESTS, 3.0, 100.0)
     other = BucketState("azure", Resource.REQUESTS, 1.0, 99.0)
     await store.commit(Batch(buckets=(tokens, requests, other)))

@@ -121,6 +121,19 @@ def test_what_was_spent_beyond_a_daily_limit_is_forgotten_at_the_end_of_the_day(
     assert [each.call.id for each in core.admit(MIDNIGHT)] == ["b"]
 
 
+@pytest.mark.parametrize("number", [0.75, 3.0])
+def test_what_was_taken_today_is_taken_under_another_number_after_a_restart(number: float) -> None:
+    core = Scheduler([quota(Resource.USD_PER_DAY, 1.5)], EVENING)
+    core.handle(Submit(call("a")), EVENING)
+    core.admit(EVENING)
+    core.handle(Settle("a", replace(DONE, usd=0.5)), EVENING)
+    buckets = core.take_batch(EVENING).buckets
+    again = Scheduler([quota(Resource.USD_PER_DAY, number)], EVENING + 60)
+    again.restore(Snapshot(buckets, (), 1), EVENING + 60, lambda _: False)
+    assert free(again, EVENING + 60) == pytest.approx(number - 0.5)
+    assert free(again, MIDNIGHT) == number
+
+
 def test_of_a_daily_limit_no_class_keeps_anything_for_another() -> None:
     core = Scheduler([quota(Resource.REQUESTS_PER_DAY, 3)], EVENING)
     for id in "abc":

@@ -32,6 +32,8 @@ from ..parser import FAILED
 from ..watch import see_workflows
 from .schedules import coming
 
+UNPRICED = "price unknown"
+
 MOST_LISTED = 5
 """How many odd fields of a quota are named."""
 
@@ -66,6 +68,7 @@ def _findings(file: str | None, *, pings: bool) -> Iterator[Finding]:
     yield from _database(config)
     reached = [*_models(config), *_clients(config)]
     yield from (finding for _, finding in reached)
+    yield from _unpriced(config)
     yield from _components(config)
     yield from _teams(config)
     for name, schedule in config.schedules.items():
@@ -137,6 +140,23 @@ def _models(config: Config) -> Iterator[tuple[Reached, Finding]]:
     for name in list(config.models) or ["any"]:
         found = of_model(config, name)
         yield found, _without_class(found) or _reached(found)
+
+
+def _unpriced(config: Config) -> Iterator[Finding]:
+    """Models without a price that a limit in dollars is for: their calls, or a team's, fail."""
+    in_dollars = {
+        name
+        for name, quota in config.quotas.items()
+        if any(limit.resource.is_money for limit in quota.limits)
+    }
+    is_of_a_team = any(not in_dollars.isdisjoint(each) for each in config.team_quotas.values())
+    for name in config.models:
+        found = of_model(config, name)
+        is_limited = is_of_a_team or not in_dollars.isdisjoint(found.quotas)
+        if is_limited and _price(found) == UNPRICED:
+            prices = "usd_per_million_input_tokens and usd_per_million_output_tokens"
+            says = f'dollars are limited, and it has no price: state {prices} in [models."{name}"]'
+            yield Finding(f"model {name}", False, says)
 
 
 def _without_class(found: Reached) -> Finding | None:
@@ -251,7 +271,7 @@ def _price(found: Reached) -> str:
     usages = (Usage(1000, 0), Usage(0, 1000))
     prices = [charge(found, Served(usage), now) for usage in usages]
     if prices[0].usd is None or prices[1].usd is None:
-        return "price unknown"
+        return UNPRICED
     source = prices[0].source.partition(" ")[0]
     dollars = [f"${1000 * each.usd:g}" for each in prices if each.usd is not None]
     return f"{' and '.join(dollars)} a million tokens ({source})"

@@ -61,7 +61,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         *("resumed_at", "team", "worker", "lives_lost", "lost_spared", "lane"),
         "messages",
     ),
-    "buckets": ("quota", "resource", "available", "as_of", "paused_until"),
+    "buckets": ("quota", "resource", "available", "as_of", "paused_until", "capacity"),
     "pieces": ("hash", "text"),
     "links": ("hash", "parent", "piece"),
     "changes": ("at", "kind", "target", "value"),
@@ -168,7 +168,7 @@ REALS: Final = frozenset(
         *("submitted_at", "not_before", "admitted_at", "sent_at", "finished_at", "created_at"),
         *("started_at", "resumed_at", "deadline", "budget_usd", "usd_estimate", "available"),
         *("as_of", "paused_until", "at", "since", "usd", "last_at", "catchup_seconds", "next_at"),
-        *("buffered_at", "ended_at", "pause_until"),
+        *("buffered_at", "ended_at", "pause_until", "capacity"),
     }
 )
 """Columns of numbers with a fraction. All that are neither these nor text are whole numbers."""
@@ -178,9 +178,18 @@ MAYBE: Final = frozenset(
         *("not_before", "admitted_at", "sent_at", "finished_at", "input_tokens", "output_tokens"),
         *("answer", "error", "arrival", "worker", "key", "component", "started_at", "result"),
         *("parameters", "version", "history", "parent", "parent_until", "deadline", "budget_usd"),
-        *("waits_for", "resumed_at", "team", "paused_until", "usage_parts", "usd", "usd_source"),
+        *(
+            "waits_for",
+            "resumed_at",
+            "team",
+            "paused_until",
+            "capacity",
+            "usage_parts",
+            "usd",
+            "usd_source",
+        ),
         *("tier", "served_model", "file_id", "provider_id", "batch_id", "routes", "messages"),
-        *("source", "buffered_at", "last_at", "last_run", "pause_until"),
+        *("source", "buffered_at", "last_at", "last_run", "pause_until", "capacity"),
     }
 )
 """Columns that may be NULL."""
@@ -342,8 +351,14 @@ def _parts_text(usage: Usage) -> str | None:
 
 
 def _bucket_row(bucket: BucketState) -> Row:
-    resource = bucket.resource.value
-    return (bucket.quota, resource, bucket.available, bucket.as_of, bucket.paused_until)
+    return (
+        bucket.quota,
+        bucket.resource.value,
+        bucket.available,
+        bucket.as_of,
+        bucket.paused_until,
+        bucket.capacity,
+    )
 
 
 def _run_row(run: Run) -> Row:
@@ -487,6 +502,8 @@ def bucket(row: Any) -> BucketState:
     stored: dict[str, Any] = checked(row)._asdict()
     if abs(row.available) > LARGEST_COUNT:
         raise ValueError("available is more than can be")
+    if row.capacity is not None and not 0 <= row.capacity <= LARGEST_COUNT:
+        raise ValueError("capacity is no amount that can be")
     return BucketState(**stored | {"resource": Resource(row.resource)})
 
 

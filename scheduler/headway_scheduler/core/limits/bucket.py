@@ -558,12 +558,17 @@ class Bucket:
         if self._unsent:  # they leave now at the earliest
             last = max(last or now, now + self._transit_seconds)
         as_of = max(self.as_of, last or self.as_of)
-        return BucketState(self.quota, resource, available, as_of, paused_until)
+        capacity = None if math.isinf(self.limit.capacity) else self.limit.capacity
+        return BucketState(self.quota, resource, available, as_of, paused_until, capacity)
 
     def restore(self, state: BucketState, now: float) -> None:
         """Go on from a stored state. If the clock went back meanwhile, nothing has refilled."""
         if not self._is_concurrency:
-            self.fill = min(self.limit.capacity, state.available)
+            available = state.available
+            if self.is_daily and state.capacity is not None:
+                # Another limit may be stated since: what was taken of the day stays taken.
+                available += self.limit.capacity - state.capacity
+            self.fill = min(self.limit.capacity, available)
             self.as_of = min(state.as_of, now + self._transit_seconds)
             if isinstance(self._refill_kind, Sliding):
                 self._refill_kind.note(self.as_of, self.limit.capacity - self.fill)
