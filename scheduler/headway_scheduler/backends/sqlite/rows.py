@@ -178,16 +178,7 @@ MAYBE: Final = frozenset(
         *("not_before", "admitted_at", "sent_at", "finished_at", "input_tokens", "output_tokens"),
         *("answer", "error", "arrival", "worker", "key", "component", "started_at", "result"),
         *("parameters", "version", "history", "parent", "parent_until", "deadline", "budget_usd"),
-        *(
-            "waits_for",
-            "resumed_at",
-            "team",
-            "paused_until",
-            "capacity",
-            "usage_parts",
-            "usd",
-            "usd_source",
-        ),
+        *("waits_for", "resumed_at", "team", "paused_until", "usage_parts", "usd", "usd_source"),
         *("tier", "served_model", "file_id", "provider_id", "batch_id", "routes", "messages"),
         *("source", "buffered_at", "last_at", "last_run", "pause_until", "capacity"),
     }
