@@ -20,7 +20,6 @@ from anyio import to_thread
 
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.calls import Priority, ServiceLane, Usage
-from headway_scheduler.model.quotas import Resource
 from headway_scheduler.model.runs import Run
 from headway_scheduler.providers import PROVIDERS
 from headway_scheduler.runtime.client import SchedulerClient
@@ -152,7 +151,7 @@ class Workflows:
         config = self._config
         scope.highest = config.highest_of_teams.get(run.share, config.highest_of_all)
         scope.quotas = self._config.team_quotas.get(run.share, ())
-        scope.counts_usd = self._count_usd(scope.quotas) or run.budget_usd is not None
+        scope.counts_usd = self._config.counts_usd(scope.quotas) or run.budget_usd is not None
         scope.money_quotas = self._money_quotas(scope.quotas)
         scope.lane = run.lane
         if self._watch is None and config.bypass != "allow":
@@ -318,7 +317,7 @@ class Workflows:
         settings = reached.settings
         share = self._config.batch_usd_factor if lane is ServiceLane.BATCH else None
         price = partial(stated_cost, reached, lane=lane, share=share)
-        counts_usd = self._count_usd(reached.quotas)
+        counts_usd = self._config.counts_usd(reached.quotas)
         if counts_usd:
             price(Usage(1, 1))
         limits = CallLimits(
@@ -378,11 +377,6 @@ class Workflows:
             if (found := settings.get(("models", name, key))) is None or found.source == DEFAULT
         }
         return replace(limits, **unset)
-
-    def _count_usd(self, quotas: Iterable[str]) -> bool:
-        known = (self._config.quotas[name] for name in quotas if name in self._config.quotas)
-        limits = (limit for quota in known for limit in quota.limits)
-        return any(limit.resource is Resource.USD_PER_DAY for limit in limits)
 
     def _watched(self) -> "Watch":
         """Watch what goes past the scheduler, until :meth:`close`."""

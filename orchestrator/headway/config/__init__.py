@@ -6,7 +6,7 @@ it takes milliseconds: every command does.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -213,6 +213,11 @@ class Config:
         """Return the quota of a lane of ``models(name)``."""
         listed = name if name in self.models else self.default_model
         return lane_quota_of(listed or name, lane.value)
+
+    def counts_usd(self, quotas: Iterable[str]) -> bool:
+        """Return whether any of these quotas limits dollars: its calls need a price."""
+        known = (self.quotas[name] for name in quotas if name in self.quotas)
+        return any(limit.resource.is_money for quota in known for limit in quota.limits)
 
     def highest(self, team: str) -> Priority:
         """Return the most urgent class that runs and calls of a team may ask for."""

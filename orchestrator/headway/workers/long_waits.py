@@ -20,7 +20,9 @@ LONG_SECONDS = 60.0
 MOST_LINES = 16
 """How many lines of calls are looked at."""
 
-CONTRADICTED = 'window = "fixed" is stated, and answers show a token bucket'
+CONTRADICTED = (
+    'window = "fixed" is stated, and answers show a token bucket: leave `window` out of it'
+)
 
 _log = logging.getLogger("headway")
 
@@ -51,7 +53,7 @@ class LongWaits:
         for gauge in self._scheduler.statistics().gauges:
             if gauge.is_contradicted and gauge.quota not in self._contradicted:
                 self._contradicted.add(gauge.quota)
-                _log.warning("quota %r: %s: leave `window` out", gauge.quota, CONTRADICTED)
+                _log.warning("quota %r: %s", gauge.quota, CONTRADICTED)
         now = self._scheduler.now()
         self._told = {about: at for about, at in self._told.items() if at > now}
         reasons = self._scheduler.explain_first(MOST_LINES)

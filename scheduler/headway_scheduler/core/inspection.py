@@ -181,5 +181,5 @@ def _before(waiter: Waiter, ranked: list[tuple[Rank, Waiter]]) -> tuple[list[Cal
 
 def _shortage(bucket: Bucket, call: Call, headroom: float, now: float, at: float | None) -> Blocker:
     need = bucket.need(bucket.amount(call))
-    kept = bucket.need(need, headroom) - need
+    kept = bucket.kept(bucket.amount(call), headroom)
     return Blocker(bucket.quota, bucket.limit.resource, need, bucket.available(now), at, kept)

@@ -323,8 +323,7 @@ def test_no_window_holds_more_than_its_limit(
 
 def forecast(mirror: Bucket, now: float) -> float:
     """When a call that takes 1 and leaves 30 % may go, as it is told to people."""
-    kept = mirror.need(1, 0.3) - 1
-    at = mirror.refilled_at(1, kept, now, now)
+    at = mirror.refilled_at(1, mirror.kept(1, 0.3), now, now)
     assert at is not None
     return at
 

@@ -22,7 +22,7 @@ from ... import __version__
 from ...config import Config, ConfigError, load
 from ...config.clients import OPENAI
 from ...paired_keys import KeySource
-from ...pricing.prices import charge
+from ...pricing.prices import charge, stated_cost
 from ...provider_clients import class_of
 from ...reached import Reached, models_request, of_component, of_model, unpaired
 from ...workers.long_waits import CONTRADICTED
@@ -31,8 +31,6 @@ from ..output import one_line, say, say_json
 from ..parser import FAILED
 from ..watch import see_workflows
 from .schedules import coming
-
-UNPRICED = "price unknown"
 
 MOST_LISTED = 5
 """How many odd fields of a quota are named."""
@@ -118,10 +116,7 @@ async def _quotas(config: Config) -> list[Finding]:
             )
             for name, why in stopped.items()
         ]
-        + [
-            Finding(f"quota {name}", False, f"{CONTRADICTED}: leave `window` out of it")
-            for name in contradicted
-        ]
+        + [Finding(f"quota {name}", False, CONTRADICTED) for name in contradicted]
         + [
             Finding(f"quota {name}", True, f"out of range, counted as unknown: {_listed(fields)}")
             for name, fields in odd.items()
@@ -144,19 +139,14 @@ def _models(config: Config) -> Iterator[tuple[Reached, Finding]]:
 
 def _unpriced(config: Config) -> Iterator[Finding]:
     """Models without a price that a limit in dollars is for: their calls, or a team's, fail."""
-    in_dollars = {
-        name
-        for name, quota in config.quotas.items()
-        if any(limit.resource.is_money for limit in quota.limits)
-    }
-    is_of_a_team = any(not in_dollars.isdisjoint(each) for each in config.team_quotas.values())
+    is_of_a_team = any(map(config.counts_usd, config.team_quotas.values()))
     for name in config.models:
         found = of_model(config, name)
-        is_limited = is_of_a_team or not in_dollars.isdisjoint(found.quotas)
-        if is_limited and _price(found) == UNPRICED:
-            prices = "usd_per_million_input_tokens and usd_per_million_output_tokens"
-            says = f'dollars are limited, and it has no price: state {prices} in [models."{name}"]'
-            yield Finding(f"model {name}", False, says)
+        if is_of_a_team or config.counts_usd(found.quotas):
+            try:
+                stated_cost(found, Usage(1, 1))
+            except CallerError as error:
+                yield Finding(f"model {name}", False, str(error))
 
 
 def _without_class(found: Reached) -> Finding | None:
@@ -271,7 +261,7 @@ def _price(found: Reached) -> str:
     usages = (Usage(1000, 0), Usage(0, 1000))
     prices = [charge(found, Served(usage), now) for usage in usages]
     if prices[0].usd is None or prices[1].usd is None:
-        return UNPRICED
+        return "price unknown"
     source = prices[0].source.partition(" ")[0]
     dollars = [f"${1000 * each.usd:g}" for each in prices if each.usd is not None]
     return f"{' and '.join(dollars)} a million tokens ({source})"

@@ -143,9 +143,9 @@ class Lane:
                 yield quota, None, opens_at
             sharing = [other for other in before if quota.name in other.quotas]
             for bucket in quota.buckets:
-                need = bucket.need(bucket.amount(call))
-                kept = bucket.need(bucket.amount(call), headroom) - need
-                amount = sum(map(bucket.amount, sharing)) + need
+                own = bucket.amount(call)
+                kept = bucket.kept(own, headroom)
+                amount = sum(map(bucket.amount, sharing)) + bucket.need(own)
                 if bucket.waits_for_another(call):
                     yield quota, bucket, None
                 elif amount + kept > bucket.available(now):

@@ -270,10 +270,15 @@ class Bucket:
             # What is charged near the end counts twice, so all is let go before.
             since = seconds - (refill.after(now) - now)
             return max(0.0, 1 - since / max(seconds / 2, seconds - BLUR_SECONDS - TRANSIT_SECONDS))
-        if self._kept_at is None or now - self._kept_at > seconds:
-            self._kept_since = now
-        self._kept_at = now
+        self._kept_since, self._kept_at = self._lets_go_since(now), now
         return max(0.0, 1 - (now - self._kept_since) / seconds)
+
+    def _lets_go_since(self, now: float) -> float:
+        """Return from when on a sliding window lets go what it keeps."""
+        is_waited_for = (
+            self._kept_at is not None and now - self._kept_at <= self.limit.window_seconds
+        )
+        return self._kept_since if is_waited_for else now
 
     def need(self, amount: float, headroom: float = 0.0) -> float:
         """Return what must be free for ``amount``: at most what is ours, the rest becomes debt.
@@ -285,6 +290,10 @@ class Bucket:
         if headroom:
             amount += min(headroom * most, self._most_kept)
         return amount if amount < most or self._is_money else most
+
+    def kept(self, amount: float, headroom: float) -> float:
+        """Return how much of what must be free for ``amount`` is for more urgent calls."""
+        return self.need(amount, headroom) - self.need(amount)
 
     @property
     def _ours(self) -> float:
@@ -364,8 +373,7 @@ class Bucket:
     ) -> float:
         """Return when a sliding window has ``amount``, beside what it still keeps of ``kept``."""
         seconds, at, free = self.limit.window_seconds, opens_at, self.available(now)
-        is_letting_go = self._kept_at is not None and now - self._kept_at <= seconds
-        all_let_go = (self._kept_since if is_letting_go else now) + seconds
+        all_let_go = self._lets_go_since(now) + seconds
         returns = [(entry.at + seconds, entry.amount) for entry in window.taken]
         for returned_at, returned in [*returns, (math.inf, 0.0)]:
             if free >= amount:
