@@ -150,9 +150,11 @@ class Workflows:
         scope = RunScope(scheduler, run.id, run.priority, journal=journal)
         config = self._config
         scope.highest = config.highest_of_teams.get(run.share, config.highest_of_all)
-        scope.quotas = self._config.team_quotas.get(run.share, ())
-        scope.counts_usd = self._config.counts_usd(scope.quotas) or run.budget_usd is not None
-        scope.money_quotas = self._money_quotas(scope.quotas)
+        if (quotas := config.team_quotas.get(run.share)) is not None:
+            scope.quotas, scope.money_quotas = quotas, self._money_quotas(quotas)
+            scope.counts_usd = config.counts_usd(quotas)
+        if run.budget_usd is not None:
+            scope.counts_usd = True
         scope.lane = run.lane
         if self._watch is None and config.bypass != "allow":
             self._watch = self._watched()

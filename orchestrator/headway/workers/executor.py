@@ -14,7 +14,13 @@ from typing import TypeVar, assert_never
 import anyio
 from anyio.abc import TaskGroup
 
-from headway_scheduler.errors import RunNotResumable, SchedulerClosed, StoreError, WorkerEvicted
+from headway_scheduler.errors import (
+    HeadwayError,
+    RunNotResumable,
+    SchedulerClosed,
+    StoreError,
+    WorkerEvicted,
+)
 from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.calls import Priority
 from headway_scheduler.model.data import replace
@@ -406,6 +412,11 @@ class Executor:
                 self._given(again)
             with anyio.CancelScope(shield=True):
                 await self._workflows.release(handle.id)
+        if handle.is_cancelled and handle.run.state is RunState.WAITING:
+            # It was cancelled while that was written. By now it may be executed elsewhere, or be
+            # over: the leader knows.
+            with suppress(HeadwayError):
+                await self._commands.execute(CancelRun(handle.id))
 
     def _clear(self, run_id: str) -> None:
         """Note that a run got further or ended: whoever waits for it as a suspect may begin."""

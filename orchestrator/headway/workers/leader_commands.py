@@ -18,7 +18,7 @@ from headway_scheduler.model.batch import Batch
 from headway_scheduler.model.changes import Change
 from headway_scheduler.model.data import replace
 from headway_scheduler.model.runs import Run
-from headway_scheduler.model.states import RunState
+from headway_scheduler.model.states import ENDED_RUNS, RunState
 from headway_scheduler.ports import Store
 from headway_scheduler.protocol.commands import (
     CancelRun,
@@ -167,16 +167,20 @@ class LeaderCommands:
             if handle is not None:
                 handle.obey(order)
                 await handle.ended()
-                if handle.run.state is RunState.QUEUED:
-                    continue  # its start failed, and it waits for a worker again
-                return
-            if not waits:
-                raise StillExecuted
-            # Outside of the lock: other commands go on until the worker has let go of the run.
-            await released.wait()
-            if self._is_over:
-                raise SchedulerClosed(f"run {run.id}: this process leads no more")
-            if (await find_run(self._store, run.id)).state is not RunState.INTERRUPTED:
+                run = handle.run
+            else:
+                if not waits:
+                    raise StillExecuted
+                # Outside of the lock: other commands go on until the worker has let go of the run.
+                await released.wait()
+                if self._is_over:
+                    raise SchedulerClosed(f"run {run.id}: this process leads no more")
+                run = await find_run(self._store, run.id)
+            # The order may have come while it was written that the run waits, or is to be taken
+            # again: then it was heeded by nobody, and is carried out on the row.
+            if run.state in ENDED_RUNS or (
+                isinstance(command, PauseRun) and run.state is RunState.PAUSED
+            ):
                 return
 
     async def _set_priority(self, command: SetPriority) -> None:

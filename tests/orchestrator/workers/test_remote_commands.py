@@ -11,9 +11,10 @@ import anyio
 import anyio.lowlevel
 import pytest
 from anyio.abc import TaskStatus
-from autogen_agentchat.agents import AssistantAgent, BaseChatAgent
+from autogen_agentchat.agents import AssistantAgent, BaseChatAgent, UserProxyAgent
 from autogen_agentchat.base import Response
 from autogen_agentchat.messages import TextMessage
+from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_core.models import UserMessage
 from tests.waiting import until
 
@@ -54,6 +55,7 @@ from headway_scheduler.protocol.commands import (
     RegisterWorker,
     SetHold,
 )
+from headway_scheduler.runtime.client import SchedulerClient
 from headway_scheduler.testing.provider import Limits
 
 pytestmark = pytest.mark.anyio
@@ -223,6 +225,34 @@ async def test_a_run_that_another_process_is_about_to_execute_is_not_taken_from_
             await forgotten.result()
         with pytest.raises(RunNotFound):
             await follower.handle(new.id)
+
+
+@pytest.mark.parametrize("who", ["leader", "follower"])
+@pytest.mark.parametrize("by", ["leader", "follower", "handle"])
+async def test_a_run_that_is_cancelled_while_it_is_written_that_it_waits_is_cancelled(
+    leader: SimulatedHeadway, monkeypatch: pytest.MonkeyPatch, who: str, by: str
+) -> None:
+    save_run = SchedulerClient.save_run
+    async with second(leader) as follower:
+        both = {"leader": leader, "follower": follower}
+        for headway in both.values():
+            headway.workflow("asks")(lambda _: RoundRobinGroupChat([UserProxyAgent("boss")]))
+        async with anyio.create_task_group() as group:
+
+            async def cancelled_then(client: SchedulerClient, run: Run) -> None:
+                if run.state is RunState.WAITING and by == "handle":
+                    handle.cancel()
+                elif run.state is RunState.WAITING:
+                    group.start_soon(both[by].cancel, run.id)
+                    await until(lambda: handle.is_cancelled)
+                await save_run(client, run)
+
+            monkeypatch.setattr(SchedulerClient, "save_run", cancelled_then)
+            handle = await both[who].start("asks", task="x")
+            await handle.ended()
+    assert (await leader.get_run(handle.id)).state is RunState.CANCELLED
+    (record,) = await leader.list_calls(handle.id)
+    assert record.state is CallState.CANCELLED
 
 
 @pytest.mark.parametrize("who", ["leader", "follower"])
