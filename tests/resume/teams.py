@@ -7,6 +7,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from autogen_agentchat.agents import (
@@ -281,12 +282,14 @@ def reply(body: Body) -> str | Reply | None:
     if "You are critic." in text and text.count("again") < 1:
         return f"again {mark}"
     code = f"\n```sh\necho {mark}\n```" if "coder" in text or "You are writer." in text else ""
-    return f"enough {mark}{code}" + " slowly" * _slowness(text)
+    return f"enough {mark}{code}"
 
 
-def _slowness(text: str) -> int:
-    """Words more for each branch of ``graph_fan``: they end one after the other, in any process."""
-    return next((n * 200 for n, name in enumerate(BRANCHES) if f"You are {name}." in text), 0)
+def branch_before(body: Body) -> str | None:
+    """The branch of ``graph_fan`` that ends before the one that asks; None for any other agent."""
+    text = heard(body)
+    in_order = pairwise(BRANCHES)
+    return next((before for before, name in in_order if f"You are {name}." in text), None)
 
 
 def _called(tools: Sequence[str], mark: str) -> list[ToolCall]:

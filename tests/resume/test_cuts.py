@@ -8,9 +8,11 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -20,6 +22,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio import to_thread
+from tests.waiting import until
 
 from headway import Headway
 from headway.config import load
@@ -87,11 +90,26 @@ def zygote() -> Iterator[Zygote]:
 
 
 @pytest.fixture
-async def provider(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SimulatedProvider]:
+async def provider(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[SimulatedProvider]:
+    """Answers branches that run at once one after the other, each once the last one is on disk."""
+
+    async def in_order(body: dict[str, Any]) -> None:
+        if (before := teams.branch_before(body)) is not None:
+            await until(lambda: is_answered(tmp_path / body["model"], before))
+
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
-    settings = Settings(reply=teams.reply, latency=Latency(0.003, seconds_per_output_token=0.002))
+    latency = Latency(0.003, seconds_per_output_token=0.002)
+    settings = Settings(reply=teams.reply, latency=latency, hold=in_order)
     async with simulated_provider(settings) as provider:
         yield provider
+
+
+def is_answered(folder: Path, agent: str) -> bool:
+    with closing(sqlite3.connect(f"file:{folder / 'headway.db'}?mode=ro", uri=True)) as db:
+        query = "SELECT 1 FROM calls WHERE path LIKE ? AND state = 'done'"
+        return db.execute(query, (f"%{agent}",)).fetchone() is not None
 
 
 @dataclass
@@ -131,10 +149,7 @@ team = "teams:{self.team}"
 
 
 async def uncut(copies: Copies, monkeypatch: pytest.MonkeyPatch, most: float = float("inf")) -> Any:
-    """Run a team, and copy its database after every commit, or after so many.
-
-    A copy holds everything up: of branches that run at once, one that is sent later ends later.
-    """
+    """Run a team, and copy its database after every commit, or after so many."""
     folder = copies.configured("uncut")
     commit = SqliteStore.commit
 
@@ -251,8 +266,9 @@ async def test_a_run_is_the_same_whatever_the_hash_seed(
     expected = await uncut(copies, monkeypatch)
     folder = tmp_path / f"copy-{copies.count // 2}"
     for seed in ("1", "2"):
-        other = tmp_path / f"seed-{seed}"
-        shutil.copytree(folder, other)
+        other = copies.configured(f"seed-{seed}")
+        for file in folder.glob("headway.db*"):
+            shutil.copy(file, other / file.name)
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         command = [sys.executable, "-W", "ignore", str(HERE / "child.py")]
         job = json.dumps({"folder": str(other)}) + "\n"

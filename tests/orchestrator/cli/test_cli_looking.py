@@ -186,6 +186,29 @@ def test_runs_by_state_and_limit(database: Path, shown: Shown) -> None:
     assert shown("runs", "--limit", "1").endswith("there are more: --limit N\n")
 
 
+@pytest.mark.usefixtures("database")
+def test_a_list_in_json_that_is_not_all_is_said_to_be_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["runs", "--limit", "1", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)) == 1
+    assert "there are more: --limit N" in err
+
+
+@pytest.mark.usefixtures("database")
+def test_costs_of_a_dead_process_name_what_was_in_flight(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["costs"]) == 0
+    assert "headway: 1 call was in flight when" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("held")
+def test_costs_beside_a_live_process_name_nothing(shown: Shown) -> None:
+    assert "total" in shown("costs")
+
+
 def test_a_run_is_shown_with_its_calls_and_last_messages(database: Path, shown: Shown) -> None:
     out = shown("runs", "show", "r-aaa")
     assert "1 call · 120 tokens (100 in, 20 out) · waited 10.0 s" in out

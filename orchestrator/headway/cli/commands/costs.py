@@ -6,12 +6,14 @@ from dataclasses import asdict
 import anyio
 
 from headway_scheduler.model.formulas import dollars
+from headway_scheduler.model.states import IN_FLIGHT
 
 from ...config import Config, load
 from ...pricing.costs import Cost, added_up
 from ...pricing.prices import Prices
 from ..database import reading
-from ..output import say, say_json, table
+from ..output import complain, say, say_json, table
+from ..text import counted
 
 
 def show(args: Namespace) -> int:
@@ -27,6 +29,14 @@ def show(args: Namespace) -> int:
 
 async def _read(config: Config, by: str, since_seconds: float | None) -> list[Cost]:
     async with reading(config) as reader:
+        if not reader.is_held:
+            calls = (await reader.store.snapshot()).calls
+            if cut_off := sum(record.state in IN_FLIGHT for record in calls):
+                were = "was" if cut_off == 1 else "were"
+                complain(
+                    f"{counted(cut_off, 'call')} {were} in flight when the last process died: "
+                    "possibly paid, and counted so once Headway is started again"
+                )
         since = 0.0 if since_seconds is None else reader.now - since_seconds
         return added_up(await reader.store.spent(by, since), Prices(config))
 

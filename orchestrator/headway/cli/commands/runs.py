@@ -20,10 +20,11 @@ from ...runs.stopped import find_run, is_by_batch
 from ...workflows import is_portable
 from ..database import OneRun, read_run, reading
 from ..json_views import call_facts, run_facts, tries_facts
-from ..output import one_line, say, say_json, shortened, table
+from ..output import complain, one_line, say, say_json, shortened, table
 from ..selection import has_filters, listed, selected
 from ..text import Totals, age, clock, counted, duration, indented, waited_seconds
 
+MORE = "there are more: --limit N"
 TASK_WIDTH = 60
 LAST_MESSAGES = 5
 SHOWN_TRIES = 5
@@ -36,6 +37,8 @@ def show_list(args: Namespace) -> int:
     shown = runs[: args.limit]
     if args.json:
         say_json([run_facts(run) for run in shown])
+        if len(runs) > len(shown):
+            complain(MORE, "info")
         return 0
     if not shown:
         say("no run fits" if has_filters(args) else "no runs")
@@ -44,7 +47,7 @@ def show_list(args: Namespace) -> int:
     headers = ("ID", "STATE", "PRIORITY", *(["TEAM"] * has_teams), "WORKFLOW", "SUBMITTED", "TASK")
     say(table(headers, [_row(run, has_teams, now) for run in shown]))
     if len(runs) > len(shown):
-        say("there are more: --limit N")
+        say(MORE)
     return 0
 
 

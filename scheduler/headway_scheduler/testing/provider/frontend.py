@@ -6,7 +6,7 @@ which the server sends.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -40,6 +40,7 @@ class Settings:
     ``limits``: of all models together, or of each by name (``"*"`` for any other).
     ``reply``: returns the text of an answer; without it, or for None, the provider answers.
     ``faults``: returns what goes wrong; a header ``x-simulate-fault`` goes before it.
+    ``hold``: awaited with the body of a request of a chat before its answer is sent.
     ``batch_seconds``: how long a batch takes. ``batch_reply_seconds``: how long the provider, which
     has taken a file or begun a batch, takes to say so. ``takes_batches``: whether it has any.
     ``batch_fault``: what goes wrong with all of them. ``batch_refusals``: gets the method and path
@@ -51,6 +52,7 @@ class Settings:
     latency: Latency = field(default_factory=Latency)
     reply: ReplyFunction | None = None
     faults: FaultSchedule | None = None
+    hold: Callable[[Body], Awaitable[None]] | None = None
     batch_seconds: float = 0.0
     batch_reply_seconds: float = 0.0
     takes_batches: bool = True
@@ -67,6 +69,7 @@ class Frontend:
         self._settings = settings
         now = time.monotonic()
         self._gates = Gates(settings.limits, now, time.time() - now)
+        self.hold: Callable[[Body], Awaitable[None]] | None = settings.hold
         self.batches: Batches = Batches(settings.batch_seconds, self._answer_line)
         self.batch_reply_seconds: float = settings.batch_reply_seconds
         self.takes_batches: bool = settings.takes_batches

@@ -129,7 +129,10 @@ class _Site:
             raw = await request.body()
         except ClientDisconnect:
             return Response()
-        return _Played(self._frontend.take(raw, request.headers, read), self._hang_up)
+        delivery = self._frontend.take(raw, request.headers, read)
+        if self._frontend.hold is not None and delivery.status == 200:
+            await self._frontend.hold(json.loads(raw))
+        return _Played(delivery, self._hang_up)
 
     async def _models(self, _: Request) -> Response:
         data = [{"id": name, "object": "model", "created": 0} for name in self._frontend.models()]
