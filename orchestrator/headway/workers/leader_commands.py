@@ -7,6 +7,7 @@ them, the next leader carries the command out again, and it changes nothing. The
 executes a run ends it, or the death of that worker does.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import assert_never
 
@@ -44,6 +45,11 @@ from ..runs.handle import RunHandle
 from ..runs.options import permitted
 from ..runs.stopped import StoppedRuns, being_executed, find_run, require_open
 from .schedules import ScheduleEnqueuer
+
+MOST_NAMED = 5
+"""How many runs of a dead worker are named in the log."""
+
+_log = logging.getLogger("headway")
 
 
 class StillExecuted(Exception):
@@ -123,11 +129,18 @@ class LeaderCommands:
             case ClaimRun():
                 await self._claim(command.run, command.worker_id)
             case RetireWorker():
-                async with self.claim_lock:
-                    await scheduler.workers.drop(command.worker_id, died=command.died)
+                await self._retire(command)
             case _:
                 assert_never(command)
         return None
+
+    async def _retire(self, command: RetireWorker) -> None:
+        async with self.claim_lock:
+            left = await self._scheduler.workers.drop(command.worker_id, died=command.died)
+        if command.died and left:
+            states = ", ".join(f"{run.id} {run.state}" for run in left[:MOST_NAMED])
+            more = f" and {len(left) - MOST_NAMED:,} more" if len(left) > MOST_NAMED else ""
+            _log.warning("worker %s has died, and leaves %s%s", command.worker_id, states, more)
 
     async def _queue(self, run: Run) -> None:
         if run.worker not in self._scheduler.workers.listed:

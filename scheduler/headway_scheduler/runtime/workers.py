@@ -5,7 +5,6 @@ also deletes their request, so a leader that dies before leaves the request to t
 same commit writes the notification that tells the worker.
 """
 
-import logging
 from collections.abc import Iterable, Mapping
 from math import inf
 from types import MappingProxyType
@@ -49,11 +48,6 @@ from ..protocol.messages import (
 from ..protocol.outbox import OutboxBuilder
 from .deaths import after_death, lesson_of, recent_deaths, released
 from .pending import Callers, Completion, Decided, Pending, answer_here
-
-_MOST_NAMED = 5
-"""How many runs of a dead worker are named in the log."""
-
-_log = logging.getLogger("headway")
 
 
 class Workers:
@@ -125,7 +119,7 @@ class Workers:
         that it executed has lost a life. All batches that the worker posted must have been
         delivered before. Raises StoreError, after which this may be called again.
         """
-        worker = self._listed.pop(worker_id, None)
+        self._listed.pop(worker_id, None)
         runs = [run for run in await self._store.assigned() if run.worker == worker_id]
         lessons: tuple[Lesson, ...] = ()
         if died:
@@ -138,11 +132,6 @@ class Workers:
         messages: list[Message] = [DropWorker(worker_id), *(SaveRun(run) for run in left)]
         also = Batch(left=(worker_id,), lessons=lessons)
         await self._callers.written(Pending(messages, also))
-        if died and left:
-            name = f"{worker_id} (process {worker.pid})" if worker else worker_id
-            states = ", ".join(f"{run.id} {run.state}" for run in left[:_MOST_NAMED])
-            more = f" and {len(left) - _MOST_NAMED:,} more" if len(left) > _MOST_NAMED else ""
-            _log.warning("worker %s is gone, and leaves %s%s", name, states, more)
         return left
 
     async def order(self, worker_id: str, order: Order, run: Run | None = None) -> None:

@@ -455,6 +455,19 @@ async def test_a_request_to_end_the_run_of_a_dead_worker_holds_up_no_start(
     assert run.state is (RunState.CANCELLED if isinstance(order, CancelRun) else RunState.PAUSED)
 
 
+async def test_the_log_names_what_a_dead_worker_leaves(
+    leader: SimulatedHeadway, caplog: pytest.LogCaptureFixture
+) -> None:
+    (lost,) = dead_worker_s_run().runs
+    for number in range(7):
+        await leader.scheduler.save_run(replace(lost, id=f"r-{number}"))
+    await leader.scheduler.workers.enlist(Worker("w-dead", 1, 1.0))
+    await until(lambda: caplog.records)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("worker w-dead has died, and leaves r-0 interrupted, r-1 interrupted, ")
+    assert told.endswith(" and 2 more")
+
+
 async def test_whoever_stands_in_for_a_leader_ends_the_run_of_a_dead_worker(tmp_path: Path) -> None:
     config = load(environ={"HEADWAY_DATABASE": str(tmp_path / "headway.db")})
     async with SqliteStore(tmp_path / "headway.db") as store:

@@ -178,13 +178,3 @@ async def test_deaths_that_cannot_be_read_spare_nobody_and_few_are_kept() -> Non
     assert await recent_deaths(store, NOW) == many[-MOST_DEATHS:]
     await store.commit(Batch(lessons=(Lesson("deaths", "workers", "[7"),)))
     assert await recent_deaths(store, NOW) == []
-
-
-async def test_the_log_names_what_a_dead_worker_leaves(caplog: pytest.LogCaptureFixture) -> None:
-    killer = Killer()
-    await killer.kill(executed("a", 2), *(executed(f"{n}", 0) for n in range(6)))
-    await killer.kill()
-    (told,) = [record.getMessage() for record in caplog.records]
-    assert told.startswith(f"worker {WORKER.id} (process {WORKER.pid}) is gone, and leaves ")
-    assert " failed, " in told
-    assert told.endswith(" interrupted and 2 more")
