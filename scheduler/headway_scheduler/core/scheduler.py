@@ -396,8 +396,9 @@ class Scheduler:
         live = self.state.live.get(message.call_id)
         if live is not None and live.record.state is CallState.ADMITTED:
             live.record.mark_sent(message.at)
+            at = min(message.at, now)
             for bucket, reservation in live.reservations:
-                bucket.send(reservation, min(message.at, now))
+                bucket.send(reservation, at)
             self.state.change(live.record)
             self.state.ask_at = now  # what waits for a full bucket asks when they are charges
 

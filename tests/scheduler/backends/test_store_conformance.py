@@ -322,6 +322,17 @@ async def test_every_field_of_a_run_comes_back(store: Store) -> None:
     assert await store.run_with_key("order-7") is None
 
 
+async def test_the_last_row_of_a_run_in_a_commit_counts_whatever_is_null_in_it(
+    store: Store,
+) -> None:
+    bare, full = run("a"), replace(run("a"), started_at=2.5, error="no money", worker="w-1")
+    other = replace(run("b"), key="order-7")
+    for rows in ((bare, full), (full, bare), (bare, other, full), (full, other, bare, bare)):
+        await store.commit(Batch(runs=rows))
+        last = [row for row in rows if row.id == "a"][-1]
+        assert await store.run("a") == last
+
+
 async def test_runs_come_newest_first(store: Store) -> None:
     await store.commit(Batch(runs=(run("b", created_at=2.0), run("a", created_at=3.0))))
     await store.commit(Batch(runs=(run("c", created_at=1.0), run("d", created_at=3.0))))

@@ -324,7 +324,7 @@ def _call_row(record: CallRecord) -> Row:
         record.usd_source,
         record.tier,
         record.served_model,
-        call.lane.value,
+        call.lane._value_,
         msgspec.json.encode(record.routes).decode() if record.routes else None,
     )
 

@@ -35,7 +35,7 @@ from .network import refuse_network
 from .opening import Writer, begin, open_writer
 from .reads import Connection, OpenedFile, own_threads
 from .rows import Work, with_bytes, work_of
-from .sql import STATEMENTS
+from .sql import without_nulls
 
 T = TypeVar("T")
 
@@ -313,8 +313,9 @@ def _transact(writer: Writer, file: OpenedFile, work: Work) -> None:
         # epoch between this check and COMMIT.
         reads.assert_epoch(db, writer.path, writer.epoch)
         for name, rows, is_exact in work:
-            if db.executemany(STATEMENTS[name], rows).rowcount != len(rows) and is_exact:
-                raise sqlite3.IntegrityError("a call that changed was never written")
+            for statement, group in without_nulls(name, rows):
+                if db.executemany(statement, group).rowcount != len(group) and is_exact:
+                    raise sqlite3.IntegrityError("a call that changed was never written")
         db.execute("COMMIT")
     except BaseException:
         # SQLite may have rolled back by itself, as it does when the disk is full.

@@ -44,7 +44,7 @@ class ClaimedBuckets:
 class Lane:
     """A queue of calls with the same set of quotas."""
 
-    __slots__ = ("buckets", "line", "local", "quotas")
+    __slots__ = ("_costly", "buckets", "line", "local", "quotas")
 
     def __init__(self, quotas: tuple[QuotaState, ...], line: Line) -> None:
         self.quotas: tuple[QuotaState, ...] = quotas
@@ -56,6 +56,9 @@ class Lane:
         self.buckets: tuple[Bucket, ...] = tuple(
             bucket for quota in self.quotas for bucket in quota.buckets
         )
+        # Daily limits count only if there are no others: they may be spent in a minute.
+        passing = tuple(bucket for bucket in self.buckets if not bucket.is_daily)
+        self._costly: tuple[Bucket, ...] = passing or self.buckets
         self.local: frozenset[str] = frozenset(
             quota.name for quota in self.quotas if quota.is_local
         )
@@ -79,10 +82,9 @@ class Lane:
     def cost(self, call: Call) -> float:
         """Return the budget-seconds of a call: how long it takes all refill of its scarcest limit.
 
-        Daily limits count only if there are no others: they may be spent in a minute.
+        Daily limits count only if there are no others.
         """
-        passing = [bucket for bucket in self.buckets if not bucket.is_daily]
-        return max((bucket.cost(call) for bucket in passing or self.buckets), default=0.0)
+        return max([bucket.cost(call) for bucket in self._costly], default=0.0)
 
     def blockers(
         self, call: Call, now: float, claimed: ClaimedBuckets, headroom: float

@@ -77,6 +77,7 @@ class Bucket:
     __slots__ = (
         "_amount",
         "_charged",
+        "_cost_rate",
         "_in_transit",
         "_is_concurrency",
         "_is_money",
@@ -193,6 +194,9 @@ class Bucket:
         self._is_money = limit.resource.is_money
         # Looked up once: admission asks for every call.
         self.is_daily: bool = limit.resource.is_daily
+        self._cost_rate: float = limit.per_second or limit.capacity
+        if self.is_daily:
+            self._cost_rate = limit.capacity / DAY_SECONDS
         # A tiny bucket would lose all its refill to the transit time: bound that by a share of the
         # time in which the bucket fills.
         fill_seconds = limit.capacity / limit.per_second if limit.per_second else 0.0
@@ -205,10 +209,7 @@ class Bucket:
 
     def cost(self, call: Call) -> float:
         """Return how many seconds of refill ``call`` takes; of concurrency, its share of it."""
-        per_second = self.limit.per_second
-        if self.is_daily:
-            per_second = self.limit.capacity / DAY_SECONDS
-        return self.amount(call) / (per_second or self.limit.capacity)
+        return self.amount(call) / self._cost_rate
 
     def used(self, outcome: Outcome, reservation: Reservation) -> float:
         """Return what an attempt took of this limit in the end."""
@@ -400,9 +401,10 @@ class Bucket:
         reservation = Reservation(amount, None)
         if not self._is_concurrency:
             self._taken += amount
-            self._unsent[reservation] = None
             if is_sent:
-                self.send(reservation, now)
+                self._note_sent(reservation, now)
+            else:
+                self._unsent[reservation] = None
         return reservation
 
     def send(self, reservation: Reservation, at: float) -> None:
@@ -411,6 +413,9 @@ class Bucket:
             return
         del self._unsent[reservation]
         self._advance(at)
+        self._note_sent(reservation, at)
+
+    def _note_sent(self, reservation: Reservation, at: float) -> None:
         due, in_transit = at + self._transit_seconds, self._in_transit
         # A charge that comes later is safe, and keeps them in order.
         last = in_transit[-1].charge_at if in_transit else None
