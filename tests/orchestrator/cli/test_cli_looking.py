@@ -20,13 +20,17 @@ from tests.waiting import without_slowness
 
 import headway
 from headway.cli import main
+from headway.config import load
+from headway.workers.long_waits import CONTRADICTED
 from headway_scheduler.backends.sqlite.store import SqliteStore
+from headway_scheduler.core.limits.known import KnownLimits
+from headway_scheduler.core.limits.quota import LIMITS
 from headway_scheduler.errors import CallerError
 from headway_scheduler.model.batch import Batch, Lesson
 from headway_scheduler.model.calls import Call, CallRecord, Priority, Usage
 from headway_scheduler.model.data import replace
 from headway_scheduler.model.history import Try
-from headway_scheduler.model.quotas import BucketState, Resource
+from headway_scheduler.model.quotas import BucketState, Resource, Window
 from headway_scheduler.model.runs import Run
 from headway_scheduler.model.states import CallState, RunState
 
@@ -681,6 +685,55 @@ def test_odd_numbers_of_a_provider_are_shown(database: Path, shown: Shown) -> No
         "out of range, counted as unknown: "
         "m: x-ratelimit-limit-tokens (40), m: completion_tokens (3)",
     )
+
+
+def test_doctor_says_which_stated_windows_answers_contradict(folder: Path, shown: Shown) -> None:
+    (folder / "headway.toml").write_text("""
+[database]
+path = "headway.db"
+[quotas.q]
+requests_per_minute = 60
+window = "fixed"
+[models.m]
+api_key_env = "TEST_KEY"
+quotas = ["q"]
+""")
+    known = KnownLimits(load(folder / "headway.toml").quotas["q"])
+    known.windows[Resource.REQUESTS] = Window.BUCKET
+
+    async def learn() -> None:
+        async with SqliteStore(folder / "headway.db") as store:
+            await store.commit(Batch(lessons=(Lesson(LIMITS, "q", known.dump()),)))
+
+    anyio.run(learn)
+    is_good, says = findings(shown, status=1)["quota q"]
+    assert (is_good, says) == (False, CONTRADICTED)
+
+
+@pytest.mark.parametrize("whose", ["model", "team"])
+def test_doctor_says_which_prices_a_limit_in_dollars_lacks(
+    folder: Path, shown: Shown, whose: str
+) -> None:
+    of_model, of_team = (
+        ("money", "") if whose == "model" else ("q", '[teams.a]\nquotas = ["money"]')
+    )
+    (folder / "headway.toml").write_text(f"""
+[quotas.money]
+usd_per_day = 5
+[quotas.q]
+requests_per_minute = 60
+[models.mine]
+api_key_env = "TEST_KEY"
+quotas = ["{of_model}"]
+[models."gpt-5.4"]
+api_key_env = "TEST_KEY"
+quotas = ["{of_model}"]
+{of_team}
+""")
+    found = shown.json("doctor", status=1)["findings"]
+    lacking = [(each["subject"], each["says"]) for each in found if not each["ok"]]
+    assert [subject for subject, _ in lacking] == ["model mine"]
+    assert "usd_per_million_input_tokens" in lacking[0][1]
 
 
 def test_doctor_is_content_before_the_first_run(
