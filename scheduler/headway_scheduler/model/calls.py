@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct, to_builtins
 
 from ..errors import IllegalTransition
-from .data import Data, replace
+from .data import Data, astuple, replace
 from .states import CALL_TRANSITIONS, CallState
 
 
@@ -42,9 +42,6 @@ LARGEST_READ_COUNT = 10**9
 LARGEST_COUNT = 10**12
 """The largest count of tokens that a row may have. Sums of such counts stay far below 2^63, the end
 of SQL's integers."""
-
-
-_NO_PARTS = (0,) * 8
 
 
 class Usage(Data, frozen=True):
@@ -85,8 +82,9 @@ class Usage(Data, frozen=True):
         for number in (given, made):
             if not (type(number) is int and 0 <= number <= LARGEST_COUNT):
                 raise ValueError(f"{number!r:.40} tokens: not a whole number up to {LARGEST_COUNT}")
-        if self._counts() == _NO_PARTS:  # as of most answers
-            return
+        parts = astuple(self)[2:-1]
+        if not any(parts) and set(map(type, parts)) == {int}:
+            return  # of most answers no part is told
         for part, most in (
             (self.cache_read_tokens, given),
             (self.cache_write_tokens, given - self.cache_read_tokens),
@@ -105,24 +103,10 @@ class Usage(Data, frozen=True):
         """Input and output together."""
         return self.input_tokens + self.output_tokens
 
-    def _counts(self) -> tuple[int, ...]:
-        return (
-            self.cache_read_tokens,
-            self.cache_write_tokens,
-            self.cache_write_1h_tokens,
-            self.output_reasoning_tokens,
-            self.input_audio_tokens,
-            self.output_audio_tokens,
-            self.input_image_tokens,
-            self.output_image_tokens,
-        )
-
     def parts(self) -> dict[str, int]:
         """Return every field but the two totals that is not 0, by its name."""
-        if self._counts() == _NO_PARTS and not self.has_odd_parts:
-            return {}
         told = to_builtins(self)  # what has its default is left out
-        return {name: int(told[name]) for name in PARTS if name in told}
+        return {name: int(told[name]) for name in PARTS if name in told} if len(told) > 2 else {}
 
     def plus(self, other: "Usage") -> "Usage":
         """Return the usage of two answers together."""

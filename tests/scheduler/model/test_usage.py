@@ -49,6 +49,8 @@ def test_what_is_no_count_is_not_counted(count: Any) -> None:
         {"output_reasoning_tokens": 4},
         {"input_image_tokens": -1},
         {"output_audio_tokens": 1.0},
+        {"output_audio_tokens": 0.0},
+        {"cache_write_tokens": False},
     ],
 )
 def test_a_part_lies_in_its_total(parts: dict[str, Any]) -> None:
