@@ -1,4 +1,4 @@
-"""Gives odd inputs at random to guilty runs, beside four bystanders; a seed repeats them.
+"""Gives odd inputs at random to guilty runs, beside four bystanders; a seed makes them again.
 
     python -m benchmarks.fuzz [--inputs 100000] [--seed S] [--first-block B] [--processes 1|2]
         [--seconds N]
@@ -8,8 +8,14 @@ client and ``hw.openai``, real HTTP on loopback), faults of tools, agents and fa
 of the Python API, rows and requests written into the database by hand. A bystander is harmed if its
 transcript, or the number of its paid calls, differs from that of the same run alone. After each 80
 blocks of 50 inputs the database is opened again, checked, repaired and checked, and the next blocks
-get a fresh one. Exit status 1 if a bystander was harmed, anything hung, a caller got an error that
-is no caller's, or the journal cannot be read.
+get a fresh one.
+
+The seed and the number of an input make the input, in any process, and a block has the same numbers
+again. The real time that passes decides the rest: which requests are asked for while an odd answer
+has paused their quota, and are not sent; which are sent a second time; which row of a guilty run a
+statement meets. So the counts of two runs from one seed differ a little. Exit status 1 if a
+bystander was harmed, anything hung, a caller got an error that is no caller's, or the journal
+cannot be read.
 """
 
 import argparse
@@ -104,7 +110,8 @@ def main() -> int:
     print(
         f"{report.inputs.total():,} inputs in {time.monotonic() - began:,.0f} s: "
         f"{kinds}; "
-        f"{report.not_delivered:,} were asked for while their quota was paused\n"
+        f"{report.not_delivered:,} were asked for while their quota was paused, "
+        f"{report.repeated:,} attempts after the first\n"
         f"bystanders {report.bystanders:,}, harmed {len(report.harmed)}; "
         f"hangs {len(report.hangs)}; "
         f"other faults {len(report.faults)}; rows set aside by `db repair` {report.broken_rows:,}, "

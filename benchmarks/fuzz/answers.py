@@ -185,18 +185,18 @@ def _packed(rng: Random, data: bytes, headers: list[tuple[str, str]]) -> bytes:
     odd = rng.random()
     if odd < 0.05:
         headers.append(("content-encoding", "gzip"))
-        return gzip.compress(data)
+        return gzip.compress(data, mtime=0)
     if odd < 0.07:
         headers.append(("content-encoding", "deflate"))
         return zlib.compress(data)[rng.choice((0, 2)) :]
     if odd < 0.075:
         headers.append(("content-encoding", "gzip"))
-        return gzip.compress(b" " * (8 * MIB) + data)
+        return gzip.compress(b" " * (8 * MIB) + data, mtime=0)
     if odd < 0.09:
         headers.append(("content-encoding", rng.choice(("br", "zstd", "gzip, gzip", "", "bogus"))))
     elif odd < 0.11:
         headers.append(("content-encoding", "gzip"))
-        return spoiled(gzip.compress(data), rng)
+        return spoiled(gzip.compress(data, mtime=0), rng)
     return data
 
 

@@ -13,20 +13,19 @@ from dataclasses import dataclass, field
 from .answers import RawAnswer, completion, odd_answer, plain, tool_calls
 from .odd import Random, json_value, text, written
 
-_INPUT = re.compile(rb"input (\d+) in (\d+)")
-_TOOLS = re.compile(rb"tools (\d+) to (\d+) in (\d+)")
+_INPUT = re.compile(rb"input (\d+) in")
+_TOOLS = re.compile(rb"tools (\d+) to (\d+) in")
 TOOLS_AT_ONCE = 10
 MOST_STALL_SECONDS = 5.0
 
 
 @dataclass
 class RawProvider:
-    """What was sent, by kind and by block. ``url`` is the address, once it is open."""
+    """What was sent, by kind. ``url`` is the address, once it is open."""
 
     seed: int
     url: str = ""
     sent: Counter[str] = field(default_factory=Counter)
-    sent_of_block: Counter[int] = field(default_factory=Counter)
     attempts: Counter[int] = field(default_factory=Counter)
     tools: Counter[int] = field(default_factory=Counter)
 
@@ -79,18 +78,17 @@ class RawProvider:
             streamed = b'"stream":true' in body or b'"stream": true' in body
             vectors = b"/embeddings" in head[:200]
             kind = "streams" if streamed else "vectors" if vectors else "answers"
-            self._count(kind, int(found[2]))
+            self.sent[kind] += attempt == 0
             rng = Random(f"{self.seed} answer {number} {attempt}")
             return odd_answer(rng, streamed=streamed, vectors=vectors)
         if found := _TOOLS.search(body):
-            first, end, block = int(found[1]), int(found[2]), int(found[3])
+            first, end = int(found[1]), int(found[2])
             number = first + self.tools[first]
             if number >= end:
                 return plain(completion("done"))
             many = min(TOOLS_AT_ONCE, end - number)
             self.tools[first] += many
-            for _ in range(many):
-                self._count("tool faults", block)
+            self.sent["tool faults"] += many
             return plain(tool_calls([self._tool_call(n) for n in range(number, number + many)]))
         return plain(completion())
 
@@ -103,7 +101,3 @@ class RawProvider:
         if odd < 0.8:
             return text(rng)[:64], "{}"
         return "misbehave", written(json_value(rng), rng)[:50_000]
-
-    def _count(self, kind: str, block: int) -> None:
-        self.sent[kind] += 1
-        self.sent_of_block[block] += 1

@@ -81,6 +81,7 @@ class Report:
 
     inputs: Counter[str] = field(default_factory=Counter)
     not_delivered: int = 0
+    repeated: int = 0
     bystanders: int = 0
     harmed: list[str] = field(default_factory=list)
     hangs: list[str] = field(default_factory=list)
@@ -92,6 +93,7 @@ class Report:
         """Add the findings of another process."""
         self.inputs.update(other.inputs)
         self.not_delivered += other.not_delivered
+        self.repeated += other.repeated
         self.bystanders += other.bystanders
         self.harmed += other.harmed
         self.hangs += other.hangs
@@ -563,6 +565,7 @@ class Chapter:
                     await here.do(blocks[::2], expected)
             await self._after(here, expected)
             self.report.inputs.update(raw.sent)
+            self.report.repeated += raw.attempts.total() - len(raw.attempts)
             asked = [b for b in blocks if kind_of(b) in ("answers", "sdk")]
             delivered = sum(raw.attempts[n] > 0 for b in asked for n in here.numbers(b))
             self.report.not_delivered += len(asked) * BLOCK - delivered
