@@ -1,6 +1,6 @@
 """Collects what the next commit must write. Law of this file: it decides nothing."""
 
-from dataclasses import dataclass, field
+from msgspec import Struct
 
 from ..model.batch import Lesson
 from ..model.batches import BatchedRequest
@@ -11,31 +11,28 @@ from ..model.prompts import ChainNode, Chunk
 from ..model.runs import Run
 
 
-@dataclass(slots=True)
-class ChangeLog:
+class ChangeLog(Struct):
     """Everything that changed since the last commit. The scheduler fills its fields directly."""
 
-    new: dict[str, CallRecord] = field(default_factory=dict[str, CallRecord])
+    new: dict[str, CallRecord] = {}
     """Rows of calls that are not on disk yet, by id."""
-    changed: dict[str, CallRecord] = field(default_factory=dict[str, CallRecord])
+    changed: dict[str, CallRecord] = {}
     """Rows of calls that changed, by id; a new one may be among them."""
-    amended: list[CallRecord] = field(default_factory=list[CallRecord])
+    amended: list[CallRecord] = []
     """Rows of ended calls that are written anew. The scheduler does not know these calls."""
-    touched: set[tuple[str, ...]] = field(default_factory=set[tuple[str, ...]])
+    touched: set[tuple[str, ...]] = set()
     """Names of quotas whose buckets changed, by the sets in which calls draw on them."""
-    budgets: set[str] = field(default_factory=set[str])
+    budgets: set[str] = set()
     """Ids of runs whose budgets changed."""
-    runs: list[Run] = field(default_factory=list[Run])
-    chunks: list[Chunk] = field(default_factory=list[Chunk])
-    nodes: list[ChainNode] = field(default_factory=list[ChainNode])
-    changes: list[Change] = field(default_factory=list[Change])
-    lessons: dict[tuple[str, str], Lesson] = field(default_factory=dict[tuple[str, str], Lesson])
+    runs: list[Run] = []
+    chunks: list[Chunk] = []
+    nodes: list[ChainNode] = []
+    changes: list[Change] = []
+    lessons: dict[tuple[str, str], Lesson] = {}
     """By kind and subject: the last one overwrites what was learned before it."""
-    requests: list[BatchedRequest] = field(default_factory=list[BatchedRequest])
-    tries: list[Try] = field(default_factory=list[Try])
-    waits: dict[tuple[int, int, str, int], int] = field(
-        default_factory=dict[tuple[int, int, str, int], int]
-    )
+    requests: list[BatchedRequest] = []
+    tries: list[Try] = []
+    waits: dict[tuple[int, int, str, int], int] = {}
     """How many calls ended, by minute, number of their class, team and bucket of their wait."""
-    forget: list[str] = field(default_factory=list[str])
+    forget: list[str] = []
     """Ids of runs to delete."""

@@ -11,14 +11,14 @@ ValueError that names the column.
 import json
 import re
 from collections import namedtuple
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from math import isfinite
 from typing import Any, Final, NoReturn
 
 import msgspec
 
-from ...model.batch import Batch, Lesson
+from ...model.batch import Answer, Batch, Lesson
 from ...model.batches import BatchedRequest, BatchState, Gathered, ProviderBatch
 from ...model.calls import (
     LARGEST_COUNT,
@@ -34,7 +34,7 @@ from ...model.calls import (
 )
 from ...model.changes import Change, hold_of, quota_of, weight_of
 from ...model.data import astuple, replace
-from ...model.history import BUCKETS, HOUR, MINUTE, Crowd, Ended, Try, WaitCount
+from ...model.history import BUCKETS, HOUR, MINUTE, Crowd, Ended, Retention, Try, WaitCount
 from ...model.notices import Notice, NoticeKind
 from ...model.quotas import BucketState, Resource
 from ...model.runs import WORKER_ID_PATTERN, Run, Task, Worker
@@ -108,36 +108,9 @@ casts nothing."""
 
 def work_of(batch: Batch) -> Work:
     """Return everything that a commit writes, as statement names and flat values."""
-    work: Work = [
-        ("insert_piece", [(chunk.hash, chunk.text) for chunk in batch.chunks], False),
-        ("insert_link", [(node.hash, node.parent, node.chunk) for node in batch.nodes], False),
-        ("insert_call", [_call_row(record) for record in batch.new], True),
-        ("update_call", [_call_row(record) for record in batch.changed], True),
-        ("save_bucket", [_bucket_row(bucket) for bucket in batch.buckets], True),
-        ("save_run", [_run_row(run) for run in batch.runs], True),
-        ("save_request", [astuple(request) for request in batch.requests], True),
-        *_saving(batch.provider_batches),
-        *(_of_history(batch) if batch.waits or batch.tries or batch.crowds or batch.prune else ()),
-        ("insert_change", [astuple(change) for change in batch.changes], True),
-        ("save_lesson", [astuple(lesson) for lesson in batch.lessons], True),
-        *_forgetting(batch.forget),
-        ("begin_term", [()] if batch.begins else [], True),
-        ("try_request", [(tries, request_id) for request_id, tries in batch.tried], False),
-        ("set_request_aside", list(batch.set_aside), False),
-        ("answer_request", [(answer.text, answer.request_id) for answer in batch.answers], False),
-        ("forget_requests", [()] if batch.answers else [], False),
-        ("take_request", [(request_id,) for request_id in batch.taken], False),
-        ("save_schedule", [_schedule_row(state) for state in batch.schedules], False),
-        ("forget_schedule", [(name,) for name in batch.unscheduled], False),
-        ("save_notice", [_notice_row(notice) for notice in batch.notices], False),
-        ("forget_notice", [(notice_id,) for notice_id in batch.told], False),
-        ("save_worker", [_worker_row(worker) for worker in batch.joined], False),
-        ("forget_worker", [(worker,) for worker in batch.left], False),
-        ("forget_lost_notifications", [()] if batch.left else [], False),
-        ("forget_notifications", list(batch.seen), False),
-        ("notify", [(row.worker, row.text) for row in batch.outbox], True),
-    ]
-    return [each for each in work if each[1]]
+    # Most commits fill three of some thirty fields.
+    filled = ((write, rows) for field, write in _WRITES.items() if (rows := getattr(batch, field)))
+    return [each for write, rows in filled for each in write(rows)]
 
 
 def with_bytes(rows: Sequence[Row]) -> list[Row]:
@@ -238,16 +211,12 @@ def _texts(column: str, text: str) -> tuple[str, ...]:
 
 
 def _saving(batches: Sequence[ProviderBatch]) -> Work:
-    if not batches:
-        return []
     tidy: Work = [("forget_batched", [()], False), ("forget_batches", [()], False)]
     rows: list[Row] = [astuple(replace(each, state=each.state.value)) for each in batches]
     return [*tidy, ("save_batch", rows, True)]
 
 
 def _forgetting(run_ids: Sequence[str]) -> Work:
-    if not run_ids:
-        return []
     ids: list[Row] = [(json.dumps(run_ids),)]
     texts: Work = [("forget_links", [()], False), ("forget_pieces", [()], False)]
     names = ("forget_runs", "forget_calls", "forget_tries", "forget_budgets")
@@ -255,20 +224,27 @@ def _forgetting(run_ids: Sequence[str]) -> Work:
     return [*runs, *texts]
 
 
-def _of_history(batch: Batch) -> Work:
+def _pruning(retentions: Sequence[Retention]) -> Work:
     return [
-        ("insert_try", [astuple(each) for each in batch.tries], True),
-        ("count_waits", [_wait_row(each) for each in batch.waits], True),
-        (
-            "save_crowd",
-            [(x.at, x.priority.value, x.waiting, x.in_flight) for x in batch.crowds],
-            True,
-        ),
-        ("prune_tries", [(each.tries_since, each.most_tries) for each in batch.prune], False),
-        ("prune_waits", [(MINUTE, each.minutes_since) for each in batch.prune], False),
-        ("prune_waits", [(HOUR, each.hours_since) for each in batch.prune], False),
-        ("prune_crowds", [(each.crowds_since,) for each in batch.prune], False),
+        ("prune_tries", [(each.tries_since, each.most_tries) for each in retentions], False),
+        ("prune_waits", [(MINUTE, each.minutes_since) for each in retentions], False),
+        ("prune_waits", [(HOUR, each.hours_since) for each in retentions], False),
+        ("prune_crowds", [(each.crowds_since,) for each in retentions], False),
     ]
+
+
+def _answering(answers: Sequence[Answer]) -> Work:
+    rows: list[Row] = [(answer.text, answer.request_id) for answer in answers]
+    return [("answer_request", rows, False), ("forget_requests", [()], False)]
+
+
+def _leaving(workers: Sequence[str]) -> Work:
+    rows: list[Row] = [(worker,) for worker in workers]
+    return [("forget_worker", rows, False), ("forget_lost_notifications", [()], False)]
+
+
+def _crowd_row(crowd: Crowd) -> Row:
+    return (crowd.at, crowd.priority.value, crowd.waiting, crowd.in_flight)
 
 
 def _wait_row(count: WaitCount) -> Row:
@@ -442,6 +418,47 @@ def _schedule_row(state: ScheduleState) -> Row:
 def _notice_row(notice: Notice) -> Row:
     kind = notice.kind.value
     return (notice.id, kind, notice.at, notice.data, notice.attempts, notice.not_before)
+
+
+def _each(statement: str, row: Callable[[Any], Row], *, is_exact: bool) -> Callable[[Any], Work]:
+    return lambda values: [(statement, [row(value) for value in values], is_exact)]
+
+
+def _alone(value: Any) -> Row:
+    return (value,)
+
+
+_WRITES: Final[Mapping[str, Callable[[Any], Work]]] = {
+    "chunks": _each("insert_piece", lambda x: (x.hash, x.text), is_exact=False),
+    "nodes": _each("insert_link", lambda x: (x.hash, x.parent, x.chunk), is_exact=False),
+    "new": _each("insert_call", _call_row, is_exact=True),
+    "changed": _each("update_call", _call_row, is_exact=True),
+    "buckets": _each("save_bucket", _bucket_row, is_exact=True),
+    "runs": _each("save_run", _run_row, is_exact=True),
+    "requests": _each("save_request", astuple, is_exact=True),
+    "provider_batches": _saving,
+    "tries": _each("insert_try", astuple, is_exact=True),
+    "waits": _each("count_waits", _wait_row, is_exact=True),
+    "crowds": _each("save_crowd", _crowd_row, is_exact=True),
+    "prune": _pruning,
+    "changes": _each("insert_change", astuple, is_exact=True),
+    "lessons": _each("save_lesson", astuple, is_exact=True),
+    "forget": _forgetting,
+    "begins": lambda _: [("begin_term", [()], True)],
+    "tried": _each("try_request", lambda x: (x[1], x[0]), is_exact=False),
+    "set_aside": _each("set_request_aside", tuple, is_exact=False),
+    "answers": _answering,
+    "taken": _each("take_request", _alone, is_exact=False),
+    "schedules": _each("save_schedule", _schedule_row, is_exact=False),
+    "unscheduled": _each("forget_schedule", _alone, is_exact=False),
+    "notices": _each("save_notice", _notice_row, is_exact=False),
+    "told": _each("forget_notice", _alone, is_exact=False),
+    "joined": _each("save_worker", _worker_row, is_exact=False),
+    "left": _leaving,
+    "seen": _each("forget_notifications", tuple, is_exact=False),
+    "outbox": _each("notify", lambda x: (x.worker, x.text), is_exact=True),
+}
+"""The statements of each field of a batch, in the order in which a commit executes them."""
 
 
 def call_record(row: Any) -> CallRecord:
