@@ -1,9 +1,11 @@
 """Gives runs that wait to workers with room. Law: a run is given to one worker at a time.
 
 A run is given by a row that names the worker, in the commit that tells the worker. A *suspect*, of
-which a worker died before, is given to a worker that executes nothing else, which gets nothing else
-until the suspect got further than before. So whoever is blamed was alone. But what a worker
-executes may wait until midnight for dollars: then suspects get company, or all would wait with it.
+which a worker died before, is given to a worker that executes nothing else but suspects that got
+further since; the worker gets nothing else until this one got further, too. In its last life a
+suspect is given to a worker that executes nothing. So whoever is blamed in the end was alone. But
+what a worker executes may wait until midnight for dollars: then suspects get company, or all would
+wait with it.
 
 A run whose calls wait that long keeps its slot from runs that are no more urgent, and lends it to
 one that is. So a worker has at most its slots of runs of one class.
@@ -39,7 +41,7 @@ LAST_ALONE_SECONDS = 60.0
 """The same in its last life, when it is to be blamed."""
 
 IDLE_SECONDS = 60.0
-"""How long a suspect waits for a worker that executes nothing else."""
+"""How long a suspect waits for a worker where it is alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,10 @@ class RunAssigner:
             workers = self._scheduler.workers.listed
             room = {key: max(0, worker.slots - active[key]) for key, worker in workers.items()}
             room |= dict.fromkeys(self._keep_alone(assigned), 0)
+            # A killed worker leaves many suspects, and one after the other to its end would take
+            # hours. Those that got further are not blamed for the death of the one beside them.
+            unproven = (run for run in assigned if self.alone_until.get(run.id) != inf)
+            company = Counter(run.worker for run in unproven)
             reserved: str | None = None
             now, until = anyio.current_time(), self._idle_until
             self._idle_until = {key: at for key, at in until.items() if at > now - IDLE_SECONDS}
@@ -146,11 +152,12 @@ class RunAssigner:
                         continue
                     able = [key for key in room if room[key] and self._may_take(workers[key], run)]
                     if run.is_suspect and able:
-                        idle = [key for key in able if not busy[key]]
+                        others = busy if run.has_last_life else company
+                        idle = [key for key in able if not others[key]]
                         if idle or now < self._idle_until.setdefault(run.id, now + IDLE_SECONDS):
                             if not idle and reserved is None:
                                 # Nobody is idle. One worker gets nothing more, until it is.
-                                reserved = min(able, key=lambda key: busy[key])
+                                reserved = min(able, key=others.__getitem__)
                                 room[reserved] = 0
                             able = idle
                     if able:
@@ -160,6 +167,7 @@ class RunAssigner:
                             self.alone_until[run.id] = now + alone_seconds(run)
                         await self.give(run, worker)
                         busy[worker] += 1
+                        company[worker] += 1
                         room[worker] = 0 if run.is_suspect else room[worker] - 1
                 if len(runs) < limit:
                     return

@@ -33,6 +33,14 @@ def late_poison(models):
     return AssistantAgent("writer", models("sim"), tools=[look])
 """
 
+LONG_WORKFLOWS = """
+from autogen_agentchat.agents import AssistantAgent
+from autogen_agentchat.teams import RoundRobinGroupChat
+
+def team(models):
+    return RoundRobinGroupChat([AssistantAgent("writer", models("sim"))])
+"""
+
 PROGRAM = """
 import sys, anyio
 from headway import Headway
@@ -180,6 +188,27 @@ def test_a_program_that_is_started_again_and_again_finds_its_own(world: World) -
     rows = world.rows("SELECT workflow, state, lives_lost >= 3 FROM runs ORDER BY created_at")
     honest = ("mine", "completed", 0)
     assert rows == [honest, honest, honest, ("bad", "failed", 1)]
+
+
+def test_suspects_go_on_side_by_side_once_each_got_further_but_for_the_last_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
+    (tmp_path / "long_workflows.py").write_text(LONG_WORKFLOWS)
+    with world_in(tmp_path, base_seconds=0.2) as world:
+        ids = submitted(world, "long_workflows:team", 4)
+        with closing(sqlite3.connect(world.database)) as db, db:
+            db.execute("UPDATE runs SET state = 'interrupted', lives_lost = 1")
+            db.execute("UPDATE runs SET lives_lost = 2 WHERE id = ?", (ids[3],))
+        worker = world.start("work", "--forever", "--slots", "4")
+        running = "SELECT id FROM runs WHERE state = 'running' ORDER BY id"
+        # Three beside each other, although none has ended; the one in its last life waits.
+        world.until(lambda: len(world.rows(running)) == 3, worker)
+        assert {run_id for (run_id,) in world.rows(running)} == set(ids[:3])
+        assert world.rows("SELECT 1 FROM runs WHERE state = 'completed'") == []
+        for run_id in ids[:3]:
+            world.headway("runs", "cancel", run_id)
+        world.until(lambda: world.state(ids[3]) == "running", worker)
 
 
 def test_a_suspect_has_its_worker_for_itself_until_it_got_further(

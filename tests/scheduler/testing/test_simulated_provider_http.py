@@ -203,3 +203,8 @@ async def test_an_answer_takes_its_latency() -> None:
     for entry in provider.ledger.entries:
         assert entry.finished_monotonic is not None
         assert entry.finished_monotonic - entry.received_monotonic >= 0.06 - 1e-3
+
+
+def test_arguments_of_a_tool_call_that_are_json_already_are_refused() -> None:
+    with pytest.raises(TypeError, match="arguments of charge must be a mapping"):
+        ToolCall("charge", '{"cents": 500}')  # type: ignore[arg-type]

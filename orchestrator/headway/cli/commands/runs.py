@@ -185,7 +185,9 @@ def missing(found: OneRun) -> str | None:
     if run.worker is not None:
         return None
     if run.state is RunState.INTERRUPTED and run.is_suspect:
-        return "a worker that executes nothing else"
+        if run.has_last_life:
+            return "a worker that executes nothing else"
+        return "a worker that executes nothing else but such runs, each with an answer since"
     if run.state is not RunState.QUEUED:
         return None
     if not workers:
@@ -203,7 +205,7 @@ def _troubles(run: Run) -> Iterator[str]:
     if run.lives_lost and run.state is not RunState.COMPLETED:
         alone = ""
         if run.state not in ENDED_RUNS:
-            alone = ": a worker died with it, so the next one executes nothing else beside it"
+            alone = ": a worker died with it; the next one begins nothing else until it got further"
         yield f"lives lost {run.lives_lost} in a row, of {LIVES}{alone}"
     if run.error is not None:
         yield f"error      {one_line(run.error)}"

@@ -31,10 +31,17 @@ _NOUNS = (
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool that the model wants called."""
+    """A tool that the model wants called. Raises TypeError for arguments that are JSON already."""
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.arguments, Mapping):
+            raise TypeError(
+                f"arguments of {self.name} must be a mapping of their names to values, as "
+                f"{{'city': 'Bonn'}}, not a {type(self.arguments).__name__}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
