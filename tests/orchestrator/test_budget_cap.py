@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
-from autogen_agentchat.agents import BaseChatAgent
+from autogen_agentchat.agents import AssistantAgent, BaseChatAgent
 from autogen_agentchat.base import Response
 from autogen_agentchat.messages import BaseChatMessage, TextMessage
 from autogen_core import CancellationToken
@@ -94,6 +94,7 @@ def opened(folder: Path) -> Headway:
     def fan(models: Any, model: str = "sim", cap: int | None = None) -> Fan:
         return Fan(models(model), cap)
 
+    headway.workflow("one")(lambda models: AssistantAgent("one", models("sim")))
     return headway
 
 
@@ -183,6 +184,30 @@ async def test_dollars_a_day_are_a_cap_too(provider: SimulatedProvider, tmp_path
         await until(lambda: billed(provider) > 0.45 and not statistics().in_flight)
         assert billed(provider) <= 0.5
         await headway.cancel(run.id)
+
+
+@pytest.mark.parametrize("by", ["file", "command"])
+async def test_under_each_other_number_the_day_has_spent_what_it_has_spent(
+    provider: SimulatedProvider, tmp_path: Path, by: str
+) -> None:
+    """Lowered, raised and left, with calls between and without."""
+
+    def free(headway: Headway) -> tuple[float, float]:
+        (gauge,) = [g for g in headway.scheduler.statistics().gauges if g.quota == "money"]
+        return gauge.capacity, gauge.available
+
+    numbers = ((3.0, True), (2.5, True), (2.5, False), (2.5, False), (3.5, True), (3.5, False))
+    for number, is_used in (*numbers, (3.5, False)):
+        if by == "file":
+            text = CONFIG.format(url=provider.base_url).replace("= 0.5", f"= {number}")
+            (tmp_path / "headway.toml").write_text(text)
+        async with opened(tmp_path) as headway:
+            if by == "command":
+                await headway.limits.set("money", {"usd_per_day": number})
+            assert free(headway) == (number, pytest.approx(number - billed(provider)))
+            if is_used:
+                await headway.run("one", task="t", team="poor")
+                assert free(headway) == (number, pytest.approx(number - billed(provider)))
 
 
 def cut_every_third(number: int, _: Any) -> Fault | None:

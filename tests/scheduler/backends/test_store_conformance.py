@@ -290,7 +290,8 @@ async def test_a_bucket_is_overwritten(store: Store) -> None:
     requests = BucketState("openai", Resource.REQUESTS, 3.0, 100.0)
     other = BucketState("azure", Resource.REQUESTS, 1.0, 99.0)
     await store.commit(Batch(buckets=(tokens, requests, other)))
-    later = replace(tokens, available=7.0, as_of=101.0, paused_until=None)
+    changes = {"available": 7.0, "as_of": 101.0, "paused_until": None, "capacity": 300_000.0}
+    later = replace(tokens, **changes)
     await store.commit(Batch(buckets=(later,)))
     assert (await store.snapshot()).buckets == (other, requests, later)
 

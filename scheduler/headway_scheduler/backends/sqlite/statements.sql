@@ -18,8 +18,7 @@ UPDATE calls SET $calls_changed WHERE seq = ?1;
 
 -- save_bucket: Writes what is free of one limit, over the older value.
 INSERT INTO buckets ($buckets) VALUES ($buckets_values)
-ON CONFLICT (quota, resource) DO UPDATE SET
-    available = excluded.available, as_of = excluded.as_of, paused_until = excluded.paused_until;
+ON CONFLICT (quota, resource) DO UPDATE SET $buckets_excluded;
 
 -- save_run: Writes a run as it is now, over the older row.
 INSERT INTO runs ($runs) VALUES ($runs_values)
