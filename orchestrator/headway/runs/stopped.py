@@ -228,7 +228,10 @@ def require_open(run: Run) -> None:
 
 def being_executed(run_id: str) -> RunNotResumable:
     """Return the error for a run that is being executed."""
-    return RunNotResumable(f"run {run_id} is being executed: cancel or pause it first")
+    return RunNotResumable(
+        f"run {run_id} is being executed: cancel or pause it first; if its process has just died, "
+        "it is interrupted within seconds"
+    )
 
 
 def _require(run: Run, states: AbstractSet[RunState], what: str) -> None:

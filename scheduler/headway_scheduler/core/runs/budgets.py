@@ -73,10 +73,9 @@ class Budget:
         """Return the error of a call that the budget does not cover."""
         run, total = self.run_id, self.spent_usd + call.usd
         return BudgetExceeded(
-            f"run {run} may spend {dollars(self.limit_usd or 0)}, and with its next call (model "
-            f"{call.model!r}, up to {call.input_tokens + call.output_tokens:,} tokens) it would "
-            f"come to {dollars(total)}: `headway runs retry {run} --budget-usd USD` goes on with "
-            "more"
+            f"run {run} may spend {dollars(self.limit_usd or 0)}, and with the {dollars(call.usd)} "
+            f"that its next call (model {call.model!r}) reserves it would come to {dollars(total)}"
+            f": `headway runs retry {run} --budget-usd USD`, or hw.retry, goes on with more"
         )
 
     def reserve(self, call: Call) -> None:
